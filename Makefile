@@ -1,0 +1,41 @@
+# make serve · make test · make bench: each sets up what it needs, in .venv
+SHELL  := /bin/bash
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
+            $$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
+PORT   ?= 8080
+venv   := .venv/.ready
+
+.PHONY: setup serve test bench train clean
+
+setup: $(venv)
+
+$(venv): requirements.txt requirements-dev.txt
+	@test -n "$(PYTHON)" || { echo "make: no Python 3.10-3.13 found; name one: make PYTHON=/path/to/python3.13 $(MAKECMDGOALS)" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+# Bytecode is compiled as the cloud build does it: without it every import takes twice as long.
+compiled: $(venv)
+	@.venv/bin/python -m compileall -q main.py serving fallback
+.PHONY: compiled
+
+serve: compiled
+	@.venv/bin/python -m serving banner --port $(PORT)
+	@exec .venv/bin/functions-framework --target predict --port $(PORT)
+
+test: compiled
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+	.venv/bin/python -m pytest
+
+bench: compiled
+	.venv/bin/python -m bench
+
+train: $(venv)
+	.venv/bin/python -m training.digits
+
+clean:
+	rm -rf .venv .cache

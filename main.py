@@ -1,0 +1,30 @@
+"""What the platform calls: a TensorFlow SavedModel as a stateless function."""
+
+import os
+import sys
+
+# functions-framework puts this folder last on the path, behind any installed package with a name like ours.
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
+import flask
+import functions_framework
+
+from serving import settings, tensorflow_c
+from serving.flask import from_flask, to_flask
+from serving.handler import handle
+
+try:
+    _settings = settings.current()
+except settings.SettingError as error:
+    sys.exit(f"main.py: {error}")
+
+# This runs before the server forks its workers: the library may be open by then (it saves each of them 0.2 s),
+# a session may not. The first request opens that.
+if _settings.runtime != "python" and (_library := tensorflow_c.find(_settings.tensorflow_library_dir)):
+    tensorflow_c.api(_library)
+
+
+@functions_framework.http  # type: ignore[untyped-decorator]
+def predict(request: flask.Request) -> flask.Response:
+    """Answer over HTTP, in the protocol that the path names."""
+    return to_flask(handle(from_flask(request)))

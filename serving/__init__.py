@@ -1,0 +1,1 @@
+"""Serve a TensorFlow SavedModel as a stateless function, through TensorFlow's C library."""

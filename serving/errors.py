@@ -1,0 +1,47 @@
+"""What can go wrong with a model, apart from any protocol."""
+
+import re
+from collections.abc import Iterable
+
+
+class LoadError(Exception):
+    """The model cannot be served; the text says why, without a path, and may be shown to a client."""
+
+
+class InputError(Exception):
+    """An input does not fit its spec; the text names the input, what was expected and what came."""
+
+
+class RunError(Exception):
+    """TensorFlow refused a run; `code` is its canonical status, such as "INVALID_ARGUMENT"."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+# TensorFlow's messages speak of the graph and of the server's files; a client has never seen either.
+_INSIDE = re.compile(
+    r"\[\[.*?\]\]"  # [[{{node decode}}]]
+    r"|\{\{.*?\}\}"  # {{function_node __inference_serve_12}}
+    r"|\bDetected at node.*|\bStack trace for op.*|\bTraceback \(most.*"
+    r"|\[Op:\w+\]"
+    r"|^\d+ root error\(s\) found\.|^\s*\(\d+\) \w+:",
+    re.DOTALL | re.MULTILINE,
+)
+_PATH = re.compile(r"(?<![\w.])/(?:[\w.@%+~-]+/)+[\w.@%+~-]*")
+
+
+def plain(message: str) -> str:
+    """Return what a TensorFlow message says to somebody who knows neither the graph nor the server."""
+    lines = [line.strip(" :\t") for line in _PATH.sub("(a file)", _INSIDE.sub("", message)).splitlines()]
+    return "; ".join(dict.fromkeys(line for line in lines if line))[:500]
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return "; did you mean 'x'?" where a known name is near, else what names there are."""
+    from difflib import get_close_matches  # only ever needed after a mistake
+
+    known = list(known)
+    near = get_close_matches(name, known, 1) or [other for other in known if other.lower() == name.lower()]
+    return f"; did you mean {near[0]!r}?" if near else f"; there is {', '.join(map(repr, known[:20])) or 'none'}"

@@ -1,0 +1,215 @@
+"""The way of a request: route, decode, run, encode. Whatever comes, an answer goes out."""
+
+import re
+import traceback
+from collections.abc import Callable
+from functools import lru_cache
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from serving import model, settings
+from serving.errors import InputError, LoadError, RunError, did_you_mean, plain
+from serving.http import (
+    BadRequest,
+    HttpError,
+    MethodNotAllowed,
+    NotFound,
+    Request,
+    Response,
+    Unavailable,
+    read_body,
+    to_json,
+)
+from serving.log import log
+from serving.model import Model
+from serving.protocols import tensorflow_serving
+from serving.protocols.call import Call
+from serving.signature import DEFAULT
+
+
+class Target(NamedTuple):
+    """What an address says: the model, and the version or label of it."""
+
+    name: str | None = None
+    version: str | None = None
+    label: str | None = None
+
+
+Action = Callable[[Request, Target, ModuleType], Response]
+
+
+class Route(NamedTuple):
+    method: str
+    path: str
+    action: Action
+    protocol: ModuleType
+
+
+def infer(request: Request, _target: Target, protocol: ModuleType) -> Response:
+    """Answer with the outputs of one signature."""
+    body = read_body(request, settings.current().max_body_bytes)
+    served = model.cache().get()
+    try:
+        call = protocol.decode(body, served.signatures)
+        answer: Response = protocol.encode(call, _run(served, call, protocol))
+        return answer
+    except BadRequest as error:
+        if error.example:
+            raise BadRequest(f"{error}{_example(error.signature, protocol)}") from None
+        raise
+
+
+# What TensorFlow says of a run that the input spoilt.
+CLIENTS_FAULT = frozenset({"INVALID_ARGUMENT", "OUT_OF_RANGE", "FAILED_PRECONDITION"})
+MOST_ROWS_TRIED = 256
+LONGEST_EXAMPLE = 600
+
+
+def _run(served: Model, call: Call, protocol: ModuleType) -> dict[str, np.ndarray[Any, Any]]:
+    try:
+        return served.run(call.signature, call.inputs)
+    except InputError as error:
+        raise BadRequest(str(error), call.signature.name) from None
+    except RunError as error:
+        if error.code not in CLIENTS_FAULT:
+            raise
+        place = protocol.place(call, _bad_row(served, call))
+        raise BadRequest(f"{place}: the model refuses it: {plain(str(error))}", call.signature.name) from None
+
+
+def _bad_row(served: Model, call: Call) -> int | None:
+    """Return the first row that fails alone: TensorFlow says what is wrong with a batch, and not where."""
+    sizes = {len(array) if array.ndim else 0 for array in call.inputs.values()}
+    if len(sizes) != 1 or not 0 < (size := sizes.pop()) <= MOST_ROWS_TRIED:
+        return None
+    for row in range(size):
+        try:
+            served.run(call.signature, {name: array[row : row + 1] for name, array in call.inputs.items()})
+        except RunError:
+            return row
+        except InputError:
+            return None  # the batch has a fixed size
+    return None
+
+
+def _example(name: str | None, protocol: ModuleType) -> str:
+    source = model.cache().source()
+    callable_ = [signature for signature in source.signatures.values() if signature.refusal is None]
+    signature = next((one for one in callable_ if one.name == (name or DEFAULT)), callable_[0])
+    body = protocol.example(signature, source.examples.get(signature.name)).decode()
+    return f"; a body that works: {body}" if len(body) <= LONGEST_EXAMPLE else ""
+
+
+def status(_request: Request, _target: Target, _protocol: ModuleType) -> Response:
+    """Say that the model answers; load it if nothing has yet, so that it is true."""
+    served = model.cache().get()
+    return Response(200, to_json({
+        "model_version_status": tensorflow_serving.status(served.version), "name": served.name, "ready": True,
+    }))  # fmt: skip
+
+
+def metadata(_request: Request, _target: Target, _protocol: ModuleType) -> Response:
+    """Describe every signature; reads saved_model.pb alone."""
+    source = model.cache().source()
+    return Response(200, tensorflow_serving.metadata(source.name, source.version, source.contents))
+
+
+def ready(_request: Request, _target: Target, _protocol: ModuleType) -> Response:
+    """Load the model if nothing has yet, and say that it is there."""
+    model.cache().get()
+    return Response(200, b'{"ready":true}')
+
+
+def live(_request: Request, _target: Target, _protocol: ModuleType) -> Response:
+    """Say that the process answers, whatever the model does."""
+    return Response(200, b'{"live":true}')
+
+
+def index(_request: Request, _target: Target, _protocol: ModuleType) -> Response:
+    """Say what is served and where."""
+    return Response(200, to_json({
+        "status": "alive", "model": settings.current().model_name, "addresses": addresses(),
+    }))  # fmt: skip
+
+
+NAME = r"(?P<name>[^/:]+)"
+VERSION = r"(?:/versions/(?P<version>[0-9]+)|/labels/(?P<label>[^/:]+))?"
+
+# fmt: off
+ROUTES = (
+    Route("GET",  r"/",                                   index,    tensorflow_serving),
+    Route("POST", r"/",                                   infer,    tensorflow_serving),
+    Route("GET",  r"/healthz",                            live,     tensorflow_serving),
+    Route("GET",  r"/readyz",                             ready,    tensorflow_serving),
+    Route("GET",  rf"/v1/models/{NAME}{VERSION}",          status,   tensorflow_serving),
+    Route("GET",  rf"/v1/models/{NAME}{VERSION}/metadata", metadata, tensorflow_serving),
+    Route("POST", rf"/v1/models/{NAME}{VERSION}:predict",  infer,    tensorflow_serving),
+)
+# fmt: on
+
+
+def addresses() -> list[str]:
+    """Return every address, with this model's name in it."""
+    name = settings.current().model_name
+    return [f"{route.method} {route.path.replace(NAME, name).replace(VERSION, '')}" for route in ROUTES]
+
+
+def handle(request: Request) -> Response:
+    """Answer a request. Nothing escapes: every error becomes a JSON body with its status."""
+    try:
+        route, target = _route(request.method, request.path)
+        _check_target(target)
+        return route.action(request, target, route.protocol)
+    except HttpError as error:
+        return _refuse(error)
+    except LoadError as error:
+        return _refuse(Unavailable(f"the model cannot be loaded: {error}"))
+    except RunError as error:
+        log("ERROR", f"a run failed: {error.code}: {error}", path=request.path)
+        return _refuse(FAULTS.get(error.code, HttpError)(f"the model failed: {error.code}"))
+    except Exception as error:
+        log("ERROR", f"a request failed: {error!r}", path=request.path, traceback=traceback.format_exc())
+        return _refuse(HttpError("internal error; the log has the reason"))
+
+
+FAULTS: dict[str, type[HttpError]] = {"UNAVAILABLE": Unavailable, "RESOURCE_EXHAUSTED": Unavailable}
+LONGEST_MESSAGE = 1900  # characters: an error body stays below 2 kB
+
+
+def _refuse(error: HttpError) -> Response:
+    message = str(error)
+    if len(message) > LONGEST_MESSAGE:
+        message = message[:LONGEST_MESSAGE] + " ..."
+    body = to_json({"error": message})
+    return Response(error.status, body, headers=error.headers, close=error.close)
+
+
+@lru_cache(maxsize=256)
+def _route(method: str, path: str) -> tuple[Route, Target]:
+    """Find the route of an address; bounded, for a client may ask for any number of them."""
+    allowed = []
+    for route in ROUTES:
+        if found := re.fullmatch(route.path, path, re.DOTALL):
+            if route.method == method or (method == "HEAD" and route.method == "GET"):
+                return route, Target(**found.groupdict())
+            allowed.append(route.method)
+    if allowed:
+        methods = ", ".join(allowed)
+        raise MethodNotAllowed(f"{path[:200]}: expected {methods}, got {method[:20]}", methods)
+    raise NotFound(f"there is nothing at {path[:200]!r}; there is {', '.join(addresses())}")
+
+
+def _check_target(target: Target) -> None:
+    if target.name is None:
+        return
+    name = settings.current().model_name
+    if target.name != name:
+        raise NotFound(f"there is no model {target.name[:200]!r}{did_you_mean(target.name[:200], [name])}")
+    if target.label is not None:
+        raise BadRequest(f"there is no version labelled {target.label[:200]!r}; labels are not in use", example=False)
+    if target.version is not None:
+        served = model.cache().source().version
+        if int(target.version[:40]) != int(served):
+            raise NotFound(f"there is no version {target.version[:40]} of {name!r}; there is version {served}")

@@ -1,0 +1,157 @@
+"""Requests and responses as values, and the errors that a client may see, each with its status."""
+
+import zlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
+
+import orjson
+
+JSON = "application/json"  # without a charset: clients compare the whole value
+
+
+class Headers(Protocol):
+    """Header fields by name, in any case."""
+
+    def get(self, name: str, /) -> str | None: ...
+
+
+class Stream(Protocol):
+    """A body that is still to be read."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
+class Request(NamedTuple):
+    """A request as any door gives it. The body is bytes, or a stream that nobody has read from."""
+
+    method: str
+    path: str  # percent-decoded
+    query: str = ""
+    headers: Headers = {}  # noqa: RUF012 - never written to
+    body: bytes | Stream = b""
+    length: int | None = None  # what Content-Length says of a stream
+
+
+class Response(NamedTuple):
+    """A response; `close` asks the door to end the connection after it."""
+
+    status: int
+    body: bytes
+    content_type: str = JSON
+    headers: tuple[tuple[str, str], ...] = ()
+    close: bool = False
+
+
+class HttpError(Exception):
+    """An error for the client; the text is its message."""
+
+    status = 500
+    headers: tuple[tuple[str, str], ...] = ()
+    close = False
+
+
+class BadRequest(HttpError):
+    """The body is wrong. `signature` names the one it was meant for, where that is known: an example follows."""
+
+    status = 400
+
+    def __init__(self, message: str, signature: str | None = None, *, example: bool = True) -> None:
+        super().__init__(message)
+        self.signature = signature
+        self.example = example
+
+
+class NotFound(HttpError):
+    status = 404
+
+
+class MethodNotAllowed(HttpError):
+    status = 405
+
+    def __init__(self, message: str, allowed: str) -> None:
+        super().__init__(message)
+        self.headers = (("Allow", allowed),)
+
+
+class TooLarge(HttpError):
+    status = 413
+    close = True  # the rest of the body is not read
+
+
+class UnsupportedEncoding(HttpError):
+    status = 415
+    headers = (("Accept-Encoding", "gzip, deflate"),)
+
+
+class TooManyRequests(HttpError):
+    status = 429
+    headers = (("Retry-After", "1"),)
+
+
+class Unavailable(HttpError):
+    status = 503
+    headers = (("Retry-After", "1"),)
+
+
+def to_json(value: Any) -> bytes:
+    """Write JSON; arrays become nested lists."""
+    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def read_body(request: Request, limit: int) -> bytes:
+    """Return the body, unpacked, of at most `limit` bytes; raise TooLarge without reading further."""
+    body = request.body
+    if not isinstance(body, bytes):
+        body = _read(body, request.length, limit)
+    elif len(body) > limit:
+        raise _too_large(limit, f"{len(body)}")
+    encoding = request.headers.get("content-encoding")
+    if encoding and encoding.strip().lower() != "identity":
+        return _unpack(body, encoding.strip().lower(), limit)
+    return body
+
+
+def _read(stream: Stream, length: int | None, limit: int) -> bytes:
+    if length is not None and length > limit:
+        raise _too_large(limit, f"{length}")
+    parts = []
+    left = limit + 1
+    while left > 0:
+        part = stream.read(left if length is None else min(left, length + 1))
+        if not part:
+            break
+        parts.append(part)
+        left -= len(part)
+    if left <= 0:
+        raise _too_large(limit, "more")
+    body = parts[0] if len(parts) == 1 else b"".join(parts)
+    if length is not None and len(body) < length:
+        raise BadRequest(f"body: Content-Length says {length} bytes, got {len(body)}", example=False)
+    return body
+
+
+def _too_large(limit: int, came: str) -> TooLarge:
+    return TooLarge(f"body: expected at most {limit} bytes (MAX_BODY_BYTES), got {came}")
+
+
+def _unpack(body: bytes, encoding: str, limit: int) -> bytes:
+    """Unpack gzip, or deflate in zlib's form, without ever holding more than `limit` bytes of it."""
+    if encoding not in ("gzip", "x-gzip", "deflate"):
+        raise UnsupportedEncoding(f"Content-Encoding: expected gzip or deflate, got {encoding[:40]!r}")
+    unpacker = zlib.decompressobj(zlib.MAX_WBITS if encoding == "deflate" else zlib.MAX_WBITS | 16)
+    try:
+        unpacked = unpacker.decompress(body, limit + 1)
+    except zlib.error:
+        raise BadRequest(f"body: not {encoding}, though Content-Encoding says so", example=False) from None
+    if len(unpacked) > limit:
+        raise TooLarge(f"body: expected at most {limit} bytes unpacked (MAX_BODY_BYTES), got more")
+    if not unpacker.eof:
+        raise BadRequest(f"body: the {encoding} data ends too early", example=False)
+    if unpacker.unused_data:
+        raise BadRequest(f"body: there is something after the {encoding} data", example=False)
+    return unpacked
+
+
+def media_type(headers: Headers | Mapping[str, str]) -> str:
+    """Return the content type in lower case, without its parameters."""
+    return (headers.get("content-type") or "").partition(";")[0].strip().lower()

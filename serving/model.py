@@ -1,0 +1,199 @@
+"""A loaded model: signatures and a session; and the one that this process serves, loaded on first use."""
+
+import gc
+import importlib
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from serving import settings, tensorflow_c
+from serving.errors import InputError, LoadError, RunError, plain
+from serving.log import log
+from serving.settings import Settings
+from serving.signature import Contents, Signature, check, read
+
+Arrays = Mapping[str, np.ndarray[Any, Any]]
+Function = Callable[[Arrays], dict[str, np.ndarray[Any, Any]]]
+
+
+class Session(Protocol):
+    """What a runtime gives for a SavedModel: its signatures as functions of named arrays."""
+
+    def function(self, signature: Signature) -> Function: ...
+
+    def close(self) -> None: ...
+
+
+class Model:
+    """A model that can answer. Calls may run in parallel from many threads."""
+
+    def __init__(self, source: "Source", session: Session) -> None:
+        self.name = source.name
+        self.version = source.version
+        self.signatures = source.signatures
+        self._session = session
+        self._functions = {
+            name: session.function(signature)
+            for name, signature in source.signatures.items()
+            if signature.refusal is None
+        }
+
+    def run(self, signature: Signature, inputs: Arrays) -> dict[str, np.ndarray[Any, Any]]:
+        """Return the signature's outputs by name.
+
+        Raise InputError where the inputs are not the declared ones in name, dtype and shape, which is checked here
+        whoever calls, since TensorFlow would end the process; RunError where TensorFlow refuses them.
+        """
+        if inputs.keys() != signature.inputs.keys():
+            raise InputError(f"expected the inputs {', '.join(signature.inputs)}, got {', '.join(inputs) or 'none'}")
+        for name, spec in signature.inputs.items():
+            array = inputs[name]
+            problem = check(spec, array.shape)
+            if array.dtype != spec.dtype.numpy:
+                problem = f"expected {spec.dtype.label}, got {array.dtype}"
+            if problem:
+                raise InputError(f"{name}: {problem}")
+        return self._functions[signature.name](inputs)
+
+    def close(self) -> None:
+        """Free what the model holds."""
+        self._session.close()
+
+
+class Source:
+    """A model on disk: where it is and what it offers, without loading it."""
+
+    def __init__(self, directory: Path, name: str) -> None:
+        """Find the SavedModel in `directory`, or its highest numbered version; raise LoadError where there is none."""
+        self.name = name
+        self.directory = _newest(directory)
+        self.version = self.directory.name if self.directory.name.isdecimal() else "1"
+        self.contents: Contents = read(self.directory)
+        self.signatures = self.contents.signatures
+
+    @cached_property
+    def examples(self) -> Mapping[str, Any]:
+        """Return the example requests that the exporter put beside the model, by signature."""
+        import json  # not needed for an answer
+
+        path = self.directory / "assets.extra" / "examples.json"
+        try:
+            found = json.loads(path.read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+
+def _newest(directory: Path) -> Path:
+    """Return the folder itself, or the one of the highest number in it that holds a whole SavedModel."""
+    if (directory / "saved_model.pb").exists() or not directory.is_dir():
+        return directory
+    numbered = [path for path in directory.iterdir() if path.name.isdecimal() and (path / "saved_model.pb").is_file()]
+    return max(numbered, key=lambda path: int(path.name), default=directory)
+
+
+def open_session(source: Source, options: Settings) -> Session:
+    """Load a model into a session of the C library, or, where the wheel lacks it, of TensorFlow's Python package."""
+    path = None if options.runtime == "python" else tensorflow_c.find(options.tensorflow_library_dir)
+    if path is None and options.runtime == "c":
+        raise LoadError(f"{tensorflow_c.NAME} is not installed (RUNTIME=c)")
+    try:
+        if path is None:
+            log("WARNING", f"serving through TensorFlow's Python package: {_why_python(options)}")
+            fallback = importlib.import_module("fallback.tensorflow_python")
+            session: Session = fallback.Session(source.directory, source.contents.tags, options)
+            return session
+        tf = tensorflow_c.api(path)
+        tensorflow_c.load_custom_ops(tf, options.custom_op_libraries)
+        config = tensorflow_c.config(options.intra_op_threads, options.inter_op_threads)
+        return tensorflow_c.Session(tf, source.directory, source.contents.tags, config)
+    except RunError as error:
+        raise LoadError(f"TensorFlow cannot load it: {error.code}: {plain(str(error))}") from error
+
+
+def _why_python(options: Settings) -> str:
+    return "RUNTIME=python" if options.runtime == "python" else f"{tensorflow_c.NAME} is not in the installed wheel"
+
+
+class Cache:
+    """The served model: loaded once, by the first who asks, while everybody else who comes waits for that load."""
+
+    def __init__(self, options: Settings) -> None:
+        self._options = options
+        self._lock = threading.Lock()
+        self._model: Model | None = None
+        self._failure: LoadError | None = None
+        self._attempts = 0
+
+    @property
+    def loaded(self) -> bool:
+        """Say whether the model is there already."""
+        return self._model is not None
+
+    def source(self) -> Source:
+        """Return what is on disk, without loading it; raise LoadError where nothing can be served."""
+        return self._source
+
+    @cached_property
+    def _source(self) -> Source:  # a failure is not kept: cached_property stores results alone
+        return Source(self._options.model_dir, self._options.model_name)
+
+    def get(self) -> Model:
+        """Return the model, loading it if nobody has; raise LoadError, and try again at the next call."""
+        model = self._model
+        if model is not None:
+            return model
+        attempt = self._attempts
+        with self._lock:
+            if self._model is None:
+                if self._failure is not None and self._attempts > attempt:
+                    raise LoadError(str(self._failure))  # those who waited for a load share its failure too
+                self._load()
+            assert self._model is not None
+            return self._model
+
+    def _load(self) -> None:
+        begin = time.perf_counter()
+        try:
+            source = self._source
+            self._model = Model(source, open_session(source, self._options))
+        except LoadError as error:
+            self._failure = error
+            log("ERROR", f"the model cannot be loaded: {error}", directory=str(self._options.model_dir))
+            raise
+        finally:
+            self._attempts += 1
+        # What is there now stays: without this, the collector walks all of it again and again while it looks
+        # through the many small lists of a large request.
+        gc.freeze()
+        log("INFO", f"serving {source.name} version {source.version}", seconds=round(time.perf_counter() - begin, 3))
+
+
+_cache: Cache | None = None
+_cache_lock = threading.Lock()
+
+
+def cache() -> Cache:
+    """Return this process's model cache."""
+    global _cache
+    if _cache is None:
+        with _cache_lock:
+            if _cache is None:
+                _cache = Cache(settings.current())
+    return _cache
+
+
+def forget() -> None:
+    """Begin anew: what is loaded is left alone, and the next call loads again."""
+    global _cache, _cache_lock
+    _cache, _cache_lock = None, threading.Lock()
+
+
+# A forked child cannot use its parent's session, and its lock may be held by a thread that the child does not have.
+os.register_at_fork(after_in_child=forget)

@@ -1,0 +1,216 @@
+"""What a SavedModel offers: its signatures, read from saved_model.pb without loading the model.
+
+The file is a protobuf message (tensorflow/core/protobuf/saved_model.proto, meta_graph.proto). Of its fields only
+the few below are read; the graph, often many megabytes, is skipped over, and no schema library is imported.
+"""
+
+import mmap
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from serving.dtypes import DType, by_code
+from serving.errors import LoadError
+
+DEFAULT = "serving_default"  # the signature that answers a request which names none
+SERVE = "serve"  # the tag of the graph that is meant for serving
+
+Shape = tuple[int | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One named tensor of a signature."""
+
+    name: str
+    dtype: DType
+    shape: Shape | None  # None: a free dimension, or an unknown rank
+    tensor: str  # what the graph calls it, "op:0"; "" for a sparse or a composite tensor
+    dimensions: tuple[str, ...] = ()  # TensorFlow 1 could name them
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """One named function of a model."""
+
+    name: str
+    inputs: Mapping[str, TensorSpec]
+    outputs: Mapping[str, TensorSpec]
+    method_name: str
+
+    @property
+    def refusal(self) -> str | None:
+        """Say why no request can call this signature, or None where one can."""
+        if not self.inputs:
+            return "it has no inputs"
+        for side, specs in (("input", self.inputs), ("output", self.outputs)):
+            for spec in specs.values():
+                if not spec.tensor:
+                    return f"its {side} {spec.name!r} is a sparse or composite tensor, which has no plain array form"
+                if spec.dtype.numpy_name is None:
+                    return f"its {side} {spec.name!r} has dtype {spec.dtype.name}, which no array can hold"
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What saved_model.pb says of the graph that is served."""
+
+    tags: tuple[str, ...]
+    signatures: Mapping[str, Signature]
+    tensorflow_version: str
+
+
+def read(directory: Path) -> Contents:
+    """Read the signatures of the SavedModel in `directory`; raise LoadError where there is none to serve."""
+    path = directory / "saved_model.pb"
+    if not path.is_file():
+        raise LoadError(_absence(directory))
+    with path.open("rb") as file:
+        if path.stat().st_size == 0:
+            raise LoadError("saved_model.pb is empty")
+        # Closed when the last view of it goes; closing it here would fail while an error still holds one.
+        message = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    try:
+        graphs = [_meta_graph(graph) for graph in _each(message, 2)]
+    except ValueError as error:  # UnicodeDecodeError is one
+        raise LoadError(f"saved_model.pb is not a SavedModel, or only part of one ({error})") from None
+    if not graphs:
+        raise LoadError("saved_model.pb is not a SavedModel: it holds no graph")
+    return _served(graphs)
+
+
+def check(spec: TensorSpec, shape: tuple[int, ...]) -> str | None:
+    """Say how `shape` differs from what `spec` declares, or None where it fits."""
+    if spec.shape is None:
+        return None
+    if len(shape) == len(spec.shape) and all(want in (None, came) for want, came in zip(spec.shape, shape)):
+        return None
+    return f"expected shape {shape_text(spec.shape)}, got {shape_text(shape)}"
+
+
+def shape_text(shape: Shape | None) -> str:
+    """Write a shape for people: [?, 28, 28]; "any" for an unknown rank."""
+    return "any" if shape is None else f"[{', '.join('?' if size is None else str(size) for size in shape)}]"
+
+
+def _absence(directory: Path) -> str:
+    if not directory.is_dir():
+        return "there is no such folder"
+    if (directory / "saved_model.pbtxt").exists():
+        return "it holds saved_model.pbtxt; export it in binary form, as saved_model.pb"
+    if (directory / "saved_model.cpb").exists():
+        return "it holds saved_model.cpb, a SavedModel in chunks; export it in one piece, as saved_model.pb"
+    if any(directory.glob("*.keras")) or any(directory.glob("*.h5")):
+        return "it holds a Keras archive; export a SavedModel with model.export(...)"
+    return "it holds no saved_model.pb and no numbered version"
+
+
+def _served(graphs: list[Contents]) -> Contents:
+    """Choose the graph tagged exactly `serve`, else the first that carries the tag among others."""
+    tagged = [graph for graph in graphs if SERVE in graph.tags]
+    if not tagged:
+        tags = ", ".join(sorted({tag for graph in graphs for tag in graph.tags})) or "none"
+        raise LoadError(f"no graph of the SavedModel is tagged {SERVE!r}; its tags: {tags}")
+    chosen = min(tagged, key=lambda graph: len(graph.tags))
+    if not any(signature.refusal is None for signature in chosen.signatures.values()):
+        reasons = [f"{name!r}: {signature.refusal}" for name, signature in chosen.signatures.items()]
+        raise LoadError("; ".join(["the SavedModel has no signature that can be served", *reasons]))
+    return chosen
+
+
+# Wire format: https://protobuf.dev/programming-guides/encoding
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+    """Yield (field number, value); the value is a number, or the bytes of a string or a message."""
+    position, end = 0, len(message)
+    while position < end:
+        key, position = _varint(message, position)
+        number, wire = key >> 3, key & 7
+        if wire == 0:
+            value, position = _varint(message, position)
+            yield number, value
+            continue
+        if wire == 2:
+            size, position = _varint(message, position)
+        elif wire in (1, 5):
+            size = 8 if wire == 1 else 4
+        else:
+            raise ValueError(f"wire type {wire} at byte {position}")
+        if number == 0 or size > end - position:
+            raise ValueError(f"field {number} at byte {position} runs past the end")
+        yield number, message[position : position + size]
+        position += size
+
+
+def _varint(message: memoryview, position: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        if position >= len(message):
+            raise ValueError("it ends in the middle of a number")
+        byte = message[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+    raise ValueError(f"a number of more than ten bytes at byte {position}")
+
+
+def _each(message: memoryview, wanted: int) -> Iterator[memoryview]:
+    """Yield every value of the repeated field `wanted`, a string or a message."""
+    for number, value in _fields(message):
+        if number == wanted:
+            if isinstance(value, int):
+                raise ValueError(f"field {number} is a number")
+            yield value
+
+
+def _one(message: memoryview, wanted: int) -> memoryview:
+    """Return the last value of a string or message field, as protobuf does; empty where it is absent."""
+    last = memoryview(b"")
+    for value in _each(message, wanted):
+        last = value
+    return last
+
+
+def _number(message: memoryview, wanted: int) -> int:
+    last = 0
+    for number, value in _fields(message):
+        if number == wanted and isinstance(value, int):
+            last = value
+    return last - (1 << 64) if last >= 1 << 63 else last
+
+
+def _text(value: memoryview) -> str:
+    return str(value, "utf-8")
+
+
+def _map(message: memoryview, field: int) -> dict[str, memoryview]:
+    """Read a map field, in the order of its names: the file's own order means nothing."""
+    return dict(sorted((_text(_one(entry, 1)), _one(entry, 2)) for entry in _each(message, field)))
+
+
+def _meta_graph(graph: memoryview) -> Contents:
+    info = _one(graph, 1)
+    signatures = {name: _signature(name, value) for name, value in _map(graph, 5).items()}
+    return Contents(tuple(_text(tag) for tag in _each(info, 4)), signatures, _text(_one(info, 5)))
+
+
+def _signature(name: str, message: memoryview) -> Signature:
+    inputs = {key: _tensor(key, value) for key, value in _map(message, 1).items()}
+    outputs = {key: _tensor(key, value) for key, value in _map(message, 2).items()}
+    return Signature(name, inputs, outputs, _text(_one(message, 3)))
+
+
+def _tensor(name: str, info: memoryview) -> TensorSpec:
+    shape = _one(info, 3)
+    dimensions = [(_number(dimension, 1), _text(_one(dimension, 2))) for dimension in _each(shape, 2)]
+    known = not _number(shape, 3)
+    return TensorSpec(
+        name=name,
+        dtype=by_code(_number(info, 2)),
+        shape=tuple(size if size >= 0 else None for size, _ in dimensions) if known else None,
+        tensor=_text(_one(info, 1)),
+        dimensions=tuple(label for _, label in dimensions),
+    )

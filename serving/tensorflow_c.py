@@ -1,0 +1,357 @@
+"""TensorFlow's C library through ctypes: library, session, tensors, status. Nothing else knows ctypes.
+
+The interface is TensorFlow's public one, tensorflow/c/c_api.h, tf_tensor.h, tf_status.h and tf_tstring.h; names are
+verbatim. The wheel carries the library; its Python package stays unimported.
+
+Opening the library before a fork is fine. A session is not: TensorFlow's threads do not survive a fork, and the next
+run hangs for ever. So `Session` belongs to the process that opened it, and says so in another.
+"""
+
+import ctypes
+import importlib.util
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from ctypes import POINTER, c_char_p, c_int, c_int64, c_size_t, c_void_p
+from functools import cache, lru_cache
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from serving.dtypes import BY_CODE
+from serving.errors import LoadError, RunError
+from serving.signature import Signature
+
+NAME = "TensorFlow's C library"
+
+CODES = (
+    "OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS",
+    "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED",
+    "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED",
+)  # fmt: skip
+
+TF_STRING = 7
+TSTRING_BYTES = 24  # sizeof(TF_TString), tf_tstring.h
+
+# Arrays of at least so many bytes are handed to TensorFlow as they are; smaller ones are copied, which is cheaper
+# than calling back into Python when TensorFlow lets go of them.
+SHARED_BYTES = 1 << 16
+
+
+class TF_Status(ctypes.Structure): ...
+
+
+class TF_SessionOptions(ctypes.Structure): ...
+
+
+class TF_Graph(ctypes.Structure): ...
+
+
+class TF_Session(ctypes.Structure): ...
+
+
+class TF_Operation(ctypes.Structure): ...
+
+
+class TF_Tensor(ctypes.Structure): ...
+
+
+class TF_Library(ctypes.Structure): ...
+
+
+Status = POINTER(TF_Status)
+SessionOptions = POINTER(TF_SessionOptions)
+Graph = POINTER(TF_Graph)
+SessionHandle = POINTER(TF_Session)
+Operation = POINTER(TF_Operation)
+Tensor = POINTER(TF_Tensor)
+Library = POINTER(TF_Library)
+
+
+class TF_Output(ctypes.Structure):
+    """One output of an operation."""
+
+    _fields_ = [("oper", Operation), ("index", c_int)]
+
+
+Deallocator = ctypes.CFUNCTYPE(None, c_void_p, c_size_t, c_void_p)
+
+# fmt: off
+SLOW = (  # the interpreter's lock is released while they run
+    ("TF_LoadSessionFromSavedModel", SessionHandle,
+        SessionOptions, c_void_p, c_char_p, POINTER(c_char_p), c_int, Graph, c_void_p, Status),
+    ("TF_SessionRun",           None,
+        SessionHandle, c_void_p, POINTER(TF_Output), POINTER(Tensor), c_int,
+        POINTER(TF_Output), POINTER(Tensor), c_int, c_void_p, c_int, c_void_p, Status),
+    ("TF_CloseSession",         None,       SessionHandle, Status),
+    ("TF_DeleteSession",        None,       SessionHandle, Status),
+    ("TF_DeleteGraph",          None,       Graph),
+    ("TF_LoadLibrary",          Library,    c_char_p, Status),
+)
+QUICK = (  # shorter than handing the lock over
+    ("TF_Version",              c_char_p),
+    ("TF_NewStatus",            Status),
+    ("TF_DeleteStatus",         None,       Status),
+    ("TF_GetCode",              c_int,      Status),
+    ("TF_Message",              c_char_p,   Status),
+    ("TF_NewSessionOptions",    SessionOptions),
+    ("TF_SetConfig",            None,       SessionOptions, c_char_p, c_size_t, Status),
+    ("TF_DeleteSessionOptions", None,       SessionOptions),
+    ("TF_NewGraph",             Graph),
+    ("TF_GraphOperationByName", Operation,  Graph, c_char_p),
+    ("TF_OperationNumOutputs",  c_int,      Operation),
+    ("TF_OperationOutputType",  c_int,      TF_Output),
+    ("TF_NewTensor",            Tensor,     c_int, POINTER(c_int64), c_int, c_void_p, c_size_t, Deallocator, c_void_p),
+    ("TF_AllocateTensor",       Tensor,     c_int, POINTER(c_int64), c_int, c_size_t),
+    ("TF_DeleteTensor",         None,       Tensor),
+    ("TF_TensorType",           c_int,      Tensor),
+    ("TF_NumDims",              c_int,      Tensor),
+    ("TF_Dim",                  c_int64,    Tensor, c_int),
+    ("TF_TensorByteSize",       c_size_t,   Tensor),
+    ("TF_TensorData",           c_void_p,   Tensor),
+    ("TF_StringInit",           None,       c_void_p),
+    ("TF_StringCopy",           None,       c_void_p, c_char_p, c_size_t),
+    ("TF_StringGetDataPointer", c_void_p,   c_void_p),
+    ("TF_StringGetSize",        c_size_t,   c_void_p),
+    ("TF_StringDealloc",        None,       c_void_p),
+)
+# fmt: on
+
+
+class Api:
+    """The library's functions, each declared in full."""
+
+    def __init__(self, path: Path) -> None:
+        # Local, not global: with its symbols visible to all, importing numpy.random crashes.
+        library = ctypes.CDLL(str(path), mode=os.RTLD_LOCAL | os.RTLD_NOW)
+        quick = ctypes.PyDLL(str(path), handle=library._handle)
+        for door, table in ((library, SLOW), (quick, QUICK)):
+            for name, result, *arguments in table:
+                function = getattr(door, name)
+                function.restype, function.argtypes = result, arguments
+                setattr(self, name, function)
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        raise AttributeError(name)
+
+
+def find(directory: Path | None = None) -> Path | None:
+    """Return the library's path: in `directory`, else in the installed wheel; None where there is none."""
+    if directory is None:
+        spec = importlib.util.find_spec("tensorflow")  # finds the package, and does not import it
+        if spec is None or not spec.submodule_search_locations:
+            return None
+        directory = Path(spec.submodule_search_locations[0])
+    path = directory / "libtensorflow_cc.so.2"
+    return path if path.is_file() else None
+
+
+@lru_cache(maxsize=1)
+def api(path: Path) -> Api:
+    """Open the library, once a process; 0.2 s, most of a cold start."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors alone; read when the library is opened
+    try:
+        return Api(path)
+    except (OSError, AttributeError) as error:
+        raise LoadError(f"{path.name} cannot be opened: {error}") from error
+
+
+@contextmanager
+def checked(tf: Api) -> Iterator[Any]:
+    """Lend a status, and raise what it says at the end."""
+    status = tf.TF_NewStatus()
+    try:
+        yield status
+        code = tf.TF_GetCode(status)
+        if code:
+            message = tf.TF_Message(status).decode("utf-8", "backslashreplace")
+            raise RunError(CODES[code] if code < len(CODES) else str(code), message)
+    finally:
+        tf.TF_DeleteStatus(status)
+
+
+def load_custom_ops(tf: Api, libraries: Sequence[Path]) -> None:
+    """Register the ops of custom-op libraries, once a process; they cannot be unloaded."""
+    for path in libraries:
+        _load_custom_op(tf, path)
+
+
+@cache
+def _load_custom_op(tf: Api, path: Path) -> None:
+    try:
+        with checked(tf) as status:
+            tf.TF_LoadLibrary(os.fsencode(path), status)
+    except RunError as error:
+        raise LoadError(f"the custom-op library {path.name} cannot be loaded: {error}") from None
+
+
+def config(intra_op_threads: int, inter_op_threads: int) -> bytes:
+    """Return a ConfigProto (tensorflow/core/protobuf/config.proto) with these two fields set."""
+    return b"\x10" + _varint(intra_op_threads) + b"\x28" + _varint(inter_op_threads)
+
+
+def _varint(number: int) -> bytes:
+    number &= (1 << 64) - 1  # a negative number is written as its 64-bit complement
+    encoded = bytearray()
+    while number > 0x7F:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    encoded.append(number)
+    return bytes(encoded)
+
+
+class Session:
+    """A loaded SavedModel. Calls may run in parallel; `close` only when none does."""
+
+    def __init__(self, tf: Api, directory: Path, tags: Sequence[str], config: bytes) -> None:
+        """Load the graph tagged exactly `tags`; raise RunError where TensorFlow cannot."""
+        self._tf = tf
+        self._process = os.getpid()
+        with ExitStack() as frees, checked(tf) as status:
+            options = tf.TF_NewSessionOptions()
+            frees.callback(tf.TF_DeleteSessionOptions, options)
+            tf.TF_SetConfig(options, config, len(config), status)
+            self._graph = tf.TF_NewGraph()
+            with ExitStack() as undo:
+                undo.callback(tf.TF_DeleteGraph, self._graph)
+                names = (c_char_p * len(tags))(*[tag.encode() for tag in tags])
+                self._session = tf.TF_LoadSessionFromSavedModel(
+                    options, None, os.fsencode(directory), names, len(tags), self._graph, None, status
+                )
+                if self._session:
+                    undo.pop_all()
+
+    def function(self, signature: Signature) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+        """Return the signature as a function of named arrays; raise LoadError where the graph lacks a tensor.
+
+        Arrays must have the declared dtypes and shapes: the C library feeds what it is given, and a tensor of the
+        wrong rank can end the process.
+        """
+        return _Function(self, signature)
+
+    def close(self) -> None:
+        """Free the session and its variables."""
+        if os.getpid() != self._process or not self._session:
+            return
+        session, self._session = self._session, None
+        with checked(self._tf) as status:
+            self._tf.TF_CloseSession(session, status)
+            self._tf.TF_DeleteSession(session, status)
+        self._tf.TF_DeleteGraph(self._graph)
+
+    def _endpoint(self, tensor: str) -> TF_Output:
+        name, _, index = tensor.rpartition(":")
+        operation = self._tf.TF_GraphOperationByName(self._graph, name.encode())
+        if not operation or not index.isdigit() or int(index) >= self._tf.TF_OperationNumOutputs(operation):
+            raise LoadError(f"a signature names the tensor {tensor!r}, which the graph does not have")
+        return TF_Output(operation, int(index))
+
+
+class _Function:
+    """A signature with its feeds and fetches found once; a call allocates the tensors and nothing else."""
+
+    def __init__(self, session: Session, signature: Signature) -> None:
+        tf = session._tf
+        self._session = session
+        fed = {spec.tensor: spec.name for spec in signature.inputs.values()}
+        if len(fed) < len(signature.inputs):
+            raise LoadError(f"two inputs of the signature {signature.name!r} are the same tensor")
+        self._inputs = [(spec.name, spec.dtype.code) for spec in signature.inputs.values()]
+        self._feeds = (TF_Output * len(fed))(*map(session._endpoint, fed))
+        for (name, code), feed in zip(self._inputs, self._feeds):
+            if tf.TF_OperationOutputType(feed) % 100 != code:  # 100 and more: a TensorFlow 1 reference to the type
+                raise LoadError(f"the signature {signature.name!r} misstates the dtype of its input {name!r}")
+        # TensorFlow fetches no tensor twice, and none that is fed.
+        outputs = signature.outputs.values()
+        fetched = list(dict.fromkeys(spec.tensor for spec in outputs if spec.tensor not in fed))
+        self._fetches = (TF_Output * len(fetched))(*map(session._endpoint, fetched))
+        self._outputs = [
+            (spec.name, fed.get(spec.tensor), fetched.index(spec.tensor) if spec.tensor not in fed else -1)
+            for spec in outputs
+        ]
+        self._feed_tensors = Tensor * len(fed)
+        self._fetch_tensors = Tensor * len(fetched)
+
+    def __call__(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Run once: name → array in, name → array out; raise RunError where TensorFlow refuses."""
+        session, tf = self._session, self._session._tf
+        if os.getpid() != session._process:
+            raise RuntimeError("a TensorFlow session cannot be used after a fork: load the model again")
+        fed, fetched = self._feed_tensors(), self._fetch_tensors()
+        try:
+            for position, (name, code) in enumerate(self._inputs):
+                fed[position] = to_tensor(tf, inputs[name], code)
+            with checked(tf) as status:
+                tf.TF_SessionRun(
+                    session._session, None,
+                    self._feeds, fed, len(fed),
+                    self._fetches, fetched, len(fetched),
+                    None, 0, None, status,
+                )  # fmt: skip
+            arrays = [from_tensor(tf, tensor) for tensor in fetched]
+        finally:
+            for tensor in (*fed, *fetched):
+                if tensor:
+                    tf.TF_DeleteTensor(tensor)
+        return {
+            name: arrays[position] if source is None else inputs[source] for name, source, position in self._outputs
+        }
+
+
+def to_tensor(tf: Api, array: np.ndarray[Any, Any], code: int) -> Any:
+    """Return a tensor of the type `code` with the array's elements; the caller deletes it."""
+    shape = (c_int64 * array.ndim)(*array.shape)
+    if code == TF_STRING:
+        return _to_string_tensor(tf, array, shape)
+    size = array.nbytes
+    if size < SHARED_BYTES:
+        tensor = tf.TF_AllocateTensor(code, shape, len(shape), size)
+        ctypes.memmove(tf.TF_TensorData(tensor), array.tobytes(), size)
+        return tensor
+    array = array if array.flags.c_contiguous else array.copy()
+    key = next(_keys)
+    _lent[key] = (tf, array, 0)
+    return tf.TF_NewTensor(code, shape, len(shape), array.ctypes.data, size, _release, key)
+
+
+def _to_string_tensor(tf: Api, array: np.ndarray[Any, Any], shape: Any) -> Any:
+    strings = array.ravel().tolist()
+    buffer = ctypes.create_string_buffer(max(1, len(strings)) * TSTRING_BYTES)
+    place = start = ctypes.addressof(buffer)
+    for string in strings:
+        tf.TF_StringInit(place)
+        tf.TF_StringCopy(place, string, len(string))
+        place += TSTRING_BYTES
+    key = next(_keys)
+    _lent[key] = (tf, buffer, len(strings))
+    return tf.TF_NewTensor(TF_STRING, shape, len(shape), start, len(strings) * TSTRING_BYTES, _release, key)
+
+
+# Memory lent to TensorFlow, until it lets go: a graph may hand an input on as an output, or keep it in a variable.
+# Each is (library, memory, number of strings in it).
+_lent: dict[int, tuple[Api, Any, int]] = {}
+_keys = count(1)
+
+
+@Deallocator  # type: ignore[untyped-decorator]
+def _release(start: int, _size: int, key: int) -> None:
+    tf, _memory, strings = _lent.pop(key)
+    for position in range(strings):
+        tf.TF_StringDealloc(start + position * TSTRING_BYTES)
+
+
+def from_tensor(tf: Api, tensor: Any) -> np.ndarray[Any, Any]:
+    """Return a copy of the tensor's elements as a read-only array; strings as an array of bytes objects."""
+    dtype = BY_CODE[tf.TF_TensorType(tensor)]
+    shape = tuple([tf.TF_Dim(tensor, axis) for axis in range(tf.TF_NumDims(tensor))])
+    size, start = tf.TF_TensorByteSize(tensor), tf.TF_TensorData(tensor)
+    if dtype.code != TF_STRING:
+        return np.frombuffer(ctypes.string_at(start, size) if size else b"", dtype.numpy).reshape(shape)
+    array = np.empty(math.prod(shape), object)
+    for position in range(len(array)):
+        place = start + position * TSTRING_BYTES
+        array[position] = ctypes.string_at(tf.TF_StringGetDataPointer(place), tf.TF_StringGetSize(place))
+    return array.reshape(shape)
