@@ -10,7 +10,7 @@ import flask
 import functions_framework
 
 from serving import settings, tensorflow_c
-from serving.flask import from_flask, to_flask
+from serving.flask import answer_unrouted, from_flask, to_flask
 from serving.handler import handle
 
 try:
@@ -22,6 +22,10 @@ except settings.SettingError as error:
 # a session may not. The first request opens that.
 if _settings.runtime != "python" and (_library := tensorflow_c.find(_settings.tensorflow_library_dir)):
     tensorflow_c.api(_library)
+
+
+if flask.has_app_context():  # not where a test or a tool imports this file
+    flask.current_app.before_request(answer_unrouted)
 
 
 @functions_framework.http  # type: ignore[untyped-decorator]

@@ -26,8 +26,8 @@ class Session:
             self._loaded = tf.saved_model.load(str(directory), tags=list(tags))
         except tf.errors.OpError as error:
             raise RunError(_code(error), error.message) from None
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
-            raise RunError("INVALID_ARGUMENT", str(error)) from None
+        except Exception as error:  # it raises whatever its Python code meets in a model that it does not expect
+            raise RunError("UNIMPLEMENTED", f"{type(error).__name__}: {error}") from None
 
     def function(self, signature: Signature) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
         """Return the signature as a function of named arrays."""

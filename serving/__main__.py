@@ -23,11 +23,8 @@ def show(directory: Path) -> str:
         f"{directory}: version {source.version}, tags {', '.join(contents.tags)}, "
         f"written by TensorFlow {contents.tensorflow_version or 'of unknown version'}"
     ]
-    for signature in contents.signatures.values():
-        lines += [
-            "",
-            f"{signature.name}{'  (answers when no signature is named)' if signature.name == DEFAULT else ''}",
-        ]
+    for signature in _default_first(source):
+        lines += ["", signature.name + ("  (answers when no signature is named)" if signature.name == DEFAULT else "")]
         lines += [f"  in   {_line(spec)}" for spec in signature.inputs.values()]
         lines += [f"  out  {_line(spec)}" for spec in signature.outputs.values()]
         if signature.refusal:
@@ -37,29 +34,32 @@ def show(directory: Path) -> str:
     return "\n".join(lines)
 
 
+def _default_first(source: Source) -> list[Signature]:
+    """Return the signatures but TensorFlow's own, such as __saved_model_init_op."""
+    shown = [signature for signature in source.signatures.values() if not signature.name.startswith("__")]
+    return sorted(shown, key=lambda signature: signature.name != DEFAULT)
+
+
 def _line(spec: TensorSpec) -> str:
     return f"{spec.name:<20} {spec.dtype.label:<10} {shape_text(spec.shape)}"
 
 
 def _curl(source: Source, signature: Signature, port: int) -> str:
     body = tensorflow_serving.example(signature, source.examples.get(signature.name)).decode()
-    if len(body) > LONGEST_EXAMPLE:
-        names = ", ".join(
-            f"{spec.name}: {spec.dtype.label} {shape_text(spec.shape)}" for spec in signature.inputs.values()
-        )
-        return f"curl localhost:{port} -d @request.json    # a body of {len(body):,} bytes; {names}"
-    return f"curl localhost:{port} -d {shlex.quote(body)}"
+    if len(body) <= LONGEST_EXAMPLE:
+        return f"curl localhost:{port} -d {shlex.quote(body)}"
+    inputs = ", ".join(f"{spec.name} {spec.dtype.label} {shape_text(spec.shape)}" for spec in signature.inputs.values())
+    return f"curl localhost:{port} -d @request.json    # a body of {len(body):,} bytes: {inputs}"
 
 
 def banner(port: int) -> str:
     """Return what a person sees before the server starts: what is served, and a request to paste."""
     options = settings.current()
     source = Source(options.model_dir, options.model_name)
-    callable_ = [signature for signature in source.signatures.values() if signature.refusal is None]
-    signature = next((one for one in callable_ if one.name == DEFAULT), callable_[0])
-    place = os.path.relpath(source.directory)
-    names = ", ".join(one.name for one in callable_)
-    return f"Serving {place} as {source.name!r}, version {source.version} ({names}). Try:\n\n  {_curl(source, signature, port)}\n"
+    signatures = [signature for signature in _default_first(source) if signature.refusal is None]
+    names = ", ".join(signature.name for signature in signatures)
+    served = f"Serving {os.path.relpath(source.directory)} as {source.name!r}, version {source.version} ({names})."
+    return f"{served} Try:\n\n  {_curl(source, signatures[0], port)}\n"
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -2,6 +2,7 @@
 
 import flask
 
+from serving.handler import handle
 from serving.http import Request, Response
 
 
@@ -25,6 +26,15 @@ def to_flask(response: Response) -> flask.Response:
     answer = flask.Response(response.body, response.status, content_type=response.content_type)
     for name, value in response.headers:
         answer.headers[name] = value
-    if response.close:
-        answer.headers["Connection"] = "close"
     return answer
+
+
+def answer_unrouted() -> flask.Response | None:
+    """Answer what Flask's router or functions-framework would with HTML: a new line in the path, /favicon.ico.
+
+    To be called before each request.
+    """
+    request = flask.request
+    if request.routing_exception is None and request.endpoint != "error":
+        return None
+    return to_flask(handle(from_flask(request)))

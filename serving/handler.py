@@ -16,16 +16,18 @@ from serving.http import (
     HttpError,
     MethodNotAllowed,
     NotFound,
+    NotImplementedHere,
     Request,
     Response,
     Unavailable,
+    compress,
     read_body,
     to_json,
 )
 from serving.log import log
 from serving.model import Model
-from serving.protocols import tensorflow_serving
-from serving.protocols.call import Call
+from serving.protocols import open_inference, tensorflow_serving
+from serving.protocols.call import Call, Context
 from serving.signature import DEFAULT
 
 
@@ -52,9 +54,9 @@ def infer(request: Request, _target: Target, protocol: ModuleType) -> Response:
     body = read_body(request, settings.current().max_body_bytes)
     served = model.cache().get()
     try:
-        call = protocol.decode(body, served.signatures)
+        call = protocol.decode(body, served.signatures, Context(request.headers, served.name, served.version))
         answer: Response = protocol.encode(call, _run(served, call, protocol))
-        return answer
+        return compress(answer, request.headers.get("accept-encoding"))
     except BadRequest as error:
         if error.example:
             raise BadRequest(f"{error}{_example(error.signature, protocol)}") from None
@@ -110,16 +112,27 @@ def status(_request: Request, _target: Target, _protocol: ModuleType) -> Respons
     }))  # fmt: skip
 
 
-def metadata(_request: Request, _target: Target, _protocol: ModuleType) -> Response:
+def metadata(_request: Request, _target: Target, protocol: ModuleType) -> Response:
     """Describe every signature; reads saved_model.pb alone."""
     source = model.cache().source()
-    return Response(200, tensorflow_serving.metadata(source.name, source.version, source.contents))
+    return Response(200, protocol.metadata(source.name, source.version, source.contents))
+
+
+def server(_request: Request, _target: Target, _protocol: ModuleType) -> Response:
+    """Say what this server is, whatever the model does."""
+    return Response(200, open_inference.server())
 
 
 def ready(_request: Request, _target: Target, _protocol: ModuleType) -> Response:
     """Load the model if nothing has yet, and say that it is there."""
     model.cache().get()
     return Response(200, b'{"ready":true}')
+
+
+def model_ready(_request: Request, target: Target, _protocol: ModuleType) -> Response:
+    """Do as `ready` does, and answer in the Open Inference Protocol's form."""
+    model.cache().get()
+    return Response(200, open_inference.ready(target.name))
 
 
 def live(_request: Request, _target: Target, _protocol: ModuleType) -> Response:
@@ -136,6 +149,7 @@ def index(_request: Request, _target: Target, _protocol: ModuleType) -> Response
 
 NAME = r"(?P<name>[^/:]+)"
 VERSION = r"(?:/versions/(?P<version>[0-9]+)|/labels/(?P<label>[^/:]+))?"
+NUMBER = r"(?:/versions/(?P<version>[0-9]+))?"
 
 # fmt: off
 ROUTES = (
@@ -146,6 +160,12 @@ ROUTES = (
     Route("GET",  rf"/v1/models/{NAME}{VERSION}",          status,   tensorflow_serving),
     Route("GET",  rf"/v1/models/{NAME}{VERSION}/metadata", metadata, tensorflow_serving),
     Route("POST", rf"/v1/models/{NAME}{VERSION}:predict",  infer,    tensorflow_serving),
+    Route("GET",  r"/v2/?",                                server,   open_inference),
+    Route("GET",  r"/v2/health/live",                      live,     open_inference),
+    Route("GET",  r"/v2/health/ready",                     model_ready, open_inference),
+    Route("GET",  rf"/v2/models/{NAME}{NUMBER}",           metadata, open_inference),
+    Route("GET",  rf"/v2/models/{NAME}{NUMBER}/ready",     model_ready, open_inference),
+    Route("POST", rf"/v2/models/{NAME}{NUMBER}/infer",     infer,    open_inference),
 )
 # fmt: on
 
@@ -153,7 +173,8 @@ ROUTES = (
 def addresses() -> list[str]:
     """Return every address, with this model's name in it."""
     name = settings.current().model_name
-    return [f"{route.method} {route.path.replace(NAME, name).replace(VERSION, '')}" for route in ROUTES]
+    paths = [route.path.replace(NAME, name).replace(VERSION, "").replace(NUMBER, "") for route in ROUTES]
+    return [f"{route.method} {path.removesuffix('/?')}" for route, path in zip(ROUTES, paths)]
 
 
 def handle(request: Request) -> Response:
@@ -169,12 +190,19 @@ def handle(request: Request) -> Response:
     except RunError as error:
         log("ERROR", f"a run failed: {error.code}: {error}", path=request.path)
         return _refuse(FAULTS.get(error.code, HttpError)(f"the model failed: {error.code}"))
+    except MemoryError:
+        log("ERROR", "out of memory", path=request.path)
+        return _refuse(Unavailable("out of memory; try again, or send less at once"))
     except Exception as error:
         log("ERROR", f"a request failed: {error!r}", path=request.path, traceback=traceback.format_exc())
         return _refuse(HttpError("internal error; the log has the reason"))
 
 
-FAULTS: dict[str, type[HttpError]] = {"UNAVAILABLE": Unavailable, "RESOURCE_EXHAUSTED": Unavailable}
+FAULTS: dict[str, type[HttpError]] = {
+    "UNAVAILABLE": Unavailable,
+    "RESOURCE_EXHAUSTED": Unavailable,
+    "UNIMPLEMENTED": NotImplementedHere,
+}
 LONGEST_MESSAGE = 1900  # characters: an error body stays below 2 kB
 
 
@@ -183,7 +211,7 @@ def _refuse(error: HttpError) -> Response:
     if len(message) > LONGEST_MESSAGE:
         message = message[:LONGEST_MESSAGE] + " ..."
     body = to_json({"error": message})
-    return Response(error.status, body, headers=error.headers, close=error.close)
+    return Response(error.status, body, headers=error.headers)
 
 
 @lru_cache(maxsize=256)

@@ -1,7 +1,9 @@
 """Requests and responses as values, and the errors that a client may see, each with its status."""
 
+import re
 import zlib
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
 import orjson
@@ -33,13 +35,12 @@ class Request(NamedTuple):
 
 
 class Response(NamedTuple):
-    """A response; `close` asks the door to end the connection after it."""
+    """A response as any door sends it."""
 
     status: int
     body: bytes
     content_type: str = JSON
     headers: tuple[tuple[str, str], ...] = ()
-    close: bool = False
 
 
 class HttpError(Exception):
@@ -47,7 +48,6 @@ class HttpError(Exception):
 
     status = 500
     headers: tuple[tuple[str, str], ...] = ()
-    close = False
 
 
 class BadRequest(HttpError):
@@ -75,7 +75,6 @@ class MethodNotAllowed(HttpError):
 
 class TooLarge(HttpError):
     status = 413
-    close = True  # the rest of the body is not read
 
 
 class UnsupportedEncoding(HttpError):
@@ -86,6 +85,10 @@ class UnsupportedEncoding(HttpError):
 class TooManyRequests(HttpError):
     status = 429
     headers = (("Retry-After", "1"),)
+
+
+class NotImplementedHere(HttpError):
+    status = 501
 
 
 class Unavailable(HttpError):
@@ -111,13 +114,19 @@ def read_body(request: Request, limit: int) -> bytes:
     return body
 
 
+CHUNK = 1 << 20
+
+
 def _read(stream: Stream, length: int | None, limit: int) -> bytes:
     if length is not None and length > limit:
         raise _too_large(limit, f"{length}")
     parts = []
     left = limit + 1
     while left > 0:
-        part = stream.read(left if length is None else min(left, length + 1))
+        try:
+            part = stream.read(min(left, CHUNK))
+        except Exception as error:  # each server has its own: malformed chunks, a client that went away
+            raise BadRequest(f"body: cannot be read ({type(error).__name__})", example=False) from None
         if not part:
             break
         parts.append(part)
@@ -155,3 +164,39 @@ def _unpack(body: bytes, encoding: str, limit: int) -> bytes:
 def media_type(headers: Headers | Mapping[str, str]) -> str:
     """Return the content type in lower case, without its parameters."""
     return (headers.get("content-type") or "").partition(";")[0].strip().lower()
+
+
+SMALLEST_COMPRESSED = 1 << 10  # bytes: below, a compressed body saves no packet and costs as much time as a small model
+LONGEST_ACCEPT = 256
+
+
+def compress(response: Response, accept: str | None) -> Response:
+    """Return the response in gzip or deflate (zlib's form) where the client's Accept-Encoding asks for one of them.
+
+    At the quickest level: of JSON numbers it leaves half at 120 MB/s, the best level leaves 0.4 at 20 MB/s. The bytes
+    depend on the body alone.
+    """
+    if not accept or len(response.body) < SMALLEST_COMPRESSED or response.status != 200:
+        return response
+    encoding = _wanted_encoding(accept[:LONGEST_ACCEPT])
+    if encoding is None:
+        return response
+    packer = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS if encoding == "deflate" else zlib.MAX_WBITS | 16)
+    packed = packer.compress(response.body) + packer.flush()
+    if len(packed) >= len(response.body):
+        return response
+    headers = (*response.headers, ("Content-Encoding", encoding), ("Vary", "Accept-Encoding"))
+    return response._replace(body=packed, headers=headers)
+
+
+@lru_cache(maxsize=64)
+def _wanted_encoding(accept: str) -> str | None:
+    """Return gzip or deflate, whichever has the greater weight, gzip of equals; None where neither is named."""
+    weights = {"gzip": 0.0, "deflate": 0.0}
+    for part in accept.lower().split(","):
+        name, _, parameter = part.partition(";")
+        weight = re.fullmatch(r"q=(0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)", parameter.strip().replace(" ", ""))
+        if name.strip() in weights:
+            weights[name.strip()] = float(weight[1]) if weight else 0.0 if parameter.strip() else 1.0
+    best = max(weights, key=lambda name: weights[name])
+    return best if weights[best] else None

@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -34,15 +35,22 @@ class Model:
     """A model that can answer. Calls may run in parallel from many threads."""
 
     def __init__(self, source: "Source", session: Session) -> None:
+        """Find every signature in the graph; raise LoadError where none can be called."""
         self.name = source.name
         self.version = source.version
-        self.signatures = source.signatures
+        self.signatures = dict(source.signatures)
         self._session = session
-        self._functions = {
-            name: session.function(signature)
-            for name, signature in source.signatures.items()
-            if signature.refusal is None
-        }
+        self._functions: dict[str, Function] = {}
+        for name, signature in source.signatures.items():
+            if signature.refusal is None:
+                try:
+                    self._functions[name] = session.function(signature)
+                except LoadError as error:
+                    self.signatures[name] = replace(signature, problem=str(error))
+                    log("WARNING", f"the signature {name!r} cannot be called: {error}")
+        if not self._functions:
+            session.close()
+            raise LoadError("; ".join(f"{name!r}: {one.refusal}" for name, one in self.signatures.items()))
 
     def run(self, signature: Signature, inputs: Arrays) -> dict[str, np.ndarray[Any, Any]]:
         """Return the signature's outputs by name.

@@ -37,12 +37,15 @@ class Signature:
     inputs: Mapping[str, TensorSpec]
     outputs: Mapping[str, TensorSpec]
     method_name: str
+    problem: str | None = None  # found when the model was loaded
 
     @property
     def refusal(self) -> str | None:
         """Say why no request can call this signature, or None where one can."""
-        if not self.inputs:
-            return "it has no inputs"
+        if self.problem:
+            return self.problem
+        if not self.outputs:
+            return "it has no outputs"
         for side, specs in (("input", self.inputs), ("output", self.outputs)):
             for spec in specs.values():
                 if not spec.tensor:
@@ -59,6 +62,7 @@ class Contents:
     tags: tuple[str, ...]
     signatures: Mapping[str, Signature]
     tensorflow_version: str
+    restores: bool  # the graph reads its variables from files
 
 
 def read(directory: Path) -> Contents:
@@ -77,7 +81,11 @@ def read(directory: Path) -> Contents:
         raise LoadError(f"saved_model.pb is not a SavedModel, or only part of one ({error})") from None
     if not graphs:
         raise LoadError("saved_model.pb is not a SavedModel: it holds no graph")
-    return _served(graphs)
+    contents = _served(graphs)
+    # TensorFlow would load it all the same, and fail at the first run.
+    if contents.restores and not (directory / "variables" / "variables.index").is_file():
+        raise LoadError("variables/variables.index is missing: the folder holds only part of a SavedModel")
+    return contents
 
 
 def check(spec: TensorSpec, shape: tuple[int, ...]) -> str | None:
@@ -91,7 +99,9 @@ def check(spec: TensorSpec, shape: tuple[int, ...]) -> str | None:
 
 def shape_text(shape: Shape | None) -> str:
     """Write a shape for people: [?, 28, 28]; "any" for an unknown rank."""
-    return "any" if shape is None else f"[{', '.join('?' if size is None else str(size) for size in shape)}]"
+    if not shape:
+        return "any" if shape is None else "[] (a scalar)"
+    return f"[{', '.join('?' if size is None else str(size) for size in shape)}]"
 
 
 def _absence(directory: Path) -> str:
@@ -194,7 +204,9 @@ def _map(message: memoryview, field: int) -> dict[str, memoryview]:
 def _meta_graph(graph: memoryview) -> Contents:
     info = _one(graph, 1)
     signatures = {name: _signature(name, value) for name, value in _map(graph, 5).items()}
-    return Contents(tuple(_text(tag) for tag in _each(info, 4)), signatures, _text(_one(info, 5)))
+    tags = tuple(_text(tag) for tag in _each(info, 4))
+    saver = _one(graph, 3)
+    return Contents(tags, signatures, _text(_one(info, 5)), restores=bool(_one(saver, 3)))
 
 
 def _signature(name: str, message: memoryview) -> Signature:
@@ -209,7 +221,7 @@ def _tensor(name: str, info: memoryview) -> TensorSpec:
     known = not _number(shape, 3)
     return TensorSpec(
         name=name,
-        dtype=by_code(_number(info, 2)),
+        dtype=by_code(_number(info, 2) % 100),  # 100 and more: a TensorFlow 1 reference to the type
         shape=tuple(size if size >= 0 else None for size, _ in dimensions) if known else None,
         tensor=_text(_one(info, 1)),
         dimensions=tuple(label for _, label in dimensions),

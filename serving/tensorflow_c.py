@@ -3,8 +3,8 @@
 The interface is TensorFlow's public one, tensorflow/c/c_api.h, tf_tensor.h, tf_status.h and tf_tstring.h; names are
 verbatim. The wheel carries the library; its Python package stays unimported.
 
-Opening the library before a fork is fine. A session is not: TensorFlow's threads do not survive a fork, and the next
-run hangs for ever. So `Session` belongs to the process that opened it, and says so in another.
+Opening the library before a fork is fine. A session is not: TensorFlow's threads, shared by all sessions, do not
+survive a fork, and the next run hangs for ever. So once a process has opened a session, its children may open none.
 """
 
 import ctypes
@@ -165,12 +165,17 @@ def checked(tf: Api) -> Iterator[Any]:
     status = tf.TF_NewStatus()
     try:
         yield status
-        code = tf.TF_GetCode(status)
-        if code:
-            message = tf.TF_Message(status).decode("utf-8", "backslashreplace")
-            raise RunError(CODES[code] if code < len(CODES) else str(code), message)
+        if code := tf.TF_GetCode(status):
+            raise _error(code, tf.TF_Message(status).decode("utf-8", "backslashreplace"))
     finally:
         tf.TF_DeleteStatus(status)
+
+
+def _error(code: int, message: str) -> RunError:
+    name = CODES[code] if code < len(CODES) else str(code)
+    if "No OpKernel was registered" in message:
+        name = "UNIMPLEMENTED"  # said as INVALID_ARGUMENT, though no input can mend it
+    return RunError(name, message)
 
 
 def load_custom_ops(tf: Api, libraries: Sequence[Path]) -> None:
@@ -203,13 +208,21 @@ def _varint(number: int) -> bytes:
     return bytes(encoded)
 
 
+_process = 0  # the one that opened the first session
+
+
 class Session:
     """A loaded SavedModel. Calls may run in parallel; `close` only when none does."""
 
     def __init__(self, tf: Api, directory: Path, tags: Sequence[str], config: bytes) -> None:
         """Load the graph tagged exactly `tags`; raise RunError where TensorFlow cannot."""
+        global _process
+        _process = _process or os.getpid()
+        if _process != os.getpid():
+            raise LoadError(
+                "TensorFlow was in use before this process was forked, and would hang: fork first, then load"
+            )
         self._tf = tf
-        self._process = os.getpid()
         with ExitStack() as frees, checked(tf) as status:
             options = tf.TF_NewSessionOptions()
             frees.callback(tf.TF_DeleteSessionOptions, options)
@@ -234,7 +247,7 @@ class Session:
 
     def close(self) -> None:
         """Free the session and its variables."""
-        if os.getpid() != self._process or not self._session:
+        if os.getpid() != _process or not self._session:
             return
         session, self._session = self._session, None
         with checked(self._tf) as status:
@@ -246,7 +259,7 @@ class Session:
         name, _, index = tensor.rpartition(":")
         operation = self._tf.TF_GraphOperationByName(self._graph, name.encode())
         if not operation or not index.isdigit() or int(index) >= self._tf.TF_OperationNumOutputs(operation):
-            raise LoadError(f"a signature names the tensor {tensor!r}, which the graph does not have")
+            raise LoadError(f"it names the tensor {tensor!r}, which the graph does not have")
         return TF_Output(operation, int(index))
 
 
@@ -258,12 +271,12 @@ class _Function:
         self._session = session
         fed = {spec.tensor: spec.name for spec in signature.inputs.values()}
         if len(fed) < len(signature.inputs):
-            raise LoadError(f"two inputs of the signature {signature.name!r} are the same tensor")
+            raise LoadError("two of its inputs are the same tensor")
         self._inputs = [(spec.name, spec.dtype.code) for spec in signature.inputs.values()]
         self._feeds = (TF_Output * len(fed))(*map(session._endpoint, fed))
         for (name, code), feed in zip(self._inputs, self._feeds):
             if tf.TF_OperationOutputType(feed) % 100 != code:  # 100 and more: a TensorFlow 1 reference to the type
-                raise LoadError(f"the signature {signature.name!r} misstates the dtype of its input {name!r}")
+                raise LoadError(f"its input {name!r} has another dtype in the graph")
         # TensorFlow fetches no tensor twice, and none that is fed.
         outputs = signature.outputs.values()
         fetched = list(dict.fromkeys(spec.tensor for spec in outputs if spec.tensor not in fed))
@@ -278,19 +291,20 @@ class _Function:
     def __call__(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Run once: name → array in, name → array out; raise RunError where TensorFlow refuses."""
         session, tf = self._session, self._session._tf
-        if os.getpid() != session._process:
-            raise RuntimeError("a TensorFlow session cannot be used after a fork: load the model again")
+        if os.getpid() != _process:
+            raise RuntimeError("a TensorFlow session cannot be used after a fork")
         fed, fetched = self._feed_tensors(), self._fetch_tensors()
         try:
             for position, (name, code) in enumerate(self._inputs):
                 fed[position] = to_tensor(tf, inputs[name], code)
-            with checked(tf) as status:
-                tf.TF_SessionRun(
-                    session._session, None,
-                    self._feeds, fed, len(fed),
-                    self._fetches, fetched, len(fetched),
-                    None, 0, None, status,
-                )  # fmt: skip
+            if len(fetched):
+                with checked(tf) as status:
+                    tf.TF_SessionRun(
+                        session._session, None,
+                        self._feeds, fed, len(fed),
+                        self._fetches, fetched, len(fetched),
+                        None, 0, None, status,
+                    )  # fmt: skip
             arrays = [from_tensor(tf, tensor) for tensor in fetched]
         finally:
             for tensor in (*fed, *fetched):

@@ -63,24 +63,45 @@ class Document:
 
 def _is_rectangular(nest: bytes) -> bool:
     """Fold equal innermost rows into one mark, level by level, until one mark is left."""
-    item = b""  # what is left of a number; then the mark of a folded row
-    while nest.startswith(b"["):
+    if nest.rfind(b"[") == 0:
+        return True  # flat
+    item = b""  # what is left of a number; then the mark of a folded row, another one on each level
+    for level in range(MAX_RANK):
         depth = len(nest) - len(nest.lstrip(b"["))
-        row = nest[depth - 1 : nest.find(b"]") + 1]
+        row = nest[max(depth - 1, 0) : nest.find(b"]") + 1]
         if row != b"[" + b",".join([item] * (row.count(b",") + 1)) + b"]":
             return False
-        nest, item = nest.replace(row, b"x"), b"x"
-    return nest == b"x"
+        item = bytes([ord("a") + level])
+        nest = nest.replace(row, item)
+        if nest == item:
+            return True
+    return False
 
 
 def to_array(document: Document, value: Any, spec: TensorSpec, place: str) -> Array:
     """Return the tensor `spec` from one JSON value, all dimensions included."""
-    array = _numbers(document, value, spec.dtype)
-    if array is None:
-        array = _carefully(value, spec.dtype, place)
+    array = nest_to_array(document, value, spec.dtype, place)
     if problem := check(spec, array.shape):
         raise BadRequest(f"{place}: {problem}")
     return array
+
+
+def nest_to_array(document: Document, value: Any, dtype: DType, place: str, *, whole_decimals: bool = False) -> Array:
+    """Return one JSON value as an array of the shape that it has; `whole_decimals` takes 5.0 for an integer."""
+    array = _numbers(document, value, dtype)
+    if array is None and isinstance(value, (simdjson.Array, list)):
+        array = _scalars(value, dtype)
+    if array is None:
+        if whole_decimals and dtype.kind in "iu":
+            value = _whole(value.as_list() if isinstance(value, simdjson.Array) else value)
+        array = _carefully(value, dtype, place)
+    return array
+
+
+def _whole(value: Any, depth: int = 0) -> Any:
+    if isinstance(value, list) and depth <= MAX_RANK:
+        return [_whole(item, depth + 1) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def rows_to_array(document: Document, rows: Any, spec: TensorSpec, place: str, name: str = "") -> Array:
@@ -94,16 +115,19 @@ def rows_to_array(document: Document, rows: Any, spec: TensorSpec, place: str, n
     if array is None:
         array = _stack(document, rows, spec, place, name)
     if problem := check(spec, array.shape):
-        raise BadRequest(_row_problem(spec, array.shape, f"{place}[0]{name}") or f"{place}{name}: {problem}")
+        raise BadRequest(_row_problem(spec, array.shape[1:], f"{place}[0]{name}") or f"{place}{name}: {problem}")
     return array
 
 
 def _row_problem(spec: TensorSpec, shape: tuple[int, ...], place: str) -> str | None:
+    """Say how one row's shape differs from the declared one, or None where it fits."""
+    if spec.shape is None:
+        return None
     if not spec.shape:
         return f"{place}: {spec.name!r} has no batch dimension, so it cannot be sent as rows; send it as a column"
-    row = TensorSpec(spec.name, spec.dtype, spec.shape[1:], spec.tensor)
-    problem = check(row, shape[1:])
-    if problem and len(shape) == len(spec.shape) - 1:
+    wanted = spec.shape[1:]
+    problem = check(TensorSpec(spec.name, spec.dtype, wanted, spec.tensor), shape)
+    if problem and len(shape) == len(wanted) - 1:
         problem += "; a single row needs brackets of its own"
     return problem and f"{place}: {problem}"
 
@@ -131,7 +155,7 @@ def _numbers(document: Document, value: Any, dtype: DType) -> Array | None:
     except (TypeError, ValueError):
         return None
     shape = _leading_shape(value)
-    if math.prod(shape) != flat.size or (len(shape) > 1 and not document.rectangular):
+    if math.prod(shape) != flat.size or len(shape) > MAX_RANK or not document.rectangular:
         return None
     array = _narrow(flat, dtype)
     return None if array is None else array.reshape(shape)
@@ -175,6 +199,8 @@ def _stack(document: Document, rows: Sequence[Any], spec: TensorSpec, place: str
         array = _numbers(document, value, spec.dtype)
         if array is None:
             array = _carefully(value, spec.dtype, f"{place}[{index}]{name}")
+        if problem := _row_problem(spec, array.shape, f"{place}[{index}]{name}"):
+            raise BadRequest(problem)
         if arrays and array.shape != arrays[0].shape:
             raise BadRequest(
                 f"{place}[{index}]{name}: expected shape {shape_text(arrays[0].shape)} as in {place}[0]{name}, "
@@ -311,10 +337,12 @@ def _twice(names: Sequence[str]) -> str:
 
 def members(value: Any, place: str) -> dict[str, Any]:
     """Return an object's members; raise BadRequest where a key stands twice."""
-    found = dict(value.items())
-    if len(found) < len(value):
-        raise BadRequest(f"{place}: the key {_twice(list(value))!r} stands twice")
-    return found
+    names = list(value)
+    if len(set(names)) < len(names):
+        raise BadRequest(f"{place}: the key {_twice(names)!r} stands twice")
+    if "\0" in "".join(names):  # simdjson looks names up as C does, to the first zero
+        return dict(value.items())
+    return {name: value[name] for name in names}  # items() would turn every array into lists
 
 
 class _NotJson(ValueError): ...
@@ -375,7 +403,7 @@ def to_values(array: Array, name: str, *, rows: bool = False) -> Any:
         array = array.astype(np.float32)  # bfloat16 and smaller: every value of theirs is a float32 too
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         return [_with_tokens(row) for row in array] if rows else _with_tokens(array)
-    return array
+    return array if array.ndim else array[()]  # the writer takes a scalar, and no array of rank 0
 
 
 def _text(value: bytes, as_bytes: bool) -> Any:

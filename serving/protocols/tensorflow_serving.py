@@ -19,7 +19,7 @@ import simdjson
 
 from serving.errors import did_you_mean
 from serving.http import BadRequest, Response, to_json
-from serving.protocols.call import Call
+from serving.protocols.call import NOTHING, Call, Context, choose
 from serving.protocols.json_tensors import Document, b64, kind, members, rows_to_array, to_array, to_values
 from serving.signature import DEFAULT, Contents, Signature, TensorSpec
 
@@ -28,10 +28,10 @@ LISTS = (simdjson.Array, list)
 OBJECTS = (simdjson.Object, dict)
 
 
-def decode(body: bytes, signatures: Mapping[str, Signature]) -> Call:
+def decode(body: bytes, signatures: Mapping[str, Signature], _context: Context = NOTHING) -> Call:
     """Return the call that a predict body describes; raise BadRequest naming what is wrong with it."""
     document = Document(body)
-    signature = _signature(document.root, signatures)
+    signature = choose(signatures, document.root.get("signature_name", DEFAULT), "signature_name")
     try:
         form = _form(document.root)
         inputs = (_rows if form == ROW else _columns)(document, document.root[form], signature)
@@ -72,19 +72,6 @@ def metadata(name: str, version: str, contents: Contents) -> bytes:
     signatures = {signature.name: _signature_def(signature) for signature in contents.signatures.values()}
     spec = {"name": name, "signature_name": "", "version": version}
     return to_json({"model_spec": spec, "metadata": {"signature_def": {"signature_def": signatures}}})
-
-
-def _signature(root: Mapping[str, Any], signatures: Mapping[str, Signature]) -> Signature:
-    name = root.get("signature_name", DEFAULT)
-    if not isinstance(name, str):
-        raise BadRequest(f"signature_name: expected a string, got {kind(name)}")
-    signature = signatures.get(name or DEFAULT)
-    if signature is None:
-        known = [other.name for other in signatures.values() if other.refusal is None]
-        raise BadRequest(f"signature_name: the model has no signature {name or DEFAULT!r}{did_you_mean(name, known)}")
-    if signature.refusal:
-        raise BadRequest(f"signature_name: {signature.name!r} cannot be called: {signature.refusal}")
-    return signature
 
 
 def _form(root: Mapping[str, Any]) -> str:
@@ -136,8 +123,8 @@ def _columns(document: Document, columns: Any, signature: Signature) -> dict[str
 
 
 def _only_input(signature: Signature, place: str) -> TensorSpec:
-    if len(signature.inputs) > 1:
-        wanted = ", ".join(map(repr, signature.inputs))
+    if len(signature.inputs) != 1:
+        wanted = ", ".join(map(repr, signature.inputs)) or "none"
         raise BadRequest(f"{place}: expected objects with the inputs {wanted}, got values without names")
     (spec,) = signature.inputs.values()
     return spec
@@ -154,18 +141,14 @@ def _difference(place: str, came: Mapping[str, Any], wanted: Mapping[str, Tensor
 def _check_outputs(signature: Signature) -> None:
     for spec in signature.outputs.values():
         if spec.dtype.kind == "c":
-            raise BadRequest(
-                f"the output {spec.name!r} of {signature.name!r} is {spec.dtype.label}, without a JSON form"
-            )
+            raise BadRequest(f"the output {spec.name!r} is {spec.dtype.label}, which has no JSON form")
 
 
 def _to_rows(outputs: Mapping[str, np.ndarray[Any, Any]]) -> Any:
     sizes = {}
     for name, array in outputs.items():
         if not array.ndim:
-            raise BadRequest(
-                f"the output {name!r} has no batch dimension, so it has no rows: ask in column form, with 'inputs'"
-            )
+            raise BadRequest(f"the output {name!r} has no batch dimension: ask in column form, with 'inputs'")
         sizes[name] = len(array)
     if len(set(sizes.values())) > 1:
         told = ", ".join(f"{name!r} {size}" for name, size in sizes.items())
@@ -204,12 +187,12 @@ def example(signature: Signature, saved: Any = None) -> bytes:
         return orjson.dumps(saved)
     body: dict[str, Any] = {} if signature.name == DEFAULT else {"signature_name": signature.name}
     specs = signature.inputs.values()
-    if all(spec.shape and spec.shape[0] in (None, 1) for spec in specs):
+    if specs and all(spec.shape and spec.shape[0] in (None, 1) for spec in specs):
         row = {spec.name: _filler(spec, spec.shape[1:]) for spec in specs if spec.shape}
         body[ROW] = [row if len(row) > 1 else next(iter(row.values()))]
     else:
         columns = {spec.name: _filler(spec, spec.shape or ()) for spec in specs}
-        body[COLUMN] = columns if len(columns) > 1 else next(iter(columns.values()))
+        body[COLUMN] = next(iter(columns.values())) if len(columns) == 1 else columns
     return orjson.dumps(body)
 
 

@@ -1,0 +1,1 @@
+"""Measurements: what a request and a cold start cost, beside the naive function and the floor."""

@@ -1,0 +1,56 @@
+"""Where and with what was measured."""
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import sysconfig
+from datetime import datetime, timezone
+from pathlib import Path
+
+from bench.load import CONNECTIONS, generator
+from bench.models import ROOT, versions
+
+PACKAGES = (
+    "tensorflow-cpu", "tensorflow", "functions-framework", "flask", "gunicorn", "granian",
+    "numpy", "orjson", "pysimdjson",
+)  # fmt: skip
+
+
+def about(repetitions: int) -> dict[str, str]:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return {
+        "date": f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC",
+        "command": " ".join(["python -m bench", *sys.argv[1:]]),
+        "commit": commit(),
+        "repetitions": f"{repetitions}, interleaved; medians",
+        "machine": f"{cpu()}, {len(os.sched_getaffinity(0))} cores, {memory:.0f} GiB, Linux {platform.release()}",
+        "load before the run": f"{os.getloadavg()[0]:.2f} processes (1 minute); above 0.3 others were using the cores",
+        "load generator": f"{generator()}, {CONNECTIONS} connections, on a core of its own",
+        "versions": ", ".join([interpreter(), *versions(*PACKAGES)]),
+        "bytecode": "compiled on all sides",
+    }
+
+
+def interpreter() -> str:
+    """Name the Python; one built without profile-guided optimization is slower, which its figures should say."""
+    optimized = "--enable-optimizations" in (sysconfig.get_config_var("CONFIG_ARGS") or "")
+    return f"Python {platform.python_version()} (built {'with' if optimized else 'without'} --enable-optimizations)"
+
+
+def cpu() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == "model name":
+            return value.strip()
+    return platform.machine()
+
+
+def commit() -> str:
+    if not shutil.which("git"):
+        return "unknown"
+    described = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    return described.stdout.strip() or "unknown"

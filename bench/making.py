@@ -1,0 +1,102 @@
+"""Make one model and what it must answer, with TensorFlow: `python -m bench.making NAME`.
+
+Run in a process of its own, so that the measuring one never imports tensorflow. In the model's folder it leaves
+request.json, answer.json, an .npy file for each input, and model.json, read by `bench.models`.
+"""
+
+import base64
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+
+from bench.models import CACHE, EMBEDDED, recipe_of
+
+Instances = list[Any]
+
+
+def mlp(folder: Path) -> tuple[Path, Instances]:
+    """64 -> 128 -> 10, one row."""
+    random = np.random.default_rng(1)
+    module = tf.Module()
+    module.hidden = tf.Variable(random.normal(0, 0.125, (64, 128)).astype(np.float32))
+    module.offset = tf.Variable(np.zeros(128, np.float32))
+    module.out = tf.Variable(random.normal(0, 0.125, (128, 10)).astype(np.float32))
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 64], tf.float32, "x")])
+    def serve(x: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"probabilities": tf.nn.softmax(tf.nn.relu(x @ module.hidden + module.offset) @ module.out)}
+
+    tf.saved_model.save(module, str(folder / "saved_model"), signatures=serve)
+    return folder / "saved_model", random.random((1, 64)).round(6).tolist()
+
+
+def mobilenet(folder: Path) -> tuple[Path, Instances]:
+    """MobileNetV2 as Keras exports it, one picture as nested numbers; no weights are fetched."""
+    import keras
+
+    keras.utils.set_random_seed(1)
+    random = np.random.default_rng(1)
+    model = keras.applications.MobileNetV2(weights=None)
+    # Untrained, all its answers are 1/1000. The statistics of one batch are enough for the picture to matter.
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.0
+    model(random.random((8, 224, 224, 3), np.float32), training=True)
+    model.export(str(folder / "saved_model"), verbose=False)
+    return folder / "saved_model", random.random((1, 224, 224, 3)).round(6).tolist()
+
+
+def digits(folder: Path) -> tuple[Path, Instances]:
+    """The embedded model, and the first of its own examples."""
+    examples = json.loads((EMBEDDED / "assets.extra" / "examples.json").read_bytes())
+    return EMBEDDED, examples["serving_default"]["instances"][:1]
+
+
+MAKERS = {"mlp": mlp, "digits": digits, "mobilenet": mobilenet}
+
+
+def plain(value: Any) -> Any:
+    """Turn {"b64": ...} into the bytes it stands for."""
+    return base64.b64decode(value["b64"]) if isinstance(value, dict) else value
+
+
+def main(name: str) -> None:
+    folder = CACHE / name
+    folder.mkdir(parents=True, exist_ok=True)
+    saved_model, instances = MAKERS[name](folder)
+
+    signature = tf.saved_model.load(str(saved_model)).signatures["serving_default"]
+    ((argument, spec),) = signature.structured_input_signature[1].items()
+    rows = np.asarray([plain(instance) for instance in instances], spec.dtype.as_numpy_dtype)
+    outputs = {key: tensor.numpy() for key, tensor in signature(**{argument: tf.constant(rows)}).items()}
+    rows_out = {key: array.tolist() for key, array in sorted(outputs.items())}
+    if len(rows_out) == 1:
+        (predictions,) = rows_out.values()
+    else:
+        predictions = [dict(zip(rows_out, row, strict=True)) for row in zip(*rows_out.values(), strict=True)]
+
+    np.save(folder / "input.npy", rows.astype("S") if spec.dtype == tf.string else rows)
+    (folder / "request.json").write_text(json.dumps({"instances": instances}, separators=(",", ":")))
+    (folder / "answer.json").write_text(
+        json.dumps({"predictions": predictions}, separators=(",", ":"), default=bytes.decode)
+    )
+
+    graph = SavedModel.FromString((saved_model / "saved_model.pb").read_bytes()).meta_graphs[0]
+    tensors = graph.signature_def["serving_default"]
+    floats = [key for key, array in sorted(outputs.items()) if array.dtype == np.float32]
+    floor = {
+        "input": tensors.inputs[argument].name,
+        "outputs": [tensors.outputs[key].name for key in floats],
+        "answer": [rows_out[key] for key in floats],
+    }
+    facts = {"saved_model": str(saved_model), "floor": floor, "recipe": recipe_of(name)}
+    (folder / "model.json").write_text(json.dumps(facts))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

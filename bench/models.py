@@ -1,0 +1,119 @@
+"""The models that are served: where each lies, what it is asked, what it must answer."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+CACHE = ROOT / ".cache" / "bench"
+EMBEDDED = ROOT / "model"
+TOLERANCE = 1e-4  # of the largest number in the answer
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is asked of a model: a picture of 1.3 MB takes a thousand times a row's time."""
+
+    title: str
+    requests: int  # on one connection, before memory is read
+    seconds: float  # of load
+
+
+# fmt: off
+PLANS = {
+    "mlp":       Plan("MLP 64→128→10, one row",                          1000, 2.0),
+    "digits":    Plan("embedded digits model, one picture as base64",    1000, 2.0),
+    "mobilenet": Plan("MobileNetV2, one 224x224x3 picture as JSON numbers", 40, 4.0),
+}
+# fmt: on
+
+
+@dataclass(frozen=True)
+class Model:
+    name: str
+    plan: Plan
+    saved_model: Path
+    request_file: Path
+    answer_file: Path  # of the HTTP function
+    floor_arguments: tuple[str, ...]
+    floor_answer: Any
+
+    def answers(self, body: bytes) -> bool:
+        """Tell whether this is what TensorFlow's Python API answered."""
+        return alike(read(body), json.loads(self.answer_file.read_bytes()))
+
+    def floor_answers(self, line: bytes) -> bool:
+        return alike(read(line), self.floor_answer)
+
+
+def read(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except ValueError:
+        return None
+
+
+def alike(got: Any, expected: Any) -> bool:
+    """Compare two JSON values; numbers within the tolerance, relative to the largest of their list."""
+    if isinstance(expected, dict):
+        return (
+            isinstance(got, dict)
+            and got.keys() == expected.keys()
+            and all(alike(got[k], expected[k]) for k in expected)
+        )
+    if isinstance(expected, list):
+        if not isinstance(got, list) or len(got) != len(expected):
+            return False
+        if all(isinstance(value, float | int) for value in [*got, *expected]):
+            largest = max(map(abs, expected), default=0)
+            return all(abs(a - b) <= TOLERANCE * largest for a, b in zip(got, expected, strict=True))
+        return all(map(alike, got, expected))
+    if isinstance(expected, float):
+        return isinstance(got, float | int) and abs(got - expected) <= TOLERANCE * abs(expected)
+    return bool(got == expected)
+
+
+def versions(*packages: str) -> list[str]:
+    """Name those of the packages that are installed, each with its version."""
+    installed = {found.name.lower().replace("_", "-"): found.version for found in distributions()}
+    return [f"{package} {installed[package]}" for package in packages if package in installed]
+
+
+def recipe_of(name: str) -> str:
+    """Tell one making of a model from another: by the code, TensorFlow's version, and the embedded model's bytes."""
+    digest = hashlib.sha256(" ".join([name, *versions("tensorflow-cpu", "tensorflow")]).encode())
+    digest.update((ROOT / "bench" / "making.py").read_bytes())
+    if name == "digits":
+        for file in sorted(EMBEDDED.rglob("*")):
+            digest.update(file.read_bytes() if file.is_file() else b"")
+    return digest.hexdigest()
+
+
+def load(name: str, say: Callable[[str], None]) -> Model:
+    """Give a model, made first if it is not in the cache or was made otherwise."""
+    folder = CACHE / name
+    facts_file = folder / "model.json"
+    if not facts_file.exists() or json.loads(facts_file.read_bytes())["recipe"] != recipe_of(name):
+        say(f"making {name}")
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(CACHE / f"{name}.log", "wb") as log:
+            subprocess.run(
+                [sys.executable, "-m", "bench.making", name], cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, check=True
+            )
+    facts = json.loads(facts_file.read_bytes())
+    floor = facts["floor"]
+    return Model(
+        name=name,
+        plan=PLANS[name],
+        saved_model=Path(facts["saved_model"]),
+        request_file=folder / "request.json",
+        answer_file=folder / "answer.json",
+        floor_arguments=(f"{floor['input']}={folder / 'input.npy'}", *floor["outputs"]),
+        floor_answer=floor["answer"],
+    )

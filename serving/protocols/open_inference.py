@@ -1,0 +1,472 @@
+"""The Open Inference Protocol, version 2 <https://github.com/kserve/open-inference-protocol>; KServe's V2, Triton's.
+
+All inputs, each with its data row by row, flat or nested:
+    {"id": "7", "inputs": [{"name": "x", "shape": [2, 2], "datatype": "FP32", "data": [1.0, 2.0, 3.0, 4.0]}]}
+answered, always flat:
+    {"model_name": "model", "model_version": "1", "id": "7",
+     "outputs": [{"name": "y", "shape": [2], "datatype": "FP32", "data": [0.5, 1.0]}]}
+Some of the outputs alone:                  "outputs": [{"name": "y"}]
+A signature other than serving_default:     "parameters": {"signature_name": "pixels"}   (not in the specification)
+
+Binary tensor data, Triton's extension: the tensors' bytes follow the JSON in its order, little-endian, without padding,
+an element of BYTES behind its length in 4 bytes. The header Inference-Header-Content-Length says how long the JSON is.
+    input:      "parameters": {"binary_data_size": 16} in place of "data"
+    outputs:    "parameters": {"binary_data": true} for one, {"binary_data_output": true} in the request for all
+The length 0 says that there is no JSON: the body is the one input's data (of BYTES a single element, without a length),
+and all outputs come back binary.
+
+In JSON, BYTES are strings; one that is not UTF-8 is sent as {"b64": "..."} (not in the specification), and an output
+that is not UTF-8 is refused, for it would be read as something else: it has to be asked for in binary. BF16 is binary
+only. A whole number may be written 5.0. NaN and the infinities are bare tokens, as Triton writes them.
+"""
+
+import math
+import struct
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import orjson
+import simdjson
+
+from serving.dtypes import DType
+from serving.errors import did_you_mean
+from serving.http import BadRequest, Headers, Response, to_json
+from serving.protocols import tensorflow_serving
+from serving.protocols.call import NOTHING, Call, Context, choose
+from serving.protocols.json_tensors import MAX_RANK, Document, kind, members, nest_to_array, to_values
+from serving.signature import DEFAULT, Contents, Signature, TensorSpec, check, shape_text
+
+Array = np.ndarray[Any, Any]
+
+HEADER = "Inference-Header-Content-Length"
+BINARY = "application/octet-stream"
+LISTS = (simdjson.Array, list)
+OBJECTS = (simdjson.Object, dict)
+BINARY_ONLY = frozenset({"BF16"})
+
+# A tensor without elements may still declare any sizes, and a model may make arrays of those.
+MOST_BESIDE_ZERO = 1 << 26
+
+
+class Output(NamedTuple):
+    """An output that the answer shall hold."""
+
+    spec: TensorSpec
+    binary: bool
+
+
+class Form(NamedTuple):
+    """What the answer repeats of the request and of the model."""
+
+    id: str | None
+    outputs: tuple[Output, ...]
+    context: Context
+
+
+def decode(body: bytes, signatures: Mapping[str, Signature], context: Context = NOTHING) -> Call:
+    """Return the call that an infer body describes; raise BadRequest naming what is wrong with it."""
+    size = _json_size(context.headers, len(body))
+    if size == 0:
+        return _raw(body, choose(signatures, DEFAULT, HEADER), context)
+    document = Document(body if size == len(body) else body[:size])
+    root = document.root
+    identity = root.get("id")
+    if identity is not None and not isinstance(identity, str):
+        raise BadRequest(f"id: expected a string, got {kind(identity)}")
+    parameters = _parameters(root.get("parameters"), "parameters")
+    signature = choose(signatures, parameters.get("signature_name", DEFAULT), "parameters.signature_name")
+    try:
+        outputs = _outputs(root.get("outputs"), signature, _flag(parameters, "binary_data_output", "parameters", False))
+        inputs = _inputs(document, root.get("inputs"), signature, body, size)
+    except BadRequest as error:
+        error.signature = signature.name
+        raise
+    return Call(signature, inputs, Form(identity, outputs, context))
+
+
+def encode(call: Call, outputs: Mapping[str, Array]) -> Response:
+    """Return the answer, each output in JSON or in binary as the request has it."""
+    form: Form = call.form
+    answer: dict[str, Any] = {"model_name": form.context.name, "model_version": form.context.version}
+    if form.id is not None:
+        answer["id"] = form.id
+    blobs: list[Any] = []
+    answer["outputs"] = [_answer(spec, outputs[spec.name], blobs if binary else None) for spec, binary in form.outputs]
+    head = to_json(answer)
+    if not any(output.binary for output in form.outputs):
+        return Response(200, head)
+    return Response(200, b"".join([head, *blobs]), BINARY, ((HEADER, str(len(head))),))
+
+
+def place(call: Call, row: int | None) -> str:
+    """Name what a call's inputs are in its body: all of them, or one row."""
+    inputs = f"inputs[0] {next(iter(call.inputs))!r}" if len(call.inputs) == 1 else "inputs"
+    return inputs if row is None else f"{inputs}, row {row}"
+
+
+def server() -> bytes:
+    """Return what the server says of itself."""
+    return to_json({"name": "stateless-serving", "version": "1", "extensions": ["binary_tensor_data"]})
+
+
+def ready(name: str | None = None) -> bytes:
+    """Return the answer of a server, or of the model `name`, that is ready."""
+    # The specification calls the server's field `live`, its client library `ready`.
+    return to_json({"live": True, "ready": True} if name is None else {"name": name, "ready": True})
+
+
+def metadata(name: str, version: str, contents: Contents) -> bytes:
+    """Return the tensors of serving_default, or of the first signature where that is absent; then those of each."""
+    callable_ = {one.name: one for one in contents.signatures.values() if one.refusal is None}
+    shown = callable_.get(DEFAULT) or next(iter(callable_.values()))
+    answer = {"name": name, "versions": [version], "platform": "tensorflow_savedmodel", **_tensors(shown)}
+    if list(callable_) != [DEFAULT]:
+        answer["signatures"] = {key: _tensors(signature) for key, signature in callable_.items()}
+    return to_json(answer)
+
+
+def example(signature: Signature, saved: Any = None) -> bytes:
+    """Return a body that works: the exporter's, put in this protocol's form, else zeros of the declared shapes."""
+    body: dict[str, Any] = {} if signature.name == DEFAULT else {"parameters": {"signature_name": signature.name}}
+    inputs = _saved(signature, saved) if isinstance(saved, dict) else None
+    if inputs is None:
+        inputs = {spec.name: _filler(spec) for spec in signature.inputs.values()}
+    body["inputs"] = [
+        {"name": name, "shape": array.shape, "datatype": _datatype(signature.inputs[name].dtype), "data": _json(array)}
+        for name, array in inputs.items()
+    ]
+    return to_json(body)
+
+
+# The request
+
+
+def _json_size(headers: Headers, length: int) -> int:
+    text = headers.get(HEADER)
+    if text is None:
+        return length
+    if not (text.isascii() and text.isdigit() and len(text) < 20):
+        raise BadRequest(f"{HEADER}: expected a number of bytes, got {text[:40]!r}", example=False)
+    if int(text) > length:
+        raise BadRequest(f"{HEADER}: expected at most {length}, the length of the body, got {text}", example=False)
+    return int(text)
+
+
+def _raw(body: bytes, signature: Signature, context: Context) -> Call:
+    """Decode a body without JSON: the data of the one input, whose free dimension follows from its size."""
+    if len(signature.inputs) != 1:
+        raise BadRequest(
+            f"{HEADER}: 0, a body without JSON, is for a model of one input; "
+            f"{signature.name!r} has {', '.join(map(repr, signature.inputs)) or 'none'}",
+            signature.name,
+        )
+    (spec,) = signature.inputs.values()
+    _datatype(spec.dtype)
+    where = f"body, as input {spec.name!r} without JSON"
+    free = spec.shape.count(None) if spec.shape is not None else -1
+    known = math.prod(size for size in spec.shape or () if size is not None)
+    text = spec.dtype.kind == "S"
+    row = known if text else known * spec.dtype.numpy.itemsize
+    if free not in (0, 1) and not (text and free > 0 and known == 1):
+        raise BadRequest(f"{where}: its shape {shape_text(spec.shape)} does not follow from the size", signature.name)
+    size = 1 if text else len(body)
+    if (text and row != 1) or (row == 0 and size) or (free == 0 and size != row) or (row and size % row):
+        wanted = "one element" if text else f"{'a multiple of ' if free else ''}{row} bytes"
+        came = f"a shape of {shape_text(spec.shape)}" if text else f"{size}"
+        raise BadRequest(f"{where}: expected {wanted}, got {came}", signature.name)
+    rows = 1 if text else size // row if row else 0
+    shape = tuple(rows if size is None else size for size in spec.shape or ())
+    array = _objects([body], shape) if text else _from_bytes(body, 0, len(body), spec.dtype, shape, where)
+    outputs = _outputs(None, signature, True)
+    return Call(signature, {spec.name: array}, Form(None, outputs, context))
+
+
+def _parameters(value: Any, where: str) -> Mapping[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, OBJECTS):
+        raise BadRequest(f"{where}: expected an object, got {kind(value)}")
+    return members(value, where)
+
+
+def _flag(parameters: Mapping[str, Any], name: str, where: str, default: bool) -> bool:
+    value = parameters.get(name)
+    if value is None:
+        return default
+    if not isinstance(value, bool):
+        raise BadRequest(f"{where}.{name}: expected true or false, got {kind(value)}")
+    return value
+
+
+def _outputs(value: Any, signature: Signature, binary: bool) -> tuple[Output, ...]:
+    """Return what is asked for, or every output; `binary` holds for those that do not say."""
+    if value is not None and not isinstance(value, LISTS):
+        raise BadRequest(f"outputs: expected a list, got {kind(value)}")
+    if not value:
+        return tuple([_output(spec, binary, "outputs") for spec in signature.outputs.values()])
+    found: dict[str, Output] = {}
+    for index, entry in enumerate(value):
+        where = f"outputs[{index}]"
+        fields = _fields(entry, where)
+        spec = _spec(fields, signature.outputs, found, where, "output")
+        parameters = _parameters(fields.get("parameters"), f"{where}.parameters")
+        if parameters.get("classification"):
+            raise BadRequest(f"{where}.parameters.classification: there is no such extension here")
+        found[spec.name] = _output(spec, _flag(parameters, "binary_data", f"{where}.parameters", binary), where)
+    return tuple(found.values())
+
+
+def _output(spec: TensorSpec, binary: bool, where: str) -> Output:
+    if spec.dtype.v2_name is None:
+        raise BadRequest(f"{where}: {spec.name!r} is {spec.dtype.label}, which this protocol lacks; ask for others")
+    if spec.dtype.v2_name in BINARY_ONLY and not binary:
+        raise BadRequest(
+            f"{where}: {spec.name!r} is {spec.dtype.v2_name}, which has no JSON form; ask for it in binary, with "
+            '"parameters": {"binary_data_output": true} in the request'
+        )
+    return Output(spec, binary)
+
+
+def _inputs(document: Document, value: Any, signature: Signature, body: bytes, start: int) -> dict[str, Array]:
+    """Return the tensors; the binary ones are in `body`, from `start` on."""
+    if not isinstance(value, LISTS):
+        if value is None:
+            others = ", ".join(repr(name[:40]) for name in list(document.root)[:10]) or "nothing"
+            raise BadRequest(f"body: expected 'inputs' (a list of tensors), got {others}")
+        raise BadRequest(f"inputs: expected a list of tensors, got {kind(value)}")
+    inputs: dict[str, Array] = {}
+    position = start
+    for index, entry in enumerate(value):
+        where = f"inputs[{index}]"
+        fields = _fields(entry, where)
+        spec = _spec(fields, signature.inputs, inputs, where, "input")
+        shape = _declared(fields, spec, where)
+        size = _binary_size(fields, where, len(body) - position, start < len(body))
+        if size is None:
+            inputs[spec.name] = _from_json(document, fields["data"], spec.dtype, shape, f"{where}.data")
+        else:
+            inputs[spec.name] = _from_bytes(body, position, size, spec.dtype, shape, where)
+            position += size
+    if missing := [name for name in signature.inputs if name not in inputs]:
+        raise BadRequest(f"inputs: {missing[0]!r} is missing; expected {', '.join(map(repr, signature.inputs))}")
+    if position < len(body):
+        raise BadRequest(
+            f"body: expected {position - start} bytes after the JSON, as the inputs' binary_data_size add up to, "
+            f"got {len(body) - start}"
+        )
+    return inputs
+
+
+def _fields(entry: Any, where: str) -> dict[str, Any]:
+    if not isinstance(entry, OBJECTS):
+        raise BadRequest(f"{where}: expected an object with a name, got {kind(entry)}")
+    return members(entry, where)
+
+
+def _spec(
+    fields: Mapping[str, Any], specs: Mapping[str, TensorSpec], found: Mapping[str, Any], where: str, side: str
+) -> TensorSpec:
+    name = fields.get("name")
+    if not isinstance(name, str):
+        raise BadRequest(f"{where}.name: expected a string, got {kind(name) if 'name' in fields else 'nothing'}")
+    spec = specs.get(name)
+    if spec is None:
+        left = [known for known in specs if known not in found]
+        name = name[:200]
+        raise BadRequest(f"{where}.name: the signature has no {side} {name!r}{did_you_mean(name, left or specs)}")
+    if name in found:
+        raise BadRequest(f"{where}.name: {name!r} stands twice")
+    return spec
+
+
+def _declared(fields: Mapping[str, Any], spec: TensorSpec, where: str) -> tuple[int, ...]:
+    """Return the shape that a tensor says it has, once it and the datatype are what the signature declares."""
+    wanted, datatype = _datatype(spec.dtype), fields.get("datatype")
+    if datatype != wanted:
+        came = kind(datatype) if "datatype" in fields else "nothing"
+        raise BadRequest(f"{where}.datatype: expected {wanted} for {spec.name!r}, got {came}")
+    sizes = fields.get("shape")
+    if not isinstance(sizes, LISTS):
+        came = kind(sizes) if "shape" in fields else "nothing"
+        raise BadRequest(f"{where}.shape: expected a list of sizes for {spec.name!r}, got {came}")
+    if len(sizes) > MAX_RANK:
+        raise BadRequest(f"{where}.shape: expected at most {MAX_RANK} sizes, got {len(sizes)}")
+    shape = tuple([
+        size if type(size) is int and size >= 0 else _size(size, f"{where}.shape[{axis}]")
+        for axis, size in enumerate(sizes)
+    ])  # fmt: skip
+    if problem := check(spec, shape):
+        raise BadRequest(f"{where}.shape: {spec.name!r}: {problem}")
+    if 0 in shape and math.prod(size for size in shape if size) > MOST_BESIDE_ZERO:
+        raise BadRequest(f"{where}.shape: {shape_text(shape)} is too large beside its 0")
+    return shape
+
+
+def _size(value: Any, where: str) -> int:
+    if type(value) is float and value.is_integer():
+        value = int(value)
+    if type(value) is not int or value < 0:
+        raise BadRequest(f"{where}: expected a whole number of 0 or more, got {kind(value)}")
+    return value
+
+
+def _binary_size(fields: Mapping[str, Any], where: str, left: int, binary: bool) -> int | None:
+    """Return how many bytes of the body a tensor's data are, None if it is in JSON."""
+    parameters = _parameters(fields.get("parameters"), f"{where}.parameters") if "parameters" in fields else {}
+    value = parameters.get("binary_data_size")
+    if (value is None) == (fields.get("data") is None):
+        came = "neither" if value is None else "both"
+        raise BadRequest(f"{where}: expected either data or parameters.binary_data_size, got {came}")
+    if value is None:
+        return None
+    size = _size(value, f"{where}.parameters.binary_data_size")
+    if size > left:
+        hint = "" if binary else f"; the header {HEADER} says where the JSON ends"
+        raise BadRequest(f"{where}.parameters.binary_data_size: expected at most {left}, got {size}{hint}")
+    return size
+
+
+def _datatype(dtype: DType) -> str:
+    if dtype.v2_name is None:
+        raise BadRequest(f"the model takes {dtype.label}, which this protocol lacks", example=False)
+    return dtype.v2_name
+
+
+def _from_json(document: Document, data: Any, dtype: DType, shape: tuple[int, ...], where: str) -> Array:
+    if dtype.v2_name in BINARY_ONLY:
+        raise BadRequest(f"{where}: {dtype.v2_name} has no JSON form; send it in binary", example=False)
+    array = nest_to_array(document, data, dtype, where, whole_decimals=True)
+    if array.shape == shape:
+        return array
+    count = math.prod(shape)
+    if array.ndim != 1:
+        raise BadRequest(
+            f"{where}: expected {count} elements, flat or nested as the shape {shape_text(shape)} says, "
+            f"got the shape {shape_text(array.shape)}"
+        )
+    if array.size != count:
+        raise BadRequest(f"{where}: expected {count} elements for the shape {shape_text(shape)}, got {array.size}")
+    return array.reshape(shape)
+
+
+def _from_bytes(body: bytes, start: int, size: int, dtype: DType, shape: tuple[int, ...], where: str) -> Array:
+    """Return the tensor whose data are `size` bytes of the body: the bytes themselves, not a copy, and read-only.
+
+    They may be unaligned; NumPy knows it of its array, and TensorFlow copies what it cannot use as it is.
+    """
+    count = math.prod(shape)
+    if dtype.kind == "S":
+        return _objects(_strings(body, start, size, count, where), shape)
+    width = dtype.numpy.itemsize
+    if size != count * width:
+        raise BadRequest(
+            f"{where}: expected {count * width} bytes for {dtype.v2_name} of the shape {shape_text(shape)}, got {size}"
+        )
+    if dtype.kind == "b":
+        octets = np.frombuffer(body, np.uint8, count, start)
+        if (wrong := octets > 1).any():
+            first = int(np.argmax(wrong))
+            raise BadRequest(f"{where}: expected bytes of 0 or 1 for BOOL, got {octets[first]} at element {first}")
+    return np.frombuffer(body, dtype.numpy, count, start).reshape(shape)
+
+
+_LENGTH = struct.Struct("<I")
+
+
+def _strings(body: bytes, start: int, size: int, count: int, where: str) -> list[bytes]:
+    end = start + size
+    if count * _LENGTH.size > size:
+        raise BadRequest(f"{where}: expected {count} elements of BYTES, each behind its length, got {size} bytes")
+    elements = []
+    for index in range(count):
+        if end - start < _LENGTH.size:
+            raise BadRequest(f"{where}: expected {count} elements of BYTES, got {index}")
+        (length,) = _LENGTH.unpack_from(body, start)
+        start += _LENGTH.size
+        if length > end - start:
+            raise BadRequest(f"{where}: element {index} says {length} bytes, got {end - start}")
+        elements.append(body[start : start + length])
+        start += length
+    if start < end:
+        raise BadRequest(f"{where}: expected {count} elements of BYTES, got {end - start} bytes more")
+    return elements
+
+
+def _objects(elements: list[bytes], shape: tuple[int, ...]) -> Array:
+    array = np.empty(len(elements), object)
+    array[:] = elements
+    return array.reshape(shape)
+
+
+# The answer
+
+
+def _answer(spec: TensorSpec, array: Array, blobs: list[Any] | None) -> dict[str, Any]:
+    answer: dict[str, Any] = {"name": spec.name, "shape": array.shape, "datatype": spec.dtype.v2_name}
+    if blobs is None:
+        answer["data"] = _text(spec.name, array) if spec.dtype.kind == "S" else to_values(array.ravel(), spec.name)
+        return answer
+    blob = to_bytes(array)
+    blobs.append(blob)
+    answer["parameters"] = {"binary_data_size": len(blob)}
+    return answer
+
+
+def _text(name: str, array: Array) -> list[str]:
+    texts = []
+    for index, element in enumerate(array.ravel().tolist()):
+        try:
+            texts.append(element.decode())
+        except UnicodeDecodeError:
+            raise BadRequest(
+                f"outputs: element {index} of {name!r} is not UTF-8, which JSON cannot hold; ask for it in binary, "
+                f'with "outputs": [{{"name": "{name}", "parameters": {{"binary_data": true}}}}]',
+                example=False,
+            ) from None
+    return texts
+
+
+def to_bytes(array: Array) -> bytes | memoryview:
+    """Return a tensor's elements as the binary extension has them."""
+    if array.dtype == object:
+        elements = array.ravel().tolist()
+        return b"".join([part for element in elements for part in (_LENGTH.pack(len(element)), element)])
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
+# What is offered
+
+
+def _tensors(signature: Signature) -> dict[str, Any]:
+    return {
+        side: [
+            {
+                "name": spec.name,
+                # A type that the protocol lacks is shown by its own name, for it is there
+                "datatype": spec.dtype.v2_name or spec.dtype.label.upper(),
+                "shape": [-1] if spec.shape is None else [-1 if size is None else size for size in spec.shape],
+            }
+            for spec in specs.values()
+        ]
+        for side, specs in (("inputs", signature.inputs), ("outputs", signature.outputs))
+    }
+
+
+def _saved(signature: Signature, saved: Mapping[str, Any]) -> Mapping[str, Array] | None:
+    """Return the inputs of an example that the exporter wrote in TensorFlow Serving's form."""
+    try:
+        return tensorflow_serving.decode(orjson.dumps(saved), {signature.name: signature}).inputs
+    except BadRequest:
+        return None
+
+
+def _filler(spec: TensorSpec) -> Array:
+    array = np.zeros([1 if size is None else size for size in spec.shape or ()], spec.dtype.numpy)
+    if spec.dtype.kind == "S":
+        array.fill(b"text")
+    return array
+
+
+def _json(array: Array) -> Any:
+    return to_values(array.ravel(), "")

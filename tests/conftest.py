@@ -1,0 +1,63 @@
+"""What many tests share: a served model, in this process or behind a real server."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serving import model, settings
+from serving.handler import handle
+from serving.http import Request, Response
+
+ROOT = Path(__file__).parent.parent
+EMBEDDED = ROOT / "model"
+
+Serve = Callable[..., Callable[..., Response]]
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
+    """Serve a folder in this process: `ask = serve(folder, MODEL_NAME="x")`, then `ask("POST", "/", b"...")`."""
+
+    def start(directory: Path = EMBEDDED, **environment: str) -> Callable[..., Response]:
+        for variable in settings.VARIABLES:
+            monkeypatch.delenv(variable, raising=False)
+        for variable, value in {"MODEL_DIR": str(directory), **environment}.items():
+            monkeypatch.setenv(variable, value)
+        settings.current.cache_clear()
+        model.forget()
+
+        def ask(method: str, path: str, body: Any = b"", **headers: str) -> Response:
+            if not isinstance(body, bytes):
+                body = json.dumps(body).encode()
+            named = {name.replace("_", "-"): value for name, value in headers.items()}
+            return handle(Request(method, path, headers=named, body=body))
+
+        return ask
+
+    yield start
+    settings.current.cache_clear()
+    model.forget()
+
+
+@pytest.fixture(scope="session")
+def examples() -> dict[str, Any]:
+    """Return the requests that the embedded model's exporter left beside it."""
+    found: dict[str, Any] = json.loads((EMBEDDED / "assets.extra" / "examples.json").read_bytes())
+    return found
+
+
+@pytest.fixture(scope="session")
+def answers() -> dict[str, Any]:
+    """Return TensorFlow's own answers to them."""
+    found: dict[str, Any] = json.loads((EMBEDDED / "assets.extra" / "answers.json").read_bytes())
+    return found
+
+
+def plain_environment(**more: str) -> dict[str, str]:
+    """Return the environment without our variables, for a process of its own."""
+    kept = {name: value for name, value in os.environ.items() if name not in settings.VARIABLES}
+    return {**kept, **more}

@@ -1,0 +1,266 @@
+"""JSON ↔ arrays: the quick way and the careful way agree, and nothing is repaired in silence."""
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from serving.dtypes import DTYPES, DType
+from serving.http import BadRequest
+from serving.protocols import json_tensors
+from serving.protocols.json_tensors import Document, to_array, to_values
+from serving.signature import TensorSpec
+
+BY_NAME = {dtype.numpy_name: dtype for dtype in DTYPES}
+FLOAT, INT, UINT, BYTE, BOOL, TEXT = (
+    BY_NAME[name] for name in ("float32", "int64", "uint64", "uint8", "bool", "object")
+)
+
+
+def decode(text: bytes, dtype: DType) -> np.ndarray[Any, Any]:
+    """Decode one value of free shape."""
+    document = Document(b'{"x": ' + text + b"}")
+    return to_array(document, document.root["x"], TensorSpec("x", dtype, None, "x:0"), "x")
+
+
+# fmt: off
+RIGHT = [
+    # JSON                              dtype   array
+    (b"1",                              FLOAT,  np.float32(1)),
+    (b"[]",                             FLOAT,  np.zeros(0, np.float32)),
+    (b"[[], []]",                       FLOAT,  np.zeros((2, 0), np.float32)),
+    (b"[[1, 2.5], [3e1, -0.5]]",        FLOAT,  np.array([[1, 2.5], [30, -0.5]], np.float32)),
+    (b"[NaN, Infinity, -Infinity]",     FLOAT,  np.array([math.nan, math.inf, -math.inf], np.float32)),
+    (b"[9223372036854775807]",          INT,    np.array([2**63 - 1])),
+    (b"[-9223372036854775808]",         INT,    np.array([-(2**63)])),
+    (b"[18446744073709551615]",         UINT,   np.array([2**64 - 1], np.uint64)),
+    (b"[0, 255]",                       BYTE,   np.array([0, 255], np.uint8)),
+    (b"[true, false]",                  BOOL,   np.array([True, False])),
+    (b'["a", {"b64": "AP8="}]',         TEXT,   np.array([b"a", b"\x00\xff"], object)),
+    (b'{"b64": "AP8"}',                 TEXT,   np.array(b"\x00\xff", object)),
+    (b'{"b64": " A P\\n8 = "}',         TEXT,   np.array(b"\x00\xff", object)),
+    ('"Zoë\\u0000\\ud83d\\ude00"'.encode(), TEXT, np.array("Zoë\0😀".encode(), object)),
+    (b"[[[1]], [[2]]]",                 INT,    np.array([[[1]], [[2]]])),
+]
+
+WRONG = [
+    # JSON                              dtype   words
+    (b"null",                           FLOAT,  "x: expected float32, got null"),
+    (b'"1.5"',                          FLOAT,  'x: expected float32, got the string "1.5"'),
+    (b"[1, true]",                      FLOAT,  "x[1]: expected float32, got true"),
+    (b"[[1, 2], [3, null]]",            FLOAT,  "x[1][1]: expected float32, got null"),
+    (b"[[1, 2], [3]]",                  FLOAT,  "x[1]: expected 2 elements as in the first of its neighbours, got 1"),
+    (b"[[1, 2, 3], [4], [5, 6]]",       FLOAT,  "x[1]: expected 3 elements"),
+    (b"[[1, 2], 3, 4]",                 FLOAT,  "x[1]: expected a list of 2 as its neighbours are, got 3"),
+    (b"[1, [2]]",                       FLOAT,  "x[1]: expected float32, got a list"),
+    (b"[[1, 2], [[3], [4]]]",           FLOAT,  "x[1][0]: expected float32, got a list"),
+    (b"[[5], []]",                      FLOAT,  "x[1]: expected 1 elements"),
+    (b"[1e39]",                         FLOAT,  "x[0]: expected float32, got 1e+39, which is out of its range"),
+    (b"[2.5]",                          INT,    "x[0]: expected int64, got 2.5"),
+    (b"[2.0]",                          INT,    "x[0]: expected int64, got 2.0"),
+    (b"[1e2]",                          INT,    "x[0]: expected int64, got 100.0"),
+    (b"[NaN]",                          INT,    "x[0]: expected int64, got NaN"),
+    (b"[9223372036854775808]",          INT,    "x[0]: expected int64, from -9223372036854775808 to"),
+    (b"[-1]",                           UINT,   "x[0]: expected uint64, from 0 to 18446744073709551615, got -1"),
+    (b"[18446744073709551616]",         UINT,   "x[0]: expected uint64, from 0"),
+    (b"[256]",                          BYTE,   "x[0]: expected uint8, from 0 to 255, got 256"),
+    (b"[1]",                            BOOL,   "x[0]: expected bool, got 1"),
+    (b'["true"]',                       BOOL,   'x[0]: expected bool, got the string "true"'),
+    (b"[5]",                            TEXT,   'x[0]: expected a string or {"b64": "..."}, got 5'),
+    (b'{"b64": 5}',                     TEXT,   'x: expected a string or {"b64": "..."}, got an object'),
+    (b'{"b64": "AA==", "c": 1}',        TEXT,   "x: expected a string"),
+    (b'{"b64": "A"}',                   TEXT,   "x: expected base64, got 1 characters"),
+    (b'{"b64": "AP_="}',                TEXT,   "the web-safe alphabet"),
+    (b'{"b64": "!!"}',                  TEXT,   "got the character '!'"),
+    (b'{"b64": "AA=="}',                FLOAT,  "x: expected float32, got base64 bytes; only a string input takes them"),
+    (b'{"a": 1}',                       FLOAT,  "x: expected float32, got an object"),
+    (b"[" * 33 + b"1" + b"]" * 33,      FLOAT,  "x: expected lists nested at most 32 deep"),
+    (b"[1]",            BY_NAME["complex64"],   "x: complex64 has no JSON form"),
+]
+
+NO_JSON = [
+    # body                              words
+    (b"",                               "body: expected a JSON object, got nothing"),
+    (b" \n",                            "body: expected a JSON object, got nothing"),
+    (b"[1]",                            "body: expected a JSON object, got a list"),
+    (b"1",                              "body: expected a JSON object, got 1"),
+    (b'"' + b"x" * 99 + b'"',           "body: expected a JSON object, got a string"),
+    (b'{"a": 1}x',                      "body: not JSON: Extra data at line 1, column 9"),
+    (b'{"a": 1',                        "body: not JSON: Expecting ',' delimiter"),
+    (b"{'a': 1}",                       "body: not JSON: Expecting property name"),
+    (b'{"a": 01}',                      "body: not JSON"),
+    (b'{"a": 1,}',                      "body: not JSON"),
+    (b'{"a": .5}',                      "body: not JSON"),
+    (b'{"a": +1}',                      "body: not JSON"),
+    (b'{"a": Nan}',                     "body: not JSON"),
+    (b'{"a": 1e400}',                   "body: the number 1e400 is too large for a double"),
+    (b'{"a": ' + b"9" * 5000 + b"}",    "body: a number of 5000 digits, expected at most 40"),
+    (b'{"a": 1, "a": 2}',               "body: the key 'a' stands twice"),
+    (b'{"a": NaN, "a": 2}',             "body: the key 'a' stands twice"),
+    (b'{"a": "\xff"}',                  "body: not JSON: not UTF-8 at byte 7"),
+    (b'{"a": "\\ud800"}',               "body: not JSON: half a surrogate pair in a string"),
+    (b'{"\\ud800": 1}',                 "body: not JSON: half a surrogate pair in a string"),
+    (b"[" * 200_000,                    "body: nested too deep"),
+    (b'{"a":' * 200_000,                "body: nested too deep"),
+    (b"\x1f\x8b\x08\x00\x00",           "body: not JSON"),
+    (b"--boundary\r\nContent-",         "body: not JSON"),
+    (b"x=1&y=2",                        "body: not JSON"),
+]
+# fmt: on
+
+
+@pytest.mark.parametrize(("text", "dtype", "wanted"), RIGHT)
+def test_a_value_becomes_an_array(text: bytes, dtype: DType, wanted: Any) -> None:
+    array = decode(text, dtype)
+    assert (array.dtype, array.shape) == (dtype.numpy, np.shape(wanted))
+    np.testing.assert_array_equal(array, wanted)
+
+
+@pytest.mark.parametrize(("text", "dtype", "words"), WRONG)
+def test_a_wrong_value_is_named(text: bytes, dtype: DType, words: str) -> None:
+    with pytest.raises(BadRequest) as raised:
+        decode(text, dtype)
+    assert words in str(raised.value)
+
+
+@pytest.mark.parametrize(("body", "words"), NO_JSON)
+def test_what_is_no_json_object_is_refused(body: bytes, words: str) -> None:
+    with pytest.raises(BadRequest) as raised:
+        Document(body)
+    assert words in str(raised.value)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3) | st.just("b64"), inner, max_size=2)
+    ),
+    max_leaves=20,
+)
+NUMBERS = st.recursive(
+    st.integers(-300, 300) | st.floats(width=32),
+    lambda inner: st.lists(inner, max_size=4),
+    max_leaves=30,
+)
+
+
+@hypothesis(max_examples=1500, deadline=None)
+@given(st.one_of(NUMBERS, JSON), st.sampled_from([FLOAT, INT, UINT, BYTE, BOOL, TEXT, BY_NAME["float16"]]))
+def test_the_quick_way_gives_what_the_careful_way_gives(value: Any, dtype: DType) -> None:
+    body = json.dumps({"x": value}).encode()
+
+    def outcome(quick: bool) -> Any:
+        try:
+            document = Document(body)
+            root = document.root if quick else json_tensors._parse_carefully(body)
+            array = to_array(document, root["x"], TensorSpec("x", dtype, None, "x:0"), "x")
+        except BadRequest as error:
+            return str(error)
+        return array.dtype, array.shape, array.tolist() if dtype.kind != "f" else array.tobytes()
+
+    assert outcome(quick=True) == outcome(quick=False)
+
+
+@hypothesis(max_examples=500, deadline=None)
+@given(NUMBERS)
+def test_only_rectangles_are_taken_as_numpy_would(value: Any) -> None:
+    try:
+        wanted = np.array(value, np.float64)
+    except ValueError:  # ragged
+        with pytest.raises(BadRequest):
+            decode(json.dumps(value).encode(), BY_NAME["float64"])
+    else:
+        array = decode(json.dumps(value).encode(), BY_NAME["float64"])
+        np.testing.assert_array_equal(array, wanted)
+
+
+SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=3)
+
+
+@hypothesis(max_examples=300, deadline=None)
+@given(
+    st.sampled_from(
+        [
+            "bool",
+            "int8",
+            "int16",
+            "int32",
+            "int64",
+            "uint8",
+            "uint16",
+            "uint32",
+            "uint64",
+            "float16",
+            "float32",
+            "float64",
+        ]
+    ),
+    st.data(),
+)
+def test_numbers_come_back_as_they_went(name: str, data: st.DataObject) -> None:
+    array = data.draw(hnp.arrays(np.dtype(name), SHAPES))
+    text = orjson.dumps(to_values(array, "y"), option=orjson.OPT_SERIALIZE_NUMPY)
+    if 0 in array.shape[:-1]:
+        return  # a list of no lists does not tell their length
+    came = decode(text, BY_NAME[name])
+    assert (came.dtype, came.shape) == (array.dtype, array.shape)
+    np.testing.assert_array_equal(came, array)
+
+
+@given(hnp.arrays(object, SHAPES, elements=st.binary(max_size=4)), st.booleans())
+def test_bytes_come_back_as_they_went(array: np.ndarray[Any, Any], as_bytes: bool) -> None:
+    text = orjson.dumps(to_values(array, "y_bytes" if as_bytes else "y"))
+    if 0 not in array.shape[:-1]:
+        came = decode(text, TEXT)
+        assert (came.shape, came.tolist()) == (array.shape, array.tolist())
+
+
+WRITTEN = [
+    # array                                              name        JSON
+    (np.array([2.1, 9e6, 3], np.float32),                "y",        b"[2.1,9000000.0,3.0]"),
+    (np.array([math.nan, 1.5, -math.inf], np.float32),   "y",        b"[NaN,1.5,-Infinity]"),
+    (np.array([[0.1, math.inf]], np.float32),            "y",        b"[[0.1,Infinity]]"),
+    (np.array(math.nan, np.float64),                     "y",        b"NaN"),
+    (np.array([2**63 - 1]),                              "y",        b"[9223372036854775807]"),
+    (np.array([True, False]),                            "y",        b"[true,false]"),
+    (np.array([b"a", b"\xff"], object),                  "y",        b'["a",{"b64":"/w=="}]'),
+    (np.array([b"a"], object),                           "y_bytes",  b'[{"b64":"YQ=="}]'),
+    (np.array([1], np.int8),                             "y_bytes",  b"[1]"),
+    (np.zeros((2, 0), object),                           "y",        b"[[],[]]"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("array", "name", "wanted"), WRITTEN)
+def test_an_array_is_written_as_tensorflow_serving_writes_it(array: Any, name: str, wanted: bytes) -> None:
+    assert orjson.dumps(to_values(array, name), option=orjson.OPT_SERIALIZE_NUMPY) == wanted
+
+
+def test_bfloat16_is_written_with_its_own_digits() -> None:
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    assert (
+        orjson.dumps(to_values(np.array([1.5, -2], ml_dtypes.bfloat16), "y"), option=orjson.OPT_SERIALIZE_NUMPY)
+        == b"[1.5,-2.0]"
+    )
+
+
+TRICKS = [
+    # a string that looks like brackets must not stand in for the real ones
+    b'{"note": "[[,],[,]]", "x": [[1, 2], [3]]}',
+    b'{"x": [[1, 2, 3], [4], [5, 6]], "note": "]["}',
+    b'{"x": [[1, 2], [3, 4, 5], [6]]}',
+    b'{"x": [[[1], [2]], [[3, 4]]]}',
+]
+
+
+@pytest.mark.parametrize("body", TRICKS)
+def test_ragged_numbers_are_never_taken_for_a_rectangle(body: bytes) -> None:
+    document = Document(body)
+    with pytest.raises(BadRequest):
+        to_array(document, document.root["x"], TensorSpec("x", FLOAT, None, "x:0"), "x")

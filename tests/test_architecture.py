@@ -1,0 +1,57 @@
+"""What the house promises of itself."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+SERVING = sorted((ROOT / "serving").rglob("*.py"))
+
+
+def imports(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return {name.partition(".")[0] for name in names}
+
+
+@pytest.mark.parametrize("path", SERVING, ids=lambda path: str(path.relative_to(ROOT)))
+def test_serving_never_imports_tensorflows_python_package(path: Path) -> None:
+    assert not imports(path) & {"tensorflow", "keras", "exporting", "training", "bench", "tests"}
+
+
+@pytest.mark.parametrize("path", SERVING, ids=lambda path: str(path.relative_to(ROOT)))
+def test_flask_and_ctypes_and_the_environment_stay_behind_their_doors(path: Path) -> None:
+    if path.name != "flask.py":
+        assert not imports(path) & {"flask", "functions_framework", "werkzeug"}
+    if path.name != "tensorflow_c.py":
+        assert "ctypes" not in imports(path)
+    if path.name != "settings.py":
+        assert not re.search(r"os\.getenv|os\.environ(?!\.setdefault)", path.read_text())
+
+
+def test_every_run_time_dependency_is_pinned_and_has_its_reason() -> None:
+    reason = False
+    for line in (ROOT / "requirements.txt").read_text().splitlines()[1:]:
+        if line.startswith("#"):
+            reason = True
+        elif line:
+            assert re.match(r"[A-Za-z0-9_.-]+==[0-9][0-9.]*(;|$)", line), line
+            assert reason, line
+        else:
+            reason = False
+
+
+def test_nothing_tracked_names_the_machine_it_was_written_on() -> None:
+    pattern = re.compile(r"(?<![\w.])/(?:work|root|home|Users)/\w")
+    for path in ROOT.rglob("*"):
+        parts = path.relative_to(ROOT).parts
+        tracked = path.suffix in {".py", ".md", ".sh", ".toml", ".txt", ".json"} and not parts[0].startswith(".")
+        if tracked and path != Path(__file__):
+            assert not pattern.search(path.read_text(errors="replace")), path

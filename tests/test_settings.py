@@ -1,0 +1,59 @@
+"""The environment: every variable checked at the start, in one line."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from serving.settings import VARIABLES, SettingError, read
+from tests.conftest import ROOT, plain_environment
+
+WRONG = [
+    # variable                 value            words
+    ("MODEL_NAME",             "a/b",           "MODEL_NAME: expected a name"),
+    ("MODEL_NAME",             "a b",           "MODEL_NAME: expected a name"),
+    ("MODEL_NAME",             "x" * 129,       "MODEL_NAME: expected a name"),
+    ("PORT",                   "eighty",        "PORT: expected a whole number from 1 to 65535, got 'eighty'"),
+    ("PORT",                   "0",             "PORT: expected a whole number"),
+    ("PORT",                   "65536",         "PORT: expected a whole number"),
+    ("MAX_BODY_BYTES",         "8M",            "MAX_BODY_BYTES: expected a whole number"),
+    ("MAX_BODY_BYTES",         "-1",            "MAX_BODY_BYTES: expected a whole number"),
+    ("RUNTIME",                "java",          "RUNTIME: expected one of auto, c, python, got 'java'"),
+    ("INTER_OP_THREADS",       "-2",            "INTER_OP_THREADS: expected a whole number from -1"),
+    ("TENSORFLOW_LIBRARY_DIR", "/no/such",      "TENSORFLOW_LIBRARY_DIR: expected an existing folder"),
+    ("CUSTOM_OP_LIBRARIES",    "/no/such.so",   "CUSTOM_OP_LIBRARIES: expected existing files"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("variable", "value", "words"), WRONG)
+def test_a_bad_value_is_named(variable: str, value: str, words: str) -> None:
+    with pytest.raises(SettingError) as raised:
+        read({variable: value})
+    assert str(raised.value).startswith(words)
+
+
+def test_an_unset_or_empty_variable_has_its_default() -> None:
+    assert read({}) == read(dict.fromkeys(VARIABLES, ""))
+    assert read({}).port == 8080
+
+
+def test_every_variable_is_in_the_readme_with_its_default() -> None:
+    readme = (ROOT / "README.md").read_text()
+    for variable, (default, _) in VARIABLES.items():
+        row = next((line for line in readme.splitlines() if line.startswith(f"| `{variable}`")), "")
+        shown = "model/" if variable == "MODEL_DIR" else default
+        assert row, variable
+        assert not shown or f"`{shown}`" in row, row
+
+
+def test_a_bad_value_stops_the_start_with_one_line(tmp_path: Path) -> None:
+    framework = Path(sys.executable).parent / "functions-framework"
+    run = subprocess.run(
+        [framework, "--target", "predict"],
+        cwd=ROOT, env=plain_environment(MODEL_NAME="a/b"), capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert run.returncode == 1
+    assert run.stderr.strip().splitlines() == [
+        "main.py: MODEL_NAME: expected a name of 1 to 128 characters without '/', ':' or white space, got 'a/b'"
+    ]

@@ -1,0 +1,249 @@
+"""Train the embedded model and export it: `python -m training.digits`.
+
+Writes
+
+    model/                        what is served: the SavedModel, its card, an example request to each signature
+    training/digits.state.json    what is not: all that is known about the training, and what came of it
+
+One seed decides everything, so that two runs on one machine write the same weights, byte for byte.
+"""
+
+import base64
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from string import Template
+from typing import Any
+
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+import sklearn
+import tensorflow as tf
+from scipy import ndimage
+
+from training import reader
+from training.data import SEED, Digits, Labels, Scans, load, split
+from training.pictures import encode, paint, smallest_png
+
+ROOT = Path(__file__).parent.parent
+MODEL = ROOT / "model"
+STATE = ROOT / "training" / "digits.state.json"
+CARD = ROOT / "training" / "card.md"
+
+REPEATED = 8  # copies of each scan, as it is
+REDRAWN = 24  # copies of each scan, as other hands might have drawn it
+EPOCHS = 8
+BATCH = 64
+LEARNING_RATE = 2e-3  # at first; a cosine takes it to 0 at the last step
+
+
+def redraw(scan: Scans, random: np.random.Generator) -> Scans:
+    """Return the strokes of a scan [0..1, larger], turned, slanted, stretched, and thicker or thinner."""
+    large = ndimage.zoom(np.pad(scan, 2) / reader.DEPTH, 5, order=3, grid_mode=True, mode="nearest").clip(0.0, 1.0)
+    turn, slant = random.normal(0.0, 0.10), random.normal(0.0, 0.12)
+    stretch = np.exp(random.normal(0.0, 0.08, size=2))
+    matrix = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn) + slant, np.cos(turn)]]) * stretch
+    middle = np.array(large.shape) / 2 - 0.5
+    drawn = ndimage.affine_transform(large, matrix, middle - matrix @ middle, order=1)
+    if random.random() < 0.7:  # where grey becomes ink decides how thick a stroke is
+        drawn = 0.5 + (drawn - random.uniform(0.25, 0.75) * drawn.max()) * random.uniform(1.5, 8.0)
+        drawn = drawn.clip(0.0, 1.0)
+    return (drawn / drawn.max()).astype(np.float32)
+
+
+def augment(digits: Digits) -> Digits:
+    """Return every scan as it is and redrawn, prepared by the graph that prepares pictures when the model serves."""
+    random = np.random.default_rng(SEED)
+    fit = tf.function(reader.fit, autograph=False, input_signature=[tf.TensorSpec((None, None), tf.float32)])
+
+    def redrawn() -> Iterator[Scans]:
+        for scan in np.tile(digits.scans, (REDRAWN, 1, 1)):
+            move = random.normal(0.0, (0.15, 0.35)).clip(-1.0, 1.0)
+            yield ndimage.shift(fit(redraw(scan, random)).numpy(), move, order=1, mode="nearest")
+
+    scans = np.concatenate([np.tile(digits.scans, (REPEATED, 1, 1)), np.stack(list(redrawn()))])
+    return Digits(scans, np.tile(digits.labels, REPEATED + REDRAWN))
+
+
+def build() -> keras.Model:
+    """Return the network, untrained: from scans [n, 8, 8, 1], the darkest block of each 1, to ten logits."""
+    return keras.Sequential(
+        [
+            keras.Input((reader.SIDE, reader.SIDE, 1)),
+            keras.layers.Conv2D(24, 3, padding="same", activation="relu"),
+            keras.layers.Conv2D(48, 3, padding="same", activation="relu"),
+            keras.layers.MaxPooling2D(),
+            keras.layers.Dropout(0.3),
+            keras.layers.Flatten(),
+            keras.layers.Dense(64, activation="relu"),
+            keras.layers.Dropout(0.3),
+            keras.layers.Dense(10),
+        ]
+    )
+
+
+def train(digits: Digits) -> keras.Model:
+    """Return the network, trained. Resets the process's random state, and makes its TensorFlow deterministic."""
+    keras.utils.set_random_seed(SEED)
+    tf.config.experimental.enable_op_determinism()
+    examples = augment(digits)
+    network = build()
+    steps = EPOCHS * -(-len(examples) // BATCH)
+    network.compile(
+        optimizer=keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(LEARNING_RATE, steps)),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        jit_compile=False,
+    )
+    inputs = reader.normalize(tf.constant(examples.scans)).numpy()
+    network.fit(inputs, examples.labels, batch_size=BATCH, epochs=EPOCHS, verbose=2)
+    return network
+
+
+def export(network: keras.Model, folder: Path) -> None:
+    """Write the network as a SavedModel: a pure function of its inputs, with no state of the training in it."""
+    for stale in ("variables", "assets"):
+        shutil.rmtree(folder / stale, ignore_errors=True)
+    weights = [weight.value for weight in network.trainable_variables]
+    module = reader.Reader(lambda scans: network(scans, training=False), weights)
+    signatures = {"serving_default": module.read_image, "pixels": module.read_pixels}
+    tf.saved_model.save(module, str(folder), signatures=signatures)
+
+
+def ways_to_send(scans: Scans) -> dict[str, tf.Tensor]:
+    """Return the same scans in every form of which the card gives the accuracy."""
+
+    def files(side: int, dark_on_light: bool, mode: str) -> tf.Tensor:
+        return tf.constant([encode(paint(scan, side, 0, dark_on_light).convert(mode)) for scan in scans])
+
+    return {
+        "pixels": tf.constant(scans),
+        "grey PNG, 8x8, light on dark": files(8, False, "L"),
+        "grey PNG, 8x8, dark on light": files(8, True, "L"),
+        "RGB PNG, 64x64, light on dark": files(64, False, "RGB"),
+        "RGB PNG, 64x64, dark on light": files(64, True, "RGB"),
+    }
+
+
+def read(model: Any, sent: tf.Tensor) -> dict[str, tf.Tensor]:
+    if sent.dtype == tf.string:
+        return model.signatures["serving_default"](image=sent)
+    return model.signatures["pixels"](pixels=sent)
+
+
+def measure(model: Any, digits: Digits) -> dict[str, Labels]:
+    """Return what the exported model reads, for every way to send the scans."""
+    return {
+        way: read(model, sent)["label"].numpy().astype(np.int64) for way, sent in ways_to_send(digits.scans).items()
+    }
+
+
+def describe(held_out: Digits, trained_on: Digits, network: keras.Model, labels: dict[str, Labels]) -> dict[str, Any]:
+    """Return the state of the training, as it is written to STATE."""
+    optimizer = network.optimizer
+    return {
+        "seed": SEED,
+        "epochs": EPOCHS,
+        "steps": int(optimizer.iterations.numpy()),
+        "batch_size": BATCH,
+        "optimizer": optimizer.name,
+        "learning_rate": {"schedule": "cosine", "first": LEARNING_RATE, "last": float(optimizer.learning_rate)},
+        "parameters": network.count_params(),
+        "data": {
+            "source": "sklearn.datasets.load_digits",
+            "scans": len(trained_on) + len(held_out),
+            "sha256": load().fingerprint(),
+            "trained_on": {"scans": len(trained_on), "sha256": trained_on.fingerprint()},
+            "held_out": {"scans": len(held_out), "sha256": held_out.fingerprint()},
+            "copies_of_each": {"as_it_is": REPEATED, "redrawn": REDRAWN},
+        },
+        "held_out_accuracy": {way: float(np.mean(read == held_out.labels)) for way, read in labels.items()},
+        "weights_sha256": hashlib.sha256((MODEL / "variables/variables.data-00000-of-00001").read_bytes()).hexdigest(),
+        "versions": {"tensorflow": tf.__version__, "keras": keras.__version__, "scikit-learn": sklearn.__version__},
+    }
+
+
+def write_card(state: dict[str, Any], written: Labels, labels: dict[str, Labels]) -> None:
+    """Fill the card's template with what was measured, so that its figures cannot drift from the model."""
+    confusion = np.zeros((10, 10), np.int64)
+    np.add.at(confusion, (written, labels["pixels"]), 1)
+    held_out = len(written)
+    card = Template(CARD.read_text()).substitute(
+        parameters=f"{state['parameters']:,}",
+        largest=reader.LARGEST // 10**6,
+        finest=reader.FINEST,
+        held_out=held_out,
+        accuracies="\n".join(
+            f"| {way} | {np.sum(read == written)} of {held_out}, {np.mean(read == written):.1%} |"
+            for way, read in labels.items()
+        ),
+        confusion="\n".join(
+            f"| **{digit}** | {' | '.join(str(count or '') for count in row)} | {row[digit] / row.sum():.1%} |"
+            for digit, row in enumerate(confusion)
+        ),
+        one=f"{1 / held_out:.1%}",
+        scans=f"{state['data']['scans']:,}",
+        trained_on=f"{state['data']['trained_on']['scans']:,}",
+        repeated=REPEATED,
+        redrawn=REDRAWN,
+        fingerprint=state["data"]["sha256"],
+        tensorflow=state["versions"]["tensorflow"],
+        keras=state["versions"]["keras"],
+        seed=SEED,
+        weights=state["weights_sha256"],
+    )
+    (MODEL / "README.md").write_text(card)
+
+
+def write_examples(model: Any, held_out: Digits) -> None:
+    """Write a request to each signature and its answer: a 3 that the model is sure of, in the fewest bytes."""
+    threes = held_out.scans[held_out.labels == 3]
+    certainty = read(model, tf.constant(threes))["probabilities"].numpy()[:, 3]
+    sure = threes[(certainty > 0.99) & (certainty < 0.9999)]  # and not so sure that the answer is all ones and zeros
+    scan = min(sure, key=lambda scan: len(smallest_png(scan)))
+    png = smallest_png(scan)
+    requests = {
+        "serving_default": {"instances": [{"b64": base64.b64encode(png).decode()}]},
+        "pixels": {"signature_name": "pixels", "instances": [scan.astype(int).tolist()]},
+    }
+    answers = {
+        "serving_default": {"predictions": [answer(read(model, tf.constant([png])))]},
+        "pixels": {"predictions": [answer(read(model, tf.constant([scan])))]},
+    }
+    folder = MODEL / "assets.extra"
+    folder.mkdir(exist_ok=True)
+    (folder / "examples.json").write_text(json.dumps(requests) + "\n")
+    (folder / "answers.json").write_text(json.dumps(answers) + "\n")
+
+
+def answer(outputs: dict[str, tf.Tensor]) -> dict[str, Any]:
+    """Return the outputs for a batch of one as JSON, each number in the fewest digits that give its float32 again."""
+    return {
+        "label": outputs["label"].numpy()[0].decode(),
+        "probability": float(str(outputs["probability"].numpy()[0])),
+        "probabilities": [float(str(value)) for value in outputs["probabilities"].numpy()[0]],
+    }
+
+
+def main() -> None:
+    trained_on, held_out = split(load())
+    network = train(trained_on)
+    export(network, MODEL)
+    model = tf.saved_model.load(str(MODEL))
+    labels = measure(model, held_out)
+    state = describe(held_out, trained_on, network, labels)
+    STATE.write_text(json.dumps(state, indent=2) + "\n")
+    write_card(state, held_out.labels, labels)
+    write_examples(model, held_out)
+    for way, accuracy in state["held_out_accuracy"].items():
+        print(f"{accuracy:.2%} of {len(held_out)} held-out scans right: {way}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""The function that is served: bytes of a picture, or the pixels of a scan, to a digit.
+
+Everything between the wire and the class is in the graph, in TensorFlow's own operations, so that a caller in any
+language sends the file it has and nothing about the preparation can differ between training and serving:
+
+    picture --decode--> grey --ink--> 0 paper .. 1 ink --fit--> scan, 8x8 --classify--> label, probabilities
+"""
+
+from collections.abc import Callable, Sequence
+
+import tensorflow as tf
+
+SIDE = 8  # a scan is 8x8 ...
+DEPTH = 16.0  # ... and each value the count of inked dots in a block of 4x4
+LARGEST = 2**25  # pixels; a file of a few kilobytes may claim billions, and the decoder would allocate them
+FINEST = 96  # a picture's longer side is averaged down to this before any arithmetic in floating point
+INKED = 0.3  # of full contrast: what counts as stroke when the digit is looked for
+
+Outputs = dict[str, tf.Tensor]
+
+
+def claimed_pixels(picture: tf.Tensor) -> tf.Tensor:
+    """Return how many pixels the file's header claims, before anything is allocated; 0 for a format that cannot lie."""
+    header = tf.cast(tf.io.decode_raw(picture, tf.uint8, fixed_length=SIDE * 3), tf.int64)
+    is_jpeg = tf.reduce_all(header[:3] == (0xFF, 0xD8, 0xFF))
+    is_png = tf.reduce_all(header[:4] == tuple(b"\x89PNG"))
+    is_gif = tf.reduce_all(header[:4] == tuple(b"GIF8"))
+    of_png = tf.reduce_prod(tf.reduce_sum(tf.reshape(header[16:24], (2, 4)) * (2**24, 2**16, 2**8, 1), axis=1))
+    of_gif = tf.reduce_prod(tf.reduce_sum(tf.reshape(header[6:10], (2, 2)) * (1, 2**8), axis=1))
+    return tf.cond(
+        is_jpeg,
+        lambda: tf.reduce_prod(tf.io.extract_jpeg_shape(picture, tf.int64)[:2]),
+        lambda: tf.where(is_png, of_png, tf.where(is_gif, of_gif, 0)),
+    )
+
+
+def decode(picture: tf.Tensor) -> tf.Tensor:
+    """Return a PNG, JPEG, GIF or BMP as grey [height, width], 0 black .. 1 white, no side longer than FINEST."""
+    claimed = claimed_pixels(picture)
+    too_large = f"the picture is too large: at most {LARGEST} pixels, the file claims"
+    with tf.control_dependencies([tf.Assert(tf.logical_and(claimed >= 0, claimed <= LARGEST), [too_large, claimed])]):
+        pixels = tf.io.decode_image(picture, channels=0, expand_animations=False)
+    shape = tf.cast(tf.shape(pixels), tf.float32)
+    size = tf.maximum(tf.round(shape[:2] * tf.minimum(1.0, FINEST / tf.reduce_max(shape[:2]))), 1.0)
+    pixels = tf.raw_ops.ResizeArea(images=pixels[tf.newaxis], size=tf.cast(size, tf.int32))[0] / 255.0
+    # Grey, grey + alpha, RGB, RGB + alpha: an even number of channels ends in alpha, and the product of none is 1.
+    channels = tf.shape(pixels)[-1]
+    colours = channels - (1 - channels % 2)
+    grey, alpha = tf.reduce_mean(pixels[..., :colours], axis=-1), tf.reduce_prod(pixels[..., colours:], axis=-1)
+    return 1.0 - alpha * (1.0 - grey)  # over white paper
+
+
+def ink(grey: tf.Tensor) -> tf.Tensor:
+    """Return how much ink is on each pixel, 0 .. 1, whether the digit is dark on light or light on dark."""
+    low, high = tf.reduce_min(grey), tf.reduce_max(grey)
+    border = tf.concat([grey[0], grey[-1], grey[:, 0], grey[:, -1]], axis=0)
+    dark_on_light = tf.reduce_mean(border) > (low + high) / 2.0
+    return tf.math.divide_no_nan(tf.where(dark_on_light, high - grey, grey - low), high - low)
+
+
+def fit(inked: tf.Tensor) -> tf.Tensor:
+    """Return the digit as a scan: its strokes over the full height (or width), centred, each block averaged.
+
+    What has the size of a scan already is one: it keeps its place.
+    """
+    strokes = inked > INKED
+    first, last = [], []
+    for axis in (0, 1):
+        along = tf.cast(tf.reduce_any(strokes, axis=1 - axis), tf.int32)
+        first.append(tf.argmax(along, output_type=tf.int32))
+        last.append(tf.shape(along)[0] - tf.argmax(along[::-1], output_type=tf.int32))
+    begin, end = tf.cast(tf.stack(first), tf.float32), tf.cast(tf.stack(last), tf.float32)
+    is_scan = tf.reduce_all(tf.shape(inked) == SIDE)
+    scale = tf.where(is_scan, 1.0, SIDE / tf.reduce_max(end - begin))
+    centre = tf.where(is_scan, SIDE / 2.0, (begin + end) / 2.0)
+    scan = tf.raw_ops.ScaleAndTranslate(
+        images=inked[tf.newaxis, :, :, tf.newaxis],
+        size=(SIDE, SIDE),
+        scale=tf.stack([scale, scale]),
+        translation=SIDE / 2.0 - scale * centre,
+        kernel_type="box",
+        antialias=True,
+    )
+    return tf.reshape(scan, (SIDE, SIDE)) * DEPTH
+
+
+def normalize(scans: tf.Tensor) -> tf.Tensor:
+    """Return scans as the network takes them, [n, 8, 8, 1], the darkest block of each 1.
+
+    A thin pen leaves pale blocks once they are averaged; so does pale ink.
+    """
+    return tf.math.divide_no_nan(scans, tf.reduce_max(scans, axis=(1, 2), keepdims=True))[..., tf.newaxis]
+
+
+class Reader(tf.Module):
+    """The trained network with its two signatures; it holds the weights, and nothing else that training used."""
+
+    def __init__(self, network: Callable[[tf.Tensor], tf.Tensor], weights: Sequence[tf.Variable]) -> None:
+        super().__init__()
+        self.network = tf.function(network, autograph=False, input_signature=[tf.TensorSpec((None, SIDE, SIDE, 1))])
+        self.weights = list(weights)
+
+    def classify(self, scans: tf.Tensor) -> Outputs:
+        # A convolution over no rows at all fails in TensorFlow's CPU kernels: an empty batch borrows a blank scan.
+        rows = tf.shape(scans)[0]
+        scans = tf.concat([scans, tf.zeros((tf.maximum(1 - rows, 0), SIDE, SIDE))], axis=0)
+        probabilities = tf.nn.softmax(self.network(normalize(scans))[:rows])
+        labels = tf.constant([str(digit) for digit in range(10)])
+        return {
+            "label": tf.gather(labels, tf.argmax(probabilities, axis=-1), name="label"),
+            "probability": tf.reduce_max(probabilities, axis=-1, name="probability"),
+            "probabilities": tf.identity(probabilities, name="probabilities"),
+        }
+
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec((None, SIDE, SIDE), tf.float32, name="pixels")])
+    def read_pixels(self, pixels: tf.Tensor) -> Outputs:
+        return self.classify(pixels)
+
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec((None,), tf.string, name="image")])
+    def read_image(self, image: tf.Tensor) -> Outputs:
+        # One picture after the other, so that a batch needs the memory of its largest picture, not of their sum.
+        scans = tf.map_fn(
+            lambda picture: fit(ink(decode(picture))),
+            image,
+            parallel_iterations=1,
+            fn_output_signature=tf.TensorSpec((SIDE, SIDE), tf.float32),
+        )
+        return self.classify(scans)
