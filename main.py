@@ -9,8 +9,8 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import flask
 import functions_framework
 
-from serving import settings, tensorflow_c
-from serving.flask import answer_unrouted, from_flask, to_flask
+from serving import settings, tensorflow_c, wsgi
+from serving.flask import from_flask, to_flask
 from serving.handler import handle
 
 try:
@@ -24,8 +24,10 @@ if _settings.runtime != "python" and (_library := tensorflow_c.find(_settings.te
     tensorflow_c.api(_library)
 
 
-if flask.has_app_context():  # not where a test or a tool imports this file
-    flask.current_app.before_request(answer_unrouted)
+# functions-framework runs this file inside its Flask application. The plain WSGI door goes before it, with the same
+# handler and the same bytes in half the time; `predict` answers wherever a platform calls the function itself.
+if flask.has_app_context():
+    flask.current_app.wsgi_app = wsgi.app  # type: ignore[method-assign]
 
 
 @functions_framework.http  # type: ignore[untyped-decorator]

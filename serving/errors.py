@@ -42,6 +42,6 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return "; did you mean 'x'?" where a known name is near, else what names there are."""
     from difflib import get_close_matches  # only ever needed after a mistake
 
-    known = list(known)
+    known, name = list(known), name[:200]  # comparing takes time, and a client may send any name
     near = get_close_matches(name, known, 1) or [other for other in known if other.lower() == name.lower()]
     return f"; did you mean {near[0]!r}?" if near else f"; there is {', '.join(map(repr, known[:20])) or 'none'}"

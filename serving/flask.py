@@ -2,8 +2,7 @@
 
 import flask
 
-from serving.handler import handle
-from serving.http import Request, Response
+from serving.http import Request, Response, status_line
 
 
 def from_flask(request: flask.Request) -> Request:
@@ -23,18 +22,7 @@ def from_flask(request: flask.Request) -> Request:
 
 def to_flask(response: Response) -> flask.Response:
     """Return the response."""
-    answer = flask.Response(response.body, response.status, content_type=response.content_type)
+    answer = flask.Response(response.body, status_line(response.status), content_type=response.content_type)
     for name, value in response.headers:
         answer.headers[name] = value
     return answer
-
-
-def answer_unrouted() -> flask.Response | None:
-    """Answer what Flask's router or functions-framework would with HTML: a new line in the path, /favicon.ico.
-
-    To be called before each request.
-    """
-    request = flask.request
-    if request.routing_exception is None and request.endpoint != "error":
-        return None
-    return to_flask(handle(from_flask(request)))

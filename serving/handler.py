@@ -101,7 +101,7 @@ def _example(name: str | None, protocol: ModuleType) -> str:
     callable_ = [signature for signature in source.signatures.values() if signature.refusal is None]
     signature = next((one for one in callable_ if one.name == (name or DEFAULT)), callable_[0])
     body = protocol.example(signature, source.examples.get(signature.name)).decode()
-    return f"; a body that works: {body}" if len(body) <= LONGEST_EXAMPLE else ""
+    return f"; a body that works: {body}" if 0 < len(body) <= LONGEST_EXAMPLE else ""
 
 
 def status(_request: Request, _target: Target, _protocol: ModuleType) -> Response:
@@ -153,19 +153,19 @@ NUMBER = r"(?:/versions/(?P<version>[0-9]+))?"
 
 # fmt: off
 ROUTES = (
-    Route("GET",  r"/",                                   index,    tensorflow_serving),
-    Route("POST", r"/",                                   infer,    tensorflow_serving),
-    Route("GET",  r"/healthz",                            live,     tensorflow_serving),
-    Route("GET",  r"/readyz",                             ready,    tensorflow_serving),
-    Route("GET",  rf"/v1/models/{NAME}{VERSION}",          status,   tensorflow_serving),
-    Route("GET",  rf"/v1/models/{NAME}{VERSION}/metadata", metadata, tensorflow_serving),
-    Route("POST", rf"/v1/models/{NAME}{VERSION}:predict",  infer,    tensorflow_serving),
-    Route("GET",  r"/v2/?",                                server,   open_inference),
-    Route("GET",  r"/v2/health/live",                      live,     open_inference),
+    Route("GET",  r"/",                                    index,       tensorflow_serving),
+    Route("POST", r"/",                                    infer,       tensorflow_serving),
+    Route("GET",  r"/healthz",                             live,        tensorflow_serving),
+    Route("GET",  r"/readyz",                              ready,       tensorflow_serving),
+    Route("GET",  rf"/v1/models/{NAME}{VERSION}",          status,      tensorflow_serving),
+    Route("GET",  rf"/v1/models/{NAME}{VERSION}/metadata", metadata,    tensorflow_serving),
+    Route("POST", rf"/v1/models/{NAME}{VERSION}:predict",  infer,       tensorflow_serving),
+    Route("GET",  r"/v2/?",                                server,      open_inference),
+    Route("GET",  r"/v2/health/live",                      live,        open_inference),
     Route("GET",  r"/v2/health/ready",                     model_ready, open_inference),
-    Route("GET",  rf"/v2/models/{NAME}{NUMBER}",           metadata, open_inference),
+    Route("GET",  rf"/v2/models/{NAME}{NUMBER}",           metadata,    open_inference),
     Route("GET",  rf"/v2/models/{NAME}{NUMBER}/ready",     model_ready, open_inference),
-    Route("POST", rf"/v2/models/{NAME}{NUMBER}/infer",     infer,    open_inference),
+    Route("POST", rf"/v2/models/{NAME}{NUMBER}/infer",     infer,       open_inference),
 )
 # fmt: on
 

@@ -4,6 +4,7 @@ import re
 import zlib
 from collections.abc import Mapping
 from functools import lru_cache
+from http import HTTPStatus
 from typing import Any, NamedTuple, Protocol
 
 import orjson
@@ -41,6 +42,12 @@ class Response(NamedTuple):
     body: bytes
     content_type: str = JSON
     headers: tuple[tuple[str, str], ...] = ()
+
+
+@lru_cache(maxsize=64)
+def status_line(status: int) -> str:
+    """Return the status with its phrase: 404 Not Found."""
+    return f"{status} {HTTPStatus(status).phrase}"
 
 
 class HttpError(Exception):
@@ -120,20 +127,20 @@ CHUNK = 1 << 20
 def _read(stream: Stream, length: int | None, limit: int) -> bytes:
     if length is not None and length > limit:
         raise _too_large(limit, f"{length}")
-    parts = []
-    left = limit + 1
-    while left > 0:
+    wanted = limit + 1 if length is None else length
+    parts: list[bytes] = []
+    while wanted:
         try:
-            part = stream.read(min(left, CHUNK))
+            part = stream.read(wanted if length is not None else min(wanted, CHUNK))
         except Exception as error:  # each server has its own: malformed chunks, a client that went away
             raise BadRequest(f"body: cannot be read ({type(error).__name__})", example=False) from None
         if not part:
             break
         parts.append(part)
-        left -= len(part)
-    if left <= 0:
-        raise _too_large(limit, "more")
+        wanted -= len(part)
     body = parts[0] if len(parts) == 1 else b"".join(parts)
+    if len(body) > limit:
+        raise _too_large(limit, "more")
     if length is not None and len(body) < length:
         raise BadRequest(f"body: Content-Length says {length} bytes, got {len(body)}", example=False)
     return body

@@ -166,13 +166,14 @@ def checked(tf: Api) -> Iterator[Any]:
     try:
         yield status
         if code := tf.TF_GetCode(status):
-            raise _error(code, tf.TF_Message(status).decode("utf-8", "backslashreplace"))
+            raise _error(code, tf.TF_Message(status))
     finally:
         tf.TF_DeleteStatus(status)
 
 
-def _error(code: int, message: str) -> RunError:
+def _error(code: int, text: bytes) -> RunError:
     name = CODES[code] if code < len(CODES) else str(code)
+    message = text.decode("utf-8", "backslashreplace")
     if "No OpKernel was registered" in message:
         name = "UNIMPLEMENTED"  # said as INVALID_ARGUMENT, though no input can mend it
     return RunError(name, message)
@@ -208,7 +209,16 @@ def _varint(number: int) -> bytes:
     return bytes(encoded)
 
 
-_process = 0  # the one that opened the first session
+_used = False  # a session has been opened in this process, or in one that it was forked from
+_forked = False  # this process was forked from one that had opened a session
+
+
+def _after_fork() -> None:
+    global _forked
+    _forked = _used
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 class Session:
@@ -216,12 +226,12 @@ class Session:
 
     def __init__(self, tf: Api, directory: Path, tags: Sequence[str], config: bytes) -> None:
         """Load the graph tagged exactly `tags`; raise RunError where TensorFlow cannot."""
-        global _process
-        _process = _process or os.getpid()
-        if _process != os.getpid():
+        global _used
+        if _forked:
             raise LoadError(
                 "TensorFlow was in use before this process was forked, and would hang: fork first, then load"
             )
+        _used = True
         self._tf = tf
         with ExitStack() as frees, checked(tf) as status:
             options = tf.TF_NewSessionOptions()
@@ -247,7 +257,7 @@ class Session:
 
     def close(self) -> None:
         """Free the session and its variables."""
-        if os.getpid() != _process or not self._session:
+        if _forked or not self._session:
             return
         session, self._session = self._session, None
         with checked(self._tf) as status:
@@ -290,34 +300,41 @@ class _Function:
 
     def __call__(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Run once: name → array in, name → array out; raise RunError where TensorFlow refuses."""
-        session, tf = self._session, self._session._tf
-        if os.getpid() != _process:
+        if _forked:
             raise RuntimeError("a TensorFlow session cannot be used after a fork")
-        fed, fetched = self._feed_tensors(), self._fetch_tensors()
+        tf = self._session._tf
+        fed, fetched, status = self._feed_tensors(), self._fetch_tensors(), tf.TF_NewStatus()
         try:
             for position, (name, code) in enumerate(self._inputs):
                 fed[position] = to_tensor(tf, inputs[name], code)
-            if len(fetched):
-                with checked(tf) as status:
-                    tf.TF_SessionRun(
-                        session._session, None,
-                        self._feeds, fed, len(fed),
-                        self._fetches, fetched, len(fetched),
-                        None, 0, None, status,
-                    )  # fmt: skip
+            if self._fetches:
+                tf.TF_SessionRun(
+                    self._session._session, None,
+                    self._feeds, fed, len(fed),
+                    self._fetches, fetched, len(fetched),
+                    None, 0, None, status,
+                )  # fmt: skip
+                if code := tf.TF_GetCode(status):
+                    raise _error(code, tf.TF_Message(status))
             arrays = [from_tensor(tf, tensor) for tensor in fetched]
         finally:
             for tensor in (*fed, *fetched):
                 if tensor:
                     tf.TF_DeleteTensor(tensor)
+            tf.TF_DeleteStatus(status)
         return {
             name: arrays[position] if source is None else inputs[source] for name, source, position in self._outputs
         }
 
 
+@lru_cache(maxsize=256)
+def _dimensions(shape: tuple[int, ...]) -> Any:
+    return (c_int64 * len(shape))(*shape)  # TensorFlow reads it, and never writes
+
+
 def to_tensor(tf: Api, array: np.ndarray[Any, Any], code: int) -> Any:
     """Return a tensor of the type `code` with the array's elements; the caller deletes it."""
-    shape = (c_int64 * array.ndim)(*array.shape)
+    shape = _dimensions(array.shape)
     if code == TF_STRING:
         return _to_string_tensor(tf, array, shape)
     size = array.nbytes

@@ -67,7 +67,9 @@ class Form(NamedTuple):
 def decode(body: bytes, signatures: Mapping[str, Signature], context: Context = NOTHING) -> Call:
     """Return the call that an infer body describes; raise BadRequest naming what is wrong with it."""
     size = _json_size(context.headers, len(body))
-    if size == 0:
+    if size is None:
+        size = len(body)
+    elif size == 0:
         return _raw(body, choose(signatures, DEFAULT, HEADER), context)
     document = Document(body if size == len(body) else body[:size])
     root = document.root
@@ -127,8 +129,18 @@ def metadata(name: str, version: str, contents: Contents) -> bytes:
 
 
 def example(signature: Signature, saved: Any = None) -> bytes:
-    """Return a body that works: the exporter's, put in this protocol's form, else zeros of the declared shapes."""
+    """Return a body that works: the exporter's, put in this protocol's form, else zeros of the declared shapes.
+
+    It is empty where no JSON alone can be one.
+    """
+    outputs = [spec.name for spec in signature.outputs.values() if spec.dtype.v2_name]
+    if not outputs or any(spec.dtype.v2_name in (None, *BINARY_ONLY) for spec in signature.inputs.values()):
+        return b""
     body: dict[str, Any] = {} if signature.name == DEFAULT else {"parameters": {"signature_name": signature.name}}
+    if any(spec.dtype.v2_name in BINARY_ONLY for spec in signature.outputs.values()):
+        body.setdefault("parameters", {})["binary_data_output"] = True
+    if len(outputs) < len(signature.outputs):
+        body["outputs"] = [{"name": name} for name in outputs]
     inputs = _saved(signature, saved) if isinstance(saved, dict) else None
     if inputs is None:
         inputs = {spec.name: _filler(spec) for spec in signature.inputs.values()}
@@ -142,10 +154,10 @@ def example(signature: Signature, saved: Any = None) -> bytes:
 # The request
 
 
-def _json_size(headers: Headers, length: int) -> int:
+def _json_size(headers: Headers, length: int) -> int | None:
     text = headers.get(HEADER)
     if text is None:
-        return length
+        return None
     if not (text.isascii() and text.isdigit() and len(text) < 20):
         raise BadRequest(f"{HEADER}: expected a number of bytes, got {text[:40]!r}", example=False)
     if int(text) > length:
@@ -337,9 +349,9 @@ def _from_json(document: Document, data: Any, dtype: DType, shape: tuple[int, ..
     if dtype.v2_name in BINARY_ONLY:
         raise BadRequest(f"{where}: {dtype.v2_name} has no JSON form; send it in binary", example=False)
     array = nest_to_array(document, data, dtype, where, whole_decimals=True)
-    if array.shape == shape:
-        return array
     count = math.prod(shape)
+    if array.shape == shape or (array.size == count == 0 and array.shape == shape[: array.ndim]):
+        return array.reshape(shape)  # of an empty tensor, nesting tells the sizes up to the first 0
     if array.ndim != 1:
         raise BadRequest(
             f"{where}: expected {count} elements, flat or nested as the shape {shape_text(shape)} says, "

@@ -1,0 +1,63 @@
+"""The fast door: `serving.wsgi:app`, plain WSGI for any server. It imports no web framework and decides nothing.
+
+main.py puts it before Flask in functions-framework too: what Flask and functions-framework do around a function
+costs more than the prediction, and answers in HTML what they refuse themselves.
+"""
+
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from typing import Any
+
+from serving.handler import handle
+from serving.http import Request, status_line
+
+Environ = dict[str, Any]
+StartResponse = Callable[[str, list[tuple[str, str]]], Any]
+
+
+def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """Answer one request (PEP 3333)."""
+    path = environ.get("PATH_INFO") or "/"
+    if not path.isascii():  # a server hands over the bytes of the path as if they were Latin-1
+        path = path.encode("latin-1").decode("utf-8", "replace")
+    method = environ["REQUEST_METHOD"]
+    response = handle(
+        Request(
+            method, path, environ.get("QUERY_STRING", ""), Headers(environ), environ["wsgi.input"], _length(environ)
+        )
+    )
+    size = str(len(response.body))
+    start_response(
+        status_line(response.status),
+        [("Content-Type", response.content_type), ("Content-Length", size), *response.headers],
+    )
+    return [] if method == "HEAD" else [response.body]
+
+
+class Headers:
+    """Header fields as WSGI keeps them."""
+
+    __slots__ = ("_environ",)
+
+    def __init__(self, environ: Environ) -> None:
+        self._environ = environ
+
+    def get(self, name: str) -> str | None:
+        """Return a field by its name in any case."""
+        value: str | None = self._environ.get(_key(name))
+        return value
+
+
+@lru_cache(maxsize=64)
+def _key(name: str) -> str:
+    key = name.upper().replace("-", "_")
+    return key if key == "CONTENT_TYPE" else f"HTTP_{key}"
+
+
+def _length(environ: Environ) -> int | None:
+    """Return the length of the body; None for one that tells its own end, in chunks."""
+    text: str = environ.get("CONTENT_LENGTH", "")
+    if text.isdecimal():
+        return int(text[:19])
+    chunked = environ.get("wsgi.input_terminated") or "HTTP_TRANSFER_ENCODING" in environ
+    return None if chunked else 0

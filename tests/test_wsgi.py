@@ -1,0 +1,126 @@
+"""The plain WSGI door: valid WSGI, and the same bytes as Flask's door over every kind of request."""
+
+import gzip
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from wsgiref.validate import validator
+
+import flask
+import pytest
+
+from serving import wsgi
+from serving.flask import from_flask, to_flask
+from serving.handler import handle
+from tests.conftest import ROOT, Serve, plain_environment
+from tests.test_handler import ADDRESSES, PREDICT, REFUSED
+
+Answer = tuple[str, dict[str, str], bytes]
+
+
+def environ(method: str, path: str, body: bytes = b"", **more: str) -> dict[str, Any]:
+    return {
+        "REQUEST_METHOD": method, "SCRIPT_NAME": "", "PATH_INFO": path.encode().decode("latin-1"), "QUERY_STRING": "",
+        "SERVER_NAME": "localhost", "SERVER_PORT": "80", "SERVER_PROTOCOL": "HTTP/1.1",
+        "CONTENT_TYPE": "application/json", "CONTENT_LENGTH": str(len(body)), "wsgi.input": io.BytesIO(body),
+        "wsgi.version": (1, 0), "wsgi.url_scheme": "http", "wsgi.errors": sys.stderr,
+        "wsgi.multithread": True, "wsgi.multiprocess": False, "wsgi.run_once": False, **more,
+    }  # fmt: skip
+
+
+def call(application: Any, request: dict[str, Any]) -> Answer:
+    started: list[Any] = []
+    parts = application(request, lambda status, headers, error=None: started.append((status, headers)))
+    try:
+        body = b"".join(parts)
+    finally:
+        if hasattr(parts, "close"):
+            parts.close()
+    status, headers = started[0]
+    return status, {name.lower(): value for name, value in headers}, body
+
+
+def through_flask(request: dict[str, Any]) -> Answer:
+    with flask.Flask("test").request_context(request):
+        answer = to_flask(handle(from_flask(flask.request)))
+    return answer.status, {name.lower(): value for name, value in answer.headers.items()}, answer.get_data()
+
+
+def requests(examples: dict[str, Any]) -> list[tuple[str, str, bytes, dict[str, str]]]:
+    """Return one request of every kind that the other tests know."""
+    found = [(method, path, b"", {}) for method, path, _, _ in ADDRESSES]
+    found += [("POST", PREDICT, body, {}) for name, body, _, _ in REFUSED if name == "image"]
+    found += [("POST", "/", json.dumps(body).encode(), {}) for body in examples.values()]
+    packed = gzip.compress(json.dumps(examples["pixels"]).encode())
+    found += [("POST", "/", packed, {"HTTP_CONTENT_ENCODING": coding}) for coding in ("gzip", "deflate", "br")]
+    found += [("POST", "/", b" " * 9_000_000, {}), ("POST", "/é", b"", {})]
+    return found
+
+
+def test_both_doors_answer_every_request_with_the_same_bytes(serve: Serve, examples: dict[str, Any]) -> None:
+    serve()
+    for method, path, body, more in requests(examples):
+        plain = call(wsgi.app, environ(method, path, body, **more))
+        by_flask = through_flask(environ(method, path, body, **more))
+        if method == "HEAD":
+            assert plain[2] == b""
+            plain = (*plain[:2], by_flask[2])  # a server sends no body there; Flask's answer still holds it
+        assert plain == by_flask, (method, path, body[:60])
+
+
+def test_the_application_is_valid_wsgi(serve: Serve, examples: dict[str, Any]) -> None:
+    serve()
+    for method, path, body, more in requests(examples):
+        if method.isalpha() and method != "BREW":
+            status, headers, _ = call(validator(wsgi.app), environ(method, path, body, **more))
+            assert status[:3].isdecimal()
+            assert headers["content-type"] == "application/json"
+
+
+LENGTHS = [
+    # CONTENT_LENGTH   more                                        read
+    ("2",              {},                                         200),
+    ("",               {},                                         400),  # no length and no chunks: no body
+    ("",               {"HTTP_TRANSFER_ENCODING": "chunked"},      200),
+    ("9",              {},                                         400),
+    ("-1",             {},                                         400),
+    ("x",              {},                                         400),
+    ("9" * 30,         {},                                         413),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("length", "more", "status"), LENGTHS)
+def test_the_body_is_read_to_its_end_and_no_further(
+    serve: Serve, examples: dict[str, Any], length: str, more: dict[str, str], status: int
+) -> None:
+    serve()
+    body = json.dumps(examples["pixels"]).encode()
+    length = str(len(body)) if length == "2" else str(len(body) + 7) if length == "9" else length
+    request = environ("POST", "/", body, **{"CONTENT_LENGTH": length, **more})
+    assert call(wsgi.app, request)[0].startswith(str(status))
+
+
+def test_a_body_that_breaks_off_is_the_clients_fault(serve: Serve) -> None:
+    class Broken:
+        def read(self, size: int) -> bytes:
+            raise OSError("reset")
+
+    serve()
+    request = environ("POST", "/", b"{}")
+    request["wsgi.input"] = Broken()
+    status, _, body = call(wsgi.app, request)
+    assert status == "400 Bad Request"
+    assert json.loads(body)["error"] == "body: cannot be read (OSError)"
+
+
+def test_the_fast_door_imports_no_web_framework(tmp_path: Path) -> None:
+    script = (
+        "import sys, serving.wsgi; print([m for m in ('flask', 'werkzeug', 'functions_framework') if m in sys.modules])"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, env=plain_environment(), capture_output=True, text=True
+    )
+    assert run.stdout.strip() == "[]", run.stderr
