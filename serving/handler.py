@@ -5,7 +5,7 @@ import traceback
 from collections.abc import Callable
 from functools import lru_cache
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,13 +21,14 @@ from serving.http import (
     Response,
     Unavailable,
     compress,
+    parameters,
     read_body,
     to_json,
 )
 from serving.log import log
 from serving.model import Model
-from serving.protocols import open_inference, tensorflow_serving
-from serving.protocols.call import Call, Context
+from serving.protocols import classify, open_inference, regress, tensorflow_serving
+from serving.protocols.call import Arrays, Call, Context, row_errors
 from serving.signature import DEFAULT
 
 
@@ -51,11 +52,16 @@ class Route(NamedTuple):
 
 def infer(request: Request, _target: Target, protocol: ModuleType) -> Response:
     """Answer with the outputs of one signature."""
-    body = read_body(request, settings.current().max_body_bytes)
+    options = settings.current()
+    body = read_body(request, options.max_body_bytes)
     served = model.cache().get()
+    context = Context(
+        request.headers, served.name, served.version, parameters(request.query), options.key_field,
+        options.non_finite == "null", served.source.labels,
+    )  # fmt: skip
     try:
-        call = protocol.decode(body, served.signatures, Context(request.headers, served.name, served.version))
-        answer: Response = protocol.encode(call, _run(served, call, protocol))
+        call = protocol.decode(body, served.signatures, context)
+        answer: Response = protocol.encode(*_run(served, call, protocol))
         return compress(answer, request.headers.get("accept-encoding"))
     except BadRequest as error:
         if error.example:
@@ -69,26 +75,56 @@ MOST_ROWS_TRIED = 256
 LONGEST_EXAMPLE = 600
 
 
-def _run(served: Model, call: Call, protocol: ModuleType) -> dict[str, np.ndarray[Any, Any]]:
+def _run(served: Model, call: Call, protocol: ModuleType) -> tuple[Call, Arrays]:
+    """Return the outputs, and the call with the rows that the model refused, where the caller wants those told."""
+    if call.failed and not call.inputs:
+        return call, {}  # no row is good
     try:
-        return served.run(call.signature, call.inputs)
+        return call, served.run(call.signature, call.inputs)
     except InputError as error:
         raise BadRequest(str(error), call.signature.name) from None
     except RunError as error:
         if error.code not in CLIENTS_FAULT:
             raise
+        if row_errors(call.context) and (rows := _rows(call)):
+            return _run_each(served, call, protocol, rows)
         place = protocol.place(call, _bad_row(served, call))
         raise BadRequest(f"{place}: the model refuses it: {plain(str(error))}", call.signature.name) from None
 
 
+def _rows(call: Call) -> int:
+    """Return the size of the batch, 0 where the inputs do not agree on one."""
+    sizes = {len(array) if array.ndim else 0 for array in call.inputs.values()}
+    return sizes.pop() if len(sizes) == 1 else 0
+
+
+def _alone(call: Call, row: int) -> Arrays:
+    return {name: array[row : row + 1] for name, array in call.inputs.items()}
+
+
+def _run_each(served: Model, call: Call, protocol: ModuleType, rows: int) -> tuple[Call, Arrays]:
+    """Run row by row, so that one that the model refuses fails alone."""
+    failed = dict(call.failed)
+    places = [place for place in range(rows + len(failed)) if place not in failed]  # of the rows, in the request
+    answers = []
+    for row, place in enumerate(places):
+        try:
+            answers.append(served.run(call.signature, _alone(call, row)))
+        except RunError as error:
+            if error.code not in CLIENTS_FAULT:
+                raise
+            failed[place] = f"{protocol.place(call, place)}: the model refuses it: {plain(str(error))}"
+    outputs = {name: np.concatenate([one[name] for one in answers]) for name in answers[0]} if answers else {}
+    return call._replace(failed=failed), outputs
+
+
 def _bad_row(served: Model, call: Call) -> int | None:
     """Return the first row that fails alone: TensorFlow says what is wrong with a batch, and not where."""
-    sizes = {len(array) if array.ndim else 0 for array in call.inputs.values()}
-    if len(sizes) != 1 or not 0 < (size := sizes.pop()) <= MOST_ROWS_TRIED:
+    if (rows := _rows(call)) > MOST_ROWS_TRIED:
         return None
-    for row in range(size):
+    for row in range(rows):
         try:
-            served.run(call.signature, {name: array[row : row + 1] for name, array in call.inputs.items()})
+            served.run(call.signature, _alone(call, row))
         except RunError:
             return row
         except InputError:
@@ -110,6 +146,11 @@ def status(_request: Request, _target: Target, _protocol: ModuleType) -> Respons
     return Response(200, to_json({
         "model_version_status": tensorflow_serving.status(served.version), "name": served.name, "ready": True,
     }))  # fmt: skip
+
+
+def models(_request: Request, _target: Target, _protocol: ModuleType) -> Response:
+    """List the one model."""
+    return Response(200, to_json({"models": [settings.current().model_name]}))
 
 
 def metadata(_request: Request, _target: Target, protocol: ModuleType) -> Response:
@@ -147,6 +188,14 @@ def index(_request: Request, _target: Target, _protocol: ModuleType) -> Response
     }))  # fmt: skip
 
 
+def describe(request: Request, _target: Target, _protocol: ModuleType) -> Response:
+    """Describe every address and what this model takes there, as OpenAPI; reads saved_model.pb alone."""
+    from serving import openapi  # not needed for an answer
+
+    answer = Response(200, openapi.document(model.cache().source(), settings.current(), ROUTES))
+    return compress(answer, request.headers.get("accept-encoding"))
+
+
 NAME = r"(?P<name>[^/:]+)"
 VERSION = r"(?:/versions/(?P<version>[0-9]+)|/labels/(?P<label>[^/:]+))?"
 NUMBER = r"(?:/versions/(?P<version>[0-9]+))?"
@@ -157,9 +206,15 @@ ROUTES = (
     Route("POST", r"/",                                    infer,       tensorflow_serving),
     Route("GET",  r"/healthz",                             live,        tensorflow_serving),
     Route("GET",  r"/readyz",                              ready,       tensorflow_serving),
+    Route("GET",  r"/openapi\.json",                       describe,    tensorflow_serving),
     Route("GET",  rf"/v1/models/{NAME}{VERSION}",          status,      tensorflow_serving),
     Route("GET",  rf"/v1/models/{NAME}{VERSION}/metadata", metadata,    tensorflow_serving),
     Route("POST", rf"/v1/models/{NAME}{VERSION}:predict",  infer,       tensorflow_serving),
+    Route("POST", rf"/v1/models/{NAME}{VERSION}:classify", infer,       classify),
+    Route("POST", rf"/v1/models/{NAME}{VERSION}:regress",  infer,       regress),
+    Route("GET",  r"/v1/models",                           models,      tensorflow_serving),
+    Route("GET",  r"/ping",                                ready,       tensorflow_serving),
+    Route("POST", r"/invocations",                         infer,       tensorflow_serving),
     Route("GET",  r"/v2/?",                                server,      open_inference),
     Route("GET",  r"/v2/health/live",                      live,        open_inference),
     Route("GET",  r"/v2/health/ready",                     model_ready, open_inference),
@@ -170,11 +225,21 @@ ROUTES = (
 # fmt: on
 
 
+def routes() -> tuple[Route, ...]:
+    """Return every route, those that the settings add included."""
+    options = settings.current()
+    added = (
+        Route("POST", re.escape(options.aip_predict_route), infer, tensorflow_serving),
+        Route("GET", re.escape(options.aip_health_route), ready, tensorflow_serving),
+    )
+    return (*ROUTES, *(route for route in added if route.path))
+
+
 def addresses() -> list[str]:
     """Return every address, with this model's name in it."""
     name = settings.current().model_name
-    paths = [route.path.replace(NAME, name).replace(VERSION, "").replace(NUMBER, "") for route in ROUTES]
-    return [f"{route.method} {path.removesuffix('/?')}" for route, path in zip(ROUTES, paths)]
+    paths = [route.path.replace(NAME, name).replace(VERSION, "").replace(NUMBER, "") for route in routes()]
+    return [f"{route.method} {path.removesuffix('/?')}" for route, path in zip(routes(), paths)]
 
 
 def handle(request: Request) -> Response:
@@ -218,7 +283,7 @@ def _refuse(error: HttpError) -> Response:
 def _route(method: str, path: str) -> tuple[Route, Target]:
     """Find the route of an address; bounded, for a client may ask for any number of them."""
     allowed = []
-    for route in ROUTES:
+    for route in routes():
         if found := re.fullmatch(route.path, path, re.DOTALL):
             if route.method == method or (method == "HEAD" and route.method == "GET"):
                 return route, Target(**found.groupdict())

@@ -39,6 +39,7 @@ class Model:
         self.name = source.name
         self.version = source.version
         self.signatures = dict(source.signatures)
+        self.source = source
         self._session = session
         self._functions: dict[str, Function] = {}
         for name, signature in source.signatures.items():
@@ -96,6 +97,14 @@ class Source:
         except (OSError, ValueError):
             return {}
         return found if isinstance(found, dict) else {}
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """Return the names of the classes that the exporter put beside the model, one a line; none where it did not."""
+        try:
+            return tuple((self.directory / "assets.extra" / "labels.txt").read_text("utf-8").splitlines())
+        except (OSError, ValueError):
+            return ()
 
 
 def _newest(directory: Path) -> Path:

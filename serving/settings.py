@@ -26,16 +26,26 @@ class Settings:
     model_name: str
     port: int
     max_body_bytes: int
+    key_field: str
+    non_finite: str
     runtime: str
     intra_op_threads: int
     inter_op_threads: int
     tensorflow_library_dir: Path | None
     custom_op_libraries: tuple[Path, ...]
+    aip_predict_route: str
+    aip_health_route: str
 
 
 def _name(text: str) -> str:
     if not re.fullmatch(r"[^/:\s\x00-\x1f\x7f]{1,128}", text):
         raise ValueError("a name of 1 to 128 characters without '/', ':' or white space")
+    return text
+
+
+def _address(text: str) -> str:
+    if text and not re.fullmatch(r"/[!-~]*", text):
+        raise ValueError("the path of an address, which begins with '/'")
     return text
 
 
@@ -84,11 +94,16 @@ VARIABLES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "MODEL_NAME":              ("model",             _name),
     "PORT":                    ("8080",              _number(1, 65535)),
     "MAX_BODY_BYTES":          (str(8 << 20),        _number(1, 1 << 40)),
+    "KEY_FIELD":               ("key",               _name),
+    "NON_FINITE":              ("tokens",            _choice("tokens", "null")),
     "RUNTIME":                 ("auto",              _choice("auto", "c", "python")),
     "INTRA_OP_THREADS":        ("0",                 _number(0, 1024)),
     "INTER_OP_THREADS":        ("-1",                _number(-1, 1024)),
     "TENSORFLOW_LIBRARY_DIR":  ("",                  _folder),
     "CUSTOM_OP_LIBRARIES":     ("",                  _files),
+    # Vertex AI's; its AIP_HTTP_PORT stands in for PORT
+    "AIP_PREDICT_ROUTE":       ("",                  _address),
+    "AIP_HEALTH_ROUTE":        ("",                  _address),
 }
 # fmt: on
 
@@ -96,6 +111,12 @@ VARIABLES: dict[str, tuple[str, Callable[[str], Any]]] = {
 def read(environment: Mapping[str, str]) -> Settings:
     """Read every variable; an unset or empty one has its default. Raise SettingError at the first that is wrong."""
     values = {}
+    if environment.get("AIP_STORAGE_URI") and not environment.get("MODEL_DIR"):
+        raise SettingError(
+            "AIP_STORAGE_URI: models are not fetched from a bucket: expected MODEL_DIR, a folder of the image"
+        )
+    if environment.get("AIP_HTTP_PORT") and not environment.get("PORT"):
+        environment = {**environment, "PORT": environment["AIP_HTTP_PORT"]}
     for variable, (default, reader) in VARIABLES.items():
         text = environment.get(variable) or default
         try:

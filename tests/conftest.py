@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from serving import model, settings
+from serving import handler, model, settings
 from serving.handler import handle
 from serving.http import Request, Response
 
@@ -16,6 +16,13 @@ ROOT = Path(__file__).parent.parent
 EMBEDDED = ROOT / "model"
 
 Serve = Callable[..., Callable[..., Response]]
+
+
+def forget() -> None:
+    """Begin anew: settings and model are read again."""
+    settings.current.cache_clear()
+    handler._route.cache_clear()
+    model.forget()
 
 
 @pytest.fixture
@@ -27,20 +34,19 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
             monkeypatch.delenv(variable, raising=False)
         for variable, value in {"MODEL_DIR": str(directory), **environment}.items():
             monkeypatch.setenv(variable, value)
-        settings.current.cache_clear()
-        model.forget()
+        forget()
 
         def ask(method: str, path: str, body: Any = b"", **headers: str) -> Response:
+            path, _, query = path.partition("?")
             if not isinstance(body, bytes):
                 body = json.dumps(body).encode()
             named = {name.replace("_", "-"): value for name, value in headers.items()}
-            return handle(Request(method, path, headers=named, body=body))
+            return handle(Request(method, path, query, named, body))
 
         return ask
 
     yield start
-    settings.current.cache_clear()
-    model.forget()
+    forget()
 
 
 @pytest.fixture(scope="session")

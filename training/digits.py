@@ -220,6 +220,7 @@ def write_examples(model: Any, held_out: Digits) -> None:
     folder.mkdir(exist_ok=True)
     (folder / "examples.json").write_text(json.dumps(requests) + "\n")
     (folder / "answers.json").write_text(json.dumps(answers) + "\n")
+    (folder / "labels.txt").write_text("".join(f"{digit}\n" for digit in range(10)))
 
 
 def answer(outputs: dict[str, tf.Tensor]) -> dict[str, Any]:

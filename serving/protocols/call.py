@@ -1,6 +1,6 @@
 """One decoded request, and what every protocol needs to make it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +10,8 @@ from serving.http import BadRequest, Headers
 from serving.protocols.json_tensors import kind
 from serving.signature import DEFAULT, Signature
 
+Arrays = Mapping[str, np.ndarray[Any, Any]]
+
 
 class Context(NamedTuple):
     """What a protocol may need beside the body and the signatures."""
@@ -17,17 +19,41 @@ class Context(NamedTuple):
     headers: Headers = {}  # noqa: RUF012 - never written to
     name: str = ""  # the model's
     version: str = ""
+    query: Mapping[str, str] = {}
+    key: str = "key"  # the field of an instance that is not for the model
+    null: bool = False  # write null for NaN and the infinities
+    labels: Sequence[str] = ()  # the names of the classes, where the exporter left them
+
+    def with_parameters(self, parameters: Any) -> "Context":
+        """Return the context with the options that a body's "parameters" hold; those in the address come first."""
+        if not hasattr(parameters, "items"):
+            return self  # some other protocol's, or none
+        told = {name: value for name, value in parameters.items() if isinstance(value, (str, int))}
+        return self._replace(query={**{name: str(value) for name, value in told.items()}, **self.query})
 
 
 NOTHING = Context()
 
 
 class Call(NamedTuple):
-    """A signature, its inputs by name, and what its protocol must remember to write the answer."""
+    """A signature, its inputs by name, and what its protocol must remember to write the answer.
+
+    `failed` says of rows that are not in the inputs why they are not; the others are in order.
+    """
 
     signature: Signature
-    inputs: Mapping[str, np.ndarray[Any, Any]]
+    inputs: Arrays
     form: Any = None
+    context: Context = NOTHING
+    keys: Sequence[Any] | None = None  # one a row, MISSING where it had none
+    failed: Mapping[int, str] = {}
+
+
+class Missing:
+    """A row without a key."""
+
+
+MISSING = Missing()
 
 
 def choose(signatures: Mapping[str, Signature], name: Any, place: str) -> Signature:
@@ -43,3 +69,16 @@ def choose(signatures: Mapping[str, Signature], name: Any, place: str) -> Signat
     if signature.refusal:
         raise BadRequest(f"{place}: {signature.name!r} cannot be called: {signature.refusal}")
     return signature
+
+
+def row_errors(context: Context) -> bool:
+    """Say whether a bad row is to be told in its place, `?on_error=row`, and not to fail the request."""
+    value = context.query.get("on_error", "request")
+    if value not in ("row", "request"):
+        raise BadRequest(f"on_error: expected row or request, got {value[:40]!r}", example=False)
+    return value == "row"
+
+
+def option(context: Context, name: str) -> str:
+    """Return an option of the request, from its address or its parameters; empty where there is none."""
+    return context.query.get(name, "")

@@ -65,7 +65,29 @@ REMEMBERED_BYTES = 4096  # requests to one model are of few forms: looking a for
 
 
 def _all_rectangular(skeleton: bytes) -> bool:
+    start = skeleton.find(b"[")
+    size = _first_rectangle(skeleton, start)
+    if size and skeleton.find(b"[", start + size) < 0:
+        return True  # one nest, which holds every bracket of the body
     return all(_is_rectangular(nest) for nest in set(re.findall(rb"\[[\[\],]*\]", skeleton)))
+
+
+def _first_rectangle(skeleton: bytes, start: int) -> int:
+    """Return the size of the nest that begins at `start`, 0 where it is not rectangular."""
+    if start < 0:
+        return 0
+    depth = 1
+    while skeleton[start + depth : start + depth + 1] == b"[":
+        depth += 1
+    item, count = b"", 0
+    for level in range(depth, 0, -1):  # the first innermost row, the first row of such rows, ..., the whole
+        closing = b"]" * (depth - level + 1)
+        nest = skeleton[start + level - 1 : skeleton.find(closing, start) + len(closing)]
+        count = (len(nest) - 1) // (len(item) + 1)
+        if not nest or nest != b"[" + b",".join([item] * count) + b"]":
+            return 0
+        item = nest
+    return len(item)
 
 
 _remembered = lru_cache(maxsize=256)(_all_rectangular)
@@ -306,6 +328,14 @@ def b64(value: Any) -> str | None:
     return text if name == "b64" and isinstance(text, str) else None
 
 
+def bytes_of(value: Any, place: str) -> bytes:
+    """Return the bytes of a string or of an object `{"b64": "..."}`."""
+    try:
+        return value.encode() if isinstance(value, str) else _from_base64(b64(value) or "")
+    except _Wrong as wrong:
+        raise BadRequest(f"{place}: {wrong}") from None
+
+
 _SPACE = str.maketrans("", "", " \t\r\n")
 
 
@@ -343,6 +373,13 @@ def kind(value: Any) -> str:
 
 def _twice(names: Sequence[str]) -> str:
     return next(name for position, name in enumerate(names) if name in names[:position])
+
+
+def native(value: Any) -> Any:
+    """Return a JSON value as Python's own objects."""
+    if isinstance(value, simdjson.Array):
+        return value.as_list()
+    return value.as_dict() if isinstance(value, simdjson.Object) else value
 
 
 def members(value: Any, place: str) -> dict[str, Any]:
@@ -400,18 +437,19 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def to_values(array: Array, name: str, *, rows: bool = False) -> Any:
+def to_values(array: Array, name: str, *, rows: bool = False, null: bool = False) -> Any:
     """Return what the JSON writer takes for an array: itself where it can, else nested lists.
 
     Strings are text, or {"b64": "..."} where `name` ends with `_bytes` or the bytes are not UTF-8. NaN and the
-    infinities are written as TensorFlow Serving does, as bare tokens. With `rows`, something to take apart by rows.
+    infinities are written as TensorFlow Serving does, as bare tokens, or, with `null`, as strict parsers want them.
+    With `rows`, something to take apart by rows.
     """
     if array.dtype == object:
         as_bytes = name.endswith("_bytes")
         return _nest([_text(value, as_bytes) for value in array.ravel().tolist()], array.shape)
     if array.dtype.kind not in "biuf":
         array = array.astype(np.float32)  # bfloat16 and smaller: every value of theirs is a float32 too
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
+    if array.dtype.kind == "f" and not null and not np.isfinite(array).all():
         return [_with_tokens(row) for row in array] if rows else _with_tokens(array)
     return array if array.ndim else array[()]  # the writer takes a scalar, and no array of rank 0
 

@@ -12,6 +12,9 @@ Binary tensor data, Triton's extension: the tensors' bytes follow the JSON in it
 an element of BYTES behind its length in 4 bytes. The header Inference-Header-Content-Length says how long the JSON is.
     input:      "parameters": {"binary_data_size": 16} in place of "data"
     outputs:    "parameters": {"binary_data": true} for one, {"binary_data_output": true} in the request for all
+The highest values alone, Triton's other extension:    "outputs": [{"name": "y", "parameters": {"classification": 3}}]
+answered as BYTES "value:index", or "value:index:name" where the model has names for its classes.
+
 The length 0 says that there is no JSON: the body is the one input's data (of BYTES a single element, without a length),
 and all outputs come back binary.
 
@@ -33,6 +36,7 @@ from serving.dtypes import DType
 from serving.errors import did_you_mean
 from serving.http import BadRequest, Headers, Response, to_json
 from serving.protocols import tensorflow_serving
+from serving.protocols.answers import class_names, order
 from serving.protocols.call import NOTHING, Call, Context, choose
 from serving.protocols.json_tensors import MAX_RANK, Document, kind, members, nest_to_array, to_values
 from serving.signature import DEFAULT, Contents, Signature, TensorSpec, check, shape_text
@@ -54,6 +58,7 @@ class Output(NamedTuple):
 
     spec: TensorSpec
     binary: bool
+    classes: int = 0  # how many of the highest values to tell, as text; 0: the tensor itself
 
 
 class Form(NamedTuple):
@@ -94,7 +99,7 @@ def encode(call: Call, outputs: Mapping[str, Array]) -> Response:
     if form.id is not None:
         answer["id"] = form.id
     blobs: list[Any] = []
-    answer["outputs"] = [_answer(spec, outputs[spec.name], blobs if binary else None) for spec, binary in form.outputs]
+    answer["outputs"] = [_answer(output, outputs, form.context, blobs) for output in form.outputs]
     head = to_json(answer)
     if not any(output.binary for output in form.outputs):
         return Response(200, head)
@@ -223,10 +228,18 @@ def _outputs(value: Any, signature: Signature, binary: bool) -> tuple[Output, ..
         fields = _fields(entry, where)
         spec = _spec(fields, signature.outputs, found, where, "output")
         parameters = _parameters(fields.get("parameters"), f"{where}.parameters")
-        if parameters.get("classification"):
-            raise BadRequest(f"{where}.parameters.classification: there is no such extension here")
-        found[spec.name] = _output(spec, _flag(parameters, "binary_data", f"{where}.parameters", binary), where)
+        classes = _classes(parameters.get("classification", 0), spec, f"{where}.parameters.classification")
+        asked = _flag(parameters, "binary_data", f"{where}.parameters", binary)
+        found[spec.name] = Output(spec, asked, classes) if classes else _output(spec, asked, where)
     return tuple(found.values())
+
+
+def _classes(value: Any, spec: TensorSpec, where: str) -> int:
+    if type(value) is not int or value < 0:
+        raise BadRequest(f"{where}: expected a whole number of 1 or more, got {kind(value)}")
+    if value and (spec.dtype.kind not in "iuf" or spec.shape == ()):
+        raise BadRequest(f"{where}: expected an output of numbers, one for each class; {spec.name!r} is none")
+    return value
 
 
 def _output(spec: TensorSpec, binary: bool, where: str) -> Output:
@@ -414,15 +427,36 @@ def _objects(elements: list[bytes], shape: tuple[int, ...]) -> Array:
 # The answer
 
 
-def _answer(spec: TensorSpec, array: Array, blobs: list[Any] | None) -> dict[str, Any]:
-    answer: dict[str, Any] = {"name": spec.name, "shape": array.shape, "datatype": spec.dtype.v2_name}
-    if blobs is None:
-        answer["data"] = _text(spec.name, array) if spec.dtype.kind == "S" else to_values(array.ravel(), spec.name)
-        return answer
-    blob = to_bytes(array)
-    blobs.append(blob)
-    answer["parameters"] = {"binary_data_size": len(blob)}
+def _answer(output: Output, outputs: Mapping[str, Array], context: Context, blobs: list[Any]) -> dict[str, Any]:
+    spec, array = output.spec, outputs[output.spec.name]
+    if output.classes:
+        array = _classified(array, output.classes, outputs, context)
+    datatype = "BYTES" if output.classes else spec.dtype.v2_name
+    answer: dict[str, Any] = {"name": spec.name, "shape": array.shape, "datatype": datatype}
+    if output.binary:
+        blob = to_bytes(array)
+        blobs.append(blob)
+        answer["parameters"] = {"binary_data_size": len(blob)}
+    elif array.dtype == object:
+        answer["data"] = _text(spec.name, array)
+    else:
+        answer["data"] = to_values(array.ravel(), spec.name, null=context.null)
     return answer
+
+
+def _classified(array: Array, classes: int, outputs: Mapping[str, Array], context: Context) -> Array:
+    """Return the highest values of each row, best first, as "value:index" or "value:index:name"."""
+    if not array.ndim:
+        raise BadRequest("classification: expected an output with one value for each class, got a scalar")
+    rows = array.reshape(math.prod(array.shape[:-1]), array.shape[-1])
+    names = class_names(outputs, rows.shape, context)
+    best = order(rows, classes)
+    texts = [
+        f"{float(rows[row, index]):f}:{index}{f':{names[row][index]}' if names else ''}".encode()
+        for row, indexes in enumerate(best)
+        for index in indexes.tolist()
+    ]
+    return _objects(texts, (*array.shape[:-1], best.shape[-1]))
 
 
 def _text(name: str, array: Array) -> list[str]:

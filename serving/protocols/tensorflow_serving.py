@@ -8,9 +8,13 @@ or the array, for a single input:      {"inputs": [1.0, 2.0]}
                            answered:   {"outputs": [0.5, 1.0]}
 
 Bytes are {"b64": "..."} both ways. `"signature_name"` chooses a signature other than `serving_default`.
+
+Beyond TensorFlow Serving: an instance may carry a key, {"key": 7, "x": 1.0}, and gets it back, {"key": 7, "y": 0.5}.
+Options stand in the address (`?top_k=3`) or, as Vertex AI sends them, in the body's "parameters": signature_name,
+on_error=row (a bad row is answered by {"error": "..."} in its place), top_k and arrays=base64 (see `answers`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,37 +23,44 @@ import simdjson
 
 from serving.errors import did_you_mean
 from serving.http import BadRequest, Response, to_json
-from serving.protocols.call import NOTHING, Call, Context, choose
-from serving.protocols.json_tensors import Document, b64, kind, members, rows_to_array, to_array, to_values
-from serving.signature import DEFAULT, Contents, Signature, TensorSpec
+from serving.protocols import answers
+from serving.protocols.call import MISSING, NOTHING, Arrays, Call, Context, choose, option, row_errors
+from serving.protocols.json_tensors import Document, b64, kind, members, native, rows_to_array, to_array
+from serving.signature import DEFAULT, Contents, Signature, TensorSpec, shape_text
 
 ROW, COLUMN = "instances", "inputs"
 LISTS = (simdjson.Array, list)
 OBJECTS = (simdjson.Object, dict)
 
 
-def decode(body: bytes, signatures: Mapping[str, Signature], _context: Context = NOTHING) -> Call:
+def decode(body: bytes, signatures: Mapping[str, Signature], context: Context = NOTHING) -> Call:
     """Return the call that a predict body describes; raise BadRequest naming what is wrong with it."""
     document = Document(body)
-    signature = choose(signatures, document.root.get("signature_name", DEFAULT), "signature_name")
+    root = document.root
+    if "parameters" in root:
+        context = context.with_parameters(root["parameters"])
+    signature = choose(signatures, root.get("signature_name", option(context, "signature_name")), "signature_name")
     try:
-        form = _form(document.root)
-        inputs = (_rows if form == ROW else _columns)(document, document.root[form], signature)
         _check_outputs(signature)
+        answers.check(signature, context)
+        form = _form(root)
+        if form == ROW:
+            return decode_rows(document, root[ROW], signature, context)
+        return _columns(document, root[COLUMN], signature, context)
     except BadRequest as error:
         error.signature = signature.name
         raise
-    return Call(signature, inputs, form)
 
 
-def encode(call: Call, outputs: Mapping[str, np.ndarray[Any, Any]]) -> Response:
+def encode(call: Call, outputs: Arrays) -> Response:
     """Return the answer, in the form that the request had."""
     if call.form == ROW:
-        return Response(200, to_json({"predictions": _to_rows(outputs)}))
-    values = {name: to_values(array, name) for name, array in outputs.items()}
-    if len(values) == 1:
-        (value,) = values.values()  # "we omit the name" - api_rest, Predict
-        return Response(200, to_json({"outputs": value}))
+        return Response(200, to_json({"predictions": predictions(call, outputs)}))
+    values: Any = answers.columns(call, outputs)
+    if call.keys is not None:
+        values = {call.context.key: call.keys, **values}
+    elif len(values) == 1:
+        (values,) = values.values()  # "we omit the name" - api_rest, Predict
     return Response(200, to_json({"outputs": values}))
 
 
@@ -62,7 +73,7 @@ def place(call: Call, row: int | None) -> str:
 
 
 def status(version: str) -> Any:
-    """Return the model's status, with KServe V1's two keys beside TensorFlow Serving's."""
+    """Return the model's status, as TensorFlow Serving tells it."""
     fine = {"error_code": "OK", "error_message": ""}
     return [{"version": version, "state": "AVAILABLE", "status": fine}]
 
@@ -80,46 +91,130 @@ def _form(root: Mapping[str, Any]) -> str:
     for form in (ROW, COLUMN):
         if form in root:
             return form
-    others = [name for name in root if name != "signature_name"]
+    others = [name for name in root if name not in ("signature_name", "parameters")]
     came = f"got {others[0]!r}{did_you_mean(others[0], (ROW, COLUMN))}" if others else "got neither"
     raise BadRequest(f"body: expected 'instances' (a list of rows) or 'inputs' (columns), {came}")
 
 
-def _rows(document: Document, instances: Any, signature: Signature) -> dict[str, np.ndarray[Any, Any]]:
+def decode_rows(document: Document, instances: Any, signature: Signature, context: Context) -> Call:
+    """Return the call of a list of instances."""
     if not isinstance(instances, LISTS):
         raise BadRequest(f"instances: expected a list of rows, got {kind(instances)}")
     if not len(instances):
         raise BadRequest("instances: expected at least one row, got an empty list")
     first = instances[0]
-    if not isinstance(first, OBJECTS) or b64(first) is not None:
-        return {_only_input(signature, "instances").name: _plain_rows(document, instances, signature)}
-    rows = []
+    if isinstance(first, OBJECTS) and b64(first) is None:
+        return _named_rows(document, instances, signature, context)
+    spec = _only_input(signature, "instances")
+    try:
+        return Call(signature, {spec.name: rows_to_array(document, instances, spec, "instances")}, ROW, context)
+    except BadRequest:
+        if not row_errors(context):
+            raise
+    rows = list(instances)
+    inputs, failed = _each_alone(
+        len(rows), lambda row: {spec.name: rows_to_array(document, [rows[row]], spec, "instances")}
+    )
+    return Call(signature, inputs, ROW, context, failed=failed)
+
+
+def _named_rows(document: Document, instances: Any, signature: Signature, context: Context) -> Call:
+    wanted = signature.inputs.keys()
+    key = None if context.key in wanted else context.key
+    rows: list[dict[str, Any]] = []
+    keys: list[Any] = []
+    failed: dict[int, str] = {}
     for index, instance in enumerate(instances):
-        if not isinstance(instance, OBJECTS) or b64(instance) is not None:
-            raise BadRequest(f"instances[{index}]: expected an object as in instances[0], got {kind(instance)}")
-        row = members(instance, f"instances[{index}]")
-        if row.keys() != signature.inputs.keys():
-            raise BadRequest(_difference(f"instances[{index}]", row, signature.inputs))
+        try:
+            row, own_key = _named_row(instance, index, key)
+        except BadRequest as error:
+            if not row_errors(context):
+                raise
+            row, own_key = {}, MISSING
+            failed[index] = str(error)
+        if row.keys() != wanted and index not in failed:
+            if len(wanted) == 1 and b64(row) is not None:  # {"b64": "...", "key": 7}
+                row = dict.fromkeys(wanted, row)
+            elif row_errors(context):
+                failed[index] = _difference(f"instances[{index}]", row, signature.inputs)
+            else:
+                raise BadRequest(_difference(f"instances[{index}]", row, signature.inputs))
         rows.append(row)
-    return {
-        name: rows_to_array(document, [row[name] for row in rows], spec, "instances", f".{name}")
-        for name, spec in signature.inputs.items()
-    }
+        keys.append(own_key)
+    told = keys if any(own_key is not MISSING for own_key in keys) else None
+
+    def decoded(some: Sequence[dict[str, Any]]) -> Arrays:
+        return {
+            name: rows_to_array(document, [row[name] for row in some], spec, "instances", f".{name}")
+            for name, spec in signature.inputs.items()
+        }
+
+    if not failed:
+        try:
+            return Call(signature, decoded(rows), ROW, context, told)
+        except BadRequest:
+            if not row_errors(context):
+                raise
+    inputs, failed = _each_alone(len(rows), lambda row: decoded([rows[row]]), failed)
+    return Call(signature, inputs, ROW, context, told, failed)
 
 
-def _plain_rows(document: Document, instances: Any, signature: Signature) -> np.ndarray[Any, Any]:
-    (spec,) = signature.inputs.values()
-    return rows_to_array(document, instances, spec, "instances")
+def _named_row(instance: Any, index: int, key: str | None) -> tuple[dict[str, Any], Any]:
+    """Return one instance's members and its key."""
+    if not isinstance(instance, OBJECTS) or b64(instance) is not None:
+        raise BadRequest(f"instances[{index}]: expected an object as in instances[0], got {kind(instance)}")
+    row = members(instance, f"instances[{index}]")
+    own_key = MISSING if key is None else row.pop(key, MISSING)
+    return row, own_key if own_key is MISSING else native(own_key)
 
 
-def _columns(document: Document, columns: Any, signature: Signature) -> dict[str, np.ndarray[Any, Any]]:
+def _each_alone(
+    count: int, decode_one: Callable[[int], Arrays], failed: Mapping[int, str] | None = None
+) -> tuple[Arrays, dict[int, str]]:
+    """Decode row by row; return the good rows together, and why the others are not among them."""
+    failed = dict(failed or {})
+    good: list[Arrays] = []
+    for row in range(count):
+        if row in failed:
+            continue
+        try:
+            arrays = decode_one(row)
+        except BadRequest as error:
+            failed[row] = str(error).replace("instances[0]", f"instances[{row}]", 1)
+            continue
+        problem = _other_shape(arrays, good[0]) if good else None
+        if problem:
+            failed[row] = f"instances[{row}]{problem}"
+        else:
+            good.append(arrays)
+    if not good:
+        return {}, failed
+    return {name: np.concatenate([arrays[name] for arrays in good]) for name in good[0]}, failed
+
+
+def _other_shape(arrays: Arrays, first: Arrays) -> str | None:
+    for name, array in arrays.items():
+        if array.shape != first[name].shape:
+            wanted, came = shape_text(first[name].shape[1:]), shape_text(array.shape[1:])
+            return f".{name}: expected shape {wanted} as in the rows before, got {came}"
+    return None
+
+
+def _columns(document: Document, columns: Any, signature: Signature, context: Context) -> Call:
     if not isinstance(columns, OBJECTS) or b64(columns) is not None:
         spec = _only_input(signature, "inputs")
-        return {spec.name: to_array(document, columns, spec, "inputs")}
+        return Call(signature, {spec.name: to_array(document, columns, spec, "inputs")}, COLUMN, context)
     named = members(columns, "inputs")
+    keys = None if context.key in signature.inputs else named.pop(context.key, None)
     if named.keys() != signature.inputs.keys():
         raise BadRequest(_difference("inputs", named, signature.inputs))
-    return {name: to_array(document, named[name], spec, f"inputs.{name}") for name, spec in signature.inputs.items()}
+    inputs = {name: to_array(document, named[name], spec, f"inputs.{name}") for name, spec in signature.inputs.items()}
+    if keys is not None:
+        sizes = {len(array) if array.ndim else None for array in inputs.values()}
+        if not isinstance(keys, LISTS) or sizes != {len(keys)}:
+            raise BadRequest(f"inputs.{context.key}: expected a list of one key for each row, got {kind(keys)}")
+        keys = native(keys)
+    return Call(signature, inputs, COLUMN, context, keys)
 
 
 def _only_input(signature: Signature, place: str) -> TensorSpec:
@@ -134,7 +229,7 @@ def _difference(place: str, came: Mapping[str, Any], wanted: Mapping[str, Tensor
     missing = [name for name in wanted if name not in came]
     surplus = [name for name in came if name not in wanted]
     if surplus:
-        return f"{place}: the signature has no input {surplus[0]!r}{did_you_mean(surplus[0], missing or wanted)}"
+        return f"{place}: the signature has no input {surplus[0][:200]!r}{did_you_mean(surplus[0], missing or wanted)}"
     return f"{place}: the input {missing[0]!r} is missing; expected {', '.join(map(repr, wanted))}"
 
 
@@ -144,20 +239,19 @@ def _check_outputs(signature: Signature) -> None:
             raise BadRequest(f"the output {spec.name!r} is {spec.dtype.label}, which has no JSON form")
 
 
-def _to_rows(outputs: Mapping[str, np.ndarray[Any, Any]]) -> Any:
-    sizes = {}
-    for name, array in outputs.items():
-        if not array.ndim:
-            raise BadRequest(f"the output {name!r} has no batch dimension: ask in column form, with 'inputs'")
-        sizes[name] = len(array)
-    if len(set(sizes.values())) > 1:
-        told = ", ".join(f"{name!r} {size}" for name, size in sizes.items())
-        raise BadRequest(f"the outputs differ in their number of rows ({told}): ask in column form, with 'inputs'")
-    if len(outputs) == 1:
-        ((name, array),) = outputs.items()
-        return to_values(array, name)
-    columns = [list(to_values(array, name, rows=True)) for name, array in outputs.items()]
-    return [dict(zip(outputs, row)) for row in zip(*columns)]
+def predictions(call: Call, outputs: Arrays) -> Any:
+    """Return one prediction a row of the request: the outputs, or the error of a row that failed; with its key."""
+    if call.keys is None and not call.failed:
+        return answers.rows(call, outputs)
+    good = iter(answers.rows(call, outputs, named=call.keys is not None) if outputs else ())
+    count = len(call.failed) + (len(next(iter(outputs.values()))) if outputs else 0)
+    found: list[Any] = []
+    for row in range(count):
+        prediction = {"error": call.failed[row]} if row in call.failed else next(good)
+        if call.keys is not None and call.keys[row] is not MISSING:
+            prediction = {call.context.key: call.keys[row], **prediction}
+        found.append(prediction)
+    return found
 
 
 def _signature_def(signature: Signature) -> dict[str, Any]:

@@ -39,7 +39,7 @@ SIGNATURES = {one.name: one for one in (
     signature("free",     [spec("x", "float32", None)], [Y]),
     signature("fixed",    [spec("x", "float32", (2, 2))], [Y]),
     signature("none",     [], [Y]),
-    signature("complex",  [spec("z", "complex64", (None,))], [spec("y", "complex64", (None,))]),
+    signature("complex",  [spec("z", "complex64", (None,))], [Y]),
     signature("complex_out", [spec("x", "float32", (None,))], [spec("y", "complex64", (None,))]),
     signature("resource", [TensorSpec("r", DTYPES[20], (), "r:0")], [Y]),
 )}

@@ -1,0 +1,136 @@
+"""What outputs become in a JSON answer: nested lists, ranked classes or base64.
+
+`top_k=3`: the classes of the highest scores, best first, in place of the outputs:
+                                       {"classes": [{"name": "3", "index": 3, "score": 0.98}, ...]}
+Scores are the one float output of rank 2, or the one that `scores=NAME` says; names come from a string output with a
+name for each class, or from the labels that the exporter left beside the model.
+
+`arrays=base64`: numbers as the bytes of the array, little-endian, row by row, a third of the size of their decimals:
+                                       {"dtype": "float32", "shape": [10], "b64": "..."}
+"""
+
+import base64
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from serving.errors import did_you_mean
+from serving.http import BadRequest
+from serving.protocols.call import Arrays, Call, Context, option
+from serving.protocols.json_tensors import to_values
+from serving.signature import Signature
+
+Array = np.ndarray[Any, Any]
+
+
+def check(signature: Signature, context: Context) -> None:
+    """Raise BadRequest for options that this signature cannot answer."""
+    if option(context, "arrays") not in ("", "base64", "json"):
+        raise BadRequest(f"arrays: expected base64 or json, got {option(context, 'arrays')[:40]!r}", example=False)
+    if top_k(context):
+        scores(signature, context)
+
+
+def top_k(context: Context) -> int:
+    """Return how many classes are asked for; 0 where the outputs are."""
+    text = option(context, "top_k")
+    if not text:
+        return 0
+    if not (text.isascii() and text.isdecimal() and 0 < len(text) < 10 and int(text)):
+        raise BadRequest(f"top_k: expected a whole number of 1 or more, got {text[:40]!r}", example=False)
+    return int(text)
+
+
+def scores(signature: Signature, context: Context) -> str:
+    """Return the name of the output that holds the scores of the classes."""
+    named = option(context, "scores")
+    floats = [one for one in signature.outputs.values() if one.dtype.kind == "f"]
+    found = [one.name for one in floats if one.shape is None or len(one.shape) == 2]
+    if named:
+        if named not in found:
+            raise BadRequest(
+                f"scores: there is no output {named[:200]!r} of scores{did_you_mean(named, found)}", example=False
+            )
+        return named
+    if len(found) != 1:
+        there = f"there are {', '.join(map(repr, found))}: choose one with scores=NAME" if found else "there is none"
+        raise BadRequest(f"top_k: expected one float output of shape [batch, classes]; {there}", example=False)
+    return found[0]
+
+
+def rows(call: Call, outputs: Arrays, *, named: bool = False) -> Any:
+    """Return one value or, for several outputs or where `named`, one object for each index of the first dimension."""
+    sizes = {}
+    for name, array in outputs.items():
+        if not array.ndim:
+            raise BadRequest(f"the output {name!r} has no batch dimension: ask in column form, with 'inputs'")
+        sizes[name] = len(array)
+    if len(set(sizes.values())) > 1:
+        told = ", ".join(f"{name!r} {size}" for name, size in sizes.items())
+        raise BadRequest(f"the outputs differ in their number of rows ({told}): ask in column form, with 'inputs'")
+    count = top_k(call.context)
+    if count:
+        return [{"classes": ranked} for ranked in _ranked(call, outputs, count)]
+    packed = option(call.context, "arrays") == "base64"
+    if len(outputs) == 1 and not named:
+        ((name, array),) = outputs.items()
+        return [_packed(row) for row in array] if packed and array.dtype != object else _values(call, array, name)
+    columns = [
+        [_packed(row) for row in array] if packed and array.dtype != object else list(_values(call, array, name, True))
+        for name, array in outputs.items()
+    ]
+    return [dict(zip(outputs, row)) for row in zip(*columns)]
+
+
+def columns(call: Call, outputs: Arrays) -> dict[str, Any]:
+    """Return each output whole."""
+    count = top_k(call.context)
+    if count:
+        return {"classes": _ranked(call, outputs, count)}
+    if option(call.context, "arrays") == "base64":
+        return {
+            name: _values(call, array, name) if array.dtype == object else _packed(array)
+            for name, array in outputs.items()
+        }
+    return {name: _values(call, array, name) for name, array in outputs.items()}
+
+
+def _values(call: Call, array: Array, name: str, rows: bool = False) -> Any:
+    return to_values(array, name, rows=rows, null=call.context.null)
+
+
+def _packed(array: Array) -> dict[str, Any]:
+    data = base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
+    return {"dtype": str(array.dtype), "shape": array.shape, "b64": data}
+
+
+def _ranked(call: Call, outputs: Arrays, count: int) -> list[list[dict[str, Any]]]:
+    values = outputs[scores(call.signature, call.context)]
+    if values.ndim != 2:
+        raise BadRequest(f"top_k: expected scores of shape [batch, classes], got rank {values.ndim}", example=False)
+    names = class_names(outputs, values.shape, call.context)
+    return [
+        [
+            {**({"name": names[row][index]} if names else {}), "index": index, "score": values[row, index]}
+            for index in indexes.tolist()
+        ]
+        for row, indexes in enumerate(order(values, count))
+    ]
+
+
+def order(values: Array, count: int) -> Array:
+    """Return the indexes of the `count` highest values of each row, best first, NaN last, ties in order."""
+    wide = values.astype(np.float64) if values.dtype.kind not in "f" else values
+    ranked: Array = np.argsort(-np.where(np.isnan(wide), -np.inf, wide), axis=-1, kind="stable")
+    return ranked[..., :count]
+
+
+def class_names(outputs: Arrays, shape: tuple[int, ...], context: Context) -> Sequence[Sequence[str]] | None:
+    """Return the names of the classes for each row of scores [batch, classes]; None where the model tells none."""
+    for array in outputs.values():
+        if array.dtype == object and array.shape in (shape, shape[1:]):
+            names = [name.decode("utf-8", "replace") for name in array.ravel().tolist()]
+            size = shape[1]
+            return [names[row * size : (row + 1) * size] or names for row in range(shape[0])]
+    return [context.labels] * shape[0] if len(context.labels) == shape[1] else None

@@ -1,0 +1,148 @@
+"""tf.Example messages out of JSON, for the signatures that TensorFlow Serving's classify and regress call.
+
+{"signature_name": "...", "context": {"user": "a"}, "examples": [{"age": 3, "words": ["x", "y"]}, ...]}
+
+Each feature is a value or a flat list. Its kind follows from the first value: a decimal makes floats, an integer or a
+boolean int64s, text or {"b64": "..."} bytes. The context's features belong to every example.
+The messages: tensorflow/core/example/{example,feature}.proto, written by hand in their few fields.
+"""
+
+import math
+import struct
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import simdjson
+
+from serving.errors import did_you_mean
+from serving.http import BadRequest
+from serving.protocols.call import Call, Context, choose, option
+from serving.protocols.json_tensors import Document, b64, bytes_of, kind, members
+from serving.signature import Signature, check
+
+LISTS = (simdjson.Array, list)
+OBJECTS = (simdjson.Object, dict)
+INPUT = "inputs"  # the one input that such a signature has
+
+
+def decode(
+    body: bytes,
+    signatures: Mapping[str, Signature],
+    context: Context,
+    problem: Callable[[Signature], str | None],
+) -> Call:
+    """Return the call of a signature that takes serialized examples; `problem` says why one is not of the kind."""
+    document = Document(body)
+    root = document.root
+    signature = choose(signatures, root.get("signature_name", option(context, "signature_name")), "signature_name")
+    try:
+        _check(signature, signatures, problem)
+        if "examples" not in root:
+            others = [name for name in root if name not in ("signature_name", "context")]
+            came = f"got {others[0]!r}{did_you_mean(others[0], ['examples'])}" if others else "got nothing"
+            raise BadRequest(f"body: expected 'examples' (a list of objects), {came}")
+        examples = root["examples"]
+        if not isinstance(examples, LISTS) or not len(examples):
+            came = "an empty list" if isinstance(examples, LISTS) else kind(examples)
+            raise BadRequest(f"examples: expected a list of at least one object, got {came}")
+        shared = _features(root["context"], "context") if "context" in root else b""
+        serialized = np.empty(len(examples), object)
+        for index, features in enumerate(examples):
+            serialized[index] = shared + _features(features, f"examples[{index}]")
+        (spec,) = signature.inputs.values()
+        if wrong := check(spec, serialized.shape):
+            raise BadRequest(f"examples: {wrong}")
+    except BadRequest as error:
+        error.signature = signature.name
+        raise
+    return Call(signature, {spec.name: serialized}, "examples", context)
+
+
+def _check(
+    signature: Signature, signatures: Mapping[str, Signature], problem: Callable[[Signature], str | None]
+) -> None:
+    wrong = _input_problem(signature) or problem(signature)
+    if wrong:
+        fit = [one.name for one in signatures.values() if not (one.refusal or _input_problem(one) or problem(one))]
+        there = f"there is {', '.join(map(repr, fit))}" if fit else "the model has none that does: use :predict"
+        raise BadRequest(f"signature_name: {signature.name!r} {wrong}; {there}", example=False)
+
+
+def _input_problem(signature: Signature) -> str | None:
+    spec = signature.inputs.get(INPUT)
+    if len(signature.inputs) != 1 or spec is None or spec.dtype.kind != "S":
+        return f"does not take one string input named {INPUT!r}, serialized tf.Example messages"
+    return None
+
+
+def place(call: Call, row: int | None) -> str:
+    """Name what a call's inputs are in its body: all of them, or one."""
+    return "examples" if row is None else f"examples[{row}]"
+
+
+# Wire format: https://protobuf.dev/programming-guides/encoding
+
+
+def _field(number: int, content: bytes) -> bytes:
+    return bytes([number << 3 | 2]) + _varint(len(content)) + content
+
+
+def _varint(number: int) -> bytes:
+    number &= (1 << 64) - 1  # a negative number is written as its 64-bit complement
+    encoded = bytearray()
+    while number > 0x7F:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    encoded.append(number)
+    return bytes(encoded)
+
+
+def _features(value: Any, place: str) -> bytes:
+    """Return an Example with the features of an object, in the order of their names."""
+    if not isinstance(value, OBJECTS) or b64(value) is not None:
+        raise BadRequest(f"{place}: expected an object of features, got {kind(value)}")
+    entries = [
+        _field(1, _field(1, name.encode()) + _field(2, _feature(feature, f"{place}.{name[:200]}")))
+        for name, feature in sorted(members(value, place).items())
+    ]
+    return _field(1, b"".join(entries))
+
+
+def _feature(value: Any, place: str) -> bytes:
+    values = list(value) if isinstance(value, LISTS) else [value]
+    if not values:
+        return b""  # a feature without a kind
+    of = _kind(values[0], f"{place}[0]" if isinstance(value, LISTS) else place)
+    for index, one in enumerate(values):
+        if (came := _kind(one, f"{place}[{index}]")) != of:
+            raise BadRequest(f"{place}[{index}]: expected {of} as the first value is, got {came}")
+    if of == FLOATS:
+        return _field(2, _field(1, _floats(values, place)))
+    if of == BYTES:
+        return _field(1, b"".join(_field(1, bytes_of(one, place)) for one in values))
+    for index, one in enumerate(values):
+        if not -(1 << 63) <= one < 1 << 63:
+            raise BadRequest(f"{place}[{index}]: expected int64, got {one}, which is out of its range")
+    return _field(3, _field(1, b"".join(_varint(int(one)) for one in values)))
+
+
+FLOATS, INTEGERS, BYTES = "a decimal", "an integer or a boolean", "text or bytes"
+
+
+def _kind(value: Any, place: str) -> str:
+    if isinstance(value, float):
+        return FLOATS
+    if isinstance(value, (bool, int)):
+        return INTEGERS
+    if isinstance(value, str) or b64(value) is not None:
+        return BYTES
+    raise BadRequest(f"{place}: expected a number, a boolean, text, or a flat list of them, got {kind(value)}")
+
+
+def _floats(values: list[float], place: str) -> bytes:
+    try:
+        return struct.pack(f"<{len(values)}f", *values)
+    except OverflowError:
+        wrong = next(value for value in values if math.isfinite(value) and abs(value) > 3.4028235e38)
+        raise BadRequest(f"{place}: expected float32, got {wrong:g}, which is out of its range") from None

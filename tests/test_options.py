@@ -1,0 +1,247 @@
+"""What a request may ask for beyond the protocol: keys, bad rows in their place, ranked classes, packed arrays."""
+
+import base64
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from serving.settings import SettingError, read
+from tests.conftest import EMBEDDED, Serve
+from tests.zoo import build
+
+PREDICT = "/v1/models/model:predict"
+BAD = {"b64": "AAAA"}
+
+
+@pytest.fixture
+def picture(examples: dict[str, Any]) -> dict[str, str]:
+    found: dict[str, str] = examples["serving_default"]["instances"][0]
+    return found
+
+
+@pytest.fixture
+def pixels(examples: dict[str, Any]) -> list[list[int]]:
+    found: list[list[int]] = examples["pixels"]["instances"][0]
+    return found
+
+
+def ask_json(ask: Any, path: str, body: Any, status: int = 200) -> Any:
+    answer = ask("POST", path, body)
+    assert answer.status == status, answer.body
+    return json.loads(answer.body)
+
+
+# Keys
+
+
+def test_a_key_comes_back_beside_its_prediction(serve: Serve, picture: Any, pixels: Any) -> None:
+    ask = serve()
+    instances = [{"key": "b", "image": picture}, {"image": picture, "key": 7}, {"image": picture}]
+    found = ask_json(ask, PREDICT, {"instances": instances})["predictions"]
+    assert [row.get("key") for row in found] == ["b", 7, None]
+    assert {row["label"] for row in found} == {"3"}
+    assert next(iter(found[0])) == "key"
+    body = {"signature_name": "pixels", "instances": [{"pixels": pixels, "key": {"any": ["thing", None]}}]}
+    assert ask_json(ask, PREDICT, body)["predictions"][0]["key"] == {"any": ["thing", None]}
+
+
+def test_a_single_output_is_named_beside_a_key(serve: Serve) -> None:
+    ask = serve(build() / "versions" / "2")
+    name = next(
+        iter(
+            json.loads(ask("GET", "/v1/models/model/metadata").body)["metadata"]["signature_def"]["signature_def"][
+                "serving_default"
+            ]["outputs"]
+        )
+    )
+    found = ask_json(ask, "/", {"instances": [{"x": 1.0, "key": 1}, {"x": 2.0, "key": 2}]})["predictions"]
+    assert found == [{"key": 1, name: 3.0}, {"key": 2, name: 4.0}]
+
+
+def test_the_key_may_have_another_name_and_other_fields_stay_errors(serve: Serve, picture: Any) -> None:
+    ask = serve(KEY_FIELD="id")
+    found = ask_json(ask, PREDICT, {"instances": [{"id": 1, "image": picture}]})["predictions"]
+    assert found[0]["id"] == 1
+    wrong = ask_json(ask, PREDICT, {"instances": [{"key": 1, "image": picture}]}, 400)
+    assert wrong["error"].startswith("instances[0]: the signature has no input 'key'")
+
+
+def test_bytes_may_carry_a_key_beside_them(serve: Serve, picture: Any) -> None:
+    found = ask_json(serve(), PREDICT, {"instances": [{**picture, "key": 5}]})["predictions"]
+    assert (found[0]["key"], found[0]["label"]) == (5, "3")
+
+
+def test_columns_may_carry_a_column_of_keys(serve: Serve, picture: Any) -> None:
+    ask = serve()
+    found = ask_json(ask, PREDICT, {"inputs": {"image": [picture, picture], "key": ["a", "b"]}})["outputs"]
+    assert (found["key"], found["label"]) == (["a", "b"], ["3", "3"])
+    for keys in (["a"], "ab", {"a": 1}):
+        wrong = ask_json(ask, PREDICT, {"inputs": {"image": [picture, picture], "key": keys}}, 400)
+        assert wrong["error"].startswith("inputs.key: expected a list of one key for each row")
+
+
+def test_an_input_of_the_keys_name_is_an_input(serve: Serve) -> None:
+    ask = serve(build() / "versions" / "2", KEY_FIELD="x")
+    assert ask_json(ask, "/", {"instances": [{"x": 1.0}]})["predictions"] == [3.0]
+
+
+# Bad rows in their place
+
+
+@pytest.mark.parametrize("where", ["query", "parameters"])
+def test_a_bad_row_is_told_in_its_place(serve: Serve, picture: Any, where: str) -> None:
+    ask = serve()
+    instances = [picture, 5, BAD, picture, {"b64": "?"}]
+    path, more = (f"{PREDICT}?on_error=row", {}) if where == "query" else (PREDICT, {"parameters": {"on_error": "row"}})
+    found = ask_json(ask, path, {"instances": instances, **more})["predictions"]
+    assert [row.get("label") for row in found] == ["3", None, None, "3", None]
+    assert found[1]["error"].startswith("instances[1]: expected a string")
+    assert found[2]["error"].startswith("instances[2].image: the model refuses it")
+    assert found[4]["error"].startswith("instances[4]: expected base64")
+
+
+def test_a_bad_row_keeps_its_key(serve: Serve, picture: Any) -> None:
+    instances = [{"key": 1, "image": BAD}, {"key": 2, "image": picture}, {"key": 3}, {"key": 4, "imag": picture}, 7]
+    found = ask_json(serve(), f"{PREDICT}?on_error=row", {"instances": instances})["predictions"]
+    assert [row.get("key") for row in found] == [1, 2, 3, 4, None]
+    assert [row.get("label") for row in found] == [None, "3", None, None, None]
+    assert "the input 'image' is missing" in found[2]["error"]
+    assert "did you mean 'image'?" in found[3]["error"]
+    assert "expected an object" in found[4]["error"]
+
+
+def test_rows_of_another_shape_fail_alone(serve: Serve, pixels: Any) -> None:
+    body = {"signature_name": "pixels", "instances": [pixels, pixels[:7], pixels, [[1]] * 8]}
+    found = ask_json(serve(), f"{PREDICT}?on_error=row", body)["predictions"]
+    assert ["error" in row for row in found] == [False, True, False, True]
+    assert found[1]["error"] == "instances[1]: expected shape [8, 8], got [7, 8]"
+
+
+def test_all_rows_may_be_bad(serve: Serve) -> None:
+    for instances in ([5, None], [BAD, BAD]):
+        found = ask_json(serve(), f"{PREDICT}?on_error=row", {"instances": instances})["predictions"]
+        assert [list(row) for row in found] == [["error"], ["error"]]
+
+
+def test_good_rows_get_the_same_bytes_with_or_without_on_error(serve: Serve, picture: Any) -> None:
+    ask = serve()
+    body = {"instances": [picture, picture]}
+    assert ask("POST", PREDICT, body) == ask("POST", f"{PREDICT}?on_error=row", body)
+
+
+# Ranked classes
+
+
+def test_the_best_classes_come_with_their_names(serve: Serve, picture: Any) -> None:
+    ask = serve()
+    plain = ask_json(ask, PREDICT, {"instances": [picture]})["predictions"][0]["probabilities"]
+    (found,) = ask_json(ask, f"{PREDICT}?top_k=3", {"instances": [picture]})["predictions"]
+    order = sorted(range(10), key=lambda index: -plain[index])[:3]
+    assert found == {"classes": [{"name": str(i), "index": i, "score": plain[i]} for i in order]}
+    columns = ask_json(ask, PREDICT, {"inputs": [picture], "parameters": {"top_k": 3}})["outputs"]
+    assert columns == [found["classes"]]
+
+
+def test_names_may_be_an_output(serve: Serve) -> None:
+    found = ask_json(serve(build() / "tf1_classify"), "/?top_k=1", {"instances": [EXAMPLE]})["predictions"]
+    assert found[0]["classes"][0]["name"] == "bee"
+
+
+EXAMPLE = {"b64": base64.b64encode(b"\n\x13\n\x11\n\x01x\x12\x0c\x12\n\n\x08\x00\x00\x80?\x00\x00\x00@").decode()}
+
+OPTIONS = [
+    # query                       words
+    ("top_k=0",                   "top_k: expected a whole number of 1 or more, got '0'"),
+    ("top_k=-1",                  "top_k: expected a whole number of 1 or more, got '-1'"),
+    ("top_k=three",               "top_k: expected a whole number"),
+    ("top_k=3&scores=label",      "scores: there is no output 'label' of scores"),
+    ("top_k=3&top_k=4",           "query: a parameter stands twice"),
+    ("on_error=ignore",           "on_error: expected row or request, got 'ignore'"),
+    ("arrays=hex",                "arrays: expected base64 or json, got 'hex'"),
+    ("signature_name=pixel",      "did you mean 'pixels'?"),
+    ("a=%ff",                     "query: expected at most 64 parameters in UTF-8"),
+    ("&".join(f"a{n}=1" for n in range(65)), "query: expected at most 64 parameters"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("query", "words"), OPTIONS)
+def test_a_wrong_option_is_named(serve: Serve, query: str, words: str) -> None:
+    body = {"instances": [5]} if query.startswith("on_error") else {"instances": [BAD]}
+    assert words in ask_json(serve(), f"{PREDICT}?{query}", body, 400)["error"]
+
+
+def test_a_model_without_scores_cannot_rank(serve: Serve) -> None:
+    wrong = ask_json(serve(build() / "versions" / "2"), "/?top_k=1", {"instances": [1.0]}, 400)
+    assert "expected one float output of shape [batch, classes]; there is none" in wrong["error"]
+
+
+def test_a_label_of_the_address_is_none_of_ours(serve: Serve, picture: Any) -> None:
+    assert ask_json(serve(), f"{PREDICT}?key=an-api-key&alt=json", {"instances": [picture]})["predictions"]
+
+
+def test_the_signature_may_stand_in_the_address(serve: Serve, pixels: Any) -> None:
+    assert ask_json(serve(), "/?signature_name=pixels", {"instances": [pixels]})["predictions"][0]["label"] == "3"
+
+
+def test_arrays_may_come_as_base64(serve: Serve, picture: Any) -> None:
+    ask = serve()
+    plain = ask_json(ask, PREDICT, {"instances": [picture]})["predictions"][0]
+    (row,) = ask_json(ask, f"{PREDICT}?arrays=base64", {"instances": [picture]})["predictions"]
+    packed = row["probabilities"]
+    assert (packed["dtype"], packed["shape"], row["label"]) == ("float32", [10], "3")
+    array = np.frombuffer(base64.b64decode(packed["b64"]), packed["dtype"]).reshape(packed["shape"])
+    np.testing.assert_array_equal(array, np.array(plain["probabilities"], np.float32))
+    columns = ask_json(ask, f"{PREDICT}?arrays=base64", {"inputs": [picture]})["outputs"]
+    assert (columns["probabilities"]["shape"], columns["label"]) == ([1, 10], ["3"])
+
+
+def test_what_is_not_finite_is_a_token_or_null(serve: Serve) -> None:
+    body = b'{"instances": [NaN, Infinity, 1.5]}'
+    ask = serve(build() / "versions" / "1")
+    assert ask("POST", "/", body).body == b'{"predictions":[NaN,Infinity,2.5]}'
+    ask = serve(build() / "versions" / "1", NON_FINITE="null")
+    assert ask("POST", "/", body).body == b'{"predictions":[null,null,2.5]}'
+
+
+# Platforms
+
+PLATFORMS = [
+    # method   path                   environment                                   status
+    ("GET",    "/ping",               {},                                           200),  # SageMaker
+    ("POST",   "/invocations",        {},                                           200),
+    ("GET",    "/v1/models",          {},                                           200),  # KServe V1
+    ("GET",    "/v1/models/model",    {},                                           200),
+    ("POST",   "/v1/models/model:explain", {},                                      404),
+    ("POST",   "/v1/endpoints/7/deployedModels/9:predict", {"AIP_PREDICT_ROUTE": "/v1/endpoints/7/deployedModels/9:predict"}, 200),
+    ("GET",    "/v1/endpoints/7/deployedModels/9",         {"AIP_HEALTH_ROUTE": "/v1/endpoints/7/deployedModels/9"}, 200),
+    ("POST",   "/health",             {"AIP_HEALTH_ROUTE": "/health"},              405),
+    ("POST",   "/v1.models",          {"AIP_PREDICT_ROUTE": "/v1-models"},          404),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "path", "environment", "status"), PLATFORMS)
+def test_every_platforms_addresses_are_ours(
+    serve: Serve, picture: Any, method: str, path: str, environment: dict[str, str], status: int
+) -> None:
+    answer = serve(**environment)(method, path, {"instances": [picture], "parameters": {"anything": [1]}})
+    assert answer.status == status, answer.body
+    if method == "POST" and status == 200:
+        assert json.loads(answer.body)["predictions"][0]["label"] == "3"
+
+
+def test_health_says_no_where_there_is_no_model(serve: Serve, tmp_path: Any) -> None:
+    ask = serve(tmp_path, AIP_HEALTH_ROUTE="/health")
+    for path in ("/ping", "/health", "/readyz", "/v2/health/ready"):
+        assert ask("GET", path).status == 503
+
+
+def test_vertex_names_the_port_and_its_bucket_is_not_fetched() -> None:
+    assert read({"AIP_HTTP_PORT": "7080"}).port == 7080
+    assert read({"AIP_HTTP_PORT": "7080", "PORT": "9"}).port == 9
+    assert read({"AIP_STORAGE_URI": "gs://b/m", "MODEL_DIR": str(EMBEDDED)}).model_dir == EMBEDDED
+    with pytest.raises(SettingError, match="AIP_STORAGE_URI: models are not fetched"):
+        read({"AIP_STORAGE_URI": "gs://b/m"})
+    with pytest.raises(SettingError, match="AIP_HEALTH_ROUTE: expected the path of an address"):
+        read({"AIP_HEALTH_ROUTE": "health"})
