@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; 
 PORT   ?= 8080
 venv   := .venv/.ready
 
-.PHONY: setup serve test bench train clean
+.PHONY: setup serve serve-fast test bench train clean
 
 setup: $(venv)
 
@@ -17,12 +17,18 @@ $(venv): requirements.txt requirements-dev.txt
 
 # Bytecode is compiled as the cloud build does it: without it every import takes twice as long.
 compiled: $(venv)
-	@.venv/bin/python -m compileall -q main.py serving fallback
+	@.venv/bin/python -m compileall -q main.py serving fallback container
 .PHONY: compiled
 
 serve: compiled
 	@.venv/bin/python -m serving banner --port $(PORT)
 	@exec .venv/bin/functions-framework --target predict --port $(PORT)
+
+# The same on Granian, with TensorFlow's library bound (container/BIND.md): it starts in half the time.
+serve-fast: compiled
+	@.venv/bin/python -m serving banner --port $(PORT)
+	@export TENSORFLOW_LIBRARY_DIR="$${TENSORFLOW_LIBRARY_DIR-$$(.venv/bin/python -m container.bind --cached)}"; \
+	  PORT=$(PORT) exec .venv/bin/python -m serving.granian
 
 test: compiled
 	.venv/bin/ruff check .

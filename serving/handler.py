@@ -3,13 +3,14 @@
 import re
 import traceback
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import lru_cache
 from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
 
-from serving import model, settings
+from serving import model, phases, settings
 from serving.errors import InputError, LoadError, RunError, did_you_mean, plain
 from serving.http import (
     BadRequest,
@@ -62,12 +63,25 @@ def infer(request: Request, _target: Target, protocol: ModuleType) -> Response:
     try:
         call = protocol.decode(body, served.signatures, context)
         answer: Response = protocol.encode(*_run(served, call, protocol))
-        return compress(answer, request.headers.get("accept-encoding"))
+        answer = compress(answer, request.headers.get("accept-encoding"))
+        return _first(answer) if phases.pending else answer
     except BadRequest as error:
         if error.example:
             raise BadRequest(f"{error}{_example(error.signature, protocol)}") from None
         raise
 
+
+def _first(answer: Response) -> Response:
+    """Tell with the first answer what the start was made of."""
+    if not (told := phases.first()):
+        return answer
+    total = round(sum(told.values()), 1)
+    log("INFO", f"first answer after {total:g} ms of starting", milliseconds=told)
+    timing = ", ".join(f"{phase};dur={milliseconds}" for phase, milliseconds in {**told, "start": total}.items())
+    return answer._replace(headers=(*answer.headers, ("Server-Timing", timing)))
+
+
+ALREADY = nullcontext()
 
 # What TensorFlow says of a run that the input spoilt.
 CLIENTS_FAULT = frozenset({"INVALID_ARGUMENT", "OUT_OF_RANGE", "FAILED_PRECONDITION"})
@@ -80,7 +94,9 @@ def _run(served: Model, call: Call, protocol: ModuleType) -> tuple[Call, Arrays]
     if call.failed and not call.inputs:
         return call, {}  # no row is good
     try:
-        return call, served.run(call.signature, call.inputs)
+        with phases.measured("run") if phases.pending else ALREADY:
+            outputs = served.run(call.signature, call.inputs)
+        return call, outputs
     except InputError as error:
         raise BadRequest(str(error), call.signature.name) from None
     except RunError as error:
@@ -192,7 +208,7 @@ def describe(request: Request, _target: Target, _protocol: ModuleType) -> Respon
     """Describe every address and what this model takes there, as OpenAPI; reads saved_model.pb alone."""
     from serving import openapi  # not needed for an answer
 
-    answer = Response(200, openapi.document(model.cache().source(), settings.current(), ROUTES))
+    answer = Response(200, openapi.document(model.cache().source(), settings.current(), routes()))
     return compress(answer, request.headers.get("accept-encoding"))
 
 
@@ -238,8 +254,9 @@ def routes() -> tuple[Route, ...]:
 def addresses() -> list[str]:
     """Return every address, with this model's name in it."""
     name = settings.current().model_name
-    paths = [route.path.replace(NAME, name).replace(VERSION, "").replace(NUMBER, "") for route in routes()]
-    return [f"{route.method} {path.removesuffix('/?')}" for route, path in zip(routes(), paths)]
+    paths = [route.path.replace(VERSION, "").replace(NUMBER, "").replace("\\", "") for route in routes()]
+    paths = [path.removesuffix("/?").replace(NAME, name) for path in paths]
+    return [f"{route.method} {path}" for route, path in zip(routes(), paths)]
 
 
 def handle(request: Request) -> Response:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from serving import settings, tensorflow_c
+from serving import phases, settings, tensorflow_c
 from serving.errors import InputError, LoadError, RunError, plain
 from serving.log import log
 from serving.settings import Settings
@@ -179,7 +179,8 @@ class Cache:
         begin = time.perf_counter()
         try:
             source = self._source
-            self._model = Model(source, open_session(source, self._options))
+            with phases.measured("model"):
+                self._model = Model(source, open_session(source, self._options))
         except LoadError as error:
             self._failure = error
             log("ERROR", f"the model cannot be loaded: {error}", directory=str(self._options.model_dir))

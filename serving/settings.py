@@ -24,7 +24,10 @@ class Settings:
 
     model_dir: Path
     model_name: str
+    host: str
     port: int
+    workers: int
+    threads: int
     max_body_bytes: int
     key_field: str
     non_finite: str
@@ -40,6 +43,12 @@ class Settings:
 def _name(text: str) -> str:
     if not re.fullmatch(r"[^/:\s\x00-\x1f\x7f]{1,128}", text):
         raise ValueError("a name of 1 to 128 characters without '/', ':' or white space")
+    return text
+
+
+def _host(text: str) -> str:
+    if not re.fullmatch(r"[0-9A-Za-z.:_-]{1,255}", text):
+        raise ValueError("an address to listen on")
     return text
 
 
@@ -92,7 +101,10 @@ VARIABLES: dict[str, tuple[str, Callable[[str], Any]]] = {
     # variable                 default               how it is read
     "MODEL_DIR":               (str(ROOT / "model"), _path),
     "MODEL_NAME":              ("model",             _name),
+    "HOST":                    ("0.0.0.0",           _host),
     "PORT":                    ("8080",              _number(1, 65535)),
+    "WORKERS":                 ("1",                 _number(1, 256)),
+    "THREADS":                 ("8",                 _number(1, 1024)),
     "MAX_BODY_BYTES":          (str(8 << 20),        _number(1, 1 << 40)),
     "KEY_FIELD":               ("key",               _name),
     "NON_FINITE":              ("tokens",            _choice("tokens", "null")),

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any
 
+from serving import phases
 from serving.handler import handle
 from serving.http import Request, status_line
 
@@ -61,3 +62,6 @@ def _length(environ: Environ) -> int | None:
         return int(text[:19])
     chunked = environ.get("wsgi.input_terminated") or "HTTP_TRANSFER_ENCODING" in environ
     return None if chunked else 0
+
+
+phases.imported()

@@ -3,6 +3,8 @@
 import gzip
 import io
 import json
+import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +18,7 @@ from serving import wsgi
 from serving.flask import from_flask, to_flask
 from serving.handler import handle
 from tests.conftest import ROOT, Serve, plain_environment
+from tests.server import running
 from tests.test_handler import ADDRESSES, PREDICT, REFUSED
 
 Answer = tuple[str, dict[str, str], bytes]
@@ -61,7 +64,7 @@ def requests(examples: dict[str, Any]) -> list[tuple[str, str, bytes, dict[str, 
 
 
 def test_both_doors_answer_every_request_with_the_same_bytes(serve: Serve, examples: dict[str, Any]) -> None:
-    serve()
+    serve()("POST", "/", examples["pixels"])  # the first answer tells of the start, in a header
     for method, path, body, more in requests(examples):
         plain = call(wsgi.app, environ(method, path, body, **more))
         by_flask = through_flask(environ(method, path, body, **more))
@@ -124,3 +127,42 @@ def test_the_fast_door_imports_no_web_framework(tmp_path: Path) -> None:
         [sys.executable, "-c", script], cwd=ROOT, env=plain_environment(), capture_output=True, text=True
     )
     assert run.stdout.strip() == "[]", run.stderr
+
+
+def test_granian_answers_with_the_same_bytes_and_leaves_at_once(examples: dict[str, Any]) -> None:
+    limit = "9000"
+    with (
+        running("functions-framework", MAX_BODY_BYTES=limit) as platform,
+        running("granian", MAX_BODY_BYTES=limit, THREADS="2") as fast,
+    ):
+        for body in (*examples.values(), b"", b"{", b" " * 9001, {"instances": [5]}):
+            one, other = (server.ask("POST", "/", body) for server in (platform, fast))
+            assert (one.status, one.body) == (other.status, other.body)
+        for path in ("/readyz", "/nothing", "/favicon.ico", "/v1/models/a%0d%0aX:%20y", "/v1/models/model/metadata"):
+            one, other = (server.ask("GET", path) for server in (platform, fast))
+            assert (one.status, one.body) == (other.status, other.body)
+        assert fast.log.count("serving model version 1") == 1
+        fast.process.send_signal(signal.SIGTERM)
+        assert fast.process.wait(10) == 0
+
+
+def test_the_first_answer_tells_what_the_start_was_made_of(examples: dict[str, Any]) -> None:
+    for door in ("functions-framework", "granian"):
+        with running(door) as server:
+            assert server.ask("POST", "/", b"{").status == 400
+            first, second = (server.ask("POST", "/", examples["pixels"]) for _ in range(2))
+            told = dict(re.findall(r"(\w+);dur=([0-9.]+)", first.headers["server-timing"]))
+            assert list(told)[-1] == "start"
+            assert told.keys() == {"interpreter", "imports", "library", "model", "run", "start"}
+            assert all(float(milliseconds) >= 0 for milliseconds in told.values())
+            assert "server-timing" not in second.headers
+            assert server.log.count("first answer after") == 1
+
+
+def test_a_bad_setting_ends_the_fast_door_with_one_line() -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "serving.granian"], cwd=ROOT, env=plain_environment(THREADS="many"),
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert run.returncode == 1
+    assert run.stderr == "serving.granian: THREADS: expected a whole number from 1 to 1024, got 'many'\n"

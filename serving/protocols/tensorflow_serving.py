@@ -275,13 +275,23 @@ def _tensor_info(spec: TensorSpec) -> dict[str, Any]:
     }
 
 
+def has_rows(signature: Signature) -> bool:
+    """Say whether inputs and outputs go by rows: every tensor has a first dimension, and outputs agree on its size."""
+    if any(spec.shape == () for specs in (signature.inputs, signature.outputs) for spec in specs.values()):
+        return False
+    given, answered = (
+        {one.shape[0] for one in specs.values() if one.shape} for specs in (signature.inputs, signature.outputs)
+    )
+    return len(given - {None}) <= 1 and len(answered) <= 1
+
+
 def example(signature: Signature, saved: Any = None) -> bytes:
     """Return a body that works: the exporter's, where it left one, else zeros of the declared shapes."""
     if isinstance(saved, dict):
         return orjson.dumps(saved)
     body: dict[str, Any] = {} if signature.name == DEFAULT else {"signature_name": signature.name}
     specs = signature.inputs.values()
-    if specs and all(spec.shape and spec.shape[0] in (None, 1) for spec in specs):
+    if specs and has_rows(signature) and all(spec.shape and spec.shape[0] in (None, 1) for spec in specs):
         row = {spec.name: _filler(spec, spec.shape[1:]) for spec in specs if spec.shape}
         body[ROW] = [row if len(row) > 1 else next(iter(row.values()))]
     else:

@@ -1,0 +1,56 @@
+"""The fast door's server: `python -m serving.granian` serves `serving.wsgi:app` with Granian.
+
+The library is opened before the workers are forked, and while Granian is still being imported: each worker then
+finds it open. A session is opened by the worker's first request, never before the fork.
+"""
+
+import sys
+import threading
+from contextlib import suppress
+
+from serving import phases, settings, tensorflow_c
+from serving.errors import LoadError
+
+
+def main() -> None:
+    """Serve until a signal ends it."""
+    try:
+        options = settings.current()
+    except settings.SettingError as error:
+        sys.exit(f"serving.granian: {error}")
+    import numpy  # noqa: F401 - before the thread: it would wait for the loader's lock  # isort: skip
+
+    opening = threading.Thread(target=_open, args=(options,))
+    opening.start()
+
+    from granian.constants import Interfaces
+    from granian.log import LogLevels
+    from granian.server import Server
+
+    import serving.wsgi  # noqa: F401 - the workers find it imported
+
+    opening.join()
+    phases.imported()
+    Server(
+        "serving.wsgi:app",
+        address=options.host,
+        port=options.port,
+        interface=Interfaces.WSGI,
+        workers=options.workers,
+        blocking_threads=options.threads,
+        backlog=1024,
+        log_level=LogLevels.warning,
+        respawn_failed_workers=True,
+        workers_kill_timeout=8,
+    ).serve()
+
+
+def _open(options: settings.Settings) -> None:
+    path = None if options.runtime == "python" else tensorflow_c.find(options.tensorflow_library_dir)
+    if path is not None:
+        with suppress(LoadError):  # the first request tries again, and tells
+            tensorflow_c.api(path)
+
+
+if __name__ == "__main__":
+    main()

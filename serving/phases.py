@@ -1,0 +1,53 @@
+"""What a cold start is made of: each phase is measured once, and told with the first answer.
+
+interpreter   from the start of the process to the first line of ours
+imports       our modules and theirs, and the server where it is one that we start
+library       opening TensorFlow's C library
+model         reading the SavedModel into a session
+run           the first run, in which TensorFlow optimizes the graph
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_durations: dict[str, float] = {}  # seconds
+_began = time.perf_counter()
+pending = True  # nobody has been told yet
+
+
+def _age() -> float | None:
+    """Return for how long this process has lived, in seconds, to a hundredth; None where the system does not tell."""
+    try:
+        with open("/proc/self/stat", "rb") as file:
+            ticks = int(file.read().rpartition(b")")[2].split()[19])
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, AttributeError, IndexError):
+        return None
+
+
+if (age := _age()) is not None:
+    _durations["interpreter"] = age
+
+
+@contextmanager
+def measured(phase: str) -> Iterator[None]:
+    """Measure a phase, the first time that it is gone through, without the phases inside it."""
+    begin, before = time.perf_counter(), sum(_durations.values())
+    yield
+    _durations.setdefault(phase, time.perf_counter() - begin - (sum(_durations.values()) - before))
+
+
+def imported() -> None:
+    """Say that everything is imported; the library may have been opened meanwhile."""
+    _durations.setdefault("imports", time.perf_counter() - _began - _durations.get("library", 0.0))
+
+
+def first() -> dict[str, float] | None:
+    """Return the phases in milliseconds to whoever asks first, None to everybody else."""
+    global pending
+    if not pending:
+        return None
+    pending = False
+    return {phase: round(seconds * 1000, 1) for phase, seconds in _durations.items()}
