@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 
 class LoadError(Exception):
@@ -40,8 +41,12 @@ def plain(message: str) -> str:
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return "; did you mean 'x'?" where a known name is near, else what names there are."""
+    return _nearest(name[:200], tuple(known))  # comparing takes time, and a client may send any name
+
+
+@lru_cache(maxsize=64)
+def _nearest(name: str, known: tuple[str, ...]) -> str:
     from difflib import get_close_matches  # only ever needed after a mistake
 
-    known, name = list(known), name[:200]  # comparing takes time, and a client may send any name
     near = get_close_matches(name, known, 1) or [other for other in known if other.lower() == name.lower()]
     return f"; did you mean {near[0]!r}?" if near else f"; there is {', '.join(map(repr, known[:20])) or 'none'}"

@@ -22,13 +22,14 @@ from serving.http import (
     Response,
     Unavailable,
     compress,
+    media_type,
     parameters,
     read_body,
     to_json,
 )
 from serving.log import log
 from serving.model import Model
-from serving.protocols import classify, open_inference, regress, tensorflow_serving
+from serving.protocols import classify, open_inference, raw, regress, tensorflow_serving
 from serving.protocols.call import Arrays, Call, Context, row_errors
 from serving.signature import DEFAULT
 
@@ -56,6 +57,8 @@ def infer(request: Request, _target: Target, protocol: ModuleType) -> Response:
     options = settings.current()
     body = read_body(request, options.max_body_bytes)
     served = model.cache().get()
+    if protocol is tensorflow_serving and raw.takes(media_type(request.headers), body):
+        protocol = raw
     context = Context(
         request.headers, served.name, served.version, parameters(request.query), options.key_field,
         options.non_finite == "null", served.source.labels,
@@ -126,6 +129,8 @@ def _run_each(served: Model, call: Call, protocol: ModuleType, rows: int) -> tup
     for row, place in enumerate(places):
         try:
             answers.append(served.run(call.signature, _alone(call, row)))
+        except InputError as error:  # the batch has a fixed size
+            raise BadRequest(f"on_error: the model takes no row alone: {error}", example=False) from None
         except RunError as error:
             if error.code not in CLIENTS_FAULT:
                 raise

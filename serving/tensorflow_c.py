@@ -323,9 +323,11 @@ class _Function:
             raise RuntimeError("a TensorFlow session cannot be used after a fork")
         tf = self._session._tf
         fed, fetched, status = self._feed_tensors(), self._fetch_tensors(), tf.TF_NewStatus()
+        held = []  # to be deleted
         try:
             for position, (name, code) in enumerate(self._inputs):
-                fed[position] = to_tensor(tf, inputs[name], code)
+                held.append(to_tensor(tf, inputs[name], code))
+                fed[position] = held[-1]
             if self._fetches:
                 tf.TF_SessionRun(
                     self._session._session, None,
@@ -335,11 +337,12 @@ class _Function:
                 )  # fmt: skip
                 if code := tf.TF_GetCode(status):
                     raise _error(code, tf.TF_Message(status))
-            arrays = [from_tensor(tf, tensor) for tensor in fetched]
+            outputs = list(fetched)
+            held += outputs
+            arrays = [from_tensor(tf, tensor) for tensor in outputs]
         finally:
-            for tensor in (*fed, *fetched):
-                if tensor:
-                    tf.TF_DeleteTensor(tensor)
+            for tensor in held:
+                tf.TF_DeleteTensor(tensor)
             tf.TF_DeleteStatus(status)
         return {
             name: arrays[position] if source is None else inputs[source] for name, source, position in self._outputs

@@ -245,3 +245,34 @@ def test_vertex_names_the_port_and_its_bucket_is_not_fetched() -> None:
         read({"AIP_STORAGE_URI": "gs://b/m"})
     with pytest.raises(SettingError, match="AIP_HEALTH_ROUTE: expected the path of an address"):
         read({"AIP_HEALTH_ROUTE": "health"})
+
+
+# Bodies that are not JSON
+
+
+@pytest.mark.parametrize("path", ["/", PREDICT, "/invocations"])
+def test_a_picture_may_be_the_body(serve: Serve, path: str) -> None:
+    for name, label, kind in (("digit-3.png", "3", "image/png"), ("digit-7.jpg", "7", "image/jpeg")):
+        picture = (EMBEDDED.parent / "tests" / "data" / name).read_bytes()
+        answer = serve()("POST", path, picture, **{"content-type": kind})
+        assert json.loads(answer.body)["predictions"][0]["label"] == label
+
+
+def test_lines_are_answered_line_for_line(serve: Serve, picture: Any) -> None:
+    lines = [json.dumps(line) for line in (picture, {"image": picture, "key": 4}, 5)]
+    answer = serve()("POST", "/?on_error=row", "\n".join(lines).encode(), **{"content-type": "application/x-ndjson"})
+    assert (answer.status, answer.content_type) == (200, "application/x-ndjson")
+    rows = [json.loads(line) for line in answer.body.splitlines()]
+    assert [row.get("label") for row in rows] == ["3", "3", None]
+    assert (rows[1]["key"], rows[2]["error"][:7]) == (4, "line 3:")
+
+
+def test_many_rows_with_a_bad_one_are_told_apart_quickly(serve: Serve) -> None:
+    instances: list[Any] = [float(number) for number in range(20_000)]
+    instances[12_345] = "bad"
+    found = ask_json(serve(build() / "versions" / "1"), "/?on_error=row", {"instances": instances})["predictions"]
+    assert found[12_344:12_347] == [
+        12_345.0,
+        {"error": 'instances[12345]: expected float32, got the string "bad"'},
+        12_347.0,
+    ]

@@ -17,7 +17,7 @@ import numpy as np
 
 from serving.errors import did_you_mean
 from serving.http import BadRequest
-from serving.protocols.call import Arrays, Call, Context, option
+from serving.protocols.call import Arrays, Call, Context, option, row_errors
 from serving.protocols.json_tensors import to_values
 from serving.signature import Signature
 
@@ -28,7 +28,8 @@ def check(signature: Signature, context: Context) -> None:
     """Raise BadRequest for options that this signature cannot answer."""
     if option(context, "arrays") not in ("", "base64", "json"):
         raise BadRequest(f"arrays: expected base64 or json, got {option(context, 'arrays')[:40]!r}", example=False)
-    if top_k(context):
+    row_errors(context)
+    if top_k(context) or option(context, "scores"):
         scores(signature, context)
 
 
@@ -75,7 +76,7 @@ def rows(call: Call, outputs: Arrays, *, named: bool = False) -> Any:
     packed = option(call.context, "arrays") == "base64"
     if len(outputs) == 1 and not named:
         ((name, array),) = outputs.items()
-        return [_packed(row) for row in array] if packed and array.dtype != object else _values(call, array, name)
+        return [_packed(row) for row in array] if packed and array.dtype != object else _values(call, array, name, True)
     columns = [
         [_packed(row) for row in array] if packed and array.dtype != object else list(_values(call, array, name, True))
         for name, array in outputs.items()

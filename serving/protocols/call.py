@@ -25,14 +25,27 @@ class Context(NamedTuple):
     labels: Sequence[str] = ()  # the names of the classes, where the exporter left them
 
     def with_parameters(self, parameters: Any) -> "Context":
-        """Return the context with the options that a body's "parameters" hold; those in the address come first."""
+        """Return the context with the options that a body's "parameters" hold beside those in the address."""
         if not hasattr(parameters, "items"):
             return self  # some other protocol's, or none
-        told = {name: value for name, value in parameters.items() if isinstance(value, (str, int))}
-        return self._replace(query={**{name: str(value) for name, value in told.items()}, **self.query})
+        told = {name: _option(name, value) for name, value in parameters.items() if name in OPTIONS}
+        for name, value in told.items():
+            if self.query.get(name, value) != value:
+                asked = f"{self.query[name][:40]!r} in the address and {value[:40]!r} in the parameters"
+                raise BadRequest(f"{name}: expected one value, got {asked}", example=False)
+        return self._replace(query={**self.query, **told})
 
 
 NOTHING = Context()
+OPTIONS = ("signature_name", "on_error", "top_k", "scores", "arrays")
+
+
+def _option(name: str, value: Any) -> str:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # Vertex AI has doubles alone
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        raise BadRequest(f"parameters.{name}: expected text or a whole number, got {kind(value)}", example=False)
+    return str(value)
 
 
 class Call(NamedTuple):

@@ -42,7 +42,7 @@ class Document:
         try:
             root = simdjson.Parser().parse(body)
         except (ValueError, RuntimeError):  # what simdjson calls an error may be TensorFlow Serving's dialect
-            root = _parse_carefully(body)
+            root = parse_carefully(body)
         if not isinstance(root, (dict, simdjson.Object)):
             raise BadRequest(f"body: expected a JSON object, got {kind(root)}")
         names = list(root)
@@ -199,8 +199,11 @@ def _narrow(wide: Array, dtype: DType) -> Array | None:
         return wide
     with np.errstate(over="ignore"):
         array = wide.astype(dtype.numpy)
-    fits = np.isfinite(array) | ~np.isfinite(wide) if dtype.kind == "f" else array == wide
-    return array if fits.all() else None
+    if dtype.kind == "f":
+        fits = np.isfinite(array).all() or (np.isfinite(array) | ~np.isfinite(wide)).all()
+    else:
+        fits = (array == wide).all()
+    return array if fits else None
 
 
 def _scalars(values: Any, dtype: DType) -> Array | None:
@@ -376,10 +379,15 @@ def _twice(names: Sequence[str]) -> str:
 
 
 def native(value: Any) -> Any:
-    """Return a JSON value as Python's own objects."""
+    """Return what the JSON writer takes for a JSON value, so that it goes out as it came in."""
     if isinstance(value, simdjson.Array):
         return value.as_list()
-    return value.as_dict() if isinstance(value, simdjson.Object) else value
+    if isinstance(value, simdjson.Object):
+        return value.as_dict()
+    # Python's parser takes numbers beyond 64 bits, NaN and the infinities; the writer refuses or changes them.
+    if isinstance(value, (list, dict)) or (isinstance(value, (int, float)) and not -(1 << 63) <= value < 1 << 64):
+        return orjson.Fragment(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+    return value
 
 
 def members(value: Any, place: str) -> dict[str, Any]:
@@ -395,8 +403,8 @@ def members(value: Any, place: str) -> dict[str, Any]:
 class _NotJson(ValueError): ...
 
 
-def _parse_carefully(body: bytes) -> Any:
-    """Parse with Python's own parser, for the tokens that TensorFlow Serving adds and for a message with a place."""
+def parse_carefully(body: bytes) -> Any:
+    """Parse any JSON value with Python's own parser, for the tokens that TensorFlow Serving adds and for a message with a place."""
     if not body.strip():
         raise BadRequest("body: expected a JSON object, got nothing")
     try:

@@ -235,6 +235,8 @@ def _outputs(value: Any, signature: Signature, binary: bool) -> tuple[Output, ..
 
 
 def _classes(value: Any, spec: TensorSpec, where: str) -> int:
+    if type(value) is float and value.is_integer():
+        value = int(value)
     if type(value) is not int or value < 0:
         raise BadRequest(f"{where}: expected a whole number of 1 or more, got {kind(value)}")
     if value and (spec.dtype.kind not in "iuf" or spec.shape == ()):

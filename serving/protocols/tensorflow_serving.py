@@ -41,7 +41,7 @@ def decode(body: bytes, signatures: Mapping[str, Signature], context: Context = 
         context = context.with_parameters(root["parameters"])
     signature = choose(signatures, root.get("signature_name", option(context, "signature_name")), "signature_name")
     try:
-        _check_outputs(signature)
+        check_outputs(signature)
         answers.check(signature, context)
         form = _form(root)
         if form == ROW:
@@ -56,6 +56,8 @@ def encode(call: Call, outputs: Arrays) -> Response:
     """Return the answer, in the form that the request had."""
     if call.form == ROW:
         return Response(200, to_json({"predictions": predictions(call, outputs)}))
+    if call.failed:  # a column has no place for the error of one row
+        raise BadRequest(next(iter(call.failed.values())), call.signature.name)
     values: Any = answers.columns(call, outputs)
     if call.keys is not None:
         values = {call.context.key: call.keys, **values}
@@ -102,99 +104,107 @@ def decode_rows(document: Document, instances: Any, signature: Signature, contex
         raise BadRequest(f"instances: expected a list of rows, got {kind(instances)}")
     if not len(instances):
         raise BadRequest("instances: expected at least one row, got an empty list")
-    first = instances[0]
-    if isinstance(first, OBJECTS) and b64(first) is None:
-        return _named_rows(document, instances, signature, context)
-    spec = _only_input(signature, "instances")
-    try:
-        return Call(signature, {spec.name: rows_to_array(document, instances, spec, "instances")}, ROW, context)
-    except BadRequest:
-        if not row_errors(context):
-            raise
-    rows = list(instances)
-    inputs, failed = _each_alone(
-        len(rows), lambda row: {spec.name: rows_to_array(document, [rows[row]], spec, "instances")}
-    )
-    return Call(signature, inputs, ROW, context, failed=failed)
+    tell = row_errors(context)
+    if (isinstance(instances[0], OBJECTS) or tell) and any(_is_named(instance) for instance in instances):
+        rows, keys, failed = _named_rows(instances, signature, context)
+
+        def decode_some(some: Any) -> Arrays:
+            return {
+                name: rows_to_array(document, [row[name] for row in some], spec, "instances", f".{name}")
+                for name, spec in signature.inputs.items()
+            }
+    else:
+        rows, keys, failed = instances, None, {}  # type: ignore[assignment]
+        spec = _only_input(signature, "instances")
+
+        def decode_some(some: Any) -> Arrays:
+            return {spec.name: rows_to_array(document, some, spec, "instances")}
+
+    if not failed:
+        try:
+            return Call(signature, decode_some(rows), ROW, context, keys)
+        except BadRequest:
+            if not tell:
+                raise
+    inputs, failed = _good_rows(list(rows), decode_some, failed)
+    return Call(signature, inputs, ROW, context, keys, failed)
 
 
-def _named_rows(document: Document, instances: Any, signature: Signature, context: Context) -> Call:
-    wanted = signature.inputs.keys()
-    key = None if context.key in wanted else context.key
+def _is_named(instance: Any) -> bool:
+    return isinstance(instance, OBJECTS) and b64(instance) is None
+
+
+def _named_rows(
+    instances: Any, signature: Signature, context: Context
+) -> tuple[list[dict[str, Any]], list[Any] | None, dict[int, str]]:
+    """Return each instance's inputs, the keys if there are any, and what is wrong with the names of some."""
+    tell = row_errors(context)
+    key = None if context.key in signature.inputs else context.key
     rows: list[dict[str, Any]] = []
     keys: list[Any] = []
     failed: dict[int, str] = {}
     for index, instance in enumerate(instances):
+        own_key: Any = MISSING
+        row: dict[str, Any] = {}
         try:
-            row, own_key = _named_row(instance, index, key)
+            place = f"instances[{index}]"
+            if isinstance(instance, OBJECTS):
+                row = members(instance, place)
+                own_key = MISSING if key is None else native(row.pop(key, MISSING))
+            row = _inputs_of(row, instance, signature, place)
         except BadRequest as error:
-            if not row_errors(context):
+            if not tell:
                 raise
-            row, own_key = {}, MISSING
             failed[index] = str(error)
-        if row.keys() != wanted and index not in failed:
-            if len(wanted) == 1 and b64(row) is not None:  # {"b64": "...", "key": 7}
-                row = dict.fromkeys(wanted, row)
-            elif row_errors(context):
-                failed[index] = _difference(f"instances[{index}]", row, signature.inputs)
-            else:
-                raise BadRequest(_difference(f"instances[{index}]", row, signature.inputs))
         rows.append(row)
         keys.append(own_key)
-    told = keys if any(own_key is not MISSING for own_key in keys) else None
-
-    def decoded(some: Sequence[dict[str, Any]]) -> Arrays:
-        return {
-            name: rows_to_array(document, [row[name] for row in some], spec, "instances", f".{name}")
-            for name, spec in signature.inputs.items()
-        }
-
-    if not failed:
-        try:
-            return Call(signature, decoded(rows), ROW, context, told)
-        except BadRequest:
-            if not row_errors(context):
-                raise
-    inputs, failed = _each_alone(len(rows), lambda row: decoded([rows[row]]), failed)
-    return Call(signature, inputs, ROW, context, told, failed)
+    return rows, keys if any(own_key is not MISSING for own_key in keys) else None, failed
 
 
-def _named_row(instance: Any, index: int, key: str | None) -> tuple[dict[str, Any], Any]:
-    """Return one instance's members and its key."""
-    if not isinstance(instance, OBJECTS) or b64(instance) is not None:
-        raise BadRequest(f"instances[{index}]: expected an object as in instances[0], got {kind(instance)}")
-    row = members(instance, f"instances[{index}]")
-    own_key = MISSING if key is None else row.pop(key, MISSING)
-    return row, own_key if own_key is MISSING else native(own_key)
+def _inputs_of(row: dict[str, Any], instance: Any, signature: Signature, place: str) -> dict[str, Any]:
+    if row.keys() == signature.inputs.keys():
+        return row
+    if len(signature.inputs) == 1 and b64(row) is not None:  # {"b64": "..."}, a key beside it or not
+        return dict.fromkeys(signature.inputs, row)
+    if not isinstance(instance, OBJECTS):
+        raise BadRequest(f"{place}: expected an object as the other instances are, got {kind(instance)}")
+    raise BadRequest(_difference(place, row, signature.inputs))
 
 
-def _each_alone(
-    count: int, decode_one: Callable[[int], Arrays], failed: Mapping[int, str] | None = None
+def _good_rows(
+    rows: Sequence[Any], decode_some: Callable[[Any], Arrays], failed: Mapping[int, str]
 ) -> tuple[Arrays, dict[int, str]]:
-    """Decode row by row; return the good rows together, and why the others are not among them."""
-    failed = dict(failed or {})
-    good: list[Arrays] = []
-    for row in range(count):
-        if row in failed:
-            continue
+    """Return the good rows together, and why the others are not among them.
+
+    Rows are decoded in halves, and halves of those that fail: a few bad ones among many cost little.
+    """
+    failed = dict(failed)
+    good: list[tuple[list[int], Arrays]] = []
+
+    def decode_part(indexes: list[int]) -> None:
         try:
-            arrays = decode_one(row)
+            good.append((indexes, decode_some([rows[index] for index in indexes])))
         except BadRequest as error:
-            failed[row] = str(error).replace("instances[0]", f"instances[{row}]", 1)
-            continue
-        problem = _other_shape(arrays, good[0]) if good else None
-        if problem:
-            failed[row] = f"instances[{row}]{problem}"
+            if len(indexes) == 1:
+                failed[indexes[0]] = str(error).replace("instances[0]", f"instances[{indexes[0]}]", 1)
+            else:
+                decode_part(indexes[: len(indexes) // 2])
+                decode_part(indexes[len(indexes) // 2 :])
+
+    if named := [index for index in range(len(rows)) if index not in failed]:
+        decode_part(named)
+    alike: list[Arrays] = []
+    for indexes, arrays in good:
+        if problem := _other_shape(arrays, good[0][1]):
+            failed.update({index: f"instances[{index}]{problem}" for index in indexes})
         else:
-            good.append(arrays)
-    if not good:
-        return {}, failed
-    return {name: np.concatenate([arrays[name] for arrays in good]) for name in good[0]}, failed
+            alike.append(arrays)
+    return {name: np.concatenate([arrays[name] for arrays in alike]) for name in good[0][1]} if good else {}, failed
 
 
 def _other_shape(arrays: Arrays, first: Arrays) -> str | None:
     for name, array in arrays.items():
-        if array.shape != first[name].shape:
+        if array.shape[1:] != first[name].shape[1:]:
             wanted, came = shape_text(first[name].shape[1:]), shape_text(array.shape[1:])
             return f".{name}: expected shape {wanted} as in the rows before, got {came}"
     return None
@@ -233,7 +243,7 @@ def _difference(place: str, came: Mapping[str, Any], wanted: Mapping[str, Tensor
     return f"{place}: the input {missing[0]!r} is missing; expected {', '.join(map(repr, wanted))}"
 
 
-def _check_outputs(signature: Signature) -> None:
+def check_outputs(signature: Signature) -> None:
     for spec in signature.outputs.values():
         if spec.dtype.kind == "c":
             raise BadRequest(f"the output {spec.name!r} is {spec.dtype.label}, which has no JSON form")
@@ -245,6 +255,8 @@ def predictions(call: Call, outputs: Arrays) -> Any:
         return answers.rows(call, outputs)
     good = iter(answers.rows(call, outputs, named=call.keys is not None) if outputs else ())
     count = len(call.failed) + (len(next(iter(outputs.values()))) if outputs else 0)
+    if call.keys is not None and count != len(call.keys):
+        raise BadRequest(f"the model gives {count} rows for {len(call.keys)}: their keys cannot be told", example=False)
     found: list[Any] = []
     for row in range(count):
         prediction = {"error": call.failed[row]} if row in call.failed else next(good)

@@ -82,7 +82,7 @@ WRONG = [
     ("",          {"instances": [[1, 2], [3, None]]},                    "instances[1][1]: expected float32, got null"),
     ("",          {"instances": [[1, 2], [3, "4"]]},                     'instances[1][1]: expected float32, got the string "4"'),
     ("",          {"instances": [[1, 2], {"x": [3, 4]}]},                "instances[1]: expected float32, got an object"),
-    ("",          {"instances": [{"x": [1, 2]}, [3, 4]]},                "instances[1]: expected an object as in instances[0], got a list"),
+    ("",          {"instances": [{"x": [1, 2]}, [3, 4]]},                "instances[1]: expected an object as the other instances are, got a list"),
     ("",          {"instances": [{"x": [1, 2]}, {"x": [1]}]},            "instances[1].x: expected shape [2], got [1]"),
     ("",          {"instances": [{"x": [1, 2]}, {"x": [1, "b"]}]},       'instances[1].x[1]: expected float32, got the string "b"'),
     ("",          {"instances": [{"X": [1, 2]}]},                        "instances[0]: the signature has no input 'X'; did you mean 'x'?"),

@@ -1,0 +1,65 @@
+"""JSON lines <https://jsonlines.org>: an instance a line, as TensorFlow Serving's rows have them, keys included.
+
+    {"key": 7, "x": 1.0}        answered, line for line:   {"key":7,"y":0.5}
+    {"key": 8, "x": 2.0}                                   {"key":8,"y":1.0}
+
+The last line may end or not; an empty line before it is an error. With on_error=row a line that is no JSON is
+answered in its place as well.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from serving.http import BadRequest
+from serving.protocols import tensorflow_serving
+from serving.protocols.bodies import BOM, LINES, SPACE, Form, joined, json_problem, placed
+from serving.protocols.call import MISSING, Call, Context, row_errors
+from serving.protocols.json_tensors import Document
+from serving.signature import Signature
+
+
+def decode(body: bytes, signature: Signature, context: Context) -> Call:
+    """Return the call of a body of JSON lines."""
+    lines = body.removeprefix(BOM).rstrip(SPACE).split(b"\n")
+    if lines == [b""]:
+        raise BadRequest("body: expected a JSON value a line, got nothing")
+    tell = row_errors(context)
+    document = joined(lines)
+    form = Form(LINES, place, len(lines))
+    if document is not None:
+        return _rows(document, range(len(lines)), signature, context)._replace(form=form)
+    failed: dict[int, str] = {}
+    for row, line in enumerate(lines):
+        if problem := json_problem(line):
+            failed[row] = f"line {row + 1}: {problem}"
+            if not tell:
+                raise BadRequest(failed[row])
+    good = [row for row in range(len(lines)) if row not in failed]
+    document = joined([lines[row] for row in good]) if good else None
+    if document is None:
+        return Call(signature, {}, form, context, failed=failed)
+    call = _rows(document, good, signature, context)
+    keys: list[Any] | None = None
+    if call.keys is not None:
+        keys = [MISSING] * len(lines)
+        for row, key in zip(good, call.keys):
+            keys[row] = key
+    return call._replace(form=form, keys=keys, failed={**failed, **call.failed})
+
+
+def place(row: int | None) -> str:
+    """Name a row of the body, or all of it."""
+    return "lines" if row is None else f"line {row + 1}"
+
+
+def _rows(document: Document, rows: Sequence[int], signature: Signature, context: Context) -> Call:
+    """Return the call of the lines that are JSON."""
+
+    def told(message: str) -> str:
+        return placed(message, lambda row: place(None if row is None else rows[row]), len(rows))
+
+    try:
+        call = tensorflow_serving.decode_rows(document, document.root[tensorflow_serving.ROW], signature, context)
+    except BadRequest as error:
+        raise BadRequest(told(str(error))) from None
+    return call._replace(failed={rows[row]: told(message) for row, message in call.failed.items()})

@@ -1,0 +1,155 @@
+"""Bodies that are not one JSON document, on the addresses of predict.
+
+image/*, audio/*, video/*, application/octet-stream    the bytes are the one row of a string input
+text/plain                                             the text is, in UTF-8
+    answered:   {"predictions": [...]}, or {"outputs": ...} where the input has no batch dimension
+multipart/form-data         a part is an input, by its name: see `multipart`;    answered:   {"predictions": [...]}
+application/x-ndjson, jsonl, jsonlines     a line is a row: see `lines`;         answered line by line
+text/csv                                   a line is a row: see `table`;         answered line by line, in JSON
+
+?signature_name= chooses a signature other than `serving_default`; the options of `tensorflow_serving` hold here too.
+
+curl labels JSON as a form and fetch() labels it as text: a body that begins as a JSON object does is JSON whatever its
+label says, but for pictures, sound and JSON lines, which may begin so.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+
+import orjson
+
+from serving.http import BadRequest, Response, media_type
+from serving.protocols import answers, tensorflow_serving
+from serving.protocols.bodies import LINES, Form, bytes_shape, to_strings, to_text
+from serving.protocols.call import NOTHING, Arrays, Call, Context, choose, option
+from serving.protocols.tensorflow_serving import COLUMN, ROW, example
+from serving.signature import Signature, TensorSpec, shape_text
+
+__all__ = ["decode", "encode", "example", "place", "takes"]
+
+NDJSON = "application/x-ndjson"
+
+BYTES, TEXT, PARTS, JSON_LINES, TABLE = "bytes", "text", "parts", "JSON lines", "table"
+KINDS = {
+    "image": BYTES,
+    "audio": BYTES,
+    "video": BYTES,
+    "application/octet-stream": BYTES,
+    "text/plain": TEXT,
+    "multipart/form-data": PARTS,
+    "application/x-ndjson": JSON_LINES,
+    "application/ndjson": JSON_LINES,
+    "application/jsonl": JSON_LINES,
+    "application/x-jsonl": JSON_LINES,
+    "application/jsonlines": JSON_LINES,
+    "application/x-jsonlines": JSON_LINES,
+    "text/csv": TABLE,
+}
+OFTEN_JSON = frozenset({"application/octet-stream", "text/plain", "text/csv", "multipart/form-data"})
+_OBJECT = re.compile(rb'(?:\xef\xbb\xbf)?[ \t\r\n]*\{[ \t\r\n]*["}]')
+
+
+def _kind(media: str) -> str | None:
+    return KINDS.get(media) or KINDS.get(media.partition("/")[0])
+
+
+def takes(content_type: str, body: bytes) -> bool:
+    """Say whether a body of this content type is for this protocol and not for one in JSON."""
+    media = content_type.partition(";")[0].strip().lower()
+    return _kind(media) is not None and not (media in OFTEN_JSON and _OBJECT.match(body))
+
+
+def decode(body: bytes, signatures: Mapping[str, Signature], context: Context = NOTHING) -> Call:
+    """Return the call that a body describes; raise BadRequest naming what is wrong with it."""
+    signature = choose(signatures, option(context, "signature_name"), "signature_name")
+    kind = _kind(media_type(context.headers))
+    try:
+        tensorflow_serving.check_outputs(signature)
+        answers.check(signature, context)
+        if kind in (BYTES, TEXT):
+            return _whole(body, signature, signatures, context)
+        return _reader(kind)(body, signature, context)
+    except BadRequest as error:
+        if kind not in (BYTES, TEXT):
+            error.example = False  # it would be JSON
+        error.signature = signature.name
+        raise
+
+
+def _reader(kind: str | None) -> Callable[[bytes, Signature, Context], Call]:
+    """Import what a kind of body needs: most functions never meet one."""
+    if kind == PARTS:
+        from serving.protocols import multipart
+
+        return multipart.decode
+    if kind == JSON_LINES:
+        from serving.protocols import lines
+
+        return lines.decode
+    from serving.protocols import table
+
+    return table.decode
+
+
+def _whole(body: bytes, signature: Signature, signatures: Mapping[str, Signature], context: Context) -> Call:
+    """Return the call whose one string input is the body."""
+    spec = _string(signature)
+    if spec is None:
+        raise BadRequest(_refusal(signature, signatures, context))
+    content_type = context.headers.get("content-type") or ""
+    if _kind(media_type(context.headers)) == TEXT:
+        body = to_text(body, content_type).encode()
+    if not body:
+        raise BadRequest(f"body: expected the content of {spec.name!r}, got nothing", example=False)
+    batch = to_strings([body], bytes_shape(spec) or ())
+    if spec.shape == ():
+        return Call(signature, {spec.name: batch.reshape(())}, Form(COLUMN, _body), context)
+    return Call(signature, {spec.name: batch}, Form(ROW, _body), context)
+
+
+def _body(_row: int | None) -> str:
+    return "body"
+
+
+def _string(signature: Signature) -> TensorSpec | None:
+    """Return the one input of a signature that takes one string, None where it takes anything else."""
+    if len(signature.inputs) != 1:
+        return None
+    (spec,) = signature.inputs.values()
+    fits = bytes_shape(spec) is not None and (spec.shape or (1,))[0] in (None, 1)
+    return spec if fits else None
+
+
+def _refusal(signature: Signature, signatures: Mapping[str, Signature], context: Context) -> str:
+    specs = signature.inputs.values()
+    inputs = [f"{spec.name!r} ({spec.dtype.label}, shape {shape_text(spec.shape)})" for spec in specs]
+    others = [one.name for one in signatures.values() if one.refusal is None and _string(one)]
+    media = media_type(context.headers)
+    if others:
+        how = f"these take bytes: {', '.join(f'?signature_name={name}' for name in others[:10])}"
+    elif len(inputs) > 1:
+        how = "send each input as a part: curl -F NAME=@FILE, or -F NAME=VALUE"
+    else:
+        how = "send JSON"
+    came = f"{'text' if _kind(media) == TEXT else 'bytes'} ({media[:60]})"
+    return f"body: the signature {signature.name!r} takes {', '.join(inputs) or 'no input'}, got {came}; {how}"
+
+
+def encode(call: Call, outputs: Arrays) -> Response:
+    """Return the answer: line by line where the body had lines, else as TensorFlow Serving does."""
+    form: Form = call.form
+    if form.answer != LINES:
+        return tensorflow_serving.encode(call._replace(form=form.answer), outputs)
+    rows = tensorflow_serving.predictions(call, outputs)
+    if len(rows) != form.lines:
+        raise BadRequest(f"lines: the outputs have {len(rows)} rows for {form.lines} lines: ask in JSON, with 'inputs'")
+    return Response(200, b"".join([orjson.dumps(row, option=_OPTIONS) for row in rows]), NDJSON)
+
+
+_OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
+
+
+def place(call: Call, row: int | None) -> str:
+    """Name one row of the request in its body, or all of them."""
+    form: Form = call.form
+    return form.place(row)

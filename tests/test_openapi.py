@@ -1,0 +1,267 @@
+"""GET /openapi.json: it says of this model what is so, and what it says works."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serving import handler, openapi
+from serving.http import Response
+from tests.conftest import EMBEDDED, Serve
+from tests.zoo import ZOO, absent, build
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+Ask = Callable[..., Response]
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+INSTALL = "{} is not installed: pip install -r requirements-dev.txt"
+
+# Zeros and "text" are not for them; each says why, and the document what form they take.
+REFUSE = {
+    "sparse_input", "ragged_inside", "decode_image", "parse_example", "failures", "tf1_classify", "tf1_regress",
+}  # fmt: skip
+CANNOT_RUN = {"py_function": 501, "custom_op": 503}
+CANNOT_LOAD = {"ragged_output", "tf1_sparse_input"}
+
+
+def described(ask: Ask) -> Any:
+    answer = ask("GET", "/openapi.json")
+    assert (answer.status, answer.content_type) == (200, "application/json"), answer.body
+    return json.loads(answer.body)
+
+
+def resolve(document: Any, value: Any) -> Any:
+    while "$ref" in value:
+        found = document
+        for part in value["$ref"].removeprefix("#/").split("/"):
+            found = found[part]
+        value = found
+    return value
+
+
+def operations(document: Any) -> Iterator[tuple[str, str, Any]]:
+    for path, item in document["paths"].items():
+        for method, operation in item.items():
+            yield method.upper(), path, operation
+
+
+def schema_of(document: Any, holder: Any) -> Any:
+    return {**resolve(document, holder)["content"]["application/json"]["schema"], "components": document["components"]}
+
+
+def problems(schema: Any, value: Any) -> list[str]:
+    """Return how a value differs from its schema."""
+    validation = pytest.importorskip("jsonschema_rs", reason=INSTALL.format("jsonschema_rs, a part of schemathesis,"))
+    if not validation.validator_for({"$schema": DIALECT, **schema}).is_valid(value):
+        return [str(error) for error in validation.validator_for({"$schema": DIALECT, **schema}).iter_errors(value)]
+    return []
+
+
+def examples(document: Any) -> Iterator[tuple[str, Any, str, Any]]:
+    """Yield every example with its path and operation, for the addresses without a version."""
+    for _, path, operation in operations(document):
+        body = resolve(document, operation.get("requestBody", {})).get("content", {}).get("application/json", {})
+        if "{version}" not in path:
+            for name, example in body.get("examples", {}).items():
+                yield path, operation, name, example["value"]
+
+
+@cache
+def folder(name: str) -> Path:
+    return EMBEDDED if name == "model" else build() / name
+
+
+def test_it_is_an_openapi_document(serve: Serve) -> None:
+    definitions = pytest.importorskip("schemathesis.specs.openapi.definitions", reason=INSTALL.format("schemathesis"))
+    document = described(serve())
+    assert [str(error) for error in definitions.OPENAPI_31_VALIDATOR.iter_errors(document)] == []
+
+
+def test_it_keeps_what_the_specification_says_beyond_its_own_schema(serve: Serve) -> None:
+    validation = pytest.importorskip("openapi_spec_validator", reason=INSTALL.format("openapi-spec-validator"))
+    for name in ("model", "odd_names", "tf1_names", "control_flow"):
+        validation.validate(described(serve(folder(name))))
+
+
+@pytest.mark.parametrize("name", ["model", *ZOO])
+def test_references_lead_somewhere_and_names_are_unique(serve: Serve, name: str) -> None:
+    if name in CANNOT_LOAD or absent(name):
+        pytest.skip("there is nothing to serve")
+    document = described(serve(folder(name)))
+    for reference in set(re.findall(r'"\$ref":"([^"]*)"', json.dumps(document, separators=(",", ":")))):
+        assert resolve(document, {"$ref": reference}) is not None
+    names = [operation["operationId"] for _, _, operation in operations(document)]
+    assert len(names) == len(set(names))
+    for kind in document["components"].values():
+        assert all(re.fullmatch(r"[A-Za-z0-9._-]+", component) for component in kind)
+
+
+def test_every_route_is_described(serve: Serve) -> None:
+    for name in ("tf1_classify", "tf1_regress"):
+        document = described(serve(folder(name)))
+        told = {(method, path) for method, path, _ in operations(document)}
+        for route in handler.routes():
+            if getattr(route.protocol, "__name__", "").endswith({"tf1_classify": "regress"}.get(name, "classify")):
+                continue  # no signature is of that kind
+            assert openapi.operation(route).answer != "Any", f"serving/openapi.py says nothing of {route.path}"
+            paths = [path.replace("{name}", "model") for path in openapi.templates(route.path)]
+            assert {(route.method, path) for path in paths} <= told
+
+
+def test_every_address_that_it_names_is_there(serve: Serve) -> None:
+    ask = serve()
+    for method, path, operation in operations(described(ask)):
+        answer = ask(method, path.replace("{version}", "1"))
+        assert answer.status == (400 if "requestBody" in operation else 200), (method, path, answer.body)
+
+
+def test_what_is_asked_with_get_is_answered_as_described(serve: Serve) -> None:
+    ask = serve()
+    document = described(ask)
+    for method, path, operation in operations(document):
+        if method == "GET":
+            answer = json.loads(ask(method, path.replace("{version}", "1")).body)
+            assert problems(schema_of(document, operation["responses"]["200"]), answer) == [], path
+
+
+# fmt: off
+REFUSALS = [
+    # method    path                            body                    headers                            status
+    ("POST",    "/",                            b"{",                   {},                                400),
+    ("POST",    "/v1/models/model/versions/7:predict", b"{}",           {},                                404),
+    ("DELETE",  "/healthz",                     b"",                    {},                                405),
+    ("POST",    "/",                            b" " * 2000,            {},                                413),
+    ("POST",    "/v2/models/model/infer",       b"{}",                  {"content_encoding": "zstd"},      415),
+]
+# fmt: on
+
+
+@pytest.mark.parametrize(("method", "path", "body", "headers", "status"), REFUSALS)
+def test_a_refusal_is_as_described(
+    serve: Serve, method: str, path: str, body: bytes, headers: dict[str, str], status: int
+) -> None:
+    ask = serve(MAX_BODY_BYTES="1000")
+    document = described(ask)
+    answer = ask(method, path, body, **headers)
+    assert answer.status == status
+    name = openapi.REFUSALS[status][0]
+    response = document["components"]["responses"][name]
+    assert problems(schema_of(document, response), json.loads(answer.body)) == []
+    assert set(response.get("headers", {})) <= {header for header, _ in answer.headers}
+
+
+def test_a_model_that_cannot_be_read_is_503_like_elsewhere(serve: Serve) -> None:
+    answer = serve(build() / "broken" / "truncated_pb")("GET", "/openapi.json")
+    assert answer.status == 503
+    assert "cannot be loaded" in json.loads(answer.body)["error"]
+    assert ("Retry-After", "1") in answer.headers
+
+
+def test_it_needs_no_loaded_model(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.model.open_session", lambda *_: pytest.fail("the model was loaded"))
+    described(serve())
+
+
+def test_it_is_built_once(serve: Serve) -> None:
+    ask = serve()
+    assert ask("GET", "/openapi.json").body is ask("GET", "/openapi.json").body
+
+
+def test_title_version_and_addresses_follow_the_settings(serve: Serve) -> None:
+    document = described(serve(folder("versions"), MODEL_NAME="a{c}%"))
+    assert (document["info"]["title"], document["info"]["version"]) == ("a{c}%", "10")
+    assert "/v1/models/a%7Bc%7D%25/versions/{version}:predict" in document["paths"]
+    assert document["components"]["parameters"]["version"]["schema"] == {"const": 10}
+    assert document["servers"] == [{"url": "/"}]
+
+
+def test_a_large_input_makes_no_large_document(serve: Serve) -> None:
+    document = described(serve(folder("dense_512")))
+    assert len(json.dumps(document)) < 60_000
+    row = document["components"]["schemas"]["serving_default.instances"]["properties"]["instances"]["anyOf"][1]["items"]
+    assert (row["minItems"], row["maxItems"]) == (512, 512)
+
+
+@pytest.mark.parametrize("name", ["model", *ZOO])
+def test_every_example_works_and_both_ways_fit_their_schemas(serve: Serve, name: str) -> None:
+    if absent(name):
+        pytest.skip(absent(name) or "")
+    ask = serve(folder(name))
+    if name in CANNOT_LOAD:
+        assert ask("GET", "/openapi.json").status == 503
+        return
+    document = described(ask)
+    works = 0
+    for path, operation, example, body in examples(document):
+        place = f"{path}, {example}"
+        assert problems(schema_of(document, operation["requestBody"]), body) == [], place
+        answer = ask("POST", path, body)
+        if name in REFUSE and answer.status == 400:
+            assert b"the model refuses it" in answer.body, place
+        elif name in CANNOT_RUN:
+            assert answer.status == CANNOT_RUN[name]
+        elif b"two of its inputs are the same tensor" not in answer.body:  # known once the model is loaded
+            assert answer.status == 200, (place, answer.body)
+            if answer.content_type == "application/json":
+                response = operation["responses"]["200"]
+                assert problems(schema_of(document, response), json.loads(answer.body)) == [], place
+            works += 1
+    nothing_in_json = ("dtype_complex64", "dtype_complex128")
+    assert works or name in REFUSE or name in CANNOT_RUN or name in nothing_in_json
+
+
+# fmt: off
+BODIES = [
+    # model              signature or form          valid   body
+    ("keras_functional", "Predict",                 True,   {"instances": [{"deep": [1, 2, 3], "wide": [0.5, 1]}]}),
+    ("keras_functional", "Predict",                 True,   {"instances": [{"deep": [1, 2, 3], "wide": [0.5, 1], "key": {"any": 1}}]}),
+    ("keras_functional", "Predict",                 True,   {"inputs": {"deep": [[1, 2, 3]], "wide": [[0.5, 1]]}}),
+    ("keras_functional", "Predict",                 True,   {"signature_name": "serve", "inputs": {"deep": [[1, 2, 3]], "wide": [[0.5, 1]]}}),
+    ("keras_functional", "Predict",                 False,  {"signature_name": "other", "inputs": {"deep": [[1, 2, 3]], "wide": [[0.5, 1]]}}),
+    ("keras_functional", "Predict",                 False,  {"instances": [{"deep": [1, 2, 3]}]}),
+    ("keras_functional", "Predict",                 False,  {"instances": [{"deep": [1, 2, 3.5], "wide": [0.5, 1]}]}),
+    ("keras_functional", "Predict",                 False,  {"instances": [{"deep": [1, 2, 2147483648], "wide": [0.5, 1]}]}),
+    ("keras_functional", "Predict",                 False,  {"instances": [{"deep": [1, 2], "wide": [0.5, 1]}]}),
+    ("keras_functional", "Predict",                 False,  {"instances": []}),
+    ("keras_functional", "Predict",                 False,  {"instances": [[1, 2, 3]]}),
+    ("keras_functional", "Predict",                 False,  {"instances": [{"deep": [1, 2, 3], "wide": [0.5, 1]}], "inputs": {}}),
+    ("keras_functional", "Infer",                   True,   {"inputs": [{"name": "wide", "shape": [1, 2], "datatype": "FP32", "data": [0, 1]}, {"name": "deep", "shape": [1, 3], "datatype": "INT32", "data": [[0, 1, 2]]}]}),
+    ("keras_functional", "Infer",                   False,  {"inputs": [{"name": "wide", "shape": [1, 2], "datatype": "FP32", "data": [0, 1]}, {"name": "wide", "shape": [1, 2], "datatype": "FP32", "data": [0, 1]}]}),
+    ("keras_functional", "Infer",                   False,  {"inputs": [{"name": "wide", "shape": [1, 2], "datatype": "FP32", "data": [0, 1]}]}),
+    ("keras_functional", "Infer",                   False,  {"inputs": [{"name": "wide", "shape": [1, 2], "datatype": "FP64", "data": [0, 1]}, {"name": "deep", "shape": [1, 3], "datatype": "INT32", "data": [0, 1, 2]}]}),
+    ("lookup_table",     "Predict",                 True,   {"instances": [{"b64": "Y2F0", "key": 1}, {"word": "dog"}]}),
+    ("keras_string_lookup", "Predict",              True,   {"instances": [["cat"], [{"b64": "Y2F0"}], [{"b64": "Y2 F0\n"}]]}),
+    ("keras_string_lookup", "Predict",              False,  {"instances": [[{"b64": "Y2F0Z"}]]}),
+    ("keras_string_lookup", "Predict",              False,  {"instances": [[{"b64": "Y-_0"}]]}),
+    ("keras_string_lookup", "Predict",              False,  {"instances": [["cat", "dog"]]}),
+    ("fixed_shape",      "Predict",                 True,   {"instances": [[1, 2, 3], [4, 5, 6]]}),
+    ("fixed_shape",      "Predict",                 False,  {"instances": [[1, 2, 3]]}),
+    ("fixed_shape",      "Infer",                   False,  {"inputs": [{"name": "x", "shape": [2, 3], "datatype": "FP32", "data": [1, 2, 3]}]}),
+    ("no_inputs",        "Predict",                 True,   {"inputs": {}}),
+    ("no_inputs",        "Predict",                 False,  {"instances": [{}]}),
+    ("constants",        "Predict",                 False,  {"instances": [[1, 2]]}),
+    ("dtype_int8",       "Predict",                 True,   {"signature_name": "any", "inputs": [[[127, -128]]]}),
+    ("dtype_int8",       "Predict",                 False,  {"signature_name": "any", "inputs": [[[128]]]}),
+    ("dtype_int8",       "Predict",                 True,   {"signature_name": "scalar", "inputs": 5}),
+    ("dtype_int8",       "Predict",                 True,   {"signature_name": "matrix", "inputs": [[]]}),
+    ("dtype_int8",       "Predict",                 False,  {"signature_name": "matrix", "inputs": []}),
+    ("dtype_int8",       "Predict",                 True,   {"signature_name": "vector", "inputs": []}),
+    ("dtype_float16",    "Predict",                 False,  {"signature_name": "vector", "inputs": [1e6]}),
+]
+# fmt: on
+
+
+@pytest.mark.parametrize(("name", "form", "valid", "body"), BODIES)
+def test_what_the_schema_takes_the_server_takes(serve: Serve, name: str, form: str, valid: bool, body: Any) -> None:
+    ask = serve(folder(name))
+    document = described(ask)
+    found = problems({**openapi._schema(form), "components": document["components"]}, body)
+    assert (found == []) is valid, found
+    path = "/v2/models/model/infer" if form == "Infer" else "/v1/models/model:predict"
+    answer = ask("POST", path, body)
+    assert answer.status == (200 if valid else 400), answer.body
