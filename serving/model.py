@@ -16,6 +16,7 @@ import numpy as np
 from serving import phases, settings, tensorflow_c
 from serving.errors import InputError, LoadError, RunError, plain
 from serving.log import log
+from serving.purity import DANGEROUS, impurities
 from serving.settings import Settings
 from serving.signature import Contents, Signature, check, read
 
@@ -34,8 +35,11 @@ class Session(Protocol):
 class Model:
     """A model that can answer. Calls may run in parallel from many threads."""
 
-    def __init__(self, source: "Source", session: Session) -> None:
-        """Find every signature in the graph; raise LoadError where none can be called."""
+    def __init__(self, source: "Source", session: Session, batch_rows: int = 0) -> None:
+        """Find every signature in the graph; raise LoadError where none can be called.
+
+        Calls that meet run together, up to `batch_rows` rows at once; with 0, each by itself.
+        """
         self.name = source.name
         self.version = source.version
         self.signatures = dict(source.signatures)
@@ -52,6 +56,10 @@ class Model:
         if not self._functions:
             session.close()
             raise LoadError("; ".join(f"{name!r}: {one.refusal}" for name, one in self.signatures.items()))
+        if batch_rows:
+            from serving.batching import batched  # not needed for most models
+
+            self._functions = batched(self._functions, self.signatures, source.directory, batch_rows)
 
     def run(self, signature: Signature, inputs: Arrays) -> dict[str, np.ndarray[Any, Any]]:
         """Return the signature's outputs by name.
@@ -115,6 +123,20 @@ def _newest(directory: Path) -> Path:
     return max(numbered, key=lambda path: int(path.name), default=directory)
 
 
+def judge(source: Source, options: Settings) -> None:
+    """Refuse a model that touches files, the network or Python; warn of one that is no pure function."""
+    uses = impurities(source.directory)
+    # The operations of custom libraries are on no list: whoever names the library vouches for them.
+    kinds = DANGEROUS - {"unknown"} if options.custom_op_libraries else DANGEROUS
+    dangerous = [use for use in uses if use.kind in kinds]
+    if dangerous and options.dangerous_ops == "refuse":
+        told = "; ".join(dict.fromkeys(f"{use.op} ({use.kind})" for use in dangerous))
+        raise LoadError(f"it uses {told}, which a function of its inputs does not; DANGEROUS_OPS=allow serves it still")
+    if uses:
+        told = ", ".join(dict.fromkeys(f"{use.op} ({use.kind})" for use in uses))
+        log("WARNING", f"the model is no pure function of its inputs: {told[:500]}")
+
+
 def open_session(source: Source, options: Settings) -> Session:
     """Load a model into a session of the C library, or, where the wheel lacks it, of TensorFlow's Python package."""
     path = None if options.runtime == "python" else tensorflow_c.find(options.tensorflow_library_dir)
@@ -128,7 +150,9 @@ def open_session(source: Source, options: Settings) -> Session:
             return session
         tf = tensorflow_c.api(path)
         tensorflow_c.load_custom_ops(tf, options.custom_op_libraries)
-        config = tensorflow_c.config(options.intra_op_threads, options.inter_op_threads)
+        config = tensorflow_c.config(
+            options.intra_op_threads, options.inter_op_threads, optimize=not source.contents.baked
+        )
         return tensorflow_c.Session(tf, source.directory, source.contents.tags, config)
     except RunError as error:
         raise LoadError(f"TensorFlow cannot load it: {error.code}: {plain(str(error))}") from error
@@ -180,7 +204,8 @@ class Cache:
         try:
             source = self._source
             with phases.measured("model"):
-                self._model = Model(source, open_session(source, self._options))
+                judge(source, self._options)
+                self._model = Model(source, open_session(source, self._options), self._options.batch_rows)
         except LoadError as error:
             self._failure = error
             log("ERROR", f"the model cannot be loaded: {error}", directory=str(self._options.model_dir))

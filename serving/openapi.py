@@ -24,7 +24,8 @@ import numpy as np
 from serving.dtypes import EXTENDED, DType
 from serving.http import JSON, BadRequest, to_json
 from serving.model import Source
-from serving.protocols import classify, open_inference, regress, tensorflow_serving
+from serving.protocols import classify, open_inference, raw, regress, tensorflow_serving
+from serving.protocols.call import Context
 from serving.settings import Settings
 from serving.signature import DEFAULT, Shape, Signature, TensorSpec, shape_text
 
@@ -199,7 +200,9 @@ def operation(route: Route) -> Operation:
 
 
 def _answer(told: Operation) -> Schema:
-    content = {JSON: {"schema": _schema(told.answer)}}
+    content: Schema = {JSON: {"schema": _schema(told.answer)}}
+    if told.answer == "Predicted":
+        content[raw.NDJSON] = {"schema": {"description": "A prediction a line, for a body of lines."}}
     if told.answer != "Inferred":
         return {"description": "The answer", "content": content}
     size = {"description": "In binary: the length of the JSON before the tensors.", "schema": {"type": "integer"}}
@@ -707,8 +710,39 @@ def _body(name: str, protocol: ModuleType, subject: Subject) -> Schema:
             found[subject.ids[signature.name]] = {"summary": signature.name, "value": json.loads(body)}
     content = {"schema": _schema(name), **({"examples": found} if found else {})}
     in_json = name != "Infer" or any(_has_json(signature) for signature in subject.signatures)
-    kinds = {JSON: content} if in_json else {open_inference.BINARY: {}}
+    kinds: Schema = {JSON: content} if in_json else {open_inference.BINARY: {}}
+    if name == "Predict":
+        kinds.update(_raw(subject))
     return {"description": BODIES[name], "required": True, "content": kinds}
+
+
+RAW = {
+    # media type                what stands for the type of a body; what the body is
+    "image/*":                  (b"x", "The bytes of the one row of a string input; sound and video too."),
+    "application/octet-stream": (b"x", "The bytes of the one row of a string input."),
+    "text/plain":               (b"x", "The text that is the one row of a string input."),
+    "multipart/form-data":      (None, "A part is an input, by its name; parts of one name are rows."),
+    raw.NDJSON:                 (None, "An instance a line, as JSON; answered line by line."),
+    "text/csv":                 (None, "A line is a row, the first names the inputs; answered line by line, in JSON."),
+}  # fmt: skip
+
+
+def _raw(subject: Subject) -> Schema:
+    """Return the bodies that are not one JSON document, of those that a signature takes."""
+    taken = {}
+    for media, (body, told) in RAW.items():
+        if body is None or any(_takes_raw(signature, media, body) for signature in subject.signatures):
+            taken[media] = {"schema": {"description": f"{told} For another signature: ?signature_name=NAME."}}
+    return taken
+
+
+def _takes_raw(signature: Signature, media: str, body: bytes) -> bool:
+    context = Context({"content-type": media}, query={"signature_name": signature.name})
+    try:
+        raw.decode(body, {signature.name: signature}, context)
+    except BadRequest:
+        return False
+    return True
 
 
 BODIES = {

@@ -32,8 +32,10 @@ class Settings:
     key_field: str
     non_finite: str
     runtime: str
+    dangerous_ops: str
     intra_op_threads: int
     inter_op_threads: int
+    batch_rows: int
     tensorflow_library_dir: Path | None
     custom_op_libraries: tuple[Path, ...]
     aip_predict_route: str
@@ -109,8 +111,10 @@ VARIABLES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "KEY_FIELD":               ("key",               _name),
     "NON_FINITE":              ("tokens",            _choice("tokens", "null")),
     "RUNTIME":                 ("auto",              _choice("auto", "c", "python")),
+    "DANGEROUS_OPS":           ("refuse",            _choice("refuse", "allow")),
     "INTRA_OP_THREADS":        ("0",                 _number(0, 1024)),
     "INTER_OP_THREADS":        ("-1",                _number(-1, 1024)),
+    "BATCH_ROWS":              ("0",                 _number(0, 65536)),
     "TENSORFLOW_LIBRARY_DIR":  ("",                  _folder),
     "CUSTOM_OP_LIBRARIES":     ("",                  _files),
     # Vertex AI's; its AIP_HTTP_PORT stands in for PORT

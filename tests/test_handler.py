@@ -297,3 +297,24 @@ def test_a_signature_is_found_in_a_model_without_a_default_one(serve: Serve) -> 
     answer = serve(build() / "shared_variables")("POST", "/", {"instances": [[1.0, 2.0]]})
     assert answer.status == 400
     assert "the model has no signature 'serving_default'; there is" in json.loads(answer.body)["error"]
+
+
+JUDGED = [
+    # model            setting     status  words in the log or the answer
+    ("py_function",    {},                              503,  "EagerPyFunc (python)"),
+    ("py_function",    {"DANGEROUS_OPS": "allow"},      200,  "no pure function of its inputs: EagerPyFunc (python)"),
+    ("counter",        {},                              200,  "no pure function of its inputs: AssignAddVariableOp (state)"),
+    ("random_stateful", {},                             200,  "(random)"),
+    ("keras_sequential", {},                            200,  ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "environment", "status", "words"), JUDGED)
+def test_a_model_that_is_no_pure_function_is_told_and_a_dangerous_one_refused(
+    serve: Serve, capsys: pytest.CaptureFixture[str], name: str, environment: dict[str, str], status: int, words: str
+) -> None:
+    answer = serve(build() / name, **environment)("GET", "/readyz")
+    logged = capsys.readouterr().out
+    assert answer.status == status
+    assert words in (answer.body.decode() if status == 503 else logged)
+    assert ("no pure function" in logged) == (status == 200 and bool(words))

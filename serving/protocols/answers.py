@@ -26,7 +26,7 @@ Array = np.ndarray[Any, Any]
 
 def check(signature: Signature, context: Context) -> None:
     """Raise BadRequest for options that this signature cannot answer."""
-    if option(context, "arrays") not in ("", "base64", "json"):
+    if context.query.get("arrays", "json") not in ("base64", "json"):
         raise BadRequest(f"arrays: expected base64 or json, got {option(context, 'arrays')[:40]!r}", example=False)
     row_errors(context)
     if top_k(context) or option(context, "scores"):

@@ -404,7 +404,7 @@ class _NotJson(ValueError): ...
 
 
 def parse_carefully(body: bytes) -> Any:
-    """Parse any JSON value with Python's own parser, for the tokens that TensorFlow Serving adds and for a message with a place."""
+    """Parse any JSON value with Python's own parser: for the added tokens, and for a message with a place."""
     if not body.strip():
         raise BadRequest("body: expected a JSON object, got nothing")
     try:

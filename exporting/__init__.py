@@ -1,0 +1,1 @@
+"""Build time: `python -m exporting audit` and `bake`. Imports tensorflow; nothing under serving/ imports it."""

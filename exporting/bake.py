@@ -1,0 +1,347 @@
+"""A SavedModel that starts and runs faster and means the same.
+
+Variables become constants, TensorFlow's graph optimizer runs now instead of at the first call, and what no signature
+reaches is left out. Nothing is written that has not answered as the original does.
+"""
+
+import json
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from exporting import compare, trial
+from exporting.audit import files
+from exporting.freeze import freeze
+from exporting.graph import MetaGraph, contents, functions, init_operations, names, reached, served, signatures
+from exporting.inputs import Inputs, given
+from exporting.mark import is_baked
+from exporting.origin import Origins
+from exporting.refusal import Refusal
+from exporting.report import size
+from exporting.runner import UNCALLABLE, Answer, Answers, Job, ask
+from exporting.values import VARIABLES, bytes_of, custom_operations, values_of
+from serving import purity
+from serving.errors import LoadError
+from serving.signature import DEFAULT, Contents, Signature
+
+PROTOBUF_BYTES = (1 << 31) - (1 << 20)  # a message holds less than 2 GB; the graph itself needs some of it
+ROUNDS, REPEAT = 3, 30  # fresh processes each way, and calls in each, for the figures
+OTHER_CPU = 1e-4  # what other kernels may differ by at least: the original's answers differ from CPU to CPU, too
+NOT_CARRIED = frozenset({"saved_model.pb", "fingerprint.pb", "keras_metadata.pb", "variables"})
+MUTABLE = ("MutableHashTable", "MutableDenseHashTable", "AnonymousMutable")
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What a model costs, through the runtime in fresh processes; seconds are medians."""
+
+    bytes: int
+    load: float
+    first_call: float
+    steady_call: float
+
+
+@dataclass(frozen=True, slots=True)
+class Baked:
+    """What came of a bake."""
+
+    out: Path
+    frozen: bool
+    signature: str  # that was timed
+    before: Figures
+    after: Figures
+    tolerance: float
+    difference: float
+    compared: int  # calls
+    notes: tuple[str, ...]
+
+
+def bake(
+    directory: Path,
+    out: Path,
+    *,
+    force: bool = False,
+    tolerance: float | None = None,
+    inputs: Iterable[Path] = (),
+    keep_variables: bool = False,
+    limit: int = PROTOBUF_BYTES,
+    rounds: int = ROUNDS,
+) -> Baked:
+    """Write the SavedModel in `directory` to `out`, baked; or raise Refusal and leave nothing behind."""
+    _check_places(directory, out, force)
+    offered = contents(directory)
+    own = [call for path in inputs for call in given(path, _callable(offered))]
+    graph = served(directory)
+    notes = _check_graph(directory, graph)
+    questions = _ask_original(directory, offered, own)
+    notes += questions.notes
+    needed = bytes_of(graph)
+    if not keep_variables and needed > limit:
+        keep_variables = True
+        notes.append(f"{size(needed)} of variables do not fit protobuf's 2 GB: they stay in their own file")
+    _say("loading the variables")
+    values = None if keep_variables else values_of(directory, graph)
+    result = freeze(graph, values, _say)
+    if values is not None and result.ByteSize() > max(limit, 1 << 20):
+        raise Refusal(
+            f"{directory}: with its variables the graph takes {size(result.ByteSize())}; try --keep-variables"
+        )
+    del values
+    with _beside(out) as folder:
+        _write(result, directory, folder, keep_variables)
+        _say("comparing with the original")
+        allowed = compare.TOLERANCE if tolerance is None else tolerance
+        difference = _compare(directory, folder, questions, allowed)
+        _say("measuring")
+        before, after = _measure(directory, folder, questions.timed, rounds)
+        baked = Baked(
+            out=out,
+            frozen=not keep_variables,
+            signature=questions.timed[0],
+            before=before,
+            after=after,
+            tolerance=allowed,
+            difference=difference,
+            compared=len(questions.calls),
+            notes=tuple(notes),
+        )
+        _write_card(baked, graph, folder)
+        _put(folder, out, force)
+    return baked
+
+
+def as_text(baked: Baked) -> str:
+    """Return what came of it for people."""
+    rows = [
+        ("size", *(size(figures.bytes) for figures in (baked.before, baked.after))),
+        ("load", *(f"{figures.load:.3f} s" for figures in (baked.before, baked.after))),
+        ("first call", *(f"{figures.first_call:.3f} s" for figures in (baked.before, baked.after))),
+        ("later calls", *(f"{figures.steady_call * 1000:.2f} ms" for figures in (baked.before, baked.after))),
+    ]
+    lines = [f"{baked.out}: {baked.signature}, one row{'':<12}{'before':>12}{'after':>12}"]
+    width = len(lines[0]) - 24
+    lines += [f"  {name:<{width - 2}}{before:>12}{after:>12}" for name, before, after in rows]
+    same = "the same bits" if baked.difference == 0 else f"within {baked.difference:.1g} of the largest number"
+    lines.append(f"  {baked.compared} calls answered as by the original, {same} (allowed: {baked.tolerance:g})")
+    return "\n".join([*lines, *(f"  note: {note}" for note in baked.notes)])
+
+
+def _say(text: str) -> None:
+    print(f"bake: {text}", file=sys.stderr, flush=True)
+
+
+def _check_places(directory: Path, out: Path, force: bool) -> None:
+    source, target = directory.resolve(), out.resolve()
+    if target == source or target.is_relative_to(source):
+        raise Refusal(f"{out}: it is inside {directory}; write beside it")
+    if source.is_relative_to(target):
+        raise Refusal(f"{out}: it holds {directory}; write beside it")
+    if (out.exists() or out.is_symlink()) and not force:
+        raise Refusal(f"{out}: it exists; --force replaces it")
+    if force and out.exists() and not (out / "saved_model.pb").exists() and (not out.is_dir() or any(out.iterdir())):
+        raise Refusal(f"{out}: it exists and is no SavedModel; --force replaces SavedModels only")
+    if not out.absolute().parent.is_dir():
+        raise Refusal(f"{out}: there is no folder {out.absolute().parent} to write it in")
+
+
+def _check_graph(directory: Path, graph: MetaGraph) -> list[str]:
+    """Raise Refusal for what cannot be baked or could not be verified; return what is worth a note."""
+    if is_baked(graph):
+        raise Refusal(f"{directory}: it is baked already")
+    if not signatures(graph):
+        raise Refusal(f"{directory}: it has no signatures")
+    try:
+        uses = purity.impurities(directory)
+    except LoadError as error:
+        raise Refusal(f"{directory}: {error}") from None
+    custom = custom_operations()
+    wrong = [use for use in uses if use.op not in custom]
+    if wrong:
+        more = f"; {len(wrong) - 1} more: python -m exporting audit {directory}" if len(wrong) > 1 else ""
+        raise Refusal(f"{directory}: {wrong[0]}, so it cannot be baked{more}")
+    nodes = reached({node.name: node for node in graph.graph_def.node}, _roots(graph))
+    bodies = functions(graph.graph_def, nodes).values()
+    for node in [*nodes, *(node for body in bodies for node in body.node_def)]:
+        if node.op.startswith(MUTABLE):
+            raise Refusal(
+                f"{directory}: {node.op} (node {node.name}) is a table that can change, and cannot be folded into "
+                "constants: export the model with a StaticHashTable"
+            )
+    for finding in files(directory, graph, Origins(graph.graph_def)):
+        raise Refusal(f"{directory}: {finding.text}")
+    index = directory / "variables" / "variables.index"
+    if any(node.op in VARIABLES for node in nodes) and not index.is_file():
+        raise Refusal(f"{directory}: variables/variables.index is missing: copy the whole folder variables/ again")
+    extra = [op for op in sorted({use.op for use in uses}) if op in custom]
+    return [f"{op} is an operation of a library; whether it is pure, nobody checked" for op in extra]
+
+
+def _roots(graph: MetaGraph) -> list[str]:
+    outputs = names(info for one in signatures(graph).values() for info in one.outputs.values())
+    return [*outputs, *init_operations(graph)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Questions:
+    """What both models are asked, what the original answered, and what is timed."""
+
+    calls: list[tuple[str, Inputs]]
+    answers: list[Answer]
+    timed: tuple[str, Inputs]
+    notes: list[str]
+
+
+def _callable(offered: Contents) -> dict[str, Signature]:
+    return trial.callable_signatures({name: one for name, one in offered.signatures.items() if name != purity.INIT})
+
+
+def _ask_original(directory: Path, offered: Contents, own: list[tuple[str, Inputs]]) -> _Questions:
+    wanted, calls = _callable(offered), list(own)
+    original = ask(Job(directory, calls)) if calls else Answers()
+    if original.failure:
+        raise Refusal(f"{directory}: the given inputs: {original.failure}")
+    settled = {name for (name, _), answer in zip(calls, original.answers) if answer.outputs is not None}
+    found, wrong = trial.inputs_that_run(directory, wanted, easily=settled)
+    for name, problem in wrong.items():
+        if problem.verdict == "unusable" and not problem.detail.startswith(UNCALLABLE):
+            raise Refusal(f"{directory}: signature {name!r} does not work as it is: {problem.detail}")
+        if problem.verdict != "unusable" and name not in settled:
+            raise Refusal(
+                f"{directory}: signature {name!r} cannot be compared: {trial.VERDICTS[problem.verdict]} "
+                f"({problem.detail}); give one that works with --input FILE.npz"
+            )
+    timed = next(iter(calls), None)
+    for name in sorted(found, key=lambda name: (name == DEFAULT, name)):
+        calls += [(name, inputs) for inputs in found[name].inputs]
+        original.answers += found[name].answers
+        timed = (name, found[name].row)
+    if timed is None:
+        raise Refusal(f"{directory}: no signature of it can be called, so nothing could be compared")
+    notes = [
+        f"signature {name!r} was not compared: {one.refusal}"
+        for name, one in offered.signatures.items()
+        if name not in wanted and name != purity.INIT
+    ]
+    notes += [
+        f"signature {name!r} was not compared: {one.detail.removeprefix(UNCALLABLE).lstrip(': ')}"
+        for name, one in wrong.items()
+        if name not in settled
+    ]
+    return _Questions(calls, original.answers, timed, notes)
+
+
+def _compare(directory: Path, folder: Path, questions: _Questions, tolerance: float) -> float:
+    largest = 0.0
+    for onednn, kernels in ((None, ""), ("1", " with oneDNN"), ("0", " without oneDNN")):
+        copy = ask(Job(folder, questions.calls, optimized=True, onednn=onednn))
+        if copy.failure:
+            raise Refusal(f"{directory}: baked, it cannot be run{kernels}: {copy.failure}")
+        for (name, _), one, other in zip(questions.calls, questions.answers, copy.answers):
+            distance, problem = compare.answers(one, other, tolerance if onednn is None else max(tolerance, OTHER_CPU))
+            if problem:
+                text = f"baked, signature {name!r} answers otherwise{kernels}: {problem} (allowed: {tolerance:g})"
+                raise Refusal(f"{directory}: {text}")
+            largest = max(largest, distance)
+    return largest
+
+
+def _measure(directory: Path, folder: Path, call: tuple[str, Inputs], rounds: int) -> tuple[Figures, Figures]:
+    """Time both, in turns."""
+    pairs = [
+        (ask(Job(directory, [call], repeat=REPEAT)), ask(Job(folder, [call], optimized=True, repeat=REPEAT)))
+        for _ in range(rounds)
+    ]
+    both = []
+    for place, path in enumerate((directory, folder)):
+        runs = [pair[place] for pair in pairs]
+        fields = ("load", "first", "steady")
+        median = [statistics.median(getattr(run, field) for run in runs) if runs else 0.0 for field in fields]
+        size_there = sum(p.stat().st_size for p in path.rglob("*") if p.is_file() and p.parent.name != "assets.extra")
+        both.append(Figures(size_there, *median))
+    return both[0], both[1]
+
+
+@contextmanager
+def _beside(out: Path) -> Iterator[Path]:
+    """Lend a folder beside `out`, gone afterwards unless it was renamed."""
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.absolute().parent))
+        mask = os.umask(0)
+        os.umask(mask)
+        folder.chmod(0o777 & ~mask)
+    except OSError as error:
+        raise Refusal(f"{out}: cannot be written: {error.strerror}") from None
+    try:
+        yield folder
+    except OSError as error:  # a full disk, above all
+        raise Refusal(f"{out}: cannot be written: {error.strerror or error}; nothing of it was kept") from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write(result: MetaGraph, directory: Path, folder: Path, variables: bool) -> None:
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    for path in sorted(directory.iterdir()):
+        if path.name in NOT_CARRIED and not (variables and path.name == "variables"):
+            continue
+        if path.is_dir():
+            if path.name in ("assets", "assets.extra", "variables"):
+                _copy(path, folder / path.name)
+        elif path.is_file():
+            shutil.copyfile(path, folder / path.name)
+    message = saved_model_pb2.SavedModel(saved_model_schema_version=1, meta_graphs=[result])
+    (folder / "saved_model.pb").write_bytes(message.SerializeToString(deterministic=True))
+
+
+def _copy(source: Path, target: Path) -> None:
+    try:
+        shutil.copytree(source, target, copy_function=shutil.copyfile)
+    except shutil.Error as error:  # a list of (source, target, why)
+        raise OSError(error.args[0][0][2]) from None
+
+
+def _write_card(baked: Baked, graph: MetaGraph, folder: Path) -> None:
+    import numpy
+    import tensorflow as tf
+
+    extra = folder / "assets.extra"
+    extra.mkdir(exist_ok=True)
+    card = {
+        "variables_folded": baked.frozen,
+        "exported_by_tensorflow": graph.meta_info_def.tensorflow_version,
+        "baked_by_tensorflow": tf.__version__,
+        "numpy": numpy.__version__,
+        "compared_calls": baked.compared,
+        "tolerance": baked.tolerance,
+        "largest_difference": baked.difference,
+        "timed": baked.signature,
+        "before": asdict(baked.before),
+        "after": asdict(baked.after),
+        "notes": list(baked.notes),
+    }
+    (extra / "baked.json").write_text(json.dumps(card, indent=2) + "\n")
+
+
+def _put(folder: Path, out: Path, force: bool) -> None:
+    if not out.exists() and not out.is_symlink():
+        folder.rename(out)
+        return
+    if not force:
+        raise Refusal(f"{out}: it came to exist meanwhile; --force replaces it")
+    old = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.absolute().parent))
+    try:
+        out.rename(old / "old")
+        try:
+            folder.rename(out)
+        except OSError:
+            (old / "old").rename(out)
+            raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,297 @@
+"""The graph that is served, taken apart and put together again: inlined, variables folded in, optimized, stripped.
+
+One graph for all signatures, so that what they share is there once.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from exporting.fold import fold_scales, name_biases
+from exporting.graph import (
+    INIT_COLLECTIONS,
+    GraphDef,
+    MetaGraph,
+    assets,
+    every_node,
+    init_operations,
+    names,
+    node_of,
+    pruned,
+    signatures,
+    tensors,
+)
+from exporting.mark import MARK
+from exporting.refusal import Refusal
+from serving.purity import CALLING, INIT
+
+CPU = "/job:localhost/replica:0/task:0/device:CPU:0"
+NAME = re.compile(r"[A-Za-z0-9.][\w.>-]*", re.ASCII)  # of a node; the optimizer's own begin with underscores
+ROUNDS = 2  # of the optimizer; what one leaves, the next may still fold
+TIMEOUT_MS = 30 * 60 * 1000
+
+
+def freeze(graph: MetaGraph, values: Mapping[str, Any] | None, say: Callable[[str], None]) -> MetaGraph:
+    """Return a MetaGraphDef that means the same; `values` are those of its variables by node, None to leave them."""
+    result = _copy_without_graph(graph)
+    if values is None:
+        result.saver_def.CopyFrom(graph.saver_def)
+    definition = type(graph.graph_def)()
+    definition.CopyFrom(graph.graph_def)
+    for function in definition.library.function:
+        function.attr.pop(
+            "api_implements", None
+        )  # another body for other devices; it would keep this one from inlining
+    outputs = _add_outputs(definition, result)
+    _name_init(result)
+    keep = [*outputs, *init_operations(result)]
+    if values is None:
+        # What restores them stays as it is.
+        keep += [result.saver_def.restore_op_name, node_of(result.saver_def.filename_tensor_name)]
+    feeds = _feeds(result)
+    roots = [*keep, *(node_of(info.name) for info in feeds)]
+    definition = pruned(definition, roots)
+    hidden = _hide(definition, {node_of(asset.tensor_info.name) for asset in assets(result)})
+
+    say("inlining functions")
+    definition = _optimized(definition, feeds, keep, _inline)
+    if values is not None:
+        say("folding variables into constants")
+        definition = _constants(pruned(definition, roots), values)
+    say("optimizing")
+    definition = _optimized(_placed(pruned(definition, roots), CPU), feeds, keep, _compute)
+    if fold_scales(definition, roots):
+        definition = _optimized(_placed(definition, CPU), feeds, keep, _compute)
+    name_biases(definition)
+    definition = _optimized(_placed(definition, CPU), feeds, keep, _fuse)
+    definition = _optimized(definition, feeds, keep, _optimize)
+    _placed(definition, "")
+    _show(definition, hidden)
+    _share(definition, set(roots))
+    _clean(definition)
+    _shorten(definition, set(roots))
+    _drop_idle_init(definition, result)
+    result.graph_def.CopyFrom(pruned(definition, roots))
+    missing = {node_of(root) for root in roots} - {node.name for node in result.graph_def.node} - {""}
+    if missing:
+        raise Refusal(f"TensorFlow's graph optimizer lost {', '.join(sorted(missing))}, which a signature names")
+    return result
+
+
+def _copy_without_graph(graph: MetaGraph) -> MetaGraph:
+    """Return the signatures, tags, assets and what initializes; nothing that speaks of objects or of training."""
+    result = type(graph)()
+    result.meta_info_def.tags.extend(graph.meta_info_def.tags)
+    result.meta_info_def.tensorflow_version = graph.meta_info_def.tensorflow_version
+    result.meta_info_def.tensorflow_git_version = graph.meta_info_def.tensorflow_git_version
+    result.meta_info_def.meta_graph_version = f"{MARK} {graph.meta_info_def.meta_graph_version}".strip()
+    result.asset_file_def.extend(graph.asset_file_def)
+    for name, signature in graph.signature_def.items():
+        result.signature_def[name].CopyFrom(signature)
+    for key in (*INIT_COLLECTIONS, "saved_model_assets"):
+        if key in graph.collection_def:
+            result.collection_def[key].CopyFrom(graph.collection_def[key])
+    return result
+
+
+def _add_outputs(definition: GraphDef, result: MetaGraph) -> list[str]:
+    """Give each output of a signature a node of its own, so that whatever computes it may be inlined and replaced."""
+    nodes = {node.name: node for node in definition.node}
+    outputs: list[str] = []
+    for name, signature in signatures(result).items():
+        fed = set(names(signature.inputs.values()))
+        for key in sorted(signature.outputs):
+            for message, field, dtype in tensors(signature.outputs[key]):
+                source = getattr(message, field)
+                if source in fed:
+                    continue  # handed through
+                if node_of(source) not in nodes:
+                    raise Refusal(f"signature {name!r} names the tensor {source!r}, which the graph does not have")
+                new = definition.node.add(name=f"baked/output_{len(outputs)}", op="Identity", input=[source])
+                new.attr["T"].type = dtype
+                if nodes[node_of(source)].op in CALLING:  # what the function checks is checked, inlined or not
+                    new.input.append(f"^{node_of(source)}")
+                setattr(message, field, f"{new.name}:0")
+                outputs.append(new.name)
+    return outputs
+
+
+def _name_init(result: MetaGraph) -> None:
+    """Name the init operation as TensorFlow 1 did, which every loader of a graph without objects understands."""
+    operations = init_operations(result)
+    result.signature_def.pop(INIT, None)
+    for key in INIT_COLLECTIONS:
+        result.collection_def.pop(key, None)
+    if operations:
+        result.collection_def[INIT_COLLECTIONS[0]].node_list.value.append(operations[0])
+
+
+def _feeds(result: MetaGraph) -> list[Any]:
+    """Return the inputs of all signatures as dense TensorInfos, each tensor once."""
+    found = {}
+    for signature in signatures(result).values():
+        for info in signature.inputs.values():
+            for message, field, dtype in tensors(info):
+                dense = type(info)(name=getattr(message, field), dtype=dtype)
+                if info.WhichOneof("encoding") == "name":
+                    dense.tensor_shape.CopyFrom(info.tensor_shape)
+                else:
+                    dense.tensor_shape.unknown_rank = True
+                found[dense.name] = dense
+    return list(found.values())
+
+
+def _hide(definition: GraphDef, paths: set[str]) -> dict[str, Any]:
+    """Hide from the optimizer what it must not touch or cannot take; return what was there.
+
+    Asset paths are constants that the loader fills: nobody may fold them. Inputs of unknown rank are refused.
+    """
+    hidden = {}
+    for node in definition.node:
+        asset = node.name in paths and node.op == "Const"
+        shapeless = node.op == "Placeholder" and ("shape" not in node.attr or node.attr["shape"].shape.unknown_rank)
+        if asset or shapeless:
+            hidden[node.name] = type(node).FromString(node.SerializeToString())
+            node.op = "FakeParam"
+            node.attr["shape"].shape.CopyFrom(node.attr["value"].tensor.tensor_shape)
+            if shapeless:
+                node.attr["shape"].shape.unknown_rank = True
+            del node.attr["value"]
+            node.attr["_hidden"].s = node.name.encode()  # so that no two are alike
+    return hidden
+
+
+def _show(definition: GraphDef, hidden: Mapping[str, Any]) -> None:
+    for node in definition.node:
+        if node.name in hidden:
+            node.CopyFrom(hidden[node.name])
+
+
+def _inline(rewrite: Any) -> None:
+    rewrite.optimizers.append("function")
+    rewrite.function_optimization = 3  # AGGRESSIVE
+    rewrite.meta_optimizer_iterations = 1
+
+
+def _compute(rewrite: Any) -> None:
+    rewrite.optimizers.extend(["pruning", "constfold", "dependency"])
+    rewrite.meta_optimizer_iterations = ROUNDS
+
+
+def _fuse(rewrite: Any) -> None:
+    """Fuse before sums are gathered into AddN, which would hide the biases among them."""
+    rewrite.optimizers.extend(["constfold", "dependency", "remap"])
+    rewrite.meta_optimizer_iterations = ROUNDS
+
+
+def _optimize(rewrite: Any) -> None:
+    rewrite.meta_optimizer_iterations = ROUNDS
+
+
+def _optimized(definition: GraphDef, feeds: list[Any], keep: list[str], how: Callable[[Any], None]) -> GraphDef:
+    from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
+    from tensorflow.python.grappler import tf_optimizer
+
+    graph = meta_graph_pb2.MetaGraphDef(graph_def=definition)
+    for place, info in enumerate(feeds):
+        if not info.tensor_shape.unknown_rank:  # the optimizer would refuse it; a placeholder is kept all the same
+            graph.signature_def["feeds"].inputs[str(place)].CopyFrom(info)
+    graph.collection_def["train_op"].node_list.value.extend([*keep, *(info.name for info in feeds)])
+    config = config_pb2.ConfigProto()
+    rewrite = config.graph_options.rewrite_options
+    rewrite.min_graph_nodes = -1  # small graphs too
+    rewrite.meta_optimizer_timeout_ms = TIMEOUT_MS
+    how(rewrite)
+    try:
+        return tf_optimizer.OptimizeGraph(config, graph)
+    except Exception as error:  # whatever TensorFlow's binding raises
+        raise Refusal(f"TensorFlow's graph optimizer cannot work on the graph: {_line(error)}") from None
+
+
+def _constants(definition: GraphDef, values: Mapping[str, Any]) -> GraphDef:
+    from tensorflow.python.framework import convert_to_constants as convert
+
+    class Values(convert._ConverterData):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__(definition)
+            for node in definition.node:
+                if node.name in values:
+                    value = convert._TensorData(numpy=values[node.name], dtype=node.attr["dtype"].type, index=None)
+                    self._tensor_data[node.name] = value
+
+    try:
+        frozen, _ = convert._replace_variables_by_constants(converter_data=Values())
+    except Exception as error:  # ValueError, KeyError, NotImplementedError, as the graph has it
+        raise Refusal(f"the variables cannot be folded into constants: {_line(error)}; try --keep-variables") from None
+    return frozen
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def _placed(definition: GraphDef, device: str) -> GraphDef:
+    for node in definition.node:
+        node.device = device  # the optimizer fuses only what it knows to run on a CPU
+    return definition
+
+
+def _share(definition: GraphDef, fixed: set[str]) -> None:
+    """Keep one of each constant: folding makes them anew for each signature."""
+    first: dict[bytes, str] = {}
+    same: dict[str, str] = {}
+    for node in definition.node:
+        if node.op == "Const" and not node.input and node.name not in fixed:
+            digest = hashlib.sha256(node.attr["value"].SerializeToString(deterministic=True)).digest()
+            same[node.name] = first.setdefault(digest, node.name)
+    for node in definition.node:
+        for place, given in enumerate(node.input):
+            name, caret = node_of(given), "^" if given.startswith("^") else ""
+            if same.get(name, name) != name:
+                node.input[place] = caret + same[name]
+    kept = [node for node in definition.node if same.get(node.name, node.name) == node.name]
+    kept_nodes = [type(node).FromString(node.SerializeToString()) for node in kept]
+    del definition.node[:]
+    definition.node.extend(kept_nodes)
+
+
+def _clean(definition: GraphDef) -> None:
+    """Remove what says where nodes came from, what shapes were inferred, and what stands beside what."""
+    for node in every_node(definition):
+        node.ClearField("experimental_debug_info")
+        for attribute in ("_output_shapes", "_class", "_input_shapes"):
+            node.attr.pop(attribute, None)
+    for function in definition.library.function:
+        function.attr.pop("_input_shapes", None)
+
+
+def _shorten(definition: GraphDef, fixed: set[str]) -> None:
+    """Name nodes by the last part of their names: paths through inlined functions are a third of a small model."""
+    taken = {*fixed}
+    renamed: dict[str, str] = {}
+    for node in definition.node:
+        if node.name in fixed:
+            continue
+        last, number = node.name.rpartition("/")[2], 0
+        name = short = last if NAME.fullmatch(last) else "node"
+        while name in taken:
+            number += 1
+            name = f"{short}_{number}"
+        taken.add(name)
+        renamed[node.name] = name
+    for node in definition.node:
+        node.name = renamed.get(node.name, node.name)
+        for place, given in enumerate(node.input):
+            old = node_of(given)
+            if old in renamed:
+                node.input[place] = given.replace(old, renamed[old], 1)
+
+
+def _drop_idle_init(definition: GraphDef, result: MetaGraph) -> None:
+    """Forget an init operation that does nothing, so that no load runs it."""
+    nodes = {node.name: node for node in definition.node}
+    if any(nodes[name].op != "NoOp" or nodes[name].input for name in init_operations(result) if name in nodes):
+        return
+    for key in INIT_COLLECTIONS:
+        result.collection_def.pop(key, None)

@@ -1,0 +1,167 @@
+"""SavedModels as protobuf messages: reading them, and walking graphs and function libraries."""
+
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from exporting.refusal import Unreadable
+from exporting.runner import ONEDNN
+from serving.errors import LoadError
+from serving.purity import INIT
+from serving.signature import SERVE, Contents, read
+
+# TensorFlow's generated classes have no types.
+MetaGraph = Any
+GraphDef = Any
+Node = Any
+
+INIT_COLLECTIONS = ("saved_model_main_op", "legacy_init_op")
+
+
+def contents(directory: Path) -> Contents:
+    """Return what the server would offer of the SavedModel; raise Unreadable where it would serve nothing."""
+    try:
+        return read(directory)
+    except LoadError as error:
+        raise Unreadable(f"{directory}: {error}") from None
+    except OSError as error:
+        raise Unreadable(f"{directory}: {error.strerror or error}") from None
+
+
+def import_tensorflow() -> None:
+    """Import TensorFlow, which takes seconds, without the lines that it writes before anybody can stop it."""
+    if "tensorflow" in sys.modules:
+        return
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # what is wrong, the commands say themselves
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+    # What the optimizer fuses must run on every CPU: where oneDNN is off, by choice or by the CPU, its fusions fail.
+    os.environ[ONEDNN] = "0"
+    kept, silent = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(silent, 2)
+        import tensorflow  # noqa: F401
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(silent)
+
+
+def served(directory: Path) -> MetaGraph:
+    """Return the graph that the server serves: the one tagged `serve` with the fewest tags."""
+    import_tensorflow()
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    try:
+        message = saved_model_pb2.SavedModel.FromString((directory / "saved_model.pb").read_bytes())
+    except (OSError, DecodeError) as error:
+        raise Unreadable(f"{directory}: saved_model.pb is not a SavedModel, or only part of one ({error})") from None
+    graphs = [graph for graph in message.meta_graphs if SERVE in graph.meta_info_def.tags]
+    if not graphs:
+        raise Unreadable(f"{directory}: no graph of the SavedModel is tagged {SERVE!r}")
+    return min(graphs, key=lambda graph: len(graph.meta_info_def.tags))
+
+
+def signatures(graph: MetaGraph) -> dict[str, Any]:
+    """Return the SignatureDefs by name, without the one that TensorFlow writes for the init operation."""
+    return {name: graph.signature_def[name] for name in sorted(graph.signature_def) if name != INIT}
+
+
+def tensors(info: Any) -> Iterator[tuple[Any, str, int]]:
+    """Yield (message, field, dtype) for each tensor of a TensorInfo: one, three if sparse, some if composite."""
+    encoding = info.WhichOneof("encoding")
+    if encoding == "name":
+        yield info, "name", info.dtype % 100
+    elif encoding == "coo_sparse":
+        yield info.coo_sparse, "values_tensor_name", info.dtype % 100
+        yield info.coo_sparse, "indices_tensor_name", 9
+        yield info.coo_sparse, "dense_shape_tensor_name", 9
+    elif encoding == "composite_tensor":
+        for component in info.composite_tensor.components:
+            yield from tensors(component)
+
+
+def names(infos: Iterable[Any]) -> list[str]:
+    """Return the names of all tensors of some TensorInfos."""
+    return [getattr(message, field) for info in infos for message, field, _ in tensors(info)]
+
+
+def assets(graph: MetaGraph) -> list[Any]:
+    """Return the AssetFileDefs; TensorFlow 1 wrote them as a collection."""
+    if graph.asset_file_def or "saved_model_assets" not in graph.collection_def:
+        return list(graph.asset_file_def)
+    from tensorflow.core.protobuf import meta_graph_pb2
+
+    found = []
+    for value in graph.collection_def["saved_model_assets"].any_list.value:
+        asset = meta_graph_pb2.AssetFileDef()
+        if value.Unpack(asset):
+            found.append(asset)
+    return found
+
+
+def node_of(tensor: str) -> str:
+    """Return the node of a tensor or of a control input: "node:0", "^node"."""
+    return tensor.lstrip("^").partition(":")[0]
+
+
+def init_operations(graph: MetaGraph) -> list[str]:
+    """Return the nodes that run once, after the variables are restored."""
+    found = names(graph.signature_def[INIT].outputs.values()) if INIT in graph.signature_def else []
+    for key in INIT_COLLECTIONS:
+        if key in graph.collection_def:
+            found += graph.collection_def[key].node_list.value
+    return list(dict.fromkeys(map(node_of, found)))
+
+
+def reached(nodes: Mapping[str, Node], roots: Iterable[str]) -> list[Node]:
+    """Return the nodes that the roots, tensors or nodes, need, in no particular order."""
+    pending, found = [node_of(root) for root in roots], {}
+    while pending:
+        name = pending.pop()
+        if name not in found and name in nodes:
+            found[name] = nodes[name]
+            pending += map(node_of, nodes[name].input)
+    return list(found.values())
+
+
+def called(node: Node) -> list[str]:
+    """Return the functions that a node calls."""
+    found = [node.op]
+    for value in node.attr.values():
+        found += [value.func.name] if value.HasField("func") else [function.name for function in value.list.func]
+    return found
+
+
+def functions(graph: GraphDef, nodes: Iterable[Node]) -> dict[str, Any]:
+    """Return the library's functions that the nodes call, directly or through others."""
+    library = {function.signature.name: function for function in graph.library.function}
+    pending, found = [name for node in nodes for name in called(node)], {}
+    while pending:
+        name = pending.pop()
+        if name in library and name not in found:
+            found[name] = library[name]
+            pending += [inner for node in library[name].node_def for inner in called(node)]
+    return found
+
+
+def pruned(graph: GraphDef, roots: Iterable[str]) -> GraphDef:
+    """Return a copy with what the roots need, and nothing else."""
+    result = type(graph)()
+    wanted = reached({node.name: node for node in graph.node}, roots)
+    keep = {node.name for node in wanted}
+    result.node.extend(node for node in graph.node if node.name in keep)
+    used = functions(graph, wanted)
+    result.library.function.extend(f for f in graph.library.function if f.signature.name in used)
+    result.library.gradient.extend(g for g in graph.library.gradient if g.function_name in used)
+    result.versions.CopyFrom(graph.versions)
+    return result
+
+
+def every_node(graph: GraphDef) -> Iterator[Node]:
+    """Yield the nodes of the main graph and of all functions."""
+    yield from graph.node
+    for function in graph.library.function:
+        yield from function.node_def

@@ -1,0 +1,14 @@
+"""The mark of a baked model, in saved_model.pb itself: MetaInfoDef.meta_graph_version begins with "baked".
+
+The graph and what is said of it cannot part company there, and a server reads that message anyway, for the tags.
+`assets.extra/baked.json` beside it is for people: from what, by which versions, within which tolerance, how fast.
+"""
+
+from typing import Any
+
+MARK = "baked"
+
+
+def is_baked(graph: Any) -> bool:
+    """Say whether a MetaGraphDef carries the mark."""
+    return bool(graph.meta_info_def.meta_graph_version.startswith(MARK))

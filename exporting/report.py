@@ -1,0 +1,121 @@
+"""What an audit found, as values, as text for people, and as JSON."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from exporting.trial import VERDICTS, Trial
+
+# fmt: off
+KINDS = {  # kind → (says no, what it is)
+    "state":        (True,  "writes state"),
+    "random":       (True,  "random"),
+    "files":        (True,  "files"),
+    "network":      (True,  "network"),
+    "python":       (True,  "Python"),
+    "unknown":      (True,  "not on the list of pure operations"),
+    "unregistered": (True,  "cannot run here"),
+    "training":     (True,  "training state"),
+    "outside":      (True,  "outside the folder"),
+    "missing":      (True,  "missing"),
+    "tried":        (True,  "tried"),
+    "rank":         (False, "cannot be checked"),
+    "signature":    (False, "cannot be called"),
+    "unused":       (False, "unused"),
+}
+# fmt: on
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is worth saying; `says_no` where the model is no pure function because of it."""
+
+    kind: str  # a key of KINDS
+    text: str
+    signature: str | None = None
+    op: str | None = None
+    node: str | None = None
+    function: str | None = None
+    variable: str | None = None
+
+    @property
+    def says_no(self) -> bool:
+        return KINDS[self.kind][0]
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What starting the model has to go through."""
+
+    variables: int
+    variable_bytes: int
+    functions: int
+    nodes: int
+    reached_nodes: int  # by signatures and by loading
+    file_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The audit of one SavedModel."""
+
+    directory: Path
+    tags: tuple[str, ...]
+    tensorflow_version: str
+    signatures: tuple[str, ...]
+    baked: bool
+    findings: tuple[Finding, ...]
+    cost: Cost
+    trials: tuple[Trial, ...] | None  # None: not tried
+
+    @property
+    def pure(self) -> bool:
+        """Say whether nothing was found that says no."""
+        return not any(finding.says_no for finding in self.findings)
+
+
+def as_json(report: Report) -> str:
+    """Return the report as JSON."""
+    fields = {"pure": report.pure} | asdict(report) | {"directory": str(report.directory)}
+    fields["findings"] = [{"says_no": finding.says_no} | asdict(finding) for finding in report.findings]
+    return json.dumps(fields, indent=2, default=str)
+
+
+def as_text(report: Report) -> str:
+    """Return the report for people."""
+    return "\n".join(_lines(report))
+
+
+def _lines(report: Report) -> Iterator[str]:
+    against = [finding for finding in report.findings if finding.says_no]
+    verdict = "a pure function" if report.pure else f"not a pure function, for {_count(len(against), 'reason')}"
+    yield f"{report.directory}: {verdict}"
+    for finding in against:
+        yield f"  no    {KINDS[finding.kind][1]}: {finding.text}"
+    for finding in report.findings:
+        if not finding.says_no:
+            yield f"  note  {KINDS[finding.kind][1]}: {finding.text}"
+    for trial in report.trials or ():
+        if trial.verdict in ("same", "refused"):
+            yield f"  tried {trial.signature}: {VERDICTS[trial.verdict]} ({trial.detail})"
+    if report.trials is None:
+        yield "  not tried"
+    cost = report.cost
+    yield (
+        f"  start {_count(cost.variables, 'variable')} of {size(cost.variable_bytes)}, "
+        f"{_count(cost.functions, 'function')}, {_count(cost.nodes, 'node')} of which {cost.reached_nodes:,} are "
+        f"needed, {size(cost.file_bytes)} of files{', baked' if report.baked else ''}"
+    )
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
+
+
+def size(number: int) -> str:
+    """Write a number of bytes for people."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if number >= scale:
+            return f"{number / scale:.3g} {unit}"
+    return f"{number} bytes"

@@ -1,0 +1,234 @@
+"""A SavedModel asked through the real runtime, in a process of its own: a crash there is an answer, not an end.
+
+`ask(job)` has the Job done and returns its Answers. TensorFlow's Python package is not imported there, and what is
+measured is what a server would see.
+"""
+
+import atexit
+import contextlib
+import io
+import os
+import pickle
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NoReturn
+
+from exporting.inputs import Inputs
+from exporting.refusal import Refusal
+from serving import settings, tensorflow_c
+from serving.errors import LoadError, RunError
+from serving.model import Source
+from serving.signature import Signature, check
+
+ONEDNN = "TF_ENABLE_ONEDNN_OPTS"
+AS_STARTED = os.environ.get(ONEDNN)
+ROOT = Path(__file__).resolve().parent.parent
+
+# ConfigProto { graph_options { optimizer_options { opt_level: L0 } rewrite_options { disable_meta_optimizer: true } } }
+# The graph of a baked model is optimized already; doing it again costs most of the first call.
+UNOPTIMIZED = bytes.fromhex("52121a0b18ffffffffffffffffff015203980101")
+
+
+UNCALLABLE = "UNCALLABLE"  # in place of TensorFlow's status: the runtime makes no function of the signature
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    directory: Path
+    calls: list[tuple[str, Inputs]]  # signature, inputs; in this order
+    optimized: bool = False  # the graph is: TensorFlow is told not to do it again
+    repeat: int = 0  # times more that the first call is made
+    onednn: str | None = None  # "0" or "1": TensorFlow's oneDNN kernels off or on; None: as the machine has it
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    outputs: Inputs | None
+    error: str | None = None  # TensorFlow's status
+    message: str = ""
+
+
+@dataclass(slots=True)
+class Answers:
+    load: float = 0.0  # seconds
+    first: float = 0.0  # the first call of all
+    steady: float = 0.0  # the median of the repeated ones
+    answers: list[Answer] = field(default_factory=list)
+    failure: str | None = None  # why there are none, or fewer than calls
+
+
+def ask(job: Job, timeout: int = 900) -> Answers:
+    """Return what the runtime answers; where the process dies, what it answered until then, and how it died."""
+    said, status = _keeper(job.onednn).work(pickle.dumps((timeout, job)))
+    answers = Answers()
+    for name, value in _pieces(io.BytesIO(said)):
+        if name == "answer":
+            answers.answers.append(value)
+        else:
+            setattr(answers, name, value)
+    if status and not answers.failure:
+        died = signal.Signals(-status).name if status < 0 else f"status {status}"
+        answers.failure = f"no answer within {timeout} s" if died == "SIGALRM" else f"the process died ({died})"
+    return answers
+
+
+class Keeper:
+    """A process that has opened the library, and forks for each job: a fork costs a tenth of a start.
+
+    It opens no session itself, for TensorFlow's threads do not survive a fork.
+    """
+
+    def __init__(self, onednn: str | None) -> None:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+        environment.pop(ONEDNN, None)
+        environment |= {ONEDNN: onednn or AS_STARTED or ""} if onednn or AS_STARTED else {}
+        command = [sys.executable, "-c", "from exporting.runner import keep; keep()"]
+        try:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
+            )
+        except OSError as error:
+            raise Refusal(f"no process can be started to try the model in: {error}") from None
+
+    def work(self, job: bytes) -> tuple[bytes, int]:
+        """Return what the job's process said, and its status: negative for the signal that ended it."""
+        assert self._process.stdin
+        assert self._process.stdout
+        try:
+            self._process.stdin.write(len(job).to_bytes(8, "big") + job)
+            self._process.stdin.flush()
+            head = self._process.stdout.read(16)
+            said = self._process.stdout.read(int.from_bytes(head[:8], "big"))
+        except OSError:
+            head = said = b""
+        if len(head) < 16:
+            self.close()
+            raise Refusal("the process that tries models ended; try again")
+        return said, int.from_bytes(head[8:], "big", signed=True)
+
+    def close(self) -> None:
+        """End the process; the next job starts another."""
+        _keeper.cache_clear()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+        self._process.wait()
+
+
+@lru_cache(maxsize=3)
+def _keeper(onednn: str | None) -> Keeper:
+    keeper = Keeper(onednn)
+    atexit.register(keeper.close)
+    return keeper
+
+
+def _pieces(stream: io.BytesIO) -> Iterator[tuple[str, Any]]:
+    while True:
+        try:
+            yield pickle.load(stream)
+        except (EOFError, pickle.UnpicklingError):  # the process may have died in the middle of one
+            return
+
+
+def keep() -> None:
+    """Do the jobs on standard input, each in a fork; answer each with (size, status, what it said)."""
+    path = tensorflow_c.find(settings.read(os.environ).tensorflow_library_dir)
+    if path:
+        tensorflow_c.api(path)
+    source, target = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a library prints is no answer
+    while len(head := source.read(8)) == 8:
+        job = source.read(int.from_bytes(head, "big"))
+        outcome, child_end = os.pipe()
+        child = os.fork()
+        if not child:
+            os.close(outcome)
+            _in_child(job, child_end)
+        os.close(child_end)
+        with os.fdopen(outcome, "rb") as pipe:
+            said = pipe.read()
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        target.write(len(said).to_bytes(8, "big") + status.to_bytes(8, "big", signed=True) + said)
+        target.flush()
+
+
+def _in_child(job: bytes, end: int) -> NoReturn:
+    status = 1
+    try:
+        timeout, wanted = pickle.loads(job)
+        signal.alarm(timeout)
+        with os.fdopen(end, "wb", buffering=0) as out:
+
+            def tell(name: str, value: Any) -> None:
+                piece = memoryview(pickle.dumps((name, value)))
+                while piece:  # a pipe takes a part at a time
+                    piece = piece[out.write(piece) :]
+
+            try:
+                _work(wanted, tell)
+            except (LoadError, RunError) as error:
+                tell("failure", " ".join(str(error).split()))
+        status = 0
+    finally:
+        os._exit(status)  # without the parent's clean-up
+
+
+def _work(job: Job, tell: Any) -> None:
+    source = Source(job.directory, "model")
+    options = settings.read(os.environ)
+    path = tensorflow_c.find(options.tensorflow_library_dir)
+    if path is None:
+        raise LoadError(f"{tensorflow_c.NAME} is not installed")
+    tf = tensorflow_c.api(path)
+    tensorflow_c.load_custom_ops(tf, options.custom_op_libraries)
+    config = tensorflow_c.config(options.intra_op_threads, options.inter_op_threads)
+    begin = time.perf_counter()
+    session = tensorflow_c.Session(
+        tf, source.directory, source.contents.tags, config + (UNOPTIMIZED if job.optimized else b"")
+    )
+    functions = {}
+    for name in {name for name, _ in job.calls} | {s.name for s in source.signatures.values() if s.refusal is None}:
+        try:
+            functions[name] = session.function(source.signatures[name])
+        except LoadError as error:  # two inputs that are one tensor, a tensor that the graph does not have
+            functions[name] = _uncallable(str(error))
+    tell("load", time.perf_counter() - begin)
+    for position, (name, inputs) in enumerate(job.calls):
+        begin = time.perf_counter()
+        answer = _call(functions[name], source.signatures[name], inputs)
+        if position == 0:
+            tell("first", time.perf_counter() - begin)
+        tell("answer", answer)
+    if job.calls and job.repeat:
+        name, inputs = job.calls[0]
+        times = []
+        for _ in range(job.repeat):
+            begin = time.perf_counter()
+            functions[name](inputs)
+            times.append(time.perf_counter() - begin)
+        tell("steady", statistics.median(times))
+
+
+def _uncallable(reason: str) -> Any:
+    def refuse(_: Inputs) -> Any:
+        raise RunError(UNCALLABLE, reason)
+
+    return refuse
+
+
+def _call(function: Any, signature: Signature, inputs: Inputs) -> Answer:
+    for name, spec in signature.inputs.items():  # as serving.model does: a wrong rank would end the process
+        if check(spec, inputs[name].shape) or inputs[name].dtype != spec.dtype.numpy:
+            return Answer(None, "NOT_THE_SPEC", f"{name} does not fit the signature")
+    try:
+        return Answer(function(inputs))
+    except RunError as error:
+        return Answer(None, error.code, str(error))

@@ -1,0 +1,36 @@
+"""Everything audited and baked once, by one process that imports tensorflow."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.zoo import build
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def python(*arguments: str, **options: Any) -> "subprocess.CompletedProcess[str]":
+    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1", **options.pop("env", {})}
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False, **options
+    )
+
+
+@pytest.fixture(scope="session")
+def baked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    build()
+    folder = tmp_path_factory.mktemp("baked")
+    done = python("-m", "tests.exporting.work", str(folder))
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+@pytest.fixture(scope="session")
+def results(baked: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((baked / "results.json").read_text())
+    return found

@@ -1,0 +1,181 @@
+"""SavedModels that somebody should look at before serving them; made in a process that has imported tensorflow."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+
+v1 = tf.compat.v1
+
+
+def floats(name: str = "x", shape: Any = (None,)) -> tf.TensorSpec:
+    return tf.TensorSpec(shape, tf.float32, name=name)
+
+
+def text(name: str = "x", shape: Any = ()) -> tf.TensorSpec:
+    return tf.TensorSpec(shape, tf.string, name=name)
+
+
+def function(*specs: Any) -> Any:
+    return tf.function(input_signature=specs)
+
+
+def save(path: Path, owner: Any = None, **signatures: Any) -> None:
+    tf.saved_model.save(owner or tf.Module(), str(path), signatures=signatures)
+
+
+def edit(path: Path, change: Any) -> None:
+    """Change the SavedModel's first graph."""
+    file = path / "saved_model.pb"
+    message = saved_model_pb2.SavedModel.FromString(file.read_bytes())
+    change(message.meta_graphs[0])
+    file.write_bytes(message.SerializeToString())
+
+
+def training_state(path: Path) -> None:
+    owner = tf.Module()
+    owner.weight = tf.Variable([2.0], name="dense/kernel")
+    owner.slots = [tf.Variable(0.0, name=name) for name in ("adam/iteration", "adam/dense_kernel_momentum")]
+    owner.step = tf.Variable(0, name="global_step", dtype=tf.int64)
+    owner.spare = tf.Variable(0.0, name="spare")
+    save(path, owner, serving_default=function(floats())(lambda x: {"y": x * owner.weight}))
+
+
+def dropout(path: Path) -> None:
+    save(path, serving_default=function(floats())(lambda x: {"y": tf.nn.dropout(x, 0.5)}))
+
+
+def files(path: Path) -> None:
+    def write(x: Any) -> Any:
+        with tf.control_dependencies([tf.io.write_file(tf.constant("was-here"), x)]):
+            return {"y": tf.identity(x)}
+
+    def say(x: Any) -> Any:
+        tf.print(x)
+        return {"y": tf.identity(x)}
+
+    read = function(text(shape=(None,)))(lambda x: {"y": tf.map_fn(tf.io.read_file, x)})
+    save(path, read=read, write=function(text())(write), say=function(text())(say))
+
+
+def whole_file(path: Path) -> None:
+    """Reads a file with neither ReadFile nor a file name in the graph."""
+    with tf.Graph().as_default(), v1.Session() as session:
+        queue, x = v1.FIFOQueue(1, [tf.string]), v1.placeholder(tf.string, [])
+        with tf.control_dependencies([queue.enqueue(x)]):
+            reader = tf.raw_ops.WholeFileReaderV2()
+            _, value = tf.raw_ops.ReaderReadV2(reader_handle=reader, queue_handle=queue.queue_ref)
+        v1.saved_model.simple_save(session, str(path), {"x": x}, {"y": value})
+
+
+class Table(tf.Module):
+    def __init__(self) -> None:
+        self.table = tf.lookup.experimental.MutableHashTable(tf.string, tf.int64, -1)
+        self.table.insert(tf.constant(["a", "b"]), tf.constant([1, 2], tf.int64))
+
+    @function(text(shape=(None,)))
+    def find(self, x: Any) -> Any:
+        return {"y": self.table.lookup(x)}
+
+    @function(text(shape=(None,)))
+    def put(self, x: Any) -> Any:
+        self.table.insert(x, tf.cast(tf.strings.length(x), tf.int64))
+        return {"size": self.table.size()}
+
+
+def mutable_table_read(path: Path) -> None:
+    owner = Table()
+    save(path, owner, serving_default=owner.find)
+
+
+def mutable_table_written(path: Path) -> None:
+    owner = Table()
+    save(path, owner, find=owner.find, put=owner.put)
+
+
+def _words(path: Path, words: str) -> None:
+    Path(words).write_text("ant\nbee\n")
+    owner = tf.Module()
+    line, number = tf.lookup.TextFileIndex.WHOLE_LINE, tf.lookup.TextFileIndex.LINE_NUMBER
+    owner.table = tf.lookup.StaticHashTable(tf.lookup.TextFileInitializer(words, tf.string, line, tf.int64, number), -1)
+    save(path, owner, serving_default=function(text(shape=(None,)))(lambda x: {"y": owner.table.lookup(x)}))
+    Path(words).unlink()
+
+
+def asset_above(path: Path) -> None:
+    _words(path, f"{path}.txt")
+    shutil.copy(path / "assets" / f"{path.name}.txt", path.parent / "stray.txt")
+
+    def change(graph: Any) -> None:
+        graph.asset_file_def[0].filename = "../../stray.txt"
+
+    edit(path, change)
+
+
+def table_elsewhere(path: Path) -> None:
+    _words(path, f"{path}.txt")
+
+    def change(graph: Any) -> None:
+        name = graph.asset_file_def[0].tensor_info.name.partition(":")[0]
+        del graph.asset_file_def[:]
+        (node,) = [node for node in graph.graph_def.node if node.name == name]
+        node.op = "Const"
+        for attribute in set(node.attr) - {"dtype"}:
+            del node.attr[attribute]
+        node.attr["value"].tensor.dtype = tf.string.as_datatype_enum
+        node.attr["value"].tensor.tensor_shape.SetInParent()
+        node.attr["value"].tensor.string_val.append(b"/etc/hostname")
+
+    edit(path, change)
+
+
+def two_definitions(path: Path) -> None:
+    """Its graph is written in two parts, which protobuf joins; what reads only the last one sees no WriteFile."""
+    files(path)
+    file = path / "saved_model.pb"
+    message = saved_model_pb2.SavedModel.FromString(file.read_bytes())
+    graph = message.meta_graphs[0].SerializeToString() + b"\x12\x00"  # graph_def, once more and empty
+    size, length = len(graph), bytearray()
+    while size > 0x7F:
+        length.append(size & 0x7F | 0x80)
+        size >>= 7
+    file.write_bytes(b"\x08\x01\x12" + bytes([*length, size]) + graph)
+
+
+def brittle(path: Path) -> None:
+    """Its sums of large and small numbers change with the order of the additions, and it answers with a bool."""
+    owner = tf.Module()
+    owner.offset = tf.Variable(1e8, name="offset")
+    exact = function(floats())(lambda x: {"y": tf.equal((x + owner.offset) - owner.offset, x)})
+    save(path, owner, serving_default=exact)
+
+
+def aborts(path: Path) -> None:
+    """A picture without pixels ends TensorFlow 2.21 by a failed CHECK; the other signature is well."""
+
+    def empty(x: Any) -> Any:
+        return {"png": tf.io.encode_png(tf.cast(tf.reshape(x, [-1, 1, 1])[:0], tf.uint8))}
+
+    save(path, empty=function(floats())(empty), well=function(floats())(lambda x: {"y": x}))
+
+
+ODD = (
+    training_state,
+    dropout,
+    files,
+    whole_file,
+    mutable_table_read,
+    mutable_table_written,
+    asset_above,
+    table_elsewhere,
+    two_definitions,
+    brittle,
+    aborts,
+)
+
+
+def make(folder: Path) -> None:
+    for one in ODD:
+        one(folder / one.__name__)

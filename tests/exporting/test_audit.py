@@ -1,0 +1,110 @@
+"""The audit: what it says for people and for programs, and that it tries nothing that it was told to fear."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serving import purity
+from serving.errors import LoadError
+from tests.exporting.conftest import ROOT, python
+from tests.zoo import build
+
+KINDS = [
+    # operation                      kind
+    ("MatMul",                       None),
+    ("StatelessRandomUniformV2",     None),
+    ("TensorArrayWriteV3",           None),
+    ("MutableHashTableV2",           None),
+    ("_FusedConv2D",                 None),
+    ("AssignVariableOp",             "state"),
+    ("ResourceScatterAdd",           "state"),
+    ("LookupTableInsertV2",          "state"),
+    ("QueueEnqueueV2",               "state"),
+    ("IteratorGetNext",              "state"),
+    ("WriteSummary",                 "state"),
+    ("RandomUniform",                "random"),
+    ("RngReadAndSkip",               "random"),
+    ("FractionalMaxPool",            "random"),
+    ("ReadFile",                     "files"),
+    ("WriteFile",                    "files"),
+    ("WholeFileReaderV2",            "files"),
+    ("ReaderReadV2",                 "files"),
+    ("MatchingFiles",                "files"),
+    ("ImmutableConst",               "files"),
+    ("DecodeProtoV2",                "files"),
+    ("PrintV2",                      "files"),
+    ("SaveV2",                       "files"),
+    ("RpcCall",                      "network"),
+    ("DataServiceDatasetV4",         "network"),
+    ("PyFunc",                       "python"),
+    ("EagerPyFunc",                  "python"),
+    ("Abort",                        "unknown"),
+    ("MlirPassthroughOp",            "unknown"),
+    ("MyCustomOp",                   "unknown"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("op", "kind"), KINDS)
+def test_operations_are_classed(op: str, kind: str | None) -> None:
+    assert purity.kind(op) == kind
+
+
+def test_loading_may_restore_and_fill_tables() -> None:
+    for op in ("AssignVariableOp", "RestoreV2", "InitializeTableFromTextFileV2", "LookupTableImportV2"):
+        assert purity.kind(op) is not None
+        assert purity.kind(op, loading=True) is None
+    assert purity.kind("WriteFile", loading=True) == "files"
+
+
+def test_reading_operations_survives_any_damage() -> None:
+    """A cut or a changed byte gives a LoadError or a list, and never anything else."""
+    whole = (build() / "keras_string_lookup" / "saved_model.pb").read_bytes()
+    folder = build().parent / "audit-damage"
+    folder.mkdir(exist_ok=True)
+    file = folder / "saved_model.pb"
+    for step in range(0, len(whole), max(1, len(whole) // 150)):
+        for damaged in (whole[:step], whole[:step] + bytes([whole[step] ^ 0xFF]) + whole[step + 1 :]):
+            file.write_bytes(damaged)
+            try:
+                assert isinstance(purity.impurities(folder), list)
+            except LoadError:
+                continue
+    file.unlink()
+    folder.rmdir()
+
+
+def test_what_is_feared_is_not_tried(baked: Path, results: dict[str, Any]) -> None:
+    assert results["audit"]["files"]["trials"] == {}
+    assert not (ROOT / "was-here").exists()
+
+
+def test_impure_models_are_caught_in_the_act(results: dict[str, Any]) -> None:
+    assert results["audit"]["random_stateful"]["trials"] == {"serving_default": "differs"}
+    assert results["audit"]["dropout"]["trials"] == {"serving_default": "differs"}
+    assert results["audit"]["mutable_table_written"]["trials"]["find"] == "differs"
+    assert results["audit"]["aborts"]["trials"] == {"empty": "died", "well": "same"}
+    assert results["audit"]["keras_attention"]["trials"] == {"serve": "same", "serving_default": "same"}
+    assert results["audit"]["decode_image"]["trials"] == {"pixels": "same", "serving_default": "same"}
+
+
+def test_findings_name_the_variable_and_the_cause(results: dict[str, Any]) -> None:
+    assert "variable Variable" in results["audit"]["counter"]["no"][0]
+    assert "left in training mode" in results["audit"]["dropout"]["no"][0]
+    assert results["audit"]["training_state"]["notes"] == ["no signature reads the variable spare"]
+    assert "no known rank" in results["audit"]["dtype_float32"]["notes"][0]
+
+
+def test_the_command_answers_people_and_programs() -> None:
+    model = build() / "counter"
+    people = python("-m", "exporting", "audit", str(model), "--no-run")
+    assert people.returncode == 1
+    assert "not a pure function, for 1 reason" in people.stdout
+    assert people.stderr == ""
+    programs = python("-m", "exporting", "audit", str(build() / "lookup_table"), "--json")
+    assert programs.returncode == 0, programs.stdout
+    report = json.loads(programs.stdout)
+    assert report["pure"] is True
+    assert report["trials"][0]["verdict"] == "same"
+    assert report["cost"]["file_bytes"] > 0

@@ -1,0 +1,144 @@
+"""The bake: what it keeps, what it refuses, and that it leaves nothing behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serving.purity import impurities
+from serving.signature import read
+from tests.exporting.conftest import ROOT, python
+from tests.zoo import build
+
+REFUSED = [
+    # name          why
+    ("disk full",   "cannot be written: File too large; nothing of it was kept"),
+    ("too strict",  "differs by"),
+    ("again",       "it is baked already"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "why"), REFUSED)
+def test_a_refusal_says_why(name: str, why: str, results: dict[str, Any]) -> None:
+    assert results["bake"][name].startswith("Refusal: ")
+    assert why in results["bake"][name]
+
+
+def test_a_refusal_leaves_nothing_behind(results: dict[str, Any]) -> None:
+    assert results["left"] == ["twice"]
+
+
+def test_signatures_are_kept(baked: Path, results: dict[str, Any]) -> None:
+    for name, outcome in results["bake"].items():
+        if isinstance(outcome, dict) and (build() / name).is_dir():
+            before, after = read(build() / name), read(baked / name)
+            assert after.tags == before.tags
+            assert after.tensorflow_version == before.tensorflow_version
+            for key, signature in after.signatures.items():
+                original = before.signatures[key]
+                assert signature.method_name == original.method_name
+                assert describe(signature.inputs) == describe(original.inputs)
+                assert describe(signature.outputs) == describe(original.outputs)
+            assert after.signatures.keys() == before.signatures.keys() - {"__saved_model_init_op"}
+
+
+def describe(specs: Any) -> list[Any]:
+    return [(spec.name, spec.dtype, spec.shape, spec.dimensions) for spec in specs.values()]
+
+
+def test_what_was_baked_is_pure(baked: Path, results: dict[str, Any]) -> None:
+    for name, outcome in results["bake"].items():
+        if isinstance(outcome, dict) and (baked / name).is_dir():
+            assert impurities(baked / name) == []
+
+
+def test_baking_twice_gives_the_same_bytes(baked: Path) -> None:
+    once, twice = baked / "dense_512", baked / "rest" / "twice"
+    assert (once / "saved_model.pb").read_bytes() == (twice / "saved_model.pb").read_bytes()
+
+
+def test_assets_and_the_mark_are_written(baked: Path) -> None:
+    assert (baked / "lookup_table" / "assets" / "words.txt").read_text() == "ant\nbee\ncat\n"
+    card = json.loads((baked / "lookup_table" / "assets.extra" / "baked.json").read_text())
+    assert card["variables_folded"] is True
+    assert card["compared_calls"] > 1
+    assert not (baked / "dense_512" / "variables").exists()
+
+
+@pytest.mark.parametrize("name", ["shared_variables", "keras_string_lookup", "tf1_simple_save"])
+def test_variables_too_large_for_protobuf_stay_in_their_file(name: str, baked: Path, results: dict[str, Any]) -> None:
+    assert results["bake"][f"{name}-kept"]["frozen"] is False
+    assert "stay in their own file" in results["bake"][f"{name}-kept"]["notes"][0]
+    assert (baked / f"{name}-kept" / "variables" / "variables.index").is_file()
+    assert results["python"][f"{name}-kept"] is None
+
+
+def test_what_both_signatures_share_is_there_once(baked: Path) -> None:
+    size = (baked / "keras_sequential" / "saved_model.pb").stat().st_size
+    assert size < (build() / "keras_sequential" / "saved_model.pb").stat().st_size / 5
+
+
+def commands(tmp_path: Path) -> list[tuple[list[str], int, str]]:
+    model, tables = build() / "dense_512", build() / "broken" / "truncated_pb"
+    (tmp_path / "there").mkdir()
+    return [
+        # arguments                                          status  what it says
+        (["audit", str(tmp_path / "nowhere")],               2, "audit: {0}/nowhere: there is no such folder"),
+        (["audit", str(tables)],                             2, "only part of one"),
+        (["bake", str(tables), str(tmp_path / "out")],       2, "only part of one"),
+        (["bake", str(model), str(model / "inside")],        1, "it is inside"),
+        (["bake", str(model), str(model.parent)],            1, "it holds"),
+        (["bake", str(model), str(tmp_path / "there")],      1, "it exists; --force replaces it"),
+        (["bake", str(model), str(tmp_path / "no" / "way")], 1, "there is no folder {0}/no to write it in"),
+        (["bake", str(model), str(tmp_path / "out"), "--input", __file__], 1, "not an .npz"),
+    ]  # fmt: skip
+
+
+def test_commands_fail_with_one_clear_line(tmp_path: Path) -> None:
+    for arguments, status, line in commands(tmp_path):
+        done = python("-m", "exporting", *arguments)
+        *progress, last = done.stderr.splitlines()
+        assert done.returncode == status, done.stderr
+        assert line.format(tmp_path) in last
+        assert all(text.startswith("bake: ") for text in progress)
+        assert done.stdout == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+
+
+@pytest.mark.parametrize("command", ["audit", "bake"])
+def test_help_shows_an_example(command: str) -> None:
+    done = python("-m", "exporting", command, "--help")
+    assert done.returncode == 0
+    assert f"example:  python -m exporting {command} model/" in done.stdout
+    assert "exit status:" in done.stdout
+
+
+def test_a_bake_from_the_command_line_shows_figures_and_replaces_by_force(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "saved_model.pb").write_bytes(b"old")
+    done = python("-m", "exporting", "bake", str(build() / "dense_512"), str(out), "--force")
+    assert done.returncode == 0, done.stderr
+    assert all(word in done.stdout for word in ("before", "after", "size", "load", "first call", "later calls"))
+    assert all(line.startswith("bake: ") for line in done.stderr.splitlines())
+    assert read(out).signatures
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_an_interrupted_bake_leaves_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "exporting", "bake", str(build() / "dense_512"), str(tmp_path / "out")]
+    with subprocess.Popen(command, cwd=ROOT, env=os.environ, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr
+        for line in process.stderr:
+            if "comparing" in line:
+                time.sleep(0.05)
+                process.send_signal(signal.SIGTERM)
+                break
+        assert process.wait(timeout=60) == 143
+    assert list(tmp_path.iterdir()) == []
