@@ -56,7 +56,7 @@ def decode(
     except BadRequest as error:
         error.signature = signature.name
         raise
-    return Call(signature, {spec.name: serialized}, "examples", context)
+    return Call(signature, {spec.name: serialized}, "examples", context._replace(query={}))  # predict's options alone
 
 
 def _check(

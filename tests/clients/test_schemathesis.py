@@ -1,0 +1,49 @@
+"""Schemathesis asks a running server what its own document says, and what it does not."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.clients.conftest import Served
+
+BIN = Path(sys.executable).parent
+HOOKS = Path(__file__).parent / "schemathesis_hooks.py"
+
+MODELS = [
+    "model",  # pictures and pixels; two signatures
+    "keras_functional",  # two inputs, two outputs
+    "fixed_shape",
+    "tf1_classify",
+]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_it_finds_nothing(served: Served, name: str, tmp_path: Path) -> None:
+    command = shutil.which("st", path=os.pathsep.join([str(BIN), os.environ.get("PATH", "")]))
+    if command is None:
+        pytest.skip("schemathesis is not installed: pip install -r requirements-dev.txt")
+    server = served(name)
+    address = f"http://127.0.0.1:{server.port}/openapi.json"
+    ended = subprocess.run(
+        [
+            command,
+            "run",
+            address,
+            "--checks",
+            "all",
+            "--max-examples",
+            "10",
+            "--generation-deterministic",
+            "--no-color",
+        ],
+        env={**os.environ, "SCHEMATHESIS_HOOKS": str(HOOKS), "COLUMNS": "200"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert ended.returncode == 0, f"{ended.stdout}\n{ended.stderr}\n{server.log[-2000:]}"
