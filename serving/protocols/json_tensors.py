@@ -66,6 +66,8 @@ REMEMBERED_BYTES = 4096  # requests to one model are of few forms: looking a for
 
 def _all_rectangular(skeleton: bytes) -> bool:
     start = skeleton.find(b"[")
+    while start >= 0 and skeleton[start + 1 : start + 2] == b"{":  # a list of objects is no nest of numbers
+        start = skeleton.find(b"[", start + 1)
     size = _first_rectangle(skeleton, start)
     if size and skeleton.find(b"[", start + size) < 0:
         return True  # one nest, which holds every bracket of the body
@@ -325,10 +327,10 @@ def _element(value: Any, dtype: DType) -> Any:
 
 def b64(value: Any) -> str | None:
     """Return the text of an object `{"b64": "..."}` and of no other value."""
-    if not isinstance(value, (simdjson.Object, dict)) or len(value) != 1:
-        return None
-    ((name, text),) = value.items()
-    return text if name == "b64" and isinstance(text, str) else None
+    if not isinstance(value, (simdjson.Object, dict)) or len(value) != 1 or next(iter(value)) != "b64":
+        return None  # asked in this order: to look at a member, simdjson makes lists of all its arrays
+    text = value["b64"]
+    return text if isinstance(text, str) else None
 
 
 def bytes_of(value: Any, place: str) -> bytes:
