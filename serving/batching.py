@@ -33,7 +33,7 @@ Array = np.ndarray[Any, Any]
 Arrays = Mapping[str, Array]
 Function = Callable[[Arrays], dict[str, Array]]
 
-TRIALS = 32  # so many answers are compared before one is believed: of calls with company, and of one row run as two
+TRIALS = 32  # so many answers are compared before one is believed: of rows beside others, and beside their like
 
 
 def batchable(signature: Signature) -> bool:
@@ -93,7 +93,7 @@ class Batcher:
         self._running = 0
         self._waiting: deque[_Call] = deque()  # empty unless `runs` are under way
         self._together = True
-        self._trials = self._pair_trials = trials
+        self._trials = self._twin_trials = trials
         self._forks = _forks
 
     def __call__(self, inputs: Arrays) -> dict[str, Array]:
@@ -174,12 +174,16 @@ class Batcher:
         if not _has_rows(outputs, sum(call.rows for call in batch)):
             self._part("an output does not have the rows of the inputs")
             return
-        trial, start = self._trials > 0, 0
+        # Rows that are all the same show little of whether they touch each other: they are counted by themselves.
+        alike = self._trials > 0 and _alike(batch)
+        trial, start = (self._twin_trials if alike else self._trials) > 0, 0
         for call in batch:
             call.outputs = _cut(outputs, start, start + call.rows)
             call.trial = trial
             start += call.rows
-        if trial and not _alike(batch):
+        if alike:
+            self._twin_trials = max(0, self._twin_trials - len(batch))
+        else:
             self._trials = max(0, self._trials - len(batch))
 
     def _alone(self, call: _Call) -> dict[str, Array]:
@@ -194,9 +198,9 @@ class Batcher:
             self._part("it cannot take two rows")
             return outputs
         call.outputs = _cut(outputs, 0, 1)
-        if not self._pair_trials:
+        if not self._twin_trials:
             return call.outputs
-        self._pair_trials = max(0, self._pair_trials - 1)
+        self._twin_trials = max(0, self._twin_trials - 1)
         return self._proved(call)
 
     def _proved(self, call: _Call) -> dict[str, Array]:

@@ -112,7 +112,7 @@ VARIABLES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "NON_FINITE":              ("tokens",            _choice("tokens", "null")),
     "RUNTIME":                 ("auto",              _choice("auto", "c", "python")),
     "DANGEROUS_OPS":           ("refuse",            _choice("refuse", "allow")),
-    "INTRA_OP_THREADS":        ("0",                 _number(0, 1024)),
+    "INTRA_OP_THREADS":        ("1",                 _number(0, 1024)),
     "INTER_OP_THREADS":        ("-1",                _number(-1, 1024)),
     "BATCH_ROWS":              ("0",                 _number(0, 65536)),
     "TENSORFLOW_LIBRARY_DIR":  ("",                  _folder),

@@ -362,6 +362,18 @@ def test_answers_are_compared_until_enough_were_alike() -> None:
     assert fake.sizes == [2, 8]
 
 
+def test_equal_calls_are_not_compared_for_ever_and_do_not_vouch_for_others() -> None:
+    fake = Fake()
+    batcher = batcher_of(fake, trials=4)
+    together(batcher, fake, *[two(1)] * 5)
+    fake.sizes.clear()
+    together(batcher, fake, *[two(1)] * 5)
+    assert fake.sizes == [2, 8]
+    fake.sizes.clear()
+    together(batcher, fake, *[two(number) for number in range(5)])
+    assert sorted(fake.sizes) == [2, 2, 2, 2, 2, 8]
+
+
 def test_rounding_is_no_difference() -> None:
     fake = Fake()
 
