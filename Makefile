@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; 
 PORT   ?= 8080
 venv   := .venv/.ready
 
-.PHONY: setup serve serve-fast test bench train clean
+.PHONY: setup serve serve-fast test bench bench-full train clean
 
 setup: $(venv)
 
@@ -37,8 +37,18 @@ test: compiled
 	.venv/bin/lint-imports
 	.venv/bin/python -m pytest
 
+# Minutes: the table of bench/RESULTS.md.
 bench: compiled
+	.venv/bin/python -m bench --quick --repeat 7 --minutes 10
+
+# An hour: that table with more repetitions, and every other page of bench/.
+bench-full: compiled
 	.venv/bin/python -m bench
+	.venv/bin/python -m bench.threads
+	.venv/bin/python -m bench.profile
+	.venv/bin/python -m bench.codecs
+	.venv/bin/python -m bench.million
+	.venv/bin/python -m bench.memory --full
 
 train: $(venv)
 	.venv/bin/python -m training.digits

@@ -27,7 +27,12 @@ BUDGETS = (
     Budget("fast", "start_seconds",       le, 1.5,     "floor"),
     Budget("fast", "private_mb",          le, 1 / 3,   "naive"),
     Budget("fast", "requests_per_second", ge, 9.0,     "naive"),
+    Budget("fast", "requests_per_second", ge, 0.4,     "two_bytes"),
+    Budget("fast", "requests_per_second", ge, 1.25,    "mosec"),
     Budget("fast", "p50_ms",              le, 1 / 5,   "naive"),
+    Budget("bound", "start_seconds",      le, 1 / 6.5, "naive"),
+    Budget("bound", "private_mb",         le, 1 / 3,   "naive"),
+    Budget("baked", "start_seconds",      le, 1 / 8,   "naive"),
 )
 # fmt: on
 

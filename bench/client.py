@@ -1,14 +1,19 @@
 """The least HTTP/1.1 that measures a server: one keep-alive connection, answers with a Content-Length."""
 
 import socket
+from collections.abc import Mapping
+
+Headers = Mapping[str, str]
+NONE: Headers = {}
 
 
 class Refused(Exception):
     """The answer was not 200; carries its status and the beginning of its body."""
 
 
-def post(port: int, path: str, body: bytes) -> bytes:
+def post(port: int, path: str, body: bytes, headers: Headers = NONE) -> bytes:
     head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
+    head += "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
@@ -32,6 +37,11 @@ def length(received: bytes) -> int | None:
 
 def ask(connection: socket.socket, request: bytes) -> bytes:
     """Send one request and give the body of its answer."""
+    return exchange(connection, request)[1]
+
+
+def exchange(connection: socket.socket, request: bytes) -> tuple[bytes, bytes]:
+    """Send one request and give the head and the body of its answer."""
     connection.sendall(request)
     received = b""
     whole = None
@@ -45,4 +55,4 @@ def ask(connection: socket.socket, request: bytes) -> bytes:
     status = head.split(b" ", 2)[1]
     if status != b"200":
         raise Refused(f"status {status.decode()}: {body[:300].decode(errors='replace')}")
-    return body
+    return head, body

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bench.models import ROOT
 
-OURS = ("main.py", "serving", "fallback", "bench")
+OURS = ("main.py", "serving", "fallback", "container", "exporting", "bench")
 
 
 def compile_all() -> list[str]:

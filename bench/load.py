@@ -1,6 +1,6 @@
 """Load over 16 connections from a process of its own: wrk where it is installed, otherwise this module.
 
-    python -m bench.load PORT PATH BODY_FILE SECONDS
+    python -m bench.load PORT PATH BODY_FILE SECONDS HEADERS_AS_JSON
 
 prints {"requests": ..., "seconds": ..., "errors": ...}, as bench/post.lua does for wrk.
 """
@@ -16,7 +16,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.client import connect, length, post
+from bench.client import NONE, Headers, connect, length, post
 from bench.models import ROOT
 
 CONNECTIONS = 16
@@ -34,19 +34,21 @@ class Load:
     errors: int
 
 
-def load(port: int, path: str, body: Path, seconds: float, core: int) -> Load:
+def load(port: int, path: str, body: Path, seconds: float, cores: set[int], headers: Headers = NONE) -> Load:
     """Ask as fast as the server answers."""
+    told = json.dumps(dict(headers))
+    lines = [f"{name}: {value}" for name, value in headers.items()]
     wrk = [
         "wrk", "--threads", "1", "--connections", str(CONNECTIONS), "--duration", f"{max(round(seconds), 1)}s",
-        "--timeout", "60s", "--script", "bench/post.lua", f"http://127.0.0.1:{port}{path}", "--", str(body),
+        "--timeout", "60s", "--script", "bench/post.lua", f"http://127.0.0.1:{port}{path}", "--", str(body), *lines,
     ]  # fmt: skip
-    own = [sys.executable, "-m", "bench.load", str(port), path, str(body), str(seconds)]
+    own = [sys.executable, "-m", "bench.load", str(port), path, str(body), str(seconds), told]
     process = subprocess.run(
         wrk if generator() == "wrk" else own,
         cwd=ROOT,
         stdout=subprocess.PIPE,
         check=True,
-        preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+        preexec_fn=lambda: os.sched_setaffinity(0, cores),
     )
     return Load(**json.loads(process.stdout.splitlines()[-1]))
 
@@ -84,8 +86,8 @@ class Connection:
         return self.received if whole and len(self.received) >= whole else None
 
 
-def main(port: str, path: str, body: str, seconds: str) -> None:
-    request = post(int(port), path, Path(body).read_bytes())
+def main(port: str, path: str, body: str, seconds: str, headers: str) -> None:
+    request = post(int(port), path, Path(body).read_bytes(), json.loads(headers))
     answers = errors = 0
     with selectors.DefaultSelector() as selector:
         for _ in range(CONNECTIONS):

@@ -18,19 +18,23 @@ PACKAGES = (
 )  # fmt: skip
 
 
-def about(repetitions: int) -> dict[str, str]:
+def about(repetitions: int, command: str = "python -m bench") -> dict[str, str]:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
         "date": f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC",
-        "command": " ".join(["python -m bench", *sys.argv[1:]]),
+        "command": " ".join([command, *sys.argv[1:]]),
         "commit": commit(),
-        "repetitions": f"{repetitions}, interleaved; medians",
+        "repetitions": repeated(repetitions),
         "machine": f"{cpu()}, {len(os.sched_getaffinity(0))} cores, {memory:.0f} GiB, Linux {platform.release()}",
         "load before the run": f"{os.getloadavg()[0]:.2f} processes (1 minute); above 0.3 others were using the cores",
         "load generator": f"{generator()}, {CONNECTIONS} connections, on a core of its own",
         "versions": ", ".join([interpreter(), *versions(*PACKAGES)]),
         "bytecode": "compiled on all sides",
     }
+
+
+def repeated(repetitions: int) -> str:
+    return f"{repetitions}, interleaved; medians"
 
 
 def interpreter() -> str:

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
-from bench.models import CACHE, EMBEDDED, recipe_of
+from bench.models import CACHE, EMBEDDED, MOST_ROWS, recipe_of
 
 Instances = list[Any]
 
@@ -57,7 +57,37 @@ def digits(folder: Path) -> tuple[Path, Instances]:
     return EMBEDDED, examples["serving_default"]["instances"][:1]
 
 
-MAKERS = {"mlp": mlp, "digits": digits, "mobilenet": mobilenet}
+def large(folder: Path) -> tuple[Path, Instances]:
+    """Five matrices of 100 MB, to see what loading them takes."""
+    random = np.random.default_rng(1)
+    module = tf.Module()
+    module.layers = [tf.Variable(random.standard_normal((LARGE, LARGE), np.float32) / LARGE**0.5) for _ in range(5)]
+
+    @tf.function(input_signature=[tf.TensorSpec([None, LARGE], tf.float32, "x")])
+    def serve(x: tf.Tensor) -> dict[str, tf.Tensor]:
+        for layer in module.layers:
+            x = x @ layer
+        return {"y": x[:, :10]}
+
+    tf.saved_model.save(module, str(folder / "saved_model"), signatures=serve)
+    return folder / "saved_model", random.random((1, LARGE)).round(6).tolist()
+
+
+LARGE = 5000
+MAKERS = {"mlp": mlp, "digits": digits, "mobilenet": mobilenet, "large": large}
+ROWS = {"mlp": "serving_default", "digits": "pixels"}  # the signatures that take many small rows
+
+
+def many_rows(name: str, signatures: Any, file: Path) -> dict[str, str] | None:
+    """Leave many rows and their answers, for the signatures that take them."""
+    if name not in ROWS:
+        return None
+    signature = signatures[ROWS[name]]
+    ((argument, spec),) = signature.structured_input_signature[1].items()
+    inputs = np.random.default_rng(2).integers(0, 17, (MOST_ROWS, *spec.shape[1:].as_list())).astype(np.float32)
+    outputs = signature(**{argument: tf.constant(inputs)})["probabilities"].numpy()
+    np.savez(file, inputs=inputs, outputs=outputs)
+    return {"signature": ROWS[name], "input": argument, "output": "probabilities"}
 
 
 def plain(value: Any) -> Any:
@@ -70,7 +100,8 @@ def main(name: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     saved_model, instances = MAKERS[name](folder)
 
-    signature = tf.saved_model.load(str(saved_model)).signatures["serving_default"]
+    signatures = tf.saved_model.load(str(saved_model)).signatures
+    signature = signatures["serving_default"]
     ((argument, spec),) = signature.structured_input_signature[1].items()
     rows = np.asarray([plain(instance) for instance in instances], spec.dtype.as_numpy_dtype)
     outputs = {key: tensor.numpy() for key, tensor in signature(**{argument: tf.constant(rows)}).items()}
@@ -94,7 +125,12 @@ def main(name: str) -> None:
         "outputs": [tensors.outputs[key].name for key in floats],
         "answer": [rows_out[key] for key in floats],
     }
-    facts = {"saved_model": str(saved_model), "floor": floor, "recipe": recipe_of(name)}
+    facts = {
+        "saved_model": str(saved_model),
+        "floor": floor,
+        "rows": many_rows(name, signatures, folder / "rows.npz"),
+        "recipe": recipe_of(name),
+    }
     (folder / "model.json").write_text(json.dumps(facts))
 
 

@@ -12,10 +12,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
-from bench.client import Refused, ask, connect, post
+from bench.client import NONE, Headers, Refused, ask, connect, exchange, post
 from bench.load import load
 from bench.models import CACHE, Model
 from bench.process import Running, memory, running
@@ -51,7 +52,9 @@ def measure(subject: Subject, model: Model, effort: Effort) -> dict[str, float]:
 def started(subject: Subject, model: Model, port: int, cores: set[int]) -> Iterator[Running]:
     """Start a subject; what its client sees of a broken server becomes the server's failure, with its log."""
     command, log = subject.command(model, port), CACHE / f"{model.name}-{subject.name}.log"
-    with running(command, subject.folder, environment(model), log, cores, piped=not subject.serves) as process:
+    with running(
+        command, subject.folder, environment(subject, model, port), log, cores, piped=not subject.serves
+    ) as process:
         try:
             yield process
         except (OSError, Refused, subprocess.CalledProcessError, psutil.Error) as error:
@@ -73,7 +76,7 @@ def on_all_cores(subject: Subject, model: Model, effort: Effort) -> dict[str, fl
     port = free_port()
     with started(subject, model, port, set(CORES)) as process:
         request = post(port, subject.path, model.request_file.read_bytes())
-        first_right_answer(process, port, request, model)
+        first_right_answer(process, port, request, subject, model)
         wall, cpu = time.perf_counter() - process.started, process.cpu_seconds()
 
         with connect(port) as connection:
@@ -101,38 +104,46 @@ def on_one_core(subject: Subject, model: Model, effort: Effort) -> dict[str, flo
     port = free_port()
     with started(subject, model, port, {SERVER}) as process:
         request = post(port, subject.path, model.request_file.read_bytes())
-        first_right_answer(process, port, request, model)
+        first_right_answer(process, port, request, subject, model)
         with connect(port) as connection:
             for _ in range(effort.requests(model) // 10):
                 ask(connection, request)
 
-        began, used, idle = time.perf_counter(), process.cpu_seconds(), idle_seconds()
-        answered = load(port, subject.path, model.request_file, effort.seconds(model), LOAD)
-        lasted, busy, idle = time.perf_counter() - began, process.cpu_seconds() - used, idle_seconds() - idle
-        if answered.errors:
-            raise process.failed(f"{answered.errors} errors under load, beside {answered.requests} answers")
+        return under_load(process, port, subject.path, model.request_file, effort.seconds(model), {LOAD})
+
+
+def under_load(
+    process: Running, port: int, path: str, body: Path, seconds: float, cores: set[int], headers: Headers = NONE
+) -> dict[str, float]:
+    """Measure a server while the load comes from these cores; its shares are of the cores that it may use."""
+    own = process.cores()
+    began, used, idle = time.perf_counter(), process.cpu_seconds(), idle_seconds(own)
+    answered = load(port, path, body, seconds, cores, headers)
+    lasted, busy, idle = time.perf_counter() - began, process.cpu_seconds() - used, idle_seconds(own) - idle
+    if answered.errors or not answered.requests or busy <= 0:
+        raise process.failed(f"{answered.errors} errors under load, beside {answered.requests} answers")
     return {
         "requests_per_second": answered.requests / answered.seconds,
         "requests_per_cpu_second": answered.requests / busy,
-        "busy_share": busy / lasted,
-        "idle_share": idle / lasted,
+        "busy_share": busy / lasted / len(own),
+        "idle_share": idle / lasted / len(own),
     }
 
 
-def idle_seconds() -> float:
-    """How long the server's core has had nothing to do since the machine started."""
-    times = psutil.cpu_times(percpu=True)[SERVER]
-    return float(times.idle + times.iowait)
+def idle_seconds(cores: set[int]) -> float:
+    """How long these cores have had nothing to do since the machine started."""
+    times = psutil.cpu_times(percpu=True)
+    return sum(float(times[core].idle + times[core].iowait) for core in cores)
 
 
-def first_right_answer(process: Running, port: int, request: bytes, model: Model) -> None:
-    """Ask until an answer comes; a refused connection and 503 are a server that is not ready yet."""
+def first_right_answer(process: Running, port: int, request: bytes, subject: Subject, model: Model) -> bytes:
+    """Ask until an answer comes, give its head; a refused connection and 503 are a server that is not ready yet."""
     last = ""
     while time.perf_counter() < process.started + PATIENCE:
         process.must_live()
         try:
             with connect(port) as connection:
-                body = ask(connection, request)
+                head, body = exchange(connection, request)
         except ConnectionError as error:
             last = str(error)
         except Refused as error:
@@ -140,8 +151,8 @@ def first_right_answer(process: Running, port: int, request: bytes, model: Model
             if "status 503" not in last:
                 raise
         else:
-            if not model.answers(body):
+            if not subject.answers(model, body):
                 raise process.failed(f"a wrong answer: {body[:300].decode(errors='replace')}")
-            return
+            return head
         time.sleep(PAUSE)
     raise process.failed(f"no answer in {PATIENCE:.0f} s, at last {last}")

@@ -13,6 +13,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache" / "bench"
 EMBEDDED = ROOT / "model"
+MOST_ROWS = 16384  # in a request
 TOLERANCE = 1e-4  # of the largest number in the answer
 
 
@@ -30,8 +31,20 @@ PLANS = {
     "mlp":       Plan("MLP 64→128→10, one row",                          1000, 2.0),
     "digits":    Plan("embedded digits model, one picture as base64",    1000, 2.0),
     "mobilenet": Plan("MobileNetV2, one 224x224x3 picture as JSON numbers", 40, 4.0),
+    "large":     Plan("500 MB of dense variables, one row",                50, 2.0),
 }
 # fmt: on
+SERVED = ["mlp", "digits", "mobilenet"]  # those of the main table
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Many rows for one signature, and what TensorFlow's Python API answers."""
+
+    signature: str
+    input: str
+    output: str
+    file: Path  # an .npz of `inputs` and `outputs`
 
 
 @dataclass(frozen=True)
@@ -43,6 +56,7 @@ class Model:
     answer_file: Path  # of the HTTP function
     floor_arguments: tuple[str, ...]
     floor_answer: Any
+    rows: Rows | None = None
 
     def answers(self, body: bytes) -> bool:
         """Tell whether this is what TensorFlow's Python API answered."""
@@ -116,4 +130,5 @@ def load(name: str, say: Callable[[str], None]) -> Model:
         answer_file=folder / "answer.json",
         floor_arguments=(f"{floor['input']}={folder / 'input.npy'}", *floor["outputs"]),
         floor_answer=floor["answer"],
+        rows=Rows(**facts["rows"], file=folder / "rows.npz") if facts["rows"] else None,
     )

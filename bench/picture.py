@@ -15,11 +15,13 @@ from matplotlib.patches import Patch
 from bench.budgets import ratio
 from bench.models import PLANS
 from bench.report import MEASURES, REFERENCE, Measure, Results, fraction
-from bench.subjects import SUBJECTS
+from bench.subjects import REFERENCES, SUBJECTS
 
 SHOWN = ("start_seconds", "start_cpu_seconds", "private_mb", "p50_ms", "p99_ms", "requests_per_second")
-REFERENCES = ("constant", "floor")
-COLOURS = ("#9aa5b1", "#1f6feb", "#d9a441", "#5c6b7a", "#2da44e", "#8250df")
+COLOURS = {
+    "naive": "#9aa5b1", "ours": "#79b8ff", "fast": "#1f6feb", "bound": "#6f42c1", "baked": "#2da44e",
+    "mosec": "#e36f1e", "constant": "#d9a441", "two_bytes": "#f0cf65", "floor": "#5c6b7a",
+}  # fmt: skip
 LABEL: Any = {"textcoords": "offset points", "bbox": {"facecolor": "white", "edgecolor": "none", "pad": 0.5}}
 UNITS = {"start_seconds": " s", "start_cpu_seconds": " s", "private_mb": " MB", "p50_ms": " ms", "p99_ms": " ms"}
 
@@ -27,7 +29,7 @@ UNITS = {"start_seconds": " s", "start_cpu_seconds": " s", "private_mb": " MB", 
 def draw(results: Results, file: Path) -> None:
     measures = [measure for measure in MEASURES if measure.key in SHOWN]
     bars = sum(len(results.samples[model]) + 1 for model in results.samples)
-    figure, grid = plt.subplots(2, 3, figsize=(15, 2.2 + 0.52 * bars), layout="constrained", sharey="row")
+    figure, grid = plt.subplots(2, 3, figsize=(15, 2.4 + 0.46 * bars), layout="constrained", sharey="row")
     for number, axes in enumerate(grid.flat):
         row = measures[number // 3 * 3 :][:3]
         panel(axes, measures[number], results, measured(results, row))
@@ -36,7 +38,7 @@ def draw(results: Results, file: Path) -> None:
     figure.legend(
         handles=[Patch(color=colour, label=titles[name]) for name, colour in shown],
         loc="outside lower center",
-        ncols=4,
+        ncols=3,
         frameon=False,
     )
     about = results.about
@@ -55,7 +57,7 @@ def measured(results: Results, row: list[Measure]) -> list[tuple[str, str]]:
         for subject, values in subjects.items()
         if any(measure.key in values for measure in row)
     }
-    return [(subject.name, colour) for subject, colour in zip(SUBJECTS, COLOURS, strict=False) if subject.name in known]
+    return [(subject.name, COLOURS[subject.name]) for subject in SUBJECTS if subject.name in known]
 
 
 def panel(axes: Axes, measure: Measure, results: Results, subjects: list[tuple[str, str]]) -> None:

@@ -11,8 +11,11 @@ from pathlib import Path
 
 import psutil
 
+from bench.models import ROOT
+from serving.settings import VARIABLES
+
 # Inherited, these would change what is measured.
-UNWANTED = ("PYTHONDONTWRITEBYTECODE", "PYTHONPROFILEIMPORTTIME", "MODEL_NAME", "THREADS", "WORKERS", "DEBUG")
+UNWANTED = {"PYTHONDONTWRITEBYTECODE", "PYTHONPROFILEIMPORTTIME", "DEBUG", *VARIABLES}
 
 
 class Failed(Exception):
@@ -40,9 +43,26 @@ class Running:
         root = psutil.Process(self.popen.pid)
         return [root, *root.children(recursive=True)]
 
+    def cores(self) -> set[int]:
+        return os.sched_getaffinity(self.popen.pid)
+
     def cpu_seconds(self) -> float:
         """User and system time of the tree up to now, ended children included."""
         return sum(sum(process.cpu_times()[:4]) for process in self.tree())
+
+
+def clean() -> dict[str, str]:
+    """Give this process's environment without what would change a measurement."""
+    return {name: value for name, value in os.environ.items() if name not in UNWANTED}
+
+
+def output(command: list[str], environment: dict[str, str], cores: set[int] | None = None) -> bytes:
+    """Give the last line that a command prints; raise Failed where it fails."""
+    pin = (lambda: os.sched_setaffinity(0, cores)) if cores else None
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=False, preexec_fn=pin)
+    if done.returncode:
+        raise Failed(" ".join(command[1:4]), tuple(done.stderr.decode(errors="replace").splitlines()[-15:]))
+    return done.stdout.splitlines()[-1]
 
 
 @contextmanager
@@ -50,13 +70,12 @@ def running(
     command: list[str], folder: Path, environment: dict[str, str], log: Path, cores: set[int], piped: bool = False
 ) -> Iterator[Running]:
     """Start a command on these cores, in a process group of its own that is killed on the way out."""
-    inherited = {name: value for name, value in os.environ.items() if name not in UNWANTED}
     with open(log, "wb") as file:
         started = time.perf_counter()
         popen = subprocess.Popen(
             command,
             cwd=folder,
-            env=inherited | environment,
+            env=clean() | environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE if piped else file,
             stderr=file,
@@ -82,16 +101,19 @@ class Memory:
 
 
 def memory(process: Running) -> Memory:
-    tree = process.tree()
-    # gunicorn and Granian keep a parent that answers nothing: the worker is the largest process without children.
-    worker = max((member for member in tree if not member.children()), key=lambda member: member.memory_info().rss)
-    of_worker = rollup(worker.pid)
+    of_worker = rollup(worker(process).pid)
     return Memory(
         uss=of_worker["Private_Clean"] + of_worker["Private_Dirty"],
         pss=of_worker["Pss"],
         rss=of_worker["Rss"],
-        private=sum(rollup(member.pid)["Pss_Anon"] for member in tree),
+        private=sum(rollup(member.pid)["Pss_Anon"] for member in process.tree()),
     )
+
+
+def worker(process: Running) -> psutil.Process:
+    """Give the process that answers: gunicorn and Granian keep a parent that does not."""
+    childless = (member for member in process.tree() if not member.children())
+    return max(childless, key=lambda member: member.memory_info().rss)
 
 
 def rollup(pid: int) -> dict[str, float]:

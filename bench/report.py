@@ -112,7 +112,7 @@ def budget_rows(judged: Iterable[Verdict]) -> Rows:
 
 def remarks(results: Results, model: str) -> list[str]:
     """Say what a reader must know before believing the figures."""
-    said = [f"{subject} failed: {why}" for subject, why in results.failures.get(model, {}).items()]
+    said = [f"{subject}: {why}" for subject, why in results.failures.get(model, {}).items()]
     for subject, measures in results.medians(model).items():
         busy, idle = measures.get("busy_share", 1), measures.get("idle_share", 0)
         others = 1 - busy - idle

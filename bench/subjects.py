@@ -1,6 +1,7 @@
 """What is measured: one row for each way of serving a model."""
 
 import importlib.util
+import os
 import socket
 import sys
 from collections.abc import Callable
@@ -8,9 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.models import ROOT, Model
+from bench.prepared import baked, bound, with_mosec
 
 BENCH = ROOT / "bench"
 BIN = Path(sys.executable).parent
+TWO_BYTES = b"ok"
+
+Environment = dict[str, str]
+
+
+def nothing(model: Model) -> Environment:
+    return {}
 
 
 @dataclass(frozen=True)
@@ -21,10 +30,20 @@ class Subject:
     folder: Path = ROOT  # where it is started
     serves: bool = True  # over HTTP; else its answer is a line of its output
     path: str = "/v1/models/model:predict"
+    answers: Callable[[Model, bytes], bool] = Model.answers
+    settings: Callable[[Model], Environment] = nothing  # made at first need; raises Skipped where it cannot be
 
 
 def functions_framework(model: Model, port: int) -> list[str]:
     return [str(BIN / "functions-framework"), "--target", "predict", "--host", "127.0.0.1", "--port", str(port)]
+
+
+def module(name: str) -> Callable[[Model, int], list[str]]:
+    return lambda model, port: [sys.executable, "-m", name]
+
+
+def mosec(model: Model, port: int) -> list[str]:
+    return [os.environ["MOSEC_PYTHON"], "-m", "bench.mosec_server", "--address", "127.0.0.1", "--port", str(port)]
 
 
 def bare_process(model: Model, port: int) -> list[str]:
@@ -32,19 +51,37 @@ def bare_process(model: Model, port: int) -> list[str]:
     return [sys.executable, compiled, str(model.saved_model), *model.floor_arguments]
 
 
+def two_bytes(model: Model, body: bytes) -> bool:
+    return body == TWO_BYTES
+
+
+def bound_and_baked(model: Model) -> Environment:
+    return bound(model) | baked(model)
+
+
+FAST = module("serving.granian")
+
 # fmt: off
 SUBJECTS = (
-    Subject("naive",    "naive function: import tensorflow, saved_model.load", functions_framework, BENCH / "naive"),
-    Subject("ours",     "this repository, functions-framework",                functions_framework),
-    Subject("constant", "functions-framework answering a constant",            functions_framework, BENCH / "constant"),
-    Subject("floor",    "bare process: NumPy, C library, model, one run",      bare_process, serves=False),
+    Subject("naive",     "naive function: import tensorflow, saved_model.load", functions_framework, BENCH / "naive"),
+    Subject("ours",      "this repository, functions-framework",                functions_framework),
+    Subject("fast",      "this repository, Granian",                            FAST),
+    Subject("bound",     "the same, TensorFlow's library bound",                FAST, settings=bound),
+    Subject("baked",     "the same, and the model baked",                       FAST, settings=bound_and_baked),
+    Subject("mosec",     "mosec, a batching server, with saved_model.load",     mosec, path="/inference", settings=with_mosec),
+    Subject("constant",  "functions-framework answering a constant",            functions_framework, BENCH / "constant"),
+    Subject("two_bytes", "Granian answering two bytes",                         module("bench.two_bytes"), answers=two_bytes),
+    Subject("floor",     "bare process: NumPy, C library, model, one run",      bare_process, serves=False),
 )
 # fmt: on
+REFERENCES = ("constant", "two_bytes", "floor")  # these serve no model over HTTP
+BY_NAME = {subject.name: subject for subject in SUBJECTS}
 
 
-def environment(model: Model) -> dict[str, str]:
-    """What every subject is told; each reads what it knows."""
-    return {"MODEL_DIR": str(model.saved_model), "ANSWER": str(model.answer_file)}
+def environment(subject: Subject, model: Model, port: int) -> Environment:
+    """What a subject is told; each reads what it knows."""
+    told = {"MODEL_DIR": str(model.saved_model), "ANSWER": str(model.answer_file)}
+    return told | {"HOST": "127.0.0.1", "PORT": str(port)} | subject.settings(model)
 
 
 def free_port() -> int:

@@ -1,1 +1,28 @@
-"""Build time: `python -m exporting audit` and `bake`. Imports tensorflow; nothing under serving/ imports it."""
+"""Build time: `export`, and `python -m exporting audit` and `bake`.
+
+Imports tensorflow when it is needed; nothing under serving/ imports this."""
+
+from exporting.export import Exported, export
+from exporting.function import Function, forward, function
+from exporting.refusal import Refusal
+from exporting.state import State, fingerprint, from_keras, resume
+from exporting.wrappers import class_names, image_bytes, keyed, text, tf_example, top_k
+
+__all__ = [
+    "Exported",
+    "Function",
+    "Refusal",
+    "State",
+    "class_names",
+    "export",
+    "fingerprint",
+    "forward",
+    "from_keras",
+    "function",
+    "image_bytes",
+    "keyed",
+    "resume",
+    "text",
+    "tf_example",
+    "top_k",
+]

@@ -1,4 +1,4 @@
-"""The command line: `python -m exporting audit DIR`, `python -m exporting bake DIR OUT`."""
+"""The command line: `python -m exporting audit DIR`, `bake DIR OUT`, `verify DIR`."""
 
 import argparse
 import signal
@@ -16,6 +16,9 @@ exit status:  0 pure, 1 not, 2 nothing there that could be read""",
     "bake": """\
 example:  python -m exporting bake model/ baked/
 exit status:  0 baked, 1 refused, 2 nothing there that could be read""",
+    "verify": """\
+example:  python -m exporting verify model/
+exit status:  0 as exported, 1 not, 2 no manifest""",
 }
 
 
@@ -53,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         "arrays named as a signature's inputs, to compare by beside the generated ones; may be repeated"))  # fmt: skip
     bake.add_argument("--keep-variables", action="store_true", help=(
         "leave the variables in their own file, as happens by itself beyond protobuf's 2 GB"))  # fmt: skip
+    _command(commands, "verify", "is every file there as it was exported?", _verify)
     return parser
 
 
@@ -88,6 +92,14 @@ def _bake(options: argparse.Namespace) -> int:
     )
     print(bake.as_text(baked))
     return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from exporting import manifest
+
+    differences = manifest.differences(options.directory)
+    print("\n".join(differences) or f"{options.directory}: every file is as it was exported")
+    return 1 if differences else 0
 
 
 if __name__ == "__main__":

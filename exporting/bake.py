@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from exporting import compare, trial
+from exporting import compare, manifest, trial
 from exporting.audit import files
 from exporting.freeze import freeze
 from exporting.graph import MetaGraph, contents, functions, init_operations, names, reached, served, signatures
@@ -93,7 +93,7 @@ def bake(
             f"{directory}: with its variables the graph takes {size(result.ByteSize())}; try --keep-variables"
         )
     del values
-    with _beside(out) as folder:
+    with folder_beside(out) as folder:
         _write(result, directory, folder, keep_variables)
         _say("comparing with the original")
         allowed = compare.TOLERANCE if tolerance is None else tolerance
@@ -112,7 +112,9 @@ def bake(
             notes=tuple(notes),
         )
         _write_card(baked, graph, folder)
-        _put(folder, out, force)
+        if (folder / manifest.PLACE).exists():
+            manifest.write(folder)
+        put_in_place(folder, out, force)
     return baked
 
 
@@ -268,7 +270,7 @@ def _measure(directory: Path, folder: Path, call: tuple[str, Inputs], rounds: in
 
 
 @contextmanager
-def _beside(out: Path) -> Iterator[Path]:
+def folder_beside(out: Path) -> Iterator[Path]:
     """Lend a folder beside `out`, gone afterwards unless it was renamed."""
     try:
         folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.absolute().parent))
@@ -329,7 +331,7 @@ def _write_card(baked: Baked, graph: MetaGraph, folder: Path) -> None:
     (extra / "baked.json").write_text(json.dumps(card, indent=2) + "\n")
 
 
-def _put(folder: Path, out: Path, force: bool) -> None:
+def put_in_place(folder: Path, out: Path, force: bool) -> None:
     if not out.exists() and not out.is_symlink():
         folder.rename(out)
         return

@@ -179,6 +179,12 @@ def test_the_examples_get_their_answers(tf: Any, model: Any) -> None:
         assert right["probabilities"] == pytest.approx(outputs["probabilities"].numpy()[0].tolist(), abs=1e-5)
 
 
+def test_every_file_is_as_it_was_exported() -> None:
+    from exporting.manifest import differences
+
+    assert differences(MODEL) == []
+
+
 def test_the_pictures_are_of_held_out_scans(held_out: Any) -> None:
     from training.pictures import FOLDER, draw
 

@@ -5,15 +5,16 @@ Writes
     model/                        what is served: the SavedModel, its card, an example request to each signature
     training/digits.state.json    what is not: all that is known about the training, and what came of it
 
+The training is over when it is exported: its learning rate has come to 0. So the state is facts alone, without the
+arrays that `exporting.from_keras` keeps to go on with.
+
 One seed decides everything, so that two runs on one machine write the same weights, byte for byte.
 """
 
-import base64
-import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -27,6 +28,8 @@ import sklearn
 import tensorflow as tf
 from scipy import ndimage
 
+from exporting import export
+from exporting.manifest import sha256
 from training import reader
 from training.data import SEED, Digits, Labels, Scans, load, split
 from training.pictures import encode, paint, smallest_png
@@ -106,16 +109,6 @@ def train(digits: Digits) -> keras.Model:
     return network
 
 
-def export(network: keras.Model, folder: Path) -> None:
-    """Write the network as a SavedModel: a pure function of its inputs, with no state of the training in it."""
-    for stale in ("variables", "assets"):
-        shutil.rmtree(folder / stale, ignore_errors=True)
-    weights = [weight.value for weight in network.trainable_variables]
-    module = reader.Reader(lambda scans: network(scans, training=False), weights)
-    signatures = {"serving_default": module.read_image, "pixels": module.read_pixels}
-    tf.saved_model.save(module, str(folder), signatures=signatures)
-
-
 def ways_to_send(scans: Scans) -> dict[str, tf.Tensor]:
     """Return the same scans in every form of which the card gives the accuracy."""
 
@@ -144,7 +137,9 @@ def measure(model: Any, digits: Digits) -> dict[str, Labels]:
     }
 
 
-def describe(held_out: Digits, trained_on: Digits, network: keras.Model, labels: dict[str, Labels]) -> dict[str, Any]:
+def describe(
+    held_out: Digits, trained_on: Digits, network: keras.Model, labels: dict[str, Labels], folder: Path
+) -> dict[str, Any]:
     """Return the state of the training, as it is written to STATE."""
     optimizer = network.optimizer
     return {
@@ -164,17 +159,17 @@ def describe(held_out: Digits, trained_on: Digits, network: keras.Model, labels:
             "copies_of_each": {"as_it_is": REPEATED, "redrawn": REDRAWN},
         },
         "held_out_accuracy": {way: float(np.mean(read == held_out.labels)) for way, read in labels.items()},
-        "weights_sha256": hashlib.sha256((MODEL / "variables/variables.data-00000-of-00001").read_bytes()).hexdigest(),
+        "weights_sha256": sha256(folder / "variables" / "variables.data-00000-of-00001"),
         "versions": {"tensorflow": tf.__version__, "keras": keras.__version__, "scikit-learn": sklearn.__version__},
     }
 
 
-def write_card(state: dict[str, Any], written: Labels, labels: dict[str, Labels]) -> None:
-    """Fill the card's template with what was measured, so that its figures cannot drift from the model."""
+def card(state: dict[str, Any], written: Labels, labels: dict[str, Labels]) -> str:
+    """Return the card's template filled with what was measured, so that its figures cannot drift from the model."""
     confusion = np.zeros((10, 10), np.int64)
     np.add.at(confusion, (written, labels["pixels"]), 1)
     held_out = len(written)
-    card = Template(CARD.read_text()).substitute(
+    return Template(CARD.read_text()).substitute(
         parameters=f"{state['parameters']:,}",
         largest=reader.LARGEST // 10**6,
         finest=reader.FINEST,
@@ -198,51 +193,42 @@ def write_card(state: dict[str, Any], written: Labels, labels: dict[str, Labels]
         seed=SEED,
         weights=state["weights_sha256"],
     )
-    (MODEL / "README.md").write_text(card)
 
 
-def write_examples(model: Any, held_out: Digits) -> None:
-    """Write a request to each signature and its answer: a 3 that the model is sure of, in the fewest bytes."""
+def example(read_pixels: Any, held_out: Digits) -> Scans:
+    """Return a 3 that the model is sure of, in the fewest bytes."""
     threes = held_out.scans[held_out.labels == 3]
-    certainty = read(model, tf.constant(threes))["probabilities"].numpy()[:, 3]
+    certainty = read_pixels(tf.constant(threes))["probabilities"].numpy()[:, 3]
     sure = threes[(certainty > 0.99) & (certainty < 0.9999)]  # and not so sure that the answer is all ones and zeros
-    scan = min(sure, key=lambda scan: len(smallest_png(scan)))
-    png = smallest_png(scan)
-    requests = {
-        "serving_default": {"instances": [{"b64": base64.b64encode(png).decode()}]},
-        "pixels": {"signature_name": "pixels", "instances": [scan.astype(int).tolist()]},
-    }
-    answers = {
-        "serving_default": {"predictions": [answer(read(model, tf.constant([png])))]},
-        "pixels": {"predictions": [answer(read(model, tf.constant([scan])))]},
-    }
-    folder = MODEL / "assets.extra"
-    folder.mkdir(exist_ok=True)
-    (folder / "examples.json").write_text(json.dumps(requests) + "\n")
-    (folder / "answers.json").write_text(json.dumps(answers) + "\n")
-    (folder / "labels.txt").write_text("".join(f"{digit}\n" for digit in range(10)))
-
-
-def answer(outputs: dict[str, tf.Tensor]) -> dict[str, Any]:
-    """Return the outputs for a batch of one as JSON, each number in the fewest digits that give its float32 again."""
-    return {
-        "label": outputs["label"].numpy()[0].decode(),
-        "probability": float(str(outputs["probability"].numpy()[0])),
-        "probabilities": [float(str(value)) for value in outputs["probabilities"].numpy()[0]],
-    }
+    return min(sure, key=lambda scan: len(smallest_png(scan)))
 
 
 def main() -> None:
     trained_on, held_out = split(load())
     network = train(trained_on)
-    export(network, MODEL)
-    model = tf.saved_model.load(str(MODEL))
-    labels = measure(model, held_out)
-    state = describe(held_out, trained_on, network, labels)
-    STATE.write_text(json.dumps(state, indent=2) + "\n")
-    write_card(state, held_out.labels, labels)
-    write_examples(model, held_out)
-    for way, accuracy in state["held_out_accuracy"].items():
+    model = reader.Reader(lambda scans: network(scans, training=False))
+    scan = example(model.read_pixels, held_out)
+
+    @cache
+    def labels(folder: Path) -> dict[str, Labels]:
+        return measure(tf.saved_model.load(str(folder)), held_out)
+
+    @cache
+    def state(folder: Path) -> dict[str, Any]:
+        return describe(held_out, trained_on, network, labels(folder), folder)
+
+    export(
+        network,
+        MODEL,
+        functions={"serving_default": model.read_image, "pixels": model.read_pixels},
+        examples={"serving_default": {"image": [smallest_png(scan)]}, "pixels": {"pixels": [scan]}},
+        labels=[str(digit) for digit in range(10)],
+        card=lambda folder: card(state(folder), held_out.labels, labels(folder)),
+        state=state,
+        state_path=STATE,
+        force=True,
+    )
+    for way, accuracy in json.loads(STATE.read_text())["held_out_accuracy"].items():
         print(f"{accuracy:.2%} of {len(held_out)} held-out scans right: {way}")
 
 

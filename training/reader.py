@@ -6,32 +6,18 @@ language sends the file it has and nothing about the preparation can differ betw
     picture --decode--> grey --ink--> 0 paper .. 1 ink --fit--> scan, 8x8 --classify--> label, probabilities
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import tensorflow as tf
 
+from exporting.wrappers import LARGEST, claimed_pixels
+
 SIDE = 8  # a scan is 8x8 ...
 DEPTH = 16.0  # ... and each value the count of inked dots in a block of 4x4
-LARGEST = 2**25  # pixels; a file of a few kilobytes may claim billions, and the decoder would allocate them
 FINEST = 96  # a picture's longer side is averaged down to this before any arithmetic in floating point
 INKED = 0.3  # of full contrast: what counts as stroke when the digit is looked for
 
 Outputs = dict[str, tf.Tensor]
-
-
-def claimed_pixels(picture: tf.Tensor) -> tf.Tensor:
-    """Return how many pixels the file's header claims, before anything is allocated; 0 for a format that cannot lie."""
-    header = tf.cast(tf.io.decode_raw(picture, tf.uint8, fixed_length=SIDE * 3), tf.int64)
-    is_jpeg = tf.reduce_all(header[:3] == (0xFF, 0xD8, 0xFF))
-    is_png = tf.reduce_all(header[:4] == tuple(b"\x89PNG"))
-    is_gif = tf.reduce_all(header[:4] == tuple(b"GIF8"))
-    of_png = tf.reduce_prod(tf.reduce_sum(tf.reshape(header[16:24], (2, 4)) * (2**24, 2**16, 2**8, 1), axis=1))
-    of_gif = tf.reduce_prod(tf.reduce_sum(tf.reshape(header[6:10], (2, 2)) * (1, 2**8), axis=1))
-    return tf.cond(
-        is_jpeg,
-        lambda: tf.reduce_prod(tf.io.extract_jpeg_shape(picture, tf.int64)[:2]),
-        lambda: tf.where(is_png, of_png, tf.where(is_gif, of_gif, 0)),
-    )
 
 
 def decode(picture: tf.Tensor) -> tf.Tensor:
@@ -93,12 +79,11 @@ def normalize(scans: tf.Tensor) -> tf.Tensor:
 
 
 class Reader(tf.Module):
-    """The trained network with its two signatures; it holds the weights, and nothing else that training used."""
+    """The trained network with its two signatures."""
 
-    def __init__(self, network: Callable[[tf.Tensor], tf.Tensor], weights: Sequence[tf.Variable]) -> None:
+    def __init__(self, network: Callable[[tf.Tensor], tf.Tensor]) -> None:
         super().__init__()
         self.network = tf.function(network, autograph=False, input_signature=[tf.TensorSpec((None, SIDE, SIDE, 1))])
-        self.weights = list(weights)
 
     def classify(self, scans: tf.Tensor) -> Outputs:
         # A convolution over no rows at all fails in TensorFlow's CPU kernels: an empty batch borrows a blank scan.

@@ -7,11 +7,21 @@ fork and the first request would hang.
 import base64
 import os
 import threading
+import time
 
 import flask
 import functions_framework
-import tensorflow as tf
 
+
+def ended(phase):
+    """Tell `python -m bench.profile` of a phase of the start."""
+    print(f"phase {phase} ended at {time.perf_counter()}", flush=True)
+
+
+ended("imports")
+import tensorflow as tf  # noqa: E402
+
+ended("library")
 lock = threading.Lock()
 model = None
 
@@ -20,7 +30,9 @@ def load():
     global model
     with lock:
         if model is None:
+            ended("rest")
             model = tf.saved_model.load(os.environ["MODEL_DIR"])
+            ended("model")
     return model
 
 
@@ -35,10 +47,13 @@ def jsonable(array):
 
 @functions_framework.http
 def predict(request: flask.Request) -> flask.Response:
+    first = model is None
     instances = [plain(instance) for instance in request.get_json()["instances"]]
     signature = load().signatures["serving_default"]
     ((name, spec),) = signature.structured_input_signature[1].items()
     outputs = signature(**{name: tf.constant(instances, spec.dtype)})
+    if first:
+        ended("run")
     outputs = {name: jsonable(tensor.numpy()) for name, tensor in outputs.items()}
     if len(outputs) == 1:
         (predictions,) = outputs.values()

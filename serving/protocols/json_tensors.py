@@ -45,10 +45,8 @@ class Document:
             root = parse_carefully(body)
         if not isinstance(root, (dict, simdjson.Object)):
             raise BadRequest(f"body: expected a JSON object, got {kind(root)}")
-        names = list(root)
-        if len(set(names)) < len(names):
-            raise BadRequest(f"body: the key {_twice(names)!r} stands twice")
-        self.root: Mapping[str, Any] = root
+        # A dictionary: simdjson takes 2 µs to say that it has no such key, and most bodies lack most keys.
+        self.root: Mapping[str, Any] = members(root, "body")
 
     @cached_property
     def rectangular(self) -> bool:

@@ -578,7 +578,7 @@ ROWS = st.lists(st.tuples(st.integers(-(2**31), 2**31 - 1), TEXTS, st.floats(wid
 @given(ROWS, st.sampled_from(["\n", "\r\n"]))
 def test_a_table_gives_back_every_value(table: list[tuple[int, str, float]], end: str) -> None:
     written = io.StringIO(newline="")
-    writer = csv.writer(written, lineterminator=end)
+    writer = csv.writer(written, lineterminator=end, quoting=csv.QUOTE_NONNUMERIC)
     writer.writerow(["age", "name", "x"])
     writer.writerows([age, name, json.dumps(x)] for age, name, x in table)
     inputs = spec("age", "int32", (None,)), spec("name", "object", (None,)), spec("x", "float32", (None,))

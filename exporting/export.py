@@ -1,0 +1,370 @@
+"""A trained model → a stateless SavedModel with its signatures; what the training remembers goes beside it.
+
+    from exporting import class_names, export, forward, from_keras, image_bytes
+
+    read = class_names(forward(model), ["cat", "dog"])
+    export(
+        model, "model/",
+        functions={"serving_default": image_bytes(read, scale=1 / 255), "pixels": read},
+        examples={"serving_default": {"image": [open("cat.png", "rb").read()]}},
+        labels=["cat", "dog"],
+        state=from_keras(model, epoch=20, seed=7),
+    )
+
+Written are a graph for every function and the variables that those graphs read: an optimizer is not among them. Before
+the folder gets its name, the audit has to find a pure function, and the server's own runtime has to answer as the
+functions do in memory, on the examples and on generated inputs.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from exporting import compare, golden, manifest, trial
+from exporting.audit import audit
+from exporting.bake import folder_beside, put_in_place
+from exporting.function import Function, as_function, is_keras
+from exporting.graph import contents, import_tensorflow
+from exporting.inputs import Inputs
+from exporting.refusal import Refusal
+from exporting.runner import Answer, Job, ask
+from exporting.state import State, save
+from serving.dtypes import by_code
+from serving.signature import DEFAULT, Signature, check, shape_text
+
+Tensors = dict[str, Any]
+FATAL = frozenset({"signature", "rank"})  # notes to an audit, which looks at what others made; reasons to refuse here
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What came of an export."""
+
+    folder: Path
+    signatures: tuple[str, ...]
+    compared: int  # calls
+    tolerance: float
+    difference: float  # the largest, relative to the output's largest number
+    state: Path | None
+    notes: tuple[str, ...] = ()
+
+
+def export(
+    model: Any,
+    out: Path | str,
+    *,
+    functions: Mapping[str, Any] | None = None,
+    examples: Mapping[str, Mapping[str, Any]] | None = None,
+    labels: Sequence[str] | None = None,
+    card: str | Callable[[Path], str] | None = None,
+    state: State | Mapping[str, Any] | Callable[[Path], State | Mapping[str, Any]] | None = None,
+    state_path: Path | str | None = None,
+    force: bool = False,
+    tolerance: float = compare.TOLERANCE,
+) -> Exported:
+    """Write the model to the folder `out` for serving; or raise Refusal with the reason and leave nothing behind.
+
+    `functions` are the signatures by name: Functions, tf.functions with an input signature, Keras models. Without a
+    "serving_default" among them, that is the model's forward pass, or the only function.
+    `examples` are inputs by name for some of the signatures, a small batch each; they are written with their answers.
+    `labels` are the classes' names, `card` is what README.md says. `state`, with what is known of the training, goes
+    to `state_path`, by default `out` with ".state.json" behind its name. Card and state may be functions of the folder
+    that is about to get its name: to measure what is served.
+    `force` replaces the SavedModel that is there, in one step.
+    """
+    out = Path(out)
+    beside = _state_path(out, state, state_path)
+    _check_place(out, force)
+    import_tensorflow()
+    wanted = _functions(model, functions or {})
+    given = _examples(wanted, examples or {})
+    with folder_beside(out) as folder:
+        notes = _save(model, wanted, folder)
+        _refuse_impure(folder)
+        compared, difference = _prove(wanted, given, folder, tolerance)
+        _write_beside(folder, given, labels, wanted, tolerance)
+        facts = state(folder) if callable(state) else state
+        text = card(folder) if callable(card) else card
+        if text is not None:
+            (folder / "README.md").write_text(text)
+        manifest.write(folder)
+        if facts is not None and beside is not None:
+            save(beside, facts)
+        put_in_place(folder, out, force)
+    signatures = tuple(sorted(wanted))
+    return Exported(out, signatures, compared, tolerance, difference, beside, tuple(notes))
+
+
+def _state_path(out: Path, state: Any, path: Path | str | None) -> Path | None:
+    if state is None:
+        if path is not None:
+            raise Refusal(f"{path}: there is no state= to write there")
+        return None
+    target = Path(path) if path is not None else out.with_name(f"{out.absolute().name}.state.json")
+    if target.resolve().is_relative_to(out.resolve()):
+        raise Refusal(f"{target}: it is inside {out}, and what is served holds nothing of the training")
+    if not target.absolute().parent.is_dir():
+        raise Refusal(f"{target}: there is no folder to write it in")
+    return target
+
+
+def _check_place(out: Path, force: bool) -> None:
+    there = out.exists() or out.is_symlink()
+    if there and not force:
+        raise Refusal(f"{out}: it exists; force=True replaces it")
+    if there and not (out / "saved_model.pb").exists() and (not out.is_dir() or any(out.iterdir())):
+        raise Refusal(f"{out}: it exists and is no SavedModel; force=True replaces SavedModels only")
+    if not out.absolute().parent.is_dir():
+        raise Refusal(f"{out}: there is no folder {out.absolute().parent} to write it in")
+
+
+def _functions(model: Any, given: Mapping[str, Any]) -> dict[str, Function]:
+    """Return the functions to export by name, their inputs checked."""
+    found = {}
+    for name, one in given.items():
+        try:
+            found[name] = as_function(one)
+        except Refusal as refusal:
+            raise Refusal(f"functions[{name!r}]: {refusal}") from None
+    if DEFAULT not in found:
+        if is_keras(model):
+            found[DEFAULT] = as_function(model)
+        elif len(found) == 1:
+            found[DEFAULT] = next(iter(found.values()))
+        elif found:
+            raise Refusal(f"functions: {', '.join(found)}, and none is {DEFAULT!r}")
+        else:
+            found[DEFAULT] = as_function(_only_function(model))
+    for name, one in found.items():
+        _check_inputs(name, one.inputs)
+    return found
+
+
+def _only_function(model: Any) -> Any:
+    import tensorflow as tf
+
+    if not isinstance(model, tf.Module):
+        return model
+    own = {
+        name: getattr(model, name, None) for name in dir(type(model)) if name == "__call__" or not name.startswith("_")
+    }
+    graphs = {name: one for name, one in own.items() if getattr(one, "input_signature", None) is not None}
+    if "__call__" in graphs:
+        return graphs["__call__"]
+    if len(graphs) != 1:
+        told = f"has {', '.join(graphs)}" if graphs else "has no tf.function with an input_signature"
+        raise Refusal(f"{type(model).__name__} {told}: say which is served, functions={{{DEFAULT!r}: ...}}")
+    return next(iter(graphs.values()))
+
+
+def _check_inputs(name: str, inputs: Mapping[str, Any]) -> None:
+    if not inputs:
+        raise Refusal(f"{name}: it has no inputs, so it would always answer the same")
+    for key, spec in inputs.items():
+        if not key.isidentifier():
+            raise Refusal(f"{name}.{key}: an input's name has to be one in Python too: letters, digits, _")
+        if type(spec).__name__ != "TensorSpec":
+            raise Refusal(f"{name}.{key}: {type(spec).__name__} has no plain array form; take a tensor")
+        if spec.shape.rank is None:
+            raise Refusal(f"{name}.{key}: its rank is unknown; no server can check a request against that")
+        if by_code(spec.dtype.as_datatype_enum).numpy_name is None:
+            raise Refusal(f"{name}.{key}: no array holds {spec.dtype.name}")
+
+
+def _examples(wanted: Mapping[str, Function], given: Mapping[str, Mapping[str, Any]]) -> dict[str, Inputs]:
+    found = {}
+    for name, inputs in given.items():
+        if name not in wanted:
+            raise Refusal(f"examples: there is no function {name!r}; there are {', '.join(wanted)}")
+        specs = wanted[name].inputs
+        if inputs.keys() != specs.keys():
+            raise Refusal(f"examples[{name!r}]: expected {', '.join(specs)}, got {', '.join(inputs) or 'nothing'}")
+        try:
+            found[name] = dict(golden.arrays(inputs, specs))
+        except (TypeError, ValueError) as error:
+            raise Refusal(f"examples[{name!r}]: {error}") from None
+        for key, array in found[name].items():
+            if not specs[key].shape.is_compatible_with(array.shape):
+                expected, came = shape_text(tuple(specs[key].shape.as_list())), shape_text(array.shape)
+                raise Refusal(f"examples[{name!r}].{key}: expected shape {expected}, got {came}")
+    return found
+
+
+def _save(model: Any, wanted: Mapping[str, Function], folder: Path) -> list[str]:
+    """Write graphs and the variables that they read, and nothing else that the model holds."""
+    import tensorflow as tf
+
+    concrete = {name: _traced(name, one) for name, one in wanted.items()}
+    root = tf.Module()
+    root.weights = _variables(model, concrete.values())
+    root.tables = _tables([model, *(held for one in wanted.values() for held in one.holds)], concrete.values())
+    try:
+        tf.saved_model.save(root, str(folder), signatures=concrete)
+    except (AssertionError, ValueError, TypeError, RuntimeError, tf.errors.OpError) as error:
+        said = " ".join(str(error).split())
+        if "'untracked' resource" in said:
+            said = (
+                "a function refers to a table or to a variable that the model does not hold: make it an attribute of "
+                f"the tf.Module that is exported, or name it in exporting.function(..., holds=[it]) ({said[:200]})"
+            )
+        raise Refusal(f"TensorFlow cannot write it: {said[:600]}") from error
+    _settle_fingerprint(folder)
+    kept = sum(variable.shape.num_elements() or 0 for variable in root.weights)
+    return [f"{len(root.weights)} variables of {kept:,} numbers written"]
+
+
+def _settle_fingerprint(folder: Path) -> None:
+    """Make the one random part of an export follow from the rest: the same model gives the same bytes."""
+    from tensorflow.core.protobuf import fingerprint_pb2
+
+    path = folder / "fingerprint.pb"
+    message = fingerprint_pb2.FingerprintDef.FromString(path.read_bytes())
+    message.uuid = str(int(manifest.sha256(folder / "saved_model.pb")[:32], 16))
+    path.write_bytes(message.SerializeToString(deterministic=True))
+
+
+def _traced(name: str, one: Function) -> Any:
+    import tensorflow as tf
+
+    if one.concrete is not None:
+        _check_outputs(name, one.concrete.structured_outputs)
+        return one.concrete
+    specs = {key: tf.TensorSpec(spec.shape, spec.dtype, key) for key, spec in one.inputs.items()}
+
+    def call(**tensors: Any) -> Tensors:
+        outputs = one.call(**tensors)
+        _check_outputs(name, outputs)
+        return {key: tf.identity(tensor, key) for key, tensor in outputs.items()}
+
+    try:
+        return tf.function(call, autograph=False).get_concrete_function(**specs)
+    except Refusal as refusal:
+        said = str(refusal)
+        raise Refusal(said if said.startswith(name) else f"{name}: {said}") from None
+    except Exception as error:  # whatever the model's own code raises
+        text = " ".join(str(error).split())[:600]
+        raise Refusal(f"{name}: no graph can be made of it: {type(error).__name__}: {text}") from error
+
+
+def _check_outputs(name: str, outputs: Mapping[Any, Any]) -> None:
+    for key, tensor in outputs.items():
+        if not isinstance(key, str) or not re.fullmatch(r"[A-Za-z0-9_.][A-Za-z0-9_.\\/>-]*", key):
+            raise Refusal(f"{name}: an output is named {key!r}; letters, digits, _ . - / are understood")
+        kind = type(tensor).__name__
+        if isinstance(tensor, (Mapping, list, tuple)) or any(word in kind for word in ("Sparse", "Ragged")):
+            raise Refusal(f"{name}: its output {key!r} is a {kind}, which has no plain array form: make a tensor of it")
+
+
+def _variables(model: Any, concrete: Iterable[Any]) -> list[Any]:
+    """Return the variables that the graphs read, in the model's own order, then in that of their use."""
+    used = {id(variable): variable for graph in concrete for variable in graph.variables}
+    own = [getattr(variable, "value", variable) for variable in getattr(model, "variables", ())]
+    first = {id(variable): variable for variable in own if id(variable) in used}
+    return list((first | used).values())
+
+
+def _tables(roots: Iterable[Any], concrete: Iterable[Any]) -> list[Any]:
+    """Return the tables and asset files, among all that the roots hold, that the graphs refer to."""
+    import tensorflow as tf
+
+    used = {id(external) for graph in concrete for external, _ in graph.graph.captures}
+    found: dict[int, Any] = {}
+    for root in roots:
+        if not isinstance(root, tf.__internal__.tracking.Trackable):
+            continue
+        for held in tf.train.TrackableView(root).descendants():
+            handle = getattr(held, "resource_handle", getattr(held, "asset_path", None))
+            if handle is not None and id(handle) in used and not isinstance(held, tf.Variable):
+                found[id(held)] = held
+    return list(found.values())
+
+
+def _refuse_impure(folder: Path) -> None:
+    """Raise Refusal with the audit's reasons, where there are any."""
+    report = audit(folder)
+    reasons = [finding.text for finding in report.findings if finding.says_no or finding.kind in FATAL]
+    if reasons:
+        raise Refusal(f"it is no pure function of its inputs: {'; '.join(dict.fromkeys(reasons))}")
+
+
+def _prove(
+    wanted: Mapping[str, Function], given: Mapping[str, Inputs], folder: Path, tolerance: float
+) -> tuple[int, float]:
+    """Make sure that the server's runtime answers as the functions do in memory; return calls and difference."""
+    signatures = {name: one for name, one in contents(folder).signatures.items() if name in wanted}
+    found, wrong = trial.inputs_that_run(folder, signatures, easily=given)
+    calls = [*given.items(), *((name, inputs) for name, asked in found.items() for inputs in asked.inputs)]
+    for name, problem in wrong.items():
+        if name not in given:
+            raise Refusal(
+                f"{name}: nothing shows that it works: {trial.VERDICTS[problem.verdict]} ({problem.detail}); give one "
+                f"that does, examples={{{name!r}: {{...}}}}"
+            )
+    for name, inputs in given.items():
+        for key, array in inputs.items():
+            if text := check(signatures[name].inputs[key], array.shape):
+                raise Refusal(f"examples[{name!r}].{key}: {text}")
+    answers = ask(Job(folder, calls))
+    if answers.failure:
+        raise Refusal(f"the exported model cannot be run: {answers.failure}")
+    largest = 0.0
+    for place, ((name, inputs), answer) in enumerate(zip(calls, answers.answers)):
+        where = f"{name}, its example" if place < len(given) else f"{name}, generated inputs"
+        if answer.outputs is None:
+            raise Refusal(f"{where}: {answer.error}: {answer.message}")
+        distance, text = compare.answers(Answer(_in_memory(wanted[name], inputs)), answer, tolerance)
+        if text:
+            raise Refusal(f"{where}: exported, it answers otherwise than in memory: {text} (allowed: {tolerance:g})")
+        largest = max(largest, distance)
+    return len(calls), largest
+
+
+def _in_memory(one: Function, inputs: Inputs) -> Inputs:
+    import tensorflow as tf
+
+    outputs = one.call(**{name: tf.constant(array, one.inputs[name].dtype) for name, array in inputs.items()})
+    return {name: _array(tensor) for name, tensor in outputs.items()}
+
+
+def _array(tensor: Any) -> Any:
+    value = tensor.numpy()
+    return np.array(value, object) if isinstance(value, bytes) else np.asarray(value)
+
+
+def _write_beside(
+    folder: Path,
+    given: Mapping[str, Inputs],
+    labels: Sequence[str] | None,
+    wanted: Mapping[str, Function],
+    tolerance: float,
+) -> None:
+    import tensorflow as tf
+
+    extra = folder / "assets.extra"
+    extra.mkdir()
+    if labels is not None:
+        if any("\n" in label or "\r" in label or not label for label in labels):
+            raise Refusal("labels: each is one line of text")
+        (extra / "labels.txt").write_text("".join(f"{label}\n" for label in labels), "utf-8")
+    signatures: Mapping[str, Signature] = contents(folder).signatures
+    given = {name: inputs for name, inputs in given.items() if _has_json_form(signatures[name])}
+    if not given:
+        return
+    loaded = tf.saved_model.load(str(folder))
+    answers = {}
+    for name, inputs in given.items():
+        outputs = loaded.signatures[name](**{key: tf.constant(array) for key, array in inputs.items()})
+        of = _in_memory(wanted[name], inputs)  # in the order in which the function gives them
+        answers[name] = {key: _array(outputs[key]) for key in of}
+        _, text = compare.difference(of, answers[name], tolerance)
+        if text:
+            raise Refusal(f"{name}, its example: TensorFlow's Python API answers otherwise: {text}")
+    golden.write(folder, signatures, given, answers)
+
+
+def _has_json_form(signature: Signature) -> bool:
+    return all(spec.dtype.kind != "c" for spec in (*signature.inputs.values(), *signature.outputs.values()))

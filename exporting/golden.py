@@ -1,0 +1,148 @@
+"""Example requests beside the model, with the answers that TensorFlow's Python API gives.
+
+    assets.extra/examples.json                  signature → request, in TensorFlow Serving's JSON; the server shows it
+    assets.extra/answers.json                   signature → answer to it
+    assets.extra/tf_serving_warmup_requests     the same requests as TensorFlow Serving replays them when it starts
+
+The warm-up file is a TFRecord of tensorflow_serving/apis/prediction_log.proto, whose classes are not in TensorFlow's
+package. Of the messages only a handful of fields are needed, and they are encoded here by hand.
+"""
+
+import base64
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from exporting.inputs import Array, Inputs, batched
+from serving.signature import DEFAULT, Signature
+
+EXACT = 2**24  # up to here every integer is a float32
+
+
+def write(
+    folder: Path, signatures: Mapping[str, Signature], examples: Mapping[str, Inputs], answers: Mapping[str, Inputs]
+) -> None:
+    """Write requests and answers of the examples, by signature."""
+    extra = folder / "assets.extra"
+    extra.mkdir(exist_ok=True)
+    requests = {name: request(signatures[name], inputs) for name, inputs in examples.items()}
+    replies = {name: answer(signatures[name], outputs) for name, outputs in answers.items()}
+    (extra / "examples.json").write_text(json.dumps(requests) + "\n")
+    (extra / "answers.json").write_text(json.dumps(replies) + "\n")
+    write_warmup(extra / "tf_serving_warmup_requests", examples)
+
+
+def request(signature: Signature, inputs: Inputs) -> dict[str, Any]:
+    """Return the body of a predict request: rows where the signature has rows, else columns."""
+    named = {} if signature.name == DEFAULT else {"signature_name": signature.name}
+    if batched(signature):
+        return {**named, "instances": _rows(inputs, asked=True)}
+    return {**named, "inputs": _columns(inputs, asked=True)}
+
+
+def answer(signature: Signature, outputs: Inputs) -> dict[str, Any]:
+    """Return the body of the answer to such a request."""
+    if batched(signature):
+        return {"predictions": _rows(outputs)}
+    return {"outputs": _columns(outputs)}
+
+
+def _rows(arrays: Inputs, asked: bool = False) -> list[Any]:
+    columns = _values(arrays, asked)
+    if len(columns) == 1:
+        (values,) = columns.values()
+        return list(values)
+    return [dict(zip(columns, row)) for row in zip(*columns.values())]
+
+
+def _columns(arrays: Inputs, asked: bool = False) -> Any:
+    columns = _values(arrays, asked)
+    return next(iter(columns.values())) if len(columns) == 1 else columns
+
+
+def _values(arrays: Inputs, asked: bool) -> dict[str, Any]:
+    return {name: _value(array, name.endswith("_bytes") and not asked, asked) for name, array in arrays.items()}
+
+
+def _value(array: Array, as_bytes: bool, asked: bool) -> Any:
+    """Return an array as JSON, each number in the fewest digits that give it again."""
+    if asked and array.dtype.kind == "f" and array.size and _whole(array):
+        array = array.astype(int)
+    kind = array.dtype.kind
+
+    def plain(value: Any) -> Any:
+        if kind == "O":
+            return _text(value, as_bytes)
+        return float(str(value)) if kind in "fV" else value.item()
+
+    def nested(part: Any, depth: int) -> Any:
+        return [nested(row, depth - 1) for row in part] if depth else plain(part)
+
+    return nested(array if array.ndim else array[()], array.ndim)
+
+
+def _whole(array: Array) -> bool:
+    return bool((abs(array) < EXACT).all() and (array == array.round()).all())
+
+
+def _text(value: bytes, as_bytes: bool) -> Any:
+    if not as_bytes:
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            pass
+    return {"b64": base64.b64encode(value).decode()}
+
+
+def write_warmup(path: Path, examples: Mapping[str, Inputs]) -> None:
+    """Write the requests as TensorFlow Serving's warm-up records."""
+    import tensorflow as tf
+
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for name, inputs in examples.items():
+            writer.write(_prediction_log(name, inputs))
+
+
+def _prediction_log(signature: str, inputs: Inputs) -> bytes:
+    """Return a PredictionLog { predict_log { request { model_spec { name, signature_name } inputs {...} } } }."""
+    import tensorflow as tf
+
+    spec = _field(1, b"model") + _field(3, signature.encode())
+    tensors = (
+        _field(
+            2, _field(1, name.encode()) + _field(2, tf.make_tensor_proto(array).SerializeToString(deterministic=True))
+        )
+        for name, array in inputs.items()
+    )
+    predict = _field(1, spec) + b"".join(tensors)
+    return _field(6, _field(1, predict))
+
+
+def _field(number: int, content: bytes) -> bytes:
+    """Return a protobuf field of bytes, text or a message: https://protobuf.dev/programming-guides/encoding."""
+    return _varint(number << 3 | 2) + _varint(len(content)) + content
+
+
+def _varint(value: int) -> bytes:
+    parts: list[int] = []
+    while value >= 0x80:
+        parts.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*parts, value])
+
+
+def arrays(given: Mapping[str, Any], specs: Mapping[str, Any]) -> Iterable[tuple[str, Array]]:
+    """Yield the values of an example as arrays of their specs' types; strings as arrays of bytes."""
+    import numpy as np
+
+    for name, spec in specs.items():
+        value = given[name]
+        value = value.numpy() if hasattr(value, "numpy") else value
+        if spec.dtype.name == "string":
+            found = np.asarray(value, object)
+            flat = np.empty(found.size, object)
+            flat[:] = [text.encode() if isinstance(text, str) else bytes(text) for text in found.ravel().tolist()]
+            yield name, flat.reshape(found.shape)
+        else:
+            yield name, np.asarray(value).astype(spec.dtype.as_numpy_dtype)

@@ -1,0 +1,283 @@
+"""What people write by hand around a model, ready made: each takes a serving function and returns another.
+
+    picture = image_bytes(class_names(forward(model), ["cat", "dog"]))      bytes of a picture in, names out
+    sentence = text(forward(model), vocabulary=words, length=64)             sentences in
+    served = {"serving_default": keyed(picture), "classify": tf_example(top_k(forward(model)))}
+
+All of it becomes part of the graph, so that a caller in any language sends what it has, and nothing about the
+preparation can differ between training and serving.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+from exporting.function import Function, Tensors, as_function
+from exporting.refusal import Refusal
+
+LARGEST = 2**25  # pixels; a file of a few kilobytes may claim billions, and the decoder would allocate them
+PUNCTUATION = r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~]"  # what keras.layers.TextVectorization strips
+PADDING, UNKNOWN, FIRST = 0, 1, 2  # and how it numbers: words begin at 2
+
+
+def image_bytes(
+    inner: Any,
+    *,
+    name: str = "image",
+    replaces: str | None = None,
+    size: tuple[int, int] | None = None,
+    resize: Literal["stretch", "crop", "pad"] = "stretch",
+    scale: float = 1.0,
+    offset: float = 0.0,
+    largest: int = LARGEST,
+) -> Function:
+    """Take PNG, JPEG, GIF or BMP files in place of the pixels: decoded, brought to size, times scale plus offset.
+
+    Height, width and channels are those of the input that is replaced; `size` says those that it leaves open. Without a
+    scale, pixels are 0..255. A file that claims more than `largest` pixels is refused before it is decoded.
+    """
+    import tensorflow as tf
+
+    wrapped = as_function(inner)
+    replaced = _replaced(wrapped, replaces, name)
+    spec = wrapped.inputs[replaced]
+    shape = spec.shape.as_list() if spec.shape.rank is not None else []
+    if len(shape) != 4 or shape[3] not in (1, 3, 4):
+        raise Refusal(
+            f"image_bytes: input {replaced!r} has shape {spec.shape}, expected [rows, height, width, 1, 3 or 4]"
+        )
+    height, width = (own or asked for own, asked in zip(shape[1:3], size or (None, None)))
+    if not height or not width:
+        raise Refusal(f"image_bytes: input {replaced!r} leaves its height and width open: say size=(height, width)")
+    channels = shape[3]
+
+    def one(file: Any) -> Any:
+        claimed = claimed_pixels(file)
+        too_large = f"the picture is too large: at most {largest} pixels, the file claims"
+        with tf.control_dependencies(
+            [tf.Assert(tf.logical_and(claimed >= 0, claimed <= largest), [too_large, claimed])]
+        ):
+            pixels = tf.cast(tf.io.decode_image(file, channels=channels, expand_animations=False), tf.float32)
+        if resize == "stretch":
+            pixels = tf.image.resize(pixels, (height, width), antialias=True)
+        elif resize == "pad":
+            pixels = tf.image.resize_with_pad(pixels, height, width, antialias=True)
+        else:
+            side = tf.cast(tf.shape(pixels)[:2], tf.float32)
+            larger = tf.cast(tf.math.ceil(side * tf.reduce_max((height, width) / side)), tf.int32)
+            pixels = tf.image.resize(pixels, tf.maximum(larger, (height, width)), antialias=True)
+            pixels = tf.image.resize_with_crop_or_pad(pixels, height, width)
+        pixels = pixels * scale + offset
+        if spec.dtype.is_integer:
+            pixels = tf.saturate_cast(tf.round(pixels), spec.dtype)
+        return tf.ensure_shape(tf.cast(pixels, spec.dtype), (height, width, channels))
+
+    def decoded(files: Any) -> Any:
+        # One picture after the other, so that a batch needs the memory of its largest picture, not of their sum.
+        out = tf.TensorSpec((height, width, channels), spec.dtype)
+        return tf.map_fn(one, files, parallel_iterations=1, fn_output_signature=out)
+
+    return _in_place_of(wrapped, replaced, tf.TensorSpec((shape[0],), tf.string, name), decoded)
+
+
+def claimed_pixels(picture: Any) -> Any:
+    """Return how many pixels the file's header claims, before anything is allocated; 0 for a format that cannot lie."""
+    import tensorflow as tf
+
+    header = tf.cast(tf.io.decode_raw(picture, tf.uint8, fixed_length=24), tf.int64)
+    is_jpeg = tf.reduce_all(header[:3] == (0xFF, 0xD8, 0xFF))
+    is_png = tf.reduce_all(header[:4] == tuple(b"\x89PNG"))
+    is_gif = tf.reduce_all(header[:4] == tuple(b"GIF8"))
+    of_png = tf.reduce_prod(tf.reduce_sum(tf.reshape(header[16:24], (2, 4)) * (2**24, 2**16, 2**8, 1), axis=1))
+    of_gif = tf.reduce_prod(tf.reduce_sum(tf.reshape(header[6:10], (2, 2)) * (1, 2**8), axis=1))
+    return tf.cond(
+        is_jpeg,
+        lambda: tf.reduce_prod(tf.io.extract_jpeg_shape(picture, tf.int64)[:2]),
+        lambda: tf.where(is_png, of_png, tf.where(is_gif, of_gif, 0)),
+    )
+
+
+def text(
+    inner: Any,
+    *,
+    encode: Callable[[Any], Any] | None = None,
+    vocabulary: Sequence[str] | None = None,
+    length: int | None = None,
+    name: str = "text",
+    replaces: str | None = None,
+) -> Function:
+    """Take sentences in place of the numbers that the model reads.
+
+    `encode` turns strings [rows] into them: an adapted keras.layers.TextVectorization, above all. Or `vocabulary`: the
+    sentence is lowered, stripped of punctuation and split at spaces; its words are numbered as that layer does it
+    (0 padding, 1 unknown, 2 the first word), cut or padded to `length`, which may also be the input's own.
+    """
+    import tensorflow as tf
+
+    if (encode is None) == (vocabulary is None):
+        raise Refusal("text: say either encode= or vocabulary=")
+    wrapped = as_function(inner)
+    replaced = _replaced(wrapped, replaces, name)
+    spec = wrapped.inputs[replaced]
+    holds: tuple[Any, ...] = (encode,)
+    if vocabulary is not None:
+        length = length or (spec.shape.as_list()[-1] if spec.shape.rank else None)
+        if not length:
+            raise Refusal(f"text: input {replaced!r} leaves its length open: say length=")
+        if len(set(vocabulary)) != len(vocabulary):
+            raise Refusal("text: a word stands twice in the vocabulary")
+        numbers = tf.range(FIRST, FIRST + len(vocabulary), dtype=tf.int64)
+        words = tf.lookup.KeyValueTensorInitializer(tf.constant(list(vocabulary), tf.string), numbers)
+        table = tf.lookup.StaticHashTable(words, UNKNOWN)
+        holds = (table,)
+
+        def numbered(sentences: Any) -> Any:
+            lowered = tf.strings.regex_replace(tf.strings.lower(sentences, encoding="utf-8"), PUNCTUATION, "")
+            found = table.lookup(tf.strings.split(lowered).to_tensor(""))
+            blank = tf.strings.split(lowered).to_tensor("") == ""
+            found = tf.where(blank, tf.constant(PADDING, tf.int64), found)[:, :length]
+            found = tf.pad(found, [[0, 0], [0, length - tf.shape(found)[1]]], constant_values=PADDING)
+            return tf.ensure_shape(found, (None, length))
+
+        encode = numbered
+    reading = encode
+
+    def encoded(sentences: Any) -> Any:
+        assert reading is not None
+        return tf.cast(reading(sentences), spec.dtype)
+
+    rows = spec.shape.as_list()[0] if spec.shape.rank else None
+    return _in_place_of(wrapped, replaced, tf.TensorSpec((rows,), tf.string, name), encoded, holds)
+
+
+def class_names(inner: Any, names: Sequence[str], *, output: str | None = None, logits: bool = False) -> Function:
+    """Give the likeliest class's name as `label`, its `probability`, and the `probabilities` of all.
+
+    With `logits`, what the model gives are logits: a softmax makes probabilities of them. Other outputs stay.
+    """
+    import tensorflow as tf
+
+    wrapped = as_function(inner)
+
+    def call(**tensors: Any) -> Tensors:
+        outputs = wrapped.call(**tensors)
+        probabilities = _scores(outputs, output, logits, names)
+        labels = tf.constant(list(names), tf.string)
+        return {
+            "label": tf.gather(labels, tf.argmax(probabilities, axis=-1)),
+            "probability": tf.reduce_max(probabilities, axis=-1),
+            "probabilities": probabilities,
+            **outputs,
+        }
+
+    return Function(call, wrapped.inputs, wrapped.holds)
+
+
+def top_k(
+    inner: Any, k: int = 5, names: Sequence[str] | None = None, *, output: str | None = None, logits: bool = False
+) -> Function:
+    """Give the k likeliest `classes`, by name or as numbers in text, and their `scores`, best first; nothing else.
+
+    That is the form of TensorFlow Serving's classify: `tf_example(top_k(...))` can be called by it.
+    """
+    import tensorflow as tf
+
+    wrapped = as_function(inner)
+
+    def call(**tensors: Any) -> Tensors:
+        scores = _scores(wrapped.call(**tensors), output, logits, names)
+        best, places = tf.math.top_k(scores, min(k, scores.shape[-1]))
+        known = (
+            tf.strings.as_string(places) if names is None else tf.gather(tf.constant(list(names), tf.string), places)
+        )
+        return {"classes": known, "scores": best}
+
+    return Function(call, wrapped.inputs, wrapped.holds)
+
+
+def _scores(outputs: Tensors, output: str | None, logits: bool, names: Sequence[str] | None) -> Any:
+    """Take the scores [rows, classes] out of the outputs."""
+    import tensorflow as tf
+
+    if output is None:
+        if len(outputs) > 1:
+            raise Refusal(f"it gives {', '.join(outputs)}: say which are the scores, output=")
+        (output,) = outputs
+    elif output not in outputs:
+        raise Refusal(f"it gives {', '.join(outputs)}, and no {output!r}")
+    scores = outputs.pop(output)
+    if scores.shape.rank != 2 or scores.shape[-1] is None:
+        raise Refusal(f"output {output!r} has shape {scores.shape}, expected [rows, classes]")
+    if names is not None and len(names) != scores.shape[-1]:
+        raise Refusal(f"output {output!r} has {scores.shape[-1]} classes, and {len(names)} names are given")
+    return tf.nn.softmax(scores) if logits else scores
+
+
+def keyed(inner: Any, *, name: str = "key", dtype: Any = "string") -> Function:
+    """Take a key for each row, and give it back untouched, so that answers can be told apart in any order."""
+    import tensorflow as tf
+
+    wrapped = as_function(inner)
+    _fresh(wrapped, name)
+
+    def call(**tensors: Any) -> Tensors:
+        keys = tensors.pop(name)
+        outputs = wrapped.call(**tensors)
+        if name in outputs:
+            raise Refusal(f"keyed: it gives an output {name!r} of its own")
+        return {name: tf.identity(keys), **outputs}
+
+    inputs = {name: tf.TensorSpec((None,), dtype, name), **wrapped.inputs}
+    return Function(call, inputs, wrapped.holds)
+
+
+def tf_example(inner: Any, *, name: str = "examples", defaults: Mapping[str, Any] | None = None) -> Function:
+    """Take serialized tf.train.Examples: each input is the feature of its name; `defaults` for what may be absent."""
+    import tensorflow as tf
+
+    wrapped = as_function(inner)
+    features = {}
+    for key, spec in wrapped.inputs.items():
+        shape = spec.shape.as_list()[1:] if spec.shape.rank else [None]
+        if None in shape:
+            raise Refusal(f"tf_example: input {key!r} has shape {spec.shape}; all but the rows must be known")
+        parsed = tf.string if spec.dtype == tf.string else tf.float32 if spec.dtype.is_floating else tf.int64
+        features[key] = tf.io.FixedLenFeature(shape, parsed, (defaults or {}).get(key))
+
+    def call(**tensors: Any) -> Tensors:
+        found = tf.io.parse_example(tensors[name], features)
+        return wrapped.call(**{key: tf.cast(found[key], spec.dtype) for key, spec in wrapped.inputs.items()})
+
+    return Function(call, {name: tf.TensorSpec((None,), tf.string, name)}, wrapped.holds)
+
+
+def _replaced(wrapped: Function, replaces: str | None, name: str) -> str:
+    if replaces is None:
+        if len(wrapped.inputs) != 1:
+            raise Refusal(f"it takes {', '.join(wrapped.inputs)}: say which {name!r} replaces, replaces=")
+        (replaces,) = wrapped.inputs
+    elif replaces not in wrapped.inputs:
+        raise Refusal(f"it takes {', '.join(wrapped.inputs)}, and no {replaces!r}")
+    if name != replaces:
+        _fresh(wrapped, name)
+    return replaces
+
+
+def _fresh(wrapped: Function, name: str) -> None:
+    if name in wrapped.inputs:
+        raise Refusal(f"it takes an input {name!r} already: say another name=")
+
+
+def _in_place_of(
+    wrapped: Function, replaced: str, spec: Any, make: Callable[[Any], Any], holds: tuple[Any, ...] = ()
+) -> Function:
+    """Return the function with one input made of another."""
+    inputs = {
+        (spec.name if key == replaced else key): (spec if key == replaced else own)
+        for key, own in wrapped.inputs.items()
+    }
+
+    def call(**tensors: Any) -> Tensors:
+        made = make(tensors.pop(spec.name))
+        return wrapped.call(**tensors, **{replaced: made})
+
+    return Function(call, inputs, (*wrapped.holds, *holds))

@@ -1,0 +1,522 @@
+"""Exporting: what is written, what is refused, what answers, and that training goes on as if nothing had been."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from exporting import (
+    Refusal,
+    State,
+    class_names,
+    export,
+    fingerprint,
+    forward,
+    from_keras,
+    function,
+    image_bytes,
+    keyed,
+    manifest,
+    resume,
+    text,
+    tf_example,
+    top_k,
+)
+from exporting.export import Exported
+from exporting.inputs import batched
+from exporting.refusal import Unreadable
+from exporting.runner import Job, ask
+from exporting.state import load, save
+from serving.signature import _each, _one, _text, read
+from tests.exporting.conftest import python
+
+NAMES = ["ant", "bee", "cat"]
+INTERRUPTED, WHOLE = 3, 7  # epochs
+
+
+@pytest.fixture(scope="module")
+def tf() -> Any:
+    return pytest.importorskip("tensorflow")
+
+
+@pytest.fixture(scope="module")
+def keras(tf: Any) -> Any:
+    return pytest.importorskip("keras")
+
+
+@pytest.fixture(scope="module")
+def model(keras: Any) -> Any:
+    """Return a model that was trained a little, with everything that may not be exported."""
+    keras.utils.set_random_seed(1)
+    layers = keras.layers
+    net = keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            layers.RandomFlip(),
+            layers.Conv2D(2, 3),
+            layers.BatchNormalization(),
+            layers.Flatten(),
+            layers.Dropout(0.5),
+            layers.Dense(3),
+        ]
+    )
+    net.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+    random = np.random.default_rng(1)
+    net.fit(random.random((8, 8, 8, 3)), random.integers(0, 3, 8), verbose=0)
+    return net
+
+
+@pytest.fixture(scope="module")
+def picture(tf: Any) -> bytes:
+    png: bytes = tf.io.encode_png(np.random.default_rng(2).integers(0, 255, (20, 30, 3)).astype(np.uint8)).numpy()
+    return png
+
+
+@pytest.fixture(scope="module")
+def exported(tf: Any, model: Any, picture: bytes, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """Export the model with everything around it, once."""
+    out = tmp_path_factory.mktemp("exported") / "model"
+    pixels = np.arange(2 * 8 * 8 * 3).reshape(2, 8, 8, 3) % 7
+    features = tf.train.Features(
+        feature={"input": tf.train.Feature(float_list=tf.train.FloatList(value=pixels[0].ravel()))}
+    )
+    classes = class_names(forward(model), NAMES, logits=True)
+    return export(
+        model,
+        out,
+        functions={
+            "serving_default": image_bytes(classes, scale=1 / 255),
+            "pixels": keyed(classes),
+            "classify": tf_example(top_k(forward(model), 2, NAMES, logits=True)),
+        },
+        examples={
+            "serving_default": {"image": [picture]},
+            "pixels": {"key": ["first", "second"], "input": pixels},
+            "classify": {"examples": [tf.train.Example(features=features).SerializeToString()]},
+        },
+        labels=NAMES,
+        card=lambda folder: f"# {len(list(folder.iterdir()))} things\n",
+        state=from_keras(model, epoch=1, seed=1, data=fingerprint(pixels)),
+    )
+
+
+def answers(folder: Path, name: str, **inputs: Any) -> dict[str, Any]:
+    """Ask the server's runtime."""
+    arrays = {key: np.asarray(value) for key, value in inputs.items()}
+    (answer,) = ask(Job(folder, [(name, arrays)])).answers
+    assert answer.outputs is not None, answer.message
+    return answer.outputs
+
+
+def strings(*values: str | bytes) -> Any:
+    array = np.empty(len(values), object)
+    array[:] = [value.encode() if isinstance(value, str) else value for value in values]
+    return array
+
+
+def test_signatures_have_the_names_that_were_asked_for(exported: Exported) -> None:
+    found = read(exported.folder).signatures
+    specs = {name: (sorted(found[name].inputs), sorted(found[name].outputs)) for name in exported.signatures}
+    assert specs == {
+        "serving_default": (["image"], ["label", "probabilities", "probability"]),
+        "pixels": (["input", "key"], ["key", "label", "probabilities", "probability"]),
+        "classify": (["examples"], ["classes", "scores"]),
+    }
+    assert all(batched(found[name]) for name in exported.signatures)
+
+
+def test_only_what_the_signatures_read_is_exported(tf: Any, model: Any, exported: Exported) -> None:
+    stored = dict(tf.train.list_variables(str(exported.folder / "variables" / "variables")))
+    stored.pop("_CHECKPOINTABLE_OBJECT_GRAPH")
+    assert len(stored) == len(model.weights) == 8
+    assert len(model.variables) + len(model.optimizer.variables) > 20
+    assert sorted(map(tuple, stored.values())) == sorted(tuple(weight.shape) for weight in model.weights)
+    assert not [path for path in exported.folder.rglob("*") if "state" in path.name]
+
+
+def test_the_runtime_answers_as_the_model_in_memory(tf: Any, model: Any, picture: bytes, exported: Exported) -> None:
+    pixels = tf.image.resize(tf.io.decode_png(picture), (8, 8), antialias=True)[tf.newaxis] / 255.0
+    right = tf.nn.softmax(model(pixels, training=False)).numpy()
+    outputs = answers(exported.folder, "serving_default", image=strings(picture))
+    assert outputs["probabilities"] == pytest.approx(right, abs=1e-6)
+    assert outputs["label"].tolist() == [NAMES[right[0].argmax()].encode()]
+    assert exported.compared >= 5
+    assert exported.difference <= exported.tolerance
+
+
+def test_keys_come_back_untouched(exported: Exported) -> None:
+    inputs = np.zeros((2, 8, 8, 3), np.float32)
+    outputs = answers(exported.folder, "pixels", key=strings("b", b"\xff"), input=inputs)
+    assert outputs["key"].tolist() == [b"b", b"\xff"]
+
+
+def test_the_server_answers_the_examples_as_written(exported: Exported) -> None:
+    code = (
+        "import json, sys; from serving.handler import handle; from serving.http import Request\n"
+        "for body in json.load(open(sys.argv[1])).values():\n"
+        "    print(handle(Request('POST', '/', '', {}, json.dumps(body).encode())).body.decode())"
+    )
+    extra = exported.folder / "assets.extra"
+    done = python("-c", code, str(extra / "examples.json"), env={"MODEL_DIR": str(exported.folder)})
+    right = json.loads((extra / "answers.json").read_bytes())
+    assert len(right) == 3
+    said = [line for line in done.stdout.splitlines() if "severity" not in line]
+    for came, wanted in zip(said, right.values(), strict=True):
+        for row, expected in zip(json.loads(came)["predictions"], wanted["predictions"], strict=True):
+            assert row.keys() == expected.keys()
+            for name, value in expected.items():
+                numbers = isinstance(value, float) or (isinstance(value, list) and isinstance(value[0], float))
+                assert row[name] == (pytest.approx(value, abs=1e-5) if numbers else value)
+
+
+def test_warm_up_requests_are_what_tensorflow_serving_reads(tf: Any, picture: bytes, exported: Exported) -> None:
+    from tensorflow.core.framework.tensor_pb2 import TensorProto
+
+    records = tf.data.TFRecordDataset(str(exported.folder / "assets.extra" / "tf_serving_warmup_requests"))
+    found = {}
+    for record in records.as_numpy_iterator():
+        request = _one(_one(memoryview(record), 6), 1)  # predict_log, request
+        assert _text(_one(_one(request, 1), 1)) == "model"
+        tensors = {_text(_one(entry, 1)): bytes(_one(entry, 2)) for entry in _each(request, 2)}
+        found[_text(_one(_one(request, 1), 3))] = {
+            name: tf.make_ndarray(TensorProto.FromString(tensor)) for name, tensor in tensors.items()
+        }
+    assert sorted(found) == ["classify", "pixels", "serving_default"]
+    assert found["serving_default"]["image"].tolist() == [picture]
+    assert found["pixels"]["key"].tolist() == [b"first", b"second"]
+    assert found["pixels"]["input"].shape == (2, 8, 8, 3)
+
+
+def test_the_manifest_tells_what_changed(exported: Exported, tmp_path: Path) -> None:
+    import shutil
+
+    assert manifest.differences(exported.folder) == []
+    copy = tmp_path / "copy"
+    shutil.copytree(exported.folder, copy)
+    (copy / "README.md").write_text("other\n")
+    (copy / "variables" / "variables.index").unlink()
+    (copy / "new").write_text("")
+    assert manifest.differences(copy) == [
+        "variables/variables.index is not there",
+        "new is not in the manifest",
+        "README.md has changed",
+    ]
+    (copy / manifest.PLACE).unlink()
+    with pytest.raises(Unreadable):
+        manifest.differences(copy)
+
+
+def test_card_and_labels_stand_beside(exported: Exported) -> None:
+    assert (exported.folder / "README.md").read_text().startswith("# ")
+    assert (exported.folder / "assets.extra" / "labels.txt").read_text() == "ant\nbee\ncat\n"
+
+
+def test_the_state_is_outside_and_complete(model: Any, exported: Exported) -> None:
+    assert exported.state == exported.folder.with_name("model.state.json")
+    state = load(exported.state)
+    assert {"epoch": 1, "seed": 1, "step": 1}.items() <= state.facts.items()
+    assert state.facts["learning_rate"] == pytest.approx(1e-3)
+    parts = [name.partition("/")[0] for name in state.arrays]
+    counts = {part: parts.count(part) for part in dict.fromkeys(parts)}
+    assert counts == {"weights": 8, "optimizer": len(model.optimizer.variables), "seeds": 2, "random": 2}
+
+
+def test_the_forward_pass_alone_if_no_more_is_said(model: Any, tmp_path: Path) -> None:
+    one, two = (export(model, tmp_path / name) for name in ("one", "two"))
+    (signature,) = (s for s in read(one.folder).signatures.values() if not s.name.startswith("__"))
+    assert (signature.name, list(signature.inputs), list(signature.outputs)) == (
+        "serving_default",
+        ["input"],
+        ["output"],
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
+    differ = [
+        name for name, found in manifest.digests(one.folder).items() if manifest.digests(two.folder)[name] != found
+    ]
+    assert differ in ([], ["fingerprint.pb", "saved_model.pb"])  # TensorFlow counts up its functions' names
+
+
+def test_several_inputs_and_outputs_keep_their_names(keras: Any, tmp_path: Path) -> None:
+    age, name = keras.Input((1,), name="age"), keras.Input((2,), name="name", dtype="int32")
+    both = keras.layers.Dense(2)(keras.layers.Concatenate()([age, keras.ops.cast(name, "float32")]))
+    net = keras.Model({"name": name, "age": age}, {"risk": both, "sum": keras.ops.sum(both, axis=1)})
+    done = export(net, tmp_path / "model")
+    signature = read(done.folder).signatures["serving_default"]
+    assert {key: spec.dtype.label for key, spec in signature.inputs.items()} == {"age": "float32", "name": "int32"}
+    assert sorted(signature.outputs) == ["risk", "sum"]
+
+
+def test_text_in(tf: Any, keras: Any, tmp_path: Path) -> None:
+    """A vocabulary of our own reads as Keras's layer does."""
+    net = keras.Sequential([keras.Input((4,), dtype="int64", name="words"), keras.layers.Embedding(5, 2)])
+    layer = keras.layers.TextVectorization(vocabulary=["the", "cat", "sat"], output_sequence_length=4)
+    sentences = strings("The cat, sat!", "", "a cat sat on the mat  today", "É the-cat")
+    by_hand = text(forward(net), vocabulary=["the", "cat", "sat"])
+    done = export(
+        net,
+        tmp_path / "model",
+        functions={"serving_default": by_hand, "keras": text(forward(net), encode=layer)},
+        examples={"serving_default": {"text": sentences}},
+    )
+    right = net(layer(tf.constant(sentences))).numpy()
+    for name in ("serving_default", "keras"):
+        assert answers(done.folder, name, text=sentences)["output"].tolist() == right.tolist()
+
+
+def test_a_module_is_exported_with_its_table_and_its_file(tf: Any, tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_text("ant\nbee\n")
+
+    class Finder(tf.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.spare = tf.Variable(tf.zeros(1000))
+            whole, number = tf.lookup.TextFileIndex.WHOLE_LINE, tf.lookup.TextFileIndex.LINE_NUMBER
+            path = str(tmp_path / "words.txt")
+            lines = tf.lookup.TextFileInitializer(path, tf.string, whole, tf.int64, number)
+            self.table = tf.lookup.StaticHashTable(lines, -1)
+
+        @tf.function(autograph=False, input_signature=[tf.TensorSpec((None,), tf.string)])
+        def find(self, word: Any) -> Any:
+            return {"line": self.table.lookup(word)}
+
+    done = export(Finder(), tmp_path / "model")
+    assert (done.folder / "assets" / "words.txt").read_text() == "ant\nbee\n"
+    assert answers(done.folder, "serving_default", word=strings("bee", "cow"))["line"].tolist() == [1, -1]
+    assert tf.train.list_variables(str(done.folder / "variables" / "variables")) == [
+        ("_CHECKPOINTABLE_OBJECT_GRAPH", [])
+    ]
+
+
+@pytest.mark.parametrize("resize", ["stretch", "crop", "pad"])
+def test_pictures_are_brought_to_size(tf: Any, resize: Any) -> None:
+    identity = function(lambda pixels: pixels, {"pixels": tf.TensorSpec((None, 4, 6, 1), tf.uint8)})
+    bright = tf.io.encode_png(np.full((10, 10, 1), 200, np.uint8))
+    (pixels,) = image_bytes(identity, resize=resize, scale=0.5, offset=1.0).call(image=bright[tf.newaxis])["output"]
+    assert pixels.dtype == tf.uint8
+    sides = {"stretch": 101, "crop": 101, "pad": 1}
+    assert pixels.numpy()[2, :, 0].tolist() == [sides[resize], 101, 101, 101, 101, sides[resize]]
+
+
+def test_a_picture_that_claims_too_much_is_refused(tf: Any, picture: bytes) -> None:
+    identity = function(lambda pixels: pixels, {"pixels": tf.TensorSpec((None, 4, 4, 3))})
+    with pytest.raises(tf.errors.InvalidArgumentError, match="too large"):
+        image_bytes(identity, largest=599).call(image=tf.constant([picture]))
+
+
+def spec(tf: Any, *shape: int | None) -> dict[str, Any]:
+    return {"x": tf.TensorSpec(shape)}
+
+
+def counting(tf: Any) -> Any:
+    class Counting(tf.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.calls = tf.Variable(0.0)
+
+        @tf.function(input_signature=[tf.TensorSpec((None,), name="x")])
+        def __call__(self, x: Any) -> Any:
+            return {"y": x + self.calls.assign_add(1.0)}
+
+    return Counting()
+
+
+def otherwise(tf: Any) -> Any:
+    """Return what is one thing in memory and another in the graph."""
+    return function(lambda x: x * (2.0 if tf.executing_eagerly() else 2.001), spec(tf, None))
+
+
+def table_from_nowhere(tf: Any) -> Any:
+    pairs = tf.lookup.KeyValueTensorInitializer(["a"], [1])
+    table = tf.lookup.StaticHashTable(pairs, 0)
+    return function(lambda x: table.lookup(x), {"x": tf.TensorSpec((None,), tf.string)})
+
+
+# fmt: off
+REFUSED: list[tuple[str, Callable[[Any], Any], str]] = [
+    # what                     made by                                                                      told
+    ("a counter",              counting,                                                                    "AssignAddVariableOp"),
+    ("random numbers",         lambda tf: function(lambda x: x + tf.random.normal([]), spec(tf, None)),     "RandomStandardNormal"),
+    ("py_function",            lambda tf: function(lambda x: tf.py_function(abs, [x], "float32"), spec(tf, None)),   "EagerPyFunc"),
+    ("a file",                 lambda tf: function(lambda x: tf.io.read_file(x[0]), {"x": tf.TensorSpec((None,), tf.string)}), "ReadFile"),
+    ("an unknown rank",        lambda tf: function(lambda x: x, {"x": tf.TensorSpec(None)}),                "serving_default.x: its rank is unknown"),
+    ("no inputs",              lambda tf: function(lambda: 1.0, {}),                                        "it has no inputs"),
+    ("a sparse input",         lambda tf: function(lambda x: x, {"x": tf.SparseTensorSpec((None, 2))}),     "SparseTensorSpec has no plain array form"),
+    ("a sparse output",        lambda tf: function(lambda x: {"y": tf.sparse.from_dense(x)}, spec(tf, None, 2)),  "its output \'y\' is a SparseTensor"),
+    ("a name of two words",    lambda tf: function(lambda **x: x, {"an x": tf.TensorSpec((None,))}),        "an input's name"),
+    ("a table held by nobody", table_from_nowhere,                                                          "holds="),
+    ("what fails",             lambda tf: function(lambda x: tf.matmul(x, x), spec(tf, None, 2, 3)),        "no graph can be made of it"),
+    ("another answer",         otherwise,                                                                   "answers otherwise than in memory"),
+    ("no types",               lambda tf: lambda x: x,                                                      "says nothing of its inputs' types"),
+    ("no input signature",     lambda tf: tf.function(lambda x: x),                                         "has no input_signature"),
+    ("no function",            lambda tf: tf.Module(),                                                      "no tf.function with an input_signature"),
+    ("what no input fits",     lambda tf: tf_example(function(lambda x: x, spec(tf, None, 1))),             "give one that does"),
+]
+# fmt: on
+
+
+@pytest.mark.parametrize(("what", "make", "told"), REFUSED, ids=[case[0] for case in REFUSED])
+def test_what_cannot_be_served_is_refused(
+    tf: Any, tmp_path: Path, what: str, make: Callable[[Any], Any], told: str
+) -> None:
+    with pytest.raises(Refusal) as refused:
+        export(make(tf), tmp_path / "model", state={"epoch": 1})
+    assert told in str(refused.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+MISTAKES = [
+    # arguments                                                                 told
+    ({"examples": {"other": {}}},                                               "there is no function 'other'"),
+    ({"examples": {"serving_default": {"wrong": 1}}},                           "expected input, got wrong"),
+    ({"examples": {"serving_default": {"input": [[1.0]]}}},                     "expected shape [?, 8, 8, 3], got [1, 1]"),
+    ({"examples": {"serving_default": {"input": "text"}}},                      "could not convert"),
+    ({"state_path": "somewhere.json"},                                          "no state="),
+    ({"state": {}, "state_path": "{out}/state.json"},                           "nothing of the training"),
+    ({"state": {"epoch": object()}},                                            "object has no JSON form"),
+    ({"functions": {"a": 7}},                                                   "functions['a']: expected a function, got int"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "told"), MISTAKES)
+def test_a_mistake_is_told_by_its_place(model: Any, tmp_path: Path, arguments: dict[str, Any], told: str) -> None:
+    out = tmp_path / "model"
+    if "{out}" in str(arguments.get("state_path")):
+        arguments = {**arguments, "state_path": out / "state.json"}
+    with pytest.raises(Refusal) as refused:
+        export(model, out, **arguments)
+    assert told in str(refused.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_there_stays_until_all_is_well(tf: Any, model: Any, tmp_path: Path) -> None:
+    out = tmp_path / "model"
+    double = function(lambda x: x * 2, spec(tf, None))
+    export(double, out)
+    before = manifest.digests(out)
+    with pytest.raises(Refusal, match="force=True"):
+        export(double, out)
+    with pytest.raises(Refusal, match="pure function"):
+        export(counting(tf), out, force=True)
+
+    def fails(_: Path) -> str:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        export(double, out, force=True, card=fails)
+    assert manifest.digests(out) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    export(double, out, force=True, card="new")
+    assert (out / "README.md").read_text() == "new"
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "mine.txt").write_text("mine")
+    with pytest.raises(Refusal, match="is no SavedModel"):
+        export(double, tmp_path / "notes", force=True)
+
+
+def test_a_state_is_whole_or_refused(keras: Any, model: Any, tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    save(path, from_keras(model, epoch=1))
+    first = {file.name for file in tmp_path.iterdir()}
+    save(path, State({"epoch": 2}, {"weights/0000": np.ones(3, np.float32)}))
+    assert len(first & {file.name for file in tmp_path.iterdir()}) == 1  # the JSON; the old arrays are gone
+    weights = [weight.numpy() for weight in model.weights]
+    with pytest.raises(Refusal, match="holds 1 variables of the weights, the model has 8"):
+        resume(model, path)
+    save(path, from_keras(keras.Sequential([keras.Input((2,)), *[keras.layers.Dense(2) for _ in range(4)]])))
+    with pytest.raises(Refusal, match=r"has shape .*: it is another model's"):
+        resume(model, path)
+    assert all((weight.numpy() == was).all() for weight, was in zip(model.weights, weights, strict=True))
+    arrays = next(tmp_path.glob("*.npz"))
+    arrays.write_bytes(arrays.read_bytes()[:-1])
+    with pytest.raises(Unreadable, match="has changed"):
+        resume(model, path)
+    path.write_text("{")
+    with pytest.raises(Unreadable):
+        resume(model, path)
+    path.unlink()
+    arrays.unlink()
+    with pytest.raises(Refusal, match="no JSON form"):
+        save(path, State({"epoch": object()}, {"a": np.zeros(1)}))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_state_holds_every_type_that_trains(tmp_path: Path) -> None:
+    import ml_dtypes
+
+    arrays = {"half": np.array([0.5, 3e38], ml_dtypes.bfloat16), "none": np.zeros((0, 2)), "one": np.array(7, np.int64)}
+    save(tmp_path / "run.json", State({"loss": [np.float32(0.5)], "best": np.int64(3)}, arrays))
+    found = load(tmp_path / "run.json")
+    assert found.facts == {"loss": [0.5], "best": 3}
+    assert all(found.arrays[name].dtype == array.dtype for name, array in arrays.items())
+    assert all((found.arrays[name] == array).all() for name, array in arrays.items())
+
+
+def test_fingerprints_tell_data_apart() -> None:
+    a = np.arange(6, dtype=np.float32)
+    assert fingerprint(a) == fingerprint(a.copy())
+    others = [a.reshape(2, 3), a.astype(np.float64), a + 1, np.array(["a"], object)]
+    assert len({fingerprint(one) for one in [a, *others]}) == 5
+
+
+def test_training_goes_on_as_if_it_had_not_been_interrupted(tmp_path: Path) -> None:
+    for part in ("first", "second"):
+        done = python("-m", "tests.exporting.test_export", part, str(tmp_path))
+        assert done.returncode == 0, done.stderr[-2000:]
+    whole, resumed = (np.load(tmp_path / f"{name}.npz") for name in ("whole", "resumed"))
+    assert len(whole.files) == len(resumed.files) > 10
+    for name in whole.files:
+        assert whole[name].tobytes() == resumed[name].tobytes(), name
+
+
+def _train(part: str, folder: Path) -> None:
+    """Train in a process of its own: at a stretch and, `first`, until the interruption, or, `second`, from there."""
+    import keras
+    import tensorflow as tf
+
+    tf.config.experimental.enable_op_determinism()
+    random = np.random.default_rng(0)
+    x, y = random.random((40, 6)).astype(np.float32), random.integers(0, 3, 40)
+
+    def build() -> Any:
+        net = keras.Sequential([keras.Input((6,)), keras.layers.Dense(8, "relu"), keras.layers.BatchNormalization()])
+        net.add(keras.layers.Dropout(0.4))
+        net.add(keras.layers.Dense(3))
+        rate = keras.optimizers.schedules.CosineDecay(0.05, WHOLE * 5)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        net.compile(keras.optimizers.AdamW(rate, use_ema=True), loss, metrics=["accuracy"], jit_compile=False)
+        return net
+
+    def train(net: Any, begin: int, end: int) -> None:
+        for epoch in range(begin, end):
+            order = np.random.default_rng([1, epoch]).permutation(len(x))
+            net.fit(x[order], y[order], batch_size=8, initial_epoch=epoch, epochs=epoch + 1, shuffle=False, verbose=0)
+
+    def keep(net: Any, name: str) -> None:
+        variables = [*net.weights, *net.optimizer.variables]
+        np.savez(folder / name, **{str(place): variable.numpy() for place, variable in enumerate(variables)})
+
+    if part == "first":
+        keras.utils.set_random_seed(5)
+        net = build()
+        train(net, 0, WHOLE)
+        keep(net, "whole.npz")
+        keras.utils.set_random_seed(5)
+        net = build()
+        train(net, 0, INTERRUPTED)
+        export(net, folder / "model", state=from_keras(net, epoch=INTERRUPTED, seed=1, data=fingerprint(x, y)))
+    else:
+        keras.utils.set_random_seed(99)
+        net = build()
+        facts = resume(net, folder / "model.state.json")
+        assert facts["data"] == fingerprint(x, y)
+        assert facts["step"] == INTERRUPTED * 5
+        train(net, facts["epoch"], WHOLE)
+        keep(net, "resumed.npz")
+
+
+if __name__ == "__main__":
+    _train(sys.argv[1], Path(sys.argv[2]))
