@@ -9,7 +9,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import flask
 import functions_framework
 
-from serving import settings, tensorflow_c, wsgi
+from serving import model, settings, wsgi
 from serving.flask import from_flask, to_flask
 from serving.handler import handle
 
@@ -20,9 +20,7 @@ except settings.SettingError as error:
 
 # This runs before the server forks its workers: the library may be open by then (it saves each of them 0.2 s),
 # a session may not. The first request opens that.
-if _settings.runtime != "python" and (_library := tensorflow_c.find(_settings.tensorflow_library_dir)):
-    tensorflow_c.api(_library)
-
+model.open_library(_settings)
 
 # functions-framework runs this file inside its Flask application. The plain WSGI door goes before it, with the same
 # handler and the same bytes in half the time; `predict` answers wherever a platform calls the function itself.

@@ -55,6 +55,8 @@ def _curl(source: Source, signature: Signature, port: int) -> str:
 def banner(port: int) -> str:
     """Return what a person sees before the server starts: what is served, and a request to paste."""
     options = settings.current()
+    if isinstance(options.model_dir, str):
+        return f"Serving {options.model_dir} as {options.model_name!r}, fetched by the first request.\n"
     source = Source(options.model_dir, options.model_name)
     signatures = [signature for signature in _default_first(source) if signature.refusal is None]
     names = ", ".join(signature.name for signature in signatures)

@@ -6,10 +6,8 @@ finds it open. A session is opened by the worker's first request, never before t
 
 import sys
 import threading
-from contextlib import suppress
 
-from serving import phases, settings, tensorflow_c
-from serving.errors import LoadError
+from serving import model, phases, settings
 
 
 def main() -> None:
@@ -18,9 +16,7 @@ def main() -> None:
         options = settings.current()
     except settings.SettingError as error:
         sys.exit(f"serving.granian: {error}")
-    import numpy  # noqa: F401 - before the thread: it would wait for the loader's lock  # isort: skip
-
-    opening = threading.Thread(target=_open, args=(options,))
+    opening = threading.Thread(target=model.open_library, args=(options,))
     opening.start()
 
     from granian.constants import Interfaces
@@ -43,13 +39,6 @@ def main() -> None:
         respawn_failed_workers=True,
         workers_kill_timeout=8,
     ).serve()
-
-
-def _open(options: settings.Settings) -> None:
-    path = None if options.runtime == "python" else tensorflow_c.find(options.tensorflow_library_dir)
-    if path is not None:
-        with suppress(LoadError):  # the first request tries again, and tells
-            tensorflow_c.api(path)
 
 
 if __name__ == "__main__":

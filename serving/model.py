@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -137,11 +138,21 @@ def judge(source: Source, options: Settings) -> None:
         log("WARNING", f"the model is no pure function of its inputs: {told[:500]}")
 
 
+def open_library(options: Settings) -> None:
+    """Open TensorFlow's library before it is needed, if it is there; whoever needs it is told what is wrong with it."""
+    path = None if options.runtime == "python" else tensorflow_c.find(options.tensorflow_library_dir)
+    if path is not None:
+        with suppress(LoadError):
+            tensorflow_c.api(path)
+
+
 def open_session(source: Source, options: Settings) -> Session:
     """Load a model into a session of the C library, or, where the wheel lacks it, of TensorFlow's Python package."""
     path = None if options.runtime == "python" else tensorflow_c.find(options.tensorflow_library_dir)
     if path is None and options.runtime == "c":
         raise LoadError(f"{tensorflow_c.NAME} is not installed (RUNTIME=c)")
+    if path is None and options.runtime == "auto" and options.tensorflow_library_dir:
+        raise LoadError(f"{tensorflow_c.NAME} is not where TENSORFLOW_LIBRARY_DIR says")
     try:
         if path is None:
             log("WARNING", f"serving through TensorFlow's Python package: {_why_python(options)}")
@@ -168,6 +179,7 @@ class Cache:
     def __init__(self, options: Settings) -> None:
         self._options = options
         self._lock = threading.Lock()
+        self._source_lock = threading.Lock()
         self._model: Model | None = None
         self._failure: LoadError | None = None
         self._attempts = 0
@@ -179,11 +191,17 @@ class Cache:
 
     def source(self) -> Source:
         """Return what is on disk, without loading it; raise LoadError where nothing can be served."""
-        return self._source
+        with self._source_lock:
+            return self._source
 
     @cached_property
     def _source(self) -> Source:  # a failure is not kept: cached_property stores results alone
-        return Source(self._options.model_dir, self._options.model_name)
+        directory = self._options.model_dir
+        if isinstance(directory, str):
+            from serving.fetch import fetch  # most models are on disk
+
+            directory = fetch(directory, self._options.storage_emulator_host)
+        return Source(directory, self._options.model_name)
 
     def get(self) -> Model:
         """Return the model, loading it if nobody has; raise LoadError, and try again at the next call."""
@@ -202,7 +220,7 @@ class Cache:
     def _load(self) -> None:
         begin = time.perf_counter()
         try:
-            source = self._source
+            source = self.source()
             with phases.measured("model"):
                 judge(source, self._options)
                 self._model = Model(source, open_session(source, self._options), self._options.batch_rows)

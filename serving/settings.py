@@ -22,7 +22,7 @@ class SettingError(ValueError):
 class Settings:
     """One field for each variable; its upper-case name is the variable's."""
 
-    model_dir: Path
+    model_dir: Path | str  # str: an address in a bucket, gs://...
     model_name: str
     host: str
     port: int
@@ -40,6 +40,7 @@ class Settings:
     custom_op_libraries: tuple[Path, ...]
     aip_predict_route: str
     aip_health_route: str
+    storage_emulator_host: str
 
 
 def _name(text: str) -> str:
@@ -62,6 +63,20 @@ def _address(text: str) -> str:
 
 def _path(text: str) -> Path:
     return Path(text).expanduser().absolute()
+
+
+def _model(text: str) -> Path | str:
+    if not text.startswith("gs://"):
+        return _path(text)
+    if not re.fullmatch(r"gs://[a-z0-9][a-z0-9._-]{1,221}[a-z0-9](/[^\x00-\x1f]*)?", text):
+        raise ValueError("a folder, or gs://BUCKET/FOLDER")
+    return text
+
+
+def _url(text: str) -> str:
+    if text and not re.fullmatch(r"https?://[^\s/]+/?", text):
+        raise ValueError("http://HOST:PORT")
+    return text
 
 
 def _folder(text: str) -> Path | None:
@@ -101,7 +116,7 @@ def _choice(*words: str) -> Callable[[str], str]:
 # fmt: off
 VARIABLES: dict[str, tuple[str, Callable[[str], Any]]] = {
     # variable                 default               how it is read
-    "MODEL_DIR":               (str(ROOT / "model"), _path),
+    "MODEL_DIR":               (str(ROOT / "model"), _model),
     "MODEL_NAME":              ("model",             _name),
     "HOST":                    ("0.0.0.0",           _host),
     "PORT":                    ("8080",              _number(1, 65535)),
@@ -117,9 +132,11 @@ VARIABLES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "BATCH_ROWS":              ("0",                 _number(0, 65536)),
     "TENSORFLOW_LIBRARY_DIR":  ("",                  _folder),
     "CUSTOM_OP_LIBRARIES":     ("",                  _files),
-    # Vertex AI's; its AIP_HTTP_PORT stands in for PORT
+    # Vertex AI's; its AIP_HTTP_PORT stands in for PORT, its AIP_STORAGE_URI for MODEL_DIR
     "AIP_PREDICT_ROUTE":       ("",                  _address),
     "AIP_HEALTH_ROUTE":        ("",                  _address),
+    # The usual name for a server that stands in for Cloud Storage
+    "STORAGE_EMULATOR_HOST":   ("",                  _url),
 }
 # fmt: on
 
@@ -128,9 +145,7 @@ def read(environment: Mapping[str, str]) -> Settings:
     """Read every variable; an unset or empty one has its default. Raise SettingError at the first that is wrong."""
     values = {}
     if environment.get("AIP_STORAGE_URI") and not environment.get("MODEL_DIR"):
-        raise SettingError(
-            "AIP_STORAGE_URI: models are not fetched from a bucket: expected MODEL_DIR, a folder of the image"
-        )
+        environment = {**environment, "MODEL_DIR": environment["AIP_STORAGE_URI"]}
     if environment.get("AIP_HTTP_PORT") and not environment.get("PORT"):
         environment = {**environment, "PORT": environment["AIP_HTTP_PORT"]}
     for variable, (default, reader) in VARIABLES.items():

