@@ -16,6 +16,7 @@ from typing import Any
 
 from exporting.inputs import Array, Inputs, batched
 from serving.signature import DEFAULT, Signature
+from serving.wire import varint
 
 EXACT = 2**24  # up to here every integer is a float32
 
@@ -121,15 +122,7 @@ def _prediction_log(signature: str, inputs: Inputs) -> bytes:
 
 def _field(number: int, content: bytes) -> bytes:
     """Return a protobuf field of bytes, text or a message: https://protobuf.dev/programming-guides/encoding."""
-    return _varint(number << 3 | 2) + _varint(len(content)) + content
-
-
-def _varint(value: int) -> bytes:
-    parts: list[int] = []
-    while value >= 0x80:
-        parts.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*parts, value])
+    return varint(number << 3 | 2) + varint(len(content)) + content
 
 
 def arrays(given: Mapping[str, Any], specs: Mapping[str, Any]) -> Iterable[tuple[str, Array]]:

@@ -26,6 +26,7 @@ from serving import phases
 from serving.dtypes import BY_CODE
 from serving.errors import LoadError, RunError
 from serving.signature import Signature
+from serving.wire import varint
 
 NAME = "TensorFlow's C library"
 
@@ -222,18 +223,8 @@ def config(intra_op_threads: int, inter_op_threads: int, *, optimize: bool = Tru
 
     Without `optimize` the graph runs as it is: MobileNetV2 baked answers its first call in 0.07 s and not in 0.26 s.
     """
-    threads = b"\x10" + _varint(intra_op_threads) + b"\x28" + _varint(inter_op_threads)
+    threads = b"\x10" + varint(intra_op_threads) + b"\x28" + varint(inter_op_threads)
     return threads if optimize else threads + UNOPTIMIZED
-
-
-def _varint(number: int) -> bytes:
-    number &= (1 << 64) - 1  # a negative number is written as its 64-bit complement
-    encoded = bytearray()
-    while number > 0x7F:
-        encoded.append(number & 0x7F | 0x80)
-        number >>= 7
-    encoded.append(number)
-    return bytes(encoded)
 
 
 _used = False  # a session has been opened in this process, or in one that it was forked from

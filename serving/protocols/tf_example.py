@@ -20,6 +20,7 @@ from serving.http import BadRequest
 from serving.protocols.call import Call, Context, choose, option
 from serving.protocols.json_tensors import Document, b64, bytes_of, kind, members
 from serving.signature import Signature, check
+from serving.wire import varint
 
 LISTS = (simdjson.Array, list)
 OBJECTS = (simdjson.Object, dict)
@@ -85,17 +86,7 @@ def place(call: Call, row: int | None) -> str:
 
 
 def _field(number: int, content: bytes) -> bytes:
-    return bytes([number << 3 | 2]) + _varint(len(content)) + content
-
-
-def _varint(number: int) -> bytes:
-    number &= (1 << 64) - 1  # a negative number is written as its 64-bit complement
-    encoded = bytearray()
-    while number > 0x7F:
-        encoded.append(number & 0x7F | 0x80)
-        number >>= 7
-    encoded.append(number)
-    return bytes(encoded)
+    return bytes([number << 3 | 2]) + varint(len(content)) + content
 
 
 def _features(value: Any, place: str) -> bytes:
@@ -124,7 +115,7 @@ def _feature(value: Any, place: str) -> bytes:
     for index, one in enumerate(values):
         if not -(1 << 63) <= one < 1 << 63:
             raise BadRequest(f"{place}[{index}]: expected int64, got {one}, which is out of its range")
-    return _field(3, _field(1, b"".join(_varint(int(one)) for one in values)))
+    return _field(3, _field(1, b"".join(varint(int(one)) for one in values)))
 
 
 FLOATS, INTEGERS, BYTES = "a decimal", "an integer or a boolean", "text or bytes"
