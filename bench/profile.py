@@ -148,7 +148,7 @@ def draw_requests(bars: dict[str, Parts], facts: dict[str, str]) -> None:
 
 def save(figure: Any, name: str, title: str, facts: dict[str, str], legend: dict[str, str]) -> None:
     handles = [Patch(color=colour, label=label) for label, colour in legend.items()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=10)
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=10)
     figure.suptitle(f"{title}\n{facts['machine']} · {facts['date']}", fontsize=13)
     figure.savefig(ROOT / "bench" / name, dpi=110, bbox_inches="tight")
     plt.close(figure)
