@@ -8,13 +8,13 @@ The warm-up file is a TFRecord of tensorflow_serving/apis/prediction_log.proto, 
 package. Of the messages only a handful of fields are needed, and they are encoded here by hand.
 """
 
-import base64
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from exporting.inputs import Array, Inputs, batched
+from serving.protocols.json_tensors import text_of
 from serving.signature import DEFAULT, Signature
 from serving.wire import varint
 
@@ -74,7 +74,7 @@ def _value(array: Array, as_bytes: bool, asked: bool) -> Any:
 
     def plain(value: Any) -> Any:
         if kind == "O":
-            return _text(value, as_bytes)
+            return text_of(value, as_bytes)
         return float(str(value)) if kind in "fV" else value.item()
 
     def nested(part: Any, depth: int) -> Any:
@@ -85,15 +85,6 @@ def _value(array: Array, as_bytes: bool, asked: bool) -> Any:
 
 def _whole(array: Array) -> bool:
     return bool((abs(array) < EXACT).all() and (array == array.round()).all())
-
-
-def _text(value: bytes, as_bytes: bool) -> Any:
-    if not as_bytes:
-        try:
-            return value.decode()
-        except UnicodeDecodeError:
-            pass
-    return {"b64": base64.b64encode(value).decode()}
 
 
 def write_warmup(path: Path, examples: Mapping[str, Inputs]) -> None:

@@ -89,11 +89,6 @@ class UnsupportedEncoding(HttpError):
     headers = (("Accept-Encoding", "gzip, deflate"),)
 
 
-class TooManyRequests(HttpError):
-    status = 429
-    headers = (("Retry-After", "1"),)
-
-
 class NotImplementedHere(HttpError):
     status = 501
 

@@ -454,7 +454,7 @@ def to_values(array: Array, name: str, *, rows: bool = False, null: bool = False
     """
     if array.dtype == object:
         as_bytes = name.endswith("_bytes")
-        return _nest([_text(value, as_bytes) for value in array.ravel().tolist()], array.shape)
+        return _nest([text_of(value, as_bytes) for value in array.ravel().tolist()], array.shape)
     if array.dtype.kind not in "biuf":
         array = array.astype(np.float32)  # bfloat16 and smaller: every value of theirs is a float32 too
     if array.dtype.kind == "f" and not null and not np.isfinite(array).all():
@@ -462,7 +462,8 @@ def to_values(array: Array, name: str, *, rows: bool = False, null: bool = False
     return array if array.ndim else array[()]  # the writer takes a scalar, and no array of rank 0
 
 
-def _text(value: bytes, as_bytes: bool) -> Any:
+def text_of(value: bytes, as_bytes: bool) -> Any:
+    """Return a string of a tensor as JSON has it: text where it is UTF-8, {"b64": "..."} else and where asked for."""
     if not as_bytes:
         try:
             return value.decode()
