@@ -35,7 +35,7 @@ test: compiled
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile
 
 # Minutes: the table of bench/RESULTS.md.
 bench: compiled

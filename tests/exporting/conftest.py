@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.zoo import build
+from tests.zoo import build, locked
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -24,9 +24,14 @@ def python(*arguments: str, **options: Any) -> "subprocess.CompletedProcess[str]
 @pytest.fixture(scope="session")
 def baked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     build()
-    folder = tmp_path_factory.mktemp("baked")
-    done = python("-m", "tests.exporting.work", str(folder))
-    assert done.returncode == 0, done.stderr[-3000:]
+    mine = tmp_path_factory.getbasetemp()
+    shared = mine.parent if "PYTEST_XDIST_WORKER" in os.environ else mine  # parallel workers bake once between them
+    folder = shared / "baked"
+    with locked(shared / "baked.lock"):
+        if not (folder / "results.json").exists():
+            folder.mkdir(exist_ok=True)
+            done = python("-m", "tests.exporting.work", str(folder))
+            assert done.returncode == 0, done.stderr[-3000:]
     return folder
 
 
