@@ -1,6 +1,7 @@
 """mosec <https://github.com/mosecorg/mosec>, which batches behind an HTTP server in Rust, serving a SavedModel.
 
-Run by a Python of its own, `MOSEC_PYTHON=/path/to/python make bench`, which has mosec and tensorflow installed.
+Run by a Python of its own, which has mosec and tensorflow installed: `make bench-mosec` makes one, and
+`MOSEC_PYTHON=/path/to/python make bench` names one.
 A batch waits for all 16 connections of the load, or a millisecond: what gives it the most requests/s.
 """
 

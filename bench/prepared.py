@@ -79,7 +79,7 @@ def _baked(name: str, saved_model: Path) -> str:
 def _mosec() -> None:
     python = os.environ.get("MOSEC_PYTHON")
     if not python:
-        raise Skipped("MOSEC_PYTHON names no Python that has mosec and tensorflow")
+        raise Skipped("MOSEC_PYTHON names no Python that has mosec and tensorflow: `make bench-mosec` makes one")
     check = (
         "import compileall, importlib.util, sysconfig, mosec\n"
         "assert importlib.util.find_spec('tensorflow'), 'it has no tensorflow'\n"

@@ -77,19 +77,18 @@ class Clock:
 def instrument(clock: Clock) -> None:
     """Put the clock around each step of the function."""
     from serving import handler, model, settings, tensorflow_c, wsgi
-    from serving.protocols import open_inference, tensorflow_serving
+    from serving.protocols import json_tensors, open_inference, tensorflow_serving
 
     tf = tensorflow_c.api(tensorflow_c.find(settings.current().tensorflow_library_dir))
     places: list[tuple[str, Any, str]] = [
         ("route, headers", wsgi, "app"),
         ("read body", handler, "read_body"),
-        ("parse", tensorflow_serving, "Document"),
-        ("parse", open_inference, "Document"),
+        ("parse", json_tensors, "_parse"),
         ("decode", tensorflow_serving, "decode"),
         ("decode", open_inference, "decode"),
         ("check", model.Model, "run"),
         ("tensors in", tensorflow_c, "to_tensor"),
-        ("TF_SessionRun", tf, "TF_SessionRun"),
+        ("TF_SessionRun", tf, "run_unchecked"),
         ("tensors out", tensorflow_c, "from_tensor"),
         ("encode", tensorflow_serving, "encode"),
         ("encode", open_inference, "encode"),

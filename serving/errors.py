@@ -21,6 +21,9 @@ class RunError(Exception):
         self.code = code
 
 
+# The codes of what TensorFlow says of a run that the input spoilt.
+CLIENTS_FAULT = frozenset({"INVALID_ARGUMENT", "OUT_OF_RANGE", "FAILED_PRECONDITION"})
+
 # TensorFlow's messages speak of the graph and of the server's files; a client has never seen either.
 _INSIDE = re.compile(
     r"\[\[.*?\]\]"  # [[{{node decode}}]]

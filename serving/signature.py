@@ -7,6 +7,7 @@ the few below are read; the graph, often many megabytes, is skipped over, and no
 import mmap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from serving.dtypes import DType, by_code
@@ -29,7 +30,7 @@ class TensorSpec:
     dimensions: tuple[str, ...] = ()  # TensorFlow 1 could name them
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Signature:
     """One named function of a model."""
 
@@ -39,7 +40,12 @@ class Signature:
     method_name: str
     problem: str | None = None  # found when the model was loaded
 
-    @property
+    @cached_property
+    def complex_output(self) -> TensorSpec | None:
+        """Return the first output of complex numbers."""
+        return next((spec for spec in self.outputs.values() if spec.dtype.kind == "c"), None)
+
+    @cached_property  # every request asks
     def refusal(self) -> str | None:
         """Say why no request can call this signature, or None where one can."""
         if self.problem:
@@ -91,15 +97,17 @@ def read(directory: Path) -> Contents:
 
 def check(spec: TensorSpec, shape: tuple[int, ...]) -> str | None:
     """Say how `shape` differs from what `spec` declares, or None where it fits."""
-    if spec.shape is None:
+    if fits(spec.shape, shape):
         return None
-    if len(shape) == len(spec.shape):
-        for want, came in zip(spec.shape, shape):  # `all` of a generator takes twice as long
-            if want is not None and want != came:
-                break
-        else:
-            return None
     return f"expected shape {shape_text(spec.shape)}, got {shape_text(shape)}"
+
+
+@lru_cache(maxsize=1024)  # requests to one model are of few shapes
+def fits(declared: Shape | None, shape: tuple[int, ...]) -> bool:
+    """Say whether an array's shape is one that is declared."""
+    if declared is None:
+        return True
+    return len(shape) == len(declared) and all(want in (None, came) for want, came in zip(declared, shape))
 
 
 def shape_text(shape: Shape | None) -> str:
@@ -118,6 +126,8 @@ def _absence(directory: Path) -> str:
         return "it holds saved_model.cpb, a SavedModel in chunks; export it in one piece, as saved_model.pb"
     if any(directory.glob("*.keras")) or any(directory.glob("*.h5")):
         return "it holds a Keras archive; export a SavedModel with model.export(...)"
+    if any(directory.glob("*.tflite")):
+        return "it holds a .tflite without its signatures.json; `python -m exporting bake --litert` writes both"
     return "it holds no saved_model.pb and no numbered version"
 
 

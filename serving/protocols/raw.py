@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 
 import orjson
 
-from serving.http import BadRequest, Response, media_type
+from serving.http import JSON, BadRequest, Response, media_type
 from serving.protocols import answers, tensorflow_serving
 from serving.protocols.bodies import LINES, Form, bytes_shape, to_strings, to_text
 from serving.protocols.call import NOTHING, Arrays, Call, Context, choose, option
@@ -55,6 +55,8 @@ def _kind(media: str) -> str | None:
 
 def takes(content_type: str, body: bytes) -> bool:
     """Say whether a body of this content type is for this protocol and not for one in JSON."""
+    if content_type == JSON:
+        return False  # as most requests say
     media = content_type.partition(";")[0].strip().lower()
     return _kind(media) is not None and not (media in OFTEN_JSON and _OBJECT.match(body))
 

@@ -25,7 +25,17 @@ from serving.errors import did_you_mean
 from serving.http import BadRequest, Response, to_json
 from serving.protocols import answers
 from serving.protocols.call import MISSING, NOTHING, Arrays, Call, Context, choose, option, row_errors
-from serving.protocols.json_tensors import Document, b64, kind, members, native, rows_to_array, to_array
+from serving.protocols.json_tensors import (
+    Document,
+    b64,
+    kind,
+    members,
+    native,
+    rows_to_array,
+    sole_numbers,
+    sole_rows,
+    to_array,
+)
 from serving.signature import DEFAULT, Contents, Signature, TensorSpec, shape_text
 
 ROW, COLUMN = "instances", "inputs"
@@ -35,6 +45,8 @@ OBJECTS = (simdjson.Object, dict)
 
 def decode(body: bytes, signatures: Mapping[str, Signature], context: Context = NOTHING) -> Call:
     """Return the call that a predict body describes; raise BadRequest naming what is wrong with it."""
+    if body.startswith(USUAL) and not context.query and (call := _usual(body, signatures, context)):
+        return call
     document = Document(body)
     root = document.root
     if "parameters" in root:
@@ -52,9 +64,32 @@ def decode(body: bytes, signatures: Mapping[str, Signature], context: Context = 
         raise
 
 
+# As json.dumps and JSON.stringify begin a body of rows of numbers.
+USUAL = (b'{"instances": [[', b'{"instances":[[')
+
+
+def _usual(body: bytes, signatures: Mapping[str, Signature], context: Context) -> Call | None:
+    """Return the call of a body that is rows of numbers for the one input; None where `decode` must look closer.
+
+    For one small row it takes a third of the time.
+    """
+    signature = signatures.get(DEFAULT)
+    if signature is None or signature.refusal or len(signature.inputs) != 1:
+        return None
+    (spec,) = signature.inputs.values()
+    array = sole_numbers(body, ROW, spec)
+    if array is None or signature.complex_output:
+        return None
+    return Call(signature, {spec.name: array}, ROW, context)
+
+
 def encode(call: Call, outputs: Arrays) -> Response:
     """Return the answer, in the form that the request had."""
     if call.form == ROW:
+        if len(outputs) == 1 and call.keys is None and not call.failed and not call.context.query:
+            (array,) = outputs.values()
+            if (body := sole_rows(array, "predictions", null=call.context.null)) is not None:
+                return Response(200, body)
         return Response(200, to_json({"predictions": predictions(call, outputs)}))
     if call.failed:  # a column has no place for the error of one row
         raise BadRequest(next(iter(call.failed.values())), call.signature.name)
@@ -244,9 +279,8 @@ def _difference(place: str, came: Mapping[str, Any], wanted: Mapping[str, Tensor
 
 
 def check_outputs(signature: Signature) -> None:
-    for spec in signature.outputs.values():
-        if spec.dtype.kind == "c":
-            raise BadRequest(f"the output {spec.name!r} is {spec.dtype.label}, which has no JSON form")
+    if spec := signature.complex_output:
+        raise BadRequest(f"the output {spec.name!r} is {spec.dtype.label}, which has no JSON form")
 
 
 def predictions(call: Call, outputs: Arrays) -> Any:

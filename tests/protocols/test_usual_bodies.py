@@ -1,0 +1,118 @@
+"""The quick ways for the commonest body and answer are the general ways: the same call, the same bytes, no error less."""
+
+import json
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis
+from hypothesis import strategies as st
+
+from serving.dtypes import DTYPES
+from serving.http import BadRequest
+from serving.protocols import tensorflow_serving
+from serving.protocols.call import NOTHING, Call, Context
+from serving.protocols.json_tensors import sole_numbers
+from serving.protocols.tensorflow_serving import decode, encode
+from serving.signature import Shape, Signature, TensorSpec
+
+BY_NAME = {dtype.numpy_name: dtype for dtype in DTYPES}
+TYPES = ("float32", "float64", "float16", "bfloat16", "int8", "int32", "int64", "uint8", "uint64", "bool", "object")
+SHAPES: tuple[Shape | None, ...] = (None, (), (None,), (None, 2), (2, 2), (None, None), (None, 1, 3), (None, None, 1))
+
+numbers = st.one_of(
+    st.integers(-3, 300),
+    st.sampled_from([-0.0, 1e-50, 3.4028235e38, 3.4028236e38, 65520.0, -1e300, 2**31, 2**63, 2**64, -(2**63), 10**45]),
+    st.floats(width=32, allow_nan=False, allow_infinity=False),
+)
+elements = st.one_of(
+    numbers, numbers, numbers, st.sampled_from([None, True, "1", float("nan"), [], {}, [1], {"b64": "AA=="}])
+)
+rectangles = st.tuples(st.integers(1, 3), st.integers(1, 3), numbers).map(lambda it: [[it[2]] * it[1]] * it[0])
+nests = st.one_of(
+    rectangles,
+    st.lists(st.lists(elements, max_size=3), max_size=3),
+    st.lists(st.lists(st.lists(numbers, min_size=1, max_size=3), max_size=2), max_size=3),
+)
+SEPARATORS = ((",", ":"), (", ", ": "))
+# Behind the nest: nothing, another member, the same one again, or what is no JSON.
+TAILS = (b"}", b"}", b"}", b"}", b" }\n", b', "key": [1]}', b', "instances": [[1, 2]]}', b"} ]", b",}", b"", b"}\0")
+cut_or_not = st.one_of(st.none(), st.none(), st.integers(0, 40))
+
+
+def signature(dtype: str, shape: Shape | None) -> dict[str, Signature]:
+    one = TensorSpec("x", BY_NAME[dtype], shape, "x:0")
+    output = TensorSpec("y", BY_NAME["float32"], (None,), "y:0")
+    return {"serving_default": Signature("serving_default", {"x": one}, {"y": output}, "")}
+
+
+def outcome(body: bytes, signatures: dict[str, Signature]) -> Any:
+    try:
+        call = decode(body, signatures)
+    except BadRequest as error:
+        return str(error), error.signature, error.example
+    array = call.inputs["x"]
+    return call._replace(inputs={}), array.dtype, array.shape, array.tobytes()
+
+
+@hypothesis(max_examples=500, deadline=None)
+@given(
+    nests,
+    st.sampled_from(SEPARATORS),
+    st.sampled_from(TAILS),
+    cut_or_not,
+    st.sampled_from(TYPES),
+    st.sampled_from(SHAPES),
+)
+def test_the_quick_way_reads_what_the_general_one_does(
+    nest: Any, separators: tuple[str, str], tail: bytes, cut: int | None, dtype: str, shape: Shape | None
+) -> None:
+    head = '{"instances"' + separators[1]
+    body = (head + json.dumps(nest, separators=separators)).encode() + tail
+    body = body if cut is None else body[: len(head) + cut] + body[len(head) + cut + 1 :]
+    signatures = signature(dtype, shape)
+    quick = outcome(body, signatures)
+    with patch.object(tensorflow_serving, "USUAL", ()):
+        assert quick == outcome(body, signatures)
+
+
+arrays = st.tuples(
+    st.sampled_from(["float32", "float64", "float16", "int8", "uint64", "bool"]),
+    st.sampled_from([(), (0,), (0, 2), (3,), (1, 2), (2, 1, 2)]),
+    st.lists(st.sampled_from([0.1, -1.5, 0.0, 7.0, float("nan"), float("inf"), float("-inf")]), min_size=4, max_size=4),
+)
+
+
+@hypothesis(max_examples=500, deadline=None)
+@given(arrays, st.booleans())
+def test_the_quick_way_writes_what_the_general_one_does(
+    array: tuple[str, tuple[int, ...], list[float]], null: bool
+) -> None:
+    dtype, shape, values = array
+    with np.errstate(invalid="ignore"):
+        outputs = {"y": np.resize(np.array(values), shape).astype(dtype)}
+    (one,) = signature("float32", (None,)).values()
+    call = Call(one, {}, "instances", Context(null=null))
+
+    def written() -> Any:
+        try:
+            return encode(call, outputs)
+        except BadRequest as error:
+            return str(error)
+
+    quick = written()
+    with patch.object(tensorflow_serving, "sole_rows", lambda *_, **__: None):
+        assert quick == written()
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"instances": [[1, 2.5]]}', b'{"instances":[[1e3,2],[3,4]]}', b'{"instances": [[ 1 ,\n2 ]] }']
+)
+def test_the_commonest_bodies_take_the_quick_way(body: bytes) -> None:
+    signatures = signature("float32", (None, 2))
+    (spec,) = signatures["serving_default"].inputs.values()
+    assert sole_numbers(body, "instances", spec) is not None
+    with patch.object(tensorflow_serving, "Document", side_effect=AssertionError):
+        assert decode(body, signatures, NOTHING).inputs["x"].shape[1] == 2
