@@ -3,8 +3,9 @@
 interpreter   from the start of the process to the first line of ours
 imports       our modules and theirs, and the server where it is one that we start
 library       opening TensorFlow's C library
-model         reading the SavedModel into a session
-run           the first run, in which TensorFlow optimizes the graph
+model         comparing the SavedModel with its manifest, and reading it into a session
+warmup        the requests beside the model, where they were run before the first one that came
+run           the first run for a request; without a warm-up TensorFlow optimizes the graph in it
 """
 
 import os

@@ -1,0 +1,87 @@
+"""The manifest at load: a model that is not as it was exported is not served, and the file is named."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serving import manifest
+from tests.conftest import EMBEDDED, Serve
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+DATA = "variables/variables.data-00000-of-00001"
+LABELS = "assets.extra/labels.txt"  # what TensorFlow has no checksum of
+
+# fmt: off
+CHANGES: list[tuple[str, Callable[[Path], Any], str | None]] = [
+    # what                      done to the folder                                      told
+    ("nothing",                 lambda f: None,                                         None),
+    ("a bit of a variable",     lambda f: flip(f / DATA),                               f"{DATA} has changed"),
+    ("a byte more",             lambda f: (f / DATA).write_bytes((f / DATA).read_bytes() + b"0"), f"{DATA} has changed"),
+    ("a bit of the graph",      lambda f: flip(f / "saved_model.pb"),                   "saved_model.pb has changed"),
+    ("a file less",             lambda f: (f / "fingerprint.pb").unlink(),              "fingerprint.pb is not there"),
+    ("an asset more",           lambda f: (f / "assets" / "words.txt").write_text("x"), "assets/words.txt is not in the manifest"),
+    ("two things",              lambda f: (flip(f / DATA), flip(f / "saved_model.pb")), "saved_model.pb has changed (1 more)"),
+    ("another manifest",        lambda f: (f / manifest.PLACE).write_text("[]"),        "is no manifest that could be read"),
+    ("no manifest",             lambda f: (flip(f / LABELS), (f / manifest.PLACE).unlink()), None),
+    ("its card",                lambda f: (f / "README.md").write_text("my words"),     None),
+    ("a hidden file",           lambda f: (f / "assets" / ".DS_Store").write_text("x"), None),
+]
+# fmt: on
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    folder = tmp_path / "model"
+    shutil.copytree(EMBEDDED, folder)
+    (folder / "assets").mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.mark.parametrize(("what", "change", "told"), CHANGES, ids=[case[0] for case in CHANGES])
+def test_a_changed_model_is_not_served(
+    serve: Serve, copy: Path, what: str, change: Callable[[Path], Any], told: str | None
+) -> None:
+    change(copy)
+    answer = serve(copy)("GET", "/readyz")
+    assert answer.status == (503 if told else 200)
+    if told:
+        assert told in json.loads(answer.body)["error"]
+        assert "MANIFEST=off" in json.loads(answer.body)["error"]
+
+
+HOW = [
+    # MANIFEST  served where a file above the limit has another bit, another byte
+    ("quick",   (200, 503)),
+    ("full",    (503, 503)),
+    ("off",     (200, 200)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("how", "wanted"), HOW)
+def test_large_files_are_digested_where_it_is_asked_for(
+    serve: Serve, copy: Path, monkeypatch: pytest.MonkeyPatch, how: str, wanted: tuple[int, int]
+) -> None:
+    monkeypatch.setattr(manifest, "LARGE", (copy / LABELS).stat().st_size - 1)
+    flip(copy / LABELS)
+    flipped = serve(copy, MANIFEST=how)("GET", "/readyz").status
+    with (copy / LABELS).open("ab") as file:
+        file.write(b"0")
+    assert (flipped, serve(copy, MANIFEST=how)("GET", "/readyz").status) == wanted
+
+
+def test_a_model_made_whole_again_is_served(serve: Serve, copy: Path) -> None:
+    flip(copy / DATA)
+    ask = serve(copy)
+    assert ask("GET", "/readyz").status == 503
+    flip(copy / DATA)
+    assert ask("GET", "/readyz").status == 200

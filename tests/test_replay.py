@@ -1,0 +1,87 @@
+"""The golden requests of the embedded model, sent to a real server by `python -m serving replay`."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serving.replay import difference
+from tests.conftest import EMBEDDED, ROOT, plain_environment
+from tests.server import Server, running
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with running("granian") as found:
+        yield found
+
+
+def replay(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "serving", "replay", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=plain_environment(), capture_output=True, text=True, check=False)
+
+
+def test_the_embedded_model_answers_as_when_it_was_exported(server: Server) -> None:
+    done = replay(f"http://127.0.0.1:{server.port}/", "--header", "X-Any: thing")
+    assert done.stdout == "serving_default: answered as by TensorFlow\npixels: answered as by TensorFlow\n"
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_another_answer_is_named_by_its_place(server: Server, tmp_path: Path) -> None:
+    copy = tmp_path / "model"
+    shutil.copytree(EMBEDDED, copy)
+    file = copy / "assets.extra" / "answers.json"
+    answers = json.loads(file.read_bytes())
+    answers["pixels"]["predictions"][0]["probabilities"][3] -= 2e-4
+    file.write_text(json.dumps(answers))
+    done = replay(f"http://127.0.0.1:{server.port}", str(copy))
+    assert done.returncode == 1
+    assert (
+        "serving_default: answered as by TensorFlow\npixels: predictions[0].probabilities[3]: expected" in done.stdout
+    )
+
+
+def test_what_cannot_be_replayed_is_told_in_one_line(server: Server, tmp_path: Path) -> None:
+    here = f"http://127.0.0.1:{server.port}"
+    for arguments, status, told in [
+        ((here, "--name", "other"), 1, "status 404: "),
+        (("http://127.0.0.1:9",), 1, "no answer from http://127.0.0.1:9/v1/models/model:predict: "),
+        ((here, str(tmp_path)), 2, "there is no assets.extra/examples.json"),
+        (("localhost:8080",), 2, "expected http://HOST:PORT or https://HOST, got 'localhost:8080'"),
+        ((here, "--header", "no colon"), 2, "expected 'NAME: VALUE', got 'no colon'"),
+    ]:
+        done = replay(*arguments)
+        assert done.returncode == status
+        lines = (done.stdout or done.stderr).splitlines()
+        assert all(told in line for line in lines)
+        assert lines
+
+
+# fmt: off
+DIFFERENCES: list[tuple[Any, Any, str | None]] = [
+    # right                         came                            told
+    ({"a": [1.0, 1e-7]},            {"a": [1.00005, 2e-7]},         None),
+    ({"a": [1.0, 1e-7]},            {"a": [1.0, 2e-4]},             "a[1]: expected 1e-07, got 0.0002"),
+    ({"a": [[1.0], [0.0]]},         {"a": [[1.0], [9e-5]]},         None),
+    ({"a": 0.0, "b": 1.0},          {"a": 1e-5, "b": 1.0},          "a: expected 0.0, got 1e-05"),
+    ({"a": "x"},                    {"a": "y"},                     'a: expected "x", got "y"'),
+    ({"a": [1]},                    {"a": [1, 1]},                  "a: expected 1 values, got 2"),
+    ({"a": 1},                      {"b": 1},                       "the answer: expected a, got b"),
+    ({"a": [1]},                    {"a": {"b": 1}},                "a: expected [1], got"),
+    ({"a": True},                   {"a": 1},                       "a: expected true, got 1"),
+    ({"a": [float("nan")]},         {"a": [float("nan")]},          None),
+    ({"a": [float("inf"), 1.0]},    {"a": [1.0, 1.0]},              "a[0]: expected Infinity, got 1.0"),
+]
+# fmt: on
+
+
+@pytest.mark.parametrize(("right", "came", "told"), DIFFERENCES)
+def test_answers_are_compared_number_by_number(right: Any, came: Any, told: str | None) -> None:
+    found = difference(right, came, 1e-4)
+    assert (found is None) == (told is None)
+    assert told is None or (found or "").startswith(told)
