@@ -15,6 +15,7 @@ example:  python -m exporting audit model/
 exit status:  0 pure, 1 not, 2 nothing there that could be read""",
     "bake": """\
 example:  python -m exporting bake model/ baked/
+          python -m exporting bake --litert --signature pixels model/ twin/
 exit status:  0 baked, 1 refused, 2 nothing there that could be read""",
     "verify": """\
 example:  python -m exporting verify model/
@@ -54,8 +55,16 @@ def _parser() -> argparse.ArgumentParser:
         "(default: 1e-4; half precision is held to its own)"))  # fmt: skip
     bake.add_argument("--input", type=Path, action="append", default=[], metavar="FILE.npz", help=(
         "arrays named as a signature's inputs, to compare by beside the generated ones; may be repeated"))  # fmt: skip
-    bake.add_argument("--keep-variables", action="store_true", help=(
-        "leave the variables in their own file, as happens by itself beyond protobuf's 2 GB"))  # fmt: skip
+    variables = bake.add_mutually_exclusive_group()
+    variables.add_argument("--keep-variables", dest="keep", action="store_true", default=None, help=(
+        "leave the variables in their own file, as happens by itself beyond 100 MB, where constants would take five "
+        "times their size in memory, and beyond 8 MB where folding them saves no operation"))  # fmt: skip
+    variables.add_argument("--fold-variables", dest="keep", action="store_false", default=None, help=(
+        "fold them into constants whatever they take; protobuf's limit is 2 GB"))  # fmt: skip
+    bake.add_argument("--litert", action="store_true", help=(
+        "write a twin for LiteRT instead, which is served without TensorFlow (requirements-litert.txt)"))  # fmt: skip
+    bake.add_argument("--signature", metavar="NAME", help=(
+        "with --litert: the signature that answers as serving_default, where it has no twin itself"))  # fmt: skip
     _command(commands, "verify", "is every file there as it was exported?", _verify)
     return parser
 
@@ -82,15 +91,36 @@ def _audit(options: argparse.Namespace) -> int:
 def _bake(options: argparse.Namespace) -> int:
     from exporting import bake
 
+    if options.litert:
+        return _twin(options)
+    if options.signature is not None:
+        raise Refusal("--signature: it goes with --litert; a baked model keeps all signatures under their names")
     baked = bake.bake(
         options.directory,
         options.out,
         force=options.force,
         tolerance=options.tolerance,
         inputs=options.input,
-        keep_variables=options.keep_variables,
+        keep_variables=options.keep,
     )
     print(bake.as_text(baked))
+    return 0
+
+
+def _twin(options: argparse.Namespace) -> int:
+    from exporting import bake, litert
+
+    if options.keep is not None:
+        raise Refusal("--keep-variables, --fold-variables: not with --litert; a twin has its variables inside")
+    twin = litert.convert(
+        options.directory,
+        options.out,
+        force=options.force,
+        tolerance=options.tolerance,
+        inputs=options.input,
+        default=options.signature,
+    )
+    print(bake.as_text(twin))
     return 0
 
 

@@ -25,7 +25,7 @@ from exporting.graph import (
 from exporting.mark import is_baked
 from exporting.origin import Origins
 from exporting.refusal import Unreadable
-from exporting.report import Cost, Finding, Report
+from exporting.report import Cost, Finding, Report, progress
 from exporting.runner import UNCALLABLE
 from exporting.values import VARIABLES, custom_operations
 from serving import purity
@@ -46,13 +46,18 @@ TRAINING = re.compile(
 )
 
 
-def audit(directory: Path, run: bool = True) -> Report:
-    """Return what a SavedModel is made of and whether it is pure; raise Unreadable where there is none to serve."""
+def audit(directory: Path, run: bool = True, command: str = "audit") -> Report:
+    """Return what a SavedModel is made of and whether it is pure; raise Unreadable where there is none to serve.
+
+    Progress is told under the name of `command`.
+    """
+    progress(command, "reading the graph")
     offered = contents(directory)
     graph = served(directory)
     findings = list(_static(directory, offered, graph))
     trials = None
     if run and not any(finding.kind in NOT_TRIED for finding in findings):
+        progress(command, "trying the signatures")
         trials = tuple(trial.run(directory, offered.signatures))
         for tried in trials:
             if tried.detail.startswith(UNCALLABLE):

@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import statistics
-import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -23,14 +22,19 @@ from exporting.inputs import Inputs, given
 from exporting.mark import is_baked
 from exporting.origin import Origins
 from exporting.refusal import Refusal
-from exporting.report import size
+from exporting.report import progress, size
 from exporting.runner import UNCALLABLE, Answer, Answers, Job, ask
 from exporting.values import VARIABLES, bytes_of, custom_operations, values_of
-from serving import purity
+from serving import litert, purity
 from serving.errors import LoadError
 from serving.signature import DEFAULT, Contents, Signature
 
 PROTOBUF_BYTES = (1 << 31) - (1 << 20)  # a message holds less than 2 GB; the graph itself needs some of it
+# Constants take five times their size in memory for as long as the model is loaded, variables little more than once;
+# and layers in which nothing can be computed ahead start faster as variables: bench/BAKE.md.
+LARGE = 100_000_000  # bytes of variables that are never folded unasked
+SMALL = 8_000_000  # and that always are; between the two, where operations are saved
+FREE = frozenset({"Const", "Identity", "NoOp", "Placeholder", "ReadVariableOp", *VARIABLES})
 ROUNDS, REPEAT = 3, 30  # fresh processes each way, and calls in each, for the figures
 OTHER_CPU = 1e-4  # what other kernels may differ by at least: the original's answers differ from CPU to CPU, too
 NOT_CARRIED = frozenset({"saved_model.pb", "fingerprint.pb", "keras_metadata.pb", "variables"})
@@ -69,11 +73,17 @@ def bake(
     force: bool = False,
     tolerance: float | None = None,
     inputs: Iterable[Path] = (),
-    keep_variables: bool = False,
+    keep_variables: bool | None = None,
     limit: int = PROTOBUF_BYTES,
+    large: int = LARGE,
+    small: int = SMALL,
     rounds: int = ROUNDS,
 ) -> Baked:
-    """Write the SavedModel in `directory` to `out`, baked; or raise Refusal and leave nothing behind."""
+    """Write the SavedModel in `directory` to `out`, baked; or raise Refusal and leave nothing behind.
+
+    Variables are folded into constants where `keep_variables` is False, left where it is True; where it is None, left
+    beyond `large` bytes, and beyond `small` where folding saves no operation.
+    """
     _check_places(directory, out, force)
     offered = contents(directory)
     own = [call for path in inputs for call in given(path, _callable(offered))]
@@ -81,20 +91,10 @@ def bake(
     notes = _check_graph(directory, graph)
     questions = _ask_original(directory, offered, own)
     notes += questions.notes
-    needed = bytes_of(graph)
-    if not keep_variables and needed > limit:
-        keep_variables = True
-        notes.append(f"{size(needed)} of variables do not fit protobuf's 2 GB: they stay in their own file")
-    _say("loading the variables")
-    values = None if keep_variables else values_of(directory, graph)
-    result = freeze(graph, values, _say)
-    if values is not None and result.ByteSize() > max(limit, 1 << 20):
-        raise Refusal(
-            f"{directory}: with its variables the graph takes {size(result.ByteSize())}; try --keep-variables"
-        )
-    del values
+    result, kept, why = _frozen(directory, graph, keep_variables, limit, large, small)
+    notes += why
     with folder_beside(out) as folder:
-        _write(result, directory, folder, keep_variables)
+        _write(result, directory, folder, kept)
         _say("comparing with the original")
         allowed = compare.TOLERANCE if tolerance is None else tolerance
         difference = _compare(directory, folder, questions, allowed)
@@ -102,7 +102,7 @@ def bake(
         before, after = _measure(directory, folder, questions.timed, rounds)
         baked = Baked(
             out=out,
-            frozen=not keep_variables,
+            frozen=not kept,
             signature=questions.timed[0],
             before=before,
             after=after,
@@ -116,6 +116,44 @@ def bake(
             manifest.write(folder)
         put_in_place(folder, out, force)
     return baked
+
+
+def _frozen(
+    directory: Path, graph: MetaGraph, keep: bool | None, limit: int, large: int, small: int
+) -> tuple[MetaGraph, bool, list[str]]:
+    """Return the optimized graph, whether it still has its variables, and what is worth a note about that."""
+    needed = bytes_of(graph)
+    if keep is not True and needed > limit:
+        return freeze(graph, None, _say), True, [_stay(needed, "do not fit protobuf's 2 GB")]
+    if keep is None and needed > large:
+        why = "would take five times their size in memory as constants; --fold-variables does it still"
+        return freeze(graph, None, _say), True, [_stay(needed, why)]
+    if keep:
+        return freeze(graph, None, _say), True, []
+    _say("loading the variables")
+    folded = freeze(graph, values_of(directory, graph), _say)
+    if keep is None and needed > small:
+        _say("once more, with variables")
+        left = freeze(graph, None, _say)
+        if _operations(left) <= _operations(folded):
+            return left, True, [_stay(needed, "would save no operation as constants, and start slower")]
+    if folded.ByteSize() > max(limit, 1 << 20):
+        raise Refusal(
+            f"{directory}: with its variables the graph takes {size(folded.ByteSize())}; try --keep-variables"
+        )
+    return folded, False, []
+
+
+def _stay(needed: int, why: str) -> str:
+    return f"{size(needed)} of variables {why}: they stay in their own file"
+
+
+def _operations(graph: MetaGraph) -> int:
+    """Count what signatures compute, without what only fetches a value."""
+    outputs = names(info for one in signatures(graph).values() for info in one.outputs.values())
+    nodes = reached({node.name: node for node in graph.graph_def.node}, outputs)
+    bodies = functions(graph.graph_def, nodes).values()
+    return sum(node.op not in FREE for node in [*nodes, *(node for body in bodies for node in body.node_def)])
 
 
 def as_text(baked: Baked) -> str:
@@ -135,7 +173,7 @@ def as_text(baked: Baked) -> str:
 
 
 def _say(text: str) -> None:
-    print(f"bake: {text}", file=sys.stderr, flush=True)
+    progress("bake", text)
 
 
 def _check_places(directory: Path, out: Path, force: bool) -> None:
@@ -146,8 +184,9 @@ def _check_places(directory: Path, out: Path, force: bool) -> None:
         raise Refusal(f"{out}: it holds {directory}; write beside it")
     if (out.exists() or out.is_symlink()) and not force:
         raise Refusal(f"{out}: it exists; --force replaces it")
-    if force and out.exists() and not (out / "saved_model.pb").exists() and (not out.is_dir() or any(out.iterdir())):
-        raise Refusal(f"{out}: it exists and is no SavedModel; --force replaces SavedModels only")
+    known = (out / "saved_model.pb").exists() or litert.holds(out)
+    if force and out.exists() and not known and (not out.is_dir() or any(out.iterdir())):
+        raise Refusal(f"{out}: it exists and is no SavedModel; --force replaces SavedModels and twins only")
     if not out.absolute().parent.is_dir():
         raise Refusal(f"{out}: there is no folder {out.absolute().parent} to write it in")
 

@@ -31,9 +31,11 @@ from exporting.function import Function, as_function, is_keras
 from exporting.graph import contents, import_tensorflow
 from exporting.inputs import Inputs
 from exporting.refusal import Refusal
+from exporting.report import progress
 from exporting.runner import Answer, Job, ask
 from exporting.state import State, save
 from serving.dtypes import by_code
+from serving.errors import plain
 from serving.signature import DEFAULT, Signature, check, shape_text
 
 Tensors = dict[str, Any]
@@ -83,8 +85,10 @@ def export(
     wanted = _functions(model, functions or {})
     given = _examples(wanted, examples or {})
     with folder_beside(out) as folder:
+        progress("export", f"writing {', '.join(wanted)}")
         notes = _save(model, wanted, folder)
         _refuse_impure(folder)
+        progress("export", "comparing with the model in memory")
         compared, difference = _prove(wanted, given, folder, tolerance)
         _write_beside(folder, given, labels, wanted, tolerance)
         facts = state(folder) if callable(state) else state
@@ -205,7 +209,7 @@ def _save(model: Any, wanted: Mapping[str, Function], folder: Path) -> list[str]
     try:
         tf.saved_model.save(root, str(folder), signatures=concrete)
     except (AssertionError, ValueError, TypeError, RuntimeError, tf.errors.OpError) as error:
-        said = " ".join(str(error).split())
+        said = plain(str(error)) if isinstance(error, tf.errors.OpError) else " ".join(str(error).split())
         if "'untracked' resource" in said:
             said = (
                 "a function refers to a table or to a variable that the model does not hold: make it an attribute of "
@@ -285,7 +289,7 @@ def _tables(roots: Iterable[Any], concrete: Iterable[Any]) -> list[Any]:
 
 def _refuse_impure(folder: Path) -> None:
     """Raise Refusal with the audit's reasons, where there are any."""
-    report = audit(folder)
+    report = audit(folder, command="export")
     reasons = [finding.text for finding in report.findings if finding.says_no or finding.kind in FATAL]
     if reasons:
         raise Refusal(f"it is no pure function of its inputs: {'; '.join(dict.fromkeys(reasons))}")

@@ -1,6 +1,7 @@
-"""What an audit found, as values, as text for people, and as JSON."""
+"""What an audit found, as values, as text for people, and as JSON; and what long work says meanwhile."""
 
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -111,6 +112,11 @@ def _lines(report: Report) -> Iterator[str]:
 
 def _count(number: int, word: str) -> str:
     return f"{number:,} {word}{'' if number == 1 else 's'}"
+
+
+def progress(command: str, text: str) -> None:
+    """Say what is being done, where it does not get into the way of an answer."""
+    print(f"{command}: {text}", file=sys.stderr, flush=True)
 
 
 def size(number: int) -> str:

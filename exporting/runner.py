@@ -14,7 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -22,9 +22,9 @@ from typing import Any, NoReturn
 
 from exporting.inputs import Inputs
 from exporting.refusal import Refusal
-from serving import settings, tensorflow_c
+from serving import litert, settings, tensorflow_c
 from serving.errors import LoadError, RunError
-from serving.model import Source
+from serving.model import Session, Source
 from serving.signature import Signature, check
 
 ONEDNN = "TF_ENABLE_ONEDNN_OPTS"
@@ -184,16 +184,9 @@ def _in_child(job: bytes, end: int) -> NoReturn:
 def _work(job: Job, tell: Any) -> None:
     source = Source(job.directory, "model")
     options = settings.read(os.environ)
-    path = tensorflow_c.find(options.tensorflow_library_dir)
-    if path is None:
-        raise LoadError(f"{tensorflow_c.NAME} is not installed")
-    tf = tensorflow_c.api(path)
-    tensorflow_c.load_custom_ops(tf, options.custom_op_libraries)
-    config = tensorflow_c.config(options.intra_op_threads, options.inter_op_threads)
+    load = _lite(source, options) if source.light else _full(source, options, job.optimized)
     begin = time.perf_counter()
-    session = tensorflow_c.Session(
-        tf, source.directory, source.contents.tags, config + (UNOPTIMIZED if job.optimized else b"")
-    )
+    session = load()
     functions = {}
     for name in {name for name, _ in job.calls} | {s.name for s in source.signatures.values() if s.refusal is None}:
         try:
@@ -215,6 +208,22 @@ def _work(job: Job, tell: Any) -> None:
             functions[name](inputs)
             times.append(time.perf_counter() - begin)
         tell("steady", statistics.median(times))
+
+
+def _full(source: Source, options: settings.Settings, optimized: bool) -> Callable[[], Session]:
+    path = tensorflow_c.find(options.tensorflow_library_dir)
+    if path is None:
+        raise LoadError(f"{tensorflow_c.NAME} is not installed")
+    tf = tensorflow_c.api(path)
+    tensorflow_c.load_custom_ops(tf, options.custom_op_libraries)
+    config = tensorflow_c.config(options.intra_op_threads, options.inter_op_threads)
+    config += UNOPTIMIZED if optimized else b""
+    return lambda: tensorflow_c.Session(tf, source.directory, source.contents.tags, config)
+
+
+def _lite(source: Source, options: settings.Settings) -> Callable[[], Session]:
+    litert.open_library()
+    return lambda: litert.Session(source.directory, options.intra_op_threads)
 
 
 def _uncallable(reason: str) -> Any:

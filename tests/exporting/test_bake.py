@@ -31,7 +31,7 @@ def test_a_refusal_says_why(name: str, why: str, results: dict[str, Any]) -> Non
 
 
 def test_a_refusal_leaves_nothing_behind(results: dict[str, Any]) -> None:
-    assert results["left"] == ["twice"]
+    assert results["left"] == ["large", "large but folded", "much", "twice"]
 
 
 def test_signatures_are_kept(baked: Path, results: dict[str, Any]) -> None:
@@ -106,12 +106,29 @@ def test_commands_fail_with_one_clear_line(tmp_path: Path) -> None:
         *progress, last = done.stderr.splitlines()
         assert done.returncode == status, done.stderr
         assert line.format(tmp_path) in last
-        assert all(text.startswith("bake: ") for text in progress)
+        assert all(text.startswith(f"{arguments[0]}: ") for text in progress)
         assert done.stdout == ""
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
 
 
-@pytest.mark.parametrize("command", ["audit", "bake"])
+VARIABLES = [
+    # what                  folded  note
+    ("large",               False,  "would take five times their size in memory as constants"),
+    ("large but folded",    True,   None),
+    ("nothing to save",     False,  "would save no operation as constants"),
+    ("much to save",        True,   None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("what", "folded", "note"), VARIABLES)
+def test_variables_are_folded_where_it_pays(what: str, folded: bool, note: str | None, results: dict[str, Any]) -> None:
+    assert results["bake"][what]["frozen"] is folded
+    notes = results["bake"][what]["notes"]
+    assert len(notes) == (note is not None)
+    assert all(note in text and "stay in their own file" in text for text in notes)
+
+
+@pytest.mark.parametrize("command", ["audit", "bake", "verify"])
 def test_help_shows_an_example(command: str) -> None:
     done = python("-m", "exporting", command, "--help")
     assert done.returncode == 0

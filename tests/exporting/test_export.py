@@ -1,6 +1,7 @@
 """Exporting: what is written, what is refused, what answers, and that training goes on as if nothing had been."""
 
 import json
+import resource
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -392,10 +393,13 @@ def test_a_mistake_is_told_by_its_place(model: Any, tmp_path: Path, arguments: d
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_there_stays_until_all_is_well(tf: Any, model: Any, tmp_path: Path) -> None:
+def test_what_is_there_stays_until_all_is_well(tf: Any, model: Any, tmp_path: Path, capsys: Any) -> None:
     out = tmp_path / "model"
     double = function(lambda x: x * 2, spec(tf, None))
     export(double, out)
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("export: ")]
+    assert said[0] == "export: writing serving_default"
+    assert said[-1] == "export: comparing with the model in memory"
     before = manifest.digests(out)
     with pytest.raises(Refusal, match="force=True"):
         export(double, out)
@@ -415,6 +419,19 @@ def test_what_is_there_stays_until_all_is_well(tf: Any, model: Any, tmp_path: Pa
     (tmp_path / "notes" / "mine.txt").write_text("mine")
     with pytest.raises(Refusal, match="is no SavedModel"):
         export(double, tmp_path / "notes", force=True)
+
+
+def test_a_full_disk_leaves_nothing(tf: Any, tmp_path: Path) -> None:
+    wide = tf.Module()
+    wide.w = tf.Variable(tf.zeros((100, 100)))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(Refusal, match=r"cannot (write it|be written)"):
+            export(function(lambda x: x @ wide.w, spec(tf, None, 100), holds=[wide]), tmp_path / "model")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_state_is_whole_or_refused(keras: Any, model: Any, tmp_path: Path) -> None:

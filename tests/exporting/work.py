@@ -143,6 +143,17 @@ def the_rest(folder: Path, results: dict[str, Any]) -> None:
         kept = folder / f"{name}-kept"
         results["bake"][kept.name] = baked(zoo / name, kept, limit=10)
         results["python"][kept.name] = python_api(name, kept)
+    ways: dict[str, dict[str, Any]] = {
+        "large": {"large": 10},
+        "large but folded": {"large": 10, "keep_variables": False},
+        "nothing to save": {"small": 10},
+    }
+    for way, options in ways.items():
+        results["bake"][way] = baked(
+            model, folder / "dense_512-kept" if way == "nothing to save" else rest / way, **options
+        )
+    results["python"]["dense_512-kept"] = python_api("dense_512", folder / "dense_512-kept")
+    results["bake"]["much to save"] = baked(zoo / "keras_convolution", rest / "much", small=10)
     results["left"] = sorted(path.name for path in rest.iterdir())
 
 

@@ -1,0 +1,217 @@
+"""What baking gives, for five models: `python -m bench.bake`.
+
+Every figure is of fresh processes, the original's and the baked model's in turns. Cold start: from the start of a
+process that imports what serves, opens the library, loads the model and gives one row's outputs, until they are there;
+no server in between. First call and later calls: of that row. Private: anonymous pages after the calls. Both have to
+give the same outputs within 1e-4 of the largest number. In brackets: the ratio to the original, 1/4.0 for a quarter.
+Of dense layers, in which nothing can be computed ahead, both ways are shown: folded into constants and kept.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import matplotlib
+import numpy as np
+
+from bench.compiled import compile_all
+from bench.machine import about
+from bench.models import CACHE, PLANS, ROOT, TOLERANCE, load
+from bench.page import publish, relative
+from bench.process import clean
+from bench.report import Rows, fraction
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+
+# fmt: off
+MODELS = {
+    "mlp":         "MLP 64→128→10",
+    "digits":      "embedded digits model, PNG in",
+    "mobilenet":   "MobileNetV2, 224x224x3",
+    "transformer": "transformer, 4 layers of 256, 64 words",
+    "loop":        "TensorFlow 1, recurrent, while loop",
+}
+BOTH_WAYS = {
+    "dense16":     "16 MB of dense layers",
+    "dense96":     "96 MB of dense layers",
+}
+MEASURES = (
+    # key         heading        form        in
+    ("size",      "size MB",      "{:.3g}",  1e6),
+    ("start",     "cold start s", "{:.2f}",  1),
+    ("load",      "load s",       "{:.3f}",  1),
+    ("first",     "first call s", "{:.3f}",  1),
+    ("steady",    "later calls ms", "{:.3g}", 1e-3),
+    ("private_mb", "private MB",  "{:.0f}",  1),
+)
+# fmt: on
+Medians = dict[str, dict[str, dict[str, float]]]  # model → form → measure
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model as exported and as baked, and one row for it."""
+
+    name: str
+    inputs: Path
+    folders: dict[str, Path]  # by what is said of each, the original first
+
+
+def prepared(name: str) -> Subject:
+    """Make a model and bake it."""
+    folder = CACHE / "bake" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    if name not in PLANS:
+        if not (folder / "inputs.npz").exists():
+            _quietly("bench.bake_models", name, str(folder))
+        original = folder / "saved_model"
+    else:
+        model = load(name, print)
+        original = model.saved_model
+        np.savez(folder / "inputs.npz", **{_input(original): np.load(CACHE / name / "input.npy")})
+    folders = {"as exported": original}
+    for way in ((),) if name in MODELS else (("--fold-variables",), ("--keep-variables",)):
+        baked = folder / "".join(["baked", *way])
+        _quietly("exporting", "bake", str(original), str(baked), "--force", *way)
+        card = json.loads((baked / "assets.extra" / "baked.json").read_bytes())
+        folders[f"baked, variables {'folded' if card['variables_folded'] else 'kept'}"] = baked
+    return Subject(name, folder / "inputs.npz", folders)
+
+
+def _quietly(module: str, *arguments: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", module, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise SystemExit(f"{module} {arguments[0]} failed: {(done.stderr.strip() or 'no word').splitlines()[-1]}")
+
+
+def _input(directory: Path) -> str:
+    from serving.signature import read
+
+    (name,) = read(directory).signatures["serving_default"].inputs
+    return name
+
+
+def measured(subject: Subject, folder: Path, out: Path) -> tuple[dict[str, float], dict[str, Any]]:
+    """Start a process with the model; return its figures and its outputs."""
+    command = [sys.executable, "-m", "bench.bake_start", str(folder), str(subject.inputs), str(out)]
+    began = time.perf_counter()
+    with subprocess.Popen(command, cwd=ROOT, env=clean(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout
+        said = process.stdout.readline()
+        start = time.perf_counter() - began
+        rest = process.stdout.read()
+    if said != b"answered\n" or process.returncode:
+        raise SystemExit(f"{subject.name}: no answer from {folder}")
+    size = sum(
+        file.stat().st_size for file in folder.rglob("*") if file.is_file() and file.parent.name != "assets.extra"
+    )
+    return {"start": start, "size": float(size), **json.loads(rest)}, dict(np.load(out).items())
+
+
+def alike(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return one.keys() == other.keys() and all(
+        np.array_equal(a, other[key]) if a.dtype.kind in "SO" else
+        float(np.max(np.abs(a - other[key]))) <= TOLERANCE * float(np.max(np.abs(a)))
+        for key, a in one.items()
+    )  # fmt: skip
+
+
+def repeated(subjects: list[Subject], repeat: int, minutes: float) -> Iterator[tuple[str, str, dict[str, float]]]:
+    """Yield model, which form of it, and figures, interleaved."""
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        for repetition in range(repeat + 1):
+            if repetition > 2 and (time.monotonic() - started) * (repetition + 1) / repetition > 60 * minutes:
+                return
+            for subject in subjects:
+                right: dict[str, Any] = {}
+                for form, place in subject.folders.items():
+                    found, came = measured(subject, place, Path(folder) / "out.npz")
+                    right = right or came
+                    if not alike(right, came):
+                        raise SystemExit(f"{subject.name}: {form}, it answers otherwise")
+                    if repetition:  # the first only brings the files into memory
+                        yield subject.name, form, found
+            print(f"{repetition}/{repeat}", flush=True)
+
+
+def table(names: dict[str, str], medians: Medians) -> Rows:
+    rows = [["", "", *(heading for _, heading, _, _ in MEASURES)]]
+    for name, title in names.items():
+        first: dict[str, float] = {}
+        for which, found in medians.get(name, {}).items():
+            cells = [
+                form.format(found[key] / unit) + (f" ({fraction(found[key] / first[key])})" if first else "")
+                for key, _, form, unit in MEASURES
+            ]
+            rows.append(["" if first else title, which, *cells])
+            first = first or found
+    return rows
+
+
+def draw(medians: Medians, file: Path) -> None:
+    figure, grid = plt.subplots(2, 3, figsize=(15, 6.5), layout="constrained", sharey=True)
+    pairs = {title: list(medians[name].values()) for name, title in MODELS.items() if name in medians}
+    for axes, (key, heading, form, unit) in zip(grid.flat, MEASURES, strict=True):
+        for place, (before, after) in enumerate(pairs.values()):
+            length = after[key] / before[key]
+            for shift, long, value, colour, more in (
+                (-0.2, 1.0, before[key], "#9aa5b1", ""),
+                (0.2, length, after[key], "#2da44e", f" ({fraction(length)})"),
+            ):
+                axes.barh(place + shift, long, 0.36, color=colour)
+                text = form.format(value / unit) + more
+                axes.annotate(text, (long, place + shift), (4, 0), textcoords="offset points", va="center", fontsize=8)
+        axes.set_yticks(range(len(pairs)), pairs)
+        axes.set_xlim(0, 1.3 * max(1.0, *(after[key] / before[key] for before, after in pairs.values())))
+        axes.set_title(f"{heading}, shorter is better", fontsize=11)
+        axes.spines[["top", "right"]].set_visible(False)
+    grid[0, 0].invert_yaxis()
+    figure.suptitle("Grey: as exported. Green: baked, as a ratio to it", fontsize=12)
+    figure.savefig(file, dpi=100)
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.bake", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--repeat", type=int, default=15, help="repetitions (default 15)")
+    parser.add_argument("--minutes", type=float, default=20, help="begin no repetition that would end later")
+    options = parser.parse_args()
+    compile_all()
+    subjects = []
+    for name in (*MODELS, *BOTH_WAYS):
+        print(f"baking {name}", flush=True)
+        subjects.append(prepared(name))
+    samples: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for name, form, values in repeated(subjects, options.repeat, options.minutes):
+        for key, value in values.items():
+            samples.setdefault(name, {}).setdefault(form, {}).setdefault(key, []).append(value)
+    medians = {
+        name: {form: {key: median(values) for key, values in found.items()} for form, found in forms.items()}
+        for name, forms in samples.items()
+    }
+    facts = about(len(samples["mlp"]["as exported"]["start"]), "python -m bench.bake")
+    del facts["load generator"]
+    bench = ROOT / "bench"
+    draw(medians, bench / "bake.png")
+    (bench / "bake.json").write_text(json.dumps({"about": facts, "samples": samples}, indent=1) + "\n")
+    explained = " ".join((__doc__ or "").split("\n\n", 1)[1].split())
+    tables = [table(MODELS, medians), "![The same as bars](bake.png)", table(BOTH_WAYS, medians)]
+    publish("BAKE.md", "Baking", facts, [explained, *tables])
+    print(f"written: {', '.join(relative(bench / name) for name in ('bake.png', 'bake.json'))}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
