@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from serving import litert
 from serving.errors import LoadError
 from serving.log import log
 from serving.purity import impurities
@@ -48,7 +49,8 @@ def batched(
 ) -> dict[str, Function]:
     """Return a model's functions by signature, those that shapes and operations allow to with their calls batched."""
     try:
-        impure = {use.signature for use in impurities(directory)}
+        # Only a pure model becomes a light twin.
+        impure = set() if litert.holds(directory) else {use.signature for use in impurities(directory)}
     except LoadError:
         impure = set(functions)  # a graph of other tags: nobody knows
     meet = {name for name in functions if name not in impure and batchable(signatures[name])}

@@ -25,4 +25,6 @@ def to_flask(response: Response) -> flask.Response:
     answer = flask.Response(response.body, status_line(response.status), content_type=response.content_type)
     for name, value in response.headers:
         answer.headers[name] = value
+    if response.status == 204:
+        del answer.headers["Content-Type"]
     return answer

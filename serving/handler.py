@@ -3,7 +3,6 @@
 import re
 import traceback
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import lru_cache
 from types import ModuleType
 from typing import NamedTuple
@@ -11,9 +10,11 @@ from typing import NamedTuple
 import numpy as np
 
 from serving import model, phases, settings
-from serving.errors import InputError, LoadError, RunError, did_you_mean, plain
+from serving.errors import CLIENTS_FAULT, InputError, LoadError, RunError, did_you_mean, plain
 from serving.http import (
+    SMALLEST_COMPRESSED,
     BadRequest,
+    Headers,
     HttpError,
     MethodNotAllowed,
     NotFound,
@@ -22,7 +23,6 @@ from serving.http import (
     Response,
     Unavailable,
     compress,
-    media_type,
     parameters,
     read_body,
     to_json,
@@ -54,10 +54,12 @@ class Route(NamedTuple):
 
 def infer(request: Request, _target: Target, protocol: ModuleType) -> Response:
     """Answer with the outputs of one signature."""
+    if request.path == "/" and _is_event(request.headers):
+        return receive(request, _target, protocol)
     options = settings.current()
     body = read_body(request, options.max_body_bytes)
     served = model.cache().get()
-    if protocol is tensorflow_serving and raw.takes(media_type(request.headers), body):
+    if protocol is tensorflow_serving and raw.takes(request.headers.get("content-type") or "", body):
         protocol = raw
     context = Context(
         request.headers, served.name, served.version, parameters(request.query), options.key_field,
@@ -66,12 +68,28 @@ def infer(request: Request, _target: Target, protocol: ModuleType) -> Response:
     try:
         call = protocol.decode(body, served.signatures, context)
         answer: Response = protocol.encode(*_run(served, call, protocol))
-        answer = compress(answer, request.headers.get("accept-encoding"))
+        if len(answer.body) >= SMALLEST_COMPRESSED:
+            answer = compress(answer, request.headers.get("accept-encoding"))
         return _first(answer) if phases.pending else answer
     except BadRequest as error:
         if error.example:
             raise BadRequest(f"{error}{_example(error.signature, protocol)}") from None
         raise
+
+
+def _is_event(headers: Headers) -> bool:
+    """Say whether the headers of a request to the root say CloudEvent, however incomplete."""
+    get = headers.get
+    if get("ce-specversion") is not None or get("ce-id") is not None or get("ce-type") is not None:
+        return True
+    return (get("content-type") or "")[:23].lower() == "application/cloudevents"
+
+
+def receive(request: Request, _target: Target, _protocol: ModuleType) -> Response:
+    """Take events, and do what they ask for."""
+    from serving import events  # most requests are none
+
+    return events.receive(request, handle)
 
 
 def _first(answer: Response) -> Response:
@@ -84,10 +102,6 @@ def _first(answer: Response) -> Response:
     return answer._replace(headers=(*answer.headers, ("Server-Timing", timing)))
 
 
-ALREADY = nullcontext()
-
-# What TensorFlow says of a run that the input spoilt.
-CLIENTS_FAULT = frozenset({"INVALID_ARGUMENT", "OUT_OF_RANGE", "FAILED_PRECONDITION"})
 MOST_ROWS_TRIED = 256
 LONGEST_EXAMPLE = 600
 
@@ -97,11 +111,13 @@ def _run(served: Model, call: Call, protocol: ModuleType) -> tuple[Call, Arrays]
     if call.failed and not call.inputs:
         return call, {}  # no row is good
     try:
-        with phases.measured("run") if phases.pending else ALREADY:
-            outputs = served.run(call.signature, call.inputs)
-        return call, outputs
-    except InputError as error:
-        raise BadRequest(str(error), call.signature.name) from None
+        if phases.pending:
+            with phases.measured("run"):
+                return call, served.run(call.signature, call.inputs)
+        return call, served.run(call.signature, call.inputs)
+    except InputError as error:  # of parts of one tensor, the example would be no better
+        told = call.signature.name not in served.source.parts
+        raise BadRequest(str(error), call.signature.name, example=told) from None
     except RunError as error:
         if error.code not in CLIENTS_FAULT:
             raise
@@ -163,7 +179,7 @@ def _example(name: str | None, protocol: ModuleType) -> str:
 
 def status(_request: Request, _target: Target, _protocol: ModuleType) -> Response:
     """Say that the model answers; load it if nothing has yet, so that it is true."""
-    served = model.cache().get()
+    served = model.cache().ready()
     return Response(200, to_json({
         "model_version_status": tensorflow_serving.status(served.version), "name": served.name, "ready": True,
     }))  # fmt: skip
@@ -186,14 +202,14 @@ def server(_request: Request, _target: Target, _protocol: ModuleType) -> Respons
 
 
 def ready(_request: Request, _target: Target, _protocol: ModuleType) -> Response:
-    """Load the model if nothing has yet, and say that it is there."""
-    model.cache().get()
+    """Load the model if nothing has yet, warm it up, and say that it is there."""
+    model.cache().ready()
     return Response(200, b'{"ready":true}')
 
 
 def model_ready(_request: Request, target: Target, _protocol: ModuleType) -> Response:
     """Do as `ready` does, and answer in the Open Inference Protocol's form."""
-    model.cache().get()
+    model.cache().ready()
     return Response(200, open_inference.ready(target.name))
 
 
@@ -236,6 +252,7 @@ ROUTES = (
     Route("GET",  r"/v1/models",                           models,      tensorflow_serving),
     Route("GET",  r"/ping",                                ready,       tensorflow_serving),
     Route("POST", r"/invocations",                         infer,       tensorflow_serving),
+    Route("POST", r"/events",                              receive,     tensorflow_serving),
     Route("GET",  r"/v2/?",                                server,      open_inference),
     Route("GET",  r"/v2/health/live",                      live,        open_inference),
     Route("GET",  r"/v2/health/ready",                     model_ready, open_inference),

@@ -145,6 +145,8 @@ def _read(stream: Stream, length: int | None, limit: int) -> bytes:
             part = stream.read(wanted if length is not None else min(wanted, CHUNK))
         except Exception as error:  # each server has its own: malformed chunks, a client that went away
             raise BadRequest(f"body: cannot be read ({type(error).__name__})", example=False) from None
+        if len(part) == length:
+            return part
         if not part:
             break
         parts.append(part)

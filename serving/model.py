@@ -2,6 +2,7 @@
 
 import gc
 import importlib
+import importlib.util
 import os
 import threading
 import time
@@ -10,16 +11,19 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from serving import phases, settings, tensorflow_c
+from serving import assets, litert, manifest, phases, settings, tensorflow_c
 from serving.errors import InputError, LoadError, RunError, plain
 from serving.log import log
 from serving.purity import DANGEROUS, impurities
 from serving.settings import Settings
 from serving.signature import Contents, Signature, check, read
+
+if TYPE_CHECKING:
+    from serving.composite import Part
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 Function = Callable[[Arrays], dict[str, np.ndarray[Any, Any]]]
@@ -57,10 +61,13 @@ class Model:
         if not self._functions:
             session.close()
             raise LoadError("; ".join(f"{name!r}: {one.refusal}" for name, one in self.signatures.items()))
+        self._parts = source.parts
         if batch_rows:
             from serving.batching import batched  # not needed for most models
 
-            self._functions = batched(self._functions, self.signatures, source.directory, batch_rows)
+            # The parts of one ragged tensor have rows of their own: those of two calls make no third.
+            meet = {name: function for name, function in self._functions.items() if name not in self._parts}
+            self._functions |= batched(meet, self.signatures, source.directory, batch_rows)
 
     def run(self, signature: Signature, inputs: Arrays) -> dict[str, np.ndarray[Any, Any]]:
         """Return the signature's outputs by name.
@@ -72,11 +79,14 @@ class Model:
             raise InputError(f"expected the inputs {', '.join(signature.inputs)}, got {', '.join(inputs) or 'none'}")
         for name, spec in signature.inputs.items():
             array = inputs[name]
-            problem = check(spec, array.shape)
             if array.dtype != spec.dtype.numpy:
-                problem = f"expected {spec.dtype.label}, got {array.dtype}"
-            if problem:
+                raise InputError(f"{name}: expected {spec.dtype.label}, got {array.dtype}")
+            if problem := check(spec, array.shape):
                 raise InputError(f"{name}: {problem}")
+        if self._parts:
+            for part in self._parts.get(signature.name, ()):
+                if wrong := part.problem(inputs):
+                    raise InputError(wrong)
         return self._functions[signature.name](inputs)
 
     def close(self) -> None:
@@ -88,12 +98,22 @@ class Source:
     """A model on disk: where it is and what it offers, without loading it."""
 
     def __init__(self, directory: Path, name: str) -> None:
-        """Find the SavedModel in `directory`, or its highest numbered version; raise LoadError where there is none."""
+        """Find the model in `directory`, or its highest numbered version; raise LoadError where there is none."""
         self.name = name
         self.directory = _newest(directory)
         self.version = self.directory.name if self.directory.name.isdecimal() else "1"
-        self.contents: Contents = read(self.directory)
+        self.light = litert.holds(self.directory)
+        self.contents: Contents = litert.read(self.directory) if self.light else read(self.directory)
         self.signatures = self.contents.signatures
+
+    @cached_property
+    def parts(self) -> "Mapping[str, tuple[Part, ...]]":
+        """Return which inputs of each signature are parts of one ragged or sparse tensor."""
+        if self.light or not any(len(one.inputs) > 1 for one in self.signatures.values()):
+            return {}
+        from serving.composite import parts  # most models have none
+
+        return parts(self.directory, self.signatures)
 
     @cached_property
     def examples(self) -> Mapping[str, Any]:
@@ -117,15 +137,23 @@ class Source:
 
 
 def _newest(directory: Path) -> Path:
-    """Return the folder itself, or the one of the highest number in it that holds a whole SavedModel."""
-    if (directory / "saved_model.pb").exists() or not directory.is_dir():
+    """Return the folder itself, or the one of the highest number in it that holds a whole model."""
+    if _whole(directory) or not directory.is_dir():
         return directory
-    numbered = [path for path in directory.iterdir() if path.name.isdecimal() and (path / "saved_model.pb").is_file()]
+    numbered = [path for path in directory.iterdir() if path.name.isdecimal() and _whole(path)]
     return max(numbered, key=lambda path: int(path.name), default=directory)
+
+
+def _whole(directory: Path) -> bool:
+    return (directory / "saved_model.pb").exists() or litert.holds(directory)
 
 
 def judge(source: Source, options: Settings) -> None:
     """Refuse a model that touches files, the network or Python; warn of one that is no pure function."""
+    if source.light:
+        return  # only a pure model becomes a twin
+    if options.dangerous_ops == "refuse":
+        judge_files_and_parts(source)
     uses = impurities(source.directory)
     # The operations of custom libraries are on no list: whoever names the library vouches for them.
     kinds = DANGEROUS - {"unknown"} if options.custom_op_libraries else DANGEROUS
@@ -138,8 +166,25 @@ def judge(source: Source, options: Settings) -> None:
         log("WARNING", f"the model is no pure function of its inputs: {told[:500]}")
 
 
+def judge_files_and_parts(source: Source) -> None:
+    """Refuse a model that reads files beside its own, and one whose inputs TensorFlow would believe unchecked."""
+    problem = assets.problem(source.directory)
+    if problem is None and source.parts:
+        from serving.composite import unclear  # imported already
+
+        if names := unclear(source.parts):
+            problem = f"its input {names[0]!r} parts rows, and the graph does not say of which other input"
+    if problem:
+        raise LoadError(f"{problem}; DANGEROUS_OPS=allow serves it still")
+
+
 def open_library(options: Settings) -> None:
-    """Open TensorFlow's library before it is needed, if it is there; whoever needs it is told what is wrong with it."""
+    """Open the model's library before it is needed, if it is there; whoever needs it is told what is wrong with it."""
+    directory = options.model_dir
+    if options.runtime == "litert" or (isinstance(directory, Path) and litert.holds(_newest(directory))):
+        with suppress(LoadError):
+            litert.open_library()
+        return
     path = None if options.runtime == "python" else tensorflow_c.find(options.tensorflow_library_dir)
     if path is not None:
         with suppress(LoadError):
@@ -147,7 +192,17 @@ def open_library(options: Settings) -> None:
 
 
 def open_session(source: Source, options: Settings) -> Session:
-    """Load a model into a session of the C library, or, where the wheel lacks it, of TensorFlow's Python package."""
+    """Load a model into a session of the C library, or, where the wheel lacks it, of TensorFlow's Python package.
+
+    A light twin is LiteRT's alone.
+    """
+    if options.runtime == "litert" and not source.light:
+        raise LoadError("it is a SavedModel (RUNTIME=litert): `python -m exporting bake --litert` makes a twin of it")
+    if source.light:
+        if options.runtime not in ("auto", "litert"):
+            raise LoadError(f"it is a twin for LiteRT, which TensorFlow cannot run (RUNTIME={options.runtime})")
+        most = min(options.threads, litert.cores())  # more would wait for a core, and need memory for it
+        return litert.Session(source.directory, options.intra_op_threads, most)
     path = None if options.runtime == "python" else tensorflow_c.find(options.tensorflow_library_dir)
     if path is None and options.runtime == "c":
         raise LoadError(f"{tensorflow_c.NAME} is not installed (RUNTIME=c)")
@@ -156,8 +211,7 @@ def open_session(source: Source, options: Settings) -> Session:
     try:
         if path is None:
             log("WARNING", f"serving through TensorFlow's Python package: {_why_python(options)}")
-            fallback = importlib.import_module("fallback.tensorflow_python")
-            session: Session = fallback.Session(source.directory, source.contents.tags, options)
+            session: Session = _fallback(options).Session(source.directory, source.contents.tags, options)
             return session
         tf = tensorflow_c.api(path)
         tensorflow_c.load_custom_ops(tf, options.custom_op_libraries)
@@ -167,6 +221,14 @@ def open_session(source: Source, options: Settings) -> Session:
         return tensorflow_c.Session(tf, source.directory, source.contents.tags, config)
     except RunError as error:
         raise LoadError(f"TensorFlow cannot load it: {error.code}: {plain(str(error))}") from error
+
+
+def _fallback(options: Settings) -> Any:
+    package = importlib.util.find_spec("tensorflow")
+    if package is None or package.origin is None:  # without a file: the folder of a pruned environment
+        other = "" if options.runtime == "python" else f", nor is {tensorflow_c.NAME}"
+        raise LoadError(f"TensorFlow's Python package is not installed{other} (RUNTIME={options.runtime})")
+    return importlib.import_module("fallback.tensorflow_python")
 
 
 def _why_python(options: Settings) -> str:
@@ -181,6 +243,8 @@ class Cache:
         self._lock = threading.Lock()
         self._source_lock = threading.Lock()
         self._model: Model | None = None
+        self._warm_lock = threading.Lock()
+        self._warm = False
         self._failure: LoadError | None = None
         self._attempts = 0
 
@@ -199,8 +263,10 @@ class Cache:
         directory = self._options.model_dir
         if isinstance(directory, str):
             from serving.fetch import fetch  # most models are on disk
+            from serving.storage import Storage
 
-            directory = fetch(directory, self._options.storage_emulator_host)
+            options = self._options
+            directory = fetch(directory, Storage(options.storage_emulator_host, options.google_oauth_access_token))
         return Source(directory, self._options.model_name)
 
     def get(self) -> Model:
@@ -217,13 +283,28 @@ class Cache:
             assert self._model is not None
             return self._model
 
+    def ready(self) -> Model:
+        """Return the model as `get` does, warmed up unless WARMUP=off; requests that come meanwhile are answered."""
+        model = self.get()
+        if not self._warm:
+            with self._warm_lock:
+                if not self._warm and self._options.warmup != "off":
+                    _warm_up(model)
+                self._warm = True
+        return model
+
     def _load(self) -> None:
         begin = time.perf_counter()
         try:
             source = self.source()
             with phases.measured("model"):
+                manifest.check(source.directory, self._options.manifest)
                 judge(source, self._options)
-                self._model = Model(source, open_session(source, self._options), self._options.batch_rows)
+                model = Model(source, open_session(source, self._options), self._options.batch_rows)
+            if self._options.warmup == "load":
+                _warm_up(model)
+                self._warm = True
+            self._model = model
         except LoadError as error:
             self._failure = error
             log("ERROR", f"the model cannot be loaded: {error}", directory=str(self._options.model_dir))
@@ -234,6 +315,12 @@ class Cache:
         # through the many small lists of a large request.
         gc.freeze()
         log("INFO", f"serving {source.name} version {source.version}", seconds=round(time.perf_counter() - begin, 3))
+
+
+def _warm_up(model: Model) -> None:
+    from serving.warmup import warm  # a request that loads the model does not wait for it, unless WARMUP=load
+
+    warm(model.source.directory, model.signatures, model.run)
 
 
 _cache: Cache | None = None

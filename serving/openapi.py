@@ -58,7 +58,7 @@ class Operation(NamedTuple):
     refusals: Sequence[int] = ()
 
 
-PREDICT, INFER, HEALTH, ABOUT = "TensorFlow Serving", "Open Inference Protocol", "Health", "About"
+PREDICT, INFER, EVENTS, HEALTH, ABOUT = "TensorFlow Serving", "Open Inference Protocol", "Events", "Health", "About"
 V1, V2 = "tensorflow_serving", "open_inference"
 RUNS, LOADS, READS = (400, 404, 413, 415, 500, 501, 503), (404, 500, 503), (404, 503)
 OPTIONS = ("on_error", "arrays", "top_k", "scores")
@@ -77,6 +77,7 @@ OPERATIONS = {
     ("server", V2):        Operation(INFER,   "Tell what the server is",      "ServerMetadata"),
     ("live", V2):          Operation(INFER,   "Tell that the server lives",   "Live"),
     ("model_ready", V2):   Operation(INFER,   "Tell that the model answers",  "ModelReady",    None,       LOADS),
+    ("receive", V1):       Operation(EVENTS,  "Take an event",                "Replied",       "Event",    (400, 503)),
     ("live", V1):          Operation(HEALTH,  "Tell that the server lives",   "Live"),
     ("ready", V1):         Operation(HEALTH,  "Tell that the model answers",  "Ready",         None,       LOADS),
     ("index", V1):         Operation(ABOUT,   "Tell what is served, where",   "Index"),
@@ -113,7 +114,7 @@ def document(source: Source, options: Settings, routes: tuple[Route, ...]) -> by
     signatures = tuple(one for one in source.signatures.values() if one.refusal is None and one.name)
     subject = Subject(source, options, signatures, _ids([one.name for one in signatures]))
     schemas = {**_predict(subject), **_examples(subject), **_infer(subject)}
-    routes = tuple(route for route in routes if operation(route).body in (None, *schemas))
+    routes = tuple(route for route in routes if operation(route).body in (None, "Event", *schemas))
     bodies = {body: route.protocol for route in routes if (body := operation(route).body)}
     told = "".join(f"\n- `{one.name}`: {_told(one.inputs)} → {_told(one.outputs)}" for one in signatures)
     return to_json({
@@ -124,7 +125,7 @@ def document(source: Source, options: Settings, routes: tuple[Route, ...]) -> by
             "description": f"A TensorFlow SavedModel, with the signatures\n{told}",
         },
         "servers": [{"url": "/"}],
-        "tags": [{"name": tag} for tag in (PREDICT, INFER, HEALTH, ABOUT)],
+        "tags": [{"name": tag} for tag in (PREDICT, INFER, EVENTS, HEALTH, ABOUT)],
         "paths": _paths(subject, routes),
         "components": {
             "schemas": {**_fixed(source), **_elements(subject), **schemas},
@@ -181,6 +182,7 @@ def _operation(route: Route, template: str, subject: Subject) -> Schema:
         "summary": told.summary,
         "responses": {
             "200": _answer(told),
+            **({"204": {"description": "Done, and nothing to say."}} if told.answer == "Replied" else {}),
             **{str(status): _ref("responses", REFUSALS[status][0]) for status in sorted({*told.refusals, 405})},
         },
     }
@@ -271,6 +273,8 @@ def _fixed(source: Source) -> dict[str, Schema]:
     })  # fmt: skip
     return {
         "Any": {},
+        "Event": {"description": "A CloudEvent, a push of Pub/Sub or a legacy event; what is none is told so."},
+        "Replied": {"description": "The data of the CloudEvent that answers; its attributes are ce- header fields."},
         "OpenAPI": _object({"openapi": text, "info": {"type": "object"}, "paths": {"type": "object"}}),
         "Error": _object({"error": text}, closed=True),
         "Live": _object({"live": {"const": True}}),
@@ -699,6 +703,9 @@ def _inferred(signature: Signature, subject: Subject) -> Schema:
 
 def _body(name: str, protocol: ModuleType, subject: Subject) -> Schema:
     """Return a request body, with an example of each signature that has a short one."""
+    if name == "Event":
+        forms = (JSON, "application/cloudevents+json", "application/cloudevents-batch+json")
+        return {"description": BODIES[name], "content": {form: {"schema": _schema(name)} for form in forms}}
     found = {}
     for signature in subject.signatures:
         saved = subject.source.examples.get(signature.name)
@@ -752,6 +759,7 @@ BODIES = {
     "Regress": "tf.Examples by their features, for a signature that parses them.",
     "Infer": "The signature's inputs as tensors, in any order. With the header Inference-Header-Content-Length, their "
     "bytes may follow the JSON (the binary tensor data extension).",
+    "Event": "Binary, structured or batched CloudEvents 1.0; wrapped and unwrapped pushes of Pub/Sub; legacy bodies.",
 }
 
 

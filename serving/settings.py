@@ -6,12 +6,13 @@ A bad value stops the start with one line that names the variable, what it may b
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+BUCKET = "[a-z0-9][a-z0-9._-]{1,221}[a-z0-9]"
 
 
 class SettingError(ValueError):
@@ -36,11 +37,26 @@ class Settings:
     intra_op_threads: int
     inter_op_threads: int
     batch_rows: int
+    warmup: str
+    manifest: str
     tensorflow_library_dir: Path | None
     custom_op_libraries: tuple[Path, ...]
     aip_predict_route: str
     aip_health_route: str
     storage_emulator_host: str
+    google_oauth_access_token: str = field(repr=False)
+    event_input: str
+    event_output: str
+    event_types: tuple[str, ...]
+    event_reply: str
+    event_max_age: int
+    event_strict: bool
+    pubsub_emulator_host: str
+    event_timeout: int
+    score_options: str
+    score_batch_rows: int
+    score_instances: bool
+    score_part_bytes: int
 
 
 def _name(text: str) -> str:
@@ -68,7 +84,7 @@ def _path(text: str) -> Path:
 def _model(text: str) -> Path | str:
     if not text.startswith("gs://"):
         return _path(text)
-    if not re.fullmatch(r"gs://[a-z0-9][a-z0-9._-]{1,221}[a-z0-9](/[^\x00-\x1f]*)?", text):
+    if not re.fullmatch(rf"gs://{BUCKET}(/[^\x00-\x1f]*)?", text):
         raise ValueError("a folder, or gs://BUCKET/FOLDER")
     return text
 
@@ -77,6 +93,48 @@ def _url(text: str) -> str:
     if text and not re.fullmatch(r"https?://[^\s/]+/?", text):
         raise ValueError("http://HOST:PORT")
     return text
+
+
+def _place(text: str) -> str:
+    """Read a place in a bucket; it ends with a slash, so that gs://b/in is no beginning of gs://b/inside."""
+    if not text:
+        return ""
+    if not re.fullmatch(rf"gs://{BUCKET}(/[^\x00-\x1f\x7f]*)?", text):
+        raise ValueError("gs://BUCKET/FOLDER")
+    return text.rstrip("/") + "/"
+
+
+def _reply(text: str) -> str:
+    topic = r"projects/[A-Za-z0-9:.-]{1,100}/topics/[A-Za-z][A-Za-z0-9._~+%-]{2,254}"
+    if not re.fullmatch(rf"response|none|{topic}|https?://[^\s/]+(/[!-~]*)?", text):
+        raise ValueError("response, none, an http:// or https:// address, or projects/PROJECT/topics/TOPIC")
+    return text
+
+
+def _types(text: str) -> tuple[str, ...]:
+    types = tuple(part.strip() for part in text.split(","))
+    if not all(re.fullmatch(r"[!-)+-~]+\*?|\*", part) for part in types):
+        raise ValueError("types of events separated by commas; '*' at the end of one stands for anything")
+    return types
+
+
+def _query(text: str) -> str:
+    if not re.fullmatch(r"[!-~]*", text) or "?" in text:
+        raise ValueError("options as in the query of an address, NAME=VALUE&NAME=VALUE")
+    return text
+
+
+def _yes(text: str) -> bool:
+    return _choice("0", "1")(text) == "1"
+
+
+def _server(text: str) -> str:
+    """Read HOST:PORT, as Google's own tools set it, with http:// before it or not."""
+    if not text:
+        return ""
+    if not re.fullmatch(r"(https?://)?[^\s/]+/?", text):
+        raise ValueError("HOST:PORT")
+    return text.rstrip("/") if "://" in text else f"http://{text.rstrip('/')}"
 
 
 def _folder(text: str) -> Path | None:
@@ -125,11 +183,13 @@ VARIABLES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "MAX_BODY_BYTES":          (str(8 << 20),        _number(1, 1 << 40)),
     "KEY_FIELD":               ("key",               _name),
     "NON_FINITE":              ("tokens",            _choice("tokens", "null")),
-    "RUNTIME":                 ("auto",              _choice("auto", "c", "python")),
+    "RUNTIME":                 ("auto",              _choice("auto", "c", "python", "litert")),
     "DANGEROUS_OPS":           ("refuse",            _choice("refuse", "allow")),
     "INTRA_OP_THREADS":        ("1",                 _number(0, 1024)),
     "INTER_OP_THREADS":        ("-1",                _number(-1, 1024)),
     "BATCH_ROWS":              ("0",                 _number(0, 65536)),
+    "WARMUP":                  ("ready",             _choice("ready", "load", "off")),
+    "MANIFEST":                ("quick",             _choice("quick", "full", "off")),
     "TENSORFLOW_LIBRARY_DIR":  ("",                  _folder),
     "CUSTOM_OP_LIBRARIES":     ("",                  _files),
     # Vertex AI's; its AIP_HTTP_PORT stands in for PORT, its AIP_STORAGE_URI for MODEL_DIR
@@ -137,6 +197,21 @@ VARIABLES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "AIP_HEALTH_ROUTE":        ("",                  _address),
     # The usual name for a server that stands in for Cloud Storage
     "STORAGE_EMULATOR_HOST":   ("",                  _url),
+    "GOOGLE_OAUTH_ACCESS_TOKEN": ("",                str.strip),
+    "EVENT_INPUT":             ("",                  _place),
+    "EVENT_OUTPUT":            ("",                  _place),
+    "EVENT_TYPES":             ("*",                 _types),
+    # Knative's K_SINK stands in for it
+    "EVENT_REPLY":             ("response",          _reply),
+    "EVENT_MAX_AGE":           (str(24 * 3600),      _number(0, 1 << 31)),
+    "EVENT_STRICT":            ("0",                 _yes),
+    # The usual name for Google's emulator of Pub/Sub
+    "PUBSUB_EMULATOR_HOST":    ("",                  _server),
+    "EVENT_TIMEOUT":           ("300",               _number(1, 600)),
+    "SCORE_OPTIONS":           ("",                  _query),
+    "SCORE_BATCH_ROWS":        ("0",                 _number(0, 65536)),
+    "SCORE_INSTANCES":         ("0",                 _yes),
+    "SCORE_PART_BYTES":        (str(8 << 20),        _number(1, 1 << 30)),
 }
 # fmt: on
 
@@ -148,13 +223,25 @@ def read(environment: Mapping[str, str]) -> Settings:
         environment = {**environment, "MODEL_DIR": environment["AIP_STORAGE_URI"]}
     if environment.get("AIP_HTTP_PORT") and not environment.get("PORT"):
         environment = {**environment, "PORT": environment["AIP_HTTP_PORT"]}
+    if environment.get("K_SINK") and not environment.get("EVENT_REPLY"):
+        environment = {**environment, "EVENT_REPLY": environment["K_SINK"]}
     for variable, (default, reader) in VARIABLES.items():
         text = environment.get(variable) or default
         try:
             values[variable.lower()] = reader(text)
         except ValueError as error:
             raise SettingError(f"{variable}: expected {error}, got {text!r}") from None
+    _check_places(values["event_input"], values["event_output"])
     return Settings(**values)
+
+
+def _check_places(place: str, output: str) -> None:
+    """Refuse an input place inside the output place: what is in that is never scored, or it would be for ever."""
+    if output and place.startswith(output):
+        wanted = f"a place that does not hold EVENT_INPUT, {place.rstrip('/')!r}"
+        raise SettingError(f"EVENT_OUTPUT: expected {wanted}, got {output.rstrip('/')!r}")
+    if output.count("/") == 3 and not place:  # a whole bucket, from which files may come
+        raise SettingError(f"EVENT_OUTPUT: expected gs://BUCKET/FOLDER, or an EVENT_INPUT, got {output.rstrip('/')!r}")
 
 
 @lru_cache(maxsize=1)

@@ -28,11 +28,14 @@ def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         )
     )
     size = str(len(response.body))
-    start_response(
-        status_line(response.status),
-        [("Content-Type", response.content_type), ("Content-Length", size), *response.headers],
-    )
+    headers = [("Content-Type", response.content_type), ("Content-Length", size), *response.headers]
+    start_response(status_line(response.status), headers if response.status != 204 else headers[2:])
     return [] if method == "HEAD" else [response.body]
+
+
+def event_app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """Answer one request to a process that is there for events: whatever is posted is one."""
+    return app({**environ, "PATH_INFO": "/events"} if environ["REQUEST_METHOD"] == "POST" else environ, start_response)
 
 
 class Headers:

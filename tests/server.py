@@ -21,6 +21,7 @@ BIN = Path(sys.executable).parent
 # How each door is started; {port} is filled in.
 DOORS = {
     "functions-framework": [str(BIN / "functions-framework"), "--target", "predict", "--port", "{port}"],
+    "predict_event": [str(BIN / "functions-framework"), "--target", "predict_event", "--port", "{port}"],
     "granian": [sys.executable, "-m", "serving.granian"],
 }
 

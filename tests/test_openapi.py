@@ -119,7 +119,8 @@ def test_every_address_that_it_names_is_there(serve: Serve) -> None:
     ask = serve()
     for method, path, operation in operations(described(ask)):
         answer = ask(method, path.replace("{version}", "1"))
-        assert answer.status == (400 if "requestBody" in operation else 200), (method, path, answer.body)
+        wanted = 400 if "requestBody" in operation and path != "/events" else 200  # no event is acknowledged too
+        assert answer.status == wanted, (method, path, answer.body)
 
 
 def test_what_is_asked_with_get_is_answered_as_described(serve: Serve) -> None:

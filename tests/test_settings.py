@@ -19,7 +19,7 @@ WRONG = [
     ("PORT",                   "65536",         "PORT: expected a whole number"),
     ("MAX_BODY_BYTES",         "8M",            "MAX_BODY_BYTES: expected a whole number"),
     ("MAX_BODY_BYTES",         "-1",            "MAX_BODY_BYTES: expected a whole number"),
-    ("RUNTIME",                "java",          "RUNTIME: expected one of auto, c, python, got 'java'"),
+    ("RUNTIME",                "java",          "RUNTIME: expected one of auto, c, python, litert, got 'java'"),
     ("INTER_OP_THREADS",       "-2",            "INTER_OP_THREADS: expected a whole number from -1"),
     ("TENSORFLOW_LIBRARY_DIR", "/no/such",      "TENSORFLOW_LIBRARY_DIR: expected an existing folder"),
     ("CUSTOM_OP_LIBRARIES",    "/no/such.so",   "CUSTOM_OP_LIBRARIES: expected existing files"),

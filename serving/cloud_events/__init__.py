@@ -1,0 +1,74 @@
+"""Events out of requests: every form that platforms send, into one.
+
+`parse` is a pure function of header fields and body, and total: what is no event comes out as a Malformed that says
+why. The content type says little (Pub/Sub's emulator labels JSON as a form), so it decides only where nothing else can.
+"""
+
+import orjson
+
+from serving.cloud_events import google, spec
+from serving.cloud_events.event import Event, Malformed, NotAnEvent, checked, from_attributes, seconds
+from serving.cloud_events.google import FINALIZED, MESSAGE
+from serving.cloud_events.spec import BATCHED, STRUCTURED, is_json, to_attributes, to_batch, to_binary
+from serving.http import Headers, media_type
+
+__all__ = [
+    "BATCHED", "FINALIZED", "MESSAGE", "STRUCTURED", "Event", "Malformed", "NotAnEvent",
+    "checked", "from_attributes", "is_json", "parse", "seconds", "to_attributes", "to_batch", "to_binary", "unwrap",
+]  # fmt: skip
+
+
+def parse(headers: Headers, body: bytes) -> list[Event | Malformed]:
+    """Return the events of a request, one but for a batch."""
+    try:
+        return [_unwrapped(event) for event in _events(headers, body)]
+    except NotAnEvent as error:
+        return [Malformed(str(error), body)]
+
+
+def unwrap(event: Event) -> Event:
+    """Return the event inside a message's; any other as it is."""
+    return google.from_published(event) if event.type == MESSAGE and not event.pushed else event
+
+
+def _unwrapped(event: Event | Malformed) -> Event | Malformed:
+    if isinstance(event, Malformed):
+        return event
+    try:
+        return checked(unwrap(event))
+    except NotAnEvent as error:
+        return Malformed(str(error), event.data)
+
+
+def _events(headers: Headers, body: bytes) -> list[Event | Malformed]:
+    if google.is_unwrapped(headers):
+        return [google.from_unwrapped(headers, body)]
+    kind = media_type(headers)
+    if kind == BATCHED:
+        return spec.from_batch(_text(body))
+    if kind == STRUCTURED:
+        return [spec.from_structured(_text(body))]
+    if kind.startswith(spec.ANY_FORMAT):
+        raise NotAnEvent(f"Content-Type: expected {STRUCTURED} or {BATCHED}, got another format of events")
+    if spec.is_binary(headers):
+        return [spec.from_binary(headers, body)]
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        raise NotAnEvent("body: expected an event, got neither ce- header fields nor JSON") from None
+    if google.is_push(value):
+        return [google.from_push(value)]
+    if google.is_legacy(value):
+        return [google.from_legacy(value)]
+    if isinstance(value, dict) and "specversion" in value:
+        return [spec.from_structured(_text(body))]
+    if isinstance(value, list) and value and all(isinstance(one, dict) and "specversion" in one for one in value):
+        return spec.from_batch(_text(body))
+    raise NotAnEvent("body: expected a CloudEvent, a push of Pub/Sub or a legacy event, got other JSON")
+
+
+def _text(body: bytes) -> str:
+    try:
+        return body.decode()
+    except UnicodeDecodeError:
+        raise NotAnEvent("body: expected UTF-8, got other bytes") from None

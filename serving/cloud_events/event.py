@@ -1,0 +1,104 @@
+"""An event as a value, whatever form it came in, and the rules for its attributes.
+
+<https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md>
+"""
+
+import re
+from calendar import timegm
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+VERSION = "1.0"
+LONGEST = 1024  # characters of an attribute; Pub/Sub takes no more bytes in one
+
+
+class Event(NamedTuple):
+    """One event. Its data are the bytes that were sent, unpacked from whatever they came in."""
+
+    id: str
+    source: str
+    type: str
+    subject: str = ""
+    time: str = ""  # RFC 3339; empty where it was not said
+    content_type: str = ""  # of the data
+    data: bytes = b""
+    path: str = ""  # an extension: the address that a predict request is for
+    pushed: bool = False  # by Pub/Sub, which reads no reply
+
+
+class Malformed(NamedTuple):
+    """What came instead of an event. The message names the place, and repeats nothing of what stood there."""
+
+    message: str
+    data: bytes = b""
+
+
+class NotAnEvent(ValueError):
+    """Part of a body is no event; the text is a Malformed's message."""
+
+
+# Text of the specification's type String, and so fit for a header field or a log.
+_TEXT = re.compile("[^\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]+")
+_TIME = re.compile(r"(\d{4})-(\d\d)-(\d\d)[Tt](\d\d):(\d\d):(\d\d)(?:\.\d+)?(?:[Zz]|([+-])(\d\d):(\d\d))", re.ASCII)
+
+
+def from_attributes(get: Callable[[str], Any], data: bytes, content_type: str, place: str) -> Event:
+    """Return the event whose attribute NAME is `get(NAME)`; `place` and the name are what an error calls it."""
+    version = attribute(get, "specversion", place, required=True)
+    if version != VERSION:
+        raise NotAnEvent(f"{place}specversion: expected {VERSION}, got another version")
+    event = Event(
+        attribute(get, "id", place, required=True),
+        attribute(get, "source", place, required=True),
+        attribute(get, "type", place, required=True),
+        attribute(get, "subject", place),
+        attribute(get, "time", place),
+        content_type,
+        data,
+        attribute(get, "path", place),
+    )
+    if event.time:
+        seconds(event.time, f"{place}time")
+    return event
+
+
+def checked(event: Event) -> Event:
+    """Return the event; raise NotAnEvent where its id and source are too long to name it in an answer."""
+    for name, value, most in (("id", event.id, 256), ("source", event.source, 512)):
+        if len(value.encode("utf-8", "surrogatepass")) > most:
+            raise NotAnEvent(f"{name}: expected at most {most} bytes, got more")
+    return event
+
+
+def attribute(get: Callable[[str], Any], name: str, place: str, *, required: bool = False) -> str:
+    """Return an attribute, empty where an optional one is absent."""
+    value = get(name)
+    if value is None and not required:
+        return ""
+    if value is None:
+        raise NotAnEvent(f"{place}{name}: expected text, got nothing")
+    if not isinstance(value, str) or not value:
+        raise NotAnEvent(f"{place}{name}: expected text, got {'empty text' if value == '' else 'something else'}")
+    if len(value) > LONGEST or not _TEXT.fullmatch(value):
+        raise NotAnEvent(f"{place}{name}: expected at most {LONGEST} printable characters, got other text")
+    return value
+
+
+def seconds(time: str, place: str = "time") -> float:
+    """Return a time of RFC 3339 in seconds since 1970."""
+    found = _TIME.fullmatch(time)
+    if not found:
+        raise NotAnEvent(f"{place}: expected a time of RFC 3339, such as 2026-01-31T23:59:59Z, got other text")
+    year, month, day, hour, minute, second = (int(part) for part in found.groups()[:6])
+    if not (1 <= month <= 12 and 1 <= day <= 31 and hour < 24 and minute < 60 and second <= 60):
+        raise NotAnEvent(f"{place}: expected a time of RFC 3339, got one that does not exist")
+    sign, hours, minutes = found.groups()[6:]
+    offset = (int(hours) * 60 + int(minutes)) * 60 * (-1 if sign == "-" else 1) if sign else 0
+    return timegm((year, month, day, hour, minute, second, 0, 0, 0)) - offset
+
+
+def is_object(value: Any, place: str) -> Mapping[str, Any]:
+    """Return a JSON object; raise NotAnEvent where it is something else."""
+    if not isinstance(value, dict):
+        raise NotAnEvent(f"{place}: expected an object, got something else")
+    return value

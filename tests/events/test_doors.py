@@ -1,0 +1,207 @@
+"""The doors with events, each a real server: what functions-framework's conformance client checks, on our entry points.
+
+<https://github.com/GoogleCloudPlatform/functions-framework-conformance/tree/main/client>
+"""
+
+import base64
+import io
+import json
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Any
+from wsgiref.validate import validator
+
+import pytest
+from cloudevents.http import CloudEvent, from_http
+
+from serving import wsgi
+from tests.conftest import ROOT, Serve
+from tests.events.sink import Sink, sink
+from tests.events.test_events import CE, FORMS, NAME, PREDICT, push, sent_as
+from tests.server import Answer, Server, running
+from tests.test_wsgi import call, environ, through_flask
+
+DOORS = ["functions-framework", "predict_event", "granian"]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Callable[[str], Server]]:
+    started: dict[str, Server] = {}
+    with ExitStack() as stack:
+
+        def get(door: str) -> Server:
+            if door not in started:
+                started[door] = stack.enter_context(running(door))
+            return started[door]
+
+        yield get
+
+
+def place(door: str) -> str:
+    """Return where a door takes events."""
+    return "/" if door == "predict_event" else "/events"
+
+
+def told(answer: Answer) -> Any:
+    return from_http(answer.headers, answer.body)
+
+
+UNWRAPPED = {"X-Goog-Pubsub-Message-Id": "m1", "X-Goog-Pubsub-Subscription-Name": NAME,
+             "content-type": "application/x-www-form-urlencoded"}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", [*FORMS, "unwrapped"])
+@pytest.mark.parametrize("door", DOORS)
+def test_every_form_is_taken(
+    server: Callable[[str], Server], examples: dict[str, Any], answers: dict[str, Any], door: str, form: str
+) -> None:
+    asked = server(door)
+    body, headers = (examples["pixels"], UNWRAPPED) if form == "unwrapped" else sent_as(form, examples["pixels"])
+    answer = asked.ask("POST", place(door), body, **headers)
+    wanted = {"push": f"//pubsub.googleapis.com/{NAME}#m1", "unwrapped": f"//pubsub.googleapis.com/{NAME}#m1",
+              "legacy": "//pubsub.googleapis.com/projects/p/topics/t#1"}.get(form, "/shop/1#1")  # fmt: skip
+    assert (answer.status, answer.headers["ce-type"]) == (200, "savedmodel.predicted.v1")
+    assert (answer.headers["ce-subject"], answer.headers["content-type"]) == (wanted, "application/json")
+    assert told(answer)["source"] == "/v1/models/model"
+    rows = json.loads(answer.body)["predictions"]
+    assert [row["label"] for row in rows] == [row["label"] for row in answers["pixels"]["predictions"]]
+
+
+@pytest.mark.parametrize("door", ["functions-framework", "granian"])
+def test_events_and_requests_get_the_same_bytes(
+    server: Callable[[str], Server], examples: dict[str, Any], door: str
+) -> None:
+    over_http = server(door).ask("POST", PREDICT, examples["pixels"])
+    for other in DOORS:
+        assert server(other).ask("POST", place(other), examples["pixels"], **CE).body == over_http.body
+
+
+# What functions-framework answers otherwise where a CloudEvent function is called: 500, 400 and 415, in HTML
+OTHERWISE = [
+    # body                                                       header fields                                          answer
+    (b"plain text",                                              {"content_type": "text/plain"},                        "savedmodel.failed.v1"),
+    ({"plain": "JSON"},                                          {},                                                    "savedmodel.failed.v1"),
+    (b"{",                                                       CE,                                                    "savedmodel.failed.v1"),
+    ({"message": {"messageId": "1", "attributes": {"a": "b"}}},  {},                                                    "savedmodel.failed.v1"),
+    (b"{}",                                                      {**CE, "ce_specversion": "0.3"},                       "savedmodel.failed.v1"),
+    (b"x" * (17 << 20),                                          CE,                                                    "savedmodel.failed.v1"),
+    (b"\x89PNG\r\n\x00\xff",                                     {**CE, "content_type": "image/png"},                   "savedmodel.failed.v1"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("body", "headers", "type_"), OTHERWISE)
+@pytest.mark.parametrize("door", DOORS)
+def test_poison_is_acknowledged_and_told(
+    server: Callable[[str], Server], door: str, body: Any, headers: dict[str, str], type_: str
+) -> None:
+    try:
+        answer = server(door).ask("POST", place(door), body, **headers, x_secret="s3cr3t")
+    except (BrokenPipeError, ConnectionResetError):
+        assert len(body) > 1 << 20  # refused before it was read: closed on us while we were still sending
+        return
+    assert (answer.status, answer.headers["ce-type"], answer.headers["content-type"]) == (
+        200,
+        type_,
+        "application/json",
+    )
+    assert answer.json["error"]
+    assert b"s3cr3t" not in answer.body + json.dumps(answer.headers).encode()
+    assert json.dumps(answer.json["error"])[1:-1] in server(door).log
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_what_is_acknowledged_without_an_answer_has_no_body(server: Callable[[str], Server], door: str) -> None:
+    answer = server(door).ask("POST", place(door), b"{}", **{**CE, "ce_type": "google.cloud.storage.object.v1.deleted"})
+    assert (answer.status, answer.body) == (204, b"")
+    assert "content-type" not in answer.headers
+
+
+def test_a_process_for_events_takes_them_at_any_path_and_tells_its_health(
+    server: Callable[[str], Server], examples: dict[str, Any]
+) -> None:
+    asked = server("predict_event")
+    for path in ("/", "/projects/p/topics/t", PREDICT, "/readyz"):
+        assert asked.ask("POST", path, examples["pixels"], **CE).headers["ce-type"] == "savedmodel.predicted.v1"
+    assert asked.ask("POST", PREDICT, examples["pixels"]).headers["ce-type"] == "savedmodel.failed.v1"
+    assert [asked.ask("GET", path).status for path in ("/", "/readyz", "/healthz", "/openapi.json")] == [200] * 4
+    assert asked.ask("PUT", "/").status == 405
+
+
+class Together(Sink):
+    """Answers nobody until ten wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = threading.Barrier(10)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        self.gate.wait(30)
+        super().process_request_thread(request, client_address)
+
+
+def test_both_doors_answer_events_with_the_same_bytes_in_valid_wsgi(serve: Serve, examples: dict[str, Any]) -> None:
+    serve()("GET", "/readyz")
+    for kind in ("t", "google.cloud.storage.object.v1.deleted", "savedmodel.failed.v1"):
+        sent = {"HTTP_CE_SPECVERSION": "1.0", "HTTP_CE_ID": "1", "HTTP_CE_SOURCE": "/s", "HTTP_CE_TYPE": kind}
+        for data in (json.dumps(examples["pixels"]).encode(), b"{"):
+            request = environ("POST", "/events", data, **sent)
+            by_flask = through_flask({**request, "wsgi.input": io.BytesIO(data)})
+            answer = call(validator(wsgi.app), request)
+            if answer[0] == "204 No Content":
+                assert by_flask[1].pop("content-length", "0") == "0"
+            assert (*answer[:1], answer[2]) == (*by_flask[:1], by_flask[2])
+            assert answer[1] == by_flask[1] or "server-timing" in {**answer[1], **by_flask[1]}
+
+
+@pytest.mark.parametrize("door", DOORS[:2])
+def test_ten_are_worked_on_at_once(examples: dict[str, Any], door: str) -> None:
+    with sink(Together()) as together, running(door, THREADS="10", EVENT_REPLY=together.address) as asked:
+
+        def send(n: int) -> int:
+            return asked.ask("POST", place(door), examples["pixels"], **{**CE, "ce_id": str(n)}, timeout=60).status
+
+        with ThreadPoolExecutor(10) as pool:
+            assert list(pool.map(send, range(10))) == [204] * 10
+        ids = [from_http(headers, body)["subject"] for _, headers, body in together.received]
+        assert sorted(ids) == sorted(f"/shop/1#{n}" for n in range(10))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # its own: utcnow
+def test_functions_framework_calls_the_decorated_function(
+    serve: Serve, examples: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where a platform goes through the framework's own parser, and not through the door that main.py puts before it."""
+    import flask
+    import functions_framework
+
+    with sink() as receiver:
+        serve(EVENT_REPLY=receiver.address)
+        app = functions_framework.create_app("predict_event", str(ROOT / "main.py"))
+        client = app.test_client()
+        assert client.post("/any/path", json=examples["pixels"], headers=headers_of(CE)).status_code == 204
+        app.wsgi_app = flask.Flask.wsgi_app.__get__(app)
+        assert client.post("/", json=examples["pixels"], headers=headers_of(CE)).status_code == 200
+        data = base64.b64encode(json.dumps(examples["pixels"]).encode()).decode()
+        pushed = push(b"")
+        pushed["message"]["data"] = data
+        assert client.post("/", json=pushed).status_code == 200
+        first, second, third = [body for _, _, body in receiver.received]
+        assert first == second == third
+        receiver.status = 503
+        assert client.post("/", json=examples["pixels"], headers=headers_of(CE)).status_code == 500
+    assert "the sink answers 503" in capsys.readouterr().out
+
+
+def headers_of(named: dict[str, str]) -> dict[str, str]:
+    return {name.replace("_", "-"): value for name, value in named.items()}
+
+
+def test_a_platform_may_call_the_function_itself(serve: Serve, examples: dict[str, Any]) -> None:
+    with sink() as receiver:
+        serve(EVENT_REPLY=receiver.address)
+        import main
+
+        assert main.predict_event(CloudEvent({"source": "/s", "type": "t"}, examples["pixels"])) is None
+        assert receiver.received[0][1]["ce-type"] == "savedmodel.predicted.v1"
