@@ -5,11 +5,11 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; 
 PORT   ?= 8080
 venv   := .venv/.ready
 
-.PHONY: setup serve serve-fast test bench bench-full train clean
+.PHONY: setup serve serve-fast test test-image image bench bench-full train clean
 
 setup: $(venv)
 
-$(venv): requirements.txt requirements-dev.txt
+$(venv): requirements.txt requirements-dev.txt container/requirements.txt
 	@test -n "$(PYTHON)" || { echo "make: no Python 3.10-3.13 found; name one: make PYTHON=/path/to/python3.13 $(MAKECMDGOALS)" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
@@ -37,9 +37,29 @@ test: compiled
 	.venv/bin/lint-imports
 	.venv/bin/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile
 
+# Minutes: every test of serving, with the packages of the image instead of the environment's.
+test-image: compiled
+	TEST_IMAGE=1 .venv/bin/python -m pytest tests/container
+	.venv/bin/python -m tests.container.suite
+
+# The image's own files, in a folder: what container/Dockerfile builds, without Docker.
+image: compiled
+	.venv/bin/python -m container.build $(or $(OUT),.cache/function)
+
 # Minutes: the table of bench/RESULTS.md.
 bench: compiled
 	.venv/bin/python -m bench --quick --repeat 7 --minutes 10
+
+# That table with mosec beside it, which needs an environment of its own.
+mosec := .cache/mosec
+bench-mosec: compiled $(mosec)/.ready
+	MOSEC_PYTHON=$(CURDIR)/$(mosec)/bin/python .venv/bin/python -m bench --quick --repeat 7 --minutes 10
+.PHONY: bench-mosec
+
+$(mosec)/.ready: bench/requirements-mosec.txt
+	$(PYTHON) -m venv $(mosec)
+	$(mosec)/bin/pip install --quiet --disable-pip-version-check -r bench/requirements-mosec.txt
+	@touch $@
 
 # An hour: that table with more repetitions, and every other page of bench/.
 bench-full: compiled
@@ -49,6 +69,8 @@ bench-full: compiled
 	.venv/bin/python -m bench.codecs
 	.venv/bin/python -m bench.million
 	.venv/bin/python -m bench.memory --full
+	.venv/bin/python -m bench.plan_check
+	.venv/bin/python -m bench.bake
 
 train: $(venv)
 	.venv/bin/python -m training.digits

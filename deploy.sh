@@ -1,39 +1,70 @@
 #!/usr/bin/env bash
-# Deploy this folder as a Cloud Run function, private. With --dry-run, print the command instead, and need no gcloud.
-#   ./deploy.sh [--dry-run] [SERVICE]      SERVICE, PROJECT, REGION, MEMORY and THREADS may be set in the environment
+# Take this folder, its model included, to the cloud. `./deploy.sh help` tells how.
 set -euo pipefail
+shopt -s extglob
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
-dry_run=
-if [[ ${1:-} == --dry-run ]]; then dry_run=1; shift; fi
-service=${1:-${SERVICE:-predict}}
-threads=${THREADS:-8}
+DRY_RUN=
+YES=
+PYTHON=${PYTHON:-}
+if [[ -z $PYTHON ]]; then PYTHON=.venv/bin/python; fi
+if ! command -v "$PYTHON" >/dev/null; then PYTHON=python3; fi
 
-if [[ ! $service =~ ^[a-z]([-a-z0-9]{0,47}[a-z0-9])?$ ]]; then
-  echo "deploy.sh: SERVICE: expected lower-case letters, digits and hyphens, got '$service'" >&2
-  exit 1
-fi
-if [[ ! -e model/saved_model.pb ]] && ! compgen -G 'model/[0-9]*/saved_model.pb' >/dev/null; then
-  echo "deploy.sh: model/: there is no SavedModel to deploy" >&2
-  exit 1
-fi
+# shellcheck source=deploy/values.sh
+. deploy/values.sh
+# shellcheck source=deploy/check.sh
+. deploy/check.sh
+# shellcheck source=deploy/cloud.sh
+. deploy/cloud.sh
+# shellcheck source=deploy/service.sh
+. deploy/service.sh
+# shellcheck source=deploy/events.sh
+. deploy/events.sh
+# shellcheck source=deploy/yaml.sh
+. deploy/yaml.sh
 
-# Concurrency is the number of threads: what waits inside an instance is hidden from the autoscaler. The startup probe
-# loads the model at boosted CPU, before a user waits.
-command=(
-  gcloud run deploy "$service"
-  --source . --function predict --base-image python313
-  --concurrency "$threads" --cpu 1 --memory "${MEMORY:-1Gi}" --cpu-boost --execution-environment gen2
-  --startup-probe httpGet.path=/readyz,periodSeconds=10,timeoutSeconds=10,failureThreshold=24
-  --set-env-vars "THREADS=$threads,LOG_EXECUTION_ID=false"
-  --no-allow-unauthenticated
-)
-[[ -z ${PROJECT:-} ]] || command+=(--project "$PROJECT")
-[[ -z ${REGION:-} ]] || command+=(--region "$REGION")
+usage() {
+  cat <<'TEXT'
+usage: ./deploy.sh [COMMAND] [FLAGS]
 
-if [[ -n $dry_run ]]; then
-  printf '%q ' "${command[@]}"
-  echo
-else
-  exec "${command[@]}"
-fi
+  run              this folder as a Cloud Run function (the default)
+  container        the image of container/Dockerfile, built by Cloud Build: the fast server
+  function         the same function through the older Cloud Functions API
+  check            only what each of these does first: would this folder be served? Nothing is sent
+  events           a topic, a subscription and their rights: files in --event-input are answered in --event-output
+  smoke            ask the deployed service: readiness, one prediction, latency (--tag TAG: the canary)
+  canary [DOOR]    deploy by `run` or `container`, and send nobody there yet (--tag TAG)
+  promote          send everybody to the canary
+  rollback         send everybody to the revision before (--revision NAME: to that one)
+  yaml [KIND]      knative, or kubernetes: for clusters of your own, on stdout
+  delete           delete the service, and what `events` made
+  config           every value, and where it comes from
+
+  --dry-run        print the commands, one a line, and run none; needs no gcloud
+  --yes            delete without asking
+  --public         anybody may call it; without this, only whom you give the right
+  --env KEY=VALUE  a variable for the service; may stand many times
+  --secret KEY=SECRET:VERSION
+
+Every other value is --flag, or a variable of the environment, or a line of deploy.env, or a default, in this order;
+`./deploy.sh config` shows them all. deploy.env.example says what they are.
+TEXT
+}
+
+main() {
+  read_arguments "$@"
+  read_file
+  resolve
+  case $COMMAND in
+    help) usage ;;
+    config) show_values ;;
+    check) check ;;
+    run | function | container) check && connect && "deploy_$COMMAND" ;;
+    canary) check && connect && canary "${OPERAND:-run}" ;;
+    events) legal_values && legal_places && connect && events ;;
+    smoke | promote | rollback | delete) legal_values && connect && "$COMMAND" ;;
+    yaml) legal_values && yaml "${OPERAND:-knative}" ;;
+  esac
+}
+
+main "$@"

@@ -1,6 +1,7 @@
-"""The command line: `python -m serving show DIR` tells what a SavedModel offers, without loading it."""
+"""The command line: what a SavedModel offers (`show DIR`), and whether a server answers as it should (`replay URL`)."""
 
 import argparse
+import importlib
 import os
 import shlex
 import sys
@@ -22,6 +23,7 @@ def show(directory: Path) -> str:
     lines = [
         f"{directory}: version {source.version}, tags {', '.join(contents.tags)}, "
         f"written by TensorFlow {contents.tensorflow_version or 'of unknown version'}"
+        f"{'; a twin for LiteRT' if source.light else ''}"
     ]
     for signature in _default_first(source):
         lines += ["", signature.name + ("  (answers when no signature is named)" if signature.name == DEFAULT else "")]
@@ -64,6 +66,55 @@ def banner(port: int) -> str:
     return f"{served} Try:\n\n  {_curl(source, signatures[0], port)}\n"
 
 
+REPLAY = """\
+example:  python -m serving replay http://localhost:8080 model/
+          python -m serving replay https://HOST --header "Authorization: Bearer $(gcloud auth print-identity-token)"
+exit status:  0 answered as by TensorFlow, 1 not, 2 there is nothing to send"""
+
+
+def _replay(options: argparse.Namespace) -> int:
+    from serving.replay import ReplayError, replay
+
+    wrong = 0
+    try:
+        for signature, problem in replay(options.url, options.directory, options.name, options.header):
+            wrong += problem is not None
+            print(f"{signature}: {problem or 'answered as by TensorFlow'}", flush=True)
+    except ReplayError as error:
+        print(f"serving: {error}", file=sys.stderr)
+        return 2
+    return 1 if wrong else 0
+
+
+def _check(directory: str | None) -> int:
+    from serving.check import check  # loads what the other commands do not need
+
+    place: Path | str = directory or "MODEL_DIR"
+    try:
+        current = settings.current()
+        place = directory or current.model_dir
+        if str(place).startswith("gs://"):
+            print(f"{place}: in a bucket; it is checked by the instance that loads it")
+        else:
+            print(f"{place}: {check(Path(place), current)}")
+    except (LoadError, settings.SettingError) as error:
+        print(f"serving: {f'{place}: ' if isinstance(error, LoadError) else ''}{error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _plan(arguments: list[str]) -> int:
+    try:
+        command = importlib.import_module("planning.command")  # not deployed
+    except ModuleNotFoundError as error:
+        if error.name not in ("planning", "planning.command"):
+            raise
+        print("serving: plan: the planning/ folder is not here; it is not deployed", file=sys.stderr)
+        return 1
+    status: int = command.main(arguments)
+    return status
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return its exit status."""
     parser = argparse.ArgumentParser(prog="python -m serving", description=__doc__)
@@ -72,9 +123,34 @@ def main(arguments: list[str] | None = None) -> int:
         "show", help="what a SavedModel offers", epilog="example: python -m serving show model/"
     )
     shows.add_argument("directory", type=Path, nargs="?", default=settings.ROOT / "model", metavar="DIR")
+    checks = commands.add_parser("check", help="would this model be served? loads it, and runs its examples")
+    checks.add_argument("directory", nargs="?", metavar="DIR", help="default: MODEL_DIR")
     banners = commands.add_parser("banner", help="what MODEL_DIR would serve, and a request to paste")
     banners.add_argument("--port", type=int, default=8080)
-    options = parser.parse_args(arguments)
+    replays = commands.add_parser(
+        "replay", help="send a server the requests that the exporter left beside the model, and compare the answers",
+        formatter_class=argparse.RawDescriptionHelpFormatter, epilog=REPLAY,
+    )  # fmt: skip
+    replays.add_argument("url", metavar="URL", help="where the server is: http://localhost:8080")
+    replays.add_argument("directory", type=Path, nargs="?", default=settings.ROOT / "model", metavar="DIR", help=(
+        "the model that is served there, or a copy of it (default: model/)"))  # fmt: skip
+    replays.add_argument("--name", default="model", help="its MODEL_NAME there (default: model)")
+    replays.add_argument("--header", action="append", default=[], metavar="'NAME: VALUE'", help="may be repeated")
+    commands.add_parser("plan", help="what a model needs in the cloud, how fast it answers there and what it costs")
+    scores = commands.add_parser("score", help="answer every row of a file: JSON lines, CSV or a picture")
+    given = sys.argv[1:] if arguments is None else arguments
+    if given[:1] == ["score"]:
+        from serving.scoring import command  # loads what the other commands do not need
+
+        command.add_arguments(scores)
+        return command.main(parser.parse_args(given))
+    if given[:1] == ["plan"]:
+        return _plan(given[1:])
+    options = parser.parse_args(given)
+    if options.command == "replay":
+        return _replay(options)
+    if options.command == "check":
+        return _check(options.directory)
     try:
         print(show(options.directory) if options.command == "show" else banner(options.port), flush=True)
     except (LoadError, settings.SettingError) as error:

@@ -1,0 +1,89 @@
+"""Ask a deployed service: is it ready, does it predict, how fast.
+
+`python -m deploy.smoke URL MODEL_DIR` takes the token on standard input. The request is the example that the exporter
+left beside the model.
+"""
+
+import http.client
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from serving.errors import LoadError
+from serving.model import Source
+from serving.protocols import tensorflow_serving
+from serving.signature import DEFAULT
+
+REPETITIONS = 10
+SECONDS = 300  # a cold instance may load its model first
+
+
+class Failure(Exception):
+    """The service does not do what it should."""
+
+
+def smoke(url: str, body: bytes | None, token: str) -> str:
+    """Return what the service did, in a few lines; raise Failure at the first thing that is wrong."""
+    parts = urlsplit(url)
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    connection = kind(parts.netloc, timeout=SECONDS)
+    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
+
+    def ask(method: str, path: str, sent: bytes | None = None) -> tuple[bytes, float]:
+        begin = time.perf_counter()
+        try:
+            connection.request(method, path, sent, headers)
+            answer = connection.getresponse()
+            got = answer.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise Failure(f"{method} {path}: {url} does not answer: {error}") from None
+        if answer.status != 200:
+            hint = {401: "; no token, or an expired one", 403: "; this account may not call it: roles/run.invoker"}
+            said = got[:200].decode(errors="replace").strip()
+            raise Failure(f"{method} {path}: expected 200, got {answer.status}{hint.get(answer.status, '')}: {said}")
+        return got, 1000 * (time.perf_counter() - begin)
+
+    try:
+        _, ready = ask("GET", "/readyz")
+        lines = [f"ready in {ready:.0f} ms (the first request, connection and perhaps a cold start included)"]
+        if body is None:
+            return "\n".join([*lines, "no example to send: the model is in a bucket"])
+        answer, first = ask("POST", "/", body)
+        try:
+            if not {"predictions", "outputs"} & set(json.loads(answer)):
+                raise ValueError
+        except ValueError:
+            raise Failure(f"POST /: expected predictions, got {answer[:200]!r}") from None
+        again = statistics.median(ask("POST", "/", body)[1] for _ in range(REPETITIONS))
+        told = answer.decode() if len(answer) <= 400 else f"{answer[:400].decode(errors='replace')}..."
+        return "\n".join([*lines, f"predicted in {first:.0f} ms, then {again:.1f} ms (median of {REPETITIONS})", told])
+    finally:
+        connection.close()
+
+
+def example(model: str) -> bytes | None:
+    """Return the model's example request, None for one in a bucket."""
+    if model.startswith("gs://"):
+        return None
+    source = Source(Path(model), "model")
+    names = [name for name, one in source.signatures.items() if one.refusal is None]
+    name = DEFAULT if DEFAULT in names else names[0]
+    return tensorflow_serving.example(source.signatures[name], source.examples.get(name))
+
+
+def main(arguments: list[str]) -> int:
+    """Run; return the exit status."""
+    url, model = arguments
+    try:
+        print(smoke(url, example(model), sys.stdin.read().strip()))
+    except (Failure, LoadError) as error:
+        print(f"deploy.sh: smoke: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,72 @@
+"""Would this model be served? `python -m serving check DIR` finds out before anything is deployed.
+
+It loads the model as the server does and sends each signature's example through decode → run → encode. It is stricter
+than the server in one thing: a model that is no pure function of its inputs is refused, unless DANGEROUS_OPS=allow.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from serving import manifest
+from serving.errors import InputError, LoadError, RunError
+from serving.http import BadRequest
+from serving.model import Model, Source, judge_files_and_parts, open_session
+from serving.protocols import tensorflow_serving
+from serving.protocols.call import Context
+from serving.purity import impurities
+from serving.settings import Settings
+from serving.signature import Signature
+
+
+def check(directory: Path, options: Settings) -> str:
+    """Return one line on the model in `directory`; raise LoadError where it cannot be served, or should not be."""
+    source = Source(directory, options.model_name)
+    _refuse_impure(source, options)
+    _refuse_unreadable(source.directory)
+    manifest.check(source.directory, options.manifest)
+    model = Model(source, open_session(source, replace(options, model_dir=directory)))
+    try:
+        tried = [name for name, one in model.signatures.items() if one.refusal is None and _answers(model, one)]
+    finally:
+        model.close()
+    size = sum(path.stat().st_size for path in source.directory.rglob("*") if path.is_file())
+    told = f"{', '.join(tried)} answered" if tried else "no example to try"
+    return f"version {source.version}, {told}, {max(size >> 20, 1)} MiB"
+
+
+def _refuse_impure(source: Source, options: Settings) -> None:
+    if source.light:
+        return  # only a pure model becomes a twin
+    # The operations of custom libraries are on no list: whoever names the library vouches for them.
+    allowed = {"unknown"} if options.custom_op_libraries else set()
+    uses = [use for use in impurities(source.directory) if use.kind not in allowed]
+    if options.dangerous_ops == "refuse":
+        judge_files_and_parts(source)
+    if uses and options.dangerous_ops == "refuse":
+        more = f", and {len(uses) - 1} more" if len(uses) > 1 else ""
+        raise LoadError(f"it is no pure function: {uses[0]}{more}; DANGEROUS_OPS=allow serves it still")
+
+
+def _refuse_unreadable(directory: Path) -> None:
+    for path in directory.rglob("*"):
+        if path.is_file():
+            try:
+                with path.open("rb") as file:
+                    file.read(1)
+            except OSError as error:
+                raise LoadError(f"{path.relative_to(directory)} cannot be read ({error.strerror})") from None
+
+
+def _answers(model: Model, signature: Signature) -> bool:
+    """Ask for the exporter's example. Where there is none, zeros are sent: that a model refuses those says nothing."""
+    saved = model.source.examples.get(signature.name)
+    try:
+        body = tensorflow_serving.example(signature, saved)
+        context = Context(name=model.name, version=model.version, labels=model.source.labels)
+        call = tensorflow_serving.decode(body, model.signatures, context)
+        tensorflow_serving.encode(call, model.run(call.signature, call.inputs))
+    except (BadRequest, InputError, RunError) as error:
+        if saved is None:
+            return False
+        raise LoadError(f"signature {signature.name!r} refuses its own example: {error}") from None
+    return True

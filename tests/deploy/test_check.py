@@ -1,0 +1,220 @@
+"""What is refused before anything is sent: one test, and one clear line, for each."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from serving.errors import LoadError
+from serving.settings import read
+from tests.conftest import EMBEDDED, ROOT, plain_environment
+from tests.deploy.conftest import Deploy
+
+
+def refusal(deploy: Deploy, *flags: str) -> str:
+    """Return the one line with which `check` refuses."""
+    run = deploy("check", *flags)
+    assert (run.returncode, run.stdout) == (1, ""), run
+    lines = [line for line in run.stderr.splitlines() if not line.startswith("deploy.sh: check: model: version")]
+    assert len(lines) == 1, run.stderr
+    return lines[0].removeprefix("deploy.sh: ")
+
+
+def test_what_is_whole_passes_and_nothing_is_sent(deploy: Deploy) -> None:
+    run = deploy.whole().stub()("check")
+    assert run.returncode == 0, run.stderr
+    lines = run.stderr.splitlines()
+    assert lines[0] == "deploy.sh: check: model: version 1, pixels, serving_default answered, 1 MiB"
+    assert lines[-1] == "deploy.sh: check: all is well"
+    assert deploy.calls == [["meta", "list-files-for-upload"]]
+
+
+@pytest.mark.parametrize("name", ["Dockerfile", "Procfile"])
+def test_a_file_that_changes_what_is_built(deploy: Deploy, name: str) -> None:
+    (deploy.folder / name).touch()
+    assert (
+        refusal(deploy)
+        == f"{name}: expected none in this folder, where it changes what is built; the image's is container/Dockerfile"
+    )
+
+
+@pytest.mark.parametrize("version", ["3.14", "3.9", "3.131", "", "python3"])
+def test_a_python_without_a_tensorflow_wheel(deploy: Deploy, version: str) -> None:
+    (deploy.folder / ".python-version").write_text(version + "\n")
+    assert (
+        refusal(deploy) == f".python-version: expected 3.10 to 3.13, for which TensorFlow has wheels, got '{version}'"
+    )
+
+
+def test_no_python_version(deploy: Deploy) -> None:
+    (deploy.folder / ".python-version").unlink()
+    assert refusal(deploy).startswith(".python-version: it is missing")
+
+
+def test_no_requirements(deploy: Deploy) -> None:
+    (deploy.folder / "requirements.txt").unlink()
+    assert refusal(deploy) == "requirements.txt: it is missing"
+
+
+@pytest.mark.parametrize("line", ["numpy", "numpy>=2", "numpy==2.2.6 # why", "-r others.txt"])
+def test_a_requirement_that_is_not_pinned(deploy: Deploy, line: str) -> None:
+    with (deploy.folder / "requirements.txt").open("a") as file:
+        file.write(line + "\n")
+    assert refusal(deploy) == f"requirements.txt: expected NAME==VERSION in each line, got '{line}'"
+
+
+def test_no_model(deploy: Deploy) -> None:
+    (deploy.folder / "model").rename(deploy.folder / "elsewhere")
+    assert refusal(deploy) == "model-dir: there is no folder 'model' (default)"
+
+
+def test_a_folder_that_is_no_model(deploy: Deploy) -> None:
+    (deploy.whole().folder / "model" / "saved_model.pb").unlink()
+    assert refusal(deploy).startswith("check: model: it holds")
+
+
+def test_half_a_model(deploy: Deploy) -> None:
+    path = deploy.whole().folder / "model" / "saved_model.pb"
+    path.write_bytes(path.read_bytes()[:2000])
+    assert "saved_model.pb is not a SavedModel, or only part of one" in refusal(deploy)
+
+
+def test_a_model_without_its_variables(deploy: Deploy) -> None:
+    (deploy.whole().folder / "model" / "variables" / "variables.data-00000-of-00001").unlink()
+    assert refusal(deploy).startswith("check: model: ")
+
+
+def test_a_model_that_refuses_its_own_example(deploy: Deploy) -> None:
+    path = deploy.whole().folder / "model" / "assets.extra" / "examples.json"
+    path.write_text(json.dumps({"serving_default": {"instances": [{"b64": "AAAA"}]}}))
+    line = refusal(deploy, "--env", "MANIFEST=off")
+    assert line.startswith("check: model: signature 'serving_default' refuses its own example: "), line
+
+
+def test_a_model_that_is_not_as_it_was_exported(deploy: Deploy) -> None:
+    with (deploy.whole().folder / "model" / "variables" / "variables.index").open("ab") as file:
+        file.write(b"x")
+    assert refusal(deploy).startswith("check: model: it is not as it was exported: variables/variables.index")
+
+
+def test_a_setting_that_the_server_would_refuse(deploy: Deploy) -> None:
+    assert refusal(deploy.whole(), "--env", "MAX_BODY_BYTES=8M").startswith(
+        "check: MAX_BODY_BYTES: expected a whole number"
+    )
+
+
+def test_no_environment_to_check_the_model_in(deploy: Deploy) -> None:
+    deploy.variables["PYTHON"] = deploy._program("bare-python", "#!/usr/bin/env bash\nexit 1\n")
+    assert refusal(deploy) == "check: Python has not what serving needs; run: make setup"
+
+
+@pytest.mark.parametrize("place", ["/somewhere/else", "../model", "model/../../x"])
+def test_a_model_outside_of_what_is_uploaded(deploy: Deploy, place: str) -> None:
+    line = refusal(deploy, "--model-dir", place)
+    assert (
+        line
+        == f"model-dir: expected a folder in this one, which is what is uploaded, got '{place}' (flag); copy it here: cp -R {place}/. model/"
+    )
+
+
+def test_a_model_in_this_folder_may_be_named_in_full(deploy: Deploy) -> None:
+    run = deploy("run", "--dry-run", "--model-dir", f"{deploy.folder}/model/")
+    assert run.returncode == 0, run.stderr
+    assert "MODEL_DIR" not in run.stdout
+
+
+@pytest.mark.parametrize("lister", ["gcloud", "git"])
+def test_a_model_that_is_kept_out_of_the_upload(deploy: Deploy, lister: str) -> None:
+    if lister == "gcloud":
+        kept = [path for path in deploy.folder.rglob("*") if path.is_file() and "variables" not in path.parts]
+        deploy.stub().answers("^meta list-files", "\n".join(str(path.relative_to(deploy.folder)) for path in kept))
+    else:
+        with (deploy.folder / ".gcloudignore").open("a") as file:
+            file.write("variables/\n")
+    line = refusal(deploy)
+    assert line.startswith("upload: expected model/variables/variables.")
+    assert line.endswith(" in it; .gcloudignore keeps it out")
+
+
+def test_without_gcloudignore_what_git_ignores_is_kept_out(deploy: Deploy) -> None:
+    (deploy.folder / ".gcloudignore").unlink()
+    (deploy.folder / ".gitignore").write_text("model/\n")
+    assert refusal(deploy).startswith("upload: expected model/")
+
+
+def test_a_module_of_serving_that_is_kept_out_of_the_upload(deploy: Deploy) -> None:
+    with (deploy.folder / ".gcloudignore").open("a") as file:
+        file.write("serving/http.py\n")
+    assert refusal(deploy) == "upload: expected serving/http.py in it; .gcloudignore keeps it out"
+
+
+def test_an_upload_that_is_too_large(deploy: Deploy) -> None:
+    with (deploy.folder / "model" / "large").open("wb") as file:
+        file.truncate(3 << 30)  # a hole: it takes no room here
+    line = refusal(deploy)
+    assert line.startswith("upload: expected at most 1024 MiB (--max-upload), got 307")
+    assert line.endswith("; a large model can stay in a bucket: --model-dir gs://BUCKET/FOLDER")
+    assert deploy("check", "--max-upload", "4096").returncode == 0
+
+
+def test_neither_gcloud_nor_git(deploy: Deploy) -> None:
+    (deploy.programs / "git").unlink()
+    assert refusal(deploy) == "upload: gcloud or git must list what is uploaded; neither could"
+
+
+def test_a_model_in_a_bucket_is_not_looked_for_here(deploy: Deploy) -> None:
+    run = deploy.whole()("check", "--model-dir", "gs://bucket/folder")
+    assert run.returncode == 0, run.stderr
+    assert "gs://bucket/folder: in a bucket; it is checked by the instance that loads it" in run.stderr
+
+
+# The model's check by itself: `python -m serving check`.
+
+
+def test_a_model_that_is_no_pure_function() -> None:
+    from serving.check import check
+    from tests import zoo
+
+    directory = zoo.build() / "counter"
+    with pytest.raises(LoadError, match=r"it is no pure function: .* keeps or changes state between calls"):
+        check(directory, read({}))
+    assert check(directory, read({"DANGEROUS_OPS": "allow"}))
+
+
+def test_the_command_tells_a_model_and_refuses_what_is_none(tmp_path: Path) -> None:
+    def run(place: Path) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, "-m", "serving", "check", str(place)],
+            cwd=ROOT,
+            env=plain_environment(),
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    good, bad = run(EMBEDDED), run(tmp_path / "none")
+    assert good.returncode == 0
+    assert good.stdout == f"{EMBEDDED}: version 1, pixels, serving_default answered, 1 MiB\n"
+    assert bad.returncode == 1
+    assert bad.stderr == f"serving: {tmp_path / 'none'}: there is no such folder\n"
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import shutil
+
+    from serving.check import check
+
+    copy = tmp_path / "model"
+    shutil.copytree(EMBEDDED, copy)
+    real = Path.open
+
+    def deny(self: Path, *arguments: object, **named: object) -> object:
+        if self.name == "labels.txt":
+            raise PermissionError(13, "Permission denied")
+        return real(self, *arguments, **named)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(Path, "open", deny)
+    with pytest.raises(LoadError, match=r"assets.extra/labels.txt cannot be read \(Permission denied\)"):
+        check(copy, read({}))

@@ -1,0 +1,129 @@
+"""The YAML for clusters of one's own: read by a YAML parser, held against Kubernetes' own schemas."""
+
+import json
+import re
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+from tests.deploy.conftest import Deploy
+
+VERSION = "1.34"
+IMAGE = "registry.example/predict:1"
+ODD = ['it\'s "quoted" \\', "yes", "1e3", "a: b # c", "{x}", "two\nlines\ttab", "ü€", "null", " spaces ", ""]
+
+
+def documents(deploy: Deploy, *arguments: str) -> list[dict[str, Any]]:
+    run = deploy("yaml", *arguments, f"--image={IMAGE}")
+    assert run.returncode == 0, run.stderr
+    return list(yaml.safe_load_all(run.stdout))
+
+
+def odd(*more: str) -> list[str]:
+    return [
+        *more,
+        *(word for number, text in enumerate(ODD) for word in ("--env", f"V{number}={text}")),
+        "--secret=KEY=api-key:latest",
+    ]
+
+
+def values(container: dict[str, Any]) -> dict[str, Any]:
+    return {one["name"]: one.get("value", one.get("valueFrom")) for one in container["env"]}
+
+
+def hardened(container: dict[str, Any]) -> bool:
+    said = container["securityContext"]
+    return bool(
+        said["runAsNonRoot"]
+        and said["readOnlyRootFilesystem"]
+        and not said["allowPrivilegeEscalation"]
+        and said["capabilities"] == {"drop": ["ALL"]}
+    )
+
+
+def test_kubernetes_takes_it(deploy: Deploy) -> None:
+    found = documents(deploy, "kubernetes", *odd("--cpu=2", "--memory=2Gi", "--threads=16", "--min=0", "--max=40"))
+    for document in found:
+        kubernetes_validate.validate(document, VERSION, strict=True)
+    deployment, service, scaler = found
+    assert [one["kind"] for one in found] == ["Deployment", "Service", "HorizontalPodAutoscaler"]
+    pod = deployment["spec"]["template"]
+    (container,) = pod["spec"]["containers"]
+    assert container["image"] == IMAGE
+    assert hardened(container)
+    assert container["resources"] == {
+        "requests": {"cpu": "2", "memory": "2Gi"},
+        "limits": {"cpu": "2", "memory": "2Gi"},
+    }
+    assert container["startupProbe"]["httpGet"]["path"] == container["readinessProbe"]["httpGet"]["path"] == "/readyz"
+    assert container["livenessProbe"]["httpGet"]["path"] == "/healthz"
+    told = values(container)
+    assert told["THREADS"] == "16"
+    assert [told[f"V{number}"] for number in range(len(ODD))] == ODD
+    assert told["KEY"] == {"secretKeyRef": {"name": "api-key", "key": "latest"}}
+    labels = pod["metadata"]["labels"]
+    assert labels.items() >= deployment["spec"]["selector"]["matchLabels"].items()
+    assert labels.items() >= service["spec"]["selector"].items()
+    assert service["spec"]["ports"][0]["targetPort"] == container["ports"][0]["name"]
+    assert scaler["spec"]["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
+    assert (scaler["spec"]["minReplicas"], scaler["spec"]["maxReplicas"]) == (1, 40)
+
+
+def test_knative_takes_it(deploy: Deploy) -> None:
+    (service,) = documents(deploy, *odd("--threads=16", "--min=2", "--max=40", "--timeout=60"))
+    assert (service["apiVersion"], service["kind"]) == ("serving.knative.dev/v1", "Service")
+    template = service["spec"]["template"]
+    spec = template["spec"]
+    assert spec.pop("containerConcurrency") == 16
+    assert spec.pop("timeoutSeconds") == 60
+    # What is left is a pod's specification, but that Knative chooses the probe's port.
+    spec["containers"][0]["readinessProbe"]["httpGet"]["port"] = 8080
+    kubernetes_validate.validate(
+        {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": spec}, VERSION, strict=True
+    )
+    (container,) = spec["containers"]
+    assert hardened(container)
+    assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
+    told = values(container)
+    assert [told[f"V{number}"] for number in range(len(ODD))] == ODD
+    annotations = template["metadata"]["annotations"]
+    assert all(isinstance(value, str) for value in annotations.values())
+    assert annotations["autoscaling.knative.dev/min-scale"] == "2"
+    assert annotations["autoscaling.knative.dev/max-scale"] == "40"
+    assert annotations["autoscaling.knative.dev/target"] == "16"
+
+
+@pytest.mark.parametrize(
+    ("flags", "private"), [([], True), (["--public"], False), (["--public", "--ingress=internal"], True)]
+)
+def test_knative_is_reached_from_the_cluster_alone_unless_told(deploy: Deploy, flags: list[str], private: bool) -> None:
+    (service,) = documents(deploy, "knative", *flags)
+    assert (service["metadata"]["labels"].get("networking.knative.dev/visibility") == "cluster-local") is private
+
+
+def test_a_model_in_a_bucket_is_named(deploy: Deploy) -> None:
+    deployment = documents(deploy, "kubernetes", "--model-dir=gs://my-bucket/m")[0]
+    assert values(deployment["spec"]["template"]["spec"]["containers"][0])["MODEL_DIR"] == "gs://my-bucket/m"
+
+
+def test_without_an_image_it_is_the_one_that_container_builds(deploy: Deploy) -> None:
+    run = deploy("yaml", "--project=my-project", "--region=europe-west1")
+    assert "image: europe-west1-docker.pkg.dev/my-project/cloud-run-source-deploy/predict\n" in run.stdout
+    run = deploy("yaml")
+    assert (run.returncode, run.stdout) == (1, "")
+    assert run.stderr.startswith("deploy.sh: project: not set; say --project")
+
+
+def test_cloud_build_says_what_the_dockerfile_asks() -> None:
+    build = yaml.safe_load((ROOT / "deploy" / "cloudbuild.yaml").read_text())
+    (step,) = build["steps"]
+    said = {
+        word.removeprefix("--build-arg=").partition("=")[0] for word in step["args"] if word.startswith("--build-arg=")
+    }
+    asked = set(re.findall(r"^ARG (\w+)", (ROOT / "container" / "Dockerfile").read_text(), re.MULTILINE))
+    assert said <= asked
+    used = set(re.findall(r"\$\{(_\w+)\}", json.dumps(build)))
+    assert used == {*build["substitutions"], "_IMAGE"}
