@@ -11,6 +11,7 @@ import pytest
 
 from serving.errors import LoadError
 from serving.fetch import fetch
+from serving.storage import Object, Storage
 from tests.conftest import EMBEDDED, Serve
 from tests.zoo import build
 
@@ -49,7 +50,7 @@ def test_a_model_in_a_bucket_answers(serve: Serve, storage: str, examples: dict[
 
 
 def test_every_file_arrives_as_it_is(storage: str) -> None:
-    into = fetch("gs://models/digits", storage)
+    into = fetch("gs://models/digits", Storage(storage))
     for path in EMBEDDED.rglob("*"):
         if path.is_file():
             assert (into / path.relative_to(EMBEDDED)).read_bytes() == path.read_bytes()
@@ -65,16 +66,18 @@ WRONG = [
 @pytest.mark.parametrize(("address", "words"), WRONG)
 def test_what_is_not_there_is_said(storage: str, address: str, words: str) -> None:
     with pytest.raises(LoadError, match=words):
-        fetch(address, storage)
+        fetch(address, Storage(storage))
 
 
-def test_a_server_that_does_not_answer_is_503(serve: Serve) -> None:
+def test_a_server_that_does_not_answer_is_503(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.storage.PAUSES", (0.0,))
     answer = serve(MODEL_DIR="gs://models/digits", STORAGE_EMULATOR_HOST="http://127.0.0.1:9")("GET", "/readyz")
     assert answer.status == 503
     assert b"cannot be fetched: " in answer.body
 
 
 def test_an_object_outside_the_folder_is_refused(monkeypatch: pytest.MonkeyPatch, storage: str) -> None:
-    monkeypatch.setattr("serving.fetch._names", lambda *_: iter(["digits/../../outside"]))
+    outside = Object("models", "digits/../../outside", "1", 1, "", "", {})
+    monkeypatch.setattr(Storage, "list", lambda *_: iter([outside]))
     with pytest.raises(LoadError, match="would be written outside the model's folder"):
-        fetch("gs://models/digits", storage)
+        fetch("gs://models/digits", Storage(storage))

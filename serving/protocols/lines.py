@@ -7,7 +7,7 @@ The last line may end or not; an empty line before it is an error. With on_error
 answered in its place as well.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from serving.http import BadRequest
@@ -23,22 +23,31 @@ def decode(body: bytes, signature: Signature, context: Context) -> Call:
     lines = body.removeprefix(BOM).rstrip(SPACE).split(b"\n")
     if lines == [b""]:
         raise BadRequest("body: expected a JSON value a line, got nothing")
+    return decode_lines(lines, signature, context)
+
+
+def decode_lines(lines: Sequence[bytes], signature: Signature, context: Context, first: int = 1) -> Call:
+    """Return the call of some lines, of which the first is line number `first` of its body or file."""
+
+    def place(row: int | None) -> str:
+        return "lines" if row is None else f"line {row + first}"
+
     tell = row_errors(context)
     document = joined(lines)
     form = Form(LINES, place, len(lines))
     if document is not None:
-        return _rows(document, range(len(lines)), signature, context)._replace(form=form)
+        return _rows(document, range(len(lines)), signature, context, place)._replace(form=form)
     failed: dict[int, str] = {}
     for row, line in enumerate(lines):
         if problem := json_problem(line):
-            failed[row] = f"line {row + 1}: {problem}"
+            failed[row] = f"{place(row)}: {problem}"
             if not tell:
                 raise BadRequest(failed[row])
     good = [row for row in range(len(lines)) if row not in failed]
     document = joined([lines[row] for row in good]) if good else None
     if document is None:
         return Call(signature, {}, form, context, failed=failed)
-    call = _rows(document, good, signature, context)
+    call = _rows(document, good, signature, context, place)
     keys: list[Any] | None = None
     if call.keys is not None:
         keys = [MISSING] * len(lines)
@@ -47,12 +56,9 @@ def decode(body: bytes, signature: Signature, context: Context) -> Call:
     return call._replace(form=form, keys=keys, failed={**failed, **call.failed})
 
 
-def place(row: int | None) -> str:
-    """Name a row of the body, or all of it."""
-    return "lines" if row is None else f"line {row + 1}"
-
-
-def _rows(document: Document, rows: Sequence[int], signature: Signature, context: Context) -> Call:
+def _rows(
+    document: Document, rows: Sequence[int], signature: Signature, context: Context, place: Callable[[int | None], str]
+) -> Call:
     """Return the call of the lines that are JSON."""
 
     def told(message: str) -> str:

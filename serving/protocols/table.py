@@ -32,6 +32,7 @@ from serving.protocols.json_tensors import Document, nest_to_array
 from serving.signature import Signature, TensorSpec, check, shape_text
 
 Rows = Sequence[Sequence[str]]
+Place = Callable[[int | None], str]
 
 
 class Header(NamedTuple):
@@ -50,13 +51,7 @@ def decode(body: bytes, signature: Signature, context: Context) -> Call:
     if not text:
         raise BadRequest("body: expected lines of CSV, got nothing")
     rows, line_of = _parse(text)
-    headless = parameter(content_type, "header")
-    if headless not in (None, "present", "absent"):
-        raise BadRequest(f"Content-Type: expected header=present or header=absent, got {headless[:40]!r}")
-    if headless == "absent":
-        header, first = _no_header(rows[0], signature), 0
-    else:
-        header, first = _header(rows[0], signature, context), 1
+    header, first = read_header(rows[0], signature, context)
     rows = rows[first:]
     if not rows:
         raise BadRequest("line 2: expected a row, got only a header")
@@ -64,6 +59,21 @@ def decode(body: bytes, signature: Signature, context: Context) -> Call:
     def place(row: int | None) -> str:
         return "lines" if row is None else f"line {line_of(row + first)}"
 
+    return decode_table(rows, header, place, signature, context)
+
+
+def read_header(cells: Sequence[str], signature: Signature, context: Context) -> tuple[Header, int]:
+    """Return where the inputs stand, and how many rows the header takes: 1, or 0 where the first row is data."""
+    headless = parameter(context.headers.get("content-type") or "", "header")
+    if headless not in (None, "present", "absent"):
+        raise BadRequest(f"Content-Type: expected header=present or header=absent, got {headless[:40]!r}")
+    if headless == "absent":
+        return _no_header(cells, signature), 0
+    return _header(cells, signature, context), 1
+
+
+def decode_table(rows: Rows, header: Header, place: Place, signature: Signature, context: Context) -> Call:
+    """Return the call of some rows below a header; `place` names a row."""
     tell = row_errors(context)
     failed = _other_widths(rows, header, place, tell)
     columns, more = _typed(rows, header, signature, place, tell, failed)
@@ -224,9 +234,6 @@ def _no_header(cells: Sequence[str], signature: Signature) -> Header:
         raise BadRequest(f"line 1: expected {size or 'some'} values, got {len(cells) or 'an empty line'}")
     names = [f"{spec.name}[{index}]" for index in range(size)] if vector else [spec.name]
     return Header(names, {spec.name: range(size)}, frozenset({spec.name} if vector else ()), None)
-
-
-Place = Callable[[int | None], str]
 
 
 def _other_widths(rows: Rows, header: Header, place: Place, tell: bool) -> dict[int, str]:

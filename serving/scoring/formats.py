@@ -1,0 +1,359 @@
+"""Files of instances, read piece by piece: a stream of bytes → batches of rows → calls.
+
+Rows are decoded by the protocols that take the same bodies online (`lines`, `table`, `raw`), under the same rules. What
+differs is what a file needs: a row that is wrong fails alone, and no more is held than a batch, however long the file
+or one of its lines is. Where batches end depends on the bytes and on the signature alone, so that work which was cut
+short goes on at a batch's end and comes to the same bytes.
+"""
+
+import csv
+import io
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import chain
+from typing import Any, NamedTuple, Protocol
+
+import orjson
+
+from serving.http import BadRequest
+from serving.protocols import lines, raw, table
+from serving.protocols.bodies import BOM, CHARSETS, SPACE, json_problem, parameter
+from serving.protocols.call import Call, Context
+from serving.scoring.faults import BadFile
+from serving.signature import Signature
+
+ROWS = 1024  # of a batch, at most,
+BYTES = 2 << 20  # and about so much text
+CHUNK = 1 << 20
+
+JSON_LINES = "application/x-ndjson"
+CSV = "text/csv"
+
+# By the end of a name; BigQuery, among others, calls JSON lines .json.
+TYPES = {
+    ".jsonl": JSON_LINES, ".ndjson": JSON_LINES, ".jsonlines": JSON_LINES, ".json": JSON_LINES, ".csv": CSV,
+    ".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".gif": "image/gif", ".bmp": "image/bmp",
+    ".webp": "image/webp",
+}  # fmt: skip
+GZIP = ".gz"
+
+
+class Batch(NamedTuple):
+    """Some rows as they stand in the file, and how many come before them."""
+
+    first: int
+    rows: list[Any]
+    size: int  # bytes of the file that they take up, nearly
+
+
+class Format(Protocol):
+    """How the rows of a file are cut apart and decoded."""
+
+    def batches(self, chunks: Iterator[bytes], step: int) -> Iterator[Batch]:
+        """Yield the rows of a file, all batches but the last with a multiple of `step`."""
+
+    def decode(self, batch: Batch, row: int | None = None) -> Call:
+        """Return the call of a batch, or of one row of it, in which what is wrong is told by row."""
+
+    def instance(self, batch: Batch, row: int) -> Any:
+        """Return what the JSON writer takes for a row as it came; None where it has no JSON form."""
+
+
+def content_type_of(name: str, stated: str = "") -> str:
+    """Return the content type by the end of a name, else the stated one; raise BadFile where neither tells a format."""
+    bare = name.removesuffix(GZIP).lower()
+    known = next((kind for end, kind in TYPES.items() if bare.endswith(end)), None)
+    if known == CSV and stated.lower().startswith(CSV):
+        return stated  # it may say header=absent, or a charset
+    kind = known or stated
+    if not kind or kind.lower().startswith("multipart/") or not raw.takes(kind, b""):
+        ends = ", ".join(TYPES)
+        raise BadFile(f"expected a name that ends with one of {ends}, or a content type of those; got {name[-200:]!r}")
+    return kind
+
+
+def format_of(content_type: str, signature: Signature, context: Context, limit: int) -> Format:
+    """Return how a file of this type is read, for a signature; a line or a picture may have `limit` bytes."""
+    context = context._replace(headers={"content-type": content_type}, query={**context.query, "on_error": "row"})
+    media = content_type.partition(";")[0].strip().lower()
+    if media == CSV:
+        return Table(signature, context, limit)
+    if raw.KINDS.get(media) == raw.JSON_LINES:
+        return Lines(signature, context, limit)
+    return Whole(signature, context, limit)
+
+
+def gunzip(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Unpack gzip, of one member or several, without ever holding more than a chunk of it."""
+    unpacker, whole = zlib.decompressobj(zlib.MAX_WBITS | 16), False
+    try:
+        for chunk in chunks:
+            while chunk:
+                if unpacker.eof:
+                    unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16)
+                if part := unpacker.decompress(chunk, CHUNK):
+                    yield part
+                chunk, whole = unpacker.unused_data if unpacker.eof else unpacker.unconsumed_tail, unpacker.eof
+            while not unpacker.eof and (part := unpacker.decompress(b"", CHUNK)):
+                yield part
+                whole = unpacker.eof
+    except zlib.error as error:
+        raise BadFile(f"the file is not gzip, though its name or its Content-Encoding says so: {error}") from None
+    if not whole:
+        raise BadFile("the gzip data ends too early")
+
+
+def lines_of(chunks: Iterable[bytes], limit: int) -> Iterator[bytes | None]:
+    """Yield lines without their line feeds; None for one of more than `limit` bytes, of which no more is held."""
+    rest: bytes | None = b""
+    for chunk in chunks:
+        begin, *more = chunk.split(b"\n")
+        rest = None if rest is None or len(rest) + len(begin) > limit else rest + begin
+        if more:
+            yield rest
+            *whole, rest = more
+            for line in whole:
+                yield line if len(line) <= limit else None
+    yield rest
+
+
+def _batches(rows: Iterable[tuple[Any, int]], step: int) -> Iterator[Batch]:
+    """Collect rows, each with its size in bytes."""
+    held: list[Any] = []
+    first = size = 0
+    for row, weight in rows:
+        held.append(row)
+        size += weight
+        if (len(held) >= ROWS or size >= BYTES) and len(held) % step == 0:
+            yield Batch(first, held, size)
+            first, held, size = first + len(held), [], 0
+    if held:
+        yield Batch(first, held, size)
+
+
+class Lines:
+    """JSON lines: a row is a line, or None where the line is too long."""
+
+    def __init__(self, signature: Signature, context: Context, limit: int) -> None:
+        self._signature, self._context, self._limit = signature, context, limit
+
+    def batches(self, chunks: Iterator[bytes], step: int) -> Iterator[Batch]:
+        for batch in _batches(self._rows(chunks), step):
+            if not batch.first:
+                _refuse_other_text(batch.rows)
+            yield batch
+
+    def _rows(self, chunks: Iterator[bytes]) -> Iterator[tuple[bytes | None, int]]:
+        empty = 0  # lines so far: at the end of the file they are none
+        for number, line in enumerate(lines_of(chunks, self._limit)):
+            if line is not None and not number:
+                line = line.removeprefix(BOM)
+            if line is not None and not line.strip(SPACE):
+                empty += 1
+                continue
+            for _ in range(empty):
+                yield b"", 1
+            empty = 0
+            yield line, len(line or b"") + 1
+
+    def decode(self, batch: Batch, row: int | None = None) -> Call:
+        rows, first = (batch.rows, batch.first) if row is None else ([batch.rows[row]], batch.first + row)
+        call = lines.decode_lines([line or b"" for line in rows], self._signature, self._context, first + 1)
+        long = {
+            index: f"{call.form.place(index)}: expected at most {self._limit} bytes (MAX_BODY_BYTES), got more"
+            for index, line in enumerate(rows) if line is None
+        }  # fmt: skip
+        return call._replace(failed={**call.failed, **long}) if long else call
+
+    def instance(self, batch: Batch, row: int) -> Any:
+        line = batch.rows[row]
+        return None if not line or json_problem(line) else orjson.Fragment(line.strip(SPACE))
+
+
+def _refuse_other_text(rows: Sequence[bytes | None]) -> None:
+    """Raise BadFile where not one of a file's first rows is JSON: it is a file of something else."""
+    problem = None
+    for line in rows:
+        if line is None:
+            return
+        found = json_problem(line)
+        if not found:
+            return
+        problem = problem or found
+    raise BadFile(f"line 1: {problem}; none of the first {len(rows)} lines is a JSON value")
+
+
+class _Long(Exception):
+    """A record has more bytes than may be held."""
+
+
+class _Text:
+    """The lines of a CSV file as text, for a reader that asks for as many as a record has."""
+
+    def __init__(self, chunks: Iterator[bytes], content_type: str, limit: int) -> None:
+        charset = parameter(content_type, "charset") or "utf-8"
+        if charset.lower() not in CHARSETS:
+            raise BadFile(f"expected the charset utf-8, us-ascii or iso-8859-1, got {charset[:40]!r}")
+        self.charset, self._codec, self._limit = charset[:40], CHARSETS[charset.lower()], limit
+        self._lines = lines_of(chunks, limit)
+        self._pieces: Iterator[str] = iter(())
+        self._first = True
+        self.number = 0  # lines given so far
+        self.size = 0  # characters since `begin`
+        self.broken = False  # bytes that are no text were met since then
+
+    def begin(self) -> int:
+        """Begin a record, and return the number of its first line."""
+        self.size, self.broken = 0, False
+        return self.number + 1
+
+    def __iter__(self) -> "_Text":
+        return self
+
+    def __next__(self) -> str:
+        piece = next(self._pieces, None)
+        if piece is None:
+            self._pieces = io.StringIO(self._line() + "\n", newline="")  # a carriage return may end a line too
+            piece = next(self._pieces)
+        self.number += 1
+        self.size += len(piece)
+        if self.size > self._limit + 1:
+            raise _Long
+        return piece
+
+    def _line(self) -> str:
+        line = next(self._lines)
+        if line is None:
+            self.number += 1
+            raise _Long
+        first, self._first = self._first, False
+        try:
+            return (line.removeprefix(BOM) if first and self._codec == "utf-8" else line).decode(self._codec)
+        except UnicodeDecodeError as error:
+            if first:
+                raise BadFile(f"line 1: not {self._codec} at byte {error.start}") from None
+            self.broken = True
+            return line.decode("ascii", "replace")
+
+
+class _Record(NamedTuple):
+    """A row of CSV: its cells, the line that it begins on, and what is wrong with it before its cells are looked at."""
+
+    cells: Sequence[str]
+    line: int
+    problem: str | None = None
+
+
+class Table:
+    """CSV: a row is a record."""
+
+    def __init__(self, signature: Signature, context: Context, limit: int) -> None:
+        self._signature, self._context, self._limit = signature, context, limit
+        self._header: table.Header | None = None
+
+    def batches(self, chunks: Iterator[bytes], step: int) -> Iterator[Batch]:
+        records = self._records(chunks)
+        first = next(records, None)
+        if first is None or not (first.cells or first.problem or any(record.cells for record in records)):
+            return
+        if first.problem:
+            raise BadFile(first.problem)
+        try:
+            self._header, taken = table.read_header(first.cells, self._signature, self._context)
+        except BadRequest as error:
+            raise BadFile(str(error)) from None
+        count = 0
+        for batch in _batches(self._rows(() if taken else (first,), records), step):
+            count += len(batch.rows)
+            yield batch
+        if not count:
+            raise BadFile("line 2: expected a row, got only a header")
+
+    def _rows(self, begin: Iterable[_Record], records: Iterator[_Record]) -> Iterator[tuple[_Record, int]]:
+        empty: list[int] = []  # first and last of the empty lines so far: at the end of the file they are none
+        for record in chain(begin, records):
+            if not record.cells and not record.problem:
+                empty = [empty[0] if empty else record.line, record.line]
+                continue
+            if empty:
+                for line in range(empty[0], empty[1] + 1):
+                    yield _Record((), line), 1
+                empty = []
+            yield record, sum(map(len, record.cells)) + len(record.cells)
+
+    def _records(self, chunks: Iterator[bytes]) -> Iterator[_Record]:
+        text = _Text(chunks, self._context.headers.get("content-type") or "", self._limit)
+        reader = csv.reader(text, strict=True)
+        while True:
+            line = text.begin()
+            problem = None
+            cells: Sequence[str] = ()
+            try:
+                cells = next(reader)
+            except StopIteration:
+                return
+            except _Long:
+                problem = f"expected at most {self._limit} bytes (MAX_BODY_BYTES), got more"
+                if text.number > line:  # what follows may be anything
+                    raise BadFile(f"line {line}: {problem}; is a quotation mark not closed?") from None
+            except csv.Error as error:
+                if "end of data" in str(error):
+                    raise BadFile(f"line {line}: not CSV: a quotation mark is not closed") from None
+                problem = f"not CSV: {error}"
+            if text.broken:
+                cells, problem = (), f"not {text.charset}"
+            yield _Record(cells, line, problem and f"line {line}: {problem}")
+
+    def decode(self, batch: Batch, row: int | None = None) -> Call:
+        records: list[_Record] = batch.rows if row is None else [batch.rows[row]]
+        assert self._header is not None
+
+        def place(index: int | None) -> str:
+            return "lines" if index is None else f"line {records[index].line}"
+
+        cells = [record.cells for record in records]
+        call = table.decode_table(cells, self._header, place, self._signature, self._context)
+        problems = {index: record.problem for index, record in enumerate(records) if record.problem}
+        return call._replace(failed={**call.failed, **problems}) if problems else call
+
+    def instance(self, batch: Batch, row: int) -> Any:
+        cells = batch.rows[row].cells
+        assert self._header is not None
+        return dict(zip(self._header.names, cells)) if len(cells) == len(self._header.names) else None
+
+
+class Whole:
+    """A picture, or whatever else is one string: the file is the one row."""
+
+    def __init__(self, signature: Signature, context: Context, limit: int) -> None:
+        self._signature, self._context, self._limit = signature, context, limit
+
+    def batches(self, chunks: Iterator[bytes], step: int) -> Iterator[Batch]:
+        content = b""
+        for chunk in chunks:
+            content += chunk
+            if len(content) > self._limit:
+                raise BadFile(f"expected at most {self._limit} bytes (MAX_BODY_BYTES), got more")
+        if content:
+            yield Batch(0, [content], len(content))
+
+    def decode(self, batch: Batch, row: int | None = None) -> Call:
+        signature = self._signature
+        context = self._context._replace(query={**self._context.query, "signature_name": signature.name})
+        try:
+            return raw.decode(batch.rows[0], {signature.name: signature}, context)
+        except BadRequest as error:
+            raise BadFile(str(error)) from None
+
+    def instance(self, batch: Batch, row: int) -> Any:
+        return None
+
+
+def free(signature: Signature) -> Signature:
+    """Return the signature with any number of rows, for decoding: the run fits them to what the model takes."""
+
+    def freed(spec: Any) -> Any:
+        return replace(spec, shape=(None, *spec.shape[1:])) if spec.shape else spec
+
+    return replace(signature, inputs={name: freed(spec) for name, spec in signature.inputs.items()})

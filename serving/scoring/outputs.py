@@ -1,0 +1,208 @@
+"""Where predictions go: written piece by piece, there as a whole or not at all, and gone on with after a crash.
+
+An output that is opened tells how many rows an earlier attempt has left, `rows`, and this one begins behind them. What
+is written depends on the file, the model and the options alone (`identity`): whoever repeats it writes the same bytes.
+"""
+
+import fcntl
+import json
+import os
+import re
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
+from pathlib import Path
+from typing import Protocol
+
+from serving.log import log
+from serving.scoring.faults import Passing
+from serving.storage import MOST_COMPOSED, NotThere, Storage, StorageError
+
+NDJSON = "application/x-ndjson"
+MARK = "serving-output"  # metadata of everything that is written here: what it is
+PARTS = ".partial"
+SIDE_BY_SIDE = 8
+
+
+class Output(Protocol):
+    """Predictions on their way."""
+
+    rows: int  # so far, from the beginning of the file
+    failed: int  # errors among them
+
+    def write(self, lines: bytes, rows: int, failed: int) -> None:
+        """Add the lines of some rows."""
+
+    def finish(self, summary: Mapping[str, str]) -> bool:
+        """Make all of it visible; return False where somebody else did so before."""
+
+    def close(self) -> None:
+        """Leave what there is for a later attempt."""
+
+
+class LocalOutput:
+    """A file. OUTPUT.part grows, OUTPUT.part.journal says how much of it is whole; at the end it gets its name.
+
+    The journal holds the identity, and then a line for each write: rows, errors and bytes so far.
+    """
+
+    def __init__(self, path: Path, identity: str) -> None:
+        """Go on with what the same work has left; raise Passing where another process is at it."""
+        self._path, self._part = path, path.with_name(path.name + ".part")
+        self._journal = path.with_name(path.name + ".part.journal").open("a+", encoding="ascii")
+        try:
+            fcntl.flock(self._journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._journal.close()
+            raise Passing(f"another process writes {self._part}") from None
+        self.rows = self.failed = self._size = 0
+        self._journal.seek(0)
+        told = self._journal.read().splitlines(keepends=True)
+        self._file = self._part.open("ab")
+        if told[:1] == [identity + "\n"]:
+            there = self._file.tell()
+            for line in told[1:]:
+                numbers = re.fullmatch(r"([0-9]+) ([0-9]+) ([0-9]+)\n", line)
+                if numbers and int(numbers[3]) <= there:
+                    self.rows, self.failed, self._size = int(numbers[1]), int(numbers[2]), int(numbers[3])
+        else:
+            self._journal.truncate(0)
+            self._journal.write(identity + "\n")
+            self._journal.flush()
+        self._file.truncate(self._size)
+
+    def write(self, lines: bytes, rows: int, failed: int) -> None:
+        self._file.write(lines)
+        self._file.flush()
+        self.rows, self.failed, self._size = self.rows + rows, self.failed + failed, self._size + len(lines)
+        self._journal.write(f"{self.rows} {self.failed} {self._size}\n")
+        self._journal.flush()
+
+    def finish(self, summary: Mapping[str, str]) -> bool:
+        os.fsync(self._file.fileno())
+        self.close()
+        try:
+            os.link(self._part, self._path)  # unlike a renaming, it never replaces
+            new = True
+        except FileExistsError:
+            new = False
+        except OSError:  # a file system without links
+            new = not self._path.exists()
+            if new:
+                self._part.rename(self._path)
+        self._part.unlink(missing_ok=True)
+        Path(self._journal.name).unlink(missing_ok=True)
+        return new
+
+    def close(self) -> None:
+        """Leave what there is for a later attempt."""
+        if not self._file.closed and not self.rows:
+            self._part.unlink(missing_ok=True)
+            Path(self._journal.name).unlink(missing_ok=True)
+        self._file.close()
+        self._journal.close()
+
+
+class BucketOutput:
+    """An object. A small one is written in one piece; a larger one in parts, which are composed at the end.
+
+    The parts are objects of fixed names, FOLDER/.partial/NAME/IDENTITY/000000 and so on, each written only where it is
+    not there yet: an attempt that was cut short, or another one at the same moment, has written the same bytes. Who
+    comes to the end deletes them.
+    """
+
+    def __init__(self, storage: Storage, bucket: str, name: str, folder: str, identity: str, part_bytes: int) -> None:
+        """Find the parts that are there; `folder` ends with a slash and holds them."""
+        self._storage, self._bucket, self._name = storage, bucket, name
+        self._folder = folder
+        self._prefix = f"{_parts_of(folder, name)}{identity}/"
+        self._part_bytes = part_bytes
+        self._parts: list[str] = []
+        self._held: list[bytes] = []
+        self._size = self._held_rows = self._held_failed = 0
+        self.rows = self.failed = 0
+        there = {found.name: found.metadata for found in storage.list(bucket, self._prefix)}
+        while (metadata := there.get(self._part_name())) is not None:
+            self.rows += int(metadata["rows"])
+            self.failed += int(metadata["errors"])
+            self._parts.append(self._part_name())
+
+    def _part_name(self) -> str:
+        return f"{self._prefix}{len(self._parts):06d}"
+
+    def write(self, lines: bytes, rows: int, failed: int) -> None:
+        self._held.append(lines)
+        self._size += len(lines)
+        self._held_rows += rows
+        self._held_failed += failed
+        self.rows += rows
+        self.failed += failed
+        if self._size >= self._part_bytes:
+            self._keep()
+
+    def _keep(self) -> None:
+        content, self._held, self._size = b"".join(self._held), [], 0
+        metadata = {MARK: "part", "rows": str(self._held_rows), "errors": str(self._held_failed)}
+        self._storage.write(self._bucket, self._part_name(), content, NDJSON, metadata)
+        self._parts.append(self._part_name())
+        self._held_rows = self._held_failed = 0
+
+    def finish(self, summary: Mapping[str, str]) -> bool:
+        metadata = {MARK: "predictions", **summary}
+        if not self._parts:
+            return self._storage.write(self._bucket, self._name, b"".join(self._held), NDJSON, metadata)
+        if self._held:
+            self._keep()
+        new = self._compose(metadata)
+        clean(self._storage, self._bucket, self._folder, self._name)
+        return new
+
+    def _compose(self, metadata: Mapping[str, str]) -> bool:
+        parts, level = self._parts, 0
+        try:
+            while len(parts) > MOST_COMPOSED:
+                level += 1
+                groups = [parts[start : start + MOST_COMPOSED] for start in range(0, len(parts), MOST_COMPOSED)]
+                parts = []
+                for number, group in enumerate(groups):
+                    parts.append(f"{self._prefix}{level}-{number:06d}")
+                    self._storage.compose(self._bucket, parts[-1], group, NDJSON, {MARK: "part"})
+            if self._there():
+                return False
+            return self._storage.compose(self._bucket, self._name, parts, NDJSON, metadata)
+        except StorageError:
+            if self._there():  # somebody was quicker, and has deleted the parts
+                return False
+            raise
+
+    def _there(self) -> bool:
+        try:
+            self._storage.stat(self._bucket, self._name)
+        except NotThere:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Leave what there is for a later attempt."""
+        self._held.clear()
+
+
+def _parts_of(folder: str, name: str) -> str:
+    return f"{folder}{PARTS}/{name.removeprefix(folder)}/"
+
+
+def clean(storage: Storage, bucket: str, folder: str, name: str) -> None:
+    """Delete the parts of an output that is whole; where that is not allowed they stay, which harms nothing."""
+    prefix = _parts_of(folder, name)
+    try:
+        names = [found.name for found in storage.list(bucket, prefix)]
+        if names:
+            with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+                list(pool.map(lambda part: storage.delete(bucket, part), names))
+    except StorageError as error:
+        log("WARNING", f"parts are left over: {error}", place=f"gs://{bucket}/{prefix}")
+
+
+def identity_text(facts: Mapping[str, object]) -> str:
+    """Return a short name of everything that decides what is written."""
+    return sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:32]

@@ -1,0 +1,170 @@
+"""The storage client, against a real fake-gcs-server and over a line that breaks."""
+
+import json
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from serving import storage as subject
+from serving.storage import NotThere, Object, Storage, StorageError
+from tests.events.emulators import Fault, Store, line, storage
+
+CONTENT = bytes(range(256)) * 16384  # 4 MiB
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[Store]:
+    with storage() as running:
+        running.bucket("box")
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subject, "PAUSES", (0.0, 0.0, 0.0))
+
+
+NAMES = ["a", "a b", "in/a?b#c%2F+d&e=f", "wasser/水.jsonl", "'\"\\", "x" * 1000]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_written_is_read_back(store: Store, name: str) -> None:
+    client = Storage(store.address)
+    assert client.write("box", name, CONTENT, "text/plain", {"rows": "5", "who": "水"})
+    assert store.get("box", name) == CONTENT
+    found = client.stat("box", name)
+    assert (found.name, found.size, found.content_type) == (name, len(CONTENT), "text/plain")
+    assert found.metadata == {"rows": "5", "who": "水"}
+    assert found.generation == store.about("box", name)["generation"]
+    assert b"".join(client.read(found)) == CONTENT
+    assert b"".join(client.read(found, 1_000_001)) == CONTENT[1_000_001:]
+    assert name in [other.name for other in client.list("box", name[:1])]
+    client.delete("box", name)
+    client.delete("box", name)
+    assert name not in store.names("box")
+
+
+def test_a_second_writer_is_told_so_and_changes_nothing(store: Store) -> None:
+    client = Storage(store.address)
+    assert client.write("box", "one", b"first", "text/plain", {})
+    assert not client.write("box", "one", b"second", "text/plain", {})
+    assert store.get("box", "one") == b"first"
+    assert client.write("box", "one", b"third", "text/plain", {}, new=False)
+    assert store.get("box", "one") == b"third"
+
+
+def test_every_new_object_is_asked_for_on_condition(store: Store) -> None:
+    with line(store.address, Fault("POST", "/compose", 412)) as through:
+        client = Storage(through.address)
+        client.write("box", "part", b"x", "text/plain", {})
+        assert not client.compose("box", "composed", ["part"], "text/plain", {})
+        assert client.compose("box", "composed", ["part", "part"], "text/plain", {"rows": "2"})
+    writes = [path for method, path, _ in through.asked if method == "POST"]
+    assert len(writes) == 3
+    assert all(path.endswith("ifGenerationMatch=0") for path in writes)
+    assert store.get("box", "composed") == b"xx"
+    assert store.about("box", "composed")["metadata"] == {"rows": "2"}
+
+
+def test_a_broken_answer_goes_on_where_it_broke(store: Store) -> None:
+    store.put("box", "long", CONTENT)
+    faults = [Fault("GET", "alt=media", 0, 3), Fault("GET", "alt=media", 503, 1)]
+    with line(store.address, *faults) as through:
+        client = Storage(through.address)
+        assert b"".join(client.read(client.stat("box", "long"))) == CONTENT
+    ranges = [headers.get("Range") for _, path, headers in through.asked if "alt=media" in path]
+    assert len(ranges) == 5
+    assert ranges[0] is None
+    assert all(wanted and wanted != "bytes=0-" for wanted in ranges[1:])
+
+
+def test_passing_faults_are_tried_again_and_lasting_ones_told(store: Store) -> None:
+    with line(store.address, Fault("POST", "upload", 503, 2), Fault("POST", "upload", 429)) as through:
+        assert Storage(through.address).write("box", "stubborn", b"x", "text/plain", {})
+    with (
+        line(store.address, Fault("POST", "upload", 503, 9)) as through,
+        pytest.raises(StorageError, match="gs://box/never cannot be written: the server answers 503"),
+    ):
+        Storage(through.address).write("box", "never", b"x", "text/plain", {})
+    assert len(through.asked) == 4
+    with (
+        line(store.address, Fault("POST", "upload", 403, 9)) as through,
+        pytest.raises(StorageError, match="the server answers 403"),
+    ):
+        Storage(through.address).write("box", "never", b"x", "text/plain", {})
+    assert len(through.asked) == 1
+
+
+MISSING = [
+    # bucket     name      generation
+    ("box",      "none",   None),
+    ("box",      "there",  "5"),
+    ("no-box",   "there",  None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("bucket", "name", "generation"), MISSING)
+def test_what_is_not_there_is_told_apart(store: Store, bucket: str, name: str, generation: str | None) -> None:
+    store.put("box", "there", b"x")
+    client = Storage(store.address)
+    with pytest.raises(NotThere, match="404"):
+        client.stat(bucket, name, generation)
+    with pytest.raises(NotThere):
+        list(client.read(Object(bucket, name, generation or "5", 1, "", "", {})))
+
+
+class _Cloud(BaseHTTPRequestHandler):
+    """The service and the metadata server in one, for what fake-gcs-server has not: tokens, and lists in pages."""
+
+    asked: list[tuple[str, str | None]] = []  # noqa: RUF012
+
+    def do_GET(self) -> None:
+        self.asked.append((self.path, self.headers.get("Authorization") or self.headers.get("Metadata-Flavor")))
+        told: dict[str, Any] = {"name": "x", "size": "3"}
+        if self.path == "/token":
+            told = {"access_token": "secret", "expires_in": 3000}
+        elif "pageToken=&" in f"{self.path}&":
+            told = {"items": [{"name": "a"}, {"name": "b"}], "nextPageToken": "n&2"}
+        elif "pageToken=n%262" in self.path:
+            told = {"items": [{"name": "c"}]}
+        body = json.dumps(told).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Be the service and the metadata server."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Cloud)
+    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    base = f"http://127.0.0.1:{server.server_address[1]}"
+    monkeypatch.setattr(subject, "API", base)
+    monkeypatch.setattr(subject, "TOKEN", f"{base}/token")
+    monkeypatch.setattr(subject, "_known", ("", 0.0))
+    _Cloud.asked.clear()
+    yield
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.mark.usefixtures("cloud")
+def test_a_long_list_comes_page_by_page() -> None:
+    assert [found.name for found in Storage(token="mine").list("box", "p/")] == ["a", "b", "c"]
+
+
+@pytest.mark.usefixtures("cloud")
+def test_the_service_is_asked_with_the_platforms_token_which_is_kept() -> None:
+    for _ in range(2):
+        assert Storage().stat("box", "x").size == 3
+    assert Storage(token="mine").stat("box", "x").size == 3
+    assert [told for _, told in _Cloud.asked] == ["Google", "Bearer secret", "Bearer secret", "Bearer mine"]
