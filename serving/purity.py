@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from serving.errors import LoadError
-from serving.signature import SERVE, _each, _map, _one, _text, _varint
+from serving.signature import SERVE, _each, _map, _one, _text, _varint, _whole
 
 LOADING = ""  # in place of a signature's name: what runs once, when the model is loaded
 INIT = "__saved_model_init_op"  # the signature that TensorFlow 2 writes for it
@@ -230,16 +230,23 @@ def kind(op: str, loading: bool = False) -> str | None:
 
 def impurities(directory: Path) -> list[Use]:
     """Return the operations that are not pure in what signatures and loading reach; raise LoadError if unreadable."""
-    path = directory / "saved_model.pb"
     try:
-        with path.open("rb") as file:
+        return sorted(_impurities(served_graph(directory)))
+    except (ValueError, IndexError, RecursionError) as error:
+        raise LoadError(f"saved_model.pb is not a SavedModel, or only part of one ({error})") from None
+
+
+def served_graph(directory: Path) -> memoryview:
+    """Return the MetaGraphDef that is served, as it is in the file; raise LoadError if unreadable."""
+    try:
+        with (directory / "saved_model.pb").open("rb") as file:
             message = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         graphs = [graph for graph in _each(message, 2) if SERVE in _tags(graph)]
-        if not graphs:
-            raise LoadError(f"no graph of saved_model.pb is tagged {SERVE!r}")
-        return sorted(_impurities(min(graphs, key=lambda graph: len(_tags(graph)))))
-    except (OSError, ValueError, IndexError) as error:
+    except (OSError, ValueError) as error:
         raise LoadError(f"saved_model.pb is not a SavedModel, or only part of one ({error})") from None
+    if not graphs:
+        raise LoadError(f"no graph of saved_model.pb is tagged {SERVE!r}")
+    return min(graphs, key=lambda graph: len(_tags(graph)))
 
 
 def _tags(graph: memoryview) -> list[str]:
@@ -259,6 +266,7 @@ def _impurities(graph: memoryview) -> set[Use]:
     library = {bytes(_one(_whole(function, 1), 1)): function for function in _each(_whole(definition, 2), 1)}
     bodies: dict[bytes, list[_Node]] = {}
     found = set()
+    reads = False  # loading reads a file into a table
     for signature, roots in _roots(graph).items():
         pending: list[tuple[bytes, list[_Node]]] = [(b"", _reached(main, roots))]
         seen = {b""}
@@ -272,18 +280,64 @@ def _impurities(graph: memoryview) -> set[Use]:
                             bodies[called] = list(_nodes(library[called], 3))
                         pending.append((called, bodies[called]))
                 if node.op not in _PURE and node.op not in library:
+                    reads = reads or (signature == LOADING and node.op in _READING)
                     does = kind(str(node.op, "utf-8", "replace"), loading=signature == LOADING)
                     if does:
                         texts = (str(part, "utf-8", "replace") for part in (node.op, node.name, function))
                         op, name, inside = texts
                         found.add(Use(signature, op, does, name, inside))
-    return found
+    return found | _other_files(graph) if reads else found
 
 
-def _whole(message: memoryview, field: int) -> memoryview:
-    """Return a message field; one that is written in parts is their concatenation, as protobuf has it."""
-    parts = list(_each(message, field))
-    return parts[0] if len(parts) == 1 else memoryview(b"".join(parts))
+_READING = (b"InitializeTableFromTextFile", b"InitializeTableFromTextFileV2")
+
+
+def _other_files(graph: memoryview) -> set[Use]:
+    """Return the operations that read a file into a table while the model is loaded, where it is none of the assets."""
+    from serving.flow import Flow  # most models have no tables
+
+    assets = {bytes(_one(_one(of, 1), 1)).rpartition(b":")[0] for of in asset_definitions(graph)}
+    flow = Flow(graph, dict.fromkeys(assets | _kept(graph, assets), "asset"), _READING)
+    flow.run(_roots(graph)[LOADING])
+    return {
+        Use(LOADING, str(sink.op, "utf-8"), "files", str(sink.name, "utf-8"), str(sink.function, "utf-8"))
+        for sink in flow.sinks
+        if not (len(sink.arguments) == 2 and sink.arguments[1].as_is)
+    }
+
+
+def _kept(graph: memoryview, assets: set[bytes]) -> set[bytes]:
+    """Return the nodes that read a variable which holds the path of an asset and never anything else."""
+    definition = _whole(graph, 2)
+    handles: dict[bytes, bytes] = {}  # by node: what the variable is called
+    called: list[bytes] = []
+    uses: dict[bytes, list[tuple[bytes, bytes, bytes]]] = {}  # by handle: operation, node, value
+    bodies = [(True, definition, 1), *((False, of, 3) for of in _each(_whole(definition, 2), 1))]
+    for main, message, field in bodies:
+        for node in _each(message, field):
+            op, name = bytes(_one(node, 2)), bytes(_one(node, 1))
+            inputs = [bytes(one) for one in _each(node, 3)]
+            if op == b"VarHandleOp":
+                called.append(bytes(_one(_map(node, 5).get("shared_name", memoryview(b"")), 2)))
+                if main:
+                    handles[name] = called[-1]
+            elif main:
+                for one in inputs:
+                    uses.setdefault(one.partition(b":")[0], []).append((op, name, inputs[-1] if inputs else b""))
+    kept = set()
+    for handle, name in handles.items():
+        of = uses.get(handle, [])
+        given = [value.partition(b":")[0] for op, _, value in of if op == b"AssignVariableOp"]
+        plain = all(op in (b"AssignVariableOp", b"ReadVariableOp", b"VarIsInitializedOp") for op, _, _ in of)
+        if plain and given and assets.issuperset(given) and name and called.count(name) == 1:
+            kept |= {node for op, node, _ in of if op == b"ReadVariableOp"}
+    return kept
+
+
+def asset_definitions(graph: memoryview) -> list[memoryview]:
+    """Return the AssetFileDefs of a MetaGraphDef, where TensorFlow 2 puts them and where TensorFlow 1 did."""
+    old = _map(graph, 4).get("saved_model_assets", memoryview(b""))
+    return [*_each(graph, 6), *(_one(packed, 2) for packed in _each(_one(old, 5), 1))]
 
 
 def _roots(graph: memoryview) -> dict[str, list[bytes]]:

@@ -1,0 +1,130 @@
+"""The short form of `make fuzz`: every seed and every past crasher again, some new inputs for each target, both doors."""
+
+import http.client
+import json
+import os
+import random
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+
+from tests.conftest import ROOT, forget, plain_environment
+from tests.fuzz.__main__ import CORPUS, attempt, seeds
+from tests.fuzz.mutate import mutate
+from tests.fuzz.targets import INSIDE, TARGETS, message
+from tests.server import running
+
+SHORT = 400  # inputs
+REQUESTS = int(os.environ.get("FUZZ_REQUESTS", "400"))  # over each door; `make fuzz` sends 5,000
+
+
+@pytest.fixture(autouse=True)
+def anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Leave settings and model as they were."""
+    for variable in ("FUZZ_ORACLE", "MODEL_DIR"):
+        monkeypatch.setenv(variable, "")
+    yield
+    forget()
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_what_broke_a_parser_once_does_so_no_more(name: str) -> None:
+    assert len(seeds(name)) >= 2
+    for path in sorted((CORPUS / name).iterdir()):
+        assert attempt(TARGETS[name], path.read_bytes()) is None, path
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_nothing_breaks_a_parser(name: str) -> None:
+    pool, random_ = seeds(name), random.Random(f"{name} 1")
+    for _ in range(SHORT):
+        data = mutate(random_.choice(pool), pool, random_)
+        assert attempt(TARGETS[name], data) is None, data[:2000]
+
+
+def test_parsers_agree_with_tensorflows_own_messages() -> None:
+    """In a process of its own: TensorFlow's Python package, even its messages alone, must not be imported here."""
+    command = [sys.executable, "-m", "tests.fuzz", "--runs", "300", "saved_model", "prediction_logs", "examples"]
+    run = subprocess.run(command, cwd=ROOT, env=plain_environment(FUZZ_ORACLE="1"), capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert run.stdout.count(" 0 broke it") == 3
+
+
+def test_the_mutations_reach_all_kinds_of_answers() -> None:
+    """That a fuzzer finds nothing says little where all its inputs fail at the first step."""
+    from tests.fuzz import targets
+
+    targets._served()
+    pool, random_, statuses = seeds("request"), random.Random(3), Counter[int]()
+    for _ in range(600):
+        statuses[targets.ask(mutate(random_.choice(pool), pool, random_))[0]] += 1
+    assert {200, 204, 400, 404, 405} <= statuses.keys()
+    assert statuses[200] > 60
+
+
+def test_a_target_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(data: bytes) -> None:
+        raise ValueError(len(data))
+
+    assert (attempt(broken, b"abc") or "").startswith("ValueError: 3")
+
+
+SENT = ("content-type", "accept-encoding", "content-encoding", "inference-header-content-length", "ce-id", "ce-type",
+        "ce-source", "ce-specversion", "ce-time", "x-goog-pubsub-message-id", "x-request-timeout")  # fmt: skip
+
+
+def _send(connection: http.client.HTTPConnection, data: bytes) -> tuple[int, dict[str, str], bytes]:
+    """Send a message as a client would that frames it rightly."""
+    method, path, query, fields, body = message(data)
+    target = "".join(c if 32 < ord(c) < 127 else f"%{ord(c):02X}" for c in f"{path}?{query}" if ord(c) < 256)
+    target = target if target.startswith("/") else "/" + target
+    method = method if method in ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS") else "POST"
+    connection.putrequest(method, target.replace("//", "/"), skip_accept_encoding=True)
+    for name in SENT:
+        value = fields.get(name, "").replace("\0", "").replace("\n", "").replace("\r", "")
+        if value:
+            connection.putheader(name, value.encode("latin-1", "replace"))
+    connection.putheader("content-length", str(len(body)))
+    connection.endheaders(body)
+    response = connection.getresponse()
+    return response.status, {name.lower(): value for name, value in response.getheaders()}, response.read()
+
+
+def _ask_all(connection: http.client.HTTPConnection, door: str, statuses: Counter[int]) -> None:
+    pool, random_ = seeds("request"), random.Random(f"{door} {REQUESTS}")
+    for _ in range(REQUESTS):
+        data = mutate(random_.choice(pool), pool, random_)
+        try:
+            status, headers, body = _send(connection, data)
+        except (ConnectionError, http.client.RemoteDisconnected):
+            connection.close()  # a server closes after it has refused a message
+            status, headers, body = _send(connection, data)
+        statuses[status] += 1
+        if status == 503:
+            assert b"EVENT_OUTPUT" in body, data
+        else:
+            assert status < 500 or (status == 504 and b"x-request-timeout" in data), (status, body, data)
+        if status >= 400 and headers.get("content-type") == "application/json" and body:
+            assert not any(part in json.loads(body)["error"] for part in INSIDE), body
+        if headers.get("connection") == "close":
+            connection.close()
+
+
+@pytest.mark.parametrize("door", ["functions-framework", "granian"])
+def test_every_request_over_http_gets_a_clean_answer(door: str) -> None:
+    statuses = Counter[int]()
+    with running(door) as server:
+        with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)) as connection:
+            _ask_all(connection, door, statuses)
+        assert server.process.poll() is None
+        answer = server.ask("GET", "/readyz")
+        log = server.log
+    assert answer.status == 200
+    assert statuses[200] > REQUESTS // 20
+    assert "Traceback" not in log
+    lines = [line for line in log.splitlines() if line.startswith("{")]
+    assert all(isinstance(json.loads(line), dict) for line in lines)
