@@ -23,16 +23,18 @@ deploy_container() {
 }
 
 container_command() {
-  local model=$MODEL_DIR baked=0 light=0
+  local model=$MODEL_DIR baked=0 light=0 values
   [[ $MODEL_DIR != gs://* ]] || model=model
   [[ $BAKE == no ]] || baked=1
   [[ $LITERT == no ]] || light=1
   image_name
+  values=("_IMAGE=$IMAGE" "_MODEL=$model" "_BAKE=$baked" "_LITERT=$light")
+  [[ -z $SIGNATURE || $LITERT == no ]] || values+=("_SIGNATURE=$SIGNATURE")
   if [[ $BUILT == no ]]; then
     if [[ -n $DRY_RUN ]] || ! ask gcloud artifacts repositories describe "$REPOSITORY" "--project=$PROJECT" "--location=$REGION" >/dev/null; then
       step gcloud artifacts repositories create "$REPOSITORY" "--project=$PROJECT" "--location=$REGION" --repository-format=docker
     fi
-    step gcloud builds submit . "--project=$PROJECT" --config=deploy/cloudbuild.yaml --ignore-file=.gcloudignore.container "--substitutions=$(joined "_IMAGE=$IMAGE" "_MODEL=$model" "_BAKE=$baked" "_LITERT=$light")"
+    step gcloud builds submit . "--project=$PROJECT" --config=deploy/cloudbuild.yaml --ignore-file=.gcloudignore.container "--substitutions=$(joined "${values[@]}")"
   fi
   RUN=(gcloud run deploy "$SERVICE" "--image=$IMAGE")
   run_flags image
@@ -154,11 +156,12 @@ rollback() {
 }
 
 smoke() {
-  local token url=$URL
+  local token url=$URL named=()
+  [[ -z $SIGNATURE || $LITERT == no ]] || named=("$SIGNATURE")
   if [[ -n $DRY_RUN ]]; then
     [[ -n $url ]] || quoted gcloud run services describe "$SERVICE" ${WHERE[@]+"${WHERE[@]}"} --format=json
     quoted gcloud auth print-identity-token
-    quoted "$PYTHON" -m deploy.smoke "${url:-SERVICE_URL}" "$MODEL_DIR"
+    quoted "$PYTHON" -m deploy.smoke "${url:-SERVICE_URL}" "$MODEL_DIR" ${named[@]+"${named[@]}"}
     say "the token goes to the last command's standard input"
     return
   fi
@@ -169,7 +172,7 @@ smoke() {
     url=$("$PYTHON" -m deploy.revisions url "$tag" <<<"$SERVICE_JSON") || exit 1
   fi
   token=$(gcloud auth print-identity-token) || refuse "smoke: gcloud gives no identity token; run: gcloud auth login"
-  "$PYTHON" -m deploy.smoke "$url" "$MODEL_DIR" <<<"$token"
+  "$PYTHON" -m deploy.smoke "$url" "$MODEL_DIR" ${named[@]+"${named[@]}"} <<<"$token"
 }
 
 delete() {

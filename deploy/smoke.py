@@ -1,7 +1,7 @@
 """Ask a deployed service: is it ready, does it predict, how fast.
 
-`python -m deploy.smoke URL MODEL_DIR` takes the token on standard input. The request is the example that the exporter
-left beside the model.
+`python -m deploy.smoke URL MODEL_DIR [SIGNATURE]` takes the token on standard input. The request is the example that
+the exporter left beside the model; where its answer is there too, the service has to give it.
 """
 
 import http.client
@@ -9,9 +9,11 @@ import json
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from serving.check import answers, otherwise
 from serving.errors import LoadError
 from serving.model import Source
 from serving.protocols import tensorflow_serving
@@ -25,8 +27,14 @@ class Failure(Exception):
     """The service does not do what it should."""
 
 
-def smoke(url: str, body: bytes | None, token: str) -> str:
-    """Return what the service did, in a few lines; raise Failure at the first thing that is wrong."""
+Wrong = Callable[[bytes], str | None]
+
+
+def smoke(url: str, body: bytes | None, token: str, wrong: Wrong) -> str:
+    """Return what the service did, in a few lines; raise Failure at the first thing that is wrong.
+
+    `wrong` says where an answer differs from the exporter's.
+    """
     parts = urlsplit(url)
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     connection = kind(parts.netloc, timeout=SECONDS)
@@ -57,6 +65,8 @@ def smoke(url: str, body: bytes | None, token: str) -> str:
                 raise ValueError
         except ValueError:
             raise Failure(f"POST /: expected predictions, got {answer[:200]!r}") from None
+        if problem := wrong(answer):
+            raise Failure(f"POST /: the service answers otherwise than the model did when it was exported: {problem}")
         again = statistics.median(ask("POST", "/", body)[1] for _ in range(REPETITIONS))
         told = answer.decode() if len(answer) <= 400 else f"{answer[:400].decode(errors='replace')}..."
         return "\n".join([*lines, f"predicted in {first:.0f} ms, then {again:.1f} ms (median of {REPETITIONS})", told])
@@ -64,21 +74,25 @@ def smoke(url: str, body: bytes | None, token: str) -> str:
         connection.close()
 
 
-def example(model: str) -> bytes | None:
-    """Return the model's example request, None for one in a bucket."""
+def example(model: str, name: str = "") -> tuple[bytes | None, Wrong]:
+    """Return the example request of a signature, None for a model in a bucket; and what is wrong with an answer."""
     if model.startswith("gs://"):
-        return None
+        return None, lambda _: None
     source = Source(Path(model), "model")
     names = [name for name, one in source.signatures.items() if one.refusal is None]
-    name = DEFAULT if DEFAULT in names else names[0]
-    return tensorflow_serving.example(source.signatures[name], source.examples.get(name))
+    name = name if name in names else DEFAULT if DEFAULT in names else names[0]
+    signature, saved = source.signatures[name], source.examples.get(name)
+    right = None if saved is None else answers(source.directory).get(name)
+    body = tensorflow_serving.example(signature, saved)
+    return body, lambda answer: None if right is None else otherwise(right, answer, signature)
 
 
 def main(arguments: list[str]) -> int:
     """Run; return the exit status."""
-    url, model = arguments
+    url, *model = arguments
     try:
-        print(smoke(url, example(model), sys.stdin.read().strip()))
+        body, wrong = example(*model)
+        print(smoke(url, body, sys.stdin.read().strip(), wrong))
     except (Failure, LoadError) as error:
         print(f"deploy.sh: smoke: {error}", file=sys.stderr)
         return 1

@@ -22,6 +22,7 @@ IMAGE            -
 REPOSITORY       cloud-run-source-deploy
 BAKE             no
 LITERT           no
+SIGNATURE        -
 TAG              canary
 REVISION         -
 URL              -
@@ -157,7 +158,7 @@ resolve() {
     flag=FLAG_$name file=FILE_$name
     if [[ -n ${!flag+said} ]]; then
       printf -v "$name" '%s' "${!flag}" && printf -v "FROM_$name" flag
-    elif [[ -n ${!name:-} ]]; then
+    elif [[ -n ${!name:-} && $name != PUBLIC ]]; then # what opens a service is said, not inherited
       printf -v "FROM_$name" environment
     elif [[ -n ${!file+said} ]]; then
       printf -v "$name" '%s' "${!file}" && printf -v "FROM_$name" deploy.env
@@ -237,6 +238,8 @@ legal_values() {
   legal PUBLIC '^(yes|no)$' "yes or no"
   legal BAKE '^(yes|no)$' "yes or no"
   legal LITERT '^(yes|no)$' "yes or no"
+  legal SIGNATURE '^[A-Za-z0-9_./:-]{1,128}$' "the name of one of the model's signatures"
+  [[ $LITERT == yes || $FROM_SIGNATURE != flag ]] || refuse "signature: expected --litert yes beside it, which it is for"
   legal SERVICE_ACCOUNT '^[a-z0-9][a-z0-9-]*@[a-z0-9.-]+\.gserviceaccount\.com$' "a service account's address, NAME@PROJECT.iam.gserviceaccount.com"
   legal MAX_UPLOAD '^[1-9][0-9]{0,5}$' "a number of MiB"
   legal IMAGE '^[a-z0-9][A-Za-z0-9._/:@-]*[A-Za-z0-9]$' "an image, such as europe-west1-docker.pkg.dev/PROJECT/REPOSITORY/NAME"

@@ -68,6 +68,7 @@ def read(path: Path, tier: str) -> Prices:
         amounts = get("free_each_month", kind)
         free[kind] = {key: number("free_each_month", kind, key) * number("tiers", "1", kind, key) for key in amounts}
     words = [str(get(key)) for key in ("date", "currency", "source")]
+    words[0] = str(tiers[tier].get("date", words[0]))  # a tier may be of another one
     return Prices(words[0], words[1], words[2], tier, units, free)
 
 

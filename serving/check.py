@@ -1,11 +1,15 @@
 """Would this model be served? `python -m serving check DIR` finds out before anything is deployed.
 
-It loads the model as the server does and sends each signature's example through decode → run → encode. It is stricter
-than the server in one thing: a model that is no pure function of its inputs is refused, unless DANGEROUS_OPS=allow.
+It loads the model as the server does and sends each signature's example through decode → run → encode; where the
+exporter left the answer, it has to come out. It is stricter than the server in one thing: a model that is no pure
+function of its inputs is refused, unless DANGEROUS_OPS=allow.
 """
 
+import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from serving import manifest
 from serving.errors import InputError, LoadError, RunError
@@ -14,8 +18,11 @@ from serving.model import Model, Source, judge_files_and_parts, open_session
 from serving.protocols import tensorflow_serving
 from serving.protocols.call import Context
 from serving.purity import impurities
+from serving.replay import TOLERANCE, difference
 from serving.settings import Settings
 from serving.signature import Signature
+
+COARSE = 0.05  # of the largest number: where an output has 16 bits or fewer, other CPUs round by more than TOLERANCE
 
 
 def check(directory: Path, options: Settings) -> str:
@@ -25,8 +32,10 @@ def check(directory: Path, options: Settings) -> str:
     _refuse_unreadable(source.directory)
     manifest.check(source.directory, options.manifest)
     model = Model(source, open_session(source, replace(options, model_dir=directory)))
+    right = answers(source.directory)
     try:
-        tried = [name for name, one in model.signatures.items() if one.refusal is None and _answers(model, one)]
+        callable_ = {name: one for name, one in model.signatures.items() if one.refusal is None}
+        tried = [name for name, one in callable_.items() if _answers(model, one, right.get(name))]
     finally:
         model.close()
     size = sum(path.stat().st_size for path in source.directory.rglob("*") if path.is_file())
@@ -57,16 +66,34 @@ def _refuse_unreadable(directory: Path) -> None:
                 raise LoadError(f"{path.relative_to(directory)} cannot be read ({error.strerror})") from None
 
 
-def _answers(model: Model, signature: Signature) -> bool:
+def answers(directory: Path) -> Mapping[str, Any]:
+    """Return what TensorFlow answered to the exporter's examples, by signature; nothing where nobody wrote it down."""
+    try:
+        found = json.loads((directory / "assets.extra" / "answers.json").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def otherwise(right: Any, answer: bytes, signature: Signature) -> str | None:
+    """Say where an answer differs from the exporter's by more than other CPUs do, or None."""
+    coarse = any(spec.dtype.kind == "f" and spec.dtype.numpy.itemsize <= 2 for spec in signature.outputs.values())
+    return difference(right, json.loads(answer), COARSE if coarse else TOLERANCE)
+
+
+def _answers(model: Model, signature: Signature, right: Any) -> bool:
     """Ask for the exporter's example. Where there is none, zeros are sent: that a model refuses those says nothing."""
     saved = model.source.examples.get(signature.name)
     try:
         body = tensorflow_serving.example(signature, saved)
         context = Context(name=model.name, version=model.version, labels=model.source.labels)
         call = tensorflow_serving.decode(body, model.signatures, context)
-        tensorflow_serving.encode(call, model.run(call.signature, call.inputs))
+        answer = tensorflow_serving.encode(call, model.run(call.signature, call.inputs))
     except (BadRequest, InputError, RunError) as error:
         if saved is None:
             return False
         raise LoadError(f"signature {signature.name!r} refuses its own example: {error}") from None
+    if saved is not None and right is not None and (wrong := otherwise(right, answer.body, signature)):
+        text = f"signature {signature.name!r} answers its example otherwise than when it was exported: {wrong}"
+        raise LoadError(text)
     return True

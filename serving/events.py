@@ -53,6 +53,7 @@ PASSING = (429, 500, 502, 503, 504)  # what another instance, or this one later,
 def receive(request: Request, answer: Answer) -> Response:
     """Act on every event of a request; `answer` is what answers a predict request."""
     found = _read(request)
+    request.record.events = tuple(_cause(event)["id"] for event in found)
     outcomes = [act(event, answer) for event in found]
     for status in (503, 400):
         if bad := [outcome for outcome in outcomes if outcome.status == status]:
@@ -196,10 +197,10 @@ def _score(event: Event) -> Outcome:
         return _leave(event, f"{source} is one of our own outputs")
     if not source.startswith(options.event_input):
         return _leave(event, f"{source} is not in EVENT_INPUT")
-    if not options.event_output:
-        return _again(event, "EVENT_OUTPUT: expected gs://BUCKET/FOLDER, where predictions are written, got nothing")
     if old := _too_old(event):
         return _refuse(event, old)
+    if not options.event_output:
+        return _again(event, "EVENT_OUTPUT: expected gs://BUCKET/FOLDER, where predictions are written, got nothing")
     try:
         scored = scoring.score_object(source, generation)
     except scoring.Gone as error:

@@ -28,12 +28,11 @@ def check(directory: Path, how: str) -> None:
     if how == "off" or not (directory / PLACE).is_file():
         return
     try:
-        stated = read(directory)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        stated = {name: of for name, of in read(directory).items() if _served(name) or _loaded(name)}
+        there = {name: path for name, path in files(directory).items() if _served(name) or name in stated}
+        found = list(differences(stated, there, None if how == "full" else LARGE))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise LoadError(f"{PLACE} is no manifest that could be read; {OFF}") from None
-    stated = {name: of for name, of in stated.items() if _served(name)}
-    there = {name: path for name, path in files(directory).items() if _served(name)}
-    found = list(differences(stated, there, None if how == "full" else LARGE))
     if found:
         more = f" ({len(found) - 1} more)" if len(found) > 1 else ""
         raise LoadError(f"it is not as it was exported: {found[0]}{more}; {OFF}")
@@ -45,11 +44,13 @@ def read(directory: Path) -> dict[str, dict[str, Any]]:
 
 
 def files(directory: Path) -> dict[str, Path]:
-    """Return every file but the manifest, by its name in the folder, in the order of the names."""
+    """Return every file but the manifest, by its name in the folder, in the order of the names; no pipes or sockets."""
     found = {}
     for folder, _, names in os.walk(directory):
         for name in names:
             path = Path(folder, name)
+            if path.is_fifo() or path.is_socket():
+                continue  # whoever reads one waits
             found[path.relative_to(directory).as_posix()] = path
     found.pop(PLACE, None)
     return dict(sorted(found.items()))
@@ -62,8 +63,11 @@ def differences(
     yield from (f"{name} is not there" for name in stated if name not in there)
     yield from (f"{name} is not in the manifest" for name in there if name not in stated)
     for name, path in there.items():
-        if name in stated and not _as_stated(path, stated[name], largest):
-            yield f"{name} has changed"
+        try:
+            if name in stated and not _as_stated(path, stated[name], largest):
+                yield f"{name} has changed"
+        except OSError as error:
+            yield f"{name} cannot be read ({error.strerror})"
 
 
 def _as_stated(path: Path, stated: Mapping[str, Any], largest: int | None) -> bool:
@@ -82,6 +86,11 @@ def sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _loaded(name: str) -> bool:
+    """Say whether saved_model.pb may name a file, hidden or not."""
+    return name.startswith(("assets/", "variables/"))
 
 
 def _served(name: str) -> bool:

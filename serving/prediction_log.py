@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from serving.dtypes import DType, by_code
-from serving.signature import DEFAULT, Signature, _each, _fields, _number, _one, _text, _varint
+from serving.signature import DEFAULT, Signature, _each, _fields, _number, _one, _text, _varint, _whole
 
 PREDICT, CLASSIFY, REGRESS = 6, 2, 3
 OTHER = {4: "MultiInference", 5: "SessionRun", 7: "PredictStreamed"}
@@ -55,11 +55,11 @@ def records(path: Path, most: int) -> Iterator[memoryview]:
 def request(record: memoryview, signatures: Mapping[str, Signature]) -> Logged:
     """Return what a PredictionLog asks; raise ValueError where it is none, or of a kind that is not served."""
     for field, kind in OTHER.items():
-        if len(_one(record, field)):
+        if len(_whole(record, field)):
             raise ValueError(f"a {kind} request is not served")
     for field in (PREDICT, CLASSIFY, REGRESS):
-        if len(message := _one(_one(record, field), 1)):
-            name = _text(_one(_one(message, 1), 3)) or DEFAULT
+        if len(message := _whole(_whole(record, field), 1)):
+            name = _text(_one(_whole(message, 1), 3)) or DEFAULT
             if name not in signatures:
                 raise ValueError(f"the model has no signature {name!r}")
             return Logged(name, _inputs(message) if field == PREDICT else _examples(message, signatures[name]))
@@ -67,18 +67,18 @@ def request(record: memoryview, signatures: Mapping[str, Signature]) -> Logged:
 
 
 def _inputs(message: memoryview) -> dict[str, Array]:
-    return {_text(_one(entry, 1)): array(_one(entry, 2)) for entry in _each(message, 2)}
+    return {_text(_one(entry, 1)): array(_whole(entry, 2)) for entry in _each(message, 2)}
 
 
 def _examples(message: memoryview, signature: Signature) -> dict[str, Array]:
     """Return the serialized examples as the one input of a signature that takes them."""
-    given = _one(message, 2)
-    if len(_one(given, 2)):
+    given = _whole(message, 2)
+    if len(_whole(given, 2)):
         raise ValueError("examples with a context are not served")
     if len(signature.inputs) != 1:
         raise ValueError(f"expected a signature with one input for examples, got {len(signature.inputs)} inputs")
     (name,) = signature.inputs
-    return {name: _strings([bytes(example) for example in _each(_one(given, 1), 1)])}
+    return {name: _strings([bytes(example) for example in _each(_whole(given, 1), 1)])}
 
 
 def _strings(values: list[bytes]) -> Array:
@@ -89,7 +89,7 @@ def _strings(values: list[bytes]) -> Array:
 
 def array(tensor: memoryview) -> Array:
     """Return the array of a TensorProto; where it has fewer values than elements, the last one stands for the rest."""
-    dtype, shape = by_code(_number(tensor, 1)), _one(tensor, 2)
+    dtype, shape = by_code(_number(tensor, 1)), _whole(tensor, 2)
     if dtype.numpy_name is None:
         raise ValueError(f"no array holds {dtype.name}")
     sizes = tuple(_number(dimension, 1) for dimension in _each(shape, 2))

@@ -6,6 +6,7 @@ assets.extra/examples.json and answers.json beside the model have them, by signa
 import json
 import math
 from collections.abc import Iterable, Iterator
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
@@ -70,7 +71,7 @@ def _wrong(address: str, body: Any, right: Any, headers: dict[str, str], toleran
     except HTTPError as error:
         said = error.read(SHOWN).decode(errors="replace").strip()
         return f"status {error.code}: {said}"
-    except (URLError, OSError) as error:
+    except (URLError, OSError, HTTPException) as error:  # what is there may speak no HTTP
         return f"no answer from {address}: {getattr(error, 'reason', error)}"
     except ValueError:
         return "the answer is no JSON"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from serving import manifest
+from serving import manifest, model
 from tests.conftest import EMBEDDED, Serve
 
 
@@ -32,6 +32,8 @@ CHANGES: list[tuple[str, Callable[[Path], Any], str | None]] = [
     ("an asset more",           lambda f: (f / "assets" / "words.txt").write_text("x"), "assets/words.txt is not in the manifest"),
     ("two things",              lambda f: (flip(f / DATA), flip(f / "saved_model.pb")), "saved_model.pb has changed (1 more)"),
     ("another manifest",        lambda f: (f / manifest.PLACE).write_text("[]"),        "is no manifest that could be read"),
+    ("files without a size",    lambda f: (f / manifest.PLACE).write_text('{"files": {"saved_model.pb": {}}}'), "is no manifest that could be read"),
+    ("a link to nothing",       lambda f: ((f / DATA).unlink(), (f / DATA).symlink_to("gone")), f"{DATA} cannot be read (No such file"),
     ("no manifest",             lambda f: (flip(f / LABELS), (f / manifest.PLACE).unlink()), None),
     ("its card",                lambda f: (f / "README.md").write_text("my words"),     None),
     ("a hidden file",           lambda f: (f / "assets" / ".DS_Store").write_text("x"), None),
@@ -79,7 +81,8 @@ def test_large_files_are_digested_where_it_is_asked_for(
     assert (flipped, serve(copy, MANIFEST=how)("GET", "/readyz").status) == wanted
 
 
-def test_a_model_made_whole_again_is_served(serve: Serve, copy: Path) -> None:
+def test_a_model_made_whole_again_is_served(serve: Serve, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model, "FIRST_PAUSE", 0.0)
     flip(copy / DATA)
     ask = serve(copy)
     assert ask("GET", "/readyz").status == 503

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from serving.replay import difference
+from serving.replay import replay as answers
 from tests.conftest import EMBEDDED, ROOT, plain_environment
+from tests.events.sink import mail_server
 from tests.server import Server, running
 
 
@@ -60,6 +62,13 @@ def test_what_cannot_be_replayed_is_told_in_one_line(server: Server, tmp_path: P
         lines = (done.stdout or done.stderr).splitlines()
         assert all(told in line for line in lines)
         assert lines
+
+
+def test_what_speaks_no_http_is_told_by_its_address() -> None:
+    with mail_server(2) as address:
+        found = list(answers(address, EMBEDDED, "model"))
+    assert [name for name, _ in found] == ["serving_default", "pixels"]
+    assert all((problem or "").startswith(f"no answer from {address}/v1/") for _, problem in found)
 
 
 # fmt: off

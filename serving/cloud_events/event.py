@@ -90,7 +90,7 @@ def seconds(time: str, place: str = "time") -> float:
     if not found:
         raise NotAnEvent(f"{place}: expected a time of RFC 3339, such as 2026-01-31T23:59:59Z, got other text")
     year, month, day, hour, minute, second = (int(part) for part in found.groups()[:6])
-    if not (1 <= month <= 12 and 1 <= day <= 31 and hour < 24 and minute < 60 and second <= 60):
+    if not (year and 1 <= month <= 12 and 1 <= day <= 31 and hour < 24 and minute < 60 and second <= 60):
         raise NotAnEvent(f"{place}: expected a time of RFC 3339, got one that does not exist")
     sign, hours, minutes = found.groups()[6:]
     offset = (int(hours) * 60 + int(minutes)) * 60 * (-1 if sign == "-" else 1) if sign else 0

@@ -128,7 +128,7 @@ def from_legacy(value: Mapping[str, Any]) -> Event:
         gone = data.get("resourceState") == "not_exists"
         return event._replace(
             type=f"{OBJECT}deleted" if gone else event.type, source=STORAGE + source, subject=subject,
-            content_type=JSON, data=orjson.dumps(data),
+            content_type=JSON, data=_dumps(data),
         )  # fmt: skip
     return event
 
@@ -179,13 +179,21 @@ def _notification(event: Event, attributes: Mapping[str, str], payload: bytes) -
         told = {"bucket": attributes["bucketId"], "name": attributes["objectId"]}
         if "objectGeneration" in attributes:
             told["generation"] = attributes["objectGeneration"]
+    data = _dumps(told)
     return event._replace(
         type=NOTIFICATIONS[attributes["eventType"]],
         source=f"{STORAGE}projects/_/buckets/{told['bucket']}",
         subject=f"objects/{told['name']}",
         content_type=JSON,
-        data=orjson.dumps(told),
+        data=data,
     )
+
+
+def _dumps(told: Mapping[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(told)
+    except orjson.JSONEncodeError:  # it reads deeper nesting than it writes
+        raise NotAnEvent("data: expected an object of Cloud Storage, got one nested too deeply") from None
 
 
 def _text(data: bytes, place: str) -> str:

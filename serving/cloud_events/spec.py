@@ -11,7 +11,7 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -24,6 +24,7 @@ STRUCTURED = "application/cloudevents+json"
 BATCHED = "application/cloudevents-batch+json"
 ANY_FORMAT = "application/cloudevents"
 ATTRIBUTES = ("specversion", "id", "source", "type")
+MOST_EVENTS = 10_000  # of a batch: a few bytes of it may ask for an answer, and a line in the log, of a kilobyte
 
 
 def is_binary(headers: Headers) -> bool:
@@ -57,7 +58,9 @@ def from_structured(text: str, place: str = "") -> Event:
 def from_batch(text: str) -> list[Event | Malformed]:
     """Return each event of a JSON list, or what is wrong with it."""
     try:
-        parts = list(_elements(text))
+        parts = _elements(text)
+    except NotAnEvent:
+        raise
     except (ValueError, RecursionError):
         raise NotAnEvent("body: expected a list of events in JSON, got no such") from None
     return [_one(part, f"[{index}].") for index, part in enumerate(parts)]
@@ -141,17 +144,19 @@ def _members(text: str) -> dict[str, tuple[Any, str]]:
     return found
 
 
-def _elements(text: str) -> Iterator[str]:
-    """Yield the text of each element of a JSON list."""
+def _elements(text: str) -> list[str]:
+    """Return the text of each element of a JSON list."""
     parts: list[str] = []
 
     def element(at: int) -> int:
+        if len(parts) == MOST_EVENTS:
+            raise NotAnEvent(f"body: expected at most {MOST_EVENTS} events in a batch, got more")
         _, end = _value(text, at)
         parts.append(text[at:end])
         return end
 
     _items(text, "[]", element)
-    yield from parts
+    return parts
 
 
 def to_attributes(event: Event) -> dict[str, str]:

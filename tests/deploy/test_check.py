@@ -93,6 +93,17 @@ def test_a_model_that_refuses_its_own_example(deploy: Deploy) -> None:
     assert line.startswith("check: model: signature 'serving_default' refuses its own example: "), line
 
 
+def test_a_model_that_answers_otherwise_than_when_it_was_exported(deploy: Deploy) -> None:
+    path = deploy.whole().folder / "model" / "assets.extra" / "answers.json"
+    answers = json.loads(path.read_bytes())
+    answers["pixels"]["predictions"][0]["label"] = "8"
+    path.write_text(json.dumps(answers))
+    assert refusal(deploy, "--env", "MANIFEST=off") == (
+        "check: model: signature 'pixels' answers its example otherwise than when it was exported: "
+        'predictions[0].label: expected "8", got "3"'
+    )
+
+
 def test_a_model_that_is_not_as_it_was_exported(deploy: Deploy) -> None:
     with (deploy.whole().folder / "model" / "variables" / "variables.index").open("ab") as file:
         file.write(b"x")

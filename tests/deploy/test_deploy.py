@@ -321,6 +321,18 @@ def test_smoke_asks_the_canary_by_its_own_address(deploy: Deploy, listening: Ser
     assert deploy("smoke", "--tag=canary", *WHERE).returncode == 0
 
 
+def test_smoke_refuses_another_answer_than_the_exporters(deploy: Deploy, listening: Service) -> None:
+    path = deploy.stub().folder / "model" / "assets.extra" / "answers.json"
+    answers = json.loads(path.read_bytes())
+    answers["pixels"]["predictions"][0]["label"] = "8"
+    path.write_text(json.dumps(answers))
+    url = f"--url=http://127.0.0.1:{listening.server_port}"
+    assert deploy("smoke", url, *WHERE).returncode == 0  # the default signature's is right
+    run = deploy("smoke", url, "--litert=yes", "--signature=pixels", *WHERE)
+    assert run.returncode == 1
+    assert run.stderr.endswith('when it was exported: predictions[0].label: expected "8", got "3"\n')
+
+
 def test_smoke_without_the_right(deploy: Deploy, listening: Service) -> None:
     deploy.stub().answers("^auth print-identity-token", "another-token")
     run = deploy("smoke", f"--url=http://127.0.0.1:{listening.server_port}", *WHERE)

@@ -77,6 +77,8 @@ REFUSED = [
     (["--max-upload", "1G"],                            "max-upload: expected a number of MiB, got '1G' (flag)"),
     (["--bake=perhaps"],                                "bake: expected yes or no"),
     (["--litert=perhaps"],                              "litert: expected yes or no"),
+    (["--signature=pixels"],                            "signature: expected --litert yes beside it"),
+    (["--litert=yes", "--signature=a b"],               "signature: expected the name of one of the model's signatures"),
     (["--project-number", "my-project"],                "project-number: expected the project's number"),
     (["--event-topic", "goog-x"],                       "event-topic: expected a name that does not begin with goog"),
     (["--event-topic", "x"],                            "event-topic: expected a topic's name"),
@@ -136,6 +138,17 @@ def test_a_bad_line_of_the_file_is_refused_and_none_is_executed(deploy: Deploy, 
     run = deploy("check")
     assert (run.returncode, run.stdout, run.stderr) == (1, "", f"deploy.sh: {words}\n")
     assert not (deploy.folder / "pwned").exists()
+
+
+def test_a_service_is_opened_by_whoever_says_so_and_not_by_an_inherited_variable(deploy: Deploy) -> None:
+    def flag(*flags: str) -> list[str]:
+        words = deploy("run", "--dry-run", *flags, PUBLIC="yes").stdout.split()
+        return [word for word in words if "unauthenticated" in word]
+
+    assert flag() == ["--no-allow-unauthenticated"]
+    (deploy.folder / "deploy.env").write_text("PUBLIC=yes\n")
+    assert flag() == ["--allow-unauthenticated"]
+    assert flag("--public=no") == ["--no-allow-unauthenticated"]
 
 
 MISUSED = [

@@ -1,5 +1,6 @@
 """A server that takes what is sent to it and answers with what it is told."""
 
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,6 +41,24 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         pass
+
+
+@contextmanager
+def mail_server(clients: int) -> Iterator[str]:
+    """Greet so many clients as a server of mail does, which is no HTTP; the address is as if it were."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def greet() -> None:
+            for _ in range(clients):
+                connection, _ = listener.accept()
+                with connection:
+                    connection.recv(1 << 16)
+                    connection.sendall(b"220 hello\r\n")
+
+        thread = threading.Thread(target=greet)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        thread.join()
 
 
 @contextmanager

@@ -254,6 +254,7 @@ def without(name: str) -> dict[str, str]:
 
 
 SECRET = "s3cr3t"
+DEEP = {"bucket": "b", "name": "n", "more": json.loads("[" * 300 + "]" * 300)}
 WRONG = [
     # header fields                                body                                        message
     ({},                                           b"",                                        "body: expected an event, got neither ce- header fields nor JSON"),
@@ -271,6 +272,7 @@ WRONG = [
     (STRUCTURED,                                   b"",                                        "body: expected an event as a JSON object, got no such"),
     (BATCHED,                                      b"[1,]",                                    "body: expected a list of events in JSON, got no such"),
     (BATCHED,                                      OURS,                                       "body: expected a list of events in JSON, got no such"),
+    (BATCHED,                                      [1] * 10_001,                               "body: expected at most 10000 events in a batch, got more"),
     ({"content-type": "application/cloudevents+xml"}, b"<event/>",                             "Content-Type: expected application/cloudevents+json or application/cloudevents-batch+json, got another format of events"),
     ({"content-type": "text/plain"},               b"hello",                                   "body: expected an event, got neither ce- header fields nor JSON"),
     ({**BINARY, "ce-specversion": "0.3"},          b"{}",                                      "ce-specversion: expected 1.0, got another version"),
@@ -284,6 +286,7 @@ WRONG = [
     (JSON,                                         {"eventId": "1", "eventType": "x", "data": 1, "resource": "x" * 513}, "source: expected at most 512 bytes, got more"),
     ({**BINARY, "ce-time": SECRET},                b"{}",                                      "ce-time: expected a time of RFC 3339, such as 2026-01-31T23:59:59Z, got other text"),
     ({**BINARY, "ce-time": "2026-13-01T00:00:00Z"}, b"{}",                                     "ce-time: expected a time of RFC 3339, got one that does not exist"),
+    ({**BINARY, "ce-time": "0000-01-01T00:00:00Z"}, b"{}",                                     "ce-time: expected a time of RFC 3339, got one that does not exist"),
     ({**BINARY, "ce-type": MESSAGE},               b"{",                                       "data: expected a message as a JSON object, got no JSON"),
     ({**BINARY, "ce-type": MESSAGE},               b"{}",                                      "data.message: expected an object, got something else"),
     (STRUCTURED,                                   without("id"),                              "id: expected text, got nothing"),
@@ -311,6 +314,8 @@ WRONG = [
     (JSON,                                         {"context": {"eventId": "1"}, "data": {}},  "context.eventType: expected text, got nothing"),
     (JSON,                                         {**LEGACY[0], "data": 5},                   "data: expected an object, got something else"),
     (JSON,                                         {**LEGACY[3], "data": None},                "data: expected an object, got something else"),
+    (JSON,                                         {**LEGACY[3], "data": DEEP},                "data: expected an object of Cloud Storage, got one nested too deeply"),
+    (JSON,                                         {"message": {"messageId": "1", "data": base64.b64encode(to_bytes(DEEP)).decode(), "attributes": {**NOTIFIED, "eventType": "OBJECT_FINALIZE"}}}, "data: expected an object of Cloud Storage, got one nested too deeply"),
 ]  # fmt: skip
 
 

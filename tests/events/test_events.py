@@ -7,8 +7,6 @@ import json
 import os
 import random
 import re
-import socket
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
@@ -23,7 +21,7 @@ from serving.handler import handle
 from serving.http import Request, Response
 from serving.storage import StorageError
 from tests.conftest import ROOT, Serve
-from tests.events.sink import Sink, sink
+from tests.events.sink import Sink, mail_server, sink
 from tests.test_handler import PREDICT
 from tests.zoo import build
 
@@ -435,6 +433,8 @@ def test_row_too_old(serve: Serve, storage: list[Any], examples: dict[str, Any])
         answer = ask("POST", "/events", body, **{**CE, "ce_type": type_}, ce_time=old)
         assert (answer.status, event_of(answer)["type"]) == (200, "savedmodel.failed.v1")
     assert storage == []  # no error object either: the file may have been scored in time
+    ask = serve(EVENT_MAX_AGE="99")  # and nowhere to write to, which is no reason to come again for ever
+    assert ask("POST", "/events", OBJECT, **{**CE, "ce_type": FINALIZED}, ce_time=old).status == 200
     for limit in ("200", "0"):
         ask = serve(EVENT_MAX_AGE=limit, **PLACES)
         answer = ask("POST", "/events", examples["pixels"], **CE, ce_time=old)
@@ -483,19 +483,8 @@ def test_a_sink_that_redirects_has_not_taken_the_event(serve: Serve, examples: d
 
 
 def test_a_sink_that_speaks_no_http_is_a_passing_fault(serve: Serve, examples: dict[str, Any]) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-
-        def talk() -> None:
-            connection, _ = listener.accept()
-            with connection:
-                connection.recv(1 << 16)
-                connection.sendall(b"220 hello\r\n")
-
-        thread = threading.Thread(target=talk)
-        thread.start()
-        ask = serve(EVENT_REPLY=f"http://127.0.0.1:{listener.getsockname()[1]}")
-        answer = ask("POST", "/events", examples["pixels"], **CE)
-        thread.join()
+    with mail_server(1) as address:
+        answer = serve(EVENT_REPLY=address)("POST", "/events", examples["pixels"], **CE)
     assert (answer.status, b"the sink cannot be reached" in answer.body) == (503, True)
 
 

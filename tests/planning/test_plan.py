@@ -46,6 +46,10 @@ def test_cost_of_whole_lives_by_hand() -> None:
     assert bill.month - bill.month_free == pytest.approx(240_000 * 0.000018 + 450_000 * 0.000002)
 
 
+def test_prices_of_another_date_say_so() -> None:
+    assert [costs.read(costs.DEFAULT, tier).date for tier in ("1", "2")] == ["2026-10-08", "unknown date"]
+
+
 def test_bins_are_a_hundredth_wide() -> None:
     values = np.geomspace(1e-4, 1e3, 500)
     assert MIDDLES[bins(values)] == pytest.approx(values, rel=0.0051)
