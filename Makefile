@@ -61,6 +61,11 @@ $(mosec)/.ready: bench/requirements-mosec.txt
 	$(mosec)/bin/pip install --quiet --disable-pip-version-check -r bench/requirements-mosec.txt
 	@touch $@
 
+# Instances killed, ended and started under load, behind nginx where there is one: bench/SOAK.md.
+soak: compiled
+	.venv/bin/python -m bench.soak --seconds $(or $(SECONDS),600)
+.PHONY: soak
+
 # An hour: that table with more repetitions, and every other page of bench/.
 bench-full: compiled
 	.venv/bin/python -m bench
@@ -69,8 +74,23 @@ bench-full: compiled
 	.venv/bin/python -m bench.codecs
 	.venv/bin/python -m bench.million
 	.venv/bin/python -m bench.memory --full
+	.venv/bin/python -m bench.score --largest 1024
 	.venv/bin/python -m bench.plan_check
 	.venv/bin/python -m bench.bake
+	.venv/bin/python -m bench.observe
+	.venv/bin/python -m bench.overload
+	.venv/bin/python -m bench.litert
+	.venv/bin/python -m bench.container
+
+# Every parser for SECONDS each, guided by coverage where atheris can be had; 5,000 requests to each door.
+# What breaks one stays in tests/fuzz/corpus/.
+atheris := .cache/atheris
+fuzz: compiled
+	@test -d $(atheris)/atheris || .venv/bin/pip install --quiet --disable-pip-version-check --no-deps --target $(atheris) \
+	  -r tests/fuzz/requirements.txt || echo "make: atheris cannot be had here: mutation alone" >&2
+	PYTHONPATH=$(atheris) .venv/bin/python -m tests.fuzz --seconds $(or $(SECONDS),60) $(TARGETS)
+	FUZZ_REQUESTS=5000 .venv/bin/python -m pytest tests/fuzz -k over_http
+.PHONY: fuzz
 
 train: $(venv)
 	.venv/bin/python -m training.digits

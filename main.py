@@ -10,7 +10,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import flask
 import functions_framework
 
-from serving import model, settings, wsgi
+from serving import gunicorn, model, observe, settings, wsgi
 from serving.flask import from_flask, to_flask
 from serving.handler import handle
 
@@ -18,6 +18,11 @@ try:
     _settings = settings.current()
 except settings.SettingError as error:
     sys.exit(f"main.py: {error}")
+
+observe.start("functions-framework", _settings)
+
+# functions-framework makes its server after it has run this file.
+gunicorn.prepare(_settings)
 
 # This runs before the server forks its workers: the library may be open by then (it saves each of them 0.2 s),
 # a session may not. The first request opens that.

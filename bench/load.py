@@ -53,7 +53,7 @@ def load(port: int, path: str, body: Path, seconds: float, cores: set[int], head
     return Load(**json.loads(process.stdout.splitlines()[-1]))
 
 
-@dataclass
+@dataclass(eq=False)
 class Connection:
     """One client: sends a request as soon as the last was answered."""
 

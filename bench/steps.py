@@ -82,7 +82,7 @@ def instrument(clock: Clock) -> None:
     tf = tensorflow_c.api(tensorflow_c.find(settings.current().tensorflow_library_dir))
     places: list[tuple[str, Any, str]] = [
         ("route, headers", wsgi, "app"),
-        ("read body", handler, "read_body"),
+        ("read body", handler, "receive_body"),
         ("parse", json_tensors, "_parse"),
         ("decode", tensorflow_serving, "decode"),
         ("decode", open_inference, "decode"),

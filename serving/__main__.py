@@ -1,4 +1,4 @@
-"""The command line: what a SavedModel offers (`show DIR`), and whether a server answers as it should (`replay URL`)."""
+"""The command line: look at a model, try it, score files with it, plan its deploy."""
 
 import argparse
 import importlib
@@ -103,14 +103,18 @@ def _check(directory: str | None) -> int:
     return 0
 
 
-def _plan(arguments: list[str]) -> int:
+NOT_DEPLOYED = {"plan": "planning", "verify": "verifying"}  # the packages of commands that an upload leaves out
+
+
+def _elsewhere(name: str, arguments: list[str]) -> int:
+    package = NOT_DEPLOYED[name]
     try:
-        command = importlib.import_module("planning.command")  # not deployed
+        command = importlib.import_module(f"{package}.command")
     except ModuleNotFoundError as error:
-        if error.name not in ("planning", "planning.command"):
+        if error.name not in (package, f"{package}.command"):
             raise
-        print("serving: plan: the planning/ folder is not here; it is not deployed", file=sys.stderr)
-        return 1
+        print(f"serving: {name}: the {package}/ folder is not here; it is not deployed", file=sys.stderr)
+        return 1 if name == "plan" else 2
     status: int = command.main(arguments)
     return status
 
@@ -123,9 +127,15 @@ def main(arguments: list[str] | None = None) -> int:
         "show", help="what a SavedModel offers", epilog="example: python -m serving show model/"
     )
     shows.add_argument("directory", type=Path, nargs="?", default=settings.ROOT / "model", metavar="DIR")
-    checks = commands.add_parser("check", help="would this model be served? loads it, and runs its examples")
+    checks = commands.add_parser(
+        "check", help="would this model be served? loads it, and runs its examples",
+        epilog="example: python -m serving check model/",
+    )  # fmt: skip
     checks.add_argument("directory", nargs="?", metavar="DIR", help="default: MODEL_DIR")
-    banners = commands.add_parser("banner", help="what MODEL_DIR would serve, and a request to paste")
+    banners = commands.add_parser(
+        "banner", help="what MODEL_DIR would serve, and a request to paste",
+        epilog="example: MODEL_DIR=model/ python -m serving banner --port 8080",
+    )  # fmt: skip
     banners.add_argument("--port", type=int, default=8080)
     replays = commands.add_parser(
         "replay", help="send a server the requests that the exporter left beside the model, and compare the answers",
@@ -137,6 +147,7 @@ def main(arguments: list[str] | None = None) -> int:
     replays.add_argument("--name", default="model", help="its MODEL_NAME there (default: model)")
     replays.add_argument("--header", action="append", default=[], metavar="'NAME: VALUE'", help="may be repeated")
     commands.add_parser("plan", help="what a model needs in the cloud, how fast it answers there and what it costs")
+    commands.add_parser("verify", help="is a served model a function of its request alone? asks real servers")
     scores = commands.add_parser("score", help="answer every row of a file: JSON lines, CSV or a picture")
     given = sys.argv[1:] if arguments is None else arguments
     if given[:1] == ["score"]:
@@ -144,8 +155,8 @@ def main(arguments: list[str] | None = None) -> int:
 
         command.add_arguments(scores)
         return command.main(parser.parse_args(given))
-    if given[:1] == ["plan"]:
-        return _plan(given[1:])
+    if given and given[0] in NOT_DEPLOYED:
+        return _elsewhere(given[0], given[1:])
     options = parser.parse_args(given)
     if options.command == "replay":
         return _replay(options)

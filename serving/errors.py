@@ -13,6 +13,10 @@ class InputError(Exception):
     """An input does not fit its spec; the text names the input, what was expected and what came."""
 
 
+class DeadlineError(Exception):
+    """The time for a request had passed before the model began; the text may be shown to a client."""
+
+
 class RunError(Exception):
     """TensorFlow refused a run; `code` is its canonical status, such as "INVALID_ARGUMENT"."""
 

@@ -3,6 +3,7 @@
 import flask
 
 from serving.http import Request, Response, status_line
+from serving.record import Record
 
 
 def from_flask(request: flask.Request) -> Request:
@@ -17,6 +18,7 @@ def from_flask(request: flask.Request) -> Request:
         request.headers,
         stream,
         request.content_length,
+        Record(),
     )
 
 

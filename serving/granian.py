@@ -7,7 +7,7 @@ finds it open. A session is opened by the worker's first request, never before t
 import sys
 import threading
 
-from serving import model, phases, settings
+from serving import model, observe, phases, settings
 
 
 def main() -> None:
@@ -18,26 +18,31 @@ def main() -> None:
         sys.exit(f"serving.granian: {error}")
     opening = threading.Thread(target=model.open_library, args=(options,))
     opening.start()
+    observe.start("Granian", options)
 
     from granian.constants import Interfaces
-    from granian.log import LogLevels
+    from granian.http import HTTP1Settings, HTTP2Settings
+    from granian.log import LogLevels, logger
     from granian.server import Server
 
     import serving.wsgi  # noqa: F401 - the workers find it imported
 
     opening.join()
     phases.imported()
+    logger.addFilter(lambda record: "Python threads" not in str(record.msg))  # most of ours wait for slow clients
     Server(
         "serving.wsgi:app",
         address=options.host,
         port=options.port,
         interface=Interfaces.WSGI,
         workers=options.workers,
-        blocking_threads=options.threads,
+        blocking_threads=options.threads + options.max_waiting + options.spare_threads,
+        http1_settings=HTTP1Settings(options.read_timeout * 1000, max_buffer_size=options.max_header_bytes),
+        http2_settings=HTTP2Settings(max_headers_size=options.max_header_bytes),
         backlog=1024,
         log_level=LogLevels.warning,
         respawn_failed_workers=True,
-        workers_kill_timeout=8,
+        workers_kill_timeout=7,
     ).serve()
 
 

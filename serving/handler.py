@@ -1,19 +1,22 @@
 """The way of a request: route, decode, run, encode. Whatever comes, an answer goes out."""
 
 import re
+import time
 import traceback
 from collections.abc import Callable
 from functools import lru_cache
+from time import perf_counter_ns
 from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
 
-from serving import model, phases, settings
-from serving.errors import CLIENTS_FAULT, InputError, LoadError, RunError, did_you_mean, plain
+from serving import limits, metrics, model, observe, phases, settings
+from serving.errors import CLIENTS_FAULT, DeadlineError, InputError, LoadError, RunError, did_you_mean, plain
 from serving.http import (
     SMALLEST_COMPRESSED,
     BadRequest,
+    DeadlinePassed,
     Headers,
     HttpError,
     MethodNotAllowed,
@@ -21,16 +24,19 @@ from serving.http import (
     NotImplementedHere,
     Request,
     Response,
+    TooLarge,
     Unavailable,
     compress,
     parameters,
-    read_body,
     to_json,
+    unpack,
 )
-from serving.log import log
+from serving.http import receive as receive_body
+from serving.log import begin, log
 from serving.model import Model
 from serving.protocols import classify, open_inference, raw, regress, tensorflow_serving
 from serving.protocols.call import Arrays, Call, Context, row_errors
+from serving.record import UNWATCHED, Record
 from serving.signature import DEFAULT
 
 
@@ -56,21 +62,49 @@ def infer(request: Request, _target: Target, protocol: ModuleType) -> Response:
     """Answer with the outputs of one signature."""
     if request.path == "/" and _is_event(request.headers):
         return receive(request, _target, protocol)
-    options = settings.current()
-    body = read_body(request, options.max_body_bytes)
-    served = model.cache().get()
+    admission = limits.admission()
+    until = admission.expect(request.headers)
+    metered = admission.metered(request)
+    if metered is None:
+        return _infer_in_turn(request, admission, until, protocol)
+    try:
+        return _infer_in_turn(request._replace(body=metered), admission, until, protocol)
+    finally:
+        metered.close()
+
+
+def _infer_in_turn(request: Request, admission: limits.Admission, until: float, protocol: ModuleType) -> Response:
+    """Read the body, which may take its client long, and answer when the request may run."""
+    most = settings.current().max_body_bytes
+    body = receive_body(request.body, request.length, most)
+    admission.enter(until)
+    try:
+        return _infer(request, unpack(body, request.headers, most), until, protocol)
+    finally:
+        admission.leave()
+
+
+def _infer(request: Request, body: bytes, until: float, protocol: ModuleType) -> Response:
+    """Answer a request that may run; the model must have begun by the time `until`."""
+    options, record = settings.current(), request.record
+    served = model.cache().get(until)
     if protocol is tensorflow_serving and raw.takes(request.headers.get("content-type") or "", body):
-        protocol = raw
+        protocol = record.protocol = raw
     context = Context(
         request.headers, served.name, served.version, parameters(request.query), options.key_field,
         options.non_finite == "null", served.source.labels,
     )  # fmt: skip
     try:
-        call = protocol.decode(body, served.signatures, context)
-        answer: Response = protocol.encode(*_run(served, call, protocol))
+        record.decoding = perf_counter_ns()
+        record.call = call = protocol.decode(body, served.signatures, context)
+        record.decoded = perf_counter_ns()
+        call, outputs = _run(served, call, protocol)
+        record.ran = perf_counter_ns()
+        answer: Response = protocol.encode(call, outputs)
         if len(answer.body) >= SMALLEST_COMPRESSED:
             answer = compress(answer, request.headers.get("accept-encoding"))
-        return _first(answer) if phases.pending else answer
+        record.encoded = perf_counter_ns()
+        return answer
     except BadRequest as error:
         if error.example:
             raise BadRequest(f"{error}{_example(error.signature, protocol)}") from None
@@ -89,17 +123,33 @@ def receive(request: Request, _target: Target, _protocol: ModuleType) -> Respons
     """Take events, and do what they ask for."""
     from serving import events  # most requests are none
 
-    return events.receive(request, handle)
+    metered = limits.admission().metered(request)
+    if metered is None:
+        return events.receive(request, _answer_inside(request.record))
+    try:
+        return events.receive(request._replace(body=metered), _answer_inside(request.record))
+    finally:
+        metered.close()
 
 
-def _first(answer: Response) -> Response:
-    """Tell with the first answer what the start was made of."""
-    if not (told := phases.first()):
-        return answer
-    total = round(sum(told.values()), 1)
-    log("INFO", f"first answer after {total:g} ms of starting", milliseconds=told)
-    timing = ", ".join(f"{phase};dur={milliseconds}" for phase, milliseconds in {**told, "start": total}.items())
-    return answer._replace(headers=(*answer.headers, ("Server-Timing", timing)))
+def _answer_inside(outer: Record) -> Callable[[Request], Response]:
+    """Return what answers the requests that an event is, which are seen as parts of the event's own."""
+
+    def inner(request: Request) -> Response:
+        record = Record()
+        outer.children += (record,)
+        return answer(request._replace(record=record))
+
+    return inner
+
+
+def expose(request: Request, _target: Target, _protocol: ModuleType) -> Response:
+    """Tell the metrics, in the form that Prometheus reads."""
+    try:
+        body, content_type = metrics.expose(request.headers.get("accept") or "")
+    except LookupError as error:
+        raise NotFound(str(error)) from None
+    return Response(200, body, content_type)
 
 
 MOST_ROWS_TRIED = 256
@@ -110,6 +160,9 @@ def _run(served: Model, call: Call, protocol: ModuleType) -> tuple[Call, Arrays]
     """Return the outputs, and the call with the rows that the model refused, where the caller wants those told."""
     if call.failed and not call.inputs:
         return call, {}  # no row is good
+    limits.check_arrays(call.inputs, settings.current())
+    if served.source.pictures:
+        _check_pictures(served, call, protocol)
     try:
         if phases.pending:
             with phases.measured("run"):
@@ -125,6 +178,15 @@ def _run(served: Model, call: Call, protocol: ModuleType) -> tuple[Call, Arrays]
             return _run_each(served, call, protocol, rows)
         place = protocol.place(call, _bad_row(served, call))
         raise BadRequest(f"{place}: the model refuses it: {plain(str(error))}", call.signature.name) from None
+
+
+def _check_pictures(served: Model, call: Call, protocol: ModuleType) -> None:
+    for name, array in call.inputs.items():
+        if array.dtype == object:
+            problem = limits.check_pictures(array.flat, served.source.pictures, settings.current())
+            if problem:
+                row = 0 if array.size == 1 and array.ndim else None
+                raise TooLarge(f"{protocol.place(call, row) if len(call.inputs) == 1 else name}: {problem}")
 
 
 def _rows(call: Call) -> int:
@@ -179,7 +241,7 @@ def _example(name: str | None, protocol: ModuleType) -> str:
 
 def status(_request: Request, _target: Target, _protocol: ModuleType) -> Response:
     """Say that the model answers; load it if nothing has yet, so that it is true."""
-    served = model.cache().ready()
+    served = _ready()
     return Response(200, to_json({
         "model_version_status": tensorflow_serving.status(served.version), "name": served.name, "ready": True,
     }))  # fmt: skip
@@ -203,14 +265,26 @@ def server(_request: Request, _target: Target, _protocol: ModuleType) -> Respons
 
 def ready(_request: Request, _target: Target, _protocol: ModuleType) -> Response:
     """Load the model if nothing has yet, warm it up, and say that it is there."""
-    model.cache().ready()
+    _ready()
     return Response(200, b'{"ready":true}')
 
 
 def model_ready(_request: Request, target: Target, _protocol: ModuleType) -> Response:
     """Do as `ready` does, and answer in the Open Inference Protocol's form."""
-    model.cache().ready()
+    _ready()
     return Response(200, open_inference.ready(target.name))
+
+
+PATIENCE = 5.0  # seconds that a probe waits for a load that another has begun; one comes every second
+
+
+def _ready() -> Model:
+    if limits.stopping:
+        raise Unavailable("the server is stopping")
+    try:
+        return model.cache().ready(time.monotonic() + PATIENCE)
+    except DeadlineError:
+        raise Unavailable("the model is being loaded") from None
 
 
 def live(_request: Request, _target: Target, _protocol: ModuleType) -> Response:
@@ -269,6 +343,7 @@ def routes() -> tuple[Route, ...]:
     added = (
         Route("POST", re.escape(options.aip_predict_route), infer, tensorflow_serving),
         Route("GET", re.escape(options.aip_health_route), ready, tensorflow_serving),
+        Route("GET", "/metrics" if options.metrics else "", expose, tensorflow_serving),
     )
     return (*ROUTES, *(route for route in added if route.path))
 
@@ -282,23 +357,43 @@ def addresses() -> list[str]:
 
 
 def handle(request: Request) -> Response:
-    """Answer a request. Nothing escapes: every error becomes a JSON body with its status."""
+    """Answer a request, and tell of one that came through a door.
+
+    Nothing escapes: every error becomes a JSON body with its status.
+    """
+    if request.record is UNWATCHED:
+        return answer(request._replace(record=Record()))
+    begin(None)
+    if not metrics.on:
+        return observe.finish(request, answer(request))
+    metrics.began()
+    try:
+        return observe.finish(request, answer(request))
+    finally:
+        metrics.ended()
+
+
+def answer(request: Request) -> Response:
+    """Answer a request that is seen as a part of another, or by nobody."""
     try:
         route, target = _route(request.method, request.path)
+        request.record.route = route
         _check_target(target)
         return route.action(request, target, route.protocol)
     except HttpError as error:
         return _refuse(error)
     except LoadError as error:
         return _refuse(Unavailable(f"the model cannot be loaded: {error}"))
+    except DeadlineError as error:
+        return _refuse(DeadlinePassed(str(error)))
     except RunError as error:
-        log("ERROR", f"a run failed: {error.code}: {error}", path=request.path)
+        log("ERROR", f"a run failed: {error.code}: {error}", **observe.about(request))
         return _refuse(FAULTS.get(error.code, HttpError)(f"the model failed: {error.code}"))
     except MemoryError:
-        log("ERROR", "out of memory", path=request.path)
+        log("ERROR", "out of memory", **observe.about(request))
         return _refuse(Unavailable("out of memory; try again, or send less at once"))
     except Exception as error:
-        log("ERROR", f"a request failed: {error!r}", path=request.path, traceback=traceback.format_exc())
+        log("ERROR", f"a request failed: {error!r}", **observe.about(request), traceback=traceback.format_exc())
         return _refuse(HttpError("internal error; the log has the reason"))
 
 
@@ -330,6 +425,8 @@ def _route(method: str, path: str) -> tuple[Route, Target]:
     if allowed:
         methods = ", ".join(allowed)
         raise MethodNotAllowed(f"{path[:200]}: expected {methods}, got {method[:20]}", methods)
+    if path == "/metrics":
+        raise NotFound("there are no metrics: METRICS=1 turns them on")
     raise NotFound(f"there is nothing at {path[:200]!r}; there is {', '.join(addresses())}")
 
 

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple, Protocol
 
 import orjson
 
+from serving.record import UNWATCHED, Record
+
 JSON = "application/json"  # without a charset: clients compare the whole value
 
 
@@ -33,6 +35,7 @@ class Request(NamedTuple):
     headers: Headers = {}  # noqa: RUF012 - never written to
     body: bytes | Stream = b""
     length: int | None = None  # what Content-Length says of a stream
+    record: Record = UNWATCHED
 
 
 class Response(NamedTuple):
@@ -80,6 +83,10 @@ class MethodNotAllowed(HttpError):
         self.headers = (("Allow", allowed),)
 
 
+class TimedOut(HttpError):
+    status = 408
+
+
 class TooLarge(HttpError):
     status = 413
 
@@ -96,6 +103,10 @@ class NotImplementedHere(HttpError):
 class Unavailable(HttpError):
     status = 503
     headers = (("Retry-After", "1"),)
+
+
+class DeadlinePassed(HttpError):
+    status = 504
 
 
 def to_json(value: Any) -> bytes:
@@ -121,12 +132,21 @@ def parameters(query: str) -> dict[str, str]:
 
 def read_body(request: Request, limit: int) -> bytes:
     """Return the body, unpacked, of at most `limit` bytes; raise TooLarge without reading further."""
-    body = request.body
+    return unpack(receive(request.body, request.length, limit), request.headers, limit)
+
+
+def receive(body: bytes | Stream, length: int | None, limit: int) -> bytes:
+    """Return a body as it was sent; raise TooLarge without reading further than `limit` bytes."""
     if not isinstance(body, bytes):
-        body = _read(body, request.length, limit)
-    elif len(body) > limit:
+        return _read(body, length, limit)
+    if len(body) > limit:
         raise _too_large(limit, f"{len(body)}")
-    encoding = request.headers.get("content-encoding")
+    return body
+
+
+def unpack(body: bytes, headers: Headers, limit: int) -> bytes:
+    """Return a body without its Content-Encoding, of at most `limit` bytes; raise TooLarge at the first beyond."""
+    encoding = headers.get("content-encoding")
     if encoding and encoding.strip().lower() != "identity":
         return _unpack(body, encoding.strip().lower(), limit)
     return body
@@ -143,6 +163,10 @@ def _read(stream: Stream, length: int | None, limit: int) -> bytes:
     while wanted:
         try:
             part = stream.read(wanted if length is not None else min(wanted, CHUNK))
+        except HttpError:
+            raise
+        except TimeoutError:
+            raise TimedOut("body: did not come in time") from None
         except Exception as error:  # each server has its own: malformed chunks, a client that went away
             raise BadRequest(f"body: cannot be read ({type(error).__name__})", example=False) from None
         if len(part) == length:

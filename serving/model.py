@@ -3,9 +3,11 @@
 import gc
 import importlib
 import importlib.util
+import math
 import os
 import threading
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -15,10 +17,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from serving import assets, litert, manifest, phases, settings, tensorflow_c
-from serving.errors import InputError, LoadError, RunError, plain
+from serving import assets, litert, manifest, metrics, phases, settings, tensorflow_c
+from serving.errors import DeadlineError, InputError, LoadError, RunError, plain
 from serving.log import log
-from serving.purity import DANGEROUS, impurities
+from serving.purity import DANGEROUS, impurities, served_graph
 from serving.settings import Settings
 from serving.signature import Contents, Signature, check, read
 
@@ -114,6 +116,16 @@ class Source:
         from serving.composite import parts  # most models have none
 
         return parts(self.directory, self.signatures)
+
+    @cached_property
+    def pictures(self) -> frozenset[str]:
+        """Say what the graph does with encoded pictures, see `serving.images`; nothing where it decodes none."""
+        strings = any(spec.dtype.kind == "S" for one in self.signatures.values() for spec in one.inputs.values())
+        if self.light or not strings:
+            return frozenset()
+        from serving.images import operations  # of the models that take strings alone
+
+        return operations(served_graph(self.directory))
 
     @cached_property
     def examples(self) -> Mapping[str, Any]:
@@ -235,8 +247,15 @@ def _why_python(options: Settings) -> str:
     return "RUNTIME=python" if options.runtime == "python" else f"{tensorflow_c.NAME} is not in the installed wheel"
 
 
+PATIENCE = 5.0  # seconds that somebody waits for what another fetches, where the request itself sets no end
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0  # seconds after a failed load; each failure doubles it
+
+
 class Cache:
-    """The served model: loaded once, by the first who asks, while everybody else who comes waits for that load."""
+    """The served model: loaded once, by the first who asks, while everybody else who comes waits for that load.
+
+    A failed load is tried again by whoever comes after a pause; those who come within it share the failure.
+    """
 
     def __init__(self, options: Settings) -> None:
         self._options = options
@@ -246,6 +265,8 @@ class Cache:
         self._warm_lock = threading.Lock()
         self._warm = False
         self._failure: LoadError | None = None
+        self._pause = 0.0
+        self._again = 0.0  # time.monotonic() of the next attempt
         self._attempts = 0
 
     @property
@@ -255,8 +276,36 @@ class Cache:
 
     def source(self) -> Source:
         """Return what is on disk, without loading it; raise LoadError where nothing can be served."""
-        with self._source_lock:
+        if (source := self.__dict__.get("_source")) is not None:
+            return source  # type: ignore[no-any-return]
+        return self._find(PATIENCE)
+
+    def _find(self, patience: float) -> Source:
+        if not self._source_lock.acquire(timeout=patience):
+            raise LoadError("it is still being fetched")
+        try:
+            if "_source" not in self.__dict__:
+                self._share_failure()
             return self._source
+        except LoadError as error:
+            self._fail(error)
+            raise
+        finally:
+            self._source_lock.release()
+
+    def _share_failure(self) -> None:
+        if self._failure is not None and time.monotonic() < self._again:
+            raise self._failure.with_traceback(None)  # it would hold what every caller held
+
+    def _fail(self, error: LoadError) -> None:
+        """Tell a failure once, and let it stand for a while."""
+        if error is self._failure:
+            return
+        self._pause = min(self._pause * 2, LONGEST_PAUSE) or FIRST_PAUSE
+        metrics.loaded("failed")
+        self._failure, self._again = error, time.monotonic() + self._pause
+        where = str(self._options.model_dir)
+        log("ERROR", f"the model cannot be loaded: {error}", directory=where, again_in_seconds=self._pause)
 
     @cached_property
     def _source(self) -> Source:  # a failure is not kept: cached_property stores results alone
@@ -269,52 +318,78 @@ class Cache:
             directory = fetch(directory, Storage(options.storage_emulator_host, options.google_oauth_access_token))
         return Source(directory, self._options.model_name)
 
-    def get(self) -> Model:
-        """Return the model, loading it if nobody has; raise LoadError, and try again at the next call."""
+    def get(self, until: float = math.inf) -> Model:
+        """Return the model, loading it if nobody has; raise LoadError where it cannot be.
+
+        Raise DeadlineError where another still loads it at `until` (time.monotonic).
+        """
         model = self._model
         if model is not None:
             return model
         attempt = self._attempts
-        with self._lock:
+        self._share_failure()
+        _wait(self._lock, until)
+        try:
             if self._model is None:
                 if self._failure is not None and self._attempts > attempt:
-                    raise LoadError(str(self._failure))  # those who waited for a load share its failure too
+                    raise self._failure.with_traceback(None)  # those who waited for a load share its failure too
                 self._load()
             assert self._model is not None
             return self._model
+        finally:
+            self._lock.release()
 
-    def ready(self) -> Model:
+    def ready(self, until: float = math.inf) -> Model:
         """Return the model as `get` does, warmed up unless WARMUP=off; requests that come meanwhile are answered."""
-        model = self.get()
+        model = self.get(until)
         if not self._warm:
-            with self._warm_lock:
+            _wait(self._warm_lock, until)
+            try:
                 if not self._warm and self._options.warmup != "off":
                     _warm_up(model)
                 self._warm = True
+            finally:
+                self._warm_lock.release()
         return model
 
     def _load(self) -> None:
         begin = time.perf_counter()
         try:
-            source = self.source()
-            with phases.measured("model"):
-                manifest.check(source.directory, self._options.manifest)
-                judge(source, self._options)
-                model = Model(source, open_session(source, self._options), self._options.batch_rows)
-            if self._options.warmup == "load":
-                _warm_up(model)
-                self._warm = True
-            self._model = model
+            self._model = self._loaded()
         except LoadError as error:
-            self._failure = error
-            log("ERROR", f"the model cannot be loaded: {error}", directory=str(self._options.model_dir))
+            self._fail(error)
             raise
+        except Exception as error:  # running out of memory, too
+            log("ERROR", f"the load failed: {error!r}", traceback=traceback.format_exc())
+            failure = LoadError("out of memory" if isinstance(error, MemoryError) else "the log has the reason")
+            self._fail(failure)
+            raise failure from error
         finally:
             self._attempts += 1
         # What is there now stays: without this, the collector walks all of it again and again while it looks
         # through the many small lists of a large request.
         gc.freeze()
+        phases.loaded()
+        metrics.loaded("loaded")
+        source = self._model.source
         log("INFO", f"serving {source.name} version {source.version}", seconds=round(time.perf_counter() - begin, 3))
+
+    def _loaded(self) -> Model:
+        source = self._find(-1)
+        with phases.measured("model"):
+            manifest.check(source.directory, self._options.manifest)
+            judge(source, self._options)
+            model = Model(source, open_session(source, self._options), self._options.batch_rows)
+        if self._options.warmup == "load":
+            _warm_up(model)
+            self._warm = True
+        return model
+
+
+def _wait(lock: threading.Lock, until: float) -> None:
+    left = until - time.monotonic()
+    if not lock.acquire(timeout=min(max(0.0, left), threading.TIMEOUT_MAX)):
+        raise DeadlineError("the model was still being loaded when the time for this request had passed")
 
 
 def _warm_up(model: Model) -> None:
@@ -341,6 +416,7 @@ def forget() -> None:
     """Begin anew: what is loaded is left alone, and the next call loads again."""
     global _cache, _cache_lock
     _cache, _cache_lock = None, threading.Lock()
+    phases.unloaded()
 
 
 # A forked child cannot use its parent's session, and its lock may be held by a thread that the child does not have.

@@ -9,6 +9,7 @@ run           the first run for a request; without a warm-up TensorFlow optimize
 """
 
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from contextlib import contextmanager
 _durations: dict[str, float] = {}  # seconds
 _began = time.perf_counter()
 pending = True  # nobody has been told yet
+loaded_at = sys.maxsize  # perf_counter_ns when the model was there: a request that began before it met a cold instance
 
 
 def _age() -> float | None:
@@ -43,6 +45,23 @@ def measured(phase: str) -> Iterator[None]:
 def imported() -> None:
     """Say that everything is imported; the library may have been opened meanwhile."""
     _durations.setdefault("imports", time.perf_counter() - _began - _durations.get("library", 0.0))
+
+
+def loaded() -> None:
+    """Say that the model is there."""
+    global loaded_at
+    loaded_at = time.perf_counter_ns()
+
+
+def unloaded() -> None:
+    """Say that the model is not there any more, or not in this process."""
+    global loaded_at
+    loaded_at = sys.maxsize
+
+
+def durations() -> dict[str, float]:
+    """Return what has been measured so far, in seconds."""
+    return dict(_durations)
 
 
 def first() -> dict[str, float] | None:

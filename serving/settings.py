@@ -29,7 +29,19 @@ class Settings:
     port: int
     workers: int
     threads: int
+    max_waiting: int
+    spare_threads: int
+    request_timeout: int
+    read_timeout: int
     max_body_bytes: int
+    max_header_bytes: int
+    max_rows: int
+    max_elements: int
+    max_string_bytes: int
+    max_nesting: int
+    max_number_length: int
+    max_id_length: int
+    max_pixels: int
     key_field: str
     non_finite: str
     runtime: str
@@ -57,6 +69,14 @@ class Settings:
     score_batch_rows: int
     score_instances: bool
     score_part_bytes: int
+    log_requests: str
+    google_cloud_project: str
+    metrics: bool
+    prometheus_multiproc_dir: Path | None
+    otel_exporter_otlp_endpoint: str
+    otel_exporter_otlp_traces_endpoint: str
+    otel_service_name: str
+    otel_sdk_disabled: bool
 
 
 def _name(text: str) -> str:
@@ -78,7 +98,12 @@ def _address(text: str) -> str:
 
 
 def _path(text: str) -> Path:
-    return Path(text).expanduser().absolute()
+    try:
+        path = Path(text).expanduser().absolute()
+        path.is_dir()  # raises for a name that is too long
+    except (OSError, RuntimeError):  # RuntimeError: a home that is unknown
+        raise ValueError("a path that can be looked up") from None
+    return path
 
 
 def _model(text: str) -> Path | str:
@@ -128,6 +153,24 @@ def _yes(text: str) -> bool:
     return _choice("0", "1")(text) == "1"
 
 
+def _log_requests(text: str) -> str:
+    if not re.fullmatch(r"all|errors|none|[1-9][0-9]{0,6}", text):
+        raise ValueError("all, errors, none, or a number of lines a second")
+    return text
+
+
+def _project(text: str) -> str:
+    if text and not re.fullmatch(r"[A-Za-z0-9:._-]{1,100}", text):
+        raise ValueError("the id of a project")
+    return text
+
+
+def _collector(text: str) -> str:
+    if text and not re.fullmatch(r"https?://[^\s/]+(/[!-~]*)?", text):
+        raise ValueError("an http:// or https:// address")
+    return text
+
+
 def _server(text: str) -> str:
     """Read HOST:PORT, as Google's own tools set it, with http:// before it or not."""
     if not text:
@@ -162,6 +205,10 @@ def _number(least: int, most: int) -> Callable[[str], int]:
     return read
 
 
+def _waiting(text: str) -> int:
+    return _number(0, 1 << 20)(text) if text else -1
+
+
 def _choice(*words: str) -> Callable[[str], str]:
     def read(text: str) -> str:
         if text not in words:
@@ -180,7 +227,21 @@ VARIABLES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "PORT":                    ("8080",              _number(1, 65535)),
     "WORKERS":                 ("1",                 _number(1, 256)),
     "THREADS":                 ("8",                 _number(1, 1024)),
+    # without one, half of THREADS
+    "MAX_WAITING":             ("",                  _waiting),
+    "SPARE_THREADS":           ("112",               _number(1, 4096)),
+    # The platform's CLOUD_RUN_TIMEOUT_SECONDS stands in for it
+    "REQUEST_TIMEOUT":         ("300",               _number(1, 86400)),
+    "READ_TIMEOUT":            ("20",                _number(1, 3600)),
     "MAX_BODY_BYTES":          (str(8 << 20),        _number(1, 1 << 40)),
+    "MAX_HEADER_BYTES":        (str(32 << 10),       _number(8 << 10, 1 << 20)),
+    "MAX_ROWS":                ("10000",             _number(1, 1 << 40)),
+    "MAX_ELEMENTS":            (str(16 << 20),       _number(1, 1 << 40)),
+    "MAX_STRING_BYTES":        (str(8 << 20),        _number(1, 1 << 40)),
+    "MAX_NESTING":             ("32",                _number(1, 200)),  # the JSON writer ends at 254
+    "MAX_NUMBER_LENGTH":       ("40",                _number(1, 4000)),
+    "MAX_ID_LENGTH":           ("256",               _number(1, 1 << 20)),
+    "MAX_PIXELS":              ("50000000",          _number(1, 1 << 40)),
     "KEY_FIELD":               ("key",               _name),
     "NON_FINITE":              ("tokens",            _choice("tokens", "null")),
     "RUNTIME":                 ("auto",              _choice("auto", "c", "python", "litert")),
@@ -212,6 +273,16 @@ VARIABLES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "SCORE_BATCH_ROWS":        ("0",                 _number(0, 65536)),
     "SCORE_INSTANCES":         ("0",                 _yes),
     "SCORE_PART_BYTES":        (str(8 << 20),        _number(1, 1 << 30)),
+    "LOG_REQUESTS":            ("100",               _log_requests),
+    "GOOGLE_CLOUD_PROJECT":    ("",                  _project),
+    "METRICS":                 ("0",                 _yes),
+    # prometheus_client's and OpenTelemetry's own names
+    "PROMETHEUS_MULTIPROC_DIR": ("",                 _folder),
+    "OTEL_EXPORTER_OTLP_ENDPOINT": ("",              _collector),
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": ("",       _collector),
+    # Knative's and Cloud Run's K_SERVICE stands in for it
+    "OTEL_SERVICE_NAME":       ("",                  str.strip),
+    "OTEL_SDK_DISABLED":       ("false",             lambda text: _choice("true", "false")(text.lower()) == "true"),
 }
 # fmt: on
 
@@ -225,12 +296,19 @@ def read(environment: Mapping[str, str]) -> Settings:
         environment = {**environment, "PORT": environment["AIP_HTTP_PORT"]}
     if environment.get("K_SINK") and not environment.get("EVENT_REPLY"):
         environment = {**environment, "EVENT_REPLY": environment["K_SINK"]}
+    if environment.get("K_SERVICE") and not environment.get("OTEL_SERVICE_NAME"):
+        environment = {**environment, "OTEL_SERVICE_NAME": environment["K_SERVICE"]}
+    seconds = environment.get("CLOUD_RUN_TIMEOUT_SECONDS", "")
+    if re.fullmatch(r"0*[1-9][0-9]{0,4}", seconds) and not environment.get("REQUEST_TIMEOUT"):
+        environment = {**environment, "REQUEST_TIMEOUT": seconds}
     for variable, (default, reader) in VARIABLES.items():
         text = environment.get(variable) or default
         try:
             values[variable.lower()] = reader(text)
         except ValueError as error:
             raise SettingError(f"{variable}: expected {error}, got {text!r}") from None
+    if values["max_waiting"] < 0:
+        values["max_waiting"] = (values["threads"] + 1) // 2
     _check_places(values["event_input"], values["event_output"])
     return Settings(**values)
 

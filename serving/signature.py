@@ -15,6 +15,7 @@ from serving.errors import LoadError
 
 DEFAULT = "serving_default"  # the signature that answers a request which names none
 SERVE = "serve"  # the tag of the graph that is meant for serving
+LARGEST = (1 << 31) - 1  # bytes of saved_model.pb
 
 Shape = tuple[int | None, ...]
 
@@ -78,8 +79,11 @@ def read(directory: Path) -> Contents:
     if not path.is_file():
         raise LoadError(_absence(directory))
     with path.open("rb") as file:
-        if path.stat().st_size == 0:
+        size = path.stat().st_size
+        if size == 0:
             raise LoadError("saved_model.pb is empty")
+        if size > LARGEST:
+            raise LoadError(f"saved_model.pb has {size} bytes; expected at most {LARGEST}, as protobuf takes no more")
         # Closed when the last view of it goes; closing it here would fail while an error still holds one.
         message = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     try:
@@ -192,11 +196,17 @@ def _each(message: memoryview, wanted: int) -> Iterator[memoryview]:
 
 
 def _one(message: memoryview, wanted: int) -> memoryview:
-    """Return the last value of a string or message field, as protobuf does; empty where it is absent."""
+    """Return the last value of a string field, as protobuf does; empty where it is absent."""
     last = memoryview(b"")
     for value in _each(message, wanted):
         last = value
     return last
+
+
+def _whole(message: memoryview, wanted: int) -> memoryview:
+    """Return a message field; one that is written in parts is their concatenation, as protobuf has it."""
+    parts = list(_each(message, wanted))
+    return parts[0] if len(parts) == 1 else memoryview(b"".join(parts))
 
 
 def _number(message: memoryview, wanted: int) -> int:
@@ -213,14 +223,14 @@ def _text(value: memoryview) -> str:
 
 def _map(message: memoryview, field: int) -> dict[str, memoryview]:
     """Read a map field, in the order of its names: the file's own order means nothing."""
-    return dict(sorted((_text(_one(entry, 1)), _one(entry, 2)) for entry in _each(message, field)))
+    return dict(sorted((_text(_one(entry, 1)), _whole(entry, 2)) for entry in _each(message, field)))
 
 
 def _meta_graph(graph: memoryview) -> Contents:
-    info = _one(graph, 1)
+    info = _whole(graph, 1)
     signatures = {name: _signature(name, value) for name, value in _map(graph, 5).items()}
     tags = tuple(_text(tag) for tag in _each(info, 4))
-    saver = _one(graph, 3)
+    saver = _whole(graph, 3)
     baked = _text(_one(info, 1)).startswith("baked")
     return Contents(tags, signatures, _text(_one(info, 5)), bool(_one(saver, 3)), baked)
 
@@ -232,7 +242,7 @@ def _signature(name: str, message: memoryview) -> Signature:
 
 
 def _tensor(name: str, info: memoryview) -> TensorSpec:
-    shape = _one(info, 3)
+    shape = _whole(info, 3)
     dimensions = [(_number(dimension, 1), _text(_one(dimension, 2))) for dimension in _each(shape, 2)]
     known = not _number(shape, 3)
     return TensorSpec(

@@ -335,6 +335,7 @@ class _Function:
             if self._fetches:
                 tf.run_unchecked(*run.arguments)
             outputs = run.fetched[:]
+            run.fetched[:] = run.nothing  # TF_SessionRun does so too, but not where it returns before it begins
             if None in outputs:  # "On failure, output_values[] contains NULLs" - c_api.h
                 raise _error(tf.TF_GetCode(run.status), tf.TF_Message(run.status))
             held += outputs
@@ -351,12 +352,13 @@ class _Function:
 class _Run:
     """What one run needs beside its tensors: TF_SessionRun's arguments, with places for those, and a status."""
 
-    __slots__ = ("_delete", "arguments", "fed", "fetched", "status")
+    __slots__ = ("_delete", "arguments", "fed", "fetched", "nothing", "status")
 
     def __init__(self, tf: Api, session: Any, feeds: Any, fetches: Any) -> None:
         self._delete = tf.TF_DeleteStatus
         self.status = tf.TF_NewStatus()
         self.fed, self.fetched = (c_void_p * len(feeds))(), (c_void_p * len(fetches))()
+        self.nothing: list[Any] = [None] * len(fetches)
         self.arguments = (
             session, None,
             feeds, self.fed, len(feeds),
@@ -388,9 +390,10 @@ def to_tensor(tf: Api, array: np.ndarray[Any, Any], code: int) -> Any:
         return _to_string_tensor(tf, array, shape)
     size = array.nbytes
     if size < SHARED_BYTES:
+        elements = array.tobytes()  # may fail, for want of memory: before there is a tensor to delete
         tensor = tf.TF_AllocateTensor(code, shape, len(shape), size)
         if size:
-            _buffer(size).from_address(tf.TF_TensorData(tensor)).raw = array.tobytes()
+            _buffer(size).from_address(tf.TF_TensorData(tensor)).raw = elements
         return tensor
     array = array if array.flags.c_contiguous else array.copy()
     key = next(_keys)

@@ -4,13 +4,16 @@ main.py puts it before Flask in functions-framework too: what Flask and function
 costs more than the prediction, and answers in HTML what they refuse themselves.
 """
 
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
 from serving import phases
 from serving.handler import handle
 from serving.http import Request, status_line
+from serving.record import Record
 
 Environ = dict[str, Any]
 StartResponse = Callable[[str, list[tuple[str, str]]], Any]
@@ -21,16 +24,42 @@ def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     path = environ.get("PATH_INFO") or "/"
     if not path.isascii():  # a server hands over the bytes of the path as if they were Latin-1
         path = path.encode("latin-1").decode("utf-8", "replace")
-    method = environ["REQUEST_METHOD"]
+    method, length = environ["REQUEST_METHOD"], _length(environ)
     response = handle(
         Request(
-            method, path, environ.get("QUERY_STRING", ""), Headers(environ), environ["wsgi.input"], _length(environ)
+            method,
+            path,
+            environ.get("QUERY_STRING", ""),
+            Headers(environ),
+            environ["wsgi.input"],
+            length,
+            Record(),
         )
     )
     size = str(len(response.body))
     headers = [("Content-Type", response.content_type), ("Content-Length", size), *response.headers]
     start_response(status_line(response.status), headers if response.status != 204 else headers[2:])
+    if response.status >= 400 and (length is None or length > UNREAD) and "HTTP_EXPECT" not in environ:
+        return _and_drop(b"" if method == "HEAD" else response.body, environ["wsgi.input"])
     return [] if method == "HEAD" else [response.body]
+
+
+UNREAD = 1 << 14  # bytes: what a server has received anyway
+DROPPED, PIECE = 64 << 20, 1 << 16  # bytes
+LINGER = 2.0  # seconds
+
+
+def _and_drop(answer: bytes, rest: Any) -> Iterator[bytes]:
+    """Give the answer, then read and drop what is left of a refused body.
+
+    A client that still sends when its connection is closed is told of a reset, and never sees the answer.
+    """
+    if answer:
+        yield answer
+    until, left = time.monotonic() + LINGER, DROPPED
+    with suppress(Exception):  # each server has its own, for a client that went away
+        while left > 0 and (part := rest.read(PIECE)) and time.monotonic() < until:
+            left -= len(part)
 
 
 def event_app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from serving import handler, model, settings
+from serving import handler, limits, model, settings
 from serving.handler import handle
 from serving.http import Request, Response
 
@@ -22,6 +22,7 @@ def forget() -> None:
     """Begin anew: settings and model are read again."""
     settings.current.cache_clear()
     handler._route.cache_clear()
+    limits.forget()
     model.forget()
 
 

@@ -223,8 +223,9 @@ def test_those_who_wait_for_a_load_share_its_failure(serve: Serve, monkeypatch: 
 
 
 def test_a_failed_load_is_tried_again_by_the_next_request(
-    serve: Serve, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    serve: Serve, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(model, "FIRST_PAUSE", 0.0)
     ask = serve(tmp_path / "model")
     for path in ("/readyz", "/v1/models/model", "/v1/models/model/metadata"):
         answer = ask("GET", path)

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,13 @@ from serving.model import Model, Source, open_session
 from tests.conftest import EMBEDDED, ROOT, plain_environment
 from tests.zoo import BROKEN, ZOO, absent, build, cases
 from tests.zoo_check import compare, differences
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays_lent() -> Iterator[None]:
+    """After every test TensorFlow has let go of all memory that was lent to it."""
+    yield
+    assert not tensorflow_c._lent
 
 
 def load(directory: Path, **environment: str) -> Model:

@@ -235,9 +235,11 @@ PHASES = """
 import json, pathlib, sys
 from serving.handler import handle
 from serving.http import Request
+from serving.record import Record
 body = json.dumps(json.loads(pathlib.Path("model/assets.extra/examples.json").read_text())["pixels"]).encode()
 for path in sys.argv[1:]:
-    answer = handle(Request("GET", path, "", {}, b"") if path != "/" else Request("POST", "/", "", {}, body))
+    method, sent = ("POST", body) if path == "/" else ("GET", b"")
+    answer = handle(Request(method, path, body=sent, record=Record()))
 print(dict(answer.headers)["Server-Timing"])
 """
 

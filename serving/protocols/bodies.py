@@ -32,11 +32,17 @@ _PARAMETER = re.compile(r';[ \t]*([^\s=;"]+)=(?:"((?:[^"\\]|\\.)*)"|([^\s;"]*))'
 
 
 def parameter(value: str, name: str) -> str | None:
-    """Return one parameter of a header field such as Content-Type, None where it is absent."""
-    for found in _PARAMETER.finditer(value):
-        if found[1].lower() == name:
-            return found[3] if found[2] is None else re.sub(r"\\([\"\\])", r"\1", found[2])
-    return None
+    """Return one parameter of a header field such as Content-Type, None where it is absent.
+
+    One that stands twice is refused: of two readers, one would take the first and the other the last.
+    """
+    given = [found for found in _PARAMETER.finditer(value) if found[1].lower() == name]
+    if not given:
+        return None
+    if len(given) > 1:
+        raise BadRequest(f"the parameter {name!r} stands twice in {value[:200]!r}", example=False)
+    (found,) = given
+    return found[3] if found[2] is None else re.sub(r"\\([\"\\])", r"\1", found[2])
 
 
 CHARSETS = {

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from serving.http import BadRequest
+from serving.limits import check_rows
 from serving.protocols import tensorflow_serving
 from serving.protocols.bodies import BOM, LINES, SPACE, Form, joined, json_problem, placed
 from serving.protocols.call import MISSING, Call, Context, row_errors
@@ -23,6 +24,7 @@ def decode(body: bytes, signature: Signature, context: Context) -> Call:
     lines = body.removeprefix(BOM).rstrip(SPACE).split(b"\n")
     if lines == [b""]:
         raise BadRequest("body: expected a JSON value a line, got nothing")
+    check_rows(len(lines), "lines")
     return decode_lines(lines, signature, context)
 
 

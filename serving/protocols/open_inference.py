@@ -32,9 +32,11 @@ import numpy as np
 import orjson
 import simdjson
 
+from serving import settings
 from serving.dtypes import DType
 from serving.errors import did_you_mean
-from serving.http import BadRequest, Headers, Response, to_json
+from serving.http import BadRequest, Headers, Response, TooLarge, to_json
+from serving.limits import check_rows
 from serving.protocols import tensorflow_serving
 from serving.protocols.answers import class_names, order
 from serving.protocols.call import NOTHING, Call, Context, choose
@@ -81,6 +83,8 @@ def decode(body: bytes, signatures: Mapping[str, Signature], context: Context = 
     identity = root.get("id")
     if identity is not None and not isinstance(identity, str):
         raise BadRequest(f"id: expected a string, got {kind(identity)}")
+    if identity is not None and len(identity) > (most := settings.current().max_id_length):
+        raise TooLarge(f"id: expected at most {most} characters (MAX_ID_LENGTH), got {len(identity)}")
     parameters = _parameters(root.get("parameters"), "parameters")
     signature = choose(signatures, parameters.get("signature_name", DEFAULT), "parameters.signature_name")
     try:
@@ -325,6 +329,8 @@ def _declared(fields: Mapping[str, Any], spec: TensorSpec, where: str) -> tuple[
     ])  # fmt: skip
     if problem := check(spec, shape):
         raise BadRequest(f"{where}.shape: {spec.name!r}: {problem}")
+    if 0 not in shape[:1]:
+        check_rows((*shape, 1)[0], f"{where}.shape")
     if 0 in shape and math.prod(size for size in shape if size) > MOST_BESIDE_ZERO:
         raise BadRequest(f"{where}.shape: {shape_text(shape)} is too large beside its 0")
     return shape

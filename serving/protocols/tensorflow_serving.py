@@ -23,6 +23,7 @@ import simdjson
 
 from serving.errors import did_you_mean
 from serving.http import BadRequest, Response, to_json
+from serving.limits import check_rows
 from serving.protocols import answers
 from serving.protocols.call import MISSING, NOTHING, Arrays, Call, Context, choose, option, row_errors
 from serving.protocols.json_tensors import (
@@ -57,6 +58,8 @@ def decode(body: bytes, signatures: Mapping[str, Signature], context: Context = 
         answers.check(signature, context)
         form = _form(root)
         if form == ROW:
+            if isinstance(root[ROW], LISTS):
+                check_rows(len(root[ROW]), ROW)
             return decode_rows(document, root[ROW], signature, context)
         return _columns(document, root[COLUMN], signature, context)
     except BadRequest as error:

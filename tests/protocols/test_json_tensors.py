@@ -81,7 +81,7 @@ WRONG = [
     (b'{"b64": "!!"}',                  TEXT,   "got the character '!'"),
     (b'{"b64": "AA=="}',                FLOAT,  "x: expected float32, got base64 bytes; only a string input takes them"),
     (b'{"a": 1}',                       FLOAT,  "x: expected float32, got an object"),
-    (b"[" * 33 + b"1" + b"]" * 33,      FLOAT,  "x: expected lists nested at most 32 deep"),
+    (b"[" * 33 + b"1" + b"]" * 33,      FLOAT,  "body: nested too deep: expected at most 32 levels (MAX_NESTING), got more"),
     (b"[1]",            BY_NAME["complex64"],   "x: complex64 has no JSON form"),
 ]
 

@@ -1,0 +1,159 @@
+"""How large an encoded picture says it is, read from its header: a decoder allocates that before it looks further.
+
+A GIF of 773 kB may take 3.2 GB. The formats are those of TensorFlow's decoders, which go by the first bytes whatever
+the operation is called: PNG, JPEG, GIF, BMP, WebP. What is no picture, or a broken one, is left to the decoder.
+"""
+
+import base64
+import binascii
+import re
+import struct
+from typing import NamedTuple
+
+MOST_BLOCKS = 1 << 16  # of a file: more come from no encoder, and each takes time to walk over
+MOST_PLACES = 64  # in a serialized example that may begin a picture
+
+# As TensorFlow writes their names into saved_model.pb.
+OPERATIONS = re.compile(
+    rb"Decode(?:Image|Png|Jpeg|Gif|Bmp|WebP|AndCropJpeg)|(?P<base64>DecodeBase64)"
+    rb"|(?P<example>Parse(?:Single)?(?:Sequence)?Example)"
+)
+_BEGINS = re.compile(rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|GIF8|RIFF....WEBP", re.DOTALL)
+
+
+class Picture(NamedTuple):
+    """What a header declares."""
+
+    kind: str
+    width: int
+    height: int
+    frames: int = 1
+
+    @property
+    def pixels(self) -> int:
+        return self.width * self.height * self.frames
+
+
+def operations(graph: bytes | memoryview) -> frozenset[str]:
+    """Say what a graph does with encoded pictures: "image", "base64", "example"; nothing where it decodes none."""
+    found = {match.lastgroup or "image" for match in OPERATIONS.finditer(graph)}
+    return frozenset(found) if "image" in found else frozenset()
+
+
+def largest(data: bytes, found: frozenset[str]) -> Picture | None:
+    """Return the picture that a string is or, where the graph looks inside it, the largest that it holds."""
+    if (picture := measure(data)) is not None:
+        return picture
+    if "base64" in found and (picture := _from_base64(data)) is not None:
+        return picture
+    if "example" not in found:
+        return None
+    places = [match.start() for match, _ in zip(_BEGINS.finditer(data), range(MOST_PLACES))]
+    pictures = [picture for place in places if (picture := measure(data[place:])) is not None]
+    return max(pictures, key=lambda one: one.pixels, default=None)
+
+
+def _from_base64(data: bytes) -> Picture | None:
+    try:  # TensorFlow's operation takes the web-safe alphabet
+        return measure(base64.urlsafe_b64decode(data + b"=" * (-len(data) % 4)))
+    except (binascii.Error, ValueError):
+        return None
+
+
+def measure(data: bytes) -> Picture | None:
+    """Return the size of a picture, None for what is none or breaks off before it tells."""
+    for begin, reader in _READERS:
+        if data.startswith(begin):
+            try:
+                return reader(data)
+            except (struct.error, IndexError):
+                return None
+    return None
+
+
+def _png(data: bytes) -> Picture:
+    return Picture("PNG", *struct.unpack_from(">II", data, 16))
+
+
+def _bmp(data: bytes) -> Picture | None:
+    size, width, height = struct.unpack_from("<Iii", data, 14)
+    if size not in (12, 40, 52, 56, 64, 108, 124):
+        return None  # a text that begins with BM
+    return Picture("BMP", abs(width), abs(height)) if size > 12 else None
+
+
+def _jpeg(data: bytes) -> Picture | None:
+    """Find the frame header, as libjpeg does: what stands between two markers is skipped."""
+    position = 2
+    for _ in range(MOST_BLOCKS):
+        position = data.find(b"\xff", position)
+        if position < 0:
+            return None
+        while data[position] == 0xFF:
+            position += 1
+        marker, position = data[position], position + 1
+        if marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD8:
+            continue  # no length behind it
+        if marker in (0xD9, 0xDA):
+            return None  # the end, or the picture's data, with no size before it
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height, width = struct.unpack_from(">HH", data, position + 3)
+            return Picture("JPEG", width, height)
+        position += struct.unpack_from(">H", data, position)[0]
+    return Picture("JPEG", 1 << 16, 1 << 16)  # hidden behind too many segments
+
+
+def _gif(data: bytes) -> Picture | None:
+    """Count the frames; TensorFlow gives each of them the size of the largest."""
+    position = 13 + _colours(data[10])
+    width = height = frames = blocks = 0
+    try:
+        while True:
+            kind, position = data[position], position + 1
+            if kind == 0x2C:  # a frame
+                wide, high, flags = struct.unpack_from("<HHB", data, position + 4)
+                width, height, frames = max(width, wide), max(height, high), frames + 1
+                position += 10 + _colours(flags)
+            elif kind == 0x21:  # an extension
+                position += 1
+            else:
+                break
+            while size := data[position]:
+                position += 1 + size
+                blocks += 1
+                if blocks > MOST_BLOCKS:
+                    return Picture("GIF", 1 << 16, 1 << 16)
+            position += 1
+    except (IndexError, struct.error):
+        pass  # breaks off: the frames before that count
+    return Picture("GIF", width, height, frames) if frames else None
+
+
+def _colours(flags: int) -> int:
+    return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
+
+
+def _webp(data: bytes) -> Picture | None:
+    kind = data[12:16]
+    if data[8:12] != b"WEBP":
+        return None
+    if kind == b"VP8 ":
+        width, height = struct.unpack_from("<HH", data, 26)
+        return Picture("WebP", width & 0x3FFF, height & 0x3FFF)
+    if kind == b"VP8L":
+        bits = struct.unpack_from("<I", data, 21)[0]
+        return Picture("WebP", (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1)
+    if kind == b"VP8X":
+        width, height = (int.from_bytes(data[at : at + 3], "little") + 1 for at in (24, 27))
+        animated = data[20] & 2
+        return Picture("WebP", width, height, max(1, data.count(b"ANMF")) if animated else 1)
+    return None
+
+
+_READERS = (
+    (b"\x89PNG\r\n\x1a\n", _png),
+    (b"\xff\xd8", _jpeg),
+    (b"GIF", _gif),
+    (b"BM", _bmp),
+    (b"RIFF", _webp),
+)

@@ -1,0 +1,21 @@
+"""What is seen of one request on its way, for the log, the metrics and the traces; the way itself never reads it."""
+
+from time import perf_counter_ns
+from typing import Any
+
+
+class Record:
+    """The steps of a request, and when each was done: by `perf_counter_ns`, 0 for one that was not reached."""
+
+    route: Any = None  # the handler's entry for its address; None where nothing is there, or nobody looked
+    protocol: Any = None  # the module that read the body, where that is another than the route's
+    call: Any = None  # what was decoded
+    decoding = decoded = ran = encoded = 0
+    events: tuple[str, ...] = ()  # their ids
+    children: tuple["Record", ...] = ()  # the predict requests that events asked for
+
+    def __init__(self) -> None:
+        self.began = perf_counter_ns()
+
+
+UNWATCHED = Record()  # stands where nobody looks

@@ -1,0 +1,208 @@
+"""A process from its start to its end: loading, failing, stopping, crashing; what is told in each state."""
+
+import http.client
+import json
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from serving import handler, limits, model
+from serving.errors import DeadlineError, LoadError
+from tests.conftest import EMBEDDED, Serve
+from tests.server import Server, running
+
+DOORS = ["functions-framework", "granian"]
+
+
+def health(ask: Any) -> tuple[int, int]:
+    """Return the statuses of /readyz and /healthz."""
+    return ask("GET", "/readyz").status, ask("GET", "/healthz").status
+
+
+# States, in this process
+
+
+def test_while_the_model_is_loaded_it_lives_and_is_not_ready(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handler, "PATIENCE", 0.02)
+    ask, opened = serve(), model.open_session
+    begun, go = threading.Event(), threading.Event()
+
+    def slowly(*arguments: Any) -> Any:
+        begun.set()
+        assert go.wait(30)
+        return opened(*arguments)
+
+    monkeypatch.setattr(model, "open_session", slowly)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(ask, "GET", "/readyz")
+        assert begun.wait(30)
+        assert health(ask) == (503, 200)
+        answer = ask("GET", "/v2/health/ready")
+        assert json.loads(answer.body) == {"error": "the model is being loaded"}
+        assert ("Retry-After", "1") in answer.headers
+        late = ask("POST", "/", {"instances": [1]}, **{"x-request-timeout": "0.02"})
+        assert (late.status, b"still being loaded" in late.body) == (504, True)
+        go.set()
+        assert first.result().status == 200
+    assert health(ask) == (200, 200)
+
+
+def test_a_failed_load_stands_for_a_while_then_is_tried_again(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ask, opened, tries = serve(), model.open_session, list[int]()
+
+    def fail(*arguments: Any) -> Any:
+        tries.append(1)
+        if len(tries) < 4:
+            raise LoadError("the disk is away")
+        return opened(*arguments)
+
+    monkeypatch.setattr(model, "open_session", fail)
+    pauses = []
+    for attempt in range(1, 4):
+        for _ in range(5):
+            answer = ask("POST", "/", {"instances": [1]})
+            assert (answer.status, b"the disk is away" in answer.body) == (503, True)
+            assert ("Retry-After", "1") in answer.headers
+            assert health(ask) == (503, 200)
+        assert len(tries) == attempt
+        pauses.append(model.cache()._pause)
+        monkeypatch.setattr(model.cache(), "_again", 0.0)  # the pause is over
+    assert pauses == [1.0, 2.0, 4.0]
+    assert health(ask) == (200, 200)
+    logged = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    told = [entry for entry in logged if entry["message"] == "the model cannot be loaded: the disk is away"]
+    assert [entry["again_in_seconds"] for entry in told] == pauses
+    assert {entry["severity"] for entry in told} == {"ERROR"}
+
+
+@pytest.mark.parametrize(
+    ("error", "words"), [(MemoryError(), "out of memory"), (KeyError("/x"), "the log has the reason")]
+)
+def test_any_failure_of_a_load_is_503_and_stands_for_a_while(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, error: Exception, words: str
+) -> None:
+    ask, tries = serve(), list[int]()
+
+    def fail(*_: Any) -> Any:
+        tries.append(1)
+        raise error
+
+    monkeypatch.setattr(model, "open_session", fail)
+    for _ in range(3):
+        answer = ask("GET", "/readyz")
+        assert (answer.status, json.loads(answer.body)["error"]) == (503, f"the model cannot be loaded: {words}")
+    assert len(tries) == 1
+
+
+def test_a_process_that_is_told_to_stop_is_not_ready_and_still_answers(serve: Serve, examples: dict[str, Any]) -> None:
+    ask = serve()
+    assert health(ask) == (200, 200)
+    limits.stop()
+    assert health(ask) == (503, 200)
+    assert ask("GET", "/v2/models/model/ready").status == 503
+    assert ask("POST", "/", examples["pixels"]).status == 200
+
+
+def test_nobody_waits_for_a_load_beyond_his_time(serve: Serve) -> None:
+    serve()
+    with model.cache()._lock, pytest.raises(DeadlineError):
+        model.cache().get(time.monotonic() + 0.01)
+
+
+# Real servers
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_sigterm_answers_what_is_in_flight_and_leaves_in_time(door: str, examples: dict[str, Any]) -> None:
+    rows = {"signature_name": "pixels", "instances": examples["pixels"]["instances"] * 5_000}
+    body = json.dumps(rows).encode()
+    with running(door) as server:
+        assert server.ask("GET", "/readyz").status == 200
+        kept = http.client.HTTPConnection("127.0.0.1", server.port)
+        kept.request("GET", "/healthz")
+        assert kept.getresponse().read()
+        silent = socket.create_connection(("127.0.0.1", server.port))
+        with ThreadPoolExecutor(4) as pool:
+            asked = [pool.submit(server.ask, "POST", "/", body) for _ in range(4)]
+            time.sleep(0.05)  # on their way
+            server.process.send_signal(signal.SIGTERM)
+            assert [one.result().status for one in asked] == [200] * 4
+        assert server.process.wait(10) == 0
+        with pytest.raises(OSError):  # noqa: PT011 - refused
+            socket.create_connection(("127.0.0.1", server.port), 1)
+        kept.close()
+        silent.close()
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_a_server_leaves_though_a_client_never_ends_its_request(door: str) -> None:
+    with running(door) as server:
+        assert server.ask("GET", "/readyz").status == 200
+        with socket.create_connection(("127.0.0.1", server.port)) as client:
+            client.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n{")
+            time.sleep(0.2)
+            server.process.send_signal(signal.SIGTERM)
+            assert server.process.wait(10) == 0
+
+
+def workers(server: Server) -> list[psutil.Process]:
+    return [child for child in psutil.Process(server.process.pid).children() if child.is_running()]
+
+
+@pytest.fixture(scope="module", params=DOORS)
+def door(request: pytest.FixtureRequest) -> Iterator[Server]:
+    with running(request.param) as started:
+        yield started
+
+
+def answered(server: Server, body: Any, seconds: float = 30) -> int:
+    """Ask as a client does that tries again, and return how often it had to."""
+    end = time.monotonic() + seconds
+    for again in range(10_000):
+        try:
+            if server.ask("POST", "/", body).status == 200:
+                return again
+        except OSError:
+            pass  # the worker was gone
+        assert time.monotonic() < end, server.log
+        time.sleep(0.02)
+    raise AssertionError
+
+
+def test_a_worker_that_crashes_is_replaced(door: Server, examples: dict[str, Any]) -> None:
+    answered(door, examples["pixels"])
+    # Granian would take two crashes within 5.5 s for a loop, and end with status 1: here it is one.
+    how = signal.SIGKILL if "-m" in door.process.args else signal.SIGABRT  # type: ignore[operator]
+    (before,) = workers(door)
+    os.kill(before.pid, how)
+    before.wait(10)
+    answered(door, examples["pixels"])
+    (after,) = workers(door)
+    assert after.pid != before.pid
+    assert door.process.poll() is None
+
+
+@pytest.mark.parametrize("name", DOORS)
+def test_a_model_that_comes_later_is_served_without_a_restart(
+    name: str, tmp_path: Path, examples: dict[str, Any]
+) -> None:
+    with running(name, tmp_path / "model") as server:
+        for _ in range(3):
+            answer = server.ask("POST", "/", examples["pixels"])
+            assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+            assert answer.json["error"] == "the model cannot be loaded: there is no such folder"
+        assert server.ask("GET", "/healthz").status == 200
+        assert server.log.count('"again_in_seconds"') == 1
+        (tmp_path / "model").symlink_to(EMBEDDED)
+        answered(server, examples["pixels"])
