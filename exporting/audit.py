@@ -80,9 +80,9 @@ def audit(directory: Path, run: bool = True, command: str = "audit") -> Report:
 
 def _static(directory: Path, offered: Contents, graph: MetaGraph) -> Iterator[Finding]:
     origins = Origins(graph.graph_def)
+    yield from files(directory, graph, origins)  # first, for it says which
     yield from _operations(directory, origins)
     yield from _unregistered(graph)
-    yield from files(directory, graph, origins)
     yield from _variables(graph)
     known = {node.name for node in graph.graph_def.node}
     for name, signature in offered.signatures.items():

@@ -134,6 +134,27 @@ def parts(directory: Path, signatures: Mapping[str, Signature]) -> dict[str, tup
     return found
 
 
+def example(signature: Signature, parts: tuple[Part, ...]) -> dict[str, Any]:
+    """Return a predict request, in columns, whose parts fit each other: one value, in one row."""
+    columns: dict[str, Any] = {}
+    for part in parts:
+        if isinstance(part, Ragged):
+            columns[part.splits] = [0] if part.rows else [0, 1]
+        elif isinstance(part, Sparse):
+            shape = signature.inputs[part.indices].shape
+            rank = (shape[1] if shape and len(shape) > 1 else None) or 1
+            columns |= {part.indices: [[0] * rank], part.shape: [1] * rank}
+    columns |= {spec.name: _one_value(spec) for spec in signature.inputs.values() if spec.name not in columns}
+    return {"signature_name": signature.name, "inputs": columns}
+
+
+def _one_value(spec: TensorSpec) -> Any:
+    value: Any = {"S": "text", "b": False}.get(spec.dtype.kind, 0)
+    for size in reversed(spec.shape or ()):
+        value = [value] * (1 if size is None else size)
+    return value
+
+
 def unclear(parts: Mapping[str, tuple[Part, ...]]) -> list[str]:
     """Return the inputs that part rows of nobody knows what."""
     return [part.splits for of in parts.values() for part in of if isinstance(part, Unclear)]

@@ -129,14 +129,19 @@ class Source:
 
     @cached_property
     def examples(self) -> Mapping[str, Any]:
-        """Return the example requests that the exporter put beside the model, by signature."""
+        """Return example requests by signature: the exporter's, and those that zeros alone would not make."""
         import json  # not needed for an answer
 
         path = self.directory / "assets.extra" / "examples.json"
         try:
             found = json.loads(path.read_bytes())
         except (OSError, ValueError):
-            return {}
+            found = {}
+        if self.parts:
+            from serving.composite import example  # imported already
+
+            made = {name: example(self.signatures[name], parts) for name, parts in self.parts.items()}
+            return {**made, **(found if isinstance(found, dict) else {})}
         return found if isinstance(found, dict) else {}
 
     @cached_property

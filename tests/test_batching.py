@@ -510,7 +510,7 @@ def test_requests_that_meet_are_answered_as_they_are_alone(serve: Serve, example
         {"signature_name": "pixels", "instances": [[[1, 2]]]},
         {"signature_name": "pixels", "instances": pictures},
     ]
-    ask = serve(EMBEDDED, BATCH_ROWS="32")
+    ask = serve(EMBEDDED, BATCH_ROWS="32", THREADS="16")
     alone = [ask("POST", "/", body) for body in bodies]
     with ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(lambda body: ask("POST", "/", body), bodies * 20))

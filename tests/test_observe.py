@@ -49,7 +49,7 @@ def of_requests(text: str) -> list[dict[str, Any]]:
 
 
 def test_a_line_tells_what_happened(serve: Serve, examples: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
-    serve(GOOGLE_CLOUD_PROJECT="my-project")
+    serve(GOOGLE_CLOUD_PROJECT="my-project", LOG_REQUESTS="all")
     body = json.dumps({"signature_name": "pixels", "instances": examples["pixels"]["instances"] * 3}).encode()
     told = {
         "HTTP_USER_AGENT": "curl/8",
@@ -94,7 +94,7 @@ def latin(text: str) -> str:
 def test_nothing_of_a_request_leaves_its_line(
     serve: Serve, text: str, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
-    serve()
+    serve(LOG_REQUESTS="all")
     names = {
         name: latin(text)
         for name in ("HTTP_USER_AGENT", "HTTP_TRACEPARENT", "HTTP_X_CLOUD_TRACE_CONTEXT", "HTTP_X_REQUEST_ID")
@@ -210,7 +210,7 @@ def test_every_answer_has_its_times(serve: Serve, examples: dict[str, Any]) -> N
 def test_an_event_is_one_request_with_its_id(
     serve: Serve, examples: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    serve()
+    serve(LOG_REQUESTS="all")
     sent = {"HTTP_CE_SPECVERSION": "1.0", "HTTP_CE_ID": "a%C3%A9", "HTTP_CE_SOURCE": "/s", "HTTP_CE_TYPE": "t"}
     event = {"specversion": "1.0", "id": "b", "source": "/s", "type": "t", "data": examples["pixels"]}
     batch = {"CONTENT_TYPE": "application/cloudevents-batch+json"}

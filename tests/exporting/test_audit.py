@@ -101,7 +101,7 @@ def test_the_command_answers_people_and_programs() -> None:
     people = python("-m", "exporting", "audit", str(model), "--no-run")
     assert people.returncode == 1
     assert "not a pure function, for 1 reason" in people.stdout
-    assert people.stderr == ""
+    assert people.stderr == "audit: reading the graph\n"
     programs = python("-m", "exporting", "audit", str(build() / "lookup_table"), "--json")
     assert programs.returncode == 0, programs.stdout
     report = json.loads(programs.stdout)
