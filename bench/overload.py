@@ -1,6 +1,6 @@
 """More requests than a process can answer: what it still answers, how soon, and how it refuses the rest.
 
-    python -m bench.overload [--seconds 8] [--repeat 3] [--pictures 32] [--subjects naive,ours,fast]
+    python -m bench.overload [--seconds 8] [--repeat 3] [--pictures 64] [--subjects naive,ours,fast]
 
 8 connections, as many as THREADS, ask as soon as they are answered: what comes back is the capacity, and how long it
 takes is the time at the configured concurrency. Then requests come at a fixed rate, whether the last was answered or
@@ -150,7 +150,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="What happens to a server that is asked more than it can answer.")
     parser.add_argument("--seconds", type=float, default=8.0, help="of each rate")
     parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--pictures", type=int, default=32, help="in a request")
+    parser.add_argument("--pictures", type=int, default=64, help="in a request")
     parser.add_argument("--subjects", default="naive,ours,fast")
     chosen = parser.parse_args()
 

@@ -41,6 +41,7 @@ def main() -> None:
         http2_settings=HTTP2Settings(max_headers_size=options.max_header_bytes),
         backlog=1024,
         log_level=LogLevels.warning,
+        log_dictconfig={"handlers": {name: {"()": "serving.log.handler"} for name in ("console", "access")}},
         respawn_failed_workers=True,
         workers_kill_timeout=7,
     ).serve()

@@ -14,10 +14,12 @@ from functools import partial
 from typing import Any
 
 import gunicorn.util
+from gunicorn import glogging
 from gunicorn.workers import gthread
 
 from serving import limits, settings
 from serving.http import JSON, to_json
+from serving.log import handler
 from serving.settings import Settings
 
 GRACE = 8  # seconds for what is in flight when the server is told to end; the platform kills after 10
@@ -42,6 +44,7 @@ def prepare(options: Settings) -> None:
         "keepalive": KEPT_ALIVE,
         "limit_request_line": 8190,  # the most that it knows; functions-framework says: any
         "limit_request_field_size": options.max_header_bytes,
+        "logger_class": "serving.gunicorn.Logger",
     }
 
     def load_ours(application: Any) -> None:
@@ -51,6 +54,14 @@ def prepare(options: Settings) -> None:
 
     patched: Any = Application
     patched._load_config, patched.load_config = load_config, load_ours
+
+
+class Logger(glogging.Logger):  # type: ignore[misc]
+    """Has what gunicorn says of itself in our log and its form."""
+
+    def setup(self, cfg: Any) -> None:
+        super().setup(cfg)
+        self.error_log.handlers = [handler()]
 
 
 class Worker(gthread.ThreadWorker):  # type: ignore[misc]

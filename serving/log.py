@@ -72,6 +72,19 @@ def write(entry: dict[str, Any], patience: float = 0) -> None:
     flush(patience)
 
 
+def handler() -> Any:
+    """Return a handler for those who log through Python's logging: their entries become ours."""
+    import logging  # the servers and OpenTelemetry have it
+
+    class Entry(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            severity = "WARNING" if record.levelno == logging.WARNING else "ERROR" if record.levelno > 30 else "INFO"
+            told = {"traceback": logging.Formatter().formatException(record.exc_info)} if record.exc_info else {}
+            log(severity, record.getMessage(), logger=record.name, **told)
+
+    return Entry()
+
+
 def to_line(entry: dict[str, Any]) -> bytes:
     """Return an entry as a line, which is never too long."""
     try:

@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from serving.http import Request
-from serving.log import log
+from serving.log import handler, log
 from serving.record import Record
 from serving.settings import Settings
 
@@ -79,12 +79,9 @@ def _log_its_complaints() -> None:
     """Have what the SDK says of itself, such as a collector that is not there, in our log and its form."""
     import logging
 
-    class Entry(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            log("WARNING", f"{record.name}: {record.getMessage()}")
-
     logger = logging.getLogger("opentelemetry")
-    logger.addHandler(Entry(logging.WARNING))
+    if not logger.handlers:
+        logger.addHandler(handler())
     logger.propagate = False
 
 

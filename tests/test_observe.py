@@ -243,6 +243,20 @@ def test_every_request_has_one_whole_line_when_the_server_has_ended(
         assert messages[-1] == "ended"
 
 
+@pytest.mark.parametrize("door", ["granian", "functions-framework"])
+def test_what_the_server_says_of_itself_is_told_in_the_same_form(door: str) -> None:
+    psutil = pytest.importorskip("psutil")
+    with running(door) as server:
+        end = time.monotonic() + 20
+        while not (workers := psutil.Process(server.process.pid).children()) and time.monotonic() < end:
+            time.sleep(0.05)
+        workers[0].kill()
+        while not (told := [entry for entry in entries(server.log) if "logger" in entry]) and time.monotonic() < end:
+            time.sleep(0.05)
+    assert told[0]["severity"] == "ERROR"
+    assert "worker" in told[0]["message"].lower()
+
+
 def test_lines_gather_beside_a_request_and_the_last_one_writes_them(capsys: pytest.CaptureFixture[str]) -> None:
     told = [
         ("GET", f"/{n}", {}, 0, 200, 1, observe.Record(), 0, None, 0, (None, None, None, 1), None, 0) for n in range(20)
@@ -489,6 +503,6 @@ def test_a_collector_that_is_not_there_is_told_in_the_log_and_holds_nothing_up(e
         assert server.ask("POST", "/", examples["pixels"]).status == 200
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(10) == 0
-        assert any(
-            "opentelemetry" in entry["message"] for entry in entries(server.log) if entry["severity"] == "WARNING"
-        )
+        told = [entry for entry in entries(server.log) if "logger" in entry]
+        assert {entry["logger"].partition(".")[0] for entry in told} == {"opentelemetry"}
+        assert {entry["severity"] for entry in told} <= {"WARNING", "ERROR"}
