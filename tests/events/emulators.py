@@ -21,6 +21,7 @@ from urllib.parse import quote, urlsplit
 
 import pytest
 
+from tests.events.sink import serving
 from tests.server import free_port
 
 
@@ -193,11 +194,5 @@ class _Passing(BaseHTTPRequestHandler):
 def line(target: str, *faults: Fault) -> Iterator[Line]:
     """Run a line to `target`, with faults."""
     server = Line(target, list(faults))
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
+    with serving(server):
         yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 
 class Sink(ThreadingHTTPServer):
@@ -62,14 +63,21 @@ def mail_server(clients: int) -> Iterator[str]:
 
 
 @contextmanager
-def sink(server: Sink | None = None) -> Iterator[Sink]:
-    """Run a sink on a free port."""
-    server = server or Sink()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+def serving(server: Any) -> Iterator[None]:
+    """Have a server of the standard library answer in a thread of its own."""
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
-        yield server
+        yield
     finally:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@contextmanager
+def sink(server: Sink | None = None) -> Iterator[Sink]:
+    """Run a sink on a free port."""
+    server = server or Sink()
+    with serving(server):
+        yield server
