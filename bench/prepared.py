@@ -1,12 +1,13 @@
-"""What some subjects need first, made once and kept: the bound library, baked models, a Python with mosec."""
+"""What some subjects need first, made once and kept: the accelerator, the bound library, baked models, mosec."""
 
+import functools
 import hashlib
 import os
 import subprocess
 import sys
-from functools import cache
 from pathlib import Path
 
+from accelerator.build import Refused, cached
 from bench.models import CACHE, ROOT, Model, recipe_of
 
 
@@ -17,6 +18,11 @@ class Skipped(Exception):
 def bound(model: Model) -> dict[str, str]:
     """Serve with the library whose symbols are bound."""
     return {"TENSORFLOW_LIBRARY_DIR": _bound()}
+
+
+def accelerated(model: Model) -> dict[str, str]:
+    """Serve with the accelerator."""
+    return {"ACCELERATOR": _accelerator()}
 
 
 def baked(model: Model) -> dict[str, str]:
@@ -31,7 +37,7 @@ def with_mosec(model: Model) -> dict[str, str]:
 
 
 def _remembered(make):  # functools.cache, for refusals too: what failed once is not tried at each repetition
-    @cache
+    @functools.cache
     def made(*arguments):
         try:
             return make(*arguments), None
@@ -58,6 +64,14 @@ def _output(command: list[str], title: str) -> str:
 @_remembered
 def _bound() -> str:
     return _output([sys.executable, "-m", "container.bind", "--cached"], "the library cannot be bound").strip()
+
+
+@_remembered
+def _accelerator() -> str:
+    try:
+        return str(cached())
+    except Refused as refused:
+        raise Skipped(f"there is no accelerator: {refused}") from None
 
 
 @_remembered

@@ -61,7 +61,7 @@ SHADES = {  # of a request
 MEANING = {
     "Granian": "answering two bytes takes this",
     "route, headers": "the WSGI door around the rest",
-    "check": "the signature, ctypes around the calls",
+    "check": "the signature, what is around the calls into C",
     "threads, body": "what the server takes beyond all that",
 }
 SETTLE = 1.0  # seconds in which a server answers what the load before has left
@@ -184,18 +184,23 @@ def starts(models: list[Model], repeat: int) -> dict[str, dict[str, Parts]]:
 
 def requests(models: list[Model], repeat: int, seconds: float) -> dict[str, Parts]:
     """Take turns with every kind of request; the whole on the server is measured beside its steps."""
-    fast, two_bytes = BY_NAME["fast"], BY_NAME["two_bytes"]
-    bodies = [(PLANS[model.name].title, model, Body(fast.path, model.request_file.read_bytes())) for model in models]
+    fast, quick, two_bytes = BY_NAME["fast"], BY_NAME["quick"], BY_NAME["two_bytes"]
     small = models[0]
+    bodies = [
+        (f"{PLANS[model.name].title}{'' if subject is fast else ', accelerated'}", model,
+         Body(fast.path, model.request_file.read_bytes()), subject)
+        for model in models for subject in ((fast,) if model.name == "digits" else (fast, quick))
+    ]  # fmt: skip
     if small.rows:
         inputs = np.load(small.rows.file)["inputs"][:1]
-        bodies.insert(1, ("the same, v2 binary", small, binary(Input(small.rows.input, inputs, small.rows.signature))))
+        row = binary(Input(small.rows.input, inputs, small.rows.signature))
+        bodies.insert(2, (f"{PLANS[small.name].title}, v2 binary", small, row, fast))
     samples: dict[str, list[Parts]] = {}
     for _ in range(repeat):
         least = cpu_us(two_bytes, small, bodies[0][2], seconds * small.plan.seconds)
-        for name, model, body in bodies:
-            whole = cpu_us(fast, model, body, seconds * model.plan.seconds)
-            settings = {"MODEL_DIR": str(model.saved_model), "INTRA_OP_THREADS": "1"}
+        for name, model, body, subject in bodies:
+            whole = cpu_us(subject, model, body, seconds * model.plan.seconds)
+            settings = {"MODEL_DIR": str(model.saved_model), "INTRA_OP_THREADS": "1", **subject.settings(model)}
             steps = split(settings, body, seconds, {SERVER})
             parts = {"Granian": least, **{step: steps[step] for step in STEPS}}
             parts["threads, body"] = max(whole - sum(parts.values()), 0.0)

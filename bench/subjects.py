@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.models import MOST_ROWS, ROOT, Model
-from bench.prepared import baked, bound, with_mosec
+from bench.prepared import accelerated, baked, bound, with_mosec
 
 BENCH = ROOT / "bench"
 BIN = Path(sys.executable).parent
@@ -55,8 +55,12 @@ def two_bytes(model: Model, body: bytes) -> bool:
     return body == TWO_BYTES
 
 
-def bound_and_baked(model: Model) -> Environment:
-    return bound(model) | baked(model)
+def bound_too(model: Model) -> Environment:
+    return accelerated(model) | bound(model)
+
+
+def baked_too(model: Model) -> Environment:
+    return bound_too(model) | baked(model)
 
 
 FAST = module("serving.granian")
@@ -65,9 +69,11 @@ FAST = module("serving.granian")
 SUBJECTS = (
     Subject("naive",     "naive function: import tensorflow, saved_model.load", functions_framework, BENCH / "naive"),
     Subject("ours",      "this repository, functions-framework",                functions_framework),
+    Subject("ours_quick", "the same, accelerated",                              functions_framework, settings=accelerated),
     Subject("fast",      "this repository, Granian",                            FAST),
-    Subject("bound",     "the same, TensorFlow's library bound",                FAST, settings=bound),
-    Subject("baked",     "the same, and the model baked",                       FAST, settings=bound_and_baked),
+    Subject("quick",     "the same, accelerated",                               FAST, settings=accelerated),
+    Subject("bound",     "the same, and TensorFlow's library bound",            FAST, settings=bound_too),
+    Subject("baked",     "the same, and the model baked",                       FAST, settings=baked_too),
     Subject("mosec",     "mosec, a batching server, with saved_model.load",     mosec, path="/inference", settings=with_mosec),
     Subject("constant",  "functions-framework answering a constant",            functions_framework, BENCH / "constant"),
     Subject("two_bytes", "Granian answering two bytes",                         module("bench.two_bytes"), answers=two_bytes),
@@ -82,6 +88,7 @@ def environment(subject: Subject, model: Model, port: int) -> Environment:
     """What a subject is told; each reads what it knows."""
     told = {"MODEL_DIR": str(model.saved_model), "ANSWER": str(model.answer_file)}
     limits = {"MAX_ROWS": str(MOST_ROWS), "MAX_WAITING": "64"}  # what is measured is not to be refused
+    told["ACCELERATOR"] = "off"  # but for those that say otherwise
     return told | {"HOST": "127.0.0.1", "PORT": str(port)} | limits | subject.settings(model)
 
 

@@ -4,7 +4,7 @@
     cd /tmp/function && PYTHONPATH=packages python3.13 -S -m serving.granian
 
     packages/   what serving needs of the environment (prune.py), TensorFlow's libraries bound, their pages listed
-    serving/    the code, and bytecode for both
+    serving/    the code, bytecode for both, and the accelerator where a C++ compiler is there
     model/      the model; with --bake 1, baked; with --litert 1, its light twin, and no TensorFlow in packages/
 
 Nothing in it needs to be written to, and everybody may read it. The server is started on it, and has to answer as from
@@ -20,6 +20,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import accelerator.build
 from container import pages, prune
 from container.bind import ROOT
 from container.elf import Refused
@@ -45,19 +46,22 @@ def build(environment: Path, out: Path, model: Path, baking: Sequence[str] | Non
     try:
         packages = out / "packages"
         prune.copy(site, found, packages, bound=bound)
-        shutil.copytree(ROOT / "serving", out / "serving", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            ROOT / "serving", out / "serving", ignore=shutil.ignore_patterns("__pycache__", "_accelerator*")
+        )
+        notes = [] if light else [_accelerate(out / "serving")]
         if baking is None:
             shutil.copytree(model, out / "model")
         else:
             _bake(directory, out / "model" / directory.relative_to(model), baking)
-        note = _list_pages(packages / "tensorflow", out / "model")
+        notes.append(_list_pages(packages / "tensorflow", out / "model"))
         mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
         compileall.compile_dir(out / "serving", quiet=2, force=True, invalidation_mode=mode)
         for path in out.rglob("*"):
             path.chmod(0o755 if path.is_dir() else 0o644)
         if problem := differences(answers(site, out / "model"), answers(packages, out / "model", root=out)):
             raise Refused(f"{out}: the server answers otherwise than from {environment}: {problem}")
-        return "\n".join([prune.table(found, before, prune.sizes(packages, found)), _rest(out), note])
+        return "\n".join([prune.table(found, before, prune.sizes(packages, found)), _rest(out), *notes])
     except BaseException:
         shutil.rmtree(out, ignore_errors=True)
         raise
@@ -78,6 +82,14 @@ def _bake(directory: Path, out: Path, options: Sequence[str]) -> None:
     if ran.returncode:
         raise Refused((ran.stderr.strip() or f"baking ended with status {ran.returncode}").splitlines()[-1])
     print(ran.stdout, end="")
+
+
+def _accelerate(serving: Path) -> str:
+    try:
+        path = accelerator.build.build(serving)
+    except accelerator.build.Refused as refused:
+        return f"no accelerator, so plain requests take twice as long: {refused}"
+    return f"{path.name}: answers plain requests"
 
 
 def _list_pages(libraries: Path, model: Path) -> str:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from serving import limits, metrics, model, observe, phases, settings
+from serving import accelerator, limits, metrics, model, observe, phases, settings
 from serving.errors import CLIENTS_FAULT, DeadlineError, InputError, LoadError, RunError, did_you_mean, plain
 from serving.http import (
     SMALLEST_COMPRESSED,
@@ -38,6 +38,7 @@ from serving.protocols import classify, open_inference, raw, regress, tensorflow
 from serving.protocols.call import Arrays, Call, Context, row_errors
 from serving.record import UNWATCHED, Record
 from serving.signature import DEFAULT
+from serving.tensorflow_c import run_error
 
 
 class Target(NamedTuple):
@@ -86,19 +87,25 @@ def _infer_in_turn(request: Request, admission: limits.Admission, until: float, 
 
 def _infer(request: Request, body: bytes, until: float, protocol: ModuleType) -> Response:
     """Answer a request that may run; the model must have begun by the time `until`."""
-    options, record = settings.current(), request.record
+    options, record, failure = settings.current(), request.record, None
     served = model.cache().get(until)
     if protocol is tensorflow_serving and raw.takes(request.headers.get("content-type") or "", body):
         protocol = record.protocol = raw
+    elif not request.query:
+        found = _quickly(served, body, request, protocol)
+        if isinstance(found, Response):
+            return found
+        failure = found
     context = Context(
         request.headers, served.name, served.version, parameters(request.query), options.key_field,
         options.non_finite == "null", served.source.labels,
     )  # fmt: skip
     try:
         record.decoding = perf_counter_ns()
-        record.call = call = protocol.decode(body, served.signatures, context)
+        call = protocol.decode(body, served.signatures, context)
+        record.signature, record.rows = call.signature.name, _size(call)
         record.decoded = perf_counter_ns()
-        call, outputs = _run(served, call, protocol)
+        call, outputs = _run(served, call, protocol, failure)
         record.ran = perf_counter_ns()
         answer: Response = protocol.encode(call, outputs)
         if len(answer.body) >= SMALLEST_COMPRESSED:
@@ -109,6 +116,44 @@ def _infer(request: Request, body: bytes, until: float, protocol: ModuleType) ->
         if error.example:
             raise BadRequest(f"{error}{_example(error.signature, protocol)}") from None
         raise
+
+
+def _quickly(served: Model, body: bytes, request: Request, protocol: ModuleType) -> Response | RunError | None:
+    """Answer a plain request in one step, or say why TensorFlow refuses it; else None, for the whole way."""
+    quick = accelerator.of(served)
+    if protocol is tensorflow_serving:
+        found = quick.predict(body)
+    elif protocol is open_inference:
+        text = request.headers.get(open_inference.HEADER)
+        if text is not None and not (text.isdecimal() and text.isascii() and len(text) < 20):
+            return None
+        found = quick.infer(body, len(body) if text is None else int(text))
+    else:
+        return None
+    if found is None:
+        return None
+    if len(found) == 2:
+        return run_error(*found)
+    record = request.record
+    answer, head, place, record.rows, record.decoding, record.decoded, record.ran, record.encoded = found
+    record.signature = quick.names[place]
+    if phases.pending:
+        phases.took("run", (record.ran - record.decoded) / 1e9)
+    response = open_inference.with_binary(answer, head) if head else Response(200, answer)
+    if len(answer) < SMALLEST_COMPRESSED:
+        return response
+    response = compress(response, request.headers.get("accept-encoding"))
+    record.encoded = perf_counter_ns()
+    return response
+
+
+def _size(call: Call) -> int:
+    """Return the size of the batch, 1 where the signature has no free first dimension."""
+    for name, array in call.inputs.items():
+        shape = call.signature.inputs[name].shape
+        free = array.ndim and (shape is None or shape[0] is None)
+        return (len(array) if free else 1) + len(call.failed)
+    return len(call.failed)
 
 
 def _is_event(headers: Headers) -> bool:
@@ -156,14 +201,19 @@ MOST_ROWS_TRIED = 256
 LONGEST_EXAMPLE = 600
 
 
-def _run(served: Model, call: Call, protocol: ModuleType) -> tuple[Call, Arrays]:
-    """Return the outputs, and the call with the rows that the model refused, where the caller wants those told."""
+def _run(served: Model, call: Call, protocol: ModuleType, failure: RunError | None) -> tuple[Call, Arrays]:
+    """Return the outputs, and the call with the rows that the model refused, where the caller wants those told.
+
+    With a `failure`, the model has run already, and failed.
+    """
     if call.failed and not call.inputs:
         return call, {}  # no row is good
     limits.check_arrays(call.inputs, settings.current())
     if served.source.pictures:
         _check_pictures(served, call, protocol)
     try:
+        if failure is not None:
+            raise failure
         if phases.pending:
             with phases.measured("run"):
                 return call, served.run(call.signature, call.inputs)

@@ -91,6 +91,11 @@ class Model:
                     raise InputError(wrong)
         return self._functions[signature.name](inputs)
 
+    def addresses(self, signature: Signature) -> tensorflow_c.Addresses | None:
+        """Return where C finds the signature's function, None where it is none of TensorFlow's C library's."""
+        function = self._functions.get(signature.name)
+        return function.addresses() if isinstance(function, tensorflow_c.Function) else None
+
     def close(self) -> None:
         """Free what the model holds."""
         self._session.close()

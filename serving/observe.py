@@ -84,12 +84,8 @@ def finish(request: Request, response: Response) -> Response:
         timing = _timing(request, status, now)
     trace = _watch(request, status, now) if metrics.on or tracing.on else None
     if _is_told(options.log_requests, status, now):
-        # No body waits with the line: of what was decoded no more is kept than its signature and its size.
-        signature, rows = record.call and record.call.signature.name, _rows(record)
-        steps = _steps(record, now)
-        record.call, record.children = None, ()
         end((request.method, request.path, request.headers, request.length, status, len(response.body), record, now,
-             signature, rows, steps, trace, _untold()), now)  # fmt: skip
+             trace, _untold()), now)  # fmt: skip
     else:
         end(None, now)
     return Response(status, response.body, response.content_type, (*response.headers, ("Server-Timing", timing)))
@@ -159,7 +155,7 @@ def _timing(request: Request, status: int, now: int) -> str:
     record = request.record
     told = zip((*STEPS, "total"), _steps(record, now))
     timing = ", ".join(f"{step};dur={_milliseconds(took)}" for step, took in told if took is not None)
-    if phases.pending and status == 200 and (record.call is not None or record.children):
+    if phases.pending and status == 200 and (record.signature is not None or record.children):
         return _start() + timing
     return timing
 
@@ -199,17 +195,7 @@ def _named(action: Callable[..., Any], protocol: ModuleType) -> tuple[str, str]:
 
 def _rows(record: Record) -> int:
     """Return the size of the batch, 0 where nothing was decoded."""
-    if record.children:
-        return sum(map(_rows, record.children))
-    call = record.call
-    if call is None:
-        return 0
-    for name, array in call.inputs.items():
-        shape = call.signature.inputs[name].shape
-        if array.ndim and (shape is None or shape[0] is None):
-            return len(array) + len(call.failed)
-        break
-    return 1 + len(call.failed)
+    return sum(map(_rows, record.children)) if record.children else record.rows
 
 
 def plain(text: str, most: int = LONGEST) -> str:
@@ -260,12 +246,13 @@ QUIET = frozenset({"live", "ready", "model_ready", "expose"})  # what probes and
 
 def _line(
     method: str, path: str, headers: Headers, length: int | None, status: int, size: int, record: Record, ended: int,
-    signature: str | None, rows: int, steps: Steps, trace: Trace | None, untold: int,
+    trace: Trace | None, untold: int,
 ) -> bytes:  # fmt: skip
     """Return the log's line. Writing it by hand takes a third of the time that a dictionary and its JSON take."""
     get, text = headers.get, _milliseconds
+    rows, steps = _rows(record), _steps(record, ended)
     seconds, nanoseconds = divmod(time.time_ns() - (perf_counter_ns() - ended), 1_000_000_000)
-    head = _head(method, path[: LONGEST + 1], status, get("user-agent") or "", named(record), signature)
+    head = _head(method, path[: LONGEST + 1], status, get("user-agent") or "", named(record), record.signature)
     total = steps[3]
     more = "}" if length is None else f',"requestSize":"{length}"}}'
     if rows:

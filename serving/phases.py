@@ -42,6 +42,11 @@ def measured(phase: str) -> Iterator[None]:
     _durations.setdefault(phase, time.perf_counter() - begin - (sum(_durations.values()) - before))
 
 
+def took(phase: str, seconds: float) -> None:
+    """Take a phase that somebody else has measured, the first time that it is gone through."""
+    _durations.setdefault(phase, seconds)
+
+
 def imported() -> None:
     """Say that everything is imported; the library may have been opened meanwhile."""
     _durations.setdefault("imports", time.perf_counter() - _began - _durations.get("library", 0.0))

@@ -9,7 +9,8 @@ class Record:
 
     route: Any = None  # the handler's entry for its address; None where nothing is there, or nobody looked
     protocol: Any = None  # the module that read the body, where that is another than the route's
-    call: Any = None  # what was decoded
+    signature: str | None = None  # the one that was called, once the body is decoded
+    rows = 0  # the size of the batch
     decoding = decoded = ran = encoded = 0
     events: tuple[str, ...] = ()  # their ids
     children: tuple["Record", ...] = ()  # the predict requests that events asked for

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+ACCELERATOR = Path(__file__).resolve().parent / "_accelerator.abi3.so"  # where an image has it
 BUCKET = "[a-z0-9][a-z0-9._-]{1,221}[a-z0-9]"
 
 
@@ -53,6 +54,7 @@ class Settings:
     manifest: str
     tensorflow_library_dir: Path | None
     custom_op_libraries: tuple[Path, ...]
+    accelerator: Path | None
     aip_predict_route: str
     aip_health_route: str
     storage_emulator_host: str
@@ -196,6 +198,14 @@ def _files(text: str) -> tuple[Path, ...]:
     return paths
 
 
+def _extension(text: str) -> Path | None:
+    if text in ("auto", "off"):
+        return ACCELERATOR if text == "auto" and ACCELERATOR.is_file() else None
+    if not _path(text).is_file():
+        raise ValueError("auto, off or an existing file")
+    return _path(text)
+
+
 def _number(least: int, most: int) -> Callable[[str], int]:
     def read(text: str) -> int:
         if not re.fullmatch(r"-?[0-9]{1,19}", text) or not least <= int(text) <= most:
@@ -253,6 +263,7 @@ VARIABLES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "MANIFEST":                ("quick",             _choice("quick", "full", "off")),
     "TENSORFLOW_LIBRARY_DIR":  ("",                  _folder),
     "CUSTOM_OP_LIBRARIES":     ("",                  _files),
+    "ACCELERATOR":             ("auto",              _extension),
     # Vertex AI's; its AIP_HTTP_PORT stands in for PORT, its AIP_STORAGE_URI for MODEL_DIR
     "AIP_PREDICT_ROUTE":       ("",                  _address),
     "AIP_HEALTH_ROUTE":        ("",                  _address),

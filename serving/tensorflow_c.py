@@ -18,7 +18,7 @@ from ctypes import POINTER, c_char, c_char_p, c_int, c_int64, c_size_t, c_void_p
 from functools import cache, lru_cache
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -137,6 +137,7 @@ class Api:
                 function = getattr(door, name)
                 function.restype, function.argtypes = result, arguments
                 setattr(self, name, function)
+        self.handle = library._handle
         # Without the declaration: what it checks in 12 arguments takes 3 µs, a quarter of a small model's run.
         self.run_unchecked = library["TF_SessionRun"]
         self.run_unchecked.restype = None
@@ -186,12 +187,13 @@ def checked(tf: Api) -> Iterator[Any]:
     try:
         yield status
         if code := tf.TF_GetCode(status):
-            raise _error(code, tf.TF_Message(status))
+            raise run_error(code, tf.TF_Message(status))
     finally:
         tf.TF_DeleteStatus(status)
 
 
-def _error(code: int, text: bytes) -> RunError:
+def run_error(code: int, text: bytes) -> RunError:
+    """Return the error that a status of this code and this message is."""
     name = CODES[code] if code < len(CODES) else str(code)
     message = text.decode("utf-8", "backslashreplace")
     if "No OpKernel was registered" in message:
@@ -271,7 +273,7 @@ class Session:
         Arrays must have the declared dtypes and shapes: the C library feeds what it is given, and a tensor of the
         wrong rank can end the process.
         """
-        return _Function(self, signature)
+        return Function(self, signature)
 
     def close(self) -> None:
         """Free the session and its variables."""
@@ -291,7 +293,7 @@ class Session:
         return TF_Output(operation, int(index))
 
 
-class _Function:
+class Function:
     """A signature with its feeds and fetches found once; a call allocates the tensors and nothing else."""
 
     def __init__(self, session: Session, signature: Signature) -> None:
@@ -337,7 +339,7 @@ class _Function:
             outputs = run.fetched[:]
             run.fetched[:] = run.nothing  # TF_SessionRun does so too, but not where it returns before it begins
             if None in outputs:  # "On failure, output_values[] contains NULLs" - c_api.h
-                raise _error(tf.TF_GetCode(run.status), tf.TF_Message(run.status))
+                raise run_error(tf.TF_GetCode(run.status), tf.TF_Message(run.status))
             held += outputs
             arrays = [from_tensor(tf, tensor, dtype) for tensor, dtype in zip(outputs, self._dtypes)]
         finally:
@@ -347,6 +349,30 @@ class _Function:
         return {
             name: arrays[position] if source is None else inputs[source] for name, source, position in self._outputs
         }
+
+    def addresses(self) -> "Addresses | None":
+        """Return where in memory a run finds what it needs, None where it would not fetch every output."""
+        if any(source is not None for _, source, _ in self._outputs):
+            return None
+        session = self._session
+        feeds, fetches = ([(_address(one.oper), one.index) for one in some] for some in (self._feeds, self._fetches))
+        return Addresses(
+            session._tf.handle, _address(session._session), feeds,
+            [(name, self._dtypes[position].code, *fetches[position]) for name, _, position in self._outputs],
+        )  # fmt: skip
+
+
+class Addresses(NamedTuple):
+    """A signature for C: pointers as numbers. They hold for as long as its function does."""
+
+    library: int  # dlopen's handle
+    session: int
+    feeds: list[tuple[int, int]]  # TF_Output, one for each input in order
+    fetches: list[tuple[str, int, int, int]]  # one for each output in order: its name, TF_DataType, TF_Output
+
+
+def _address(pointer: Any) -> int:
+    return ctypes.cast(pointer, c_void_p).value or 0
 
 
 class _Run:

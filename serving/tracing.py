@@ -110,8 +110,8 @@ def trace(request: Request, status: int, parent: Trace | None, named: tuple[str,
                   "serving.protocol": named[0], "serving.action": named[1], "serving.rows": rows}  # fmt: skip
     if template:
         attributes["http.route"] = template
-    if record.call is not None:
-        attributes["serving.signature"] = record.call.signature.name
+    if record.signature is not None:
+        attributes["serving.signature"] = record.signature
     span = tracer.start_span(
         f"{method} {template}".rstrip(), _context(parent, request.headers.get("tracestate")), api.SpanKind.SERVER,
         attributes, start_time=record.began + offset,

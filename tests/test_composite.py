@@ -112,7 +112,7 @@ def test_the_parts_of_two_calls_never_meet(serve: Serve) -> None:
     model = Model(
         (source := Source(build() / "ragged_embedded", "model")), open_session(source, settings.read({})), batch_rows=64
     )
-    assert type(model._functions["serving_default"]).__name__ == "_Function"
+    assert type(model._functions["serving_default"]).__name__ == "Function"
     with pytest.raises(InputError, match="row splits"):
         model.run(model.signatures["serving_default"], {"r": np.arange(3), "r_1": np.array([0, 1, 2])})
     model.close()

@@ -258,9 +258,7 @@ def test_what_the_server_says_of_itself_is_told_in_the_same_form(door: str) -> N
 
 
 def test_lines_gather_beside_a_request_and_the_last_one_writes_them(capsys: pytest.CaptureFixture[str]) -> None:
-    told = [
-        ("GET", f"/{n}", {}, 0, 200, 1, observe.Record(), 0, None, 0, (None, None, None, 1), None, 0) for n in range(20)
-    ]
+    told = [("GET", f"/{n}", {}, 0, 200, 1, observe.Record(), 0, None, 0) for n in range(20)]
     for _ in range(3):
         log.begin(None)
     log.end(told[0], 1)

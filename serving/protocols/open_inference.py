@@ -107,7 +107,12 @@ def encode(call: Call, outputs: Mapping[str, Array]) -> Response:
     head = to_json(answer)
     if not any(output.binary for output in form.outputs):
         return Response(200, head)
-    return Response(200, b"".join([head, *blobs]), BINARY, ((HEADER, str(len(head))),))
+    return with_binary(b"".join([head, *blobs]), len(head))
+
+
+def with_binary(body: bytes, size: int) -> Response:
+    """Return the answer whose JSON, of so many bytes, binary tensors follow."""
+    return Response(200, body, BINARY, ((HEADER, str(size)),))
 
 
 def place(call: Call, row: int | None) -> str:
