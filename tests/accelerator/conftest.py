@@ -1,0 +1,78 @@
+"""The extension, compiled once; and the same requests asked with it and without it."""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from accelerator import build
+from serving import handler
+from serving.handler import handle
+from serving.http import Request, Response
+from serving.record import Record
+from tests.conftest import Serve
+
+Question = bytes | tuple[bytes, str, dict[str, str]]  # a body; or a body, a query and headers
+
+
+class Answer(NamedTuple):
+    """All that a client sees of an answer, and what is told of one that is good."""
+
+    status: int
+    body: bytes
+    content_type: str
+    headers: tuple[tuple[str, str], ...]
+    seen: tuple[str | None, int] | None  # the signature, and the size of the batch
+
+
+Ask = Callable[..., list[tuple[Question, bool]]]
+
+
+@pytest.fixture(scope="session")
+def extension() -> Path:
+    try:
+        return build.cached()
+    except build.Refused as refused:
+        pytest.skip(str(refused))
+
+
+@pytest.fixture
+def compare(serve: Serve, extension: Path, monkeypatch: pytest.MonkeyPatch) -> Ask:
+    """Ask a model in both ways and assert that the answers are the same; return who was answered by the extension."""
+    quickly = handler._quickly
+    taken = ran = False
+
+    def watched(*arguments: object) -> object:
+        nonlocal taken, ran
+        answer = quickly(*arguments)  # type: ignore[arg-type]
+        taken, ran = answer is not None, isinstance(answer, Response)
+        return answer
+
+    monkeypatch.setattr(handler, "_quickly", watched)
+
+    def ask(questions: Iterable[Question], path: str) -> Iterable[tuple[Answer, bool]]:
+        nonlocal taken, ran
+        for question in questions:
+            body, query, headers = (question, "", {}) if isinstance(question, bytes) else question
+            record = Record()
+            taken = ran = False
+            response = handler.answer(Request("POST", path, query, headers, body, record=record))
+            seen = (record.signature, record.rows) if response.status == 200 else None
+            yield Answer(*response, seen), taken
+
+    def compared(
+        folder: Path, questions: Sequence[Question], *, path: str = "/v1/models/model:predict", **settings: str
+    ) -> list[tuple[Question, bool]]:
+        serve(folder, MODEL_NAME="model", ACCELERATOR="off", **settings)
+        slowly = [answer for answer, _ in ask(questions, path)]
+        serve(folder, MODEL_NAME="model", ACCELERATOR=str(extension), **settings)
+        assert handle(Request("GET", "/v1/models/model")).status == 200
+        found = []
+        for question, slow, (quick, was_taken) in zip(questions, slowly, ask(questions, path), strict=True):
+            assert quick == slow, f"{question!r:.2000}"
+            assert slow.status == 200 or not ran
+            found.append((question, was_taken))
+        return found
+
+    return compared
