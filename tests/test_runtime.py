@@ -307,7 +307,7 @@ def test_a_broken_model_is_refused_with_its_reason(name: str) -> None:
 
 @pytest.mark.parametrize(("code", "name"), [(3, "INVALID_ARGUMENT"), (99, "99")])
 def test_every_status_has_a_name(code: int, name: str) -> None:
-    error = tensorflow_c._error(code, b"no")
+    error = tensorflow_c.run_error(code, b"no")
     assert isinstance(error, RunError)
     assert error.code == name
 
