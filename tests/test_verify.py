@@ -40,7 +40,7 @@ class Fake:
             rows = [float(row) for row in asked["instances"]]
             if not rows or set(asked) != {"instances"}:
                 raise ValueError
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             self.errors += 1
             return 400, {"error": "no" if self.fault != "refuses otherwise" else f"no, for the {self.errors}. time"}
         factor = {

@@ -1,6 +1,7 @@
 """Costs by hand, shapes, refusals, and the command as people run it."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -140,7 +141,8 @@ def test_deploy_takes_what_is_proposed(saved: Path, capsys: pytest.CaptureFixtur
     assert main(["--measured", str(saved), "--hours", "1", "--cpu", "2", "--no-picture"]) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Proposed")]
     arguments = [*line.split()[1:], "--project", "made-up-project", "--region", "us-central1", "--dry-run"]
-    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
+    mine = os.environ | {"PYTHON": sys.executable}  # make's own would be one without our packages
+    done = subprocess.run(arguments, cwd=ROOT, env=mine, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "--cpu=2" in done.stdout
     assert "WORKERS" in line
