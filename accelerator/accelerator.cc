@@ -555,7 +555,7 @@ class Infer : public Call {
                 return false;
             }
         } while (json.take(','));
-        if (!json.take('}') || !datatype.is(signature->input[place].datatype)) return false;
+        if (!json.take('}') || place < 0 || !datatype.is(signature->input[place].datatype)) return false;
         if (!(seen & SHAPE) || !(seen & DATA) == !(seen & PARAMETERS)) return false;
         if (seen & PARAMETERS) {
             const size_t wanted = static_cast<size_t>(count) * item_size(signature->input[place].type);

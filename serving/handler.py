@@ -24,6 +24,7 @@ from serving.http import (
     NotImplementedHere,
     Request,
     Response,
+    TimedOut,
     TooLarge,
     Unavailable,
     compress,
@@ -77,7 +78,12 @@ def infer(request: Request, _target: Target, protocol: ModuleType) -> Response:
 def _infer_in_turn(request: Request, admission: limits.Admission, until: float, protocol: ModuleType) -> Response:
     """Read the body, which may take its client long, and answer when the request may run."""
     most = settings.current().max_body_bytes
-    body = receive_body(request.body, request.length, most)
+    try:
+        body = receive_body(request.body, request.length, most)
+    except (BadRequest, TimedOut):
+        if limits.stopping:  # whoever is still sending then is cut off
+            raise Unavailable("the server is stopping; try again") from None
+        raise
     admission.enter(until)
     try:
         return _infer(request, unpack(body, request.headers, most), until, protocol)

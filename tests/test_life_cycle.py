@@ -1,6 +1,7 @@
 """A process from its start to its end: loading, failing, stopping, crashing; what is told in each state."""
 
 import http.client
+import io
 import json
 import os
 import signal
@@ -17,6 +18,8 @@ import pytest
 
 from serving import handler, limits, model
 from serving.errors import DeadlineError, LoadError
+from serving.handler import handle
+from serving.http import Request
 from tests.conftest import EMBEDDED, Serve
 from tests.server import Server, running
 
@@ -112,6 +115,18 @@ def test_a_process_that_is_told_to_stop_is_not_ready_and_still_answers(serve: Se
     assert health(ask) == (503, 200)
     assert ask("GET", "/v2/models/model/ready").status == 503
     assert ask("POST", "/", examples["pixels"]).status == 200
+
+
+def test_whoever_is_cut_off_by_a_server_that_stops_may_try_again(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = serve()
+    cut = Request("POST", "/", "", {}, io.BytesIO(b'{"instances"'), 100)
+    assert handle(cut).status == 400
+    limits.stop()
+    answer = handle(cut._replace(body=io.BytesIO(b'{"instances"')))
+    assert (answer.status, dict(answer.headers)["Retry-After"]) == (503, "1")
+    assert ask("POST", "/", b"{").status == 400  # his own fault
 
 
 def test_nobody_waits_for_a_load_beyond_his_time(serve: Serve) -> None:

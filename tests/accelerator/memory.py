@@ -9,7 +9,7 @@ import importlib.util
 import json
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -130,6 +130,18 @@ def large(fake: Fake) -> None:
     assert fake.live() == (0, 0)
 
 
+def without_one(value: Any) -> Iterator[Any]:
+    """Yield a JSON value without one of its members or elements, each at any depth in its turn."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield {name: other for name, other in value.items() if name != key}
+            yield from ({**value, key: less} for less in without_one(inner))
+    elif isinstance(value, list):
+        for place, inner in enumerate(value):
+            yield value[:place] + value[place + 1 :]
+            yield from ([*value[:place], less, *value[place + 1 :]] for less in without_one(inner))
+
+
 def infers(fake: Fake) -> None:
     """Requests of the Open Inference Protocol, binary tensors among them, and what chance makes of them."""
     random_ = random.Random("infers")
@@ -166,6 +178,7 @@ def infers(fake: Fake) -> None:
     answered = 0
     for text, tail in seeds:
         cases = [(text, tail), *((mutate(text, texts, random_, 4096), tail) for _ in range(60))]
+        cases += [(json.dumps(less).encode(), tail) for less in without_one(json.loads(text))]
         cases += [(text, tail[:size]) for size in range(len(tail))] + [(text, tail + b"1")]
         cases += [(text.replace(b'e":', b'e":1', 1), tail), (text.replace(b'e":', b'e":-', 1), tail)]
         for text_, tail_ in cases:
