@@ -1,6 +1,6 @@
 """The quick way of a request for predictions, where the extension in C++ has been built: accelerator/README.md.
 
-It takes what most requests are, numbers for a model of numbers, and gives the same bytes as the rest of serving/ in a
+It takes what most requests are, tensors of numbers and strings, and gives the same bytes as the rest of serving/ in a
 third of the time. It declines everything else and whatever is wrong: nothing depends on it.
 """
 
@@ -17,13 +17,13 @@ from serving import settings
 from serving.dtypes import by_code
 from serving.http import to_json
 from serving.log import log
-from serving.model import Model
+from serving.model import Model, Source
 from serving.settings import Settings
 from serving.signature import DEFAULT, Signature, TensorSpec
 
 VERSION = 1  # of what the extension and this say to each other
 MOST_SIGNATURES = 16  # the extension takes no more
-AROUND = 2  # levels that a body has around its tensors, at most: the object, and that of a row or of the columns
+AROUND = 3  # levels that a body has beside its tensors', at most: the object, that of a row, that of base64
 
 # (answer, size of the JSON in it where binary tensors follow, else 0, place of the signature, size of the batch,
 # decoding, decoded, ran, encoded), the times as in serving.record; (code, message) where TensorFlow refuses; None for a
@@ -47,9 +47,13 @@ class Quick:
         predictor: Any = None
         head = to_json({"model_name": served.name, "model_version": served.version})[:-1]
         for name, pointers, described in _described(served, options):
-            limits = (options.max_rows, options.max_elements, options.max_id_length, options.non_finite == "null")
+            limits = (
+                options.max_rows, options.max_elements, options.max_id_length, options.max_string_bytes,
+                options.max_pixels if served.source.pictures else -1,
+            )  # fmt: skip
+            null = options.non_finite == "null"
             try:
-                predictor = module.Predictor(*pointers, (*signatures, described), head, *limits, served)
+                predictor = module.Predictor(*pointers, (*signatures, described), head, *limits, null, served)
             except ValueError:  # more than it takes: of a tensor's rank, of their number
                 continue
             signatures.append(described)
@@ -62,36 +66,34 @@ def _described(served: Model, options: Settings) -> Iterator[tuple[str, tuple[in
     """Yield each signature that may be taken, the default one first: name, pointers, and what Predictor is told."""
     for name, signature in sorted(served.signatures.items(), key=lambda item: item[0] != DEFAULT)[:MOST_SIGNATURES]:
         found = served.addresses(signature)
-        if name and found is not None and _is_plain(signature, options) and name not in served.source.parts:
+        if name and found is not None and _is_plain(signature, served.source, options):
             inputs = tuple(
-                (
-                    *_named(spec),
-                    spec.dtype.code,
-                    tuple(-1 if size is None else size for size in spec.shape or ()),
-                    *feed,
-                )
+                (spec.name.encode(), _datatype(spec.dtype.code), spec.dtype.code, _sizes(spec), *feed)
                 for spec, feed in zip(signature.inputs.values(), found.feeds, strict=True)
             )
             outputs = tuple(
-                (output.encode(), to_json(output) + b":", _datatype(code), code, *fetch)
+                (output.encode(), to_json(output) + b":", _datatype(code), output.endswith("_bytes"), code, *fetch)
                 for output, code, *fetch in found.fetches
             )
             yield name, (found.library, found.session), (name.encode(), inputs, outputs)
-
-
-def _named(spec: TensorSpec) -> tuple[bytes, bytes]:
-    return spec.name.encode(), _datatype(spec.dtype.code)
 
 
 def _datatype(code: int) -> bytes:
     return (by_code(code).v2_name or "").encode()
 
 
-def _is_plain(signature: Signature, options: Settings) -> bool:
-    shapes = [spec.shape for spec in signature.inputs.values()]
-    return signature.refusal is None and all(
-        shape is not None and len(shape) + AROUND <= options.max_nesting for shape in shapes
-    )
+def _sizes(spec: TensorSpec) -> tuple[int, ...]:
+    return tuple(-1 if size is None else size for size in spec.shape or ())
+
+
+def _is_plain(signature: Signature, source: Source, options: Settings) -> bool:
+    if signature.refusal is not None or signature.name in source.parts:
+        return False
+    specs = signature.inputs.values()
+    if any(spec.shape is None or len(spec.shape) + AROUND > options.max_nesting for spec in specs):
+        return False
+    # Pictures inside of other strings are looked for in serving/images.py.
+    return source.pictures <= {"image"} or not any(spec.dtype.kind == "S" for spec in specs)
 
 
 @lru_cache(maxsize=1)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from serving.settings import ACCELERATOR
 from tests.container import image as cell
 from tests.container.dockerfile import stages
 from tests.container.image import LIMIT, Group, family, first, limited, proportional, started
@@ -54,6 +56,16 @@ def test_the_examples_are_answered_as_tensorflow_answers_them(
         answer = running.server.ask("POST", PREDICT, body)
         assert answer.status == 200, answer.body
         close_to(answer.json["predictions"], answers[name]["predictions"])
+
+
+def test_it_has_the_accelerator(tree: Path, running: Cell) -> None:
+    if shutil.which("c++") is None:
+        pytest.skip("needs a C++ compiler; the image's builder has one")
+    assert (tree / "serving" / ACCELERATOR.name).is_file()
+    assert running.server.ask("GET", "/readyz").status == 200
+    running.server.ask("POST", PREDICT, {"instances": ["no picture"]})
+    maps = [Path(f"/proc/{pid}/maps").read_text() for pid in family(first(running.server))]
+    assert any(ACCELERATOR.name in one for one in maps)
 
 
 def test_it_runs_as_its_user_as_process_1_on_one_cpu(running: Cell) -> None:
