@@ -20,8 +20,8 @@ from tests.fuzz.mutate import mutate
 
 MODELS = ("types", "shapes", "several")
 HEAD = b'{"model_name":"model","model_version":"1"'
-LIMITS = (10_000, 16 << 20, 256, False)  # rows, elements, id, null
-X, Y = (b"x", b"FP32", 1, (-1,), 0, 0), (b"y", b'"y":', b"FP32", 1, 0, 0)
+LIMITS = (10_000, 16 << 20, 256, 8 << 20, -1, False)  # rows, elements, id, string, pixels, null
+X, Y = (b"x", b"FP32", 1, (-1,), 0, 0), (b"y", b'"y":', b"FP32", False, 1, 0, 0)
 LONG = (b"x", b"INT64", 9, (-1,), 0, 0)
 
 
@@ -36,16 +36,16 @@ class Fake:
         self.module = importlib.util.module_from_spec(spec)
         loader.exec_module(self.module)
         self.library = ctypes.CDLL(library)
-        for name in ("live_tensors", "live_statuses", "count_runs"):
+        for name in ("live_tensors", "live_statuses", "live_strings", "count_runs"):
             getattr(self.library, name).restype = ctypes.c_int64
 
     def predictor(self, *signatures: tuple[Any, ...], limits: tuple[Any, ...] = LIMITS) -> Any:
         """Return a predictor for signatures in the extension's own form."""
         return self.module.Predictor(self.library._handle, 1, signatures, HEAD, *limits, self)
 
-    def live(self) -> tuple[int, int]:
-        """Return how many of the library's tensors and statuses nobody has deleted."""
-        return self.library.live_tensors(), self.library.live_statuses()
+    def live(self) -> tuple[int, int, int]:
+        """Return how many of the library's tensors, statuses and strings nobody has deleted."""
+        return self.library.live_tensors(), self.library.live_statuses(), self.library.live_strings()
 
 
 def of(signature: Signature, random_: random.Random, strange: float) -> tuple[Any, ...]:
@@ -63,16 +63,17 @@ def of(signature: Signature, random_: random.Random, strange: float) -> tuple[An
     )
     outputs = []
     for place, (name, datatype, code, *_) in enumerate(inputs):
-        what = random_.randrange(10) if random_.random() < strange else 0
-        outputs.append((name, b'"%b":' % name, datatype, 10 if what == 4 else code, what, place))
+        what = random_.choice([*range(10), 11, 12]) if random_.random() < strange else 0
+        as_bytes = random_.random() < 0.2
+        outputs.append((name, b'"%b":' % name, datatype, as_bytes, 10 if what == 4 else code, what, place))
     return signature.name.encode(), inputs, tuple(outputs)
 
 
-def numeric(signature: Signature) -> bool:
+def plain(signature: Signature) -> bool:
     """Say whether the extension takes the signature."""
     shapes = [spec.shape for spec in signature.inputs.values()]
     return bool(shapes) and all(
-        shape is not None and len(shape) <= 8 and spec.dtype.kind in "iuf"
+        shape is not None and len(shape) <= 8 and spec.dtype.kind in "iufS"
         for shape, spec in zip(shapes, signature.inputs.values())
     )
 
@@ -83,12 +84,12 @@ def bodies(fake: Fake) -> None:
     random_ = random.Random("bodies")
     for name in MODELS:
         found = Writer(build() / name, "memory").bodies(2500)
-        signatures = [one for one in read(build() / name).signatures.values() if numeric(one)]
+        signatures = [one for one in read(build() / name).signatures.values() if plain(one)]
         for strange, limits in (
             (0.0, LIMITS),
             (0.3, LIMITS),
-            (0.0, (2, 4, 8, True)),
-            (0.9, (10_000, 1 << 20, 256, True)),
+            (0.0, (2, 4, 8, 3, -1, True)),
+            (0.9, (10_000, 1 << 20, 256, 1 << 20, 100, True)),
         ):
             predictor = fake.predictor(*(of(one, random_, strange) for one in signatures), limits=limits)
             for body in found:
@@ -98,7 +99,7 @@ def bodies(fake: Fake) -> None:
                 elif answer is not None:
                     answered += 1
                     json.loads(answer[0])
-                assert fake.live() == (0, 0), body
+                assert fake.live() == (0, 0, 0), body
     assert answered > 5000, answered
     assert refused > 100, refused
     assert fake.library.count_runs() > answered + refused
@@ -106,8 +107,8 @@ def bodies(fake: Fake) -> None:
 
 def large(fake: Fake) -> None:
     """Bodies that make every buffer grow, one whose tensor cannot be had, and every cut of one."""
-    signature = (b"serving_default", ((b"x", b"FP32", 1, (-1, -1), 0, 0),), (Y, (b"z", b'"z":', b"FP32", 1, 2, 0)))
-    predictor = fake.predictor(signature, limits=(10**9, 10**9, 256, False))
+    signature = (b"serving_default", ((b"x", b"FP32", 1, (-1, -1), 0, 0),), (Y, (b"z", b'"z":', b"FP32", False, 1, 2, 0)))
+    predictor = fake.predictor(signature, limits=(10**9, 10**9, 256, 10**9, -1, False))
     for count in [*range(1, 300), 1000, 5000, 100_000]:
         row = b"[%b]" % b",".join([b"-1.2345678e-30"] * count)
         answer = predictor.predict(b'{"inputs":[%b]}' % row)
@@ -127,7 +128,7 @@ def large(fake: Fake) -> None:
     assert predictor.predict(b'{"inputs":[[1.' + b"1" * 100_000 + b"]]}")[0].startswith(
         b'{"outputs":{"y":[[1.1111112]]'
     )
-    assert fake.live() == (0, 0)
+    assert fake.live() == (0, 0, 0)
 
 
 def without_one(value: Any) -> Iterator[Any]:
@@ -146,11 +147,11 @@ def infers(fake: Fake) -> None:
     """Requests of the Open Inference Protocol, binary tensors among them, and what chance makes of them."""
     random_ = random.Random("infers")
     double = (b"a", b"FP64", 2, (-1, 2), 0, 1)
-    outputs = (Y, (b"a", b'"a":', b"FP64", 2, 0, 1))
+    outputs = (Y, (b"a", b'"a":', b"FP64", False, 2, 0, 1))
     predictors = [
         fake.predictor((b"s", (X, double), outputs)),
-        fake.predictor((b"s", (X, double), (Y, (b"z", b'"z":', b"FP32", 1, 7, 0)))),
-        fake.predictor((b"s", (X, double), outputs), limits=(2, 4, 3, True)),
+        fake.predictor((b"s", (X, double), (Y, (b"z", b'"z":', b"FP32", False, 1, 7, 0)))),
+        fake.predictor((b"s", (X, double), outputs), limits=(2, 4, 3, 3, -1, True)),
     ]
     seeds: list[tuple[bytes, bytes]] = []
     for rows in (1, 2, 5):
@@ -188,14 +189,14 @@ def infers(fake: Fake) -> None:
                 for size in sizes:
                     answer = predictor.infer(body_, size)
                     answered += answer is not None and len(answer) > 2
-                    assert fake.live() == (0, 0), (body_, size)
+                    assert fake.live() == (0, 0, 0), (body_, size)
     assert answered > 50, answered
 
 
 def threads(fake: Fake) -> None:
     """Many calls of one predictor at once: each has its own answer."""
-    signature = (b"serving_default", (LONG,), ((b"y", b'"y":', b"INT64", 9, 0, 0),))
-    failing = (b"failing", (LONG,), ((b"y", b'"y":', b"INT64", 9, 0, 0), (b"z", b'"z":', b"INT64", 9, 7, 0)))
+    signature = (b"serving_default", (LONG,), ((b"y", b'"y":', b"INT64", False, 9, 0, 0),))
+    failing = (b"failing", (LONG,), ((b"y", b'"y":', b"INT64", False, 9, 0, 0), (b"z", b'"z":', b"INT64", False, 9, 7, 0)))
     predictor = fake.predictor(signature, failing)
 
     def call(number: int) -> None:
@@ -208,34 +209,39 @@ def threads(fake: Fake) -> None:
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(call, range(1000)))
-    assert fake.live() == (0, 0)
+    assert fake.live() == (0, 0, 0)
 
 
 FINE = (b"s", (X,), (Y,))
 BAD: list[tuple[type[Exception], tuple[Any, ...]]] = [
-    (ValueError, ((), HEAD, 1, 1, 1, False, None)),
-    (ValueError, ((FINE,) * 17, HEAD, 1, 1, 1, False, None)),
-    (ValueError, (((b"s", (), (Y,)),), HEAD, 1, 1, 1, False, None)),
-    (ValueError, (((b"s", (X,), ()),), HEAD, 1, 1, 1, False, None)),
-    (ValueError, (((b"s", (X,) * 17, (Y,)),), HEAD, 1, 1, 1, False, None)),
-    (ValueError, (((b"s", (X,), (Y,) * 17),), HEAD, 1, 1, 1, False, None)),
-    (ValueError, (((b"s", ((b"x", b"FP32", 10, (-1,), 0, 0),), (Y,)),), HEAD, 1, 1, 1, False, None)),
-    (ValueError, (((b"s", ((b"x", b"FP32", 7, (-1,), 0, 0),), (Y,)),), HEAD, 1, 1, 1, False, None)),
-    (ValueError, (((b"s", ((b"x", b"FP32", -1, (-1,), 0, 0),), (Y,)),), HEAD, 1, 1, 1, False, None)),
-    (ValueError, (((b"s", ((b"x", b"FP32", 1, (-1,) * 33, 0, 0),), (Y,)),), HEAD, 1, 1, 1, False, None)),
-    (ValueError, (((b"s", (X,), ((b"y", b'"y":', b"FP16", 19, 0, 0),)),), HEAD, 1, 1, 1, False, None)),
-    (TypeError, (((b"s", ((b"x", b"FP32", 1, ("1",), 0, 0),), (Y,)),), HEAD, 1, 1, 1, False, None)),
-    (TypeError, (((b"s", ((b"x", b"FP32", 1, [1], 0, 0),), (Y,)),), HEAD, 1, 1, 1, False, None)),
-    (TypeError, ((("s", (X,), (Y,)),), HEAD, 1, 1, 1, False, None)),
-    (TypeError, (((b"s", (("x", b"FP32", 1, (-1,), 0, 0),), (Y,)),), HEAD, 1, 1, 1, False, None)),
-    (TypeError, (((b"s", (X,), ((b"y", "y", b"FP32", 1, 0, 0),)),), HEAD, 1, 1, 1, False, None)),
-    (TypeError, (((b"s", (X,)),), HEAD, 1, 1, 1, False, None)),
-    (TypeError, ([FINE], HEAD, 1, 1, 1, False, None)),
-    (TypeError, ((FINE,), HEAD, "1", 1, 1, False, None)),
-    (TypeError, ((FINE,), HEAD, 1, 1, 1, False)),
-    (OverflowError, ((FINE,), HEAD, 1 << 70, 1, 1, False, None)),
-    (OverflowError, (((b"s", ((b"x", b"FP32", 1, (1 << 70,), 0, 0),), (Y,)),), HEAD, 1, 1, 1, False, None)),
-    (TypeError, ((FINE,), "{", 1, 1, 1, False, None)),
+    (ValueError, ((), HEAD, 1, 1, 1, 1, 1, False, None)),
+    (ValueError, ((FINE,) * 17, HEAD, 1, 1, 1, 1, 1, False, None)),
+    (ValueError, (((b"s", (), (Y,)),), HEAD, 1, 1, 1, 1, 1, False, None)),
+    (ValueError, (((b"s", (X,), ()),), HEAD, 1, 1, 1, 1, 1, False, None)),
+    (ValueError, (((b"s", (X,) * 17, (Y,)),), HEAD, 1, 1, 1, 1, 1, False, None)),
+    (ValueError, (((b"s", (X,), (Y,) * 17),), HEAD, 1, 1, 1, 1, 1, False, None)),
+    (ValueError, (((b"s", ((b"x", b"FP32", 10, (-1,), 0, 0),), (Y,)),), HEAD, 1, 1, 1, 1, 1, False, None)),
+    (ValueError, (((b"s", ((b"x", b"FP16", 19, (-1,), 0, 0),), (Y,)),), HEAD, 1, 1, 1, 1, 1, False, None)),
+    (ValueError, (((b"s", ((b"x", b"FP32", -1, (-1,), 0, 0),), (Y,)),), HEAD, 1, 1, 1, 1, 1, False, None)),
+    (ValueError, (((b"s", ((b"x", b"FP32", 1, (-1,) * 33, 0, 0),), (Y,)),), HEAD, 1, 1, 1, 1, 1, False, None)),
+    (ValueError, (((b"s", (X,), ((b"y", b'"y":', b"FP16", False, 19, 0, 0),)),), HEAD, 1, 1, 1, 1, 1, False, None)),
+    (TypeError, (((b"s", ((b"x", b"FP32", 1, ("1",), 0, 0),), (Y,)),), HEAD, 1, 1, 1, 1, 1, False, None)),
+    (TypeError, (((b"s", ((b"x", b"FP32", 1, [1], 0, 0),), (Y,)),), HEAD, 1, 1, 1, 1, 1, False, None)),
+    (TypeError, ((("s", (X,), (Y,)),), HEAD, 1, 1, 1, 1, 1, False, None)),
+    (TypeError, (((b"s", (("x", b"FP32", 1, (-1,), 0, 0),), (Y,)),), HEAD, 1, 1, 1, 1, 1, False, None)),
+    (TypeError, (((b"s", (X,), ((b"y", "y", b"FP32", False, 1, 0, 0),)),), HEAD, 1, 1, 1, 1, 1, False, None)),
+    (TypeError, (((b"s", (X,)),), HEAD, 1, 1, 1, 1, 1, False, None)),
+    (TypeError, ([FINE], HEAD, 1, 1, 1, 1, 1, False, None)),
+    (TypeError, ((FINE,), HEAD, "1", 1, 1, 1, 1, False, None)),
+    (TypeError, ((FINE,), HEAD, 1, 1, 1, 1, 1, False)),
+    (OverflowError, ((FINE,), HEAD, 1 << 70, 1, 1, 1, 1, False, None)),
+    (OverflowError, (((b"s", ((b"x", b"FP32", 1, (1 << 70,), 0, 0),), (Y,)),), HEAD, 1, 1, 1, 1, 1, False, None)),
+    (TypeError, ((FINE,), HEAD, 1, 1, 1, "1", 1, False, None)),
+    (TypeError, ((FINE,), HEAD, 1, 1, 1, 1, None, False, None)),
+    (OverflowError, ((FINE,), HEAD, 1, 1, 1, 1 << 70, 1, False, None)),
+    (OverflowError, ((FINE,), HEAD, 1, 1, 1, 1, 1 << 70, False, None)),
+    (TypeError, (((b"s", (X,), ((b"y", b'"y":', b"FP32", 1, 0, 0),)),), HEAD, 1, 1, 1, 1, 1, False, None)),
+    (TypeError, ((FINE,), "{", 1, 1, 1, 1, 1, False, None)),
 ]  # fmt: skip
 
 
@@ -244,8 +250,8 @@ def leaks(fake: Fake) -> None:
     allocated = ctypes.CDLL(None).__sanitizer_get_current_allocated_bytes
     allocated.restype = ctypes.c_size_t
     small = ctypes.CDLL(None)
-    failing = (b"failing", (X,), (Y, (b"z", b'"z":', b"FP32", 1, 7, 0)))
-    wrong = (b"wrong", (X,), (Y, (b"z", b'"z":', b"FP32", 1, 6, 0)))
+    failing = (b"failing", (X,), (Y, (b"z", b'"z":', b"FP32", False, 1, 7, 0)))
+    wrong = (b"wrong", (X,), (Y, (b"z", b'"z":', b"FP32", False, 1, 6, 0)))
     predictor = fake.predictor(FINE, failing, wrong)
     good = b"[%b]" % b",".join([b"0.5"] * 2000)
 
@@ -275,7 +281,7 @@ def leaks(fake: Fake) -> None:
         lambda: asks("{}"),
         lambda: asks(bytearray(b"{}")),
         lambda: asks(None),
-        lambda: refuses(ValueError, ((FINE,), HEAD, 1, 1, 1, False, None), small._handle),
+        lambda: refuses(ValueError, ((FINE,), HEAD, 1, 1, 1, 1, 1, False, None), small._handle),
         *(lambda case=case: refuses(*case) for case in BAD),
     ]
     references = sys.getrefcount(FINE), sys.getrefcount(fake), sys.getrefcount(fake.module.Predictor)
@@ -287,12 +293,12 @@ def leaks(fake: Fake) -> None:
             deed()
         assert allocated() - before < 8000, (number, allocated() - before)
     assert (sys.getrefcount(FINE), sys.getrefcount(fake), sys.getrefcount(fake.module.Predictor)) == references
-    assert fake.live() == (0, 0)
+    assert fake.live() == (0, 0, 0)
 
 
 def overrun(fake: Fake) -> None:
     """A fault on purpose, in what the extension reads, which must end the process: that it is watched."""
-    predictor = fake.predictor((b"s", ((b"x", b"FP64", 2, (-1,), 0, 0),), ((b"y", b'"y":', b"FP64", 2, 10, 0),)))
+    predictor = fake.predictor((b"s", ((b"x", b"FP64", 2, (-1,), 0, 0),), ((b"y", b'"y":', b"FP64", False, 2, 10, 0),)))
     predictor.predict(b'{"inputs":[1,2,3,4]}')
 
 
