@@ -76,10 +76,9 @@ class Run {
             tf_.string_init(buffer + at);
             tf_.string_copy(buffer + at, column.text.data() + part.start, part.size);
         }
-        // The tensor may live longer than this run: a graph may keep an input.
+        // The tensor may live longer than this run: a graph may keep an input. Without one, it has been released too.
         auto* const arguments = reinterpret_cast<void*>(tf_.string_dealloc);
         TF_Tensor* tensor = tf_.new_tensor(STRING, column.dims, rank, buffer, size, release, arguments);
-        if (!tensor) release(buffer, size, arguments);
         column.elements.free();
         column.text.free();
         return tensor;

@@ -213,7 +213,7 @@ class Reader {
         if (base64.size % 4) return false;
         size_t size = base64.size;
         while (size && base64.size - size < 2 && base64.start[size - 1] == '=') --size;
-        char* place = bytes.room(base64.size / 4 * 3);
+        char* place = bytes.room(base64.size / 4 * 3 + 1);
         if (!place) return false;
         char* const first = place;
         uint32_t bits = 0;

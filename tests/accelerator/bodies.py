@@ -1,5 +1,7 @@
 """Predict bodies made by chance: right ones, and such as are wrong in one way or another."""
 
+import base64
+import json
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +17,86 @@ ODD = [
     "1" * 41, "0." + "3" * 60, "16777217", "9007199254740993", "-129", "256", "65536", "4294967296", "2147483648",
 ]  # fmt: skip
 
+TAKEN, LEFT = True, False  # by the extension; to serving/
+
+# Elements of a string tensor, and whether the extension takes them. What is no UTF-8 stands here byte by byte.
+STRINGS: list[tuple[str, bool]] = [
+    # text
+    *((f'"{one}"', TAKEN) for one in (
+        "", "a", "é", "€", "😀", "a é € 😀 水", "\x7f", "\x80", "\u07ff", "\u0800", "\ud7ff", "\ue000", "\ufeff", "\ufffd", "\uffff",
+        "\U00010000", "\U0010ffff", "e\u0301", "\u2028", "[1,2]", "{}", "null", "'", "//", "x" * 15, "x" * 16, "x" * 22,
+        "x" * 23, "x" * 24, "é" * 40, "b64", '{\\"b64\\":\\"AA==\\"}',
+    )),
+    # escapes
+    *((f'"{one}"', TAKEN) for one in (
+        r"\"", r"\\", r"\/", r"\b", r"\f", r"\n", r"\r", r"\t", r"\b\f\n\r\t\/\\\"", r"a\nb", r"\\u0041", r"\\\\", r"\\\"",
+        r"\u0000", r"\u0001", r"\u001f", r"\u0020", r"\u0022", r"\u005c", r"\u007f", r"\u0080", r"\u00e9", r"\u00E9", r"\u07ff",
+        r"\u0800", r"\u20ac", r"\uD7FF", r"\ue000", r"\ufeff", r"\ufffe", r"\uffff", r"\ud83d\ude00", r"\uD83D\uDE00",
+        r"\ud800\udc00", r"\udbff\udfff", r"\udbff\udc00", r"\ud800\udfff", r"a\ud83d\ude00b", r"\u00e9\ud83d\ude00é😀",
+        r"\u00410", r"\u0000a\u0000",
+    )),
+    # half a pair
+    *((f'"{one}"', LEFT) for one in (
+        r"\ud800", r"\udbff", r"\udc00", r"\udfff", r"a\ud83d", r"\ud83da", r"\ude00\ud83d", r"\udc00\udc00", r"\udcff\udfff", r"\udfff\udc00", r"\ud83d\ud83d", r"\ud83d\ud83d\ude00",
+        r"\ud83d\n", r"\ud83d\\ude00", r"\ud83d\u0041", r"\ud83d\ue000", r"\ud83d\udbff", r"\ud83d \ude00", r"\ud83d\ude0",
+        "\\ud83d\\", r"\ud83d\u",
+    )),
+    # no escapes
+    *((f'"{one}"', LEFT) for one in (
+        r"\x41", r"\a", r"\v", r"\0", r"\'", r"\U0041", r"\u", r"\u0", r"\u004", r"\u00g1", r"\u 041", r"\u+041", r"\u-041", r"\u0x41",
+        r"\u{41}", r"\é", "\\\n", "\\\0", r"\N", r"\B", r"\u٠٠٤١",
+    )),
+    # control characters
+    *((f'"{one}"', LEFT) for one in ("\0", "\x01", "\b", "\t", "\n", "\v", "\f", "\r", "\x1f", "a\0", "a\nb", "\x1b[0m")),
+    # no UTF-8
+    *((f'"{one.decode("utf-8", "surrogateescape")}"', LEFT) for one in (
+        b"\x80", b"\xbf", b"\xc0", b"\xff", b"\xfe\xff", b"a\xe9b", b"\xc3", b"\xc3(", b"\xe2\x82", b"\xe2\x82(", b"\xe2(\xac", b"\xf0\x9f\x98",
+        b"\xf0\x9f\x98(", b"\xf0(\x98\x80", b"\xc0\x80", b"\xc0\xaf", b"\xc1\xbf", b"\xe0\x80\xaf", b"\xe0\x9f\xbf", b"\xf0\x80\x80\xaf",
+        b"\xf0\x8f\xbf\xbf", b"\xed\xa0\x80", b"\xed\xbf\xbf", b"\xed\xa0\xbd\xed\xb8\x80", b"\xf4\x90\x80\x80", b"\xf5\x80\x80\x80",
+        b"\xf8\x88\x80\x80\x80", b"\xfc\x84\x80\x80\x80\x80", b"\xc3\xa9\xa9", b"\xe2\x82\xac\x80", b"\xef\xbb",
+    )),
+    # base64
+    *((f'{{"b64":"{one}"}}', TAKEN) for one in (
+        "", "AA==", "AAA=", "AAAA", "AAAAAA==", "/w==", "+/+/", "w6k=", "YWJj", "YWI=", "YQ==", "8J+YgA==", "/////w==", "gA==",
+        "AB==", "AP==", "AAB=", "AA/=", "Zh==", "Zm9=", "7aCA", "wIA=", "A" * 400,
+    )),
+    *((one, TAKEN) for one in ('{ "b64" : "AA==" }', '{\n"b64"\t:\r"AA=="}', ' {"b64":"AA=="} ')),
+    *((f'{{"b64":"{one}"}}', LEFT) for one in (
+        "A", "AA", "AAA", "AA=", "A=", "A==", "A===", "=", "==", "===", "====", "=AAA", "AA==AAAA", "AA=A", "AAAA=", "AAAA==", "AAAA====",
+        "AA===", "AAAAA", "_w==", "-_-_", "/w", "_w", " AA==", "AA== ", "A A==", "AA =", "AA = =", "AA==\\n", r"AA\n==", r"AA\u003d=", r"\/w==",
+        r"\u0041A==", "AA!=", "AA.=", "é", "AAé=", "AA==é", "AA\0=", "AA\n=", "A*==", "A@==", "A[==", "A`==", "A{==", "A:==", "A,==",
+        "１AA=", "AA\x7f=",
+    )),
+    *((one, LEFT) for one in (
+        '{"b64":5}', '{"b64":null}', '{"b64":["AA=="]}', '{"b64":{"b64":"AA=="}}', '{"b64":true}', '{"b64":"AA==","b64":"AA=="}',
+        '{"b64":"AA==","x":1}', '{"x":1,"b64":"AA=="}', '{"B64":"AA=="}', '{"b64 ":"AA=="}', '{"b64":"AA==",}', '{"b64":"AA=="',
+        '{"b64":}', '{"b64"}', '{b64:"AA=="}', '{"b64":AA==}', r'{"b6\u0034":"AA=="}', '{"b64\0":"AA=="}', '{"base64":"AA=="}', "{}",
+        '{"":"AA=="}', '{"b64":"AA=="]', '[{"b64":"AA=="}', '{"b64":"AA=="}}', '{"b64" "AA=="}', '{"b64":\'AA==\'}',
+    )),
+    # no strings
+    *((one, LEFT) for one in (
+        "", "1", "1.5", "null", "true", "NaN", "[]", '["a"]', "a", "'a'", '"', '"a', 'a"', '"a""b"', '"a"b', '"a" "b"', '"a"1', '"\\"',
+        '"""', "“a”", '\ufeff"a"', 'u"a"', 'b"a"', '"a",', ',"a"',
+    )),
+]  # fmt: skip
+RARE = [text for text, _ in STRINGS if "\0" not in text]
+WORDS = [
+    "",
+    "a",
+    "b",
+    "cat",
+    "é",
+    "€uro",
+    "😀",
+    "水",
+    "0.5",
+    "12",
+    "x" * 30,
+    "plain text, of some length",
+    "b64",
+    "key",
+]
+
 
 class Writer:
     """Writes bodies for the signatures of a model."""
@@ -26,7 +108,7 @@ class Writer:
 
     def bodies(self, count: int) -> list[bytes]:
         """Return bodies, a third of them changed blindly."""
-        found = [self.body().encode() for _ in range(count - count // 3)]
+        found = [self.body().encode("utf-8", "surrogateescape") for _ in range(count - count // 3)]
         return [*found, *(mutate(self.random.choice(found), found, self.random, 4096) for _ in range(count // 3))]
 
     def body(self) -> str:
@@ -84,6 +166,8 @@ class Writer:
 
     def _number(self, kind: str, size: int) -> str:
         choice, chance = self.random.choice, self.random.random
+        if kind == "S":
+            return self._string()
         if chance() < 0.01:
             return choice(ODD)
         if kind in "iu" and chance() < 0.98:
@@ -96,6 +180,18 @@ class Writer:
         decimals = f".{digits}" if chance() < 0.6 else ""
         power = f"{choice('eE')}{choice(['', '+', '-'])}{self.random.randrange(45)}" if chance() < 0.3 else ""
         return f"{choice(['', '', '-'])}{whole}{decimals}{power}"
+
+    def _string(self) -> str:
+        choice, chance = self.random.choice, self.random.random
+        if chance() < 0.06:
+            return choice(RARE)
+        if chance() < 0.01:
+            return choice(ODD)
+        text = "".join(choice(WORDS) for _ in range(choice([1, 1, 2, 5])))
+        data = text.encode() if chance() < 0.5 else self.random.randbytes(self.random.randrange(choice([2, 6, 80])))
+        if chance() < 0.3:
+            return f'{{{self._space()}"b64"{self._space()}:{self._space()}"{base64.b64encode(data).decode()}"{self._space()}}}'
+        return json.dumps(text + choice(["", "", '"\\\b\f\n\r\t\0\x1f\x7f']), ensure_ascii=chance() < 0.3)
 
     def _list(self, items: list[str]) -> str:
         return f"{self._space()}[{self._joined(items)}]{self._space()}"

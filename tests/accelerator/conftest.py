@@ -26,6 +26,18 @@ class Answer(NamedTuple):
     seen: tuple[str | None, int] | None  # the signature, and the size of the batch
 
 
+class Fields:
+    """Header fields by name, in any case."""
+
+    def __init__(self, fields: dict[str, str]) -> None:
+        """Take fields whose names are in lower case."""
+        assert all(name.islower() for name in fields)
+        self.fields = fields
+
+    def get(self, name: str, /) -> str | None:
+        return self.fields.get(name.lower())
+
+
 Ask = Callable[..., list[tuple[Question, bool]]]
 
 
@@ -57,7 +69,7 @@ def compare(serve: Serve, extension: Path, monkeypatch: pytest.MonkeyPatch) -> A
             body, query, headers = (question, "", {}) if isinstance(question, bytes) else question
             record = Record()
             taken = ran = False
-            response = handler.answer(Request("POST", path, query, headers, body, record=record))
+            response = handler.answer(Request("POST", path, query, Fields(headers), body, record=record))
             seen = (record.signature, record.rows) if response.status == 200 else None
             yield Answer(*response, seen), taken
 

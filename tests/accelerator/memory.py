@@ -3,25 +3,28 @@
 python -m tests.accelerator.memory EXTENSION FAKE_TENSORFLOW CHECK
 """
 
+import base64
 import ctypes
 import importlib.machinery
 import importlib.util
 import json
 import random
+import struct
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from serving.signature import Signature, read
-from tests.accelerator.bodies import Writer
+from tests.accelerator.bodies import STRINGS, Writer
 from tests.accelerator.models import build
 from tests.fuzz.mutate import mutate
 
-MODELS = ("types", "shapes", "several")
+MODELS = ("types", "shapes", "several", "strings", "named_b64")
 HEAD = b'{"model_name":"model","model_version":"1"'
 LIMITS = (10_000, 16 << 20, 256, 8 << 20, -1, False)  # rows, elements, id, string, pixels, null
 X, Y = (b"x", b"FP32", 1, (-1,), 0, 0), (b"y", b'"y":', b"FP32", False, 1, 0, 0)
+WORD = (b"x", b"BYTES", 7, (-1,), 0, 0)
 LONG = (b"x", b"INT64", 9, (-1,), 0, 0)
 
 
@@ -83,7 +86,7 @@ def bodies(fake: Fake) -> None:
     answered = refused = 0
     random_ = random.Random("bodies")
     for name in MODELS:
-        found = Writer(build() / name, "memory").bodies(2500)
+        found = Writer(build() / name, "memory").bodies(2000)
         signatures = [one for one in read(build() / name).signatures.values() if plain(one)]
         for strange, limits in (
             (0.0, LIMITS),
@@ -107,7 +110,11 @@ def bodies(fake: Fake) -> None:
 
 def large(fake: Fake) -> None:
     """Bodies that make every buffer grow, one whose tensor cannot be had, and every cut of one."""
-    signature = (b"serving_default", ((b"x", b"FP32", 1, (-1, -1), 0, 0),), (Y, (b"z", b'"z":', b"FP32", False, 1, 2, 0)))
+    signature = (
+        b"serving_default",
+        ((b"x", b"FP32", 1, (-1, -1), 0, 0),),
+        (Y, (b"z", b'"z":', b"FP32", False, 1, 2, 0)),
+    )
     predictor = fake.predictor(signature, limits=(10**9, 10**9, 256, 10**9, -1, False))
     for count in [*range(1, 300), 1000, 5000, 100_000]:
         row = b"[%b]" % b",".join([b"-1.2345678e-30"] * count)
@@ -193,10 +200,179 @@ def infers(fake: Fake) -> None:
     assert answered > 50, answered
 
 
+def echo(what: int = 0, *, as_bytes: bool = False) -> tuple[Any, ...]:
+    """Return an output of strings, what the fake makes of the first input."""
+    return (b"y", b'"y":', b"BYTES", as_bytes, 7, what, 0)
+
+
+def value(element: Any, as_bytes: bool = False) -> Any:
+    """Return an element of JSON as it comes back: text where it is UTF-8."""
+    data = element.encode() if isinstance(element, str) else base64.b64decode(element["b64"])
+    try:
+        if not as_bytes:
+            return data.decode()
+    except UnicodeDecodeError:
+        pass
+    return {"b64": base64.b64encode(data).decode()}
+
+
+def decoded(wanted: Any, as_bytes: bool = False) -> Any:
+    """Return an answer whose elements stand in it as a body has them."""
+    if isinstance(wanted, dict):
+        return {name: decoded(one, as_bytes) for name, one in wanted.items()}
+    if isinstance(wanted, list):
+        return [decoded(one, as_bytes) for one in wanted]
+    return value(json.loads(wanted), as_bytes)
+
+
+def strings(fake: Fake) -> None:
+    """Strings of every kind, the last of their body, cut at every byte; and answers cut within a character."""
+    scalar = (b"scalar", ((*WORD[:3], (), 0, 0),), (echo(),))
+    plain, binary = (fake.predictor((b"s", (WORD,), (echo(as_bytes=one),)), scalar) for one in (False, True))
+    more = [fake.predictor((b"s", (WORD,), (echo(what),))) for what in (11, 12)]
+    limited = fake.predictor((b"s", (WORD,), (echo(),)), limits=(2, 2, 1, 3, 10, False))
+    answered = 0
+    for text, taken in STRINGS:
+        element = text.encode("utf-8", "surrogateescape")
+        for form, wanted in (
+            (b'{"inputs":[%b]}', {"outputs": [text]}),
+            (b'{"instances":["a",%b]}', {"predictions": ['"a"', text]}),
+            (b'{"inputs":{"x":[%b]}}', {"outputs": [text]}),
+            (b'{"instances":[{"x":%b}]}', {"predictions": [text]}),
+            (b'{"signature_name":"scalar","inputs":%b}', {"outputs": text}),
+        ):
+            body = form % element
+            if (answer := plain.predict(body)) is not None:
+                assert taken, body
+                answered += 1
+                assert json.loads(answer[0]) == decoded(wanted), body
+            if (answer := binary.predict(body)) is not None:
+                assert json.loads(answer[0]) == decoded(wanted, as_bytes=b"scalar" not in body), body
+            for predictor in (*more, limited):
+                answer = predictor.predict(body)
+                assert answer is None or json.loads(answer[0]), body
+            for size in range(len(body)) if taken else ():
+                assert plain.predict(body[:size]) is None, body[:size]
+            for broken in (element, b'{"%b' % element, body[:-1], body[:-2]):
+                assert not taken or plain.predict(broken) is None
+                binary.predict(broken)
+            assert fake.live() == (0, 0, 0), body
+    assert answered > 400, answered
+    for text in (b"\\", b"\\u", b"\\u0", b"\\u00", b"\\u004", b"\\u0041", b"\\ud83d", b"\\ud83d\\", b"\\ud83d\\u", b"\\ud83d\\ude0", b"\xc3", b"\xe2",
+                 b"\xe2\x82", b"\xf0", b"\xf0\x9f", b"\xf0\x9f\x98", b"", b"a" * 5000):  # fmt: skip
+        for head in (b'{"inputs":["', b'{"inputs":[{"b64":"', b'{"', b'{"inputs":["a","', b'{"inputs":[{"x":"'):
+            assert plain.predict(head + text) is None
+    for text in ("a", "é", "€", "😀", "a€", "€a", "😀😀", ""):
+        for count in (*range(20), 1021, 1022, 1023, 1024, 1025, 2047, 2048):
+            element = (text * count).encode()
+            body = b'{"inputs":["%b"]}' % element
+            wanted_11 = {"b64": base64.b64encode(element + b"\xe2\x82").decode()}
+            assert json.loads(more[0].predict(body)[0]) == {"outputs": [wanted_11]}
+            assert json.loads(more[1].predict(body)[0]) == {"outputs": [value({"b64": base64.b64encode(element[:-1])})]}
+            assert json.loads(plain.predict(body)[0]) == {"outputs": [text * count]}
+            assert json.loads(binary.predict(body)[0]) == {"outputs": [value(text * count, True)]}
+    assert fake.live() == (0, 0, 0)
+
+
+def lengths(fake: Fake) -> None:
+    """BYTES behind their lengths, with wrong lengths and cut at every byte; answers in binary and in JSON."""
+    random_ = random.Random("lengths")
+    number = (b"n", b"FP32", 1, (-1,), 0, 1)
+    outputs = (echo(), (b"z", b'"z":', b"BYTES", True, 7, 11, 0), (b"c", b'"c":', b"BYTES", False, 7, 12, 0))
+    predictors = [
+        fake.predictor((b"s", (WORD, number), outputs)),
+        fake.predictor((b"s", (WORD, number), outputs), limits=(2, 4, 3, 3, 10, True)),
+        fake.predictor((b"s", (WORD, number), (*outputs, (b"w", b'"w":', b"BYTES", False, 7, 6, 0)))),
+        fake.predictor((b"s", (WORD, number), (*outputs, (b"w", b'"w":', b"BYTES", False, 7, 7, 0)))),
+    ]
+    answered = 0
+    for elements in ([b"a"], [b""], [b"", b"\xff", "é€😀".encode()], ["é€".encode(), b"x" * 40]):
+        data = b"".join(struct.pack("<I", len(one)) + one for one in elements)
+        tails = [data + bytes(4)]
+        for at in range(len(data)):
+            tails += [data[:at] + bytes([one]) + data[at + 1 :] + bytes(4) for one in (0, 1, data[at] ^ 1, 0x7F, 0xFF)]
+        tails += [(data + bytes(4))[:size] for size in range(len(data) + 4)] + [data + bytes(5)]
+        for binary in (True, False):
+            for told in {len(data), len(data) - 1, len(data) + 1, len(data) + 4, 0, 1 << 40}:
+                entries = [
+                    {
+                        "name": "x",
+                        "datatype": "BYTES",
+                        "shape": [len(elements)],
+                        "parameters": {"binary_data_size": told},
+                    },
+                    {"name": "n", "datatype": "FP32", "shape": [1], "parameters": {"binary_data_size": 4}},
+                ]
+                for asked in ([], [{"name": "z"}, {"name": "y"}], [{"name": "y"}]):
+                    body = {"parameters": {"binary_data_output": binary}, "outputs": asked, "inputs": entries}
+                    text = json.dumps(body).encode()
+                    for tail in tails if told == len(data) else random_.sample(tails, 3):
+                        for predictor in predictors:
+                            answer = predictor.infer(text + tail, len(text))
+                            if answer is not None and len(answer) > 2:
+                                answered += 1
+                                told_ = json.loads(answer[0][: answer[1] or None])
+                                if binary and told == len(data) and tail == tails[0] and asked[-1:] == [{"name": "y"}]:
+                                    assert answer[0].endswith(data), (answer, data)
+                                assert [one["name"] for one in told_["outputs"]][: len(asked)] == [
+                                    one["name"] for one in asked
+                                ]
+                            assert fake.live() == (0, 0, 0), text + tail
+    assert answered > 500, answered
+
+
+def refusal(fake: Fake) -> None:
+    """A tensor that cannot be had: what it was lent is given back once."""
+    predictor = fake.predictor((b"s", (WORD,), (echo(),)), limits=(10**9, 10**9, 256, 10**9, -1, False))
+    fine, many = (
+        (b'{"inputs":[%b]}' % b",".join([b'"a longer text than fits inside"'] * count)) for count in (40_000, 44_000)
+    )
+    assert predictor.predict(fine)[3] == 40_000
+    assert predictor.predict(many) is None
+    assert fake.live() == (0, 0, 0)
+
+
+def pictures(fake: Fake) -> None:
+    """Headers of pictures, in which everything may be wrong."""
+    random_ = random.Random("pictures")
+    predictor = fake.predictor((b"s", (WORD,), (echo(),)), limits=(100, 100, 256, 10**9, 1000, False))
+    png = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sII", 13, b"IHDR", 20, 30)
+    jpeg = b"\xff\xd8\xff\xe0\x00\x04ab\xff\xff\xd0\xff\xc4\x00\x02\xff\xc0\x00\x0b\x08\x00\x14\x00\x1e\x01"
+    answered = count = 0
+    for one in (
+        png,
+        jpeg,
+        b"\xff\xd8\xff\xc2",
+        b"\xff\xd8\xff\xfe\xff\xff",
+        b"\xff\xd8" + b"\xff\xe0\0\2" * 200,
+        b"GIF89a",
+        b"BM",
+        b"RIFF",
+    ):
+        changed = [one[:size] for size in range(min(len(one), 100) + 1)] + [one + bytes(200)]
+        for _ in range(300):
+            place = random_.randrange(min(len(one), 100))
+            changed.append(one[:place] + random_.choice([random_.randbytes(1), b"\xff", b"\0", b""]) + one[place + 1 :])
+        for data in changed:
+            if len(data) % 3 and data[:2] == b"\xff\xd8":
+                data = data[:2] + bytes(3 - len(data) % 3) + data[2:]
+            count += 1
+            # The memory of all strings has 1 kB more than the first: there the last one is the last of it.
+            filler = b"f" * (1024 - (len(data) + 2) // 3 * 3)
+            body = b'{"inputs":["first","%b",{"b64":"%b"}]}' % (filler, base64.b64encode(data))
+            answered += predictor.predict(body) is not None
+    assert count / 4 < answered < count, (answered, count)
+    assert fake.live() == (0, 0, 0)
+
+
 def threads(fake: Fake) -> None:
     """Many calls of one predictor at once: each has its own answer."""
     signature = (b"serving_default", (LONG,), ((b"y", b'"y":', b"INT64", False, 9, 0, 0),))
-    failing = (b"failing", (LONG,), ((b"y", b'"y":', b"INT64", False, 9, 0, 0), (b"z", b'"z":', b"INT64", False, 9, 7, 0)))
+    failing = (
+        b"failing",
+        (LONG,),
+        ((b"y", b'"y":', b"INT64", False, 9, 0, 0), (b"z", b'"z":', b"INT64", False, 9, 7, 0)),
+    )
     predictor = fake.predictor(signature, failing)
 
     def call(number: int) -> None:
@@ -252,7 +428,11 @@ def leaks(fake: Fake) -> None:
     small = ctypes.CDLL(None)
     failing = (b"failing", (X,), (Y, (b"z", b'"z":', b"FP32", False, 1, 7, 0)))
     wrong = (b"wrong", (X,), (Y, (b"z", b'"z":', b"FP32", False, 1, 6, 0)))
-    predictor = fake.predictor(FINE, failing, wrong)
+    words = (b"words", (WORD,), (echo(), echo(11), echo(as_bytes=True)))
+    fails = (b"fails", (WORD,), (echo(), echo(7)))
+    odd = (b"odd", (WORD,), (echo(), echo(6)))
+    predictor = fake.predictor(FINE, failing, wrong, words, fails, odd)
+    texts = b"[%b]" % b",".join([b'"a longer text than fits inside, \\u00e9"', b'{"b64":"/w=="}'] * 50)
     good = b"[%b]" % b",".join([b"0.5"] * 2000)
 
     def refuses(error: type[Exception], arguments: tuple[Any, ...], handle: int | None = None) -> None:
@@ -278,6 +458,12 @@ def leaks(fake: Fake) -> None:
         lambda: asks(b'{"signature_name":"failing","inputs":%b}' % good),
         lambda: asks(b'{"signature_name":"wrong","inputs":%b}' % good),
         lambda: asks(b'{"inputs":%b' % good),
+        *(
+            lambda name=name: asks(b'{"signature_name":"%b","inputs":%b}' % (name, texts))
+            for name in (b"words", b"fails", b"odd")
+        ),
+        lambda: asks(b'{"signature_name":"words","inputs":%b' % texts),
+        lambda: asks(b'{"signature_name":"words","inputs":%b}' % texts.replace(b"w==", b"w=")),
         lambda: asks("{}"),
         lambda: asks(bytearray(b"{}")),
         lambda: asks(None),
@@ -303,6 +489,9 @@ def overrun(fake: Fake) -> None:
 
 
 if __name__ == "__main__":
-    CHECKS = {check.__name__: check for check in (bodies, large, infers, threads, leaks, overrun)}
+    CHECKS = {
+        check.__name__: check
+        for check in (bodies, large, infers, strings, lengths, pictures, refusal, threads, leaks, overrun)
+    }
     CHECKS[sys.argv[3]](Fake(sys.argv[1], sys.argv[2]))
     print("done")

@@ -128,6 +128,74 @@ def _make(folder: Path) -> None:
         gathered=of(spec("x", tf.int32))(lambda x: {"y": tf.gather(tf.constant([1.5, 2.5]), x)}),
     )
 
+    def text(name: str = "x", shape: Any = (None,)) -> Any:
+        return spec(name, tf.string, shape)
+
+    words = text()
+    save(
+        "strings",
+        serving_default=of(words)(lambda x: {"y": tf.identity(x)}),
+        raw=of(words)(lambda x: {"raw_bytes": tf.identity(x)}),
+        both=of(words)(
+            lambda x: {
+                "text": tf.identity(x),
+                "raw_bytes": tf.identity(x),
+                "size": tf.strings.length(x),
+                "b": tf.equal(x, ""),
+            }
+        ),
+        mixed=of(text("a"), spec("b", tf.float32, (None, 2)))(lambda a, b: {"a": tf.identity(a), "b": 1 / b}),
+        fixed=of(text(shape=(2, 2)))(lambda x: {"y": tf.identity(x)}),
+        scalar=of(text(shape=()))(lambda x: {"y": tf.identity(x)}),
+        matrix=of(text(shape=(None, None)))(lambda x: {"y": tf.identity(x)}),
+        deep=of(text(shape=(None, 1, None)))(lambda x: {"y": tf.identity(x), "y_bytes": tf.identity(x)}),
+        joined=of(words)(lambda x: {"all": tf.strings.reduce_join(x)}),
+        halves=of(words)(lambda x: {"first": tf.strings.substr(x, 0, 1), "last": tf.strings.substr(x, -1, 1)}),
+        counted=of(words)(lambda x: {"y": tf.strings.to_number(x)}),
+        hollow=of(words)(lambda x: {"y": x[tf.strings.length(x) > 1]}),
+        hollow_deep=of(words)(lambda x: {"y": tf.fill([tf.size(x), 0, 2], "never")}),
+    )
+    save(
+        "named_b64",
+        serving_default=of(text("b64"))(lambda b64: {"y": tf.identity(b64)}),
+        scalar=of(text("b64", ()))(lambda b64: {"y": tf.identity(b64)}),
+        matrix=of(text("b64", (None, None)))(lambda b64: {"y": tf.identity(b64)}),
+        beside=of(text("b64"), text("key"))(lambda b64, key: {"y": tf.identity(b64), "key": tf.identity(key)}),
+        number=of(spec("b64"))(lambda b64: {"y": tf.identity(b64)}),
+    )
+
+    # Each alone: an infer request goes to the default signature.
+    save(
+        "bytes_both",
+        serving_default=of(words)(
+            lambda x: {
+                "text": tf.identity(x),
+                "raw_bytes": tf.identity(x),
+                "size": tf.strings.length(x),
+                "b": tf.equal(x, ""),
+            }
+        ),
+    )
+    save(
+        "bytes_mixed",
+        serving_default=of(text("a"), spec("b", tf.float32, (None, 2)))(lambda a, b: {"a": tf.identity(a), "b": 1 / b}),
+    )
+    save("bytes_matrix", serving_default=of(text(shape=(None, None)))(lambda x: {"y": tf.identity(x)}))
+    save("bytes_fixed", serving_default=of(text(shape=(2, 2)))(lambda x: {"y": tf.identity(x)}))
+    save("bytes_scalar", serving_default=of(text(shape=()))(lambda x: {"y": tf.identity(x)}))
+    save("number_scalar", serving_default=echo(shape=()))
+
+    def pixels(x: Any) -> Any:
+        return tf.size(tf.io.decode_image(x, expand_animations=False))
+
+    save(
+        "pictures",
+        serving_default=of(words)(lambda x: {"size": tf.map_fn(pixels, x, tf.int32)}),
+        two=of(text("a", ()), text("b"))(lambda a, b: {"a": pixels(a), "b": tf.strings.length(b)}),
+        matrix=of(text(shape=(None, None)))(lambda x: {"size": tf.strings.length(x)}),
+        unread=of(words)(lambda x: {"size": tf.strings.length(x)}),  # measured all the same
+    )
+
     pair = spec("x", tf.uint32, (None, 2))
     save(
         "bits",  # of numbers: as whole numbers in, or out, so that what is read or written is one side alone

@@ -89,14 +89,19 @@ def test_the_cache_is_of_one_source_and_one_compiler(
     assert first == build.cached()
     assert first.read_bytes() == extension.read_bytes()
     assert len(built) == 1
-    source = elsewhere / "accelerator.cc"
-    source.write_bytes(build.SOURCE.read_bytes() + b"\n")
-    monkeypatch.setattr(build, "SOURCE", source)
-    assert build.cached() != first
+    copied = elsewhere / "source"
+    shutil.copytree(build.SOURCE.parent, copied)
+    monkeypatch.setattr(build, "SOURCE", copied / build.SOURCE.name)
+    assert build.cached() == first
+    for number, name in enumerate(sorted(path.name for path in copied.iterdir() if path.suffix in (".cc", ".h")), 2):
+        (copied / name).write_bytes((copied / name).read_bytes() + b"\n")
+        assert build.cached() != first
+        assert len(built) == number
     wrapped = script(elsewhere / "c++", "echo another", 'exec c++ "$@"')
     monkeypatch.setenv("CXX", wrapped)
+    before = len(built)
     assert len({first, build.cached(), build.cached()}) == 2
-    assert len(built) == 3
+    assert len(built) == before + 1
 
 
 def command(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":

@@ -68,7 +68,9 @@ def run(sanitized: list[str], check: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("check", ["bodies", "large", "infers", "threads", "leaks"])
+@pytest.mark.parametrize(
+    "check", ["bodies", "large", "infers", "strings", "lengths", "pictures", "refusal", "threads", "leaks"]
+)
 def test_memory_is_used_as_it_may_be(sanitized: list[str], check: str) -> None:
     ran = run(sanitized, check)
     assert (ran.returncode, ran.stdout) == (0, "done\n"), ran.stderr[-4000:]
