@@ -23,7 +23,7 @@ from serving.signature import DEFAULT, Signature, TensorSpec
 
 VERSION = 1  # of what the extension and this say to each other
 MOST_SIGNATURES = 16  # the extension takes no more
-AROUND = 5  # levels that a body has beside its tensors', at most: those of an infer body, base64, a list around a scalar
+AROUND = 5  # levels that a body has beside its tensors', at most: those of an infer body, base64, a scalar's list
 
 # (answer, size of the JSON in it where binary tensors follow, else 0, place of the signature, size of the batch,
 # decoding, decoded, ran, encoded), the times as in serving.record; (code, message) where TensorFlow refuses; None for a

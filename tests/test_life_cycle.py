@@ -117,9 +117,7 @@ def test_a_process_that_is_told_to_stop_is_not_ready_and_still_answers(serve: Se
     assert ask("POST", "/", examples["pixels"]).status == 200
 
 
-def test_whoever_is_cut_off_by_a_server_that_stops_may_try_again(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_whoever_is_cut_off_by_a_server_that_stops_may_try_again(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     ask = serve()
     cut = Request("POST", "/", "", {}, io.BytesIO(b'{"instances"'), 100)
     assert handle(cut).status == 400
