@@ -189,12 +189,15 @@ def requests(models: list[Model], repeat: int, seconds: float) -> dict[str, Part
     bodies = [
         (f"{PLANS[model.name].title}{'' if subject is fast else ', accelerated'}", model,
          Body(fast.path, model.request_file.read_bytes()), subject)
-        for model in models for subject in ((fast,) if model.name == "digits" else (fast, quick))
+        for model in models for subject in (fast, quick)
     ]  # fmt: skip
     if small.rows:
         inputs = np.load(small.rows.file)["inputs"][:1]
         row = binary(Input(small.rows.input, inputs, small.rows.signature))
-        bodies.insert(2, (f"{PLANS[small.name].title}, v2 binary", small, row, fast))
+        bodies[2:2] = [
+            (f"the same, v2 binary{'' if subject is fast else ', accelerated'}", small, row, subject)
+            for subject in (fast, quick)
+        ]
     samples: dict[str, list[Parts]] = {}
     for _ in range(repeat):
         least = cpu_us(two_bytes, small, bodies[0][2], seconds * small.plan.seconds)

@@ -69,10 +69,10 @@ FAST = module("serving.granian")
 SUBJECTS = (
     Subject("naive",     "naive function: import tensorflow, saved_model.load", functions_framework, BENCH / "naive"),
     Subject("ours",      "this repository, functions-framework",                functions_framework),
-    Subject("ours_quick", "the same, accelerated",                              functions_framework, settings=accelerated),
+    Subject("ours_quick", "functions-framework, accelerated",                  functions_framework, settings=accelerated),
     Subject("fast",      "this repository, Granian",                            FAST),
-    Subject("quick",     "the same, accelerated",                               FAST, settings=accelerated),
-    Subject("bound",     "the same, and TensorFlow's library bound",            FAST, settings=bound_too),
+    Subject("quick",     "Granian, accelerated",                              FAST, settings=accelerated),
+    Subject("bound",     "Granian, accelerated, TensorFlow's library bound",  FAST, settings=bound_too),
     Subject("baked",     "the same, and the model baked",                       FAST, settings=baked_too),
     Subject("mosec",     "mosec, a batching server, with saved_model.load",     mosec, path="/inference", settings=with_mosec),
     Subject("constant",  "functions-framework answering a constant",            functions_framework, BENCH / "constant"),
