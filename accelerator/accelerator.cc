@@ -345,7 +345,7 @@ void predictor_dealloc(PyObject* object) {
 }
 
 bool read(const Predictor& self, Predict& call) { return call.read(self.signatures, self.count, self.limits); }
-bool read(const Predictor& self, Infer& call) { return call.read(self.signatures[0], self.limits); }
+bool read(const Predictor& self, Infer& call) { return call.read(self.signatures, self.count, self.limits); }
 
 template <typename Request, typename... Arguments>
 PyObject* answer(const Predictor& self, Arguments... arguments) {

@@ -292,9 +292,10 @@ class Infer : public Call {
     // The JSON's size, that of the whole body.
     Infer(const char* start, size_t size, size_t whole) : start_(start), size_(size), whole_(whole), next_(size) {}
 
-    bool read(const Signature& called, const Limits& limits) {
+    // `signatures[0]` answers where none is named. Another that is named behind the tensors is declined.
+    bool read(const Signature* signatures, int count, const Limits& limits) {
         Reader json(start_, size_);
-        of(called);
+        of(signatures[0]);
         if (!json.take('{')) return false;
         enum { ID = 1, INPUTS = 2, OUTPUTS = 4, PARAMETERS = 8 };
         int seen = 0;
@@ -311,13 +312,13 @@ class Infer : public Call {
             if (!(one == ID        ? json.text(id)
                   : one == INPUTS  ? inputs(json, limits)
                   : one == OUTPUTS ? outputs(json)
-                                   : parameter(json, "binary_data_output", binary_)))
+                                   : parameters(json, signatures, count, seen & (INPUTS | OUTPUTS))))
                 return false;
         } while (json.take(','));
         if (!json.take('}') || !json.at_end() || !(seen & INPUTS) || next_ != whole_) return false;
         if (id.start && id.size > static_cast<size_t>(limits.id)) return false;
         if (!asked)
-            for (; asked < called.outputs; ++asked) output[asked] = asked;
+            for (; asked < signature->outputs; ++asked) output[asked] = asked;
         for (int place = 0; place < asked; ++place) binary[place] = binary[place] < 0 ? binary_ : binary[place];
         return within(limits);
     }
@@ -453,6 +454,30 @@ class Infer : public Call {
             if (!json.take('}')) return false;
         } while (json.take(','));
         return json.take(']');
+    }
+
+    bool parameters(Reader& json, const Signature* signatures, int count, bool late) {
+        bool named = false, flagged = false;
+        if (!json.take('{')) return false;
+        do {
+            Text key, name;
+            if (!json.text(key) || !json.take(':')) return false;
+            if (key.is("binary_data_output") && !flagged) {
+                flagged = true;
+                if (!json.flag(binary_)) return false;
+            } else if (key.is("signature_name") && !named) {
+                named = true;
+                const Signature* called = nullptr;
+                if (!json.text(name)) return false;
+                for (int place = 0; place < count; ++place)
+                    if (signatures[place].name.is(name)) called = signatures + place;
+                if (!called || (late && called != signature)) return false;
+                if (!late) of(*called);
+            } else {
+                return false;
+            }
+        } while (json.take(','));
+        return json.take('}');
     }
 
     // Takes an object of one member.

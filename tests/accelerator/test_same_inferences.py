@@ -50,7 +50,13 @@ def outputs(random_: random.Random, names: list[str]) -> dict[str, Any]:
     if random_.random() < 0.5:
         more["id"] = random_.choice(["", "a", "seven", "é", "x" * 300, "\\", '"', 7, None])
     if random_.random() < 0.3:
-        more["parameters"] = random_.choice([{}, {"binary_data_output": True}, {"binary_data_output": False}, {"a": 1}])
+        more["parameters"] = random_.choice(
+            [
+                {}, {"binary_data_output": True}, {"binary_data_output": False}, {"a": 1}, {"signature_name": ""},
+                {"signature_name": "serving_default", "binary_data_output": True}, {"signature_name": "nobody"},
+                {"binary_data_output": False, "signature_name": random_.choice(["serving_default", "float64", "deep", ""])},
+            ]
+        )  # fmt: skip
     if random_.random() < 0.4:
         chosen = random_.choices(names, k=random_.randrange(1, len(names) + 1))
         more["outputs"] = [
@@ -233,6 +239,12 @@ AROUND = [
     '{"inputs":[T],"parameters":{"binary_data_output":true}}', '{"parameters":{"binary_data_output":true},"inputs":[T]}',
     '{"inputs":[T],"parameters":{"binary_data_output":false}}', '{"inputs":[T],"parameters":{"binary_data_output":1}}',
     '{"inputs":[T],"parameters":{"binary_data_output":true},"outputs":[{"name":"y","parameters":{"binary_data":false}}]}',
+    '{"parameters":{"signature_name":"float64"},"inputs":[T]}', '{"inputs":[T],"parameters":{"signature_name":"float64"}}',
+    '{"parameters":{"signature_name":"int32","binary_data_output":true},"inputs":[T]}', '{"parameters":{"signature_name":7},"inputs":[T]}',
+    '{"inputs":[T],"parameters":{"signature_name":"serving_default"}}', '{"parameters":{"signature_name":"nobody"},"inputs":[T]}',
+    '{"parameters":{"signature_name":"float64","signature_name":"int32"},"inputs":[T]}',
+    '{"parameters":{"signature_name":"float64"},"outputs":[{"name":"y"}],"inputs":[T]}',
+    '{"outputs":[{"name":"y"}],"parameters":{"signature_name":"float64"},"inputs":[T]}',
     '{"inputs":[T],"parameters":{"signature_name":"float32"}}', '{"inputs":[T],"parameters":{}}', '{"inputs":[T],"parameters":[]}',
     '{"inputs":[T],"other":1}', '{"inputs":[T]}x', '\ufeff{"inputs":[T]}', '{"inputs":[T]', '{"inputs":[T],}', '{"\\u0069nputs":[T]}',
 ]  # fmt: skip
@@ -244,6 +256,8 @@ def test_requests_written_by_hand(compare: Ask) -> None:
     taken = {body if isinstance(body, bytes) else body[0] for body, was_taken in came if was_taken}
     assert any(body.endswith(b"\x80\x3f") for body in taken)
     assert {b'{"inputs":[%b]}' % one.encode() for one in TENSORS[:1]} <= taken
+    assert any(b'"float64"' in body for body in taken)
+    assert any(b'"int32"' in body for body in taken)
     assert len(taken) < len(came) / 3
 
 
