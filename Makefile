@@ -29,7 +29,7 @@ serve: compiled
 serve-fast: compiled
 	@.venv/bin/python -m serving banner --port $(PORT)
 	@export TENSORFLOW_LIBRARY_DIR="$${TENSORFLOW_LIBRARY_DIR-$$(.venv/bin/python -m container.bind --cached)}"; \
-  export ACCELERATOR="$${ACCELERATOR-$$(.venv/bin/python -m accelerator.build --cached)}"; \
+	  export ACCELERATOR="$${ACCELERATOR-$$(.venv/bin/python -m accelerator.build --cached)}"; \
 	  PORT=$(PORT) exec .venv/bin/python -m serving.granian
 
 test: compiled

@@ -1,0 +1,1 @@
+"""The quick way of plain requests, in C++, and how it is compiled."""

@@ -104,24 +104,24 @@ class Run {
         if (form == COLUMNS || alone) {
             if (form == ROWS && !results[0].rank) return false;
             if (form == ROWS)
-                json.add(Text{"{\"predictions\":", 15});
+                json.add("{\"predictions\":");
             else
-                json.add(Text{"{\"outputs\":", 11});
+                json.add("{\"outputs\":");
             for (int place = 0; place < signature.outputs; ++place) {
                 if (!alone) json.add(place ? ',' : '{');
-                if (!alone) json.add(signature.output[place].key.start, signature.output[place].key.size);
+                if (!alone) json.add(signature.output[place].key);
                 results[place].add(json, 0, 0, null);
             }
             if (!alone) json.add('}');
         } else {
             for (int place = 0; place < signature.outputs; ++place)
                 if (!results[place].rank || results[place].dims[0] != results[0].dims[0]) return false;
-            json.add(Text{"{\"predictions\":[", 16});
+            json.add("{\"predictions\":[");
             for (int64_t row = 0; row < results[0].dims[0]; ++row) {
                 if (row) json.add(',');
                 for (int place = 0; place < signature.outputs; ++place) {
                     json.add(place ? ',' : '{');
-                    json.add(signature.output[place].key.start, signature.output[place].key.size);
+                    json.add(signature.output[place].key);
                     results[place].add(json, 1, row, null);
                 }
                 json.add('}');
@@ -140,11 +140,11 @@ class Run {
         bool any = false;
         json.add(head);
         if (call.id.start) {
-            json.add(Text{",\"id\":\"", 7});
+            json.add(",\"id\":\"");
             json.add(call.id);
             json.add('"');
         }
-        json.add(Text{",\"outputs\":[", 12});
+        json.add(",\"outputs\":[");
         for (int index = 0; index < call.asked; ++index) {
             const Output& output = signature.output[call.output[index]];
             Result& result = results[index];
@@ -152,27 +152,27 @@ class Run {
             result.as_bytes = false;
             if (!result.all_text && !call.binary[index]) return false;
             if (index) json.add(',');
-            json.add(Text{"{\"name\":", 8});
+            json.add("{\"name\":");
             json.add(Text{output.key.start, output.key.size - 1});
-            json.add(Text{",\"shape\":[", 10});
+            json.add(",\"shape\":[");
             for (int axis = 0; axis < result.rank; ++axis) {
                 if (axis) json.add(',');
                 add_number(json, result.dims[axis], SHORT, false);
             }
-            json.add(Text{"],\"datatype\":\"", 14});
+            json.add("],\"datatype\":\"");
             json.add(output.datatype);
             if (call.binary[index]) {
                 any = true;
-                json.add(Text{"\",\"parameters\":{\"binary_data_size\":", 35});
+                json.add("\",\"parameters\":{\"binary_data_size\":");
                 add_number(json, output.type == STRING ? result.lengths() : result.bytes, SHORT, false);
-                json.add(Text{"}}", 2});
+                json.add("}}");
             } else {
-                json.add(Text{"\",\"data\":", 9});
+                json.add("\",\"data\":");
                 result.add_flat(json, null);
                 json.add('}');
             }
         }
-        json.add(Text{"]}", 2});
+        json.add("]}");
         if (any) {
             size = json.size();
             for (int index = 0; index < call.asked; ++index)
@@ -344,9 +344,6 @@ void predictor_dealloc(PyObject* object) {
     Py_DecRef(reinterpret_cast<PyObject*>(type));
 }
 
-bool read(const Predictor& self, Predict& call) { return call.read(self.signatures, self.count, self.limits); }
-bool read(const Predictor& self, Infer& call) { return call.read(self.signatures, self.count, self.limits); }
-
 template <typename Request, typename... Arguments>
 PyObject* answer(const Predictor& self, Arguments... arguments) {
     long long decoding = now(), decoded = 0, ran = 0, encoded = 0, rows = 1;
@@ -355,9 +352,10 @@ PyObject* answer(const Predictor& self, Arguments... arguments) {
     int code = 0;
     bool fine;
     Bytes body, message;
-    Py_BEGIN_ALLOW_THREADS {
+    PyThreadState* const lock = PyEval_SaveThread();
+    {
         Request call(arguments...);
-        fine = read(self, call);
+        fine = call.read(self.signatures, self.count, self.limits);
         if (fine) {
             const Input& first = call.signature->input[0];
             if (first.rank && first.dims[0] < 0) rows = call.columns[0].dims[0];
@@ -375,8 +373,8 @@ PyObject* answer(const Predictor& self, Arguments... arguments) {
             encoded = now();
         }
     }
-    Py_END_ALLOW_THREADS if (code) return Py_BuildValue("iy#", code, message.data(),
-                                                        static_cast<Py_ssize_t>(message.size()));
+    PyEval_RestoreThread(lock);
+    if (code) return Py_BuildValue("iy#", code, message.data(), static_cast<Py_ssize_t>(message.size()));
     if (!fine) Py_RETURN_NONE;
     return Py_BuildValue("y#nnLLLLL", body.data(), static_cast<Py_ssize_t>(body.size()), static_cast<Py_ssize_t>(head),
                          place, rows, decoding, decoded, ran, encoded);

@@ -67,16 +67,16 @@ void add_float(Bytes& json, T value, Style style) {
 template <typename T>
 void add_number(Bytes& json, T value, Style style, bool null) {
     if constexpr (std::is_same_v<T, Flag>) {
-        json.add(value == Flag{} ? "false" : "true", value == Flag{} ? 5 : 4);
+        json.add(value == Flag{} ? "false" : "true");
     } else if constexpr (std::is_floating_point_v<T>) {
         if (std::isfinite(value))
             add_float(json, value, style);
         else if (null)
-            json.add("null", 4);
+            json.add("null");
         else if (std::isnan(value))
-            json.add("NaN", 3);
+            json.add("NaN");
         else
-            json.add(value > 0 ? "Infinity" : "-Infinity", value > 0 ? 8 : 9);
+            json.add(value > 0 ? "Infinity" : "-Infinity");
     } else if (char* place = json.room(24)) {
         json.used(static_cast<size_t>(std::to_chars(place, place + 24, value).ptr - place));
     }
@@ -84,7 +84,7 @@ void add_number(Bytes& json, T value, Style style, bool null) {
 
 void add_base64(Bytes& json, const char* start, size_t size) {
     const auto* data = reinterpret_cast<const unsigned char*>(start);
-    json.add(Text{"{\"b64\":\"", 8});
+    json.add("{\"b64\":\"");
     char* place = json.room((size + 2) / 3 * 4);
     if (!place) return;
     char* const first = place;
@@ -98,7 +98,7 @@ void add_base64(Bytes& json, const char* start, size_t size) {
         *place++ = at + 2 < size ? ALPHABET[bits & 63] : '=';
     }
     json.used(static_cast<size_t>(place - first));
-    json.add(Text{"\"}", 2});
+    json.add("\"}");
 }
 
 // Says whether it is UTF-8.
@@ -135,7 +135,7 @@ void add_text(Bytes& json, const char* start, size_t size) {
             case '"':
             case '\\': json.add(static_cast<char>(one)); break;
             default:
-                json.add(Text{"u00", 3});
+                json.add("u00");
                 json.add("0123456789abcdef"[one >> 4]);
                 json.add("0123456789abcdef"[one & 15]);
         }

@@ -54,6 +54,7 @@ class Bytes {
         }
     }
     void add(const Text& text) { add(text.start, text.size); }
+    void add(const char* text) { add(text, std::strlen(text)); }
     void add(char one) { add(&one, 1); }
 
   private:

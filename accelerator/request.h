@@ -33,6 +33,13 @@ struct Signature {
     TF_Output feeds[MAX_TENSORS], fetches[MAX_TENSORS];
 };
 
+// The signature of a name, nullptr where there is none.
+const Signature* find(const Signature* signatures, int count, const Text& name) {
+    for (int place = 0; place < count; ++place)
+        if (signatures[place].name.is(name)) return signatures + place;
+    return nullptr;
+}
+
 // A string, as a part of the column's text.
 struct Part {
     size_t start, size;
@@ -217,9 +224,7 @@ class Predict : public Call {
         if (key.is("signature_name")) {
             Text name;
             if (!json.text(name) || !json.take(',')) return false;
-            called = nullptr;
-            for (int place = 0; place < count; ++place)
-                if (signatures[place].name.is(name)) called = signatures + place;
+            called = accelerator::find(signatures, count, name);
             if (!called || !json.text(key) || !json.take(':')) return false;
         }
         of(*called);
@@ -467,10 +472,8 @@ class Infer : public Call {
                 if (!json.flag(binary_)) return false;
             } else if (key.is("signature_name") && !named) {
                 named = true;
-                const Signature* called = nullptr;
                 if (!json.text(name)) return false;
-                for (int place = 0; place < count; ++place)
-                    if (signatures[place].name.is(name)) called = signatures + place;
+                const Signature* const called = accelerator::find(signatures, count, name);
                 if (!called || (late && called != signature)) return false;
                 if (!late) of(*called);
             } else {

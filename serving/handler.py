@@ -130,10 +130,8 @@ def _quickly(served: Model, body: bytes, request: Request, protocol: ModuleType)
     if protocol is tensorflow_serving:
         found = quick.predict(body)
     elif protocol is open_inference:
-        text = request.headers.get(open_inference.HEADER)
-        if text is not None and not (text.isdecimal() and text.isascii() and len(text) < 20):
-            return None
-        found = quick.infer(body, len(body) if text is None else int(text))
+        size = open_inference.json_size(request.headers, len(body))
+        found = quick.infer(body, len(body) if size is None else size)
     else:
         return None
     if found is None:

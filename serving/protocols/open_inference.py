@@ -73,7 +73,7 @@ class Form(NamedTuple):
 
 def decode(body: bytes, signatures: Mapping[str, Signature], context: Context = NOTHING) -> Call:
     """Return the call that an infer body describes; raise BadRequest naming what is wrong with it."""
-    size = _json_size(context.headers, len(body))
+    size = json_size(context.headers, len(body))
     if size is None:
         size = len(body)
     elif size == 0:
@@ -168,7 +168,8 @@ def example(signature: Signature, saved: Any = None) -> bytes:
 # The request
 
 
-def _json_size(headers: Headers, length: int) -> int | None:
+def json_size(headers: Headers, length: int) -> int | None:
+    """Return how many bytes of a body are JSON, None where all are; raise BadRequest for more than it has."""
     text = headers.get(HEADER)
     if text is None:
         return None
