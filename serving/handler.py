@@ -113,11 +113,7 @@ def _infer(request: Request, body: bytes, until: float, protocol: ModuleType) ->
         record.decoded = perf_counter_ns()
         call, outputs = _run(served, call, protocol, failure)
         record.ran = perf_counter_ns()
-        answer: Response = protocol.encode(call, outputs)
-        if len(answer.body) >= SMALLEST_COMPRESSED:
-            answer = compress(answer, request.headers.get("accept-encoding"))
-        record.encoded = perf_counter_ns()
-        return answer
+        return _packed(request, protocol.encode(call, outputs))
     except BadRequest as error:
         if error.example:
             raise BadRequest(f"{error}{_example(error.signature, protocol)}") from None
@@ -139,15 +135,18 @@ def _quickly(served: Model, body: bytes, request: Request, protocol: ModuleType)
     if len(found) == 2:
         return run_error(*found)
     record = request.record
-    answer, head, place, record.rows, record.decoding, record.decoded, record.ran, record.encoded = found
+    answer, head, place, record.rows, record.decoding, record.decoded, record.ran, _ = found
     record.signature = quick.names[place]
     if phases.pending:
         phases.took("run", (record.ran - record.decoded) / 1e9)
-    response = open_inference.with_binary(answer, head) if head else Response(200, answer)
-    if len(answer) < SMALLEST_COMPRESSED:
-        return response
-    response = compress(response, request.headers.get("accept-encoding"))
-    record.encoded = perf_counter_ns()
+    return _packed(request, open_inference.with_binary(answer, head) if head else Response(200, answer))
+
+
+def _packed(request: Request, response: Response) -> Response:
+    """Return an answer as its client takes it."""
+    if len(response.body) >= SMALLEST_COMPRESSED:
+        response = compress(response, request.headers.get("accept-encoding"))
+    request.record.encoded = perf_counter_ns()
     return response
 
 
