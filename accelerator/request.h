@@ -160,6 +160,7 @@ int64_t pixels(const char* text, size_t size) {
         }
         return -1;
     }
+    if (begins("\xff\x0a", 2) || begins("\0\0\0\x0cJXL ", 8)) return -1;
     return begins("GIF", 3) || begins("BM", 2) || begins("RIFF", 4) ? -1 : 0;
 }
 

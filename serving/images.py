@@ -1,7 +1,7 @@
 """How large an encoded picture says it is, read from its header: a decoder allocates that before it looks further.
 
 A GIF of 773 kB may take 3.2 GB. The formats are those of TensorFlow's decoders, which go by the first bytes whatever
-the operation is called: PNG, JPEG, GIF, BMP, WebP. What is no picture, or a broken one, is left to the decoder.
+the operation is called: PNG, JPEG, JPEG XL, GIF, BMP, WebP. What is no picture, or a broken one, is left to it.
 """
 
 import base64
@@ -18,7 +18,7 @@ OPERATIONS = re.compile(
     rb"Decode(?:Image|Png|Jpeg|Gif|Bmp|WebP|AndCropJpeg)|(?P<base64>DecodeBase64)"
     rb"|(?P<example>Parse(?:Single)?(?:Sequence)?Example)"
 )
-_BEGINS = re.compile(rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|GIF8|RIFF....WEBP", re.DOTALL)
+_BEGINS = re.compile(rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|GIF8|RIFF....WEBP|\0\0\0\x0cJXL ", re.DOTALL)
 
 
 class Picture(NamedTuple):
@@ -150,9 +150,52 @@ def _webp(data: bytes) -> Picture | None:
     return None
 
 
+_RATIOS = (None, (1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))  # width to height
+
+
+def _jpeg_xl(data: bytes) -> Picture | None:
+    """Read the SizeHeader of a codestream, ISO/IEC 18181-1, whose bits come lowest first."""
+    if len(data) < 4:
+        return None
+    bits = int.from_bytes(data[2:14], "little")
+
+    def take(count: int) -> int:
+        nonlocal bits
+        value, bits = bits & ((1 << count) - 1), bits >> count
+        return value
+
+    eighths = take(1)
+
+    def size() -> int:
+        return 8 * (1 + take(5)) if eighths else 1 + take((9, 13, 18, 30)[take(2)])
+
+    height = size()
+    ratio = _RATIOS[take(3)]
+    return Picture("JPEG XL", height * ratio[0] // ratio[1] if ratio else size(), height)
+
+
+def _jpeg_xl_boxes(data: bytes) -> Picture | None:
+    """Find the codestream, whole or its first part, in a file of boxes."""
+    position = 0
+    for _ in range(MOST_BLOCKS):
+        size, kind = struct.unpack_from(">I4s", data, position)
+        start = position + 8
+        if size == 1:
+            size, start = struct.unpack_from(">Q", data, start)[0], start + 8
+        if kind in (b"jxlc", b"jxlp"):
+            start += 4 if kind == b"jxlp" else 0
+            return _jpeg_xl(data[start : start + 16])
+        if size < start - position:
+            return None  # the last box, or none
+        position += size
+    return Picture("JPEG XL", 1 << 16, 1 << 16)
+
+
 _READERS = (
     (b"\x89PNG\r\n\x1a\n", _png),
     (b"\xff\xd8", _jpeg),
+    (b"\xff\x0a", _jpeg_xl),
+    (b"\0\0\0\x0cJXL ", _jpeg_xl_boxes),
     (b"GIF", _gif),
     (b"BM", _bmp),
     (b"RIFF", _webp),

@@ -1,5 +1,6 @@
 """What one request may hold, what one process takes on, and what is said of what goes beyond."""
 
+import base64
 import io
 import json
 import struct
@@ -422,3 +423,20 @@ def test_a_large_refused_body_is_answered_and_not_reset(server: Server) -> None:
         assert (answer.status, "(MAX_BODY_BYTES)" in answer.json["error"]) == (413, True)
     answer = server.ask("POST", "/nothing", b" " * (5 << 20))
     assert answer.status == 404
+
+
+# 100 × 37, written by libjxl: a bare codestream, and one in a file of boxes.
+BARE = b"/wogAcaApLgRABOIAgD4ALWfIAAAFSqjjBu8nOv58kOHxbSN6wxttW1hCWOzvTBICIAKkfF41yhOQAAAuBOKwSJkAFgURE0sCqBwspIE"
+BOXES = b"AAAADEpYTCANCocKAAAAFGZ0eXBqeGwgAAAAAGp4bCAAAABWanhsY" + b"/8KIAHGgKS4EQATiAIA+AC1nyAAABUqo4wbvJzr+fJDh8W0jesMbbVtYQljs70wSAiACpHxeNcoTkAAALgTisEiZABYFERNLAqgcLKSBA=="  # fmt: skip
+
+
+@pytest.mark.parametrize("written", [BARE, BOXES])
+def test_a_jpeg_xl_says_its_size_too(serve: Serve, written: bytes) -> None:
+    data = base64.b64decode(written)
+    assert images.measure(data) == ("JPEG XL", 100, 37, 1)
+    for size in range(len(data)):
+        images.measure(data[:size])  # raises nothing
+    body = json.dumps({"instances": [{"b64": written.decode()}]}).encode()
+    answer = serve(MAX_PIXELS="3699")("POST", "/", body)
+    assert (answer.status, b"100 x 37 (JPEG XL)" in answer.body) == (413, True)
+    assert serve(MAX_PIXELS="3700")("POST", "/", body).status == 200
