@@ -21,7 +21,9 @@
 
 #include "answer.h"
 #include "bytes.h"
-#include "request.h"
+#include "call.h"
+#include "infer.h"
+#include "predict.h"
 #include "tensorflow.h"
 
 using namespace accelerator;
