@@ -1,7 +1,8 @@
 # The image on clusters of your own, as YAML on stdout.
 # shellcheck shell=bash
 
-# A YAML string: JSON's double quotes and escapes are YAML's too.
+# A YAML string: JSON's double quotes and escapes are YAML's too. Every name and value goes through here: unquoted,
+# null, on, 1e3 or 2026-01-31 would be no string.
 text() {
   local text=${1//\\/\\\\}
   text=${text//\"/\\\"} text=${text//$'\n'/\\n} text=${text//$'\t'/\\t}
@@ -22,10 +23,10 @@ yaml_environment() {
   [[ -z $EVENT_OUTPUT ]] || pairs+=("EVENT_OUTPUT=$EVENT_OUTPUT" "EVENT_TIMEOUT=$TIMEOUT")
   for ((i = 0; i < ${#ENV_KEYS[@]}; i++)); do pairs+=("${ENV_KEYS[i]}=${ENV_TEXTS[i]}"); done
   for pair in "${pairs[@]}"; do
-    printf '%s- {name: %s, value: %s}\n' "$indent" "${pair%%=*}" "$(text "${pair#*=}")"
+    printf '%s- {name: %s, value: %s}\n' "$indent" "$(text "${pair%%=*}")" "$(text "${pair#*=}")"
   done
   for ((i = 0; i < ${#SECRET_KEYS[@]}; i++)); do # a Secret of that name, and in it the version as the key
-    printf '%s- name: %s\n%s  valueFrom: {secretKeyRef: {name: %s, key: %s}}\n' "$indent" "${SECRET_KEYS[i]}" \
+    printf '%s- name: %s\n%s  valueFrom: {secretKeyRef: {name: %s, key: %s}}\n' "$indent" "$(text "${SECRET_KEYS[i]}")" \
       "$indent" "$(text "${SECRET_TEXTS[i]%:*}")" "$(text "${SECRET_TEXTS[i]##*:}")"
   done
 }
@@ -50,15 +51,16 @@ TEXT
 
 # kubectl apply; Knative starts instances as requests come, and none while none comes.
 yaml_knative() {
-  local visibility=
+  local visibility='' name
+  name=$(text "$SERVICE")
   [[ $PUBLIC == yes && $INGRESS == all ]] || visibility=$'\n    networking.knative.dev/visibility: cluster-local'
   cat <<TEXT
 apiVersion: serving.knative.dev/v1
 kind: Service
 metadata:
-  name: $SERVICE
+  name: $name
   labels:
-    app: $SERVICE$visibility
+    app: $name$visibility
 spec:
   template:
     metadata:
@@ -72,7 +74,7 @@ spec:
       timeoutSeconds: $TIMEOUT
       containers:
         - name: function
-          image: $IMAGE
+          image: $(text "$IMAGE")
           ports:
             - {containerPort: 8080}
           env:
@@ -91,27 +93,28 @@ TEXT
 
 # kubectl apply; there is always one instance at least, and the autoscaler goes by CPU.
 yaml_kubernetes() {
-  local least=$((MIN > 0 ? MIN : 1))
+  local least=$((MIN > 0 ? MIN : 1)) name
+  name=$(text "$SERVICE")
   cat <<TEXT
 apiVersion: apps/v1
 kind: Deployment
 metadata:
-  name: $SERVICE
-  labels: {app: $SERVICE}
+  name: $name
+  labels: {app: $name}
 spec:
   selector:
-    matchLabels: {app: $SERVICE}
+    matchLabels: {app: $name}
   strategy:
     rollingUpdate: {maxUnavailable: 0, maxSurge: 1}
   template:
     metadata:
-      labels: {app: $SERVICE}
+      labels: {app: $name}
     spec:
       automountServiceAccountToken: false
       terminationGracePeriodSeconds: 20
       containers:
         - name: function
-          image: $IMAGE
+          image: $(text "$IMAGE")
           ports:
             - {name: http, containerPort: 8080}
           env:
@@ -141,20 +144,20 @@ $(yaml_security)
 apiVersion: v1
 kind: Service
 metadata:
-  name: $SERVICE
-  labels: {app: $SERVICE}
+  name: $name
+  labels: {app: $name}
 spec:
-  selector: {app: $SERVICE}
+  selector: {app: $name}
   ports:
     - {name: http, port: 80, targetPort: http}
 ---
 apiVersion: autoscaling/v2
 kind: HorizontalPodAutoscaler
 metadata:
-  name: $SERVICE
-  labels: {app: $SERVICE}
+  name: $name
+  labels: {app: $name}
 spec:
-  scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: $SERVICE}
+  scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: $name}
   minReplicas: $least
   maxReplicas: $MAX
   metrics:

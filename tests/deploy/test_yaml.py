@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import kubernetes_validate
@@ -14,6 +15,7 @@ from tests.deploy.conftest import Deploy
 VERSION = "1.34"
 IMAGE = "registry.example/predict:1"
 ODD = ['it\'s "quoted" \\', "yes", "1e3", "a: b # c", "{x}", "two\nlines\ttab", "ü€", "null", " spaces ", ""]
+WORDS = ["null", "true", "no", "on", "y", "n", "off", "yes", "nan", "inf"]  # what a YAML reader may take for no string
 
 
 def documents(deploy: Deploy, *arguments: str) -> list[dict[str, Any]]:
@@ -96,6 +98,41 @@ def test_knative_takes_it(deploy: Deploy) -> None:
     assert annotations["autoscaling.knative.dev/target"] == "16"
 
 
+@pytest.mark.parametrize("kind", ["knative", "kubernetes"])
+@pytest.mark.parametrize("word", WORDS)
+def test_a_name_that_is_a_word_of_yaml_stays_a_name(deploy: Deploy, kind: str, word: str) -> None:
+    run = deploy(
+        "yaml", kind, f"--service={word}", f"--image={word}", f"--env={word.upper()}=x", f"--secret={word}={word}:1"
+    )
+    for found in yaml.safe_load_all(run.stdout):
+        assert found["metadata"]["name"] == word
+        assert all(isinstance(text, str) for text in names(found)), found
+        if found["kind"] in ("Service", "Deployment") and "template" in found["spec"]:
+            container = found["spec"]["template"]["spec"]["containers"][0]
+            assert container["image"] == word
+            assert values(container)[word.upper()] == "x"
+            assert values(container)[word] == {"secretKeyRef": {"name": word, "key": "1"}}
+
+
+def names(found: Any) -> Iterator[Any]:
+    """Yield what stands for a text wherever a document is nested."""
+    if isinstance(found, list):
+        for one in found:
+            yield from names(one)
+    elif isinstance(found, dict):
+        for key, value in found.items():
+            yield key
+            if key in ("name", "app", "image", "key", "value"):
+                yield value if isinstance(value, str) or not isinstance(value, dict) else value.get("name", "")
+            yield from names(value)
+
+
+@pytest.mark.parametrize("image", ["1e3", "0x1f", "12", "1.5", "2026-01-31", "0o17", "1_000"])
+def test_an_image_that_looks_like_a_number_stays_its_name(deploy: Deploy, image: str) -> None:
+    found = list(yaml.safe_load_all(deploy("yaml", "kubernetes", f"--image={image}").stdout))
+    assert found[0]["spec"]["template"]["spec"]["containers"][0]["image"] == image
+
+
 @pytest.mark.parametrize(
     ("flags", "private"), [([], True), (["--public"], False), (["--public", "--ingress=internal"], True)]
 )
@@ -111,7 +148,7 @@ def test_a_model_in_a_bucket_is_named(deploy: Deploy) -> None:
 
 def test_without_an_image_it_is_the_one_that_container_builds(deploy: Deploy) -> None:
     run = deploy("yaml", "--project=my-project", "--region=europe-west1")
-    assert "image: europe-west1-docker.pkg.dev/my-project/cloud-run-source-deploy/predict\n" in run.stdout
+    assert 'image: "europe-west1-docker.pkg.dev/my-project/cloud-run-source-deploy/predict"\n' in run.stdout
     run = deploy("yaml")
     assert (run.returncode, run.stdout) == (1, "")
     assert run.stderr.startswith("deploy.sh: project: not set; say --project")
