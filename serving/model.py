@@ -140,7 +140,7 @@ class Source:
         path = self.directory / "assets.extra" / "examples.json"
         try:
             found = json.loads(path.read_bytes())
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             found = {}
         if self.parts:
             from serving.composite import example  # imported already
@@ -202,8 +202,10 @@ def judge_files_and_parts(source: Source) -> None:
 
 def open_library(options: Settings) -> None:
     """Open the model's library before it is needed, if it is there; whoever needs it is told what is wrong with it."""
-    directory = options.model_dir
-    if options.runtime == "litert" or (isinstance(directory, Path) and litert.holds(_newest(directory))):
+    directory, light = options.model_dir, options.runtime == "litert"
+    with suppress(OSError):  # of a folder that cannot be read; the load will tell
+        light = light or (isinstance(directory, Path) and litert.holds(_newest(directory)))
+    if light:
         with suppress(LoadError):
             litert.open_library()
         return
@@ -297,9 +299,8 @@ class Cache:
             if "_source" not in self.__dict__:
                 self._share_failure()
             return self._source
-        except LoadError as error:
-            self._fail(error)
-            raise
+        except Exception as error:
+            raise self._fail(error) from None
         finally:
             self._source_lock.release()
 
@@ -307,15 +308,20 @@ class Cache:
         if self._failure is not None and time.monotonic() < self._again:
             raise self._failure.with_traceback(None)  # it would hold what every caller held
 
-    def _fail(self, error: LoadError) -> None:
-        """Tell a failure once, and let it stand for a while."""
-        if error is self._failure:
-            return
+    def _fail(self, error: Exception) -> LoadError:
+        """Return a failure to find, read or load the model as a LoadError; log it once, and let it stand for a while.
+
+        Whatever the model's files make a reader raise is a failure of the model, and ends here.
+        """
+        if isinstance(error, LoadError) and error is self._failure:
+            return error
+        failure = error if isinstance(error, LoadError) else _unexpected(error)
         self._pause = min(self._pause * 2, LONGEST_PAUSE) or FIRST_PAUSE
         metrics.loaded("failed")
-        self._failure, self._again = error, time.monotonic() + self._pause
+        self._failure, self._again = failure, time.monotonic() + self._pause
         where = str(self._options.model_dir)
-        log("ERROR", f"the model cannot be loaded: {error}", directory=where, again_in_seconds=self._pause)
+        log("ERROR", f"the model cannot be loaded: {failure}", directory=where, again_in_seconds=self._pause)
+        return failure
 
     @cached_property
     def _source(self) -> Source:  # a failure is not kept: cached_property stores results alone
@@ -326,7 +332,9 @@ class Cache:
 
             options = self._options
             directory = fetch(directory, Storage(options.storage_emulator_host, options.google_oauth_access_token))
-        return Source(directory, self._options.model_name)
+        source = Source(directory, self._options.model_name)
+        _ = source.parts  # read here, where a failure is a failed load for whatever asks
+        return source
 
     def get(self, until: float = math.inf) -> Model:
         """Return the model, loading it if nobody has; raise LoadError where it cannot be.
@@ -366,14 +374,8 @@ class Cache:
         begin = time.perf_counter()
         try:
             self._model = self._loaded()
-        except LoadError as error:
-            self._fail(error)
-            raise
         except Exception as error:  # running out of memory, too
-            log("ERROR", f"the load failed: {error!r}", traceback=traceback.format_exc())
-            failure = LoadError("out of memory" if isinstance(error, MemoryError) else "the log has the reason")
-            self._fail(failure)
-            raise failure from error
+            raise self._fail(error) from None
         finally:
             self._attempts += 1
         # What is there now stays: without this, the collector walks all of it again and again while it looks
@@ -389,11 +391,22 @@ class Cache:
         with phases.measured("model"):
             manifest.check(source.directory, self._options.manifest)
             judge(source, self._options)
+            _ = source.pictures  # the first request would read them
             model = Model(source, open_session(source, self._options), self._options.batch_rows)
         if self._options.warmup == "load":
             _warm_up(model)
             self._warm = True
         return model
+
+
+def _unexpected(error: Exception) -> LoadError:
+    """Return what the client sees of an error that no reader of the model raises on purpose; the log has all of it."""
+    log("ERROR", f"the load failed: {error!r}", traceback=traceback.format_exc())
+    if isinstance(error, MemoryError):
+        return LoadError("out of memory")
+    if isinstance(error, OSError) and error.strerror:  # without the name of the file
+        return LoadError(f"a file of it cannot be read or written: {error.strerror}")
+    return LoadError("the log has the reason")
 
 
 def _wait(lock: threading.Lock, until: float) -> None:

@@ -1,6 +1,8 @@
 """A model out of a bucket, through a real fake-gcs-server."""
 
 import json
+import resource
+import tempfile
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +11,7 @@ from urllib.parse import quote
 
 import pytest
 
+from serving import model
 from serving.errors import LoadError
 from serving.fetch import fetch
 from serving.storage import Object, Storage
@@ -74,6 +77,26 @@ def test_a_server_that_does_not_answer_is_503(serve: Serve, monkeypatch: pytest.
     answer = serve(MODEL_DIR="gs://models/digits", STORAGE_EMULATOR_HOST="http://127.0.0.1:9")("GET", "/readyz")
     assert answer.status == 503
     assert b"cannot be fetched: " in answer.body
+
+
+def test_a_disk_that_is_full_is_503_at_once_for_whatever_reads_the_model(
+    serve: Serve, storage: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The kernel refuses files of more than 50 kB, as it refuses those that a disk has no room for."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    ask = serve(MODEL_DIR="gs://models/digits", STORAGE_EMULATOR_HOST=storage)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+    try:
+        answers = [ask("GET", path) for path in ("/openapi.json", "/v1/models/model/metadata", "/readyz")]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    for answer in answers:
+        assert (answer.status, b"cannot be read or written: File too large" in answer.body) == (503, True), answer.body
+        assert "Retry-After" in dict(answer.headers)
+    assert list(tmp_path.iterdir()) == []  # what had come is removed
+    monkeypatch.setattr(model.cache(), "_again", 0.0)  # the pause is over
+    assert ask("GET", "/openapi.json").status == 200
 
 
 def test_an_object_outside_the_folder_is_refused(monkeypatch: pytest.MonkeyPatch, storage: str) -> None:

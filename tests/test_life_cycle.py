@@ -11,12 +11,13 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from shutil import copytree, ignore_patterns
 from typing import Any
 
 import psutil
 import pytest
 
-from serving import handler, limits, model
+from serving import handler, limits, model, signature, wire
 from serving.errors import DeadlineError, LoadError
 from serving.handler import handle
 from serving.http import Request
@@ -106,6 +107,77 @@ def test_any_failure_of_a_load_is_503_and_stands_for_a_while(
         answer = ask("GET", "/readyz")
         assert (answer.status, json.loads(answer.body)["error"]) == (503, f"the model cannot be loaded: {words}")
     assert len(tries) == 1
+
+
+# Every address that reads the model, loaded or not
+READERS = [
+    # method  path
+    ("GET",   "/openapi.json"),
+    ("GET",   "/v1/models/model/metadata"),
+    ("GET",   "/v2/models/model"),
+    ("GET",   "/v1/models/model/versions/1"),
+    ("GET",   "/v1/models/model"),
+    ("GET",   "/readyz"),
+    ("POST",  "/"),
+    ("POST",  "/v1/models/model/versions/1:predict"),
+    ("POST",  "/v2/models/model/infer"),
+]  # fmt: skip
+READING = [
+    # what a reader of the model raises       what is told
+    (LoadError("it is only part of one"),     "it is only part of one"),
+    (OSError(28, "No space left on device"),  "a file of it cannot be read or written: No space left on device"),
+    (PermissionError(13, "Permission denied", "/secret"), "a file of it cannot be read or written: Permission denied"),
+    (TypeError("memoryview < memoryview"),    "the log has the reason"),
+    (RecursionError("/secret"),               "the log has the reason"),
+    (MemoryError(),                           "out of memory"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("reader", ["read", "Source.parts"])
+@pytest.mark.parametrize(("error", "words"), READING)
+def test_any_failure_to_read_the_model_is_503_everywhere_and_stands_for_a_while(
+    serve: Serve,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    reader: str,
+    error: Exception,
+    words: str,
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise error
+
+    for first in READERS:
+        ask = serve()
+        with monkeypatch.context() as patched:
+            patched.setattr(model, "read", fail) if reader == "read" else patched.setattr(
+                model.Source, "parts", property(fail)
+            )
+            for method, path in (first, *READERS):
+                answer = ask(method, path, {"instances": [1]} if method == "POST" else b"")
+                assert (answer.status, json.loads(answer.body)["error"]) == (
+                    503,
+                    f"the model cannot be loaded: {words}",
+                )
+                assert "Retry-After" in dict(answer.headers)
+        told = [line for line in capsys.readouterr().out.splitlines() if "the model cannot be loaded" in line]
+        assert len([line for line in told if '"severity":"ERROR"' in line]) == 1, first  # tried once: all shared it
+    monkeypatch.setattr(model.cache(), "_again", 0.0)  # the pause is over
+    assert [ask(method, path).status for method, path in READERS[:3]] == [200] * 3
+
+
+def test_a_name_that_stands_twice_in_a_map_is_503_everywhere(serve: Serve, tmp_path: Path) -> None:
+    def written(number: int, value: Any) -> bytes:
+        return wire.varint(number << 3 | 2) + wire.varint(len(value)) + bytes(value)
+
+    whole = (EMBEDDED / "saved_model.pb").read_bytes()
+    (graph,) = signature._each(memoryview(whole), 2)
+    entries = [dict(signature._fields(value)) for value in signature._each(memoryview(graph), 5)]
+    again = written(1, entries[0][1]) + written(2, entries[1][2])
+    copytree(EMBEDDED, tmp_path / "model", ignore=ignore_patterns("manifest.json"))
+    (tmp_path / "model" / "saved_model.pb").write_bytes(written(2, bytes(graph) + written(5, again)))
+    ask = serve(tmp_path / "model")
+    for method, path in READERS:
+        assert ask(method, path, {"instances": [1]} if method == "POST" else b"").status == 503, path
 
 
 def test_a_process_that_is_told_to_stop_is_not_ready_and_still_answers(serve: Serve, examples: dict[str, Any]) -> None:
