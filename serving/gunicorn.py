@@ -17,9 +17,9 @@ import gunicorn.util
 from gunicorn import glogging
 from gunicorn.workers import gthread
 
-from serving import limits, settings
+from serving import inflight, limits, settings
 from serving.http import JSON, to_json
-from serving.log import handler
+from serving.log import handler, log
 from serving.settings import Settings
 
 GRACE = 8  # seconds for what is in flight when the server is told to end; the platform kills after 10
@@ -45,6 +45,7 @@ def prepare(options: Settings) -> None:
         "limit_request_line": 8190,  # the most that it knows; functions-framework says: any
         "limit_request_field_size": options.max_header_bytes,
         "logger_class": "serving.gunicorn.Logger",
+        "child_exit": child_exit,
     }
 
     def load_ours(application: Any) -> None:
@@ -54,6 +55,12 @@ def prepare(options: Settings) -> None:
 
     patched: Any = Application
     patched._load_config, patched.load_config = load_config, load_ours
+
+
+def child_exit(_arbiter: Any, worker: Any) -> None:
+    """Log what a worker was running when it died; gunicorn itself logs the signal, and starts another."""
+    if runs := inflight.left_by(worker.pid):
+        log("ERROR", "a worker died while it ran the model", worker=worker.pid, runs=runs)
 
 
 class Logger(glogging.Logger):  # type: ignore[misc]

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from serving import accelerator, limits, metrics, model, observe, phases, settings
+from serving import accelerator, inflight, limits, metrics, model, observe, phases, settings
 from serving.errors import CLIENTS_FAULT, DeadlineError, InputError, LoadError, RunError, did_you_mean, plain
 from serving.http import (
     SMALLEST_COMPRESSED,
@@ -123,13 +123,17 @@ def _infer(request: Request, body: bytes, until: float, protocol: ModuleType) ->
 def _quickly(served: Model, body: bytes, request: Request, protocol: ModuleType) -> Response | RunError | None:
     """Answer a plain request in one step, or say why TensorFlow refuses it; else None, for the whole way."""
     quick = accelerator.of(served)
-    if protocol is tensorflow_serving:
-        found = quick.predict(body)
-    elif protocol is open_inference:
-        size = open_inference.json_size(request.headers, len(body))
-        found = quick.infer(body, len(body) if size is None else size)
-    else:
+    if not quick.names or protocol not in (tensorflow_serving, open_inference):
         return None
+    slot = inflight.begin(f"accelerated {'infer' if protocol is open_inference else 'predict'}, {len(body)} bytes")
+    try:
+        if protocol is tensorflow_serving:
+            found = quick.predict(body)
+        else:
+            size = open_inference.json_size(request.headers, len(body))
+            found = quick.infer(body, len(body) if size is None else size)
+    finally:
+        inflight.end(slot)
     if found is None:
         return None
     if len(found) == 2:

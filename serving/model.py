@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from serving import assets, litert, manifest, metrics, phases, settings, tensorflow_c
+from serving import assets, inflight, litert, manifest, metrics, phases, settings, tensorflow_c
 from serving.errors import DeadlineError, InputError, LoadError, RunError, plain
 from serving.log import log
 from serving.purity import DANGEROUS, impurities, served_graph
@@ -89,7 +89,12 @@ class Model:
             for part in self._parts.get(signature.name, ()):
                 if wrong := part.problem(inputs):
                     raise InputError(wrong)
-        return self._functions[signature.name](inputs)
+        shapes = ", ".join([f"{name} {[*array.shape]}" for name, array in inputs.items()])
+        slot = inflight.begin(f"{signature.name}: {shapes}")
+        try:
+            return self._functions[signature.name](inputs)
+        finally:
+            inflight.end(slot)
 
     def addresses(self, signature: Signature) -> tensorflow_c.Addresses | None:
         """Return where C finds the signature's function, None where it is none of TensorFlow's C library's."""

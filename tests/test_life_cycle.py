@@ -23,6 +23,7 @@ from serving.handler import handle
 from serving.http import Request
 from tests.conftest import EMBEDDED, Serve
 from tests.server import Server, running
+from tests.zoo import build
 
 DOORS = ["functions-framework", "granian"]
 
@@ -276,6 +277,25 @@ def test_a_worker_that_crashes_is_replaced(door: Server, examples: dict[str, Any
     (after,) = workers(door)
     assert after.pid != before.pid
     assert door.process.poll() is None
+
+
+@pytest.mark.parametrize("name", ["functions-framework"])
+def test_the_log_names_the_shapes_that_a_worker_died_with(name: str) -> None:
+    endless = {"signature_name": "loop", "inputs": {"n": 1 << 60}}
+    with running(name, build() / "control_flow") as server, ThreadPoolExecutor(1) as pool:
+        answered(server, {"signature_name": "loop", "inputs": {"n": 3}})
+        lost = pool.submit(server.ask, "POST", "/", endless)
+        (before,) = workers(server)
+        computed = before.cpu_times().user
+        while before.cpu_times().user < computed + 0.3:  # it runs
+            time.sleep(0.02)
+        before.kill()
+        with pytest.raises(OSError):  # noqa: PT011 - reset
+            lost.result()
+        answered(server, {"signature_name": "loop", "inputs": {"n": 3}})
+        assert '"message":"a worker died while it ran the model"' in server.log
+        assert f'"worker":{before.pid},"runs":["loop: n []"]' in server.log
+        assert str(1 << 60) not in server.log
 
 
 @pytest.mark.parametrize("name", DOORS)
