@@ -11,6 +11,7 @@ from exporting.runner import ONEDNN
 from serving.errors import LoadError
 from serving.purity import INIT
 from serving.signature import SERVE, Contents, read
+from serving.variables import Variables, unrestored
 
 # TensorFlow's generated classes have no types.
 MetaGraph = Any
@@ -61,7 +62,16 @@ def served(directory: Path) -> MetaGraph:
     graphs = [graph for graph in message.meta_graphs if SERVE in graph.meta_info_def.tags]
     if not graphs:
         raise Unreadable(f"{directory}: no graph of the SavedModel is tagged {SERVE!r}")
-    return min(graphs, key=lambda graph: len(graph.meta_info_def.tags))
+    graph = min(graphs, key=lambda graph: len(graph.meta_info_def.tags))
+    _join_copies(graph, unrestored(directory))
+    return graph
+
+
+def _join_copies(graph: MetaGraph, variables: Variables) -> None:
+    """Make one variable of each that loading leaves empty and of the copy that holds its value."""
+    nodes = {node.name: node for node in graph.graph_def.node} if variables.copies else {}
+    for copy in variables.copies:
+        nodes[copy.source].attr["shared_name"].CopyFrom(nodes[copy.variable].attr["shared_name"])
 
 
 def signatures(graph: MetaGraph) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 from exporting.graph import MetaGraph, names, reached, signatures
 from exporting.refusal import Refusal
 from serving import settings
+from serving.variables import unrestored
 
 VARIABLES = frozenset({"VarHandleOp", "VariableV2", "Variable"})
 
@@ -43,9 +44,10 @@ def values_of(directory: Path, graph: MetaGraph) -> dict[str, Any]:
     try:
         with tf.Graph().as_default() as main, v1.Session() as session:
             v1.saved_model.load(session, list(graph.meta_info_def.tags), str(directory))
+            sources = {copy.variable: copy.source for copy in unrestored(directory).copies}
             found = {}
             for node in wanted:
-                tensor = main.get_tensor_by_name(f"{node.name}:0")
+                tensor = main.get_tensor_by_name(f"{sources.get(node.name, node.name)}:0")
                 if node.op == "VarHandleOp":
                     tensor = tf.raw_ops.ReadVariableOp(resource=tensor, dtype=node.attr["dtype"].type)
                 found[node.name] = tensor

@@ -23,6 +23,7 @@ from serving.log import log
 from serving.purity import DANGEROUS, impurities, served_graph
 from serving.settings import Settings
 from serving.signature import Contents, Signature, check, read
+from serving.variables import NONE, Variables, unrestored
 
 if TYPE_CHECKING:
     from serving.composite import Part
@@ -126,6 +127,11 @@ class Source:
         from serving.composite import parts  # most models have none
 
         return parts(self.directory, self.signatures)
+
+    @cached_property
+    def variables(self) -> Variables:
+        """Return which variables loading leaves empty, and what fills them."""
+        return NONE if self.light or not self.contents.restores else unrestored(self.directory)
 
     @cached_property
     def pictures(self) -> frozenset[str]:
@@ -247,7 +253,7 @@ def open_session(source: Source, options: Settings) -> Session:
         config = tensorflow_c.config(
             options.intra_op_threads, options.inter_op_threads, optimize=not source.contents.baked
         )
-        return tensorflow_c.Session(tf, source.directory, source.contents.tags, config)
+        return tensorflow_c.Session(tf, source.directory, source.contents.tags, config, source.variables)
     except RunError as error:
         raise LoadError(f"TensorFlow cannot load it: {error.code}: {plain(str(error))}") from error
 

@@ -26,6 +26,7 @@ from serving import phases
 from serving.dtypes import BY_CODE, DType
 from serving.errors import LoadError, RunError
 from serving.signature import Signature
+from serving.variables import LOST, NONE, Copy, Variables
 from serving.wire import varint
 
 NAME = "TensorFlow's C library"
@@ -59,6 +60,9 @@ class TF_Session(ctypes.Structure): ...
 class TF_Operation(ctypes.Structure): ...
 
 
+class TF_OperationDescription(ctypes.Structure): ...
+
+
 class TF_Library(ctypes.Structure): ...
 
 
@@ -67,6 +71,7 @@ SessionOptions = POINTER(TF_SessionOptions)
 Graph = POINTER(TF_Graph)
 SessionHandle = POINTER(TF_Session)
 Operation = POINTER(TF_Operation)
+Description = POINTER(TF_OperationDescription)
 Tensor = c_void_p  # of TF_Tensor; a typed pointer takes twice as long to read and to pass, a dozen times a call
 Library = POINTER(TF_Library)
 
@@ -104,6 +109,10 @@ QUICK = (  # shorter than handing the lock over
     ("TF_GraphOperationByName", Operation,  Graph, c_char_p),
     ("TF_OperationNumOutputs",  c_int,      Operation),
     ("TF_OperationOutputType",  c_int,      TF_Output),
+    ("TF_NewOperation",         Description, Graph, c_char_p, c_char_p),
+    ("TF_AddInput",             None,       Description, TF_Output),
+    ("TF_SetAttrType",          None,       Description, c_char_p, c_int),
+    ("TF_FinishOperation",      Operation,  Description, Status),
     ("TF_NewTensor",            Tensor,     c_int, POINTER(c_int64), c_int, c_void_p, c_size_t, Deallocator, c_void_p),
     ("TF_AllocateTensor",       Tensor,     c_int, POINTER(c_int64), c_int, c_size_t),
     ("TF_DeleteTensor",         None,       Tensor),
@@ -244,8 +253,13 @@ os.register_at_fork(after_in_child=_after_fork)
 class Session:
     """A loaded SavedModel. Calls may run in parallel; `close` only when none does."""
 
-    def __init__(self, tf: Api, directory: Path, tags: Sequence[str], config: bytes) -> None:
-        """Load the graph tagged exactly `tags`; raise RunError where TensorFlow cannot."""
+    def __init__(
+        self, tf: Api, directory: Path, tags: Sequence[str], config: bytes, variables: Variables = NONE
+    ) -> None:
+        """Load the graph tagged exactly `tags`, and fill the variables that loading leaves empty.
+
+        Raise RunError where TensorFlow cannot.
+        """
         global _used
         if _forked:
             raise LoadError(
@@ -253,6 +267,7 @@ class Session:
             )
         _used = True
         self._tf = tf
+        self._lost = variables.lost
         with ExitStack() as frees, checked(tf) as status:
             options = tf.TF_NewSessionOptions()
             frees.callback(tf.TF_DeleteSessionOptions, options)
@@ -266,13 +281,46 @@ class Session:
                 )
                 if self._session:
                     undo.pop_all()
+        if variables.copies:
+            try:
+                self._fill(variables.copies)
+            except BaseException:
+                self.close()
+                raise
+
+    def _fill(self, copies: Sequence[Copy]) -> None:
+        """Assign to each variable the value of its copy; the two share the memory from then on."""
+        tf = self._tf
+        assigned = []
+        for position, copy in enumerate(copies):
+            value = self._add("ReadVariableOp", f"fill/read_{position}", copy.dtype, self._endpoint(f"{copy.source}:0"))
+            inputs = (self._endpoint(f"{copy.variable}:0"), TF_Output(value, 0))
+            assigned.append(self._add("AssignVariableOp", f"fill/assign_{position}", copy.dtype, *inputs))
+        targets = (Operation * len(assigned))(*assigned)
+        with checked(tf) as status:
+            tf.TF_SessionRun(
+                self._session, None, None, None, 0, None, None, 0,
+                ctypes.cast(targets, c_void_p), len(targets), None, status,
+            )  # fmt: skip
+
+    def _add(self, op: str, name: str, dtype: int, *inputs: TF_Output) -> Any:
+        """Add an operation on a variable to the graph."""
+        tf = self._tf
+        with checked(tf) as status:
+            description = tf.TF_NewOperation(self._graph, op.encode(), name.encode())
+            for one in inputs:
+                tf.TF_AddInput(description, one)
+            tf.TF_SetAttrType(description, b"dtype", dtype)
+            return tf.TF_FinishOperation(description, status)
 
     def function(self, signature: Signature) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
-        """Return the signature as a function of named arrays; raise LoadError where the graph lacks a tensor.
+        """Return the signature as a function of named arrays; raise LoadError where it cannot be called.
 
         Arrays must have the declared dtypes and shapes: the C library feeds what it is given, and a tensor of the
         wrong rank can end the process.
         """
+        if signature.name in self._lost:
+            raise LoadError(LOST.format(self._lost[signature.name]))
         return Function(self, signature)
 
     def close(self) -> None:

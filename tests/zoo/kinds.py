@@ -1,0 +1,58 @@
+"""Models of the kinds that people really have, each with TensorFlow's own answers: the second half of the zoo.
+
+folder = build()                          made once, by `python -m tests.zoo.make_kinds` in a process of its own
+for case in cases("half_plus_three"):     as in tests.zoo
+"""
+
+import hashlib
+import pickle
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+from tests.zoo import HERE, ROOT, Case, locked
+
+# fmt: off
+KINDS = {
+    # Keras 3, by tf.saved_model.save: the restore fills copies of the variables that the signatures read
+    "keras3_saved":         "a trained Keras 3 model with an optimizer, by tf.saved_model.save",
+    "keras3_untrained":     "a Keras 3 model with Dropout and a seed, by tf.saved_model.save",
+    "keras3_signatures":    "a Keras 3 model, by tf.saved_model.save with signatures=",
+    "keras3_module":        "two Keras 3 models of the same names in one tf.Module, with variables of its own",
+    "keras3_layer":         "one Keras 3 layer in a tf.Module",
+    "keras3_text":          "Keras 3 TextVectorization, Embedding and LSTM, by tf.saved_model.save",
+    "variable_lost":        "a signature that reads a variable which was not saved with it",
+}
+# fmt: on
+
+
+@cache
+def build() -> Path:
+    """Return the folder of the models, made first if this content has never been made here."""
+    digest = hashlib.sha256((HERE / "make_kinds.py").read_bytes())
+    digest.update(f"{version('tensorflow-cpu')} {version('keras')} {platform.machine()}".encode())
+    folder = ROOT / ".cache" / f"kinds-{digest.hexdigest()[:16]}"
+    folder.parent.mkdir(exist_ok=True)
+    with locked(folder.parent / "kinds.lock"):
+        if not folder.is_dir():
+            making = Path(tempfile.mkdtemp(prefix="kinds-making-", dir=folder.parent))
+            try:
+                command = [sys.executable, "-m", "tests.zoo.make_kinds", str(making)]
+                made = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, check=False)
+                if made.returncode:
+                    raise RuntimeError(f"tests.zoo.make_kinds failed:\n{made.stderr}")
+                making.rename(folder)
+            finally:
+                shutil.rmtree(making, ignore_errors=True)
+    return folder
+
+
+def cases(name: str) -> list[Case]:
+    """Return what the model was asked and what TensorFlow answered."""
+    found: list[Case] = pickle.loads((build() / f"{name}.cases.pkl").read_bytes())
+    return found
