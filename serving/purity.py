@@ -8,7 +8,6 @@ and follows what a signature, or the loading of the model, reaches through the g
         print(use)          signature 'serving_default': ReadFile touches files (node read, in __inference_serve_12)
 """
 
-import mmap
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+from serving import saved_model
 from serving.errors import LoadError
 from serving.signature import SERVE, _each, _map, _one, _text, _varint, _whole
 
@@ -239,10 +239,9 @@ def impurities(directory: Path) -> list[Use]:
 def served_graph(directory: Path) -> memoryview:
     """Return the MetaGraphDef that is served, as it is in the file; raise LoadError if unreadable."""
     try:
-        with (directory / "saved_model.pb").open("rb") as file:
-            message = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        message = saved_model.message(directory)
         graphs = [graph for graph in _each(message, 2) if SERVE in _tags(graph)]
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise LoadError(f"saved_model.pb is not a SavedModel, or only part of one ({error})") from None
     if not graphs:
         raise LoadError(f"no graph of saved_model.pb is tagged {SERVE!r}")

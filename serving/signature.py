@@ -4,18 +4,17 @@ The file is a protobuf message (tensorflow/core/protobuf/saved_model.proto, meta
 the few below are read; the graph, often many megabytes, is skipped over, and no schema library is imported.
 """
 
-import mmap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 
+from serving import saved_model
 from serving.dtypes import DType, by_code
 from serving.errors import LoadError
 
 DEFAULT = "serving_default"  # the signature that answers a request which names none
 SERVE = "serve"  # the tag of the graph that is meant for serving
-LARGEST = (1 << 31) - 1  # bytes of saved_model.pb
 
 Shape = tuple[int | None, ...]
 
@@ -75,17 +74,9 @@ class Contents:
 
 def read(directory: Path) -> Contents:
     """Read the signatures of the SavedModel in `directory`; raise LoadError where there is none to serve."""
-    path = directory / "saved_model.pb"
-    if not path.is_file():
+    if not (directory / saved_model.NAME).exists():
         raise LoadError(_absence(directory))
-    with path.open("rb") as file:
-        size = path.stat().st_size
-        if size == 0:
-            raise LoadError("saved_model.pb is empty")
-        if size > LARGEST:
-            raise LoadError(f"saved_model.pb has {size} bytes; expected at most {LARGEST}, as protobuf takes no more")
-        # Closed when the last view of it goes; closing it here would fail while an error still holds one.
-        message = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    message = saved_model.message(directory)
     try:
         graphs = [_meta_graph(graph) for graph in _each(message, 2)]
     except ValueError as error:  # UnicodeDecodeError is one

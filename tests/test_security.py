@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from serving import manifest
-from serving.signature import LARGEST
+from serving.saved_model import LARGEST
 from tests.conftest import EMBEDDED, ROOT, Serve, plain_environment
 from tests.hostile import build
 from tests.server import DOORS, running

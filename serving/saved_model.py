@@ -1,0 +1,36 @@
+"""saved_model.pb as every reader here takes it: opened safely, and checked to have one reading only."""
+
+import mmap
+import os
+from pathlib import Path
+
+from serving import files, strict
+from serving.errors import LoadError
+
+NAME = "saved_model.pb"
+LARGEST = (1 << 31) - 1  # bytes; protobuf takes no more
+
+_checked: tuple[int, ...] | None = None  # the file that was checked last: a load reads it several times
+
+
+def message(directory: Path) -> memoryview:
+    """Return the serialized SavedModel; raise LoadError where there is none that can be read."""
+    global _checked
+    try:
+        file = files.opened(directory, NAME, LARGEST)
+    except FileNotFoundError:
+        raise LoadError(f"there is no {NAME}") from None
+    with file:
+        about = os.fstat(file.fileno())
+        if about.st_size == 0:
+            raise LoadError(f"{NAME} is empty")
+        # Closed when the last view of it goes; closing it here would fail while an error still holds one.
+        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    identity = (about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
+    if identity != _checked:
+        try:
+            strict.check(data)
+        except ValueError as error:
+            raise LoadError(f"{NAME} is not a SavedModel, or only part of one ({error})") from None
+        _checked = identity
+    return memoryview(data)

@@ -1,0 +1,280 @@
+"""Refuse a saved_model.pb that two readers could understand differently.
+
+Protobuf merges a message written in parts, skips a known field that has another wire type and takes the last of two map
+entries; a reader of a few fields does each of these another way. No protobuf writer produces such bytes, so they are
+refused before anything else reads the file, and every reader after this check sees what TensorFlow sees.
+
+    check(data)         raises ValueError: NodeDef.attr at byte 5120: the key b'dtype' stands twice
+"""
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import mmap
+
+DEEPEST = 100  # messages inside messages, as protobuf's own parsers allow
+KNOWN_BYTES = 256  # a message of at most this size that was good once is good where it comes again
+KNOWN_MOST = 1 << 16
+COPIED = 1 << 24  # bytes; they are quicker to take apart than a mapped file
+
+# A message type and its fields, name:number:type, as TensorFlow's .proto files have them. A type ends with * where the
+# field is repeated, with # where its elements also differ in their first field (maps, nodes, functions). Fields behind
+# a bar are the members of one oneof. `message` is a message that no reader here looks into.
+TYPES = """
+SavedModel         saved_model_schema_version:1:int64 meta_graphs:2:MetaGraphDef*
+MetaGraphDef       meta_info_def:1:MetaInfoDef graph_def:2:GraphDef saver_def:3:SaverDef
+                   collection_def:4:CollectionEntry# signature_def:5:SignatureEntry# asset_file_def:6:AssetFileDef*
+                   object_graph_def:7:message
+MetaInfoDef        meta_graph_version:1:string stripped_op_list:2:message any_info:3:message tags:4:string#
+                   tensorflow_version:5:string tensorflow_git_version:6:string stripped_default_attrs:7:bool
+                   function_aliases:8:StringEntry#
+CollectionEntry    key:1:string value:2:CollectionDef
+CollectionDef      | node_list:1:NodeList bytes_list:2:BytesList int64_list:3:Int64List float_list:4:FloatList
+                   any_list:5:AnyList
+NodeList           value:1:string*
+BytesList          value:1:bytes*
+Int64List          value:1:packed
+FloatList          value:1:packed
+AnyList            value:1:Any*
+Any                type_url:1:string value:2:bytes
+AssetFileDef       tensor_info:1:TensorInfo filename:2:string
+SignatureEntry     key:1:string value:2:SignatureDef
+SignatureDef       inputs:1:TensorEntry# outputs:2:TensorEntry# method_name:3:string defaults:4:DefaultEntry#
+TensorEntry        key:1:string value:2:TensorInfo
+DefaultEntry       key:1:string value:2:TensorProto
+TensorInfo         dtype:2:int32 tensor_shape:3:TensorShapeProto
+                   | name:1:string coo_sparse:4:CooSparse composite_tensor:5:CompositeTensor
+CooSparse          values_tensor_name:1:string indices_tensor_name:2:string dense_shape_tensor_name:3:string
+CompositeTensor    type_spec:1:message components:2:TensorInfo*
+TensorShapeProto   dim:2:Dim* unknown_rank:3:bool
+Dim                size:1:int64 name:2:string
+TensorProto        dtype:1:int32 tensor_shape:2:TensorShapeProto version_number:3:int32 tensor_content:4:bytes
+                   float_val:5:packed double_val:6:packed int_val:7:packed string_val:8:bytes* scomplex_val:9:packed
+                   int64_val:10:packed bool_val:11:packed dcomplex_val:12:packed half_val:13:packed
+                   resource_handle_val:14:message* variant_val:15:message* uint32_val:16:packed uint64_val:17:packed
+                   float8_val:18:bytes
+SaverDef           filename_tensor_name:1:string save_tensor_name:2:string restore_op_name:3:string max_to_keep:4:int32
+                   sharded:5:bool keep_checkpoint_every_n_hours:6:float version:7:int32
+GraphDef           node:1:NodeDef# library:2:FunctionDefLibrary version:3:int32 versions:4:message debug_info:5:message
+NodeDef            name:1:string op:2:string input:3:string* device:4:string attr:5:AttrEntry#
+                   experimental_debug_info:6:message experimental_type:7:message
+AttrEntry          key:1:string value:2:AttrValue
+AttrValue          | list:1:ListValue s:2:bytes i:3:int64 f:4:float b:5:bool type:6:int32 shape:7:TensorShapeProto
+                   tensor:8:TensorProto placeholder:9:string func:10:NameAttrList
+ListValue          s:2:bytes* i:3:packed f:4:packed b:5:packed type:6:packed shape:7:TensorShapeProto*
+                   tensor:8:TensorProto* func:9:NameAttrList*
+NameAttrList       name:1:string attr:2:AttrEntry#
+FunctionDefLibrary function:1:FunctionDef# gradient:2:GradientDef# registered_gradients:3:message*
+GradientDef        function_name:1:string gradient_func:2:string
+FunctionDef        signature:1:OpDef node_def:3:NodeDef# ret:4:StringEntry# attr:5:AttrEntry# control_ret:6:StringEntry#
+                   arg_attr:7:message* resource_arg_unique_id:8:message*
+StringEntry        key:1:string value:2:string
+OpDef              name:1:string input_arg:2:ArgDef# output_arg:3:ArgDef# attr:4:message* summary:5:string
+                   description:6:string deprecation:8:message is_stateful:17:bool is_aggregate:16:bool
+                   is_commutative:18:bool allows_uninitialized_input:19:bool control_output:20:string*
+                   is_distributed_communication:21:bool
+ArgDef             name:1:string description:2:string type:3:int32 type_attr:4:string number_attr:5:string
+                   type_list_attr:6:string is_ref:16:bool handle_data:7:message* experimental_full_type:17:message
+"""
+WIRES = {"int64": 0, "int32": 0, "bool": 0, "float": 5}  # all others are 2, with a length before them
+LARGE_MESSAGES = frozenset({"GraphDef", "FunctionDefLibrary", "FunctionDef", "NodeDef", "MetaGraphDef"})
+ASSET = b"/tensorflow.AssetFileDef"  # the end of an Any's type_url
+
+
+class Field(NamedTuple):
+    """One field of a message type."""
+
+    name: str
+    once: int  # the bit of a field, or of a oneof, that may stand once; 0 for a repeated field
+    type: str
+    unique: bool  # its elements differ in their first field
+
+
+class Odd(ValueError):
+    """Bytes that no protobuf writer produces; the text says where, and what."""
+
+
+def check(data: "bytes | mmap.mmap") -> None:
+    """Raise Odd, a ValueError, where a serialized SavedModel has more than one reading."""
+    reader = _Reader(data if len(data) > COPIED else data[:])
+    try:
+        reader.message("SavedModel", 0, len(data), 0)
+    except IndexError:
+        raise Odd("it ends in the middle of a field") from None
+    repeated = [tags for place, tags in enumerate(reader.tags) if tags in reader.tags[:place]]
+    if repeated:
+        tags = ", ".join(sorted(str(tag, "utf-8") for tag in repeated[0])) or "none"
+        raise Odd(f"two graphs have the same tags ({tags})")
+
+
+def parsed(text: str) -> dict[str, dict[int, Field]]:
+    """Return the fields of each message type by what stands before them in the bytes: number << 3 | wire type."""
+    types: dict[str, dict[int, Field]] = {}
+    fields: dict[int, Field] = {}
+    bit = oneof = 0
+    for word in text.split():
+        if word == "|":
+            oneof = bit = bit + 1
+        elif ":" not in word:
+            fields = types[word] = {}
+            bit = oneof = 0
+        else:
+            name, number, kind = word.split(":")
+            many = kind[-1] in "*#"
+            bit += not (many or oneof)
+            once = 0 if many else 1 << (oneof or bit)
+            plain = kind.rstrip("*#")
+            fields[int(number) << 3 | WIRES.get(plain, 2)] = Field(name, once, plain, kind[-1] == "#")
+    return types
+
+
+FIELDS = parsed(TYPES)
+_NUMBERS = {name: frozenset(key >> 3 for key in fields) for name, fields in FIELDS.items()}
+_NODE_NAMED = sum({FIELDS["NodeDef"][key].once for key in (0x0A, 0x12)})  # its name and its operation stand first
+
+
+class _Reader:
+    def __init__(self, data: "bytes | mmap.mmap") -> None:
+        self._data = data
+        # By type: the messages that were good, and the first field of each.
+        self._good: dict[str, dict[bytes, bytes]] = {name: {} for name in FIELDS}
+        self.tags: list[frozenset[bytes]] = []
+
+    def message(self, type_: str, position: int, end: int, depth: int, seen: int = 0) -> bytes:
+        """Check the message between two positions, and return its first field as the name it goes by.
+
+        `seen` are the bits of the fields that stood before.
+        """
+        if depth > DEEPEST:
+            raise Odd(f"{type_} at byte {position}: more than {DEEPEST} messages inside each other")
+        data, fields, name = self._data, FIELDS[type_], b""
+        names: dict[Field, set[bytes]] = {}
+        while position < end:
+            start = position
+            key, position = data[position], position + 1
+            if key > 0x7F:
+                key, position = self._number(start, end)
+            field = fields.get(key)
+            if field is None:
+                position = self._unknown(type_, key, start, position, end)
+                continue
+            if seen & field.once:
+                raise Odd(f"{type_}.{field.name} at byte {start}: it stands twice, or beside another value")
+            seen |= field.once
+            if key & 7 != 2:
+                position = self._scalar(field, position, end)
+                continue
+            size, position = data[position], position + 1
+            if size > 0x7F:
+                size, position = self._number(position - 1, end)
+            begin, position = position, position + size
+            if position > end:
+                raise Odd(f"{type_}.{field.name} at byte {start}: it runs past the end")
+            kind = field.type
+            if kind == "string":
+                called = data[begin:position]
+                if not called.isascii():
+                    _check_text(called, begin)
+            elif kind in FIELDS:
+                called = self._inside(kind, begin, position, depth)
+            else:
+                continue
+            if key == 0x0A:
+                name = called
+            if field.unique:
+                if called in names.setdefault(field, set()):
+                    raise Odd(f"{type_}.{field.name} at byte {start}: the key {called[:80]!r} stands twice")
+                names[field].add(called)
+        if type_ == "MetaInfoDef":
+            self.tags.append(frozenset().union(*(of for field, of in names.items() if field.name == "tags")))
+        return name
+
+    def _inside(self, kind: str, position: int, stop: int, depth: int) -> bytes:
+        """Check what a field holds; most small messages, attributes as a rule, stand in a graph many times."""
+        if kind == "NodeDef":
+            return self._node(position, stop, depth)
+        if stop - position > KNOWN_BYTES or kind == "MetaInfoDef":
+            return self.message(kind, position, stop, depth + 1)
+        known, data = self._good[kind], self._data[position:stop]
+        called = known.get(data)
+        if called is None:
+            called = self.message(kind, position, stop, depth + 1)
+            if len(known) < KNOWN_MOST:
+                known[data] = called
+        return called
+
+    def _node(self, position: int, end: int, depth: int) -> bytes:
+        """Check a NodeDef, the bulk of a file: its name, operation and inputs, then what many nodes have in common."""
+        data, start, name, last = self._data, position, b"", 0
+        while position < end:
+            key = data[position]
+            if key not in (0x0A, 0x12, 0x1A) or (key <= last and key != 0x1A):
+                break
+            size, after = data[position + 1], position + 2
+            if size > 0x7F:
+                size, after = self._number(position + 1, end)
+            position = after + size
+            if position > end:
+                raise Odd(f"NodeDef at byte {start}: field {key >> 3} runs past the end")
+            if key == 0x0A:
+                name = data[after:position]
+            last = key
+        if not data[start:position].isascii():  # text of other scripts, or more than 127 bytes of it
+            self.message("NodeDef", start, position, depth + 1)
+        known, rest = self._good["NodeDef"], data[position:end]
+        if rest not in known:
+            self.message("NodeDef", position, end, depth + 1, _NODE_NAMED)
+            if len(rest) <= KNOWN_BYTES * 4 and len(known) < KNOWN_MOST:
+                known[rest] = b""
+        return name
+
+    def _scalar(self, field: Field, position: int, end: int) -> int:
+        if field.type == "float":
+            if position + 4 > end:
+                raise Odd(f"{field.name} at byte {position}: it runs past the end")
+            return position + 4
+        value, after = self._number(position, end)
+        if field.type == "bool" and value > 1:
+            raise Odd(f"{field.name} at byte {position}: expected a bool, got {value}")
+        if field.type == "int32" and 1 << 31 <= value < (1 << 64) - (1 << 31):
+            raise Odd(f"{field.name} at byte {position}: expected 32 bits, got {value}")
+        return after
+
+    def _number(self, position: int, end: int) -> tuple[int, int]:
+        """Read a number of seven bits a byte, the lowest first, as short as it can be written."""
+        data, start, value, shift = self._data, position, 0, 0
+        while position < end:
+            byte = data[position]
+            position += 1
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                if (shift and not byte) or value >= 1 << 64:
+                    raise Odd(f"byte {start}: a number that is longer than its value needs, or too large")
+                return value, position
+            shift += 7
+            if shift == 70:
+                break
+        raise Odd(f"byte {start}: a number of more than ten bytes, or cut off")
+
+    def _unknown(self, type_: str, key: int, start: int, position: int, end: int) -> int:
+        """Pass over a field that is in a later TensorFlow's messages alone; both readers do so."""
+        number, wire = key >> 3, key & 7
+        if number in _NUMBERS[type_]:
+            raise Odd(f"{type_} at byte {start}: field {number} has the wire type {wire}, which is another type's")
+        if not 0 < number < 1 << 29 or wire not in (0, 1, 2, 5):
+            raise Odd(f"{type_} at byte {start}: field {number} of wire type {wire}, which protobuf does not write")
+        if wire == 0:
+            return self._number(position, end)[1]
+        size = 4 if wire == 5 else 8
+        if wire == 2:
+            size, position = self._number(position, end)
+        if position + size > end:
+            raise Odd(f"{type_} at byte {start}: field {number} runs past the end")
+        return position + size
+
+
+def _check_text(text: bytes, position: int) -> None:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        raise Odd(f"byte {position}: expected text in UTF-8") from None
