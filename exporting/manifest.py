@@ -1,12 +1,14 @@
 """What an export is made of, file by file: written here, compared in full here, and by the server when it loads."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 from exporting.refusal import Unreadable
-from serving import manifest
-from serving.manifest import PLACE, sha256
+from serving import files, manifest
+from serving.errors import LoadError
+from serving.manifest import PLACE
 
 __all__ = ["PLACE", "differences", "digests", "sha256", "write"]
 
@@ -14,7 +16,8 @@ __all__ = ["PLACE", "differences", "digests", "sha256", "write"]
 def digests(folder: Path) -> dict[str, dict[str, Any]]:
     """Return size and SHA-256 of every file in the folder but the manifest."""
     return {
-        name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for name, path in manifest.files(folder).items()
+        name: {"bytes": files.size(folder, name), "sha256": files.sha256(folder, name)}
+        for name in manifest.names(folder)
     }
 
 
@@ -28,6 +31,15 @@ def write(folder: Path) -> None:
 def differences(folder: Path) -> list[str]:
     """Say how the folder differs from its manifest; raise Unreadable where there is none."""
     try:
-        return list(manifest.differences(manifest.read(folder), manifest.files(folder), None))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return list(manifest.differences(folder, manifest.read(folder), manifest.names(folder), None))
+    except (LoadError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise Unreadable(f"{folder}: no manifest that could be read ({error})") from None
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, without reading it all at once."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

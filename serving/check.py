@@ -7,14 +7,15 @@ function of its inputs is refused, unless DANGEROUS_OPS=allow.
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from serving import manifest
+from serving import files, manifest
 from serving.errors import InputError, LoadError, RunError
 from serving.http import BadRequest
-from serving.model import Model, Source, judge_files_and_parts, open_session
+from serving.model import Model, Source, judge_files, judge_parts, open_session
 from serving.protocols import tensorflow_serving
 from serving.protocols.call import Context
 from serving.purity import impurities
@@ -44,33 +45,31 @@ def check(directory: Path, options: Settings) -> str:
 
 
 def _refuse_impure(source: Source, options: Settings) -> None:
+    if options.dangerous_ops == "refuse":
+        judge_files(source)
     if source.light:
         return  # only a pure model becomes a twin
     # The operations of custom libraries are on no list: whoever names the library vouches for them.
     allowed = {"unknown"} if options.custom_op_libraries else set()
     uses = [use for use in impurities(source.directory) if use.kind not in allowed]
     if options.dangerous_ops == "refuse":
-        judge_files_and_parts(source)
+        judge_parts(source)
     if uses and options.dangerous_ops == "refuse":
         more = f", and {len(uses) - 1} more" if len(uses) > 1 else ""
         raise LoadError(f"it is no pure function: {uses[0]}{more}; DANGEROUS_OPS=allow serves it still")
 
 
 def _refuse_unreadable(directory: Path) -> None:
-    for path in directory.rglob("*"):
-        if path.is_file():
-            try:
-                with path.open("rb") as file:
-                    file.read(1)
-            except OSError as error:
-                raise LoadError(f"{path.relative_to(directory)} cannot be read ({error.strerror})") from None
+    for name in files.served(directory):
+        with suppress(FileNotFoundError):
+            files.opened(directory, name, files.ANY).close()
 
 
 def answers(directory: Path) -> Mapping[str, Any]:
     """Return what TensorFlow answered to the exporter's examples, by signature; nothing where nobody wrote it down."""
     try:
-        found = json.loads((directory / "assets.extra" / "answers.json").read_bytes())
-    except (OSError, ValueError):
+        found = json.loads(files.content(directory, "assets.extra/answers.json") or b"")
+    except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -14,7 +14,9 @@ from typing import BinaryIO
 
 from serving.errors import LoadError
 
+FOLDERS = ("assets", "assets.extra", "debug", "variables")
 SMALL = 64 << 20  # bytes of a file that is read whole: examples, labels, a manifest
+ANY = 1 << 62  # bytes of a file that is read in parts
 LINKS = "copy the model with its links followed (cp -rL)"
 
 
@@ -51,22 +53,47 @@ def content(directory: Path, name: str, largest: int = SMALL) -> bytes | None:
     return data
 
 
-def problem(directory: Path, *folders: str) -> str | None:
-    """Say which file in the model's folders, opened by TensorFlow and not by us, is not the model's own, or None."""
-    for folder in folders:
-        for name in names(directory, folder):
-            try:
-                root, parts = _place(directory, name)
-                if not stat.S_ISREG(os.stat(os.path.join(root, *parts)).st_mode):
-                    return f"{name} is not a regular file"
-            except OSError as error:
-                return f"{name} cannot be read ({error.strerror})"
-            except LoadError as error:
-                return str(error)
+def size(directory: Path, name: str) -> int:
+    """Return the size of a file of the model; raise as `opened` does."""
+    with opened(directory, name, ANY) as file:
+        return os.fstat(file.fileno()).st_size
+
+
+def sha256(directory: Path, name: str) -> str:
+    """Return the SHA-256 of a file of the model, without reading it all at once; raise as `opened` does."""
+    import hashlib  # OpenSSL comes with it, and a model without a manifest does not need it
+
+    digest = hashlib.sha256()
+    with opened(directory, name, ANY) as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def problem(directory: Path) -> str | None:
+    """Say which file that a load opens, by us or by a runtime, is not a file of the model's own, or None."""
+    try:
+        for name in served(directory):
+            root, parts = _place(directory, name)
+            if not stat.S_ISREG(os.stat(os.path.join(root, *parts)).st_mode):
+                return f"{name} is not a regular file"
+    except OSError as error:
+        return f"{name} cannot be read ({error.strerror})"
+    except LoadError as error:
+        return str(error)
     return None
 
 
-def names(directory: Path, folder: str = "") -> Iterator[str]:
+def served(directory: Path) -> Iterator[str]:
+    """Yield the names of the files that a load opens, or may open."""
+    for name in names(directory, deep=False):
+        if name.endswith((".pb", ".tflite", ".json")):
+            yield name
+    for folder in FOLDERS:
+        yield from names(directory, folder)
+
+
+def names(directory: Path, folder: str = "", *, deep: bool = True) -> Iterator[str]:
     """Yield the name of everything in a folder of the model that is no folder; links to folders inside are followed."""
     root = os.path.realpath(directory)
     pending, visited = [folder], set()
@@ -83,9 +110,15 @@ def names(directory: Path, folder: str = "") -> Iterator[str]:
         for entry in entries:
             name = f"{inner}/{entry.name}" if inner else entry.name
             if entry.is_dir() and _inside(root, os.path.realpath(entry.path)):
-                pending.append(name)
+                pending += [name] if deep else []
             else:
                 yield name
+
+
+def readable(directory: Path, name: str) -> bool:
+    """Say whether a file may be opened: a regular one, or a link of which `opened` will say what is wrong with it."""
+    path = os.path.join(directory, name)
+    return os.path.isfile(path) or (os.path.islink(path) and not os.path.exists(path))
 
 
 def _inside(root: str, place: str) -> bool:

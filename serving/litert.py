@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from serving import phases
+from serving import files, phases
 from serving.dtypes import DTYPES
 from serving.errors import LoadError, RunError
 from serving.signature import Contents, Signature, TensorSpec, shape_text
@@ -82,9 +82,9 @@ def write(directory: Path, contents: Contents, runs: Mapping[str, str]) -> None:
 
 def _facts(directory: Path) -> Any:
     try:
-        facts = json.loads((directory / SIGNATURES).read_bytes())
+        facts = json.loads(files.content(directory, SIGNATURES) or b"")
         found = facts["format"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise LoadError(f"{SIGNATURES} cannot be read ({type(error).__name__}: {error})") from None
     if found != FORMAT:
         raise LoadError(f"{SIGNATURES}: expected format {FORMAT}, got {found!r}")

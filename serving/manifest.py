@@ -6,11 +6,11 @@ The exporter writes it, every file but itself in it. A model without one is serv
 """
 
 import json
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from serving import files
 from serving.errors import LoadError
 
 PLACE = "assets.extra/manifest.json"
@@ -29,8 +29,8 @@ def check(directory: Path, how: str) -> None:
         return
     try:
         stated = {name: of for name, of in read(directory).items() if _served(name) or _loaded(name)}
-        there = {name: path for name, path in files(directory).items() if _served(name) or name in stated}
-        found = list(differences(stated, there, None if how == "full" else LARGE))
+        there = [name for name in names(directory) if _served(name) or name in stated]
+        found = list(differences(directory, stated, there, None if how == "full" else LARGE))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise LoadError(f"{PLACE} is no manifest that could be read; {OFF}") from None
     if found:
@@ -40,52 +40,35 @@ def check(directory: Path, how: str) -> None:
 
 def read(directory: Path) -> dict[str, dict[str, Any]]:
     """Return what the manifest says of each file; raise OSError, ValueError or KeyError where it cannot be read."""
-    return dict(json.loads((directory / PLACE).read_bytes())["files"].items())
+    return dict(json.loads(files.content(directory, PLACE) or b"")["files"].items())
 
 
-def files(directory: Path) -> dict[str, Path]:
-    """Return every file but the manifest, by its name in the folder, in the order of the names; no pipes or sockets."""
-    found = {}
-    for folder, _, names in os.walk(directory):
-        for name in names:
-            path = Path(folder, name)
-            if path.is_fifo() or path.is_socket():
-                continue  # whoever reads one waits
-            found[path.relative_to(directory).as_posix()] = path
-    found.pop(PLACE, None)
-    return dict(sorted(found.items()))
+def names(directory: Path) -> list[str]:
+    """Return the name of every file in the folder but the manifest, in order; no pipes, devices or sockets."""
+    return sorted(name for name in files.names(directory) if name != PLACE and files.readable(directory, name))
 
 
 def differences(
-    stated: Mapping[str, Mapping[str, Any]], there: Mapping[str, Path], largest: int | None
+    directory: Path, stated: Mapping[str, Mapping[str, Any]], there: Collection[str], largest: int | None
 ) -> Iterator[str]:
     """Say how files differ from what is stated of them; of those above `largest` bytes the size alone is compared."""
     yield from (f"{name} is not there" for name in stated if name not in there)
     yield from (f"{name} is not in the manifest" for name in there if name not in stated)
-    for name, path in there.items():
+    for name in there:
         try:
-            if name in stated and not _as_stated(path, stated[name], largest):
+            if name in stated and not _as_stated(directory, name, stated[name], largest):
                 yield f"{name} has changed"
-        except OSError as error:
-            yield f"{name} cannot be read ({error.strerror})"
+        except FileNotFoundError:
+            yield f"{name} cannot be read (No such file or directory)"
+        except LoadError as error:
+            yield str(error)
 
 
-def _as_stated(path: Path, stated: Mapping[str, Any], largest: int | None) -> bool:
-    size = path.stat().st_size
+def _as_stated(directory: Path, name: str, stated: Mapping[str, Any], largest: int | None) -> bool:
+    size = files.size(directory, name)
     if size != stated["bytes"]:
         return False
-    return (largest is not None and size > largest) or sha256(path) == stated["sha256"]
-
-
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, without reading it all at once."""
-    import hashlib  # OpenSSL comes with it, and a model without a manifest does not need it
-
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return (largest is not None and size > largest) or files.sha256(directory, name) == stated["sha256"]
 
 
 def _loaded(name: str) -> bool:

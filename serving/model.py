@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from serving import assets, inflight, litert, manifest, metrics, phases, settings, tensorflow_c
+from serving import assets, files, inflight, litert, manifest, metrics, phases, settings, tensorflow_c
 from serving.errors import DeadlineError, InputError, LoadError, RunError, plain
 from serving.log import log
 from serving.purity import DANGEROUS, impurities, served_graph
@@ -148,10 +148,9 @@ class Source:
         """Return example requests by signature: the exporter's, and those that zeros alone would not make."""
         import json  # not needed for an answer
 
-        path = self.directory / "assets.extra" / "examples.json"
         try:
-            found = json.loads(path.read_bytes())
-        except (OSError, ValueError, RecursionError):
+            found = json.loads(files.content(self.directory, "assets.extra/examples.json") or b"")
+        except (LoadError, ValueError, RecursionError):
             found = {}
         if self.parts:
             from serving.composite import example  # imported already
@@ -164,8 +163,9 @@ class Source:
     def labels(self) -> tuple[str, ...]:
         """Return the names of the classes that the exporter put beside the model, one a line; none where it did not."""
         try:
-            return tuple((self.directory / "assets.extra" / "labels.txt").read_text("utf-8").splitlines())
-        except (OSError, ValueError):
+            text = files.content(self.directory, "assets.extra/labels.txt") or b""
+            return tuple(str(text, "utf-8").splitlines())
+        except (LoadError, ValueError):
             return ()
 
 
@@ -183,10 +183,12 @@ def _whole(directory: Path) -> bool:
 
 def judge(source: Source, options: Settings) -> None:
     """Refuse a model that touches files, the network or Python; warn of one that is no pure function."""
+    if options.dangerous_ops == "refuse":
+        judge_files(source)
     if source.light:
         return  # only a pure model becomes a twin
     if options.dangerous_ops == "refuse":
-        judge_files_and_parts(source)
+        judge_parts(source)
     uses = impurities(source.directory)
     # The operations of custom libraries are on no list: whoever names the library vouches for them.
     kinds = DANGEROUS - {"unknown"} if options.custom_op_libraries else DANGEROUS
@@ -199,15 +201,21 @@ def judge(source: Source, options: Settings) -> None:
         log("WARNING", f"the model is no pure function of its inputs: {told[:500]}")
 
 
-def judge_files_and_parts(source: Source) -> None:
-    """Refuse a model that reads files beside its own, and one whose inputs TensorFlow would believe unchecked."""
-    problem = assets.problem(source.directory)
-    if problem is None and source.parts:
-        from serving.composite import unclear  # imported already
+def judge_files(source: Source) -> None:
+    """Refuse a model whose files are not its own: one that names files elsewhere, or has links, pipes or devices."""
+    problem = None if source.light else assets.problem(source.directory)
+    if problem := problem or files.problem(source.directory):
+        raise LoadError(f"{problem}; DANGEROUS_OPS=allow serves it still")
 
-        if names := unclear(source.parts):
-            problem = f"its input {names[0]!r} parts rows, and the graph does not say of which other input"
-    if problem:
+
+def judge_parts(source: Source) -> None:
+    """Refuse a model whose inputs TensorFlow would believe unchecked."""
+    if not source.parts:
+        return
+    from serving.composite import unclear  # imported already
+
+    if names := unclear(source.parts):
+        problem = f"its input {names[0]!r} parts rows, and the graph does not say of which other input"
         raise LoadError(f"{problem}; DANGEROUS_OPS=allow serves it still")
 
 

@@ -11,9 +11,9 @@ checksums are not looked at: a damaged record is told by what it says.
 """
 
 import math
+import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -34,13 +34,14 @@ class Logged(NamedTuple):
     inputs: dict[str, Array]
 
 
-def records(path: Path, most: int) -> Iterator[memoryview]:
-    """Yield the records of a TFRecord file as long as they fit into its first `most` bytes.
+def records(file: BinaryIO, most: int) -> Iterator[memoryview]:
+    """Yield the records of a TFRecord file as long as they fit into its first `most` bytes, and close it.
 
     Raise ValueError where the file ends in the middle of one.
     """
-    size = path.stat().st_size
-    with path.open("rb") as file:
+    with file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
         while head := file.read(12):
             length = int.from_bytes(head[:8], "little")
             end = file.tell() + length + 4

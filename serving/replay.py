@@ -13,6 +13,9 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import quote
 from urllib.request import Request, urlopen
 
+from serving import files
+from serving.errors import LoadError
+
 SECONDS = 120.0  # a cold start included
 TOLERANCE = 1e-4  # of the largest number of an output; other CPUs round otherwise
 SHOWN = 200  # characters of an answer
@@ -48,12 +51,12 @@ def _header(line: str) -> tuple[str, str]:
 
 
 def _read(directory: Path, file: str) -> dict[str, Any]:
-    path = directory / "assets.extra" / file
     try:
-        found = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise ReplayError(f"{directory}: there is no assets.extra/{file}; export the model with examples=") from None
-    except (OSError, ValueError) as error:
+        content = files.content(directory, f"assets.extra/{file}")
+        if content is None:
+            raise ReplayError(f"{directory}: there is no assets.extra/{file}; export the model with examples=")
+        found = json.loads(content)
+    except (LoadError, ValueError) as error:
         raise ReplayError(f"{directory}: assets.extra/{file} cannot be read: {error}") from None
     if not isinstance(found, dict):
         raise ReplayError(f"{directory}: assets.extra/{file}: expected an object by signature")

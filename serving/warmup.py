@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from serving import phases
+from serving import files, phases
 from serving.errors import InputError, RunError, plain
 from serving.log import log
 from serving.prediction_log import Logged, records, request
@@ -27,13 +27,10 @@ Run = Callable[[Signature, Mapping[str, np.ndarray[Any, Any]]], object]
 
 def warm(directory: Path, signatures: Mapping[str, Signature], run: Run) -> None:
     """Run the requests once each, as many as the limits allow. What is wrong with one is logged; nothing is raised."""
-    path = directory / PLACE
-    if not path.is_file():
-        return
     begin, ran, problems = time.perf_counter(), 0, []
     with phases.measured("warmup"):
         try:
-            for place, record in enumerate(records(path, BYTES)):
+            for place, record in enumerate(records(files.opened(directory, PLACE, files.ANY), BYTES)):
                 if place == REQUESTS or time.perf_counter() - begin > SECONDS:
                     break
                 try:
@@ -41,6 +38,8 @@ def warm(directory: Path, signatures: Mapping[str, Signature], run: Run) -> None
                     ran += 1
                 except (InputError, RunError, ValueError) as error:
                     problems.append(f"request {place}: {plain(str(error))}")
+        except FileNotFoundError:
+            return
         except Exception as error:  # a model that loads is served, whatever lies beside it
             problems.append(plain(str(error)) or repr(error))
     if problems:

@@ -40,7 +40,7 @@ def said(record: memoryview, signatures: Any = SIGNATURES) -> Any:
 
 def test_tensorflow_servings_own_records_are_read() -> None:
     tf = pytest.importorskip("tensorflow")
-    predict, classify, regress, *others = [said(record) for record in records(LOGS, 1 << 20)]
+    predict, classify, regress, *others = [said(record) for record in records(LOGS.open("rb"), 1 << 20)]
     assert isinstance(predict, Logged)
     assert predict.signature == "serving_default"
     assert predict.inputs["x"].tolist() == [[0, 1, 2], [3, 4, 5]]
@@ -54,7 +54,7 @@ def test_tensorflow_servings_own_records_are_read() -> None:
         "a SessionRun request is not served",
         "examples with a context are not served",
     ]
-    (one,) = [record for place, record in enumerate(records(LOGS, 1 << 20)) if place == 1]
+    (one,) = [record for place, record in enumerate(records(LOGS.open("rb"), 1 << 20)) if place == 1]
     assert said(one, {}) == "the model has no signature 'classify'"
     assert "one input" in said(one, {"classify": signature("classify")})
 
@@ -199,7 +199,7 @@ def test_a_folder_in_its_place_never_stops_a_model(serve: Serve, copy: Path) -> 
 
 @pytest.mark.parametrize(("limit", "value", "ran"), [("REQUESTS", 3, 3), ("BYTES", 700, 1), ("SECONDS", -1.0, 0)])
 def test_it_is_bounded(tmp_path: Path, monkeypatch: Any, limit: str, value: Any, ran: int) -> None:
-    good = next(records(LOGS, 1 << 20))
+    good = next(records(LOGS.open("rb"), 1 << 20))
     file = tmp_path / warmup.PLACE
     file.parent.mkdir()
     file.write_bytes((len(good).to_bytes(8, "little") + bytes(4) + good + bytes(4)) * 10)

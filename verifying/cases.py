@@ -10,13 +10,14 @@ import json
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import numpy as np
 
-from serving import prediction_log, warmup
+from serving import files, prediction_log, warmup
 from serving.dtypes import DTYPES
 from serving.model import Source
 from serving.protocols.tensorflow_serving import has_rows
@@ -54,9 +55,9 @@ class Asked(NamedTuple):
 def from_source(source: Source) -> Offer:
     """Return what a model on disk offers."""
     logged = []
-    path = source.directory / warmup.PLACE
-    if path.is_file():
-        for record in itertools.islice(prediction_log.records(path, WARMUP_BYTES), WARMUPS):
+    with suppress(FileNotFoundError):
+        file = files.opened(source.directory, warmup.PLACE, files.ANY)
+        for record in itertools.islice(prediction_log.records(file, WARMUP_BYTES), WARMUPS):
             try:
                 logged.append(prediction_log.request(record, source.signatures))
             except ValueError:

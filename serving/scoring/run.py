@@ -5,7 +5,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from serving import manifest
+from serving import files, manifest
 from serving.errors import LoadError
 from serving.http import BadRequest, parameters
 from serving.log import log
@@ -154,11 +154,11 @@ class _Counted:
 def digest(directory: Path) -> str:
     """Return a digest of what decides a model's answers: all of it but the variables' data, whose index holds sums."""
     parts = {}
-    for name, path in manifest.files(directory).items():
+    for name in manifest.names(directory):
         if name.startswith("assets.extra/") and name != "assets.extra/labels.txt":
             continue
         if name.startswith(".") or ("/" not in name and not name.endswith((".pb", ".tflite"))):
             continue
         data = name.startswith("variables/variables.data")
-        parts[name] = path.stat().st_size if data else manifest.sha256(path)
+        parts[name] = files.size(directory, name) if data else files.sha256(directory, name)
     return identity_text(parts)
