@@ -9,15 +9,16 @@ from typing import Any
 from exporting.refusal import Unreadable
 from exporting.runner import ONEDNN
 from serving.errors import LoadError
+from serving.initialization import Initialization, needed
 from serving.purity import INIT
 from serving.signature import SERVE, Contents, read
-from serving.variables import Variables, unrestored
 
 # TensorFlow's generated classes have no types.
 MetaGraph = Any
 GraphDef = Any
 Node = Any
 
+TABLES = "fill_tables"
 INIT_COLLECTIONS = ("saved_model_main_op", "legacy_init_op")
 
 
@@ -63,15 +64,24 @@ def served(directory: Path) -> MetaGraph:
     if not graphs:
         raise Unreadable(f"{directory}: no graph of the SavedModel is tagged {SERVE!r}")
     graph = min(graphs, key=lambda graph: len(graph.meta_info_def.tags))
-    _join_copies(graph, unrestored(directory))
+    left = needed(directory)
+    _join_copies(graph, left)
+    if left.operations:
+        _name_initializers(graph, left.operations)
     return graph
 
 
-def _join_copies(graph: MetaGraph, variables: Variables) -> None:
+def _join_copies(graph: MetaGraph, left: Initialization) -> None:
     """Make one variable of each that loading leaves empty and of the copy that holds its value."""
-    nodes = {node.name: node for node in graph.graph_def.node} if variables.copies else {}
-    for copy in variables.copies:
+    nodes = {node.name: node for node in graph.graph_def.node} if left.copies else {}
+    for copy in left.copies:
         nodes[copy.source].attr["shared_name"].CopyFrom(nodes[copy.variable].attr["shared_name"])
+
+
+def _name_initializers(graph: MetaGraph, operations: Iterable[str]) -> None:
+    """Make what fills the tables the init operation, which every loader runs."""
+    graph.graph_def.node.add(name=TABLES, op="NoOp", input=[f"^{name}" for name in operations])
+    graph.collection_def["saved_model_main_op"].node_list.value.append(TABLES)
 
 
 def signatures(graph: MetaGraph) -> dict[str, Any]:

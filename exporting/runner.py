@@ -218,7 +218,7 @@ def _full(source: Source, options: settings.Settings, optimized: bool) -> Callab
     tensorflow_c.load_custom_ops(tf, options.custom_op_libraries)
     config = tensorflow_c.config(options.intra_op_threads, options.inter_op_threads)
     config += UNOPTIMIZED if optimized else b""
-    return lambda: tensorflow_c.Session(tf, source.directory, source.contents.tags, config, source.variables)
+    return lambda: tensorflow_c.Session(tf, source.directory, source.contents.tags, config, source.initialization)
 
 
 def _lite(source: Source, options: settings.Settings) -> Callable[[], Session]:

@@ -8,7 +8,7 @@ from typing import Any
 from exporting.graph import MetaGraph, names, reached, signatures
 from exporting.refusal import Refusal
 from serving import settings
-from serving.variables import unrestored
+from serving.initialization import needed
 
 VARIABLES = frozenset({"VarHandleOp", "VariableV2", "Variable"})
 
@@ -42,9 +42,9 @@ def values_of(directory: Path, graph: MetaGraph) -> dict[str, Any]:
     if not wanted:
         return {}
     try:
-        with tf.Graph().as_default() as main, v1.Session() as session:
+        with tf.Graph().as_default() as main, v1.Session(config=v1.ConfigProto(allow_soft_placement=True)) as session:
             v1.saved_model.load(session, list(graph.meta_info_def.tags), str(directory))
-            sources = {copy.variable: copy.source for copy in unrestored(directory).copies}
+            sources = {copy.variable: copy.source for copy in needed(directory).copies}
             found = {}
             for node in wanted:
                 tensor = main.get_tensor_by_name(f"{sources.get(node.name, node.name)}:0")

@@ -19,11 +19,11 @@ import numpy as np
 
 from serving import assets, files, inflight, litert, manifest, metrics, phases, settings, tensorflow_c
 from serving.errors import DeadlineError, InputError, LoadError, RunError, plain
+from serving.initialization import NOTHING, Initialization, needed
 from serving.log import log
 from serving.purity import DANGEROUS, impurities, served_graph
 from serving.settings import Settings
 from serving.signature import Contents, Signature, check, read
-from serving.variables import NONE, Variables, unrestored
 
 if TYPE_CHECKING:
     from serving.composite import Part
@@ -129,9 +129,9 @@ class Source:
         return parts(self.directory, self.signatures)
 
     @cached_property
-    def variables(self) -> Variables:
-        """Return which variables loading leaves empty, and what fills them."""
-        return NONE if self.light or not self.contents.restores else unrestored(self.directory)
+    def initialization(self) -> Initialization:
+        """Return what is left to do after TensorFlow has loaded the model."""
+        return NOTHING if self.light else needed(self.directory)
 
     @cached_property
     def pictures(self) -> frozenset[str]:
@@ -261,7 +261,7 @@ def open_session(source: Source, options: Settings) -> Session:
         config = tensorflow_c.config(
             options.intra_op_threads, options.inter_op_threads, optimize=not source.contents.baked
         )
-        return tensorflow_c.Session(tf, source.directory, source.contents.tags, config, source.variables)
+        return tensorflow_c.Session(tf, source.directory, source.contents.tags, config, source.initialization)
     except RunError as error:
         raise LoadError(f"TensorFlow cannot load it: {error.code}: {plain(str(error))}") from error
 

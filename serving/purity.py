@@ -288,6 +288,7 @@ def _impurities(graph: memoryview) -> set[Use]:
     return found | _other_files(graph) if reads else found
 
 
+_INIT_OPERATIONS = frozenset({"saved_model_main_op", "legacy_init_op"})  # collections
 _READING = (b"InitializeTableFromTextFile", b"InitializeTableFromTextFileV2")
 
 
@@ -346,9 +347,17 @@ def _roots(graph: memoryview) -> dict[str, list[bytes]]:
         tensors = [tensor for info in _map(signature, 2).values() for tensor in _tensors(info)]
         roots.setdefault(LOADING if name == INIT else name, []).extend(tensors)
     for name, collection in _map(graph, 4).items():
-        if name in ("saved_model_main_op", "legacy_init_op"):
+        if name in _INIT_OPERATIONS:
             roots[LOADING] += map(bytes, _each(_whole(collection, 1), 1))
+    roots[LOADING] += table_initializers(graph)
     return roots
+
+
+def table_initializers(graph: memoryview) -> list[bytes]:
+    """Return the nodes that fill the tables of a TensorFlow 1 model which was saved without an init operation."""
+    collections = _map(graph, 4)
+    found = list(map(bytes, _each(_whole(collections.get("table_initializer", memoryview(b"")), 1), 1)))
+    return [] if not found or _INIT_OPERATIONS & collections.keys() or INIT in _map(graph, 5) else found
 
 
 def _tensors(info: memoryview) -> list[bytes]:

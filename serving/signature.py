@@ -5,7 +5,7 @@ the few below are read; the graph, often many megabytes, is skipped over, and no
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -221,6 +221,8 @@ def _meta_graph(graph: memoryview) -> Contents:
     info = _whole(graph, 1)
     signatures = {name: _signature(name, value) for name, value in _map(graph, 5).items()}
     tags = tuple(_text(tag) for tag in _each(info, 4))
+    if not _one(graph, 7):  # the object graph, of TensorFlow 2, whose signatures are the graph's own
+        signatures = _as_in_graph(signatures, _whole(graph, 2))
     saver = _whole(graph, 3)
     baked = _text(_one(info, 1)).startswith("baked")
     return Contents(tags, signatures, _text(_one(info, 5)), bool(_one(saver, 3)), baked)
@@ -233,13 +235,48 @@ def _signature(name: str, message: memoryview) -> Signature:
 
 
 def _tensor(name: str, info: memoryview) -> TensorSpec:
-    shape = _whole(info, 3)
-    dimensions = [(_number(dimension, 1), _text(_one(dimension, 2))) for dimension in _each(shape, 2)]
-    known = not _number(shape, 3)
+    shape, dimensions = _dimensions(_whole(info, 3))
     return TensorSpec(
         name=name,
         dtype=by_code(_number(info, 2) % 100),  # 100 and more: a TensorFlow 1 reference to the type
-        shape=tuple(size if size >= 0 else None for size, _ in dimensions) if known else None,
+        shape=shape if any(True for _ in _each(info, 3)) else None,  # a scalar's shape is there, and empty
         tensor=_text(_one(info, 1)),
-        dimensions=tuple(label for _, label in dimensions),
+        dimensions=dimensions,
     )
+
+
+def _as_in_graph(signatures: dict[str, Signature], definition: memoryview) -> dict[str, Signature]:
+    """Give the inputs the dtype and the shape that the graph has, where a signature says none or another."""
+    fed = {spec.tensor.rpartition(":")[0] for one in signatures.values() for spec in one.inputs.values()} - {""}
+    nodes = {}
+    for node in _each(definition, 1):
+        name = _text(_one(node, 1))
+        if name in fed:
+            nodes[name] = _map(node, 5)
+            if len(nodes) == len(fed):
+                break
+    return {
+        name: replace(one, inputs={key: _spec_in_graph(spec, nodes) for key, spec in one.inputs.items()})
+        for name, one in signatures.items()
+    }
+
+
+def _spec_in_graph(spec: TensorSpec, nodes: Mapping[str, Mapping[str, memoryview]]) -> TensorSpec:
+    node, _, index = spec.tensor.rpartition(":")
+    attributes = nodes.get(node, {})
+    dtype = _number(attributes.get("dtype") or attributes.get("T") or memoryview(b""), 6) % 100
+    if dtype and index == "0" and dtype != spec.dtype.code:
+        spec = replace(spec, dtype=by_code(dtype))
+    shapes = list(_each(_one(attributes.get("_output_shapes", memoryview(b"")), 1), 7))
+    if index.isdecimal() and int(index) < len(shapes):
+        shape, _ = _dimensions(shapes[int(index)])
+        if spec.shape is None or (shape is not None and len(shape) != len(spec.shape)):
+            spec = replace(spec, shape=shape, dimensions=())
+    return spec
+
+
+def _dimensions(shape: memoryview) -> tuple[Shape | None, tuple[str, ...]]:
+    """Read a TensorShapeProto: the sizes, None for an unknown rank, and what the dimensions are called."""
+    dimensions = [(_number(dimension, 1), _text(_one(dimension, 2))) for dimension in _each(shape, 2)]
+    sizes = tuple(size if size >= 0 else None for size, _ in dimensions)
+    return None if _number(shape, 3) else sizes, tuple(label for _, label in dimensions)

@@ -25,8 +25,8 @@ import numpy as np
 from serving import phases
 from serving.dtypes import BY_CODE, DType
 from serving.errors import LoadError, RunError
+from serving.initialization import LOST, NOTHING, Copy, Initialization
 from serving.signature import Signature
-from serving.variables import LOST, NONE, Copy, Variables
 from serving.wire import varint
 
 NAME = "TensorFlow's C library"
@@ -225,6 +225,8 @@ def _load_custom_op(tf: Api, path: Path) -> None:
         raise LoadError(f"the custom-op library {path.name} cannot be loaded: {error}") from None
 
 
+# allow_soft_placement: nodes that name a GPU, as builders of TensorFlow 1 leave them, run where there is none
+SOFT_PLACEMENT = b"\x38\x01"
 # graph_options { optimizer_options { opt_level: L0 } rewrite_options { disable_meta_optimizer: true } }
 UNOPTIMIZED = bytes.fromhex("5212 1a0b18ffffffffffffffffff01 5203980101")
 
@@ -235,7 +237,7 @@ def config(intra_op_threads: int, inter_op_threads: int, *, optimize: bool = Tru
     Without `optimize` the graph runs as it is: MobileNetV2 baked answers its first call in 0.07 s and not in 0.26 s.
     """
     threads = b"\x10" + varint(intra_op_threads) + b"\x28" + varint(inter_op_threads)
-    return threads if optimize else threads + UNOPTIMIZED
+    return threads + SOFT_PLACEMENT + (b"" if optimize else UNOPTIMIZED)
 
 
 _used = False  # a session has been opened in this process, or in one that it was forked from
@@ -254,9 +256,9 @@ class Session:
     """A loaded SavedModel. Calls may run in parallel; `close` only when none does."""
 
     def __init__(
-        self, tf: Api, directory: Path, tags: Sequence[str], config: bytes, variables: Variables = NONE
+        self, tf: Api, directory: Path, tags: Sequence[str], config: bytes, left: Initialization = NOTHING
     ) -> None:
-        """Load the graph tagged exactly `tags`, and fill the variables that loading leaves empty.
+        """Load the graph tagged exactly `tags`, and do what is left to do after that.
 
         Raise RunError where TensorFlow cannot.
         """
@@ -267,7 +269,7 @@ class Session:
             )
         _used = True
         self._tf = tf
-        self._lost = variables.lost
+        self._lost = left.lost
         with ExitStack() as frees, checked(tf) as status:
             options = tf.TF_NewSessionOptions()
             frees.callback(tf.TF_DeleteSessionOptions, options)
@@ -281,25 +283,43 @@ class Session:
                 )
                 if self._session:
                     undo.pop_all()
-        if variables.copies:
-            try:
-                self._fill(variables.copies)
-            except BaseException:
-                self.close()
-                raise
+        try:
+            if left.copies:
+                self._fill(left.copies)
+            if left.operations:
+                self._run(left.operations, {tensor: directory / "assets" / name for tensor, name in left.assets})
+        except BaseException:
+            self.close()
+            raise
 
     def _fill(self, copies: Sequence[Copy]) -> None:
         """Assign to each variable the value of its copy; the two share the memory from then on."""
-        tf = self._tf
-        assigned = []
+        names = []
         for position, copy in enumerate(copies):
             value = self._add("ReadVariableOp", f"fill/read_{position}", copy.dtype, self._endpoint(f"{copy.source}:0"))
+            names.append(f"fill/assign_{position}")
             inputs = (self._endpoint(f"{copy.variable}:0"), TF_Output(value, 0))
-            assigned.append(self._add("AssignVariableOp", f"fill/assign_{position}", copy.dtype, *inputs))
-        targets = (Operation * len(assigned))(*assigned)
-        with checked(tf) as status:
+            self._add("AssignVariableOp", names[-1], copy.dtype, *inputs)
+        self._run(names, {})
+
+    def _run(self, names: Sequence[str], paths: Mapping[str, Path]) -> None:
+        """Run operations for what they do, where tensors are fed the paths of files."""
+        tf = self._tf
+        operations = [tf.TF_GraphOperationByName(self._graph, name.encode()) for name in names]
+        if not all(operations):
+            raise LoadError(f"it names an operation to load it by that the graph does not have: {', '.join(names)}")
+        feeds = (TF_Output * len(paths))(*map(self._endpoint, paths))
+        with ExitStack() as frees, checked(tf) as status:
+            tensors = []
+            for path in paths.values():
+                text = np.empty((), object)
+                text[()] = os.fsencode(path)
+                tensors.append(to_tensor(tf, text, TF_STRING))
+                frees.callback(tf.TF_DeleteTensor, tensors[-1])
+            fed = (Tensor * len(tensors))(*tensors)
+            targets = (Operation * len(operations))(*operations)
             tf.TF_SessionRun(
-                self._session, None, None, None, 0, None, None, 0,
+                self._session, None, feeds, fed, len(feeds), None, None, 0,
                 ctypes.cast(targets, c_void_p), len(targets), None, status,
             )  # fmt: skip
 

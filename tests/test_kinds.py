@@ -37,5 +37,5 @@ def test_a_signature_whose_variable_was_not_saved_is_refused_at_load() -> None:
 
 
 def test_each_variable_of_each_keras_model_is_filled_once() -> None:
-    assert len(Source(build() / "keras3_module", "model").variables.copies) == 16
-    assert Source(EMBEDDED, "model").variables.copies == ()
+    assert len(Source(build() / "keras3_module", "model").initialization.copies) == 16
+    assert Source(EMBEDDED, "model").initialization.copies == ()

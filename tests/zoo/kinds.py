@@ -27,6 +27,33 @@ KINDS = {
     "keras3_layer":         "one Keras 3 layer in a tf.Module",
     "keras3_text":          "Keras 3 TextVectorization, Embedding and LSTM, by tf.saved_model.save",
     "variable_lost":        "a signature that reads a variable which was not saved with it",
+
+    # TensorFlow 1
+    "no_tensor_shape":      "signatures without shapes, one of them with a dtype that is not the graph's: half_plus_three",
+    "output_dtype":         "a signature that declares an output of another dtype than the graph's",
+    "pinned_to_gpu":        "nodes that name a GPU, as a builder leaves them without clear_devices",
+    "table_collection":     "a table that only the collection table_initializer fills",
+    "answers_nothing":      "TensorFlow 1: a variable that is not saved, so that every request fails",
+
+    # What an input has to hold
+    "example_required":     "a tf.Example whose feature has no default",
+    "example_any_rank":     "the same, and the input has no rank",
+    "example_features":     "tf.Examples: dense, sparse and ragged features, with and without defaults",
+    "example_single":       "parse_single_example in a map",
+    "example_sequence":     "tf.SequenceExamples",
+    "float_indices":        "floats that are cast to the indices of an embedding of 50 rows",
+    "picture_png":          "an encoded picture",
+    "sound_wav":            "an encoded WAV file",
+    "web_safe_base64":      "a picture in web-safe base64",
+    "numbers_as_text":      "strings that are numbers",
+    "raw_bytes":            "strings of 12 bytes: three floats",
+    "json_example":         "strings that are tf.Examples in JSON",
+    "rank_unknown":         "an input without a rank that has to have three dimensions",
+    "vocabulary_strict":    "strings that have to be in the model's vocabulary",
+    "same_length":          "two inputs of one free length",
+    "ragged_parts":         "the parts of a ragged tensor",
+    "sparse_parts":         "the parts of a sparse tensor",
+    "csv_lines":            "lines of CSV with an integer and a float",
 }
 # fmt: on
 
