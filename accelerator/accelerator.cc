@@ -104,7 +104,7 @@ class Run {
             if (!look(fetched_[place], signature.output[place], null, results[place])) return false;
         const bool alone = signature.outputs == 1;
         if (form == COLUMNS || alone) {
-            if (form == ROWS && !results[0].rank) return false;
+            if (form == ROWS && !by_rows(call, results[0])) return false;
             if (form == ROWS)
                 json.add("{\"predictions\":");
             else
@@ -117,7 +117,7 @@ class Run {
             if (!alone) json.add('}');
         } else {
             for (int place = 0; place < signature.outputs; ++place)
-                if (!results[place].rank || results[place].dims[0] != results[0].dims[0]) return false;
+                if (!by_rows(call, results[place])) return false;
             json.add("{\"predictions\":[");
             for (int64_t row = 0; row < results[0].dims[0]; ++row) {
                 if (row) json.add(',');
@@ -184,6 +184,11 @@ class Run {
     }
 
   private:
+    // Says whether an output has a value for each row of the request.
+    static bool by_rows(const Predict& call, const Result& result) {
+        return result.rank && result.dims[0] == call.columns[0].dims[0];
+    }
+
     static void release(void* data, size_t size, void* dealloc) {
         for (size_t at = 0; at < size; at += item_size(STRING))
             reinterpret_cast<void (*)(void*)>(dealloc)(static_cast<char*>(data) + at);

@@ -25,24 +25,38 @@ class RunError(Exception):
         self.code = code
 
 
-# The codes of what TensorFlow says of a run that the input spoilt.
-CLIENTS_FAULT = frozenset({"INVALID_ARGUMENT", "OUT_OF_RANGE", "FAILED_PRECONDITION"})
+# The codes of what TensorFlow says of a run that the input spoilt. FAILED_PRECONDITION is none of them: a variable or a
+# table that nothing has initialised is the model's fault.
+CLIENTS_FAULT = frozenset({"INVALID_ARGUMENT", "OUT_OF_RANGE"})
 
-# TensorFlow's messages speak of the graph and of the server's files; a client has never seen either.
-_INSIDE = re.compile(
-    r"\[\[.*?\]\]"  # [[{{node decode}}]]
-    r"|\{\{.*?\}\}"  # {{function_node __inference_serve_12}}
-    r"|\bDetected at node.*|\bStack trace for op.*|\bTraceback \(most.*"
-    r"|\[Op:\w+\]"
-    r"|^\d+ root error\(s\) found\.|^\s*\(\d+\) \w+:",
-    re.DOTALL | re.MULTILINE,
-)
+# TensorFlow's messages speak of the graph and of the server's files; a client has never seen either. A message may
+# quote a request's text: every pattern takes time that is linear in it.
+_NAME = r"[\w.<>\\-]+"
+_START = r"(?<![\w.<>\\/-])"  # of a name
+_INSIDE = tuple((re.compile(pattern, re.MULTILINE), instead) for pattern, instead in (
+    # [[{{node decode}}]], {{function_node __inference_12}}, [Op:__inference_12]
+    (r"\[\[[\s\S]{,500}?\]\]|\{\{[\s\S]{,500}?\}\}|\[Op:[^\]\n]{,500}\]", ""),
+    # Of a graph that Python runs: where each operation was made, and then the reason.
+    (r"^Graph execution error:?[ \t]*$|^Detected at node .*$|^Node: .*$|^<stack traces unavailable>$", ""),
+    (r'^[ \t]*File ".*", line \d+, in .*$(?:\n[ \t]{4,}(?!File ")\S.*$)?', ""),
+    (r"\b(?:Stack trace for op|Traceback \(most)[\s\S]*", ""),
+    (r"^\d+ root error\(s\) found\.|^\s{,20}\(\d+\) \w+:", ""),
+    (rf" ?\({_NAME}(?:/{_NAME})*:\d+\)", ""),  # "x (strided_slice_1:0) = "
+    (rf"{_START}{_NAME}(?:/{_NAME})+:\d+\b", "(a tensor)"),
+    (rf"{_START}(?:localhost/{_NAME}(?:/{_NAME})*|(?:{_NAME}/)*N\d+tensorflow\w*E\b)", "(a resource)"),
+    (rf"\b(node|variable|[Rr]esource|table) '?{_NAME}(?:/{_NAME})+'?", r"\1"),
+    (r"\b(?:tensor )?_arg_\w+|\b__(?:inference|forward|backward)_[\w<>]+", "(a tensor)"),
+))  # fmt: skip
+LONGEST = 1 << 14  # characters of a message that are looked at
 _PATH = re.compile(r"(?<![\w.])/(?:[\w.@%+~-]+/)+[\w.@%+~-]*")
 
 
 def plain(message: str) -> str:
     """Return what a TensorFlow message says to somebody who knows neither the graph nor the server."""
-    lines = [line.strip(" :\t") for line in _PATH.sub("(a file)", _INSIDE.sub("", message)).splitlines()]
+    message = message[:LONGEST]
+    for pattern, instead in _INSIDE:
+        message = pattern.sub(instead, message)
+    lines = [line.strip(" :\t") for line in _PATH.sub("(a file)", message).splitlines()]
     return "; ".join(dict.fromkeys(line for line in lines if line))[:500]
 
 

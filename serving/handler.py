@@ -20,6 +20,7 @@ from serving.http import (
     Headers,
     HttpError,
     MethodNotAllowed,
+    ModelFault,
     NotFound,
     NotImplementedHere,
     Request,
@@ -35,7 +36,7 @@ from serving.http import (
 from serving.http import receive as receive_body
 from serving.log import begin, log
 from serving.model import Model
-from serving.protocols import classify, open_inference, raw, regress, tensorflow_serving
+from serving.protocols import answers, classify, open_inference, raw, regress, tensorflow_serving
 from serving.protocols.call import Arrays, Call, Context, row_errors
 from serving.record import UNWATCHED, Record
 from serving.signature import DEFAULT
@@ -231,7 +232,7 @@ def _run(served: Model, call: Call, protocol: ModuleType, failure: RunError | No
     except RunError as error:
         if error.code not in CLIENTS_FAULT:
             raise
-        if row_errors(call.context) and (rows := _rows(call)):
+        if row_errors(call.context) and answers.in_rows(call) and (rows := _rows(call)):
             return _run_each(served, call, protocol, rows)
         place = protocol.place(call, _bad_row(served, call))
         raise BadRequest(f"{place}: the model refuses it: {plain(str(error))}", call.signature.name) from None
@@ -260,18 +261,25 @@ def _run_each(served: Model, call: Call, protocol: ModuleType, rows: int) -> tup
     """Run row by row, so that one that the model refuses fails alone."""
     failed = dict(call.failed)
     places = [place for place in range(rows + len(failed)) if place not in failed]  # of the rows, in the request
-    answers = []
+    answered: list[Arrays] = []
     for row, place in enumerate(places):
         try:
-            answers.append(served.run(call.signature, _alone(call, row)))
+            outputs = served.run(call.signature, _alone(call, row))
+            answers.check_rows(call, outputs, 1)
+            answered.append(outputs)
         except InputError as error:  # the batch has a fixed size
             raise BadRequest(f"on_error: the model takes no row alone: {error}", example=False) from None
         except RunError as error:
             if error.code not in CLIENTS_FAULT:
                 raise
             failed[place] = f"{protocol.place(call, place)}: the model refuses it: {plain(str(error))}"
-    outputs = {name: np.concatenate([one[name] for one in answers]) for name in answers[0]} if answers else {}
-    return call._replace(failed=failed), outputs
+    good = [row for row, place in enumerate(places) if place not in failed]
+    inputs = {name: array[good] for name, array in call.inputs.items()}
+    try:
+        outputs = {name: np.concatenate([one[name] for one in answered]) for name in answered[0]} if answered else {}
+    except ValueError:
+        raise BadRequest("on_error: the rows are answered in different shapes; ask without it", example=False) from None
+    return call._replace(failed=failed, inputs=inputs), outputs
 
 
 def _bad_row(served: Model, call: Call) -> int | None:
@@ -437,6 +445,9 @@ def answer(request: Request) -> Response:
         request.record.route = route
         _check_target(target)
         return route.action(request, target, route.protocol)
+    except ModelFault as error:
+        log("ERROR", f"a wrong answer of the model: {error}", **observe.about(request))
+        return _refuse(error)
     except HttpError as error:
         return _refuse(error)
     except LoadError as error:

@@ -91,6 +91,10 @@ class TooLarge(HttpError):
     status = 413
 
 
+class ModelFault(HttpError):
+    """The model answered what its signature does not say; the text is for the client and the log."""
+
+
 class UnsupportedEncoding(HttpError):
     status = 415
     headers = (("Accept-Encoding", "gzip, deflate"),)

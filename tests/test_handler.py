@@ -113,7 +113,7 @@ REFUSED = [
     ("image",  b'{"signature_name": "__saved_model_init_op", "inputs": {}}',     400,    "cannot be called"),
     ("many",   b'{"inputs": {"zebra": [1]}}',                                    400,    "inputs: the input 'Flag_' is missing"),
     ("many",   b'{"inputs": {"zebra": [1], "aple": [[1, 2]], "Mango": ["a"], "Flag_": true}}', 400, "no input 'aple'; did you mean 'apple'?"),
-    ("rows",   b'{"instances": [[1, 2]]}',                                       400,    "has no batch dimension: ask in column form"),
+    ("rows",   b'{"instances": [[1, 2]]}',                                       400,    "rows of the request: ask in column form"),
 ]
 # fmt: on
 
@@ -247,7 +247,7 @@ FAULTS = [
     (RunError("RESOURCE_EXHAUSTED", "OOM"),                503,    "the model failed: RESOURCE_EXHAUSTED"),
     (RunError("UNIMPLEMENTED", "No OpKernel"),             501,    "the model failed: UNIMPLEMENTED"),
     (RunError("OUT_OF_RANGE", "{{node a}} index 7"),       400,    "the model refuses it: index 7"),
-    (RunError("FAILED_PRECONDITION", "x"),                 400,    "the model refuses it: x"),
+    (RunError("FAILED_PRECONDITION", "x"),                 500,    "the model failed: FAILED_PRECONDITION"),
     (ZeroDivisionError("/secret"),                         500,    "internal error; the log has the reason"),
     (MemoryError(),                                        503,    "out of memory"),
 ]  # fmt: skip

@@ -254,7 +254,7 @@ BODIES = [
     ("keras_string_lookup", "Predict",              False,  {"instances": [[{"b64": "Y2F0Z"}]]}),
     ("keras_string_lookup", "Predict",              False,  {"instances": [[{"b64": "Y-_0"}]]}),
     ("keras_string_lookup", "Predict",              False,  {"instances": [["cat", "dog"]]}),
-    ("fixed_shape",      "Predict",                 True,   {"instances": [[1, 2, 3], [4, 5, 6]]}),
+    ("fixed_shape",      "Predict",                 False,  {"instances": [[1, 2, 3], [4, 5, 6]]}),
     ("fixed_shape",      "Predict",                 False,  {"instances": [[1, 2, 3]]}),
     ("fixed_shape",      "Infer",                   False,  {"inputs": [{"name": "x", "shape": [2, 3], "datatype": "FP32", "data": [1, 2, 3]}]}),
     ("no_inputs",        "Predict",                 True,   {"inputs": {}}),
@@ -308,7 +308,7 @@ def test_what_a_tester_of_the_document_found(serve: Serve, address: str, body: A
 
 def test_a_key_is_refused_where_the_rows_of_the_answer_are_others(serve: Serve) -> None:
     answer = serve(folder("fixed_shape"))("POST", "/", {"instances": [{"x": [1, 2, 3], "key": 1}, {"x": [1, 2, 3]}]})
-    assert (answer.status, b"3 rows for 2" in answer.body) == (400, True), answer.body
+    assert (answer.status, b"has 3 rows for the 2 rows" in answer.body) == (400, True), answer.body
 
 
 def test_a_column_that_the_model_refuses_is_refused_whole(serve: Serve) -> None:

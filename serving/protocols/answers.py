@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from serving.errors import did_you_mean
-from serving.http import BadRequest
+from serving.http import BadRequest, ModelFault
 from serving.protocols.call import Arrays, Call, Context, option, row_errors
 from serving.protocols.json_tensors import to_values
 from serving.signature import Signature
@@ -31,6 +31,46 @@ def check(signature: Signature, context: Context) -> None:
     row_errors(context)
     if top_k(context) or option(context, "scores"):
         scores(signature, context)
+
+
+def check_fields(call: Call) -> Call:
+    """Return the call; raise BadRequest where a key or a row's error would stand in an output's place in the answer."""
+    if call.keys is None and not row_errors(call.context):
+        return call
+    fields = {"classes"} if top_k(call.context) else set(call.signature.outputs)
+    if row_errors(call.context) and in_rows(call):
+        if "error" in fields:
+            raise BadRequest(
+                "on_error: the model has an output 'error', which would look like a row that failed", example=False
+            )
+        fields.add("error")
+    if call.keys is not None and call.context.key in fields:
+        raise BadRequest(
+            f"{call.context.key}: the answer has a field {call.context.key!r} of its own, whose place the key would "
+            "take; send no keys, or let the server read them from another field (KEY_FIELD)",
+            example=False,
+        )
+    return call
+
+
+def in_rows(call: Call) -> bool:
+    """Say whether a predict request goes by rows, not by columns."""
+    return bool(getattr(call.form, "answer", call.form) != "inputs")
+
+
+def check_rows(call: Call, outputs: Arrays, count: int) -> None:
+    """Raise where an output has not one value for each of the `count` rows: BadRequest where its declared shape says
+    so, ModelFault where it does not.
+    """
+    for name, array in outputs.items():
+        if array.ndim and len(array) == count:
+            continue
+        came = f"{len(array)} rows for the {count} rows of the request" if array.ndim else "no batch dimension"
+        message = f"the output {name!r} has {came}"
+        spec = call.signature.outputs.get(name)
+        if spec is not None and spec.shape is not None and spec.shape[:1] != (None,):
+            raise BadRequest(f"{message}: ask in column form, with 'inputs'", example=False)
+        raise ModelFault(f"{message}; where that is meant, ask in column form, with 'inputs'")
 
 
 def top_k(context: Context) -> int:
@@ -62,17 +102,13 @@ def scores(signature: Signature, context: Context) -> str:
 
 def rows(call: Call, outputs: Arrays, *, named: bool = False) -> Any:
     """Return one value or, for several outputs or where `named`, one object for each index of the first dimension."""
-    sizes = {}
-    for name, array in outputs.items():
-        if not array.ndim:
-            raise BadRequest(f"the output {name!r} has no batch dimension: ask in column form, with 'inputs'")
-        sizes[name] = len(array)
-    if len(set(sizes.values())) > 1:
-        told = ", ".join(f"{name!r} {size}" for name, size in sizes.items())
-        raise BadRequest(f"the outputs differ in their number of rows ({told}): ask in column form, with 'inputs'")
+    row_count = next(len(array) for array in call.inputs.values() if array.ndim)
     count = top_k(call.context)
     if count:
+        named_scores = scores(call.signature, call.context)
+        check_rows(call, {named_scores: outputs[named_scores]}, row_count)
         return [{"classes": ranked} for ranked in _ranked(call, outputs, count)]
+    check_rows(call, outputs, row_count)
     packed = option(call.context, "arrays") == "base64"
     if len(outputs) == 1 and not named:
         ((name, array),) = outputs.items()

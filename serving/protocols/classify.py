@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from serving.http import BadRequest, Response, to_json
+from serving.http import ModelFault, Response, to_json
 from serving.protocols import tf_example
 from serving.protocols.call import NOTHING, Arrays, Call, Context
 from serving.protocols.json_tensors import to_values
@@ -40,7 +40,7 @@ def encode(call: Call, outputs: Arrays) -> Response:
     shapes = {array.shape for array in outputs.values()}
     if len(shapes) != 1 or len(shape := shapes.pop()) != 2 or shape[0] != len(examples):
         told = ", ".join(f"{name!r} {list(array.shape)}" for name, array in outputs.items())
-        raise BadRequest(f"classify: expected outputs of shape [{len(examples)}, classes], got {told}", example=False)
+        raise ModelFault(f"classify: expected outputs of shape [{len(examples)}, classes], got {told}")
     labels = to_values(outputs[CLASSES], CLASSES) if CLASSES in outputs else [[""] * shape[1]] * shape[0]
     scores = outputs.get(SCORES, np.zeros(shape, np.float32))
     results = [list(zip(names, _numbers(row, call.context))) for names, row in zip(labels, scores)]

@@ -69,8 +69,8 @@ def decode(body: bytes, signatures: Mapping[str, Signature], context: Context = 
         tensorflow_serving.check_outputs(signature)
         answers.check(signature, context)
         if kind in (BYTES, TEXT):
-            return _whole(body, signature, signatures, context)
-        return _reader(kind)(body, signature, context)
+            return answers.check_fields(_whole(body, signature, signatures, context))
+        return answers.check_fields(_reader(kind)(body, signature, context))
     except BadRequest as error:
         if kind not in (BYTES, TEXT):
             error.example = False  # it would be JSON
@@ -143,8 +143,6 @@ def encode(call: Call, outputs: Arrays) -> Response:
     if form.answer != LINES:
         return tensorflow_serving.encode(call._replace(form=form.answer), outputs)
     rows = tensorflow_serving.predictions(call, outputs)
-    if len(rows) != form.lines:
-        raise BadRequest(f"lines: the outputs have {len(rows)} rows for {form.lines} lines: ask in JSON, with 'inputs'")
     return Response(200, b"".join([orjson.dumps(row, option=_OPTIONS) for row in rows]), NDJSON)
 
 

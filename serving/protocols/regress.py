@@ -5,7 +5,7 @@
 
 from collections.abc import Mapping
 
-from serving.http import BadRequest, Response, to_json
+from serving.http import ModelFault, Response, to_json
 from serving.protocols import tf_example
 from serving.protocols.call import NOTHING, Arrays, Call, Context
 from serving.protocols.classify import example
@@ -34,5 +34,5 @@ def encode(call: Call, outputs: Arrays) -> Response:
     (examples,), values = call.inputs.values(), outputs[OUTPUT]
     if values.shape not in ((len(examples),), (len(examples), 1)):
         wanted = f"[{len(examples)}] or [{len(examples)}, 1]"
-        raise BadRequest(f"regress: expected an output of shape {wanted}, got {list(values.shape)}", example=False)
+        raise ModelFault(f"regress: expected an output of shape {wanted}, got {list(values.shape)}")
     return Response(200, to_json({"results": to_values(values.ravel(), OUTPUT, null=call.context.null)}))

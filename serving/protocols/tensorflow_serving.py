@@ -60,8 +60,8 @@ def decode(body: bytes, signatures: Mapping[str, Signature], context: Context = 
         if form == ROW:
             if isinstance(root[ROW], LISTS):
                 check_rows(len(root[ROW]), ROW)
-            return decode_rows(document, root[ROW], signature, context)
-        return _columns(document, root[COLUMN], signature, context)
+            return answers.check_fields(decode_rows(document, root[ROW], signature, context))
+        return answers.check_fields(_columns(document, root[COLUMN], signature, context))
     except BadRequest as error:
         error.signature = signature.name
         raise
@@ -91,6 +91,7 @@ def encode(call: Call, outputs: Arrays) -> Response:
     if call.form == ROW:
         if len(outputs) == 1 and call.keys is None and not call.failed and not call.context.query:
             (array,) = outputs.values()
+            answers.check_rows(call, outputs, len(next(iter(call.inputs.values()))))
             if (body := sole_rows(array, "predictions", null=call.context.null)) is not None:
                 return Response(200, body)
         return Response(200, to_json({"predictions": predictions(call, outputs)}))
@@ -142,6 +143,8 @@ def decode_rows(document: Document, instances: Any, signature: Signature, contex
         raise BadRequest(f"instances: expected a list of rows, got {kind(instances)}")
     if not len(instances):
         raise BadRequest("instances: expected at least one row, got an empty list")
+    if not signature.inputs:
+        raise BadRequest('instances: the signature has no inputs, so it has no rows; send {"inputs": {}}')
     tell = row_errors(context)
     if (isinstance(instances[0], OBJECTS) or tell) and any(_is_named(instance) for instance in instances):
         rows, keys, failed = _named_rows(instances, signature, context)
@@ -291,9 +294,7 @@ def predictions(call: Call, outputs: Arrays) -> Any:
     if call.keys is None and not call.failed:
         return answers.rows(call, outputs)
     good = iter(answers.rows(call, outputs, named=call.keys is not None) if outputs else ())
-    count = len(call.failed) + (len(next(iter(outputs.values()))) if outputs else 0)
-    if call.keys is not None and count != len(call.keys):
-        raise BadRequest(f"the model gives {count} rows for {len(call.keys)}: their keys cannot be told", example=False)
+    count = len(call.failed) + (len(next(iter(call.inputs.values()))) if outputs else 0)
     found: list[Any] = []
     for row in range(count):
         prediction = {"error": call.failed[row]} if row in call.failed else next(good)
@@ -325,13 +326,13 @@ def _tensor_info(spec: TensorSpec) -> dict[str, Any]:
 
 
 def has_rows(signature: Signature) -> bool:
-    """Say whether inputs and outputs go by rows: every tensor has a first dimension, and outputs agree on its size."""
+    """Say whether inputs and outputs go by rows: every tensor has a first dimension, all of them of one size."""
     if any(spec.shape == () for specs in (signature.inputs, signature.outputs) for spec in specs.values()):
         return False
     given, answered = (
         {one.shape[0] for one in specs.values() if one.shape} for specs in (signature.inputs, signature.outputs)
     )
-    return len(given - {None}) <= 1 and len(answered) <= 1
+    return len(given - {None}) <= 1 and answered - {None} <= given
 
 
 def example(signature: Signature, saved: Any = None) -> bytes:

@@ -12,7 +12,7 @@ from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 
 from serving.dtypes import DTYPES
-from serving.http import BadRequest
+from serving.http import BadRequest, ModelFault
 from serving.protocols import classify, regress
 from serving.signature import Signature, TensorSpec
 from tests.conftest import ROOT, Serve, plain_environment
@@ -154,7 +154,7 @@ def test_classes_come_with_their_scores(name: str, outputs: dict[str, Any], want
 def test_regress_gives_one_number_an_example(shape: tuple[int, ...]) -> None:
     call = regress.decode(b'{"examples": [{}], "signature_name": "number"}', SIGNATURES)
     assert regress.encode(call, {"outputs": np.full(shape, 0.1, np.float32)}).body == b'{"results":[0.1]}'
-    with pytest.raises(BadRequest, match=r"expected an output of shape \[1\] or \[1, 1\], got \[1, 2\]"):
+    with pytest.raises(ModelFault, match=r"expected an output of shape \[1\] or \[1, 1\], got \[1, 2\]"):
         regress.encode(call, {"outputs": np.zeros((1, 2), np.float32)})
 
 

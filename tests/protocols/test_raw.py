@@ -16,7 +16,7 @@ from werkzeug.datastructures import FileStorage, MultiDict
 from werkzeug.test import encode_multipart
 
 from serving.dtypes import DTYPES
-from serving.http import BadRequest
+from serving.http import BadRequest, ModelFault
 from serving.protocols.bodies import parameter
 from serving.protocols.call import Call, Context
 from serving.protocols.raw import decode, encode, example, place, takes
@@ -421,7 +421,8 @@ def test_lines_are_answered_by_lines_and_the_rest_as_ever(
 
 def test_a_row_that_the_model_refused_is_told_in_its_place() -> None:
     call = read(LINES, b"1\nx\n3\n4", "real", on_error="row")
-    refused = call._replace(failed={**call.failed, 2: "line 3: the model refuses it"})
+    inputs = {name: array[[0, 2]] for name, array in call.inputs.items()}
+    refused = call._replace(inputs=inputs, failed={**call.failed, 2: "line 3: the model refuses it"})
     answer = encode(refused, {"y": np.array([1, 4])})
     assert [line if isinstance(line, int) else line["error"][:6] for line in map(json.loads, answer.body.splitlines())] == [
         1, "line 2", "line 3", 4,
@@ -429,7 +430,7 @@ def test_a_row_that_the_model_refused_is_told_in_its_place() -> None:
 
 
 def test_outputs_of_another_number_of_rows_cannot_answer_lines() -> None:
-    with pytest.raises(BadRequest, match="the outputs have 1 rows for 2 lines"):
+    with pytest.raises(ModelFault, match="the output 'y' has 1 rows for the 2 rows of the request"):
         encode(read(LINES, b"1\n2", "real"), {"y": np.array([1.0])})
 
 

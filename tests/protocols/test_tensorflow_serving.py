@@ -1,6 +1,7 @@
 """TensorFlow Serving's predict: bodies and signatures alone, no TensorFlow."""
 
 import json
+import re
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 
 from serving.dtypes import DTYPES
-from serving.http import BadRequest
+from serving.http import BadRequest, ModelFault
 from serving.protocols.call import Call
 from serving.protocols.tensorflow_serving import decode, encode, example, metadata
 from serving.signature import Contents, Shape, Signature, TensorSpec
@@ -39,6 +40,7 @@ SIGNATURES = {one.name: one for one in (
     signature("free",     [spec("x", "float32", None)], [Y]),
     signature("fixed",    [spec("x", "float32", (2, 2))], [Y]),
     signature("none",     [], [Y]),
+    signature("constant", [spec("x", "float32", (None, 2))], [spec("y", "float32", (3,))]),
     signature("complex",  [spec("z", "complex64", (None,))], [Y]),
     signature("complex_out", [spec("x", "float32", (None,))], [spec("y", "complex64", (None,))]),
     signature("resource", [TensorSpec("r", DTYPES[20], (), "r:0")], [Y]),
@@ -180,23 +182,30 @@ ANSWERS = [
 
 @pytest.mark.parametrize(("form", "outputs", "wanted"), ANSWERS)
 def test_outputs_take_the_form_of_the_request(form: str, outputs: dict[str, Any], wanted: bytes) -> None:
-    call = Call(SIGNATURES["serving_default"], {}, form)
+    rows = len(next(iter(outputs.values()))) if form == "instances" else 1
+    call = Call(SIGNATURES["serving_default"], {"x": np.zeros((rows, 2), np.float32)}, form)
     answer = encode(call, {name: np.asarray(array) for name, array in outputs.items()})
     assert (answer.status, answer.body) == (200, wanted)
 
 
 NO_ROWS = [
-    # outputs                                        words
-    ({"y": np.array(1.0)},                           "the output 'y' has no batch dimension: ask in column form"),
-    ({"a": np.array([1, 2]), "b": np.array([1])},    "the outputs differ in their number of rows ('a' 2, 'b' 1)"),
+    # signature          outputs                                       error       words
+    ("serving_default",  {"y": np.array(1.0)},                         ModelFault, "the output 'y' has no batch dimension; where that is meant"),
+    ("serving_default",  {"y": np.array([1.0])},                       ModelFault, "the output 'y' has 1 rows for the 2 rows of the request"),
+    ("serving_default",  {"a": np.array([1, 2]), "b": np.array([1])},  ModelFault, "the output 'b' has 1 rows for the 2 rows of the request"),
+    ("constant",         {"y": np.array([1, 2, 3])},                   BadRequest, "the output 'y' has 3 rows for the 2 rows of the request: ask in column form"),
+    ("constant",         {"y": np.array(1.0)},                         BadRequest, "the output 'y' has no batch dimension: ask in column form"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("outputs", "words"), NO_ROWS)
-def test_outputs_without_rows_cannot_answer_rows(outputs: dict[str, Any], words: str) -> None:
-    with pytest.raises(BadRequest) as raised:
-        encode(Call(SIGNATURES["serving_default"], {}, "instances"), outputs)
-    assert words in str(raised.value)
+@pytest.mark.parametrize(("name", "outputs", "error", "words"), NO_ROWS)
+@pytest.mark.parametrize("keys", [None, [1, 2]])
+def test_an_output_of_another_number_of_rows_is_refused(
+    name: str, outputs: dict[str, Any], error: type[Exception], words: str, keys: Any
+) -> None:
+    call = Call(SIGNATURES[name], {"x": np.zeros((2, 2), np.float32)}, "instances", keys=keys)
+    with pytest.raises(error, match=re.escape(words)):
+        encode(call, outputs)
 
 
 @hypothesis(max_examples=500, deadline=None)

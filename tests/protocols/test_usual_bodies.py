@@ -11,7 +11,7 @@ from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 
 from serving.dtypes import DTYPES
-from serving.http import BadRequest
+from serving.http import BadRequest, ModelFault
 from serving.protocols import tensorflow_serving
 from serving.protocols.call import NOTHING, Call, Context
 from serving.protocols.json_tensors import sole_numbers
@@ -94,12 +94,13 @@ def test_the_quick_way_writes_what_the_general_one_does(
     with np.errstate(invalid="ignore"):
         outputs = {"y": np.resize(np.array(values), shape).astype(dtype)}
     (one,) = signature("float32", (None,)).values()
-    call = Call(one, {}, "instances", Context(null=null))
+    rows = outputs["y"].shape[0] if outputs["y"].ndim else 1
+    call = Call(one, {"x": np.zeros(rows, np.float32)}, "instances", Context(null=null))
 
     def written() -> Any:
         try:
             return encode(call, outputs)
-        except BadRequest as error:
+        except (BadRequest, ModelFault) as error:
             return str(error)
 
     quick = written()
