@@ -10,8 +10,9 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import flask
 import functions_framework
 
-from serving import gunicorn, model, observe, settings, wsgi
+from serving import gunicorn, model, observe, settings
 from serving.flask import from_flask, to_flask
+from serving.functions import take_over
 from serving.handler import handle
 
 try:
@@ -28,23 +29,22 @@ gunicorn.prepare(_settings)
 # a session may not. The first request opens that.
 model.open_library(_settings)
 
-# functions-framework runs this file inside its Flask application. The plain WSGI door goes before it, with the same
-# handler and the same bytes in half the time; `predict` answers wherever a platform calls the function itself.
-# The application is named after its target, and a process with the target predict_event is there for events alone.
-if flask.has_app_context():
-    _events_only = flask.current_app.name == "predict_event"
-    flask.current_app.wsgi_app = wsgi.event_app if _events_only else wsgi.app  # type: ignore[method-assign]
-
 
 @functions_framework.http  # type: ignore[untyped-decorator]
 def predict(request: flask.Request) -> flask.Response:
-    """Answer over HTTP, in the protocol that the path names."""
+    """Answer over HTTP, in the protocol that the path names: called for every request, whatever its method and path."""
     return to_flask(handle(from_flask(request)))
 
 
 @functions_framework.cloud_event  # type: ignore[untyped-decorator]
-def predict_event(event: Any) -> None:
-    """Act on a CloudEvent that a platform has parsed; raise where it has to be delivered again."""
-    from serving.events import receive_object  # where the door above is in use, nothing calls this
+def predict_event(event: Any) -> Any:
+    """Act on a CloudEvent, and return how it went; raise where it has to be delivered again."""
+    from serving.events import receive_object  # a process of `predict` alone does without
 
-    receive_object(event, handle)
+    return receive_object(event, handle)
+
+
+# functions-framework runs this file inside its Flask application. From here on each request goes to the function above
+# that the application is named after, without Flask's routing before and its hooks behind.
+if flask.has_app_context():
+    take_over(flask.current_app, globals())

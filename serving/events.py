@@ -54,7 +54,8 @@ def receive(request: Request, answer: Answer) -> Response:
     """Act on every event of a request; `answer` is what answers a predict request."""
     found = _read(request)
     request.record.events = tuple(_cause(event)["id"] for event in found)
-    outcomes = [act(event, answer) for event in found]
+    deliver = request.deliver or act
+    outcomes = [(act if isinstance(event, Malformed) else deliver)(event, answer) for event in found]
     for status in (503, 400):
         if bad := [outcome for outcome in outcomes if outcome.status == status]:
             headers = (("Retry-After", "1"),) if status == 503 else ()
@@ -68,11 +69,21 @@ def receive(request: Request, answer: Answer) -> Response:
     return Response(200, reply.data, reply.content_type, tuple(cloud_events.to_binary(reply).items()))
 
 
-def receive_object(event: Any, answer: Answer) -> None:
-    """Act on a platform's CloudEvent object; raise RuntimeError where it has to be delivered again.
+class Redelivery(RuntimeError):
+    """An event has to be delivered again."""
 
-    Nobody takes an answer from here: it goes where EVENT_REPLY says, or into the log's warning.
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(outcome.message)
+        self.outcome = outcome
+
+
+def receive_object(event: Any, answer: Answer) -> Outcome:
+    """Act on a platform's CloudEvent object, and return how it went; raise Redelivery where it has to come again.
+
+    A platform's own framework takes no answer from here: it goes where EVENT_REPLY says, or into the log's warning.
     """
+    if (found := getattr(event, "unchanged", lambda: None)()) is not None:  # it came through serving.functions
+        return _settled(act(found, event.answer))
     attributes, data = event.get_attributes(), event.get_data()
     if data is not None and not isinstance(data, (bytes, bytearray)):
         kind = attributes.get("datacontenttype") or JSON
@@ -82,12 +93,16 @@ def receive_object(event: Any, answer: Answer) -> None:
         got = cloud_events.from_attributes(
             attributes.get, bytes(data or b""), attributes.get("datacontenttype") or JSON, ""
         )
-        found: Event | Malformed = cloud_events.checked(cloud_events.unwrap(got))._replace(pushed=True)
+        found = cloud_events.checked(cloud_events.unwrap(got))._replace(pushed=not hasattr(event, "answer"))
     except NotAnEvent as error:
         found = Malformed(str(error), bytes(data or b""))
-    outcome = act(found, answer)
+    return _settled(act(found, getattr(event, "answer", answer)))
+
+
+def _settled(outcome: Outcome) -> Outcome:
     if outcome.status != 204 and not outcome.reply:
-        raise RuntimeError(outcome.message)
+        raise Redelivery(outcome)
+    return outcome
 
 
 def _read(request: Request) -> list[Event | Malformed]:

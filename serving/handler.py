@@ -438,6 +438,14 @@ def handle(request: Request) -> Response:
         metrics.ended()
 
 
+def is_probe(method: str, path: str) -> bool:
+    """Say whether an address is one that platforms ask for to see how the process does."""
+    try:
+        return _route(method, path)[0].action.__name__ in observe.QUIET
+    except HttpError:
+        return False
+
+
 def answer(request: Request) -> Response:
     """Answer a request that is seen as a part of another, or by nobody."""
     try:

@@ -36,6 +36,7 @@ class Request(NamedTuple):
     body: bytes | Stream = b""
     length: int | None = None  # what Content-Length says of a stream
     record: Record = UNWATCHED
+    deliver: Any = None  # the function that acts on the events of this request; None: serving.events' own
 
 
 class Response(NamedTuple):

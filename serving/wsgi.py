@@ -12,7 +12,7 @@ from typing import Any
 
 from serving import phases
 from serving.handler import handle
-from serving.http import Request, status_line
+from serving.http import Request, Response, status_line
 from serving.record import Record
 
 Environ = dict[str, Any]
@@ -21,27 +21,40 @@ StartResponse = Callable[[str, list[tuple[str, str]]], Any]
 
 def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     """Answer one request (PEP 3333)."""
+    return respond(environ, start_response, handle(to_request(environ)))
+
+
+def to_request(environ: Environ) -> Request:
+    """Return the request, its body still unread."""
     path = environ.get("PATH_INFO") or "/"
     if not path.isascii():  # a server hands over the bytes of the path as if they were Latin-1
         path = path.encode("latin-1").decode("utf-8", "replace")
-    method, length = environ["REQUEST_METHOD"], _length(environ)
-    response = handle(
-        Request(
-            method,
-            path,
-            environ.get("QUERY_STRING", ""),
-            Headers(environ),
-            environ["wsgi.input"],
-            length,
-            Record(),
-        )
+    return Request(
+        environ["REQUEST_METHOD"],
+        path,
+        environ.get("QUERY_STRING", ""),
+        Headers(environ),
+        environ["wsgi.input"],
+        _length(environ),
+        Record(),
     )
+
+
+def respond(environ: Environ, start_response: StartResponse, response: Response) -> Iterable[bytes]:
+    """Give a response to the server."""
     size = str(len(response.body))
     headers = [("Content-Type", response.content_type), ("Content-Length", size), *response.headers]
     start_response(status_line(response.status), headers if response.status != 204 else headers[2:])
-    if response.status >= 400 and (length is None or length > UNREAD) and "HTTP_EXPECT" not in environ:
-        return _and_drop(b"" if method == "HEAD" else response.body, environ["wsgi.input"])
-    return [] if method == "HEAD" else [response.body]
+    body = [] if environ["REQUEST_METHOD"] == "HEAD" else [response.body]
+    return body if response.status < 400 else and_drop(environ, response.status, body)
+
+
+def and_drop(environ: Environ, status: int, answer: Iterable[bytes]) -> Iterable[bytes]:
+    """Return an answer; after one that refuses its request, what is left of the body is read and dropped."""
+    length = _length(environ)
+    if status >= 400 and (length is None or length > UNREAD) and "HTTP_EXPECT" not in environ:
+        return _and_drop(answer, environ["wsgi.input"])
+    return answer
 
 
 UNREAD = 1 << 14  # bytes: what a server has received anyway
@@ -49,13 +62,12 @@ DROPPED, PIECE = 64 << 20, 1 << 16  # bytes
 LINGER = 2.0  # seconds
 
 
-def _and_drop(answer: bytes, rest: Any) -> Iterator[bytes]:
+def _and_drop(answer: Iterable[bytes], rest: Any) -> Iterator[bytes]:
     """Give the answer, then read and drop what is left of a refused body.
 
     A client that still sends when its connection is closed is told of a reset, and never sees the answer.
     """
-    if answer:
-        yield answer
+    yield from answer
     until, left = time.monotonic() + LINGER, DROPPED
     with suppress(Exception):  # each server has its own, for a client that went away
         while left > 0 and (part := rest.read(PIECE)) and time.monotonic() < until:

@@ -125,8 +125,10 @@ def test_a_process_for_events_takes_them_at_any_path_and_tells_its_health(
     for path in ("/", "/projects/p/topics/t", PREDICT, "/readyz"):
         assert asked.ask("POST", path, examples["pixels"], **CE).headers["ce-type"] == "savedmodel.predicted.v1"
     assert asked.ask("POST", PREDICT, examples["pixels"]).headers["ce-type"] == "savedmodel.failed.v1"
-    assert [asked.ask("GET", path).status for path in ("/", "/readyz", "/healthz", "/openapi.json")] == [200] * 4
-    assert asked.ask("PUT", "/").status == 405
+    assert [asked.ask("GET", path).status for path in ("/readyz", "/healthz", "/v2/health/ready")] == [200] * 3
+    for method, path in (("GET", "/"), ("GET", "/openapi.json"), ("GET", "/v1/models/model/metadata"), ("PUT", "/")):
+        answer = asked.ask(method, path)
+        assert (answer.status, answer.headers["allow"]) == (405, "POST")
 
 
 class Together(Sink):
@@ -205,5 +207,5 @@ def test_a_platform_may_call_the_function_itself(serve: Serve, examples: dict[st
         serve(EVENT_REPLY=receiver.address)
         import main
 
-        assert main.predict_event(CloudEvent({"source": "/s", "type": "t"}, examples["pixels"])) is None
+        assert main.predict_event(CloudEvent({"source": "/s", "type": "t"}, examples["pixels"])).status == 204
         assert receiver.received[0][1]["ce-type"] == "savedmodel.predicted.v1"
