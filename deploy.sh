@@ -63,7 +63,7 @@ main() {
     canary) check && connect && canary "${OPERAND:-run}" ;;
     events) legal_values && legal_places && connect && events ;;
     smoke | promote | rollback | delete) legal_values && connect && "$COMMAND" ;;
-    yaml) legal_values && yaml "${OPERAND:-knative}" ;;
+    yaml) legal_values && some_places && yaml "${OPERAND:-knative}" ;;
   esac
 }
 

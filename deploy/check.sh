@@ -3,7 +3,7 @@
 
 check() {
   legal_values
-  if [[ -n $EVENT_INPUT$EVENT_OUTPUT ]]; then legal_places; fi
+  some_places
   check_root
   check_python
   check_model

@@ -14,6 +14,9 @@ legal_places() {
   ((TIMEOUT <= 600)) || refuse "timeout: expected at most 600 seconds with events, got $TIMEOUT ($FROM_TIMEOUT)"
 }
 
+# The service needs both places, or neither.
+some_places() { if [[ -n $EVENT_INPUT$EVENT_OUTPUT ]]; then legal_places; fi; }
+
 names() {
   needs_place
   TOPIC=${EVENT_TOPIC:-$SERVICE-events}

@@ -4,12 +4,15 @@ what it is                                 status   what is written             
 a predict request, answered                200/204  the prediction, as an event              no
 an object, scored (or scored before)       200/204  the predictions; an event that says so   no
 refused for good: a bad request or file    200/204  an error object; a failed-event; log     no
+a CloudEvent that is none                  400      log                                      no
 no event at all                            200/204  a failed-event; log (EVENT_STRICT: 400)  no (yes)
 not for us, ours, gone, or a folder        204      log                                      no
-too old                                    200/204  a failed-event; log                      no
+too old to come again                      200/204  a failed-event; log                      no
 storage, sink, memory, model not there     503      log                                      yes
 
 200 is with the answer as an event in the response, 204 where it went elsewhere or nowhere (EVENT_REPLY).
+400 is for what says that it is a CloudEvent: brokers do not send that again, and its sender learns of it. Pub/Sub
+repeats whatever is not acknowledged, so poison in a push is.
 The answer's id follows from the event's source and id: a delivery that comes twice is answered twice alike.
 """
 
@@ -26,15 +29,30 @@ import orjson
 from serving import cloud_events, settings
 from serving.cloud_events import FINALIZED, Event, Malformed, NotAnEvent
 from serving.errors import LoadError
-from serving.http import JSON, Headers, HttpError, Request, Response, TooLarge, read_body, to_json
+from serving.http import (
+    JSON,
+    SMALLEST_COMPRESSED,
+    BadRequest,
+    Changed,
+    Headers,
+    HttpError,
+    Request,
+    Response,
+    TooLarge,
+    compress,
+    media_type,
+    read_body,
+    to_json,
+)
 from serving.log import log
+from serving.protocols import open_inference
 
 Answer = Callable[[Request], Response]
 
 # The types of what we send, and what no request for a prediction is.
 PREDICTED, SCORED, FAILED = "savedmodel.predicted.v1", "savedmodel.scored.v1", "savedmodel.failed.v1"
-OURS, PLATFORMS = "savedmodel.", ("google.", "providers/")
-LARGEST_MESSAGE = 16 << 20  # bytes: Pub/Sub's largest message, 10 MB, in base64 in JSON
+KSERVE = "io.kserve.inference.response"  # what KServe calls an answer, at the addresses that it has too
+OURS, PLATFORMS = ("savedmodel.", KSERVE), ("google.", "providers/")
 LARGEST_KEPT = 64 << 10  # bytes of a refused event's data that a failed-event repeats
 
 
@@ -105,9 +123,34 @@ def _settled(outcome: Outcome) -> Outcome:
     return outcome
 
 
+def answer_in_kind(request: Request, infer: Answer) -> Response:
+    """Answer an event at a model's own address by an event in the same form, binary or structured, as KServe does.
+
+    What goes wrong is answered as it would be without the event.
+    """
+    options, headers = settings.current(), request.headers
+    found = cloud_events.parse(headers, read_body(request, options.max_body_bytes))
+    if len(found) != 1:
+        raise BadRequest("body: expected one event, got a batch, which /events takes", example=False)
+    (event,) = found
+    if isinstance(event, Malformed):
+        raise BadRequest(event.message, example=False)
+    structured = media_type(headers) == cloud_events.STRUCTURED
+    changed = {"content-type": event.content_type or None, "content-encoding": None}
+    if structured:
+        changed["accept-encoding"] = None  # what is compressed is the event
+    response = infer(request._replace(headers=Changed(headers, changed), body=event.data, length=None))
+    source = f"io.kserve.inference.{options.model_name}"
+    reply = _answer_to(_cause(event), KSERVE, source, response.body, response.content_type)
+    if not structured:
+        return response._replace(headers=(*response.headers, *cloud_events.to_binary(reply).items()))
+    whole = Response(200, cloud_events.to_structured(reply), cloud_events.STRUCTURED, response.headers)
+    return compress(whole, headers.get("accept-encoding")) if len(whole.body) >= SMALLEST_COMPRESSED else whole
+
+
 def _read(request: Request) -> list[Event | Malformed]:
     """Return the events of a request. A body that broke off on its way raises, and is sent again."""
-    limit = max(LARGEST_MESSAGE, settings.current().max_body_bytes)
+    limit = max(cloud_events.LARGEST_MESSAGE, settings.current().max_body_bytes)
     too_large = f"body: expected at most {limit} bytes, got more"
     try:
         packed = read_body(request._replace(headers={}), limit)
@@ -116,7 +159,8 @@ def _read(request: Request) -> list[Event | Malformed]:
     try:
         body = read_body(request._replace(body=packed), limit)
     except HttpError as error:
-        return [Malformed(too_large if isinstance(error, TooLarge) else str(error), packed)]
+        claimed = media_type(request.headers).startswith(cloud_events.STRUCTURED)
+        return [Malformed(too_large if isinstance(error, TooLarge) else str(error), packed, claimed)]
     return cloud_events.parse(request.headers, body)
 
 
@@ -136,13 +180,16 @@ def act(event: Event | Malformed, answer: Answer) -> Outcome:
         return _again(event, "out of memory")
     except Exception as error:
         log("ERROR", f"an event failed: {error!r}", traceback=traceback.format_exc(), **_cause(event))
-        return Outcome(503, "internal error; the log has the reason")
+        return DONE if isinstance(event, Event) and _too_old(event) else Outcome(503, INTERNAL)
+
+
+INTERNAL = "internal error; the log has the reason"
 
 
 def _act(event: Event | Malformed, answer: Answer) -> Outcome:
     options = settings.current()
     if isinstance(event, Malformed):
-        if options.event_strict:  # the dead letter is the record
+        if options.event_strict or event.claimed:  # the dead letter, or the sender's error, is the record
             log("ERROR", f"no event: {event.message}", **_cause(event))
             return Outcome(400, event.message)
         return _refuse(event, event.message)
@@ -154,7 +201,7 @@ def _act(event: Event | Malformed, answer: Answer) -> Outcome:
         return _leave(event, f"no model is asked for by the type {event.type}")
     if not _is_asked_for(event.type, options.event_types):
         return _leave(event, f"EVENT_TYPES does not hold the type {event.type}")
-    return _refuse(event, old) if (old := _too_old(event)) else _predict(event, answer)
+    return _predict(event, answer)
 
 
 def _is_asked_for(type_: str, asked: Iterable[str]) -> bool:
@@ -164,16 +211,17 @@ def _is_asked_for(type_: str, asked: Iterable[str]) -> bool:
 def _too_old(event: Event) -> str:
     limit = settings.current().event_max_age
     age = time.time() - cloud_events.seconds(event.time) if event.time and limit else 0
-    return (
-        f"time: expected an event of the last {limit} seconds (EVENT_MAX_AGE), got an older one" if age > limit else ""
-    )
+    told = f"time: expected an event of the last {limit} seconds (EVENT_MAX_AGE) to come again, got an older one"
+    return told if age > limit else ""
 
 
 def _predict(event: Event, answer: Answer) -> Outcome:
     """Answer a predict request as it would be answered over HTTP, byte for byte."""
     if event.path and not _is_predict(event.path):
         return _refuse(event, "path: expected the address of a predict or infer, such as /v1/models/model:predict")
-    path = event.path or "/v1/models/" + settings.current().model_name + ":predict"
+    name = settings.current().model_name
+    infers = not event.path and open_inference.takes(event.data)
+    path = event.path or (f"/v2/models/{name}/infer" if infers else f"/v1/models/{name}:predict")
     headers = {"content-type": event.content_type} if event.content_type else {}
     response = answer(Request("POST", path, headers=headers, body=event.data))
     if response.status == 200:
@@ -210,12 +258,13 @@ def _score(event: Event) -> Outcome:
         return _leave(event, f"{source} is a folder")
     if scoring.ours(bucket, name, metadata):
         return _leave(event, f"{source} is one of our own outputs")
+    if not options.event_input:
+        return _again(
+            event,
+            "EVENT_INPUT and EVENT_OUTPUT: expected gs://BUCKET/FOLDER in each, got nothing: no objects are scored",
+        )
     if not source.startswith(options.event_input):
         return _leave(event, f"{source} is not in EVENT_INPUT")
-    if old := _too_old(event):
-        return _refuse(event, old)
-    if not options.event_output:
-        return _again(event, "EVENT_OUTPUT: expected gs://BUCKET/FOLDER, where predictions are written, got nothing")
     try:
         scored = scoring.score_object(source, generation)
     except scoring.Gone as error:
@@ -261,7 +310,13 @@ def _leave(event: Event, why: str) -> Outcome:
 
 
 def _again(event: Event | Malformed, why: str) -> Outcome:
-    """Ask for another delivery."""
+    """Ask for another delivery, but for an event that has come for too long."""
+    if isinstance(event, Event) and (old := _too_old(event)):
+        return _refuse(event, f"{why}; {old}")
+    return _later(event, why)
+
+
+def _later(event: Event | Malformed, why: str) -> Outcome:
     log("WARNING", f"an event has to come again: {why}", **_cause(event))
     return Outcome(503, why)
 
@@ -286,12 +341,7 @@ def _cause(event: Event | Malformed) -> dict[str, str]:
 def _reply(event: Event | Malformed, type_: str, data: bytes, content_type: str) -> Outcome:
     """Send the answer to where EVENT_REPLY says."""
     options = settings.current()
-    cause = _cause(event)
-    subject = f"{cause.get('source', '')}#{cause['id']}"
-    reply = Event(
-        hashlib.sha256(subject.encode()).hexdigest()[:32], f"/v1/models/{options.model_name}", type_,
-        subject, content_type=content_type, data=data,
-    )  # fmt: skip
+    reply = _answer_to(_cause(event), type_, f"/v1/models/{options.model_name}", data, content_type)
     if options.event_reply == "response":
         return Outcome(200, reply=reply)
     if options.event_reply != "none":
@@ -300,5 +350,11 @@ def _reply(event: Event | Malformed, type_: str, data: bytes, content_type: str)
         try:
             sinks.send(reply, options)
         except sinks.SinkError as error:
-            return _again(event, str(error))
+            return _later(event, str(error)) if type_ == FAILED else _again(event, str(error))
     return DONE
+
+
+def _answer_to(cause: Mapping[str, str], type_: str, source: str, data: bytes, content_type: str) -> Event:
+    subject = f"{cause.get('source', '')}#{cause['id']}"
+    identity = hashlib.sha256(subject.encode()).hexdigest()[:32]
+    return Event(identity, source, type_, subject, content_type=content_type, data=data)

@@ -16,8 +16,8 @@ from serving.errors import CLIENTS_FAULT, DeadlineError, InputError, LoadError, 
 from serving.http import (
     SMALLEST_COMPRESSED,
     BadRequest,
+    Changed,
     DeadlinePassed,
-    Headers,
     HttpError,
     MethodNotAllowed,
     ModelFault,
@@ -63,8 +63,14 @@ class Route(NamedTuple):
 
 def infer(request: Request, _target: Target, protocol: ModuleType) -> Response:
     """Answer with the outputs of one signature."""
-    if request.path == "/" and _is_event(request.headers):
-        return receive(request, _target, protocol)
+    if _is_event(request):
+        if request.path == "/":
+            return receive(request, _target, protocol)
+        return _answer_event(request, protocol)
+    return _infer_here(request, protocol)
+
+
+def _infer_here(request: Request, protocol: ModuleType) -> Response:
     admission = limits.admission()
     until = admission.expect(request.headers)
     metered = admission.metered(request)
@@ -79,26 +85,36 @@ def infer(request: Request, _target: Target, protocol: ModuleType) -> Response:
 def _infer_in_turn(request: Request, admission: limits.Admission, until: float, protocol: ModuleType) -> Response:
     """Read the body, which may take its client long, and answer when the request may run."""
     most = settings.current().max_body_bytes
+    pushed = request.path == "/" and most < (request.length or 0) <= LARGEST_EVENT  # it may be
+    room = LARGEST_EVENT if pushed else most
     try:
-        body = receive_body(request.body, request.length, most)
+        body = receive_body(request.body, request.length, room)
     except (BadRequest, TimedOut):
         if limits.stopping:  # whoever is still sending then is cut off
             raise Unavailable("the server is stopping; try again") from None
         raise
     admission.enter(until)
     try:
-        return _infer(request, unpack(body, request.headers, most), until, protocol)
+        body = unpack(body, request.headers, room)
+        if request.path != "/" or not _is_event_body(body):
+            return _infer(request, receive_body(body, None, most), until, protocol)
     finally:
         admission.leave()
+    headers = Changed(request.headers, {"content-encoding": None})
+    return _receive(request._replace(headers=headers, body=body))
+
+
+LARGEST_EVENT = 16 << 20  # bytes: a push of Pub/Sub's largest message, 10 MB in base64
+EVENT_MARKS = (b'"message"', b'"context"', b'"eventId"', b'"specversion"')  # one of them stands in any event's body
 
 
 def _infer(request: Request, body: bytes, until: float, protocol: ModuleType) -> Response:
     """Answer a request that may run; the model must have begun by the time `until`."""
     options, record, failure = settings.current(), request.record, None
     served = model.cache().get(until)
-    if protocol is tensorflow_serving and raw.takes(request.headers.get("content-type") or "", body):
-        protocol = record.protocol = raw
-    elif not request.query:
+    if protocol is tensorflow_serving and (other := _other_protocol(request, body, options)):
+        protocol = record.protocol = other
+    if protocol is not raw and not request.query:
         found = _quickly(served, body, request, protocol)
         if isinstance(found, Response):
             return found
@@ -164,23 +180,62 @@ def _size(call: Call) -> int:
     return len(call.failed)
 
 
-def _is_event(headers: Headers) -> bool:
-    """Say whether the headers of a request to the root say CloudEvent, however incomplete."""
-    get = headers.get
-    if get("ce-specversion") is not None or get("ce-id") is not None or get("ce-type") is not None:
+def _other_protocol(request: Request, body: bytes, options: settings.Settings) -> ModuleType | None:
+    """Return what a body on an address of predict is instead of one JSON document of that."""
+    if raw.takes(request.headers.get("content-type") or "", body):
+        return raw
+    # Vertex AI has one address for whatever protocol its model speaks.
+    if request.path == options.aip_predict_route and open_inference.takes(body):
+        return open_inference
+    return None
+
+
+def _is_event(request: Request) -> bool:
+    """Say whether the header fields of a request say CloudEvent; at the root, be it not all of them, or a push."""
+    get = request.headers.get
+    if get("ce-specversion") is not None or (get("content-type") or "")[:23].lower() == "application/cloudevents":
         return True
-    return (get("content-type") or "")[:23].lower() == "application/cloudevents"
+    return request.path == "/" and any(
+        get(name) is not None for name in ("ce-id", "ce-type", "x-goog-pubsub-message-id")
+    )
+
+
+def _is_event_body(body: bytes) -> bool:
+    """Say whether a body is an event by its shape; most are not read for it."""
+    if not any(name in body for name in EVENT_MARKS):
+        return False
+    from serving import cloud_events  # most requests are none
+
+    return cloud_events.body_is_event(body)
 
 
 def receive(request: Request, _target: Target, _protocol: ModuleType) -> Response:
     """Take events, and do what they ask for."""
+    return _with_counted_body(request, _receive)
+
+
+def _receive(request: Request) -> Response:
     from serving import events  # most requests are none
 
+    return events.receive(request, _answer_inside(request.record))
+
+
+def _answer_event(request: Request, protocol: ModuleType) -> Response:
+    """Answer an event at a model's address."""
+    from serving import events
+
+    def infer_inside(inner: Request) -> Response:
+        return _infer_here(inner, protocol)
+
+    return _with_counted_body(request, lambda counted: events.answer_in_kind(counted, infer_inside))
+
+
+def _with_counted_body(request: Request, act: Callable[[Request], Response]) -> Response:
     metered = limits.admission().metered(request)
     if metered is None:
-        return events.receive(request, _answer_inside(request.record))
+        return act(request)
     try:
-        return events.receive(request._replace(body=metered), _answer_inside(request.record))
+        return act(request._replace(body=metered))
     finally:
         metered.close()
 

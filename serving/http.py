@@ -20,6 +20,18 @@ class Headers(Protocol):
     def get(self, name: str, /) -> str | None: ...
 
 
+class Changed(NamedTuple):
+    """Header fields, some of them changed; the names of those are in lower case. None: without it."""
+
+    headers: Headers
+    changes: Mapping[str, str | None]
+
+    def get(self, name: str, /) -> str | None:
+        """Return a field by its name in any case."""
+        name = name.lower()
+        return self.changes[name] if name in self.changes else self.headers.get(name)
+
+
 class Stream(Protocol):
     """A body that is still to be read."""
 

@@ -325,12 +325,15 @@ def read(environment: Mapping[str, str]) -> Settings:
 
 
 def _check_places(place: str, output: str) -> None:
-    """Refuse an input place inside the output place: what is in that is never scored, or it would be for ever."""
+    """Refuse one place without the other, and an input inside the output: predictions would be scored for ever."""
+    for variable, text, other in (("EVENT_INPUT", place, "EVENT_OUTPUT"), ("EVENT_OUTPUT", output, "EVENT_INPUT")):
+        if not text and (place or output):
+            raise SettingError(
+                f"{variable}: expected gs://BUCKET/FOLDER beside {other}, or neither of them, got nothing"
+            )
     if output and place.startswith(output):
         wanted = f"a place that does not hold EVENT_INPUT, {place.rstrip('/')!r}"
         raise SettingError(f"EVENT_OUTPUT: expected {wanted}, got {output.rstrip('/')!r}")
-    if output.count("/") == 3 and not place:  # a whole bucket, from which files may come
-        raise SettingError(f"EVENT_OUTPUT: expected gs://BUCKET/FOLDER, or an EVENT_INPUT, got {output.rstrip('/')!r}")
 
 
 @lru_cache(maxsize=1)

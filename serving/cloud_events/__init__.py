@@ -4,26 +4,44 @@
 why. The content type says little (Pub/Sub's emulator labels JSON as a form), so it decides only where nothing else can.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import orjson
 
 from serving.cloud_events import google, spec
 from serving.cloud_events.event import Event, Malformed, NotAnEvent, checked, from_attributes, seconds
-from serving.cloud_events.google import FINALIZED, MESSAGE
-from serving.cloud_events.spec import BATCHED, STRUCTURED, is_json, to_attributes, to_batch, to_binary
+from serving.cloud_events.google import FINALIZED, LARGEST_MESSAGE, MESSAGE
+from serving.cloud_events.spec import BATCHED, STRUCTURED, is_json, to_attributes, to_batch, to_binary, to_structured
 from serving.http import Headers, media_type
 
 __all__ = [
-    "BATCHED", "FINALIZED", "MESSAGE", "STRUCTURED", "Event", "Malformed", "NotAnEvent",
-    "checked", "from_attributes", "is_json", "parse", "seconds", "to_attributes", "to_batch", "to_binary", "unwrap",
+    "BATCHED", "FINALIZED", "LARGEST_MESSAGE", "MESSAGE", "STRUCTURED", "Event", "Malformed", "NotAnEvent",
+    "body_is_event", "checked", "from_attributes", "is_json", "parse", "seconds", "to_attributes", "to_batch",
+    "to_binary", "to_structured", "unwrap",
 ]  # fmt: skip
+
+
+def body_is_event(body: bytes) -> bool:
+    """Say whether a body is an event without header fields that say so: a push of Pub/Sub, or a legacy one."""
+    try:
+        return _reader(orjson.loads(body)) is not None
+    except orjson.JSONDecodeError:
+        return False
 
 
 def parse(headers: Headers, body: bytes) -> list[Event | Malformed]:
     """Return the events of a request, one but for a batch."""
+    claimed = not google.is_unwrapped(headers) and (
+        media_type(headers).startswith(spec.ANY_FORMAT) or spec.is_binary(headers)
+    )
     try:
-        return [_unwrapped(event) for event in _events(headers, body)]
+        found = _events(headers, body)
     except NotAnEvent as error:
-        return [Malformed(str(error), body)]
+        return [Malformed(str(error), body, claimed)]
+    if claimed and not any(isinstance(event, Event) for event in found):
+        return [event._replace(claimed=True) for event in found if isinstance(event, Malformed)]
+    return [_unwrapped(event) for event in found]
 
 
 def unwrap(event: Event) -> Event:
@@ -56,15 +74,22 @@ def _events(headers: Headers, body: bytes) -> list[Event | Malformed]:
         value = orjson.loads(body)
     except orjson.JSONDecodeError:
         raise NotAnEvent("body: expected an event, got neither ce- header fields nor JSON") from None
+    if (read := _reader(value)) is None:
+        raise NotAnEvent("body: expected a CloudEvent, a push of Pub/Sub or a legacy event, got other JSON")
+    return read(value, body)
+
+
+def _reader(value: Any) -> Callable[[Any, bytes], list[Event | Malformed]] | None:
+    """Return what reads a JSON value that is an event by its shape, None for any other."""
     if google.is_push(value):
-        return [google.from_push(value)]
+        return lambda push, _: [google.from_push(push)]
     if google.is_legacy(value):
-        return [google.from_legacy(value)]
+        return lambda legacy, _: [google.from_legacy(legacy)]
     if isinstance(value, dict) and "specversion" in value:
-        return [spec.from_structured(_text(body))]
+        return lambda _, body: [spec.from_structured(_text(body))]
     if isinstance(value, list) and value and all(isinstance(one, dict) and "specversion" in one for one in value):
-        return spec.from_batch(_text(body))
-    raise NotAnEvent("body: expected a CloudEvent, a push of Pub/Sub or a legacy event, got other JSON")
+        return lambda _, body: spec.from_batch(_text(body))
+    return None
 
 
 def _text(body: bytes) -> str:

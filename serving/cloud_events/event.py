@@ -31,6 +31,7 @@ class Malformed(NamedTuple):
 
     message: str
     data: bytes = b""
+    claimed: bool = False  # its header fields say CloudEvent; not so a push of Pub/Sub, which would come again for ever
 
 
 class NotAnEvent(ValueError):

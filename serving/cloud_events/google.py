@@ -20,6 +20,7 @@ from serving.cloud_events.event import Event, NotAnEvent, attribute, from_attrib
 from serving.cloud_events.spec import ANY_FORMAT, from_base64, from_structured
 from serving.http import JSON, Headers
 
+LARGEST_MESSAGE = 16 << 20  # bytes: Pub/Sub's largest message, 10 MB, in base64 in JSON
 PUBSUB, STORAGE = "//pubsub.googleapis.com/", "//storage.googleapis.com/"
 MESSAGE = "google.cloud.pubsub.topic.v1.messagePublished"
 OBJECT = "google.cloud.storage.object.v1."

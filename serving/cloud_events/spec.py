@@ -182,6 +182,11 @@ def to_batch(events: list[Event]) -> bytes:
     return orjson.dumps([_to_structured(event) for event in events])
 
 
+def to_structured(event: Event) -> bytes:
+    """Return an event as a JSON object, its data included."""
+    return orjson.dumps(_to_structured(event))
+
+
 def _to_structured(event: Event) -> dict[str, Any]:
     attributes: dict[str, Any] = {**to_attributes(event), "datacontenttype": event.content_type}
     if is_json(event.content_type):

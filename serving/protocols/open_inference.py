@@ -71,6 +71,20 @@ class Form(NamedTuple):
     context: Context
 
 
+def takes(body: bytes) -> bool:
+    """Say whether a body that came without its address is one of this protocol: named tensors, each with a datatype."""
+    if b'"datatype"' not in body:
+        return False  # as most bodies are
+    try:
+        found = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return False
+    inputs = found.get("inputs") if isinstance(found, dict) else None
+    return (
+        isinstance(inputs, list) and bool(inputs) and all(isinstance(one, dict) and "datatype" in one for one in inputs)
+    )
+
+
 def decode(body: bytes, signatures: Mapping[str, Signature], context: Context = NOTHING) -> Call:
     """Return the call that an infer body describes; raise BadRequest naming what is wrong with it."""
     size = json_size(context.headers, len(body))

@@ -146,6 +146,16 @@ def test_a_model_in_a_bucket_is_named(deploy: Deploy) -> None:
     assert values(deployment["spec"]["template"]["spec"]["containers"][0])["MODEL_DIR"] == "gs://my-bucket/m"
 
 
+def test_one_place_of_events_without_the_other_is_refused(deploy: Deploy) -> None:
+    for flag, missing in (
+        ("--event-input=gs://bkt/in", "event-output"),
+        ("--event-output=gs://bkt/out", "event-input"),
+    ):
+        run = deploy("yaml", "kubernetes", flag, f"--image={IMAGE}")
+        assert (run.returncode, run.stdout) == (1, "")
+        assert run.stderr.startswith(f"deploy.sh: {missing}: not set")
+
+
 def test_without_an_image_it_is_the_one_that_container_builds(deploy: Deploy) -> None:
     run = deploy("yaml", "--project=my-project", "--region=europe-west1")
     assert 'image: "europe-west1-docker.pkg.dev/my-project/cloud-run-source-deploy/predict"\n' in run.stdout

@@ -69,7 +69,8 @@ def test_killed_at_twenty_random_moments_every_row_is_there_once_and_in_order(se
     words = ["cat", "dog", 7, "bird"]
     rows = [{"key": number, "word": words[number % 4]} for number in range(20_000)]
     generation = store.put("box", "in/rows.jsonl", b"".join(json.dumps(row).encode() + b"\n" for row in rows))
-    options = {"STORAGE_EMULATOR_HOST": store.address, "EVENT_OUTPUT": "gs://box/out"}
+    places = {"EVENT_INPUT": "gs://box/in", "EVENT_OUTPUT": "gs://box/out"}
+    options = {"STORAGE_EMULATOR_HOST": store.address, **places}
     serve(build() / "lookup_table", **{**options, "EVENT_OUTPUT": "gs://box/whole"})
     whole = scoring.score_object("gs://box/in/rows.jsonl", generation).output  # when nobody dies
     wanted = store.get("box", whole.removeprefix("gs://box/"))

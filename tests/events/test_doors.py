@@ -85,7 +85,7 @@ OTHERWISE = [
     ({"plain": "JSON"},                                          {},                                                    "savedmodel.failed.v1"),
     (b"{",                                                       CE,                                                    "savedmodel.failed.v1"),
     ({"message": {"messageId": "1", "attributes": {"a": "b"}}},  {},                                                    "savedmodel.failed.v1"),
-    (b"{}",                                                      {**CE, "ce_specversion": "0.3"},                       "savedmodel.failed.v1"),
+    ({"message": {"messageId": "1", "data": "%"}},               {},                                                    "savedmodel.failed.v1"),
     (b"x" * (17 << 20),                                          CE,                                                    "savedmodel.failed.v1"),
     (b"\x89PNG\r\n\x00\xff",                                     {**CE, "content_type": "image/png"},                   "savedmodel.failed.v1"),
 ]  # fmt: skip
@@ -109,6 +109,47 @@ def test_poison_is_acknowledged_and_told(
     assert answer.json["error"]
     assert b"s3cr3t" not in answer.body + json.dumps(answer.headers).encode()
     assert json.dumps(answer.json["error"])[1:-1] in server(door).log
+
+
+NO_CLOUDEVENT = [
+    # body     header fields
+    (b"{}",    {**CE, "ce_specversion": "0.3"}),
+    (b"{",     {"content_type": "application/cloudevents+json"}),
+    (b"[1]",   {"content_type": "application/cloudevents+json"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("body", "headers"), NO_CLOUDEVENT)
+@pytest.mark.parametrize("door", DOORS)
+def test_a_cloudevent_that_is_none_is_told_to_its_sender(
+    server: Callable[[str], Server], door: str, body: bytes, headers: dict[str, str]
+) -> None:
+    answer = server(door).ask("POST", place(door), body, **headers, x_secret="s3cr3t")
+    assert (answer.status, list(answer.json)) == (400, ["error"])
+    assert b"s3cr3t" not in answer.body + json.dumps(answer.headers).encode()
+
+
+@pytest.mark.parametrize("form", ["binary", "structured"])
+@pytest.mark.parametrize("door", ["functions-framework", "granian"])
+def test_the_sdk_reads_the_event_that_answers_one_at_a_models_address(
+    server: Callable[[str], Server], examples: dict[str, Any], door: str, form: str
+) -> None:
+    body, headers = sent_as(form, examples["pixels"])
+    answer = server(door).ask("POST", PREDICT, body, **headers)
+    event = told(answer)
+    assert (answer.status, event["type"], event["source"]) == (200, "io.kserve.inference.response", "io.kserve.inference.model")  # fmt: skip
+    assert answer.headers["content-type"] == {"structured": "application/cloudevents+json"}.get(
+        form, "application/json"
+    )
+    data = event.get_data()
+    assert [row["label"] for row in (data if isinstance(data, dict) else json.loads(data))["predictions"]] == ["3"]
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_the_root_takes_a_push(server: Callable[[str], Server], examples: dict[str, Any], door: str) -> None:
+    for form in ("push", "published", "legacy"):
+        body, headers = sent_as(form, examples["pixels"])
+        assert server(door).ask("POST", "/", body, **headers).headers["ce-type"] == "savedmodel.predicted.v1"
 
 
 @pytest.mark.parametrize("door", DOORS)

@@ -104,14 +104,183 @@ def test_data_may_be_whatever_a_predict_request_may_be(serve: Serve, examples: d
     assert ask("POST", "/events", gzip.compress(picture), **CE, content_type="image/png", content_encoding="gzip").body == wanted.body  # fmt: skip
 
 
-def test_the_root_takes_events_where_headers_say_so(serve: Serve, examples: dict[str, Any]) -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_the_root_takes_every_form_of_event(serve: Serve, examples: dict[str, Any], form: str) -> None:
     ask = serve()
-    for form in ("binary", "structured", "batched"):
-        body, headers = sent_as(form, examples["pixels"])
-        assert event_of(ask("POST", "/", body, **headers))["type"] == "savedmodel.predicted.v1"
-    assert json.loads(ask("POST", "/", b"{}", ce_id="1").body)["error"].startswith("ce-specversion: expected text")
-    assert ask("POST", "/", push(b"{}")).status == 400  # no header says so: a predict request, and a wrong one
-    assert ask("POST", PREDICT, examples["pixels"], **CE).headers == ()
+    body, headers = sent_as(form, examples["pixels"])
+    assert event_of(ask("POST", "/", body, **headers))["type"] == "savedmodel.predicted.v1"
+    packed = gzip.compress(json.dumps(body).encode())
+    answer = ask("POST", "/", packed, **headers, content_encoding="gzip")
+    assert event_of(answer)["type"] == "savedmodel.predicted.v1"
+
+
+UNWRAPPED = {"x_goog_pubsub_message_id": "m1", "x_goog_pubsub_subscription_name": NAME}
+AT_THE_ROOT = [
+    # body                                              header fields                                    status  type of the answer
+    (push(b"no JSON"),                                  {},                                              200,    "savedmodel.failed.v1"),
+    (push(b'{"instances":["x"]}'),                      {},                                              200,    "savedmodel.failed.v1"),
+    (push(b"{}"),                                       {"content_type": "application/x-www-form-urlencoded"}, 200, "savedmodel.failed.v1"),
+    ({"message": {"messageId": "1", "data": "%"}},      {},                                              200,    "savedmodel.failed.v1"),
+    ({"message": 5},                                    {},                                              200,    "savedmodel.failed.v1"),
+    (b"no JSON",                                        UNWRAPPED,                                       200,    "savedmodel.failed.v1"),
+    ({"specversion": "1.0", "id": "1", "source": "/s", "type": "t", "data": 1}, {},                      200,    "savedmodel.failed.v1"),
+    (push(b"", eventType="OBJECT_DELETE", bucketId="b", objectId="o"), {},                               204,    None),
+    (b"{}",                                             {"ce_id": "1"},                                  400,    None),
+    ({"instances": ["message", 'and its "message"']},   {},                                              400,    None),
+    (b'{"message": ',                                   {},                                              400,    None),
+    ({"instance": {"message": 1}},                      {},                                              400,    None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("body", "headers", "status", "type_"), AT_THE_ROOT)
+def test_at_the_root_poison_in_a_push_is_acknowledged_and_a_bad_request_is_told(
+    serve: Serve, body: Any, headers: dict[str, str], status: int, type_: str | None
+) -> None:
+    answer = serve()("POST", "/", body, **headers)
+    assert (answer.status, dict(answer.headers).get("ce-type")) == (status, type_), answer.body
+
+
+def test_at_the_root_a_large_push_is_read_and_a_large_request_refused(serve: Serve, examples: dict[str, Any]) -> None:
+    serve()
+    good = json.dumps(examples["pixels"]).encode()
+
+    def ask(body: bytes) -> Response:
+        return handle(Request("POST", "/", "", {}, io.BytesIO(body), len(body)))
+
+    answer = ask(json.dumps(push(good.ljust(10_000_000))).encode())  # read, and its data then refused for good
+    assert (answer.status, event_of(answer)["type"]) == (200, "savedmodel.failed.v1")
+    assert ask(json.dumps(push(good.ljust(7_000_000))).encode()).status == 200
+    answer = ask(good.ljust(9_000_000))
+    assert (answer.status, b"at most 8388608 bytes (MAX_BODY_BYTES), got 9000000" in answer.body) == (413, True)
+    assert ask(b" " * (17 << 20)).status == 413
+
+
+def test_an_input_named_as_a_part_of_a_push_stays_an_input(serve: Serve) -> None:
+    ask = serve(build() / "keras_sequential", KEY_FIELD="message")
+    body = {"instances": [{"features": [1, 2, 3, 4], "message": {"data": "x"}}]}
+    assert json.loads(ask("POST", "/", body).body)["predictions"][0]["message"] == {"data": "x"}
+
+
+# What the documentation of the platforms shows, years after it was written
+SHOWN = {"ce_specversion": "1.0", "ce_time": "2020-12-20T13:37:33.647Z", "ce_id": "1096434104173400"}
+SHOWN_HEADERS = [
+    {**SHOWN, "ce_source": "//pubsub.googleapis.com/projects/p/topics/t", "ce_type": MESSAGE},
+    {**SHOWN, "ce_source": "/mycontext/subcontext", "ce_type": "com.example.someevent", "ce_myext": "a%20value",
+     "ce_subject": "Euro%20%E2%82%AC%20%F0%9F%98%80"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("headers", SHOWN_HEADERS, ids=["eventarc", "extensions"])
+@pytest.mark.parametrize("path", ["/", "/events", PREDICT])
+def test_an_event_as_the_documentation_shows_it_gets_its_prediction(
+    serve: Serve, examples: dict[str, Any], path: str, headers: dict[str, str]
+) -> None:
+    ask, body = serve(), examples["pixels"]
+    sent = push(json.dumps(body).encode()) if headers["ce_type"] == MESSAGE else body
+    answer = ask("POST", path, sent, **headers, content_type="application/json; charset=utf-8")
+    assert (answer.status, answer.body) == (200, ask("POST", PREDICT, body).body)
+    assert event_of(answer)["specversion"] == "1.0"
+
+
+# At a model's own address
+
+
+def test_a_binary_event_at_a_models_address_is_answered_by_one(serve: Serve, examples: dict[str, Any]) -> None:
+    ask = serve()
+    wanted = ask("POST", PREDICT, examples["pixels"])
+    answer = ask("POST", PREDICT, examples["pixels"], **CE)
+    event = event_of(answer)
+    assert (answer.body, answer.content_type) == (wanted.body, "application/json")
+    assert (event["type"], event["source"]) == ("io.kserve.inference.response", "io.kserve.inference.model")
+    assert event["id"] == event_of(ask("POST", PREDICT, examples["pixels"], **CE))["id"] != "1"
+    many = {**examples["pixels"], "instances": examples["pixels"]["instances"] * 20}
+    packed = ask("POST", PREDICT, many, **CE, accept_encoding="gzip")
+    assert dict(packed.headers)["Content-Encoding"] == "gzip"
+    assert gzip.decompress(packed.body) == ask("POST", PREDICT, many).body
+
+
+def test_a_structured_event_at_a_models_address_is_answered_by_one(serve: Serve, examples: dict[str, Any]) -> None:
+    ask = serve()
+    wanted = json.loads(ask("POST", PREDICT, examples["pixels"]).body)
+    body, headers = sent_as("structured", examples["pixels"])
+    answer = ask("POST", PREDICT, body, **headers)
+    event = event_of(answer)
+    assert (answer.status, answer.content_type) == (200, "application/cloudevents+json")
+    assert (event["type"], event["datacontenttype"], event.get_data()) == ("io.kserve.inference.response", "application/json", wanted)  # fmt: skip
+    many = {**examples["pixels"], "instances": examples["pixels"]["instances"] * 20}
+    body = gzip.compress(json.dumps({**body, "data": many}).encode())
+    packed = ask("POST", PREDICT, body, **headers, content_encoding="gzip", accept_encoding="gzip")
+    assert dict(packed.headers)["Content-Encoding"] == "gzip"
+    assert json.loads(gzip.decompress(packed.body))["data"] == json.loads(ask("POST", PREDICT, many).body)
+    assert (
+        ask("POST", "/events", answer.body, content_type=answer.content_type).status == 204
+    )  # an answer is no request
+
+
+V2 = {"id": "7", "inputs": [{"name": "features", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3, 4]}]}
+INFER = "/v2/models/model/infer"
+
+
+def test_an_event_at_the_other_protocols_address_is_answered_by_one(serve: Serve) -> None:
+    ask = serve(build() / "keras_sequential")
+    wanted = ask("POST", INFER, V2)
+    answer = ask("POST", INFER, V2, **CE)
+    assert (answer.body, event_of(answer)["type"]) == (wanted.body, "io.kserve.inference.response")
+    body, headers = sent_as("structured", V2)
+    assert event_of(ask("POST", INFER, body, **headers)).get_data() == json.loads(wanted.body)
+
+
+AT_A_MODEL = [
+    # body                                header fields                                             status  words
+    (b"{",                                {"content_type": "application/cloudevents+json"},         400,    "body: expected an event as a JSON object"),
+    (b'{"specversion": "1.0"}',           {"content_type": "application/cloudevents+json"},         400,    "id: expected text, got nothing"),
+    ([],                                  {"content_type": "application/cloudevents-batch+json"},   400,    "body: expected one event, got a batch"),
+    (b"{}",                               {"ce_specversion": "1.0", "ce_type": "t", "ce_source": "/s"}, 400, "ce-id: expected text, got nothing"),
+    (b"{}",                               {**CE, "ce_specversion": "0.3"},                          400,    "ce-specversion: expected 1.0"),
+    ({"instances": ["x"]},                CE,                                                       400,    "instances[0]"),
+    (b" " * 9_000_000,                    CE,                                                       413,    "body: expected at most 8388608 bytes"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("body", "headers", "status", "words"), AT_A_MODEL)
+def test_what_is_wrong_with_an_event_at_a_models_address_is_told_as_over_http(
+    serve: Serve, body: Any, headers: dict[str, str], status: int, words: str
+) -> None:
+    answer = serve()("POST", PREDICT, body, **headers)
+    assert (answer.status, json.loads(answer.body)["error"].startswith(words)) == (status, True), answer.body
+
+
+def test_header_fields_that_make_no_event_change_nothing_at_a_models_address(
+    serve: Serve, examples: dict[str, Any]
+) -> None:
+    ask = serve()
+    wanted = ask("POST", PREDICT, examples["pixels"])
+    answer = ask("POST", PREDICT, examples["pixels"], ce_myext="x", ce_subject="Euro%20")
+    assert (answer.body, answer.headers) == (wanted.body, ())
+
+
+# The other protocol
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_request_of_the_other_protocol_is_answered_in_it(serve: Serve, form: str) -> None:
+    ask = serve(build() / "keras_sequential")
+    wanted = ask("POST", INFER, V2)
+    assert wanted.status == 200
+    for path in ("/", "/events"):
+        body, headers = sent_as(form, V2)
+        answer = ask("POST", path, body, **headers)
+        assert (answer.status, answer.body) == (200, wanted.body)
+
+
+def test_vertex_ais_address_takes_either_protocol(serve: Serve) -> None:
+    route = "/v1/endpoints/1/deployedModels/2:predict"
+    ask = serve(build() / "keras_sequential", AIP_PREDICT_ROUTE=route)
+    for body, path in ((V2, INFER), ({"instances": [[1, 2, 3, 4]]}, PREDICT)):
+        assert ask("POST", route, body).body == ask("POST", path, body).body
+    wrong = {"inputs": [{**V2["inputs"][0], "datatype": "FP99"}]}  # type: ignore[dict-item]
+    answer = ask("POST", route, wrong)
+    assert (answer.status, answer.body) == (400, ask("POST", INFER, wrong).body)
 
 
 # The answer
@@ -251,7 +420,6 @@ REFUSED = [
     (b'{"instances": [1]}',                        {"ce_path": "/v1/models/s3cr3t:predict"}, "path: there is no such model here"),
     (b'{"instances": [1]}',                        {"ce_path": "s3cr3t"},             "path: expected the address of a predict"),
     (b" " * 9_000_000,                             {},                                "body: expected at most 8388608 bytes"),
-    (b'{"instances": [1]}',                        {"ce_time": "2020-01-01T00:00:00Z"}, "time: expected an event of the last 86400 seconds"),
 ]  # fmt: skip
 
 
@@ -275,8 +443,8 @@ NO_EVENT = [
     (b"no event",                                   {},                                 "body: expected an event, got neither ce- header fields nor JSON"),
     ({"instances": [1]},                            {},                                 "body: expected a CloudEvent, a push of Pub/Sub or a legacy event, got other JSON"),
     ({"message": {"messageId": "1", "data": "%"}},  {},                                 "message.data: expected base64, got something else"),
-    (b"{}",                                         {**CE, "ce_specversion": "0.3"},    "ce-specversion: expected 1.0, got another version"),
-    (b"{}",                                         {"ce_specversion": "1.0"},          "ce-id: expected text, got nothing"),
+    (push(b"{}", **{"ce-specversion": "0.3"}),      {},                                 "message.attributes.ce-specversion: expected 1.0, got another version"),
+    (b"{}",                                         {**CE, "ce_type": MESSAGE},         "data.message: expected an object, got something else"),
     (b"not packed",                                 {**CE, "content_encoding": "gzip"}, "body: not gzip, though Content-Encoding says so"),
     (b"",                                           {**CE, "content_encoding": "gzip"}, "body: the gzip data ends too early"),
     (b"{}",                                         {**CE, "content_encoding": "zstd"}, "Content-Encoding: expected gzip or deflate, got 'zstd'"),
@@ -296,6 +464,34 @@ def test_row_no_event_at_all(
     strict = serve(EVENT_STRICT="1")("POST", "/events", body, **headers)
     assert (strict.status, json.loads(strict.body)) == (400, {"error": message})
     assert logged(capsys) == [("ERROR", f"no event: {message}")]
+
+
+STRUCTURED = {"content_type": "application/cloudevents+json"}
+BATCHED = {"content_type": "application/cloudevents-batch+json"}
+NO_CLOUDEVENT = [
+    # body                                          header fields                       message
+    (b"{",                                          STRUCTURED,                         "body: expected an event as a JSON object, got no such"),
+    (b"[1]",                                        STRUCTURED,                         "body: expected an event as a JSON object, got no such"),
+    ({"specversion": "1.0", "source": "/s", "type": "t"}, STRUCTURED,                   "id: expected text, got nothing"),
+    (b"",                                           STRUCTURED,                         "body: expected an event as a JSON object, got no such"),
+    (b"not packed",                                 {**STRUCTURED, "content_encoding": "gzip"}, "body: not gzip, though Content-Encoding says so"),
+    (b"[1]",                                        BATCHED,                            "[0]: expected an event as a JSON object, got no such"),
+    (b"{}",                                         BATCHED,                            "body: expected a list of events in JSON, got no such"),
+    (b"<event/>",                                   {"content_type": "application/cloudevents+xml"}, "Content-Type: expected application/cloudevents+json or application/cloudevents-batch+json, got another format of events"),
+    (b"{}",                                         {**CE, "ce_specversion": "0.3"},    "ce-specversion: expected 1.0, got another version"),
+    (b"{}",                                         {"ce_specversion": "1.0"},          "ce-id: expected text, got nothing"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("body", "headers", "message"), NO_CLOUDEVENT)
+def test_row_a_cloudevent_that_is_none(
+    serve: Serve, capsys: pytest.CaptureFixture[str], body: Any, headers: dict[str, str], message: str
+) -> None:
+    ask = serve()
+    for path in ("/", "/events"):
+        answer = ask("POST", path, body, **headers)
+        assert (answer.status, json.loads(answer.body)) == (400, {"error": message})
+    assert logged(capsys) == [("ERROR", f"no event: {message}")] * 2
 
 
 def test_a_message_of_ten_megabytes_is_refused_by_name_and_read_where_it_may_be(
@@ -426,19 +622,39 @@ def test_an_event_that_names_no_object_is_refused(serve: Serve, storage: list[An
     assert (answer.status, json.loads(answer.body)["error"], storage) == (200, message, [])
 
 
-def test_row_too_old(serve: Serve, storage: list[Any], examples: dict[str, Any]) -> None:
-    old = (datetime.now(timezone.utc) - timedelta(seconds=100)).isoformat()
+def test_row_too_old_to_come_again(
+    serve: Serve, storage: list[Any], examples: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = {**CE, "ce_time": (datetime.now(timezone.utc) - timedelta(seconds=100)).isoformat()}
     ask = serve(EVENT_MAX_AGE="99", **PLACES)
-    for type_, body in ((FINALIZED, OBJECT), ("t", examples["pixels"])):
-        answer = ask("POST", "/events", body, **{**CE, "ce_type": type_}, ce_time=old)
+    answer = ask("POST", "/events", examples["pixels"], **old)  # what can be answered is, however old
+    assert event_of(answer)["type"] == "savedmodel.predicted.v1"
+    assert event_of(ask("POST", "/events", OBJECT, **{**old, "ce_type": FINALIZED}))["type"] == "savedmodel.scored.v1"
+    logged(capsys)
+    for name, message in AGAIN[:-1]:
+        answer = ask("POST", "/events", {**OBJECT, "name": f"in/{name}"}, **{**old, "ce_type": FINALIZED})
         assert (answer.status, event_of(answer)["type"]) == (200, "savedmodel.failed.v1")
-    assert storage == []  # no error object either: the file may have been scored in time
-    ask = serve(EVENT_MAX_AGE="99")  # and nowhere to write to, which is no reason to come again for ever
-    assert ask("POST", "/events", OBJECT, **{**CE, "ce_type": FINALIZED}, ce_time=old).status == 200
+        told = json.loads(answer.body)["error"]
+        assert told == f"{message}; time: expected an event of the last 99 seconds (EVENT_MAX_AGE) to come again, got an older one"  # fmt: skip
+        assert ("ERROR", f"an event is refused for good: {told}") in logged(capsys)
+    bug = ask("POST", "/events", {**OBJECT, "name": "in/bug"}, **{**old, "ce_type": FINALIZED})
+    assert (bug.status, logged(capsys)[0][0]) == (204, "ERROR")
+    ask = serve(EVENT_MAX_AGE="99")  # nowhere to write to, which is no reason to come again for ever
+    assert ask("POST", "/events", OBJECT, **{**old, "ce_type": FINALIZED}).status == 200
+    ask = serve(build() / "broken" / "nothing", EVENT_MAX_AGE="99")
+    assert ask("POST", "/events", examples["pixels"], **old).status == 200
     for limit in ("200", "0"):
         ask = serve(EVENT_MAX_AGE=limit, **PLACES)
-        answer = ask("POST", "/events", examples["pixels"], **CE, ce_time=old)
-        assert event_of(answer)["type"] == "savedmodel.predicted.v1"
+        assert ask("POST", "/events", {**OBJECT, "name": "in/passing"}, **{**old, "ce_type": FINALIZED}).status == 503
+
+
+def test_an_old_event_whose_failure_cannot_be_told_comes_again(
+    serve: Serve, examples: dict[str, Any], receiver: Sink
+) -> None:
+    receiver.status = 500
+    old = {**CE, "ce_time": "2020-12-20T13:37:33.647Z"}
+    answer = serve(EVENT_REPLY=receiver.address)("POST", "/events", examples["pixels"], **old)
+    assert (answer.status, json.loads(answer.body)) == (503, {"error": "the sink answers 500"})
 
 
 AGAIN = [
@@ -461,7 +677,7 @@ def test_row_a_passing_fault(serve: Serve, storage: list[Any], name: str, messag
 def test_an_output_place_that_is_not_set_is_a_passing_fault(serve: Serve, storage: list[Any]) -> None:
     answer = finalized(serve(), "a")
     assert (answer.status, storage) == (503, [])
-    assert b"EVENT_OUTPUT: expected gs://BUCKET/FOLDER" in answer.body
+    assert b"EVENT_INPUT and EVENT_OUTPUT: expected gs://BUCKET/FOLDER in each, got nothing" in answer.body
 
 
 @pytest.mark.parametrize("status", [500, 403, 301])
@@ -536,8 +752,8 @@ def test_one_passing_fault_brings_the_whole_batch_again(
 
 def test_every_row_of_the_table_is_in_the_readme() -> None:
     readme = (ROOT / "README.md").read_text()
-    table = [line for line in (events.__doc__ or "").splitlines() if re.search(r"  (200/)?(204|503) ", line)]
-    assert len(table) == 7
+    table = [line for line in (events.__doc__ or "").splitlines() if re.search(r"  (200/)?(204|400|503) ", line)]
+    assert len(table) == 8
     for line in table:
         assert f"| {re.split(r'  +', line)[0]} |" in readme, line
 
@@ -634,7 +850,6 @@ PAIRS = [
     ("gs://files/in",       "gs://files/out",      True),
     ("gs://files/in",       "gs://files/in-out",   True),
     ("gs://files",          "gs://files/out",      True),
-    ("",                    "gs://files/out",      True),
     ("gs://files/in",       "gs://files/in",       False),
     ("gs://files/in/",      "gs://files/in",       False),
     ("gs://files/in/a",     "gs://files/in",       False),
@@ -655,3 +870,12 @@ def test_an_output_place_that_holds_the_input_place_is_refused_at_the_start(
             settings.SettingError, match="EVENT_OUTPUT: expected a place that does not hold EVENT_INPUT"
         ):
             settings.read(environment)
+
+
+@pytest.mark.parametrize(("given", "missing"), [("EVENT_INPUT", "EVENT_OUTPUT"), ("EVENT_OUTPUT", "EVENT_INPUT")])
+def test_one_place_without_the_other_is_refused_at_the_start(given: str, missing: str) -> None:
+    with pytest.raises(settings.SettingError) as raised:
+        settings.read({given: "gs://files/in"})
+    assert (
+        str(raised.value) == f"{missing}: expected gs://BUCKET/FOLDER beside {given}, or neither of them, got nothing"
+    )

@@ -64,7 +64,7 @@ def test_files_and_objects_have_the_bytes_of_the_event_path(serve: Serve, store:
     generation = store.put("in", "a.jsonl", content)
     (tmp_path / "a.jsonl").write_bytes(content)
     (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(content))
-    more = {"EVENT_OUTPUT": "gs://out/scored", "STORAGE_EMULATOR_HOST": store.address}
+    more = {"EVENT_INPUT": "gs://inbox", "EVENT_OUTPUT": "gs://out/scored", "STORAGE_EMULATOR_HOST": store.address}
     serve(EMBEDDED, **more, SCORE_OPTIONS="signature_name=pixels")
     by_event = scoring.score_object("gs://in/a.jsonl", generation).output.removeprefix("gs://out/")
     serve(EMBEDDED, **more, SCORE_PART_BYTES="20000")

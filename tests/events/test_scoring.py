@@ -49,7 +49,8 @@ class Bench:
 
     def start(self, directory: Path = EMBEDDED, through: Line | None = None, **environment: str) -> Callable[..., Any]:
         place = through.address if through else self.store.address
-        more = {"EVENT_OUTPUT": "gs://out/scored", "STORAGE_EMULATOR_HOST": place, **environment}
+        places = {"EVENT_INPUT": "gs://inbox", "EVENT_OUTPUT": "gs://out/scored", "STORAGE_EMULATOR_HOST": place}
+        more = {**places, **environment}
         return self._serve(directory, **more)
 
     def put(self, content: bytes, end: str = ".jsonl", kind: str = "", **described: Any) -> tuple[str, str]:
@@ -347,7 +348,7 @@ def test_an_object_that_is_replaced_while_it_is_read_is_gone(bench: Bench, monke
 
 def test_passing_faults_are_told_apart(bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     source, generation = bench.put(b'"cat"\n')
-    bench.start(build() / "lookup_table", EVENT_OUTPUT="")
+    bench.start(build() / "lookup_table", EVENT_INPUT="", EVENT_OUTPUT="")
     with pytest.raises(Passing, match="EVENT_OUTPUT is not set"):
         scoring.score_object(source, generation)
     bench.start(build() / "lookup_table", EVENT_OUTPUT="gs://no-such-bucket/out")
@@ -591,7 +592,7 @@ def test_ours_is_what_stands_in_our_place_or_bears_our_mark(bench: Bench) -> Non
         ("in", "a.jsonl", {"who": "me"}, False),
     ]:
         assert scoring.ours(bucket, name, metadata) is wanted
-    bench.start(EVENT_OUTPUT="")
+    bench.start(EVENT_INPUT="", EVENT_OUTPUT="")
     assert not scoring.ours("out", "scored/a", {})
 
 
@@ -621,7 +622,7 @@ def test_the_digest_of_a_model_is_of_its_graph_weights_and_labels(tmp_path: Path
 
 WRONG = [
     # variable            value               words
-    ("EVENT_OUTPUT",      "gs://box",         "EVENT_OUTPUT: expected gs://BUCKET/FOLDER, or an EVENT_INPUT, got 'gs://box'"),
+    ("EVENT_OUTPUT",      "gs://box",         "EVENT_INPUT: expected gs://BUCKET/FOLDER beside EVENT_OUTPUT, or neither of them, got nothing"),
     ("EVENT_TIMEOUT",     "601",              "EVENT_TIMEOUT: expected a whole number from 1 to 600, got '601'"),
     ("SCORE_OPTIONS",     "/?top_k=1",        "SCORE_OPTIONS: expected options as in the query of an address"),
     ("SCORE_BATCH_ROWS",  "-1",               "SCORE_BATCH_ROWS: expected a whole number"),
