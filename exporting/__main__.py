@@ -53,8 +53,9 @@ def _parser() -> argparse.ArgumentParser:
     bake.add_argument("--tolerance", type=float, default=None, metavar="T", help=(
         "how far floating-point outputs may differ from the original's, relative to the output's largest number "
         "(default: 1e-4; half precision is held to its own)"))  # fmt: skip
-    bake.add_argument("--input", type=Path, action="append", default=[], metavar="FILE.npz", help=(
-        "arrays named as a signature's inputs, to compare by beside the generated ones; may be repeated"))  # fmt: skip
+    bake.add_argument("--input", type=Path, action="append", default=[], metavar="FILE", help=(
+        "inputs to compare by beside the generated ones: an .npz of arrays named as a signature's inputs, or a predict "
+        "request in a .json; may be repeated"))  # fmt: skip
     variables = bake.add_mutually_exclusive_group()
     variables.add_argument("--keep-variables", dest="keep", action="store_true", default=None, help=(
         "leave the variables in their own file, as happens by itself beyond 100 MB, where constants would take five "

@@ -255,7 +255,7 @@ def _ask_original(directory: Path, offered: Contents, own: list[tuple[str, Input
         if problem.verdict != "unusable" and name not in settled:
             raise Refusal(
                 f"{directory}: signature {name!r} cannot be compared: {trial.VERDICTS[problem.verdict]} "
-                f"({problem.detail}); give one that works with --input FILE.npz"
+                f"({problem.detail}); give one that works with --input FILE"
             )
     timed = next(iter(calls), None)
     for name in sorted(found, key=lambda name: (name == DEFAULT, name)):

@@ -1,73 +1,42 @@
 """Inputs made up from what a signature declares, always the same, to compare answers by; and inputs from a file."""
 
-import hashlib
-import math
-import struct
+import pickle
+import zipfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from exporting.refusal import Refusal
+from serving import composite, examples, parsing
+from serving.examples import Recipe, recipes
+from serving.http import BadRequest
+from serving.protocols import tensorflow_serving
+from serving.protocols.call import Context
 from serving.signature import Signature, TensorSpec, check
 
 Array = np.ndarray[Any, Any]
 Inputs = dict[str, Array]
 
 
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """How what a signature leaves open is filled: sizes, and what strings say. One fits most models."""
-
-    size: int
-    text: bytes
-
-
-def _chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
-def _png(side: int) -> bytes:
-    """Return a grey picture, light on dark."""
-    rows = b"".join(b"\0" + bytes((x * 7 + y * 13) % 256 for x in range(side)) for y in range(side))
-    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
-    parts = _chunk(b"IHDR", header) + _chunk(b"IDAT", zlib.compress(rows)) + _chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + parts
-
-
-RECIPES = (
-    Recipe(4, b"the cat sat"),
-    Recipe(4, b"1"),
-    Recipe(32, _png(32)),
-    Recipe(8, b""),  # also a tf.train.Example without features
-    Recipe(224, _png(64)),
-    Recipe(1, b"a"),
-)
+def ways(directory: Path, signature: Signature) -> Iterator[Recipe]:
+    """Yield ways to fill a signature's inputs, the likeliest first."""
+    strings = any(spec.dtype.kind == "S" for spec in signature.inputs.values())
+    texts = parsing.texts(directory, signature) if strings else []
+    parts = composite.parts(directory, {signature.name: signature}) if len(signature.inputs) > 1 else {}
+    for recipe in recipes(signature, texts, parts.get(signature.name, ())):
+        if examples.made(signature, recipe, 2, np.random.default_rng(0)) is not None:
+            yield recipe
 
 
 def made(signature: Signature, recipe: Recipe, rows: int, seed: int) -> Inputs:
     """Return inputs that fit the signature, with `rows` rows where that is open."""
-    return {name: _array(spec, recipe, rows, seed) for name, spec in signature.inputs.items()}
-
-
-def _array(spec: TensorSpec, recipe: Recipe, rows: int, seed: int) -> Array:
-    declared = (None,) if spec.shape is None else spec.shape
-    shape = tuple(size if size is not None else (recipe.size if axis else rows) for axis, size in enumerate(declared))
-    count = math.prod(shape)
-    digest = hashlib.sha256(f"{spec.name} {seed}".encode()).digest()
-    random = np.random.Generator(np.random.PCG64(int.from_bytes(digest[:8], "big")))
-    if spec.dtype.kind == "S":
-        array = np.empty(count, object)
-        array[:] = [recipe.text] * count
-        return array.reshape(shape)
-    if spec.dtype.kind == "f":
-        return random.normal(size=shape).astype(spec.dtype.numpy)
-    if spec.dtype.kind == "c":
-        return (random.normal(size=shape) + 1j * random.normal(size=shape)).astype(spec.dtype.numpy)
-    return random.integers(0, 2, size=shape).astype(spec.dtype.numpy)  # small: they may be indices
+    inputs = examples.made(signature, recipe, rows, np.random.default_rng(seed))
+    if inputs is None:
+        raise Refusal(f"signature {signature.name!r}: its inputs are larger than what is made up")
+    return inputs
 
 
 def batched(signature: Signature) -> bool:
@@ -82,11 +51,17 @@ def joined(first: Inputs, second: Inputs) -> Inputs:
 
 
 def given(path: Path, signatures: dict[str, Signature]) -> Iterator[tuple[str, Inputs]]:
-    """Read an .npz of arrays named as a signature's inputs; yield every signature that they fit."""
+    """Read inputs from a file; yield every signature that they fit, with them.
+
+    An .npz holds arrays named as a signature's inputs, strings as arrays of objects: NumPy's own strings lose the
+    zeros at their ends. A .json holds a predict request of TensorFlow Serving.
+    """
+    if path.suffix == ".json":
+        yield _from_json(path, signatures)
+        return
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zlib.error) as error:
+        arrays = dict(_arrays(path))
+    except (OSError, ValueError, EOFError, zlib.error, zipfile.BadZipFile, pickle.UnpicklingError) as error:
         raise Refusal(f"{path}: not an .npz of plain arrays that can be read ({error})") from None
     problems = []
     found = False
@@ -111,8 +86,43 @@ def given(path: Path, signatures: dict[str, Signature]) -> Iterator[tuple[str, I
         raise Refusal(f"{path}: its arrays ({', '.join(arrays)}) fit no signature: {'; '.join(problems)}")
 
 
+def _from_json(path: Path, signatures: dict[str, Signature]) -> tuple[str, Inputs]:
+    try:
+        call = tensorflow_serving.decode(path.read_bytes(), signatures, Context())
+    except (OSError, BadRequest) as error:
+        raise Refusal(f"{path}: {error}") from None
+    return call.signature.name, dict(call.inputs)
+
+
+def _arrays(path: Path) -> Iterator[tuple[str, Array]]:
+    npy: Any = np.lib.format
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            with archive.open(name) as file:
+                header = npy.read_array_header_1_0 if npy.read_magic(file) == (1, 0) else npy.read_array_header_2_0
+                shape, _, dtype = header(file)
+                if dtype.hasobject:
+                    array = np.asarray(_Strings(file).load(), object).reshape(shape)
+            if not dtype.hasobject:
+                with archive.open(name) as file:
+                    array = npy.read_array(file, allow_pickle=False)
+            yield name.removesuffix(".npy"), array
+
+
+class _Strings(pickle.Unpickler):
+    """Reads pickled arrays of strings, and nothing that could run code."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return what an array is made by; refuse anything else."""
+        if (module.partition(".")[0], name) in {
+            ("numpy", "_reconstruct"), ("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode"),
+        }:  # fmt: skip
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"an array of objects of {module}.{name}")
+
+
 def _fitted(array: Array, spec: TensorSpec) -> Array:
-    if spec.dtype.kind == "S" and array.dtype.kind in "SU":
+    if spec.dtype.kind == "S" and array.dtype.kind in "SUO":
         strings = np.empty(array.size, object)
         strings[:] = [text.encode() if isinstance(text, str) else text for text in array.ravel().tolist()]
         return strings.reshape(array.shape)

@@ -33,13 +33,14 @@ from exporting.bake import (
     put_in_place,
 )
 from exporting.graph import MetaGraph, contents, functions, names, reached, served, signatures
-from exporting.inputs import RECIPES, Inputs, Recipe, given, made
+from exporting.inputs import Inputs, given, made, ways
 from exporting.refusal import Refusal
 from exporting.report import size
 from exporting.runner import Answer, Job, ask
 from exporting.values import bytes_of
 from serving import litert
 from serving.errors import LoadError, did_you_mean
+from serving.examples import Recipe
 from serving.signature import DEFAULT, Contents, Signature
 from serving.warmup import PLACE as WARMUP
 
@@ -189,7 +190,7 @@ def _compare(
     calls, answers = list(questions.calls), list(questions.answers)
     odd = []
     for name, signature in wanted.items():
-        recipe = _recipe(signature, [inputs for asked, inputs in questions.calls if asked == name])
+        recipe = _recipe(directory, signature, [inputs for asked, inputs in questions.calls if asked == name])
         if recipe is None:
             continue  # only a given input fits
         further = [
@@ -220,9 +221,9 @@ def _compare(
     return largest, len(calls), wrong, notes
 
 
-def _recipe(signature: Signature, asked: list[Inputs]) -> Recipe | None:
+def _recipe(directory: Path, signature: Signature, asked: list[Inputs]) -> Recipe | None:
     """Return how inputs were generated that the original took."""
-    for recipe in RECIPES:
+    for recipe in ways(directory, signature):
         shapes = {name: array.shape for name, array in made(signature, recipe, 2, 1).items()}
         if any({name: array.shape for name, array in inputs.items()} == shapes for inputs in asked):
             return recipe

@@ -1,18 +1,21 @@
 """Does a model keep what a pure function promises? The same input twice, in another order, in another batch."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice, pairwise
+from itertools import chain, islice, pairwise
 from pathlib import Path
 
 import numpy as np
 
 from exporting import compare
-from exporting.inputs import RECIPES, Inputs, Recipe, batched, joined, made
+from exporting.inputs import Inputs, batched, joined, made, ways
 from exporting.runner import Answer, Answers, Job, ask
+from serving.examples import Recipe
 from serving.signature import Signature
 
 INPUTS_FAULT = frozenset({"INVALID_ARGUMENT", "OUT_OF_RANGE", "NOT_THE_SPEC"})  # others no input can help
+AT_ONCE = 60  # recipes that one process is asked by
+MOST_DEATHS = 5
 NO_INPUTS = "it has no inputs"  # as Signature.refusal says it; such a signature still runs
 
 
@@ -48,6 +51,7 @@ class Asked:
     inputs: list[Inputs]
     answers: list[Answer]
     row: Inputs  # one row, to time
+    recipe: Recipe
 
 
 def inputs_that_run(
@@ -56,25 +60,51 @@ def inputs_that_run(
     """Ask each signature what it accepts, those of `easily` once; return that, and what is wrong with the others."""
     found: dict[str, Asked] = {}
     wrong: dict[str, Trial] = {}
-    for place, recipe in enumerate(RECIPES):
-        plans = {
-            name: _plan(signature, recipe)
-            for name, signature in signatures.items()
-            if name not in found
-            and (place == 0 or (wrong[name].verdict != "died" and name not in easily and _varies(signature)))
-        }
-        for name, result in _ask_each(directory, plans).items():
-            first = result.answers[0] if result.answers else None
-            if first and first.outputs is not None and len(result.answers) == len(plans[name]):
-                found[name] = Asked(plans[name], result.answers, made(signatures[name], recipe, 1, 2))
-                wrong.pop(name, None)
-            elif first and first.outputs is None:
-                verdict = "refused" if first.error in INPUTS_FAULT else "unusable"
-                detail = f"{first.error}: {' '.join(first.message.split())[:200]}"
-                wrong.setdefault(name, Trial(name, verdict, detail))
-            else:
-                wrong[name] = Trial(name, "died" if result.load else "unusable", (result.failure or "")[:300])
+    left = {name: ways(directory, signature) for name, signature in signatures.items()}
+    first = {name: recipe for name, way in left.items() if (recipe := next(way, None)) is not None}
+    _try(directory, signatures, first, found, wrong)
+    for name in [name for name, problem in wrong.items() if problem.verdict != "unusable" and name not in easily]:
+        if (recipe := _accepted(directory, signatures[name], left[name])) is not None:
+            _try(directory, signatures, {name: recipe}, found, wrong)
+    for name in signatures.keys() - found.keys() - wrong.keys():
+        wrong[name] = Trial(name, "refused", "its inputs are larger than what is made up")
     return found, wrong
+
+
+def _try(
+    directory: Path,
+    signatures: Mapping[str, Signature],
+    recipes: Mapping[str, Recipe],
+    found: dict[str, Asked],
+    wrong: dict[str, Trial],
+) -> None:
+    """Ask each signature by its recipe; add to what is found, or wrong."""
+    plans = {name: _plan(signatures[name], recipe) for name, recipe in recipes.items()}
+    for name, result in _ask_each(directory, plans).items():
+        first = result.answers[0] if result.answers else None
+        if first and first.outputs is not None and len(result.answers) == len(plans[name]):
+            row = made(signatures[name], recipes[name], 1, 2)
+            found[name] = Asked(plans[name], result.answers, row, recipes[name])
+            wrong.pop(name, None)
+        elif first and first.outputs is None:
+            verdict = "refused" if first.error in INPUTS_FAULT else "unusable"
+            wrong[name] = Trial(name, verdict, f"{first.error}: {' '.join(first.message.split())[:200]}")
+        else:
+            wrong[name] = Trial(name, "died" if result.load else "unusable", (result.failure or "")[:300])
+
+
+def _accepted(directory: Path, signature: Signature, left: Iterator[Recipe]) -> Recipe | None:
+    """Return the first recipe that the signature takes, asking for many in one process."""
+    deaths = 0
+    while deaths < MOST_DEATHS and (some := list(islice(left, AT_ONCE))):
+        answers = ask(Job(directory, [(signature.name, made(signature, recipe, 2, 1)) for recipe in some])).answers
+        for recipe, answer in zip(some, answers):
+            if answer.outputs is not None:
+                return recipe
+        if len(answers) < len(some):  # one of them ended the process
+            deaths += 1
+            left = chain(some[len(answers) + 1 :], left)
+    return None
 
 
 def _plan(signature: Signature, recipe: Recipe) -> list[Inputs]:
@@ -83,11 +113,6 @@ def _plan(signature: Signature, recipe: Recipe) -> list[Inputs]:
         return [first, first]
     second = made(signature, recipe, 1, 2)
     return [first, second, *([joined(first, second)] if batched(signature) else []), first]
-
-
-def _varies(signature: Signature) -> bool:
-    """Say whether another recipe makes other inputs."""
-    return any(spec.dtype.kind == "S" or None in (spec.shape or ())[1:] for spec in signature.inputs.values())
 
 
 def _ask_each(directory: Path, plans: Mapping[str, list[Inputs]]) -> dict[str, Answers]:
