@@ -102,6 +102,6 @@ class Runs:
 
 def test_a_given_file_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     np.savez(tmp_path / "evil.npz", x=np.array([Runs()], object))
-    with pytest.raises(Refusal, match="not an .npz"):
+    with pytest.raises(Refusal, match="not an"):
         list(given(tmp_path / "evil.npz", {"serving_default": STRINGS}))
     assert capsys.readouterr().out == ""
