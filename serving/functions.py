@@ -31,29 +31,43 @@ def take_over(app: Any, functions: dict[str, Any]) -> None:
 
 
 class Context(RequestContext):
-    """A request's context that routes nothing, and opens a session only where one is used."""
+    """The context of a request and of its application, which makes what it holds when that is first used.
+
+    It routes nothing. Flask's own two take 10 µs.
+    """
+
+    flashes = None
 
     def __init__(self, app: flask.Flask, request: flask.Request) -> None:
         self.app = app
         self.request = request
-        self.flashes = None
-        self._after_request_functions = []
-        self._cv_tokens = []
+
+    @cached_property
+    def g(self) -> Any:
+        return self.app.app_ctx_globals_class()
 
     @cached_property
     def url_adapter(self) -> Any:  # type: ignore[override]
         return self.app.create_url_adapter(self.request)
-
-    @property
-    def has_session(self) -> bool:
-        """Say whether a session has been used."""
-        return "_session" in self.__dict__
 
     @cached_property
     def _session(self) -> Any:  # type: ignore[override]
         interface = self.app.session_interface
         opened = interface.open_session(self.app, self.request)
         return interface.make_null_session(self.app) if opened is None else opened
+
+    @cached_property
+    def _after_request_functions(self) -> list[Any]:  # type: ignore[override]
+        return []
+
+    @cached_property
+    def _cv_tokens(self) -> list[Any]:  # type: ignore[override]
+        return []
+
+    @property
+    def changes_the_answer(self) -> bool:
+        """Say whether the function has used a session, or flask.after_this_request."""
+        return "_after_request_functions" in self.__dict__ or "_session" in self.__dict__
 
     def copy(self) -> RequestContext:
         """Return a context of the same request for another thread."""
@@ -82,8 +96,8 @@ class Application:
         if kind == "flask":
             return self._flask(environ, start_response)
         request = PlainRequest(environ)
-        context = Context(self._app, request)
-        in_app, in_request = _cv_app.set(self._app.app_context()), _cv_request.set(context)
+        context: Any = Context(self._app, request)  # it stands for both
+        in_app, in_request = _cv_app.set(context), _cv_request.set(context)
         try:
             try:
                 response = self._call(kind, request, context)
@@ -102,7 +116,7 @@ class Application:
         else:
             answer = self._functions[self._app.name](request)
         response = answer if isinstance(answer, flask.Response) else self._app.make_response(answer)
-        if context._after_request_functions or context.has_session:
+        if context.changes_the_answer:
             request._cached_data = b""  # functions-framework reads the body again
             response = self._app.process_response(response)
         return response

@@ -138,7 +138,7 @@ EDITS = [
     ("a dictionary",                         (BODY, "    return {'a': 1}\n"),                                                (200, {"content-type": "application/json"}, {"a": 1})),
     ("parts",                                (BODY, "    return flask.Response(flask.stream_with_context(part + flask.request.path for part in ('[', '1]')), 200) if 0 else flask.Response(iter(['[', '1]']))\n"),
                                                                                                                               (200, {}, [1])),
-    ("flask.request and flask.g are there",  (BODY, "    flask.g.x = flask.request.method + flask.request.path + flask.current_app.name\n    return {'x': flask.g.x}\n"),
+    ("flask.request and flask.g are there",  (BODY, "    assert flask.url_for('run', path='a') == '/a'\n    assert flask.has_app_context() and flask.has_request_context() and flask.current_app.logger\n    flask.g.x = flask.request.method + flask.request.path + flask.current_app.name\n    return {'x': flask.g.x}\n"),
                                                                                                                               (200, {}, {"x": "POST/predict"})),
     ("something is done after it",           (BODY, "    @flask.after_this_request\n    def add(answer):\n        answer.headers['X-After'] = '1'\n        return answer\n\n" + BODY),
                                                                                                                               (200, {"x-after": "1"}, None)),
