@@ -107,6 +107,13 @@ def test_it_is_refused_and_the_next_request_answered(
     assert server.ask("GET", "/healthz").status == 200
 
 
+@pytest.mark.parametrize("field", [b"SCRIPT_NAME: /healthz", b"PATH_INFO: /healthz", b"Script-Name: /healthz"])
+def test_no_header_field_rewrites_the_path(server: Server, field: bytes) -> None:
+    received = send(server, b"GET /healthz/nothing HTTP/1.1\r\nHost: x\r\n" + field + b"\r\n\r\n")
+    assert received.startswith(b"HTTP/1.1 404 ")
+    assert b"there is nothing at '/healthz/nothing'" in received
+
+
 def test_a_client_that_resets_harms_nobody(server: Server, examples: dict[str, Any]) -> None:
     body = json.dumps(examples["pixels"]).encode()
     whole = head(b"Content-Length: %d\r\n" % len(body)) + body

@@ -51,7 +51,7 @@ def test_every_run_time_dependency_is_pinned_and_has_its_reason() -> None:
         if line.startswith("#"):
             reason = True
         elif line:
-            assert re.match(r"[A-Za-z0-9_.-]+==[0-9][0-9.]*(;|$)", line), line
+            assert re.match(r"[A-Za-z0-9_.-]+==[0-9][0-9a-z.]*(;|$)", line), line
             assert reason, line
         else:
             reason = False

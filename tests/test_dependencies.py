@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
@@ -30,10 +31,11 @@ def pins(file: str) -> dict[str, Requirement]:
     return found
 
 
-def closure() -> dict[str, str]:
-    """Return everything that the run-time requirements bring along, with the installed version."""
+def closure(names: Iterable[str] | None = None) -> dict[str, str]:
+    """Return everything that requirements bring along, those of the run time by default: the installed versions."""
     found: dict[str, str] = {}
-    pending = [name for file in RUN_TIME for name in pins(file)]
+    installed = {name for file in RUN_TIME for name in pins(file)}
+    pending = list(installed if names is None else installed & set(names))
     while pending:
         name = pending.pop().lower().replace("_", "-")
         if name in found:
@@ -58,6 +60,24 @@ def test_every_requirement_is_one_exact_version(file: str) -> None:
 def test_what_is_installed_is_what_is_pinned(file: str) -> None:
     for name, requirement in pins(file).items():
         assert metadata.version(name) in requirement.specifier, name
+
+
+def test_everything_that_runs_is_pinned() -> None:
+    """The indirect requirements too: gunicorn's private members are overridden, and the rest makes a build repeatable."""
+    pinned = {name for file in RUN_TIME for name in pins(file)}
+    assert {"gunicorn", "werkzeug", "h5py"} <= closure().keys()
+    assert closure().keys() - pinned == set()
+
+
+def test_no_pin_is_left_of_what_nothing_requires() -> None:
+    needed, direct = set[str](), set[str]()
+    for line in (ROOT / "requirements.txt").read_text().splitlines():
+        if line.startswith("# What those bring along."):
+            direct = set(needed)
+        elif line and not line.startswith("#"):
+            needed.add(Requirement(line).name.lower().replace("_", "-"))
+    assert len(direct) > 8
+    assert (needed & pins("requirements.txt").keys()) - closure(direct).keys() == set()
 
 
 def test_what_is_installed_fits_together() -> None:
