@@ -15,7 +15,8 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from serving.purity import LOADING, _Node, _nodes, _reached, _roots, asset_definitions, served_graph, table_initializers
+from serving.filenames import Node
+from serving.purity import LOADING, _nodes, _reached, _roots, asset_definitions, served_graph, table_initializers
 from serving.signature import _each, _map, _number, _one, _text, _whole
 
 HANDLE = b"VarHandleOp"
@@ -62,7 +63,7 @@ def _tables(graph: memoryview) -> Initialization:
     return Initialization(operations=tuple(name.decode() for name in operations), assets=tuple(assets))
 
 
-def _variables(graph: memoryview, nodes: Mapping[bytes, _Node]) -> Initialization:
+def _variables(graph: memoryview, nodes: Mapping[bytes, Node]) -> Initialization:
     handles = {name for name, node in nodes.items() if node.op == HANDLE}
     if not handles:
         return NOTHING
@@ -86,7 +87,7 @@ def _variables(graph: memoryview, nodes: Mapping[bytes, _Node]) -> Initializatio
     )
 
 
-def _copied(nodes: Mapping[bytes, _Node]) -> Iterator[tuple[bytes, bytes]]:
+def _copied(nodes: Mapping[bytes, Node]) -> Iterator[tuple[bytes, bytes]]:
     """Yield each variable that the graph assigns another's value, and that other."""
     for node in nodes.values():
         if node.op == b"AssignVariableOp" and len(node.inputs) > 1:

@@ -13,10 +13,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
 
-from serving import saved_model
+from serving import filenames, saved_model, strict
 from serving.errors import LoadError
+from serving.filenames import READING, Node
 from serving.signature import SERVE, _each, _map, _one, _text, _varint, _whole
 
 LOADING = ""  # in place of a signature's name: what runs once, when the model is loaded
@@ -46,22 +46,24 @@ DOES = {
     "files":   "touches files",
     "network": "talks to other processes",
     "python":  "calls Python, of which the exported model holds nothing",
+    "hidden":  "runs operations that are written in a value, where they cannot be read",
     "unknown": "is not on the list of pure operations",
 }
-DANGEROUS = frozenset({"files", "network", "python", "unknown"})  # what a server should refuse unless told otherwise
+DANGEROUS = frozenset({"files", "network", "python", "hidden", "unknown"})  # refused, unless DANGEROUS_OPS=allow
 
-# What each kind looks like; it words the refusal and decides nothing: whatever is not in PURE is refused.
+# What each kind looks like, for what is not in PURE; the first that fits counts.
 KINDS = (
     ("python",  r"(Eager)?PyFunc(Stateless)?|GeneratorDataset"),
+    ("hidden",  r"DatasetFromGraph|DeserializeIterator"),
     ("files",   r"(Read|Write|Matching)Files?|.*Reader(V2)?|Reader.*|(Save|Restore)(V2|Slices?)?|MergeV2Checkpoints"
                 r"|PrintV2|(Distributed)?Save|.*(CSV|Sql|LMDB|Snapshot\w*|Cache|MatchingFiles|TextLine|Record|Load|Save)"
                 r"Dataset(V\d|Reader)?"
                 r"|.*DatasetToTFRecord|ListSnapshotChunksDataset|InitializeTableFromTextFile(V2)?|LoadAndRemapMatrix"
                 r"|RecordInput|GenerateVocabRemapping|ImmutableConst|DecodeProtoV2|EncodeProto|FileSystemSetConfiguration|DumpTensor"
-                r"|CreateSummary(File|Db)Writer|DebugIdentity.*|CalibrationStatisticsSaver|CustomAggregator"),
+                r"|CreateSummary(File|Db)Writer|Debug(Identity|NumericSummary).*|Skipgram|FixedUnigramCandidateSampler|CalibrationStatisticsSaver|CustomAggregator"),
     ("network", r"Rpc.*|Collective.*|_?Nccl.*|_?(Host)?(Send|Recv)|RemoteCall|DataService.*|RegisterDataset(V2)?"),
     ("random",  r"Random\w*(?<!Dataset)(?<!DatasetV2)(?<!Queue)(?<!QueueV2)|.*CandidateSampler|Multinomial"
-                r"|Skipgram|Timestamp|(Parameterized)?TruncatedNormal|SampleDistortedBoundingBox(V2)?|Fractional(Avg|Max)Pool"
+                r"|Timestamp|(Parameterized)?TruncatedNormal|SampleDistortedBoundingBox(V2)?|Fractional(Avg|Max)Pool"
                 r"|NonDeterministicInts|Stateful(Random|Standard|Truncated|Uniform).*|Rng\w+|Anonymous(Random)?SeedGenerator"),
     ("state",   r"Assign.*|(Resource)?((Sparse)?Apply|Scatter).*|ResourceStridedSliceAssign"
                 r"|StridedSliceAssign|(Resource)?CountUpTo|.*(Queue|Barrier|Accumulator|Iterator|Summary|Mutex|SessionHandle|SessionTensor).*"
@@ -82,6 +84,7 @@ INITIALIZING = frozenset(
 # Of TensorFlow 2.21's 1,908 operations: the stateless ones that reach nothing outside the graph, the stateful ones that
 # only read, check, call a function or live as long as one call (TensorArray...V3, Stack...V2), and what TensorFlow's
 # graph optimizer puts in their place (_Fused...). A mutable table may be read; what writes it is not in the list.
+# CudnnRNN is what Keras 2 has beside an LSTM for a GPU; it draws numbers in training alone.
 PURE = frozenset(
     """
     Abs AccumulateNV2 Acos Acosh Add AddN AddV2 AdjustContrast AdjustContrastv2 AdjustHue AdjustSaturation All Angle
@@ -101,7 +104,9 @@ PURE = frozenset(
     CompositeTensorVariantToComponents ComputeAccidentalHits Concat ConcatOffset ConcatV2 Conj ConjugateTranspose
     Const ControlTrigger Conv Conv2D Conv2DBackpropFilter Conv2DBackpropFilterV2 Conv2DBackpropInput
     Conv2DBackpropInputV2 Conv3D Conv3DBackpropFilter Conv3DBackpropFilterV2 Conv3DBackpropInput Conv3DBackpropInputV2
-    Cos Cosh CropAndResize CropAndResizeGradBoxes CropAndResizeGradImage Cross Cumprod Cumsum CumulativeLogsumexp
+    Cos Cosh CropAndResize CropAndResizeGradBoxes CropAndResizeGradImage Cross CudnnRNN CudnnRNNCanonicalToParams
+    CudnnRNNCanonicalToParamsV2 CudnnRNNParamsSize CudnnRNNParamsToCanonical CudnnRNNParamsToCanonicalV2 CudnnRNNV2
+    CudnnRNNV3 Cumprod Cumsum CumulativeLogsumexp
     DataFormatDimMap DataFormatVecPermute Dawsn DecodeAndCropJpeg DecodeBase64 DecodeBmp DecodeCSV DecodeCompressed
     DecodeGif DecodeImage DecodeJSONExample DecodeJpeg DecodeJxl DecodePaddedRaw DecodePng DecodeRaw DecodeWav
     DecodeWebP DeepCopy DenseBincount DenseCountSparseOutput DenseToCSRSparseMatrix DenseToDenseSetOperation
@@ -252,92 +257,87 @@ def _tags(graph: memoryview) -> list[str]:
     return [_text(tag) for tag in _each(_whole(graph, 1), 4)]
 
 
-class _Node(NamedTuple):
-    name: bytes
-    op: bytes
-    inputs: list[bytes]  # "node:0", "^node"
-    calls: tuple[bytes, ...]  # functions of the library
+class _Library:
+    """The functions of a graph: each with its nodes, and with those that may run in its place or for its gradient."""
+
+    def __init__(self, definition: memoryview) -> None:
+        library = _whole(definition, 2)
+        self.functions = {bytes(_one(_whole(function, 1), 1)): function for function in _each(library, 1)}
+        self.gradients = {bytes(_one(of, 1)): bytes(_one(of, 2)) for of in _each(library, 2)}
+        # TensorFlow's graph optimizer puts a function in the place of another that implements the same interface, by
+        # the device that it prefers.
+        self._interfaces: dict[bytes, list[bytes]] = {}
+        self._of: dict[bytes, bytes] = {}
+        for name, function in self.functions.items():
+            for entry in _each(function, 5):
+                if bytes(_one(entry, 1)) == b"api_implements":
+                    self._of[name] = interface = bytes(_one(_one(entry, 2), 2))
+                    self._interfaces.setdefault(interface, []).append(name)
+        self._nodes: dict[bytes, list[Node]] = {}
+
+    def nodes(self, name: bytes) -> list[Node]:
+        if name not in self._nodes:
+            self._nodes[name] = list(_nodes(self.functions[name], 3))
+        return self._nodes[name]
+
+    def instead(self, name: bytes) -> list[bytes]:
+        """Return the function, its gradient, and every other implementation of its interface."""
+        found = [name, self.gradients.get(name, b""), *self._interfaces.get(self._of.get(name, b""), ())]
+        return [one for one in found if one in self.functions]
 
 
 def _impurities(graph: memoryview) -> set[Use]:
     definition = _whole(graph, 2)
     main = {node.name: node for node in _nodes(definition, 1)}
-    library = {bytes(_one(_whole(function, 1), 1)): function for function in _each(_whole(definition, 2), 1)}
-    bodies: dict[bytes, list[_Node]] = {}
+    library = _Library(definition)
     found = set()
-    reads = False  # loading reads a file into a table
+    reads = False  # loading reads a file
     for signature, roots in _roots(graph).items():
-        pending: list[tuple[bytes, list[_Node]]] = [(b"", _reached(main, roots))]
+        pending: list[tuple[bytes, list[Node]]] = [(b"", _reached(main, roots))]
         seen = {b""}
         while pending:
             function, nodes = pending.pop()
             for node in nodes:
                 for called in (*node.calls, node.op):  # an operation may be a function's name
-                    if called not in seen and called in library:
-                        seen.add(called)
-                        if called not in bodies:
-                            bodies[called] = list(_nodes(library[called], 3))
-                        pending.append((called, bodies[called]))
-                if node.op not in _PURE and node.op not in library:
-                    reads = reads or (signature == LOADING and node.op in _READING)
+                    if called not in seen and called in library.functions:
+                        others = [one for one in library.instead(called) if one not in seen]
+                        seen.update(others)
+                        pending += [(one, library.nodes(one)) for one in others]
+                if node.op not in _PURE and node.op not in library.functions:
+                    reads = reads or (signature == LOADING and node.op in READING)
                     does = kind(str(node.op, "utf-8", "replace"), loading=signature == LOADING)
                     if does:
-                        texts = (str(part, "utf-8", "replace") for part in (node.op, node.name, function))
-                        op, name, inside = texts
-                        found.add(Use(signature, op, does, name, inside))
-    return found | _other_files(graph) if reads else found
+                        found.add(_use(signature, does, node.op, node.name, function))
+    return found | _other_files(graph, main, library) if reads else found
+
+
+def _other_files(graph: memoryview, main: Mapping[bytes, Node], library: _Library) -> set[Use]:
+    """Return the operations that read a file while the model is loaded, where it is none of the model's own."""
+    assets = {filenames.tensor(bytes(_one(_one(of, 1), 1))) for of in asset_definitions(graph)}
+    saver = filenames.tensor(bytes(_one(_whole(graph, 3), 1)))
+    bodies = {name: filenames.body(of, library.nodes(name)) for name, of in library.functions.items()}
+    fed = assets | filenames.kept(graph, assets) | {saver}
+    places = filenames.foreign(main, bodies, library.instead, fed, _reached(main, _roots(graph)[LOADING]))
+    return {_use(LOADING, "files", *place) for place in places}
+
+
+def _use(signature: str, does: str, *place: bytes) -> Use:
+    op, node, function = (str(part, "utf-8", "replace") for part in place)
+    return Use(signature, op, does, node, function)
 
 
 _INIT_OPERATIONS = frozenset({"saved_model_main_op", "legacy_init_op"})  # collections
-_READING = (b"InitializeTableFromTextFile", b"InitializeTableFromTextFileV2")
-
-
-def _other_files(graph: memoryview) -> set[Use]:
-    """Return the operations that read a file into a table while the model is loaded, where it is none of the assets."""
-    from serving.flow import Flow  # most models have no tables
-
-    assets = {bytes(_one(_one(of, 1), 1)).rpartition(b":")[0] for of in asset_definitions(graph)}
-    flow = Flow(graph, dict.fromkeys(assets | _kept(graph, assets), "asset"), _READING)
-    flow.run(_roots(graph)[LOADING])
-    return {
-        Use(LOADING, str(sink.op, "utf-8"), "files", str(sink.name, "utf-8"), str(sink.function, "utf-8"))
-        for sink in flow.sinks
-        if not (len(sink.arguments) == 2 and sink.arguments[1].as_is)
-    }
-
-
-def _kept(graph: memoryview, assets: set[bytes]) -> set[bytes]:
-    """Return the nodes that read a variable which holds the path of an asset and never anything else."""
-    definition = _whole(graph, 2)
-    handles: dict[bytes, bytes] = {}  # by node: what the variable is called
-    called: list[bytes] = []
-    uses: dict[bytes, list[tuple[bytes, bytes, bytes]]] = {}  # by handle: operation, node, value
-    bodies = [(True, definition, 1), *((False, of, 3) for of in _each(_whole(definition, 2), 1))]
-    for main, message, field in bodies:
-        for node in _each(message, field):
-            op, name = bytes(_one(node, 2)), bytes(_one(node, 1))
-            inputs = [bytes(one) for one in _each(node, 3)]
-            if op == b"VarHandleOp":
-                called.append(bytes(_one(_map(node, 5).get("shared_name", memoryview(b"")), 2)))
-                if main:
-                    handles[name] = called[-1]
-            elif main:
-                for one in inputs:
-                    uses.setdefault(one.partition(b":")[0], []).append((op, name, inputs[-1] if inputs else b""))
-    kept = set()
-    for handle, name in handles.items():
-        of = uses.get(handle, [])
-        given = [value.partition(b":")[0] for op, _, value in of if op == b"AssignVariableOp"]
-        plain = all(op in (b"AssignVariableOp", b"ReadVariableOp", b"VarIsInitializedOp") for op, _, _ in of)
-        if plain and given and assets.issuperset(given) and name and called.count(name) == 1:
-            kept |= {node for op, node, _ in of if op == b"ReadVariableOp"}
-    return kept
 
 
 def asset_definitions(graph: memoryview) -> list[memoryview]:
-    """Return the AssetFileDefs of a MetaGraphDef, where TensorFlow 2 puts them and where TensorFlow 1 did."""
+    """Return the AssetFileDefs of a MetaGraphDef; where there are none those of a collection, as TensorFlow does."""
+    if found := list(_each(graph, 6)):
+        return found
     old = _map(graph, 4).get("saved_model_assets", memoryview(b""))
-    return [*_each(graph, 6), *(_one(packed, 2) for packed in _each(_one(old, 5), 1))]
+    packed = [_one(one, 2) for one in _each(_one(old, 5), 1)]
+    for definition in packed:
+        strict.check(bytes(definition), "AssetFileDef")
+    return packed
 
 
 def _roots(graph: memoryview) -> dict[str, list[bytes]]:
@@ -367,10 +367,10 @@ def _tensors(info: memoryview) -> list[bytes]:
     return [*filter(None, tensors), *(tensor for part in _each(composite, 2) for tensor in _tensors(part))]
 
 
-def _reached(nodes: Mapping[bytes, _Node], roots: Iterable[bytes]) -> list[_Node]:
+def _reached(nodes: Mapping[bytes, Node], roots: Iterable[bytes]) -> list[Node]:
     """Return the nodes that the roots need."""
     pending = list(roots)
-    reached: dict[bytes, _Node] = {}
+    reached: dict[bytes, Node] = {}
     while pending:
         name = pending.pop().lstrip(b"^").partition(b":")[0]
         if name not in reached and name in nodes:
@@ -379,7 +379,7 @@ def _reached(nodes: Mapping[bytes, _Node], roots: Iterable[bytes]) -> list[_Node
     return list(reached.values())
 
 
-def _nodes(graph: memoryview, field: int) -> Iterator[_Node]:
+def _nodes(graph: memoryview, field: int) -> Iterator[Node]:
     """Read the NodeDefs in a field; written out, without `_fields`, it takes a fifth of the time."""
     # Bytes are quicker to take apart; a graph full of constants is not copied.
     data = bytes(graph) if len(graph) < COPIED else graph
@@ -398,7 +398,7 @@ def _nodes(graph: memoryview, field: int) -> Iterator[_Node]:
             yield _node(data, graph, start, position)
 
 
-def _node(data: bytes | memoryview, graph: memoryview, start: int, end: int) -> _Node:
+def _node(data: bytes | memoryview, graph: memoryview, start: int, end: int) -> Node:
     name = op = b""
     inputs, attributes = [], []
     position = start
@@ -424,12 +424,19 @@ def _node(data: bytes | memoryview, graph: memoryview, start: int, end: int) -> 
     if position != end:
         raise ValueError("a node of the graph runs past its end")
     if op in _PLAIN:
-        return _Node(name, op, inputs, ())
-    return _Node(name, op, inputs, tuple(called for a, b in attributes for called in _calls(bytes(data[a:b]))))
+        return Node(name, op, inputs, ())
+    return Node(name, op, inputs, tuple(called for a, b in attributes for called in _calls(bytes(data[a:b]))))
 
 
 @lru_cache(maxsize=4096)  # most attributes are like those of the node before
 def _calls(entry: bytes) -> tuple[bytes, ...]:
     """Return the functions that an attribute names."""
-    value = _one(memoryview(entry), 2)
-    return tuple(bytes(_one(function, 1)) for function in (*_each(value, 10), *_each(_one(value, 1), 9)))
+    return tuple(_functions(_one(memoryview(entry), 2)))
+
+
+def _functions(value: memoryview) -> Iterator[bytes]:
+    """Yield the functions of an AttrValue: one, a list of them, and those that their own attributes name."""
+    for function in (*_each(value, 10), *_each(_one(value, 1), 9)):
+        yield bytes(_one(function, 1))
+        for entry in _each(function, 2):
+            yield from _functions(_one(entry, 2))

@@ -78,7 +78,6 @@ ArgDef             name:1:string description:2:string type:3:int32 type_attr:4:s
 """
 WIRES = {"int64": 0, "int32": 0, "bool": 0, "float": 5}  # all others are 2, with a length before them
 LARGE_MESSAGES = frozenset({"GraphDef", "FunctionDefLibrary", "FunctionDef", "NodeDef", "MetaGraphDef"})
-ASSET = b"/tensorflow.AssetFileDef"  # the end of an Any's type_url
 
 
 class Field(NamedTuple):
@@ -94,11 +93,11 @@ class Odd(ValueError):
     """Bytes that no protobuf writer produces; the text says where, and what."""
 
 
-def check(data: "bytes | mmap.mmap") -> None:
-    """Raise Odd, a ValueError, where a serialized SavedModel has more than one reading."""
+def check(data: "bytes | mmap.mmap", type_: str = "SavedModel") -> None:
+    """Raise Odd, a ValueError, where a serialized message has more than one reading."""
     reader = _Reader(data if len(data) > COPIED else data[:])
     try:
-        reader.message("SavedModel", 0, len(data), 0)
+        reader.message(type_, 0, len(data), 0)
     except IndexError:
         raise Odd("it ends in the middle of a field") from None
     repeated = [tags for place, tags in enumerate(reader.tags) if tags in reader.tags[:place]]
