@@ -19,7 +19,8 @@ import numpy as np
 from serving import files
 from serving.dtypes import by_code
 from serving.errors import LoadError
-from serving.purity import LOADING, _Node, _nodes, _reached, _roots, asset_definitions, served_graph
+from serving.filenames import Node
+from serving.purity import LOADING, _nodes, _reached, _roots, asset_definitions, served_graph
 from serving.signature import Signature, _each, _fields, _map, _number, _one, _text, _varint, _whole
 from serving.wire import varint
 
@@ -334,8 +335,8 @@ class _Reader:
         definition = _whole(graph, 2)
         self._library = {bytes(_one(_whole(one, 1), 1)): one for one in _each(_whole(definition, 2), 1)}
         self._messages = {b"": {bytes(_one(node, 1)): node for node in _each(definition, 1)}}
-        self._nodes: dict[bytes, dict[bytes, _Node]] = {b"": {node.name: node for node in _nodes(definition, 1)}}
-        self._callers: dict[bytes, tuple[bytes, _Node]] = {}
+        self._nodes: dict[bytes, dict[bytes, Node]] = {b"": {node.name: node for node in _nodes(definition, 1)}}
+        self._callers: dict[bytes, tuple[bytes, Node]] = {}
 
     def reached(self, roots: Sequence[bytes]) -> Iterator[Operation]:
         """Yield the operations that tensors or nodes of the main graph need, in functions too."""
@@ -351,7 +352,7 @@ class _Reader:
                         self._callers[called] = function, node
                         pending.append((called, list(self._body(called).values())))
 
-    def _body(self, function: bytes) -> dict[bytes, _Node]:
+    def _body(self, function: bytes) -> dict[bytes, Node]:
         if function not in self._nodes:
             message = self._library[function]
             self._messages[function] = {bytes(_one(node, 1)): node for node in _each(message, 3)}
