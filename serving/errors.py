@@ -60,6 +60,47 @@ def plain(message: str) -> str:
     return "; ".join(dict.fromkeys(line for line in lines if line))[:500]
 
 
+LONGEST_SLIP = 32  # characters
+
+
+def slip_of(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that `name` was meant to be, None where it resembles none.
+
+    It may be written in another style (`topK`), be the beginning of the known one, or have a letter or two wrong,
+    missing, added or swapped. A guess as loose as `did_you_mean`'s would refuse names that are other programs'.
+    """
+    if len(name) > LONGEST_SLIP:
+        return None
+    bare = _bare(name)
+    for other in known:
+        wanted = _bare(other)
+        most = (len(wanted) > 3) + (len(wanted) > 7)
+        if len(bare) >= 3 and wanted.startswith(bare):
+            return other
+        if abs(len(bare) - len(wanted)) <= most and _edits(bare, wanted) <= most:
+            return other
+    return None
+
+
+def _bare(name: str) -> str:
+    return "".join(filter(str.isalnum, name)).lower()
+
+
+def _edits(one: str, other: str) -> int:
+    """Return how many letters are wrong, missing, added, or swapped with their neighbour."""
+    before: list[int] = []
+    last = list(range(len(other) + 1))
+    for row, letter in enumerate(one, 1):
+        line = [row]
+        for column, wanted in enumerate(other, 1):
+            least = min(last[column] + 1, line[-1] + 1, last[column - 1] + (letter != wanted))
+            if row > 1 and column > 1 and letter == other[column - 2] and wanted == one[row - 2]:
+                least = min(least, before[column - 2] + 1)
+            line.append(least)
+        before, last = last, line
+    return last[-1]
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return "; did you mean 'x'?" where a known name is near, else what names there are."""
     return _nearest(name[:200], tuple(known))  # comparing takes time, and a client may send any name

@@ -29,7 +29,6 @@ from serving.http import (
     TooLarge,
     Unavailable,
     compress,
-    parameters,
     to_json,
     unpack,
 )
@@ -38,6 +37,7 @@ from serving.log import begin, log
 from serving.model import Model
 from serving.protocols import answers, classify, open_inference, raw, regress, tensorflow_serving
 from serving.protocols.call import Arrays, Call, Context, row_errors
+from serving.protocols.options import from_query
 from serving.record import UNWATCHED, Record
 from serving.signature import DEFAULT
 from serving.tensorflow_c import run_error
@@ -120,7 +120,7 @@ def _infer(request: Request, body: bytes, until: float, protocol: ModuleType) ->
             return found
         failure = found
     context = Context(
-        request.headers, served.name, served.version, parameters(request.query), options.key_field,
+        request.headers, served.name, served.version, from_query(request.query), options.key_field,
         options.non_finite == "null", served.source.labels,
     )  # fmt: skip
     try:

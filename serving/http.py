@@ -131,22 +131,6 @@ def to_json(value: Any) -> bytes:
     return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def parameters(query: str) -> dict[str, str]:
-    """Return the parameters of an address's query; raise BadRequest where one of them stands twice."""
-    if not query:
-        return {}
-    from urllib.parse import parse_qsl  # most requests have none
-
-    try:
-        pairs = parse_qsl(query, keep_blank_values=True, max_num_fields=64, errors="strict")
-    except ValueError:  # more than that, or not UTF-8
-        raise BadRequest("query: expected at most 64 parameters in UTF-8", example=False) from None
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise BadRequest("query: a parameter stands twice", example=False)
-    return found
-
-
 def read_body(request: Request, limit: int) -> bytes:
     """Return the body, unpacked, of at most `limit` bytes; raise TooLarge without reading further."""
     return unpack(receive(request.body, request.length, limit), request.headers, limit)

@@ -157,10 +157,21 @@ OPTIONS = [
     ("top_k=-1",                  "top_k: expected a whole number of 1 or more, got '-1'"),
     ("top_k=three",               "top_k: expected a whole number"),
     ("top_k=3&scores=label",      "scores: there is no output 'label' of scores"),
-    ("top_k=3&top_k=4",           "query: a parameter stands twice"),
+    ("top_k=3&top_k=4",           "query: 'top_k' stands twice"),
     ("on_error=ignore",           "on_error: expected row or request, got 'ignore'"),
     ("arrays=hex",                "arrays: expected base64 or json, got 'hex'"),
     ("signature_name=pixel",      "did you mean 'pixels'?"),
+    ("topk=3",                    "query: there is no 'topk'; did you mean 'top_k'?"),
+    ("topK=3",                    "query: there is no 'topK'; did you mean 'top_k'?"),
+    ("top-k=3",                   "query: there is no 'top-k'; did you mean 'top_k'?"),
+    ("top=3",                     "query: there is no 'top'; did you mean 'top_k'?"),
+    ("on_eror=row",               "query: there is no 'on_eror'; did you mean 'on_error'?"),
+    ("on_erorr=row",              "query: there is no 'on_erorr'; did you mean 'on_error'?"),
+    ("onError=row",               "query: there is no 'onError'; did you mean 'on_error'?"),
+    ("signature=pixels",          "query: there is no 'signature'; did you mean 'signature_name'?"),
+    ("signture_name=pixels",      "query: there is no 'signture_name'; did you mean 'signature_name'?"),
+    ("array=base64",              "query: there is no 'array'; did you mean 'arrays'?"),
+    ("score=x&top_k=1",           "query: there is no 'score'; did you mean 'scores'?"),
     ("a=%ff",                     "query: expected at most 64 parameters in UTF-8"),
     ("&".join(f"a{n}=1" for n in range(65)), "query: expected at most 64 parameters"),
 ]  # fmt: skip
@@ -177,8 +188,60 @@ def test_a_model_without_scores_cannot_rank(serve: Serve) -> None:
     assert "expected one float output of shape [batch, classes]; there is none" in wrong["error"]
 
 
-def test_a_label_of_the_address_is_none_of_ours(serve: Serve, picture: Any) -> None:
-    assert ask_json(serve(), f"{PREDICT}?key=an-api-key&alt=json", {"instances": [picture]})["predictions"]
+OTHERS = [
+    "key=an-api-key&alt=json",
+    "a=1&a=2",
+    "token=x",
+    "sources=x",
+    "k=3",
+    "id=7",
+    "fields=a",
+    "signed=1",
+    "error=1",
+]
+
+
+@pytest.mark.parametrize("query", OTHERS)
+def test_a_parameter_of_the_address_that_resembles_none_of_ours_is_passed_over(
+    serve: Serve, picture: Any, query: str
+) -> None:
+    assert ask_json(serve(), f"{PREDICT}?{query}", {"instances": [picture]})["predictions"]
+
+
+X = [{"name": "x", "shape": [1], "datatype": "FP32", "data": [1.0]}]
+SLIPS = [
+    # address                            body                                                        words
+    (":predict",                         {"instances": [1], "signature": "nope"},                    "body: there is no 'signature'; did you mean 'signature_name'?"),
+    (":predict",                         {"instances": [1], "parameters": {"topk": 2}},              "parameters: there is no 'topk'; did you mean 'top_k'?"),
+    (":predict",                         {"instances": [1], "paramters": {"top_k": 2}},              "body: there is no 'paramters'; did you mean 'parameters'?"),
+    (":predict",                         {"inputs": [1], "instance": [2]},                           "body: there is no 'instance'; did you mean 'instances'?"),
+    (":predict",                         {"instances": [1], "options": {"a": 1}},                    None),
+    (":predict",                         {"instances": [1], "parameters": {"temperature": 0.5, "maxTokens": 3}}, None),
+    (":classify",                        {"examples": [{}], "signature": "nope"},                    "did you mean 'signature_name'?"),
+    (":classify",                        {"examples": [{}], "parameters": {"top_k": 2}},             "top_k: an option of predict, which classify or regress does not have"),
+    (":regress?on_error=row",            {"examples": [{}]},                                         "on_error: an option of predict, which classify or regress does not have"),
+    ("/infer",                           {"inputs": X, "parameters": {"signature": "nope"}},         "parameters: there is no 'signature'; did you mean 'signature_name'?"),
+    ("/infer",                           {"inputs": X, "parameters": {"topk": 2}},                   "parameters: there is no 'topk'; did you mean 'top_k'?"),
+    ("/infer",                           {"inputs": X, "parameters": {"top_k": 2}},                  "top_k: an option of predict, which infer does not have"),
+    ("/infer?top_k=2",                   {"inputs": X},                                              "top_k: an option of predict, which infer does not have"),
+    ("/infer?signature_name=nope",       {"inputs": X},                                              "parameters.signature_name: the model has no signature 'nope'"),
+    ("/infer",                           {"inputs": X, "parameters": {"binary_output": True}},       None),
+    ("/infer",                           {"inputs": X, "parameters": {"binary_data_ouput": True}},   "did you mean 'binary_data_output'?"),
+    ("/infer",                           {"inputs": X, "output": [{"name": "y"}]},                   "body: there is no 'output'; did you mean 'outputs'?"),
+    ("/infer",                           {"inputs": X, "outputs": [{"name": "y", "parameter": {"binary_data": True}}]}, "outputs[0]: there is no 'parameter'"),
+    ("/infer",                           {"inputs": X, "parameters": {"priority": 1, "sequence_id": 2}}, None),
+    ("/infer?a=1&a=2",                   {"inputs": X},                                              None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("address", "body", "words"), SLIPS)
+def test_a_slip_in_a_name_is_refused_and_a_strangers_name_passed_over(
+    serve: Serve, address: str, body: Any, words: str | None
+) -> None:
+    path = f"/v1/models/model{address}" if address.startswith(":") else f"/v2/models/model{address}"
+    answer = serve(build() / "versions" / "1")("POST", path, body)
+    assert (answer.status == 200) is (words is None), answer.body
+    assert (words or "") in json.loads(answer.body).get("error", "")
 
 
 def test_the_signature_may_stand_in_the_address(serve: Serve, pixels: Any) -> None:

@@ -62,6 +62,9 @@ def check_rows(call: Call, outputs: Arrays, count: int) -> None:
     """Raise where an output has not one value for each of the `count` rows: BadRequest where its declared shape says
     so, ModelFault where it does not.
     """
+    if top_k(call.context):
+        ranked = scores(call.signature, call.context)
+        outputs = {ranked: outputs[ranked]}
     for name, array in outputs.items():
         if array.ndim and len(array) == count:
             continue
@@ -102,13 +105,9 @@ def scores(signature: Signature, context: Context) -> str:
 
 def rows(call: Call, outputs: Arrays, *, named: bool = False) -> Any:
     """Return one value or, for several outputs or where `named`, one object for each index of the first dimension."""
-    row_count = next(len(array) for array in call.inputs.values() if array.ndim)
     count = top_k(call.context)
     if count:
-        named_scores = scores(call.signature, call.context)
-        check_rows(call, {named_scores: outputs[named_scores]}, row_count)
         return [{"classes": ranked} for ranked in _ranked(call, outputs, count)]
-    check_rows(call, outputs, row_count)
     packed = option(call.context, "arrays") == "base64"
     if len(outputs) == 1 and not named:
         ((name, array),) = outputs.items()

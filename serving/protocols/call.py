@@ -8,6 +8,7 @@ import numpy as np
 from serving.errors import did_you_mean
 from serving.http import BadRequest, Headers
 from serving.protocols.json_tensors import kind
+from serving.protocols.options import from_parameters
 from serving.signature import DEFAULT, Signature
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
@@ -26,9 +27,7 @@ class Context(NamedTuple):
 
     def with_parameters(self, parameters: Any) -> "Context":
         """Return the context with the options that a body's "parameters" hold beside those in the address."""
-        if not hasattr(parameters, "items"):
-            return self  # some other protocol's, or none
-        told = {name: _option(name, value) for name, value in parameters.items() if name in OPTIONS}
+        told = from_parameters(parameters)
         for name, value in told.items():
             if self.query.get(name, value) != value:
                 asked = f"{self.query[name][:40]!r} in the address and {value[:40]!r} in the parameters"
@@ -37,15 +36,6 @@ class Context(NamedTuple):
 
 
 NOTHING = Context()
-OPTIONS = ("signature_name", "on_error", "top_k", "scores", "arrays")
-
-
-def _option(name: str, value: Any) -> str:
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)  # Vertex AI has doubles alone
-    if isinstance(value, bool) or not isinstance(value, (str, int)):
-        raise BadRequest(f"parameters.{name}: expected text or a whole number, got {kind(value)}", example=False)
-    return str(value)
 
 
 class Call(NamedTuple):

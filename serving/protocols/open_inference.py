@@ -39,14 +39,19 @@ from serving.http import BadRequest, Headers, Response, TooLarge, to_json
 from serving.limits import check_rows
 from serving.protocols import tensorflow_serving
 from serving.protocols.answers import class_names, order
-from serving.protocols.call import NOTHING, Call, Context, choose
+from serving.protocols.call import NOTHING, Call, Context, choose, option
 from serving.protocols.json_tensors import MAX_RANK, Document, kind, members, nest_to_array, to_values
+from serving.protocols.options import OPTIONS, refuse_others, refuse_slips
 from serving.signature import DEFAULT, Contents, Signature, TensorSpec, check, shape_text
 
 Array = np.ndarray[Any, Any]
 
 HEADER = "Inference-Header-Content-Length"
 BINARY = "application/octet-stream"
+MEMBERS = frozenset({"id", "parameters", "inputs", "outputs"})  # of a body
+PARAMETERS = frozenset({"signature_name", "binary_data_output"})
+INPUT = frozenset({"name", "shape", "datatype", "data", "parameters"})
+OUTPUT = frozenset({"name", "parameters", "shape", "datatype"})
 LISTS = (simdjson.Array, list)
 OBJECTS = (simdjson.Object, dict)
 BINARY_ONLY = frozenset({"BF16"})
@@ -91,16 +96,21 @@ def decode(body: bytes, signatures: Mapping[str, Signature], context: Context = 
     if size is None:
         size = len(body)
     elif size == 0:
-        return _raw(body, choose(signatures, DEFAULT, HEADER), context)
+        refuse_others(context.query, PARAMETERS, "infer")
+        return _raw(body, choose(signatures, option(context, "signature_name"), "signature_name"), context)
     document = Document(body if size == len(body) else body[:size])
     root = document.root
+    refuse_slips(root.keys(), MEMBERS, "body")
     identity = root.get("id")
     if identity is not None and not isinstance(identity, str):
         raise BadRequest(f"id: expected a string, got {kind(identity)}")
     if identity is not None and len(identity) > (most := settings.current().max_id_length):
         raise TooLarge(f"id: expected at most {most} characters (MAX_ID_LENGTH), got {len(identity)}")
     parameters = _parameters(root.get("parameters"), "parameters")
-    signature = choose(signatures, parameters.get("signature_name", DEFAULT), "parameters.signature_name")
+    refuse_slips(parameters.keys(), PARAMETERS | OPTIONS, "parameters")
+    refuse_others({*parameters, *context.query}, PARAMETERS, "infer")
+    named = parameters.get("signature_name", option(context, "signature_name"))
+    signature = choose(signatures, named, "parameters.signature_name")
     try:
         outputs = _outputs(root.get("outputs"), signature, _flag(parameters, "binary_data_output", "parameters", False))
         inputs = _inputs(document, root.get("inputs"), signature, body, size)
@@ -250,8 +260,10 @@ def _outputs(value: Any, signature: Signature, binary: bool) -> tuple[Output, ..
     for index, entry in enumerate(value):
         where = f"outputs[{index}]"
         fields = _fields(entry, where)
+        refuse_slips(fields.keys(), OUTPUT, where)
         spec = _spec(fields, signature.outputs, found, where, "output")
         parameters = _parameters(fields.get("parameters"), f"{where}.parameters")
+        refuse_slips(parameters.keys(), {"binary_data", "classification"}, f"{where}.parameters")
         classes = _classes(parameters.get("classification", 0), spec, f"{where}.parameters.classification")
         asked = _flag(parameters, "binary_data", f"{where}.parameters", binary)
         found[spec.name] = Output(spec, asked, classes) if classes else _output(spec, asked, where)
@@ -292,6 +304,7 @@ def _inputs(document: Document, value: Any, signature: Signature, body: bytes, s
         where = f"inputs[{index}]"
         fields = _fields(entry, where)
         spec = _spec(fields, signature.inputs, inputs, where, "input")
+        refuse_slips(fields.keys(), INPUT, where)
         shape = _declared(fields, spec, where)
         size = _binary_size(fields, where, len(body) - position, start < len(body))
         if size is None:
@@ -367,6 +380,7 @@ def _size(value: Any, where: str) -> int:
 def _binary_size(fields: Mapping[str, Any], where: str, left: int, binary: bool) -> int | None:
     """Return how many bytes of the body a tensor's data are, None if it is in JSON."""
     parameters = _parameters(fields.get("parameters"), f"{where}.parameters") if "parameters" in fields else {}
+    refuse_slips(parameters.keys(), {"binary_data_size"}, f"{where}.parameters")
     value = parameters.get("binary_data_size")
     if (value is None) == (fields.get("data") is None):
         came = "neither" if value is None else "both"

@@ -37,9 +37,11 @@ from serving.protocols.json_tensors import (
     sole_rows,
     to_array,
 )
+from serving.protocols.options import refuse_slips
 from serving.signature import DEFAULT, Contents, Signature, TensorSpec, shape_text
 
 ROW, COLUMN = "instances", "inputs"
+MEMBERS = frozenset({ROW, COLUMN, "signature_name", "parameters"})  # of a body
 LISTS = (simdjson.Array, list)
 OBJECTS = (simdjson.Object, dict)
 
@@ -50,6 +52,8 @@ def decode(body: bytes, signatures: Mapping[str, Signature], context: Context = 
         return call
     document = Document(body)
     root = document.root
+    if ROW in root or COLUMN in root:
+        refuse_slips(root.keys(), MEMBERS, "body")
     if "parameters" in root:
         context = context.with_parameters(root["parameters"])
     signature = choose(signatures, root.get("signature_name", option(context, "signature_name")), "signature_name")
@@ -91,7 +95,7 @@ def encode(call: Call, outputs: Arrays) -> Response:
     if call.form == ROW:
         if len(outputs) == 1 and call.keys is None and not call.failed and not call.context.query:
             (array,) = outputs.values()
-            answers.check_rows(call, outputs, len(next(iter(call.inputs.values()))))
+            answers.check_rows(call, outputs, _row_count(call))
             if (body := sole_rows(array, "predictions", null=call.context.null)) is not None:
                 return Response(200, body)
         return Response(200, to_json({"predictions": predictions(call, outputs)}))
@@ -291,10 +295,12 @@ def check_outputs(signature: Signature) -> None:
 
 def predictions(call: Call, outputs: Arrays) -> Any:
     """Return one prediction a row of the request: the outputs, or the error of a row that failed; with its key."""
+    if outputs:
+        answers.check_rows(call, outputs, _row_count(call))
     if call.keys is None and not call.failed:
         return answers.rows(call, outputs)
     good = iter(answers.rows(call, outputs, named=call.keys is not None) if outputs else ())
-    count = len(call.failed) + (len(next(iter(call.inputs.values()))) if outputs else 0)
+    count = len(call.failed) + (_row_count(call) if outputs else 0)
     found: list[Any] = []
     for row in range(count):
         prediction = {"error": call.failed[row]} if row in call.failed else next(good)
@@ -302,6 +308,11 @@ def predictions(call: Call, outputs: Arrays) -> Any:
             prediction = {call.context.key: call.keys[row], **prediction}
         found.append(prediction)
     return found
+
+
+def _row_count(call: Call) -> int:
+    """Return the number of rows that the model was given."""
+    return next(len(array) for array in call.inputs.values() if array.ndim)
 
 
 def _signature_def(signature: Signature) -> dict[str, Any]:

@@ -19,11 +19,13 @@ from serving.errors import did_you_mean
 from serving.http import BadRequest
 from serving.protocols.call import Call, Context, choose, option
 from serving.protocols.json_tensors import Document, b64, bytes_of, kind, members
+from serving.protocols.options import refuse_others, refuse_slips
 from serving.signature import Signature, check
 from serving.wire import varint
 
 LISTS = (simdjson.Array, list)
 OBJECTS = (simdjson.Object, dict)
+MEMBERS = frozenset({"signature_name", "context", "examples", "parameters"})  # of a body
 INPUT = "inputs"  # the one input that such a signature has
 
 
@@ -36,11 +38,16 @@ def decode(
     """Return the call of a signature that takes serialized examples; `problem` says why one is not of the kind."""
     document = Document(body)
     root = document.root
+    if "examples" in root:
+        refuse_slips(root.keys(), MEMBERS, "body")
+    if "parameters" in root:
+        context = context.with_parameters(root["parameters"])
+    refuse_others(context.query, {"signature_name"}, "classify or regress")
     signature = choose(signatures, root.get("signature_name", option(context, "signature_name")), "signature_name")
     try:
         _check(signature, signatures, problem)
         if "examples" not in root:
-            others = [name for name in root if name not in ("signature_name", "context")]
+            others = [name for name in root if name not in MEMBERS]
             came = f"got {others[0]!r}{did_you_mean(others[0], ['examples'])}" if others else "got nothing"
             raise BadRequest(f"body: expected 'examples' (a list of objects), {came}")
         examples = root["examples"]

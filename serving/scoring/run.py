@@ -7,11 +7,12 @@ from typing import NamedTuple
 
 from serving import files, manifest
 from serving.errors import LoadError
-from serving.http import BadRequest, parameters
+from serving.http import BadRequest
 from serving.log import log
 from serving.model import Model, cache
 from serving.protocols import answers, tensorflow_serving
 from serving.protocols.call import Context, choose, option
+from serving.protocols.options import from_query
 from serving.scoring.faults import BadFile, Gone, Passing
 from serving.scoring.formats import Whole, format_of, free, gunzip
 from serving.scoring.outputs import Output, identity_text
@@ -74,7 +75,7 @@ def prepare(source: Source, options: Settings) -> Work:
     except LoadError as error:
         raise Passing(f"the model cannot be loaded: {error}") from None
     try:
-        query = parameters(options.score_options)
+        query = from_query(options.score_options, place="SCORE_OPTIONS", strict=True)
         context = Context(
             {}, served.name, served.version, query, options.key_field, options.non_finite == "null",
             served.source.labels,

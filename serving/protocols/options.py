@@ -1,0 +1,78 @@
+"""The options of a request, in its address or in its body.
+
+    ?top_k=3                     "parameters": {"top_k": 3}
+
+A name that is nearly one of ours is refused with the name that was meant: it would be ignored otherwise. A name that
+resembles none belongs to another program (an API gateway's key, a client's marker) and is passed over.
+"""
+
+from collections.abc import Collection, Mapping, Set
+from itertools import islice
+from typing import Any
+
+from serving.errors import slip_of
+from serving.http import BadRequest
+from serving.protocols.json_tensors import kind
+
+OPTIONS = frozenset({"signature_name", "on_error", "top_k", "scores", "arrays"})
+MOST_PARAMETERS = 64
+MOST_LOOKED_AT = 64  # unknown names that are compared with ours; an honest request has few
+
+
+def refuse_slips(names: Set[str], known: Set[str], place: str) -> None:
+    """Raise BadRequest where a name is nearly one of the known ones."""
+    if names <= known:
+        return
+    for name in islice((name for name in names if name not in known), MOST_LOOKED_AT):
+        if meant := slip_of(name, known):
+            raise BadRequest(f"{place}: there is no {name!r}; did you mean {meant!r}?", example=False)
+
+
+def from_query(query: str, *, place: str = "query", strict: bool = False) -> dict[str, str]:
+    """Return our options in an address's query; with `strict`, raise BadRequest for every other name."""
+    if not query:
+        return {}
+    from urllib.parse import parse_qsl  # most requests have none
+
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, max_num_fields=MOST_PARAMETERS, errors="strict")
+    except ValueError:  # more than that, or not UTF-8
+        raise BadRequest(f"{place}: expected at most {MOST_PARAMETERS} parameters in UTF-8", example=False) from None
+    found: dict[str, str] = {}
+    for name, value in pairs:
+        if name in OPTIONS:
+            if name in found:
+                raise BadRequest(f"{place}: {name!r} stands twice", example=False)
+            found[name] = value
+        elif strict and not slip_of(name, OPTIONS):
+            raise BadRequest(f"{place}: there is no option {name[:40]!r}; there is {_listed(OPTIONS)}", example=False)
+    refuse_slips({name for name, _ in pairs}, OPTIONS, place)
+    return found
+
+
+def from_parameters(parameters: Any) -> dict[str, str]:
+    """Return our options in a body's "parameters"; none where they are no object, but some other protocol's."""
+    if not hasattr(parameters, "items"):
+        return {}
+    names = set(parameters)
+    refuse_slips(names, OPTIONS, "parameters")
+    return {name: _text(name, parameters[name]) for name in parameters if name in OPTIONS}
+
+
+def refuse_others(given: Mapping[str, Any] | Collection[str], taken: Set[str], protocol: str) -> None:
+    """Raise BadRequest for an option of ours that this protocol does not have."""
+    for name in given:
+        if name in OPTIONS and name not in taken:
+            raise BadRequest(f"{name}: an option of predict, which {protocol} does not have", example=False)
+
+
+def _text(name: str, value: Any) -> str:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # Vertex AI has doubles alone
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        raise BadRequest(f"parameters.{name}: expected text or a whole number, got {kind(value)}", example=False)
+    return str(value)
+
+
+def _listed(names: Collection[str]) -> str:
+    return ", ".join(map(repr, sorted(names)))
