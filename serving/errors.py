@@ -102,13 +102,22 @@ def _edits(one: str, other: str) -> int:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return "; did you mean 'x'?" where a known name is near, else what names there are."""
-    return _nearest(name[:200], tuple(known))  # comparing takes time, and a client may send any name
+    """Return "; did you mean 'x'?" where a known name is near, else what names there are.
+
+    Comparing two names takes time quadratic in their length, so long names are near no other.
+    """
+    return _nearest(name[: LONGEST_COMPARED + 1], tuple(known))
+
+
+LONGEST_COMPARED = 64  # characters
+MOST_COMPARED = 1000  # names
 
 
 @lru_cache(maxsize=64)
 def _nearest(name: str, known: tuple[str, ...]) -> str:
     from difflib import get_close_matches  # only ever needed after a mistake
 
-    near = get_close_matches(name, known, 1) or [other for other in known if other.lower() == name.lower()]
+    short = [other for other in known[:MOST_COMPARED] if len(other) <= LONGEST_COMPARED]
+    near = get_close_matches(name, short, 1) if len(name) <= LONGEST_COMPARED else []
+    near = near or [other for other in short if other.lower() == name.lower()]
     return f"; did you mean {near[0]!r}?" if near else f"; there is {', '.join(map(repr, known[:20])) or 'none'}"

@@ -192,18 +192,47 @@ def _unpack(body: bytes, encoding: str, limit: int) -> bytes:
     """Unpack gzip, or deflate in zlib's form, without ever holding more than `limit` bytes of it."""
     if encoding not in ("gzip", "x-gzip", "deflate"):
         raise UnsupportedEncoding(f"Content-Encoding: expected gzip or deflate, got {encoding[:40]!r}")
+    parts: list[bytes] = []
+    position, left = 0, limit
+    while position < len(body) or not position:
+        if position and (encoding == "deflate" or not body.startswith(GZIP, position)):
+            raise BadRequest(f"body: there is something after the {encoding} data", example=False)
+        position, left = _unpack_member(memoryview(body), position, encoding, left, parts)
+        if left < 0:
+            raise TooLarge(f"body: expected at most {limit} bytes unpacked (MAX_BODY_BYTES), got more")
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+GZIP = b"\x1f\x8b"  # how a member begins
+FIRST_PIECE = 512  # bytes of a further member; the next piece is twice as large
+
+
+def _unpack_member(body: memoryview, position: int, encoding: str, left: int, parts: list[bytes]) -> tuple[int, int]:
+    """Unpack the member of gzip data (RFC 1952, 2.2) that begins at `position`; return its end, and what is left.
+
+    What is left of the limit is below 0 where the member is too large.
+
+    Behind a member's end zlib copies what it was given, so a further member gets its data in pieces: many small members
+    would take time quadratic in their number.
+    """
     unpacker = zlib.decompressobj(zlib.MAX_WBITS if encoding == "deflate" else zlib.MAX_WBITS | 16)
-    try:
-        unpacked = unpacker.decompress(body, limit + 1)
-    except zlib.error:
-        raise BadRequest(f"body: not {encoding}, though Content-Encoding says so", example=False) from None
-    if len(unpacked) > limit:
-        raise TooLarge(f"body: expected at most {limit} bytes unpacked (MAX_BODY_BYTES), got more")
-    if not unpacker.eof:
-        raise BadRequest(f"body: the {encoding} data ends too early", example=False)
-    if unpacker.unused_data:
-        raise BadRequest(f"body: there is something after the {encoding} data", example=False)
-    return unpacked
+    size = FIRST_PIECE if position else len(body)
+    while not unpacker.eof:
+        piece = body[position : position + size]
+        if not piece:
+            raise BadRequest(f"body: the {encoding} data ends too early", example=False)
+        try:
+            part = unpacker.decompress(piece, left + 1)
+        except zlib.error:
+            raise BadRequest(f"body: not {encoding}, though Content-Encoding says so", example=False) from None
+        left -= len(part)
+        if part:
+            parts.append(part)
+        if left < 0:
+            break
+        position += len(piece) - len(unpacker.unused_data)
+        size *= 2
+    return position, left
 
 
 def media_type(headers: Headers | Mapping[str, str]) -> str:

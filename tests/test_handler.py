@@ -156,6 +156,11 @@ ENCODED = [
     (b'{"instances": [1]}',                              "gzip",      400,    "body: not gzip, though Content-Encoding says so"),
     (gzip.compress(b'{"instances": [1]}')[:-6],          "gzip",      400,    "body: the gzip data ends too early"),
     (gzip.compress(b"{}") + b"x",                        "gzip",      400,    "there is something after the gzip data"),
+    (gzip.compress(b"{}") + b"\0" * 512,                 "gzip",      400,    "there is something after the gzip data"),
+    (gzip.compress(b"{}") + gzip.compress(b"")[:-1],     "gzip",      400,    "the gzip data ends too early"),
+    (gzip.compress(b"{}") + b"\x1f\x8bxxx",              "gzip",      400,    "body: not gzip, though Content-Encoding says so"),
+    (gzip.compress(b" " * 8_000_000) * 2,                "gzip",      413,    "expected at most 8388608 bytes unpacked"),
+    (zlib.compress(b"{}") * 2,                           "deflate",   400,    "there is something after the deflate data"),
     (gzip.compress(b" " * 99_000_000),                   "gzip",      413,    "expected at most 8388608 bytes unpacked"),
     (b"{}",                                              "br",        415,    "expected gzip or deflate, got 'br'"),
 ]  # fmt: skip
@@ -168,6 +173,23 @@ def test_a_packed_body_is_unpacked_within_bounds(
     answer = serve()("POST", "/", body, **{"content-encoding": header})
     assert answer.status == status
     assert words in json.loads(answer.body)["error"]
+
+
+MEMBERS = [
+    # gzip members, of which the body is made
+    [b'{"instances": ', b'["no picture"]}'],
+    [b"", b'{"instances": ["no picture"]}', b""],
+    [bytes([code]) for code in b'{"instances": ["no picture"]}'],
+    [b" " * 600_000, b'{"instances": ["no picture"', b" " * 600_000 + b"]}"],  # larger than what is unpacked at a time
+]
+
+
+@pytest.mark.parametrize("members", MEMBERS)
+def test_the_members_of_a_gzip_body_are_one_body(serve: Serve, members: list[bytes]) -> None:
+    ask, packed = serve(), b"".join(map(gzip.compress, members))
+    answer = ask("POST", "/", packed, **{"content-encoding": "gzip"})
+    assert answer == ask("POST", "/", gzip.decompress(packed))
+    assert b"the model refuses it" in answer.body
 
 
 def test_a_body_above_the_limit_is_refused(serve: Serve) -> None:

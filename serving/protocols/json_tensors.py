@@ -73,7 +73,7 @@ class Document:
 def check_nesting(body: bytes) -> None:
     """Refuse JSON of more levels than MAX_NESTING, wherever they are: before a parser sees it, without recursion."""
     most = settings.current().max_nesting
-    if body.count(b"[") + body.count(b"{") > most and _is_deeper(body, most):
+    if body.count(b"[") + body.count(b"{") > most and _depth(body) > most:
         message = f"body: nested too deep: expected at most {most} levels (MAX_NESTING), got more"
         raise BadRequest(message, example=False)
 
@@ -82,56 +82,43 @@ _NO_BRACKETS = bytes(set(range(256)) - set(b'[]{}"'))
 _SQUARE = bytes.maketrans(b"{}", b"[]")
 
 
-def _is_deeper(body: bytes, most: int) -> bool:
-    """Fold what holds nothing, level by level. What is left at the end is deeper, or no JSON at all."""
+def _depth(body: bytes) -> int:
+    """Return how deep a parser of JSON may get in a body, be it JSON or not."""
     if b"\\" in body:
-        body = re.sub(rb"\\.", b"", body, flags=re.DOTALL)  # an escaped quote ends no string
+        body = body.replace(b"\\\\", b"").replace(b'\\"', b"")  # an escaped quote ends no string
     brackets = b"".join(body.translate(_SQUARE, _NO_BRACKETS).split(b'"')[::2])  # those outside of strings
-    for _ in range(most):
-        folded = brackets.replace(b"[]", b"")
-        if len(folded) == len(brackets):
-            break
-        brackets = folded
-    return brackets.count(b"[") > most or b"[]" in brackets
+    steps = ord("\\") - np.frombuffer(brackets, np.int8)  # [ and ] stand on either side of it: 1 and -1
+    return int(np.cumsum(steps, dtype=np.int32).max(initial=0))
 
 
 NUMBERS = b"0123456789+-.eE \t\r\n"  # what they are written with, and white space
-REMEMBERED_BYTES = 4096  # requests to one model are of few forms: looking a form up takes a tenth of telling it anew
+_NO_NEST = bytes(ord(" ") if code not in b"[]," else code for code in range(256))
 
 
 def _all_rectangular(skeleton: bytes) -> bool:
-    start = skeleton.find(b"[")
-    while start >= 0 and skeleton[start + 1 : start + 2] == b"{":  # a list of objects is no nest of numbers
-        start = skeleton.find(b"[", start + 1)
-    size, _ = _first_rectangle(skeleton, start)
-    if size and skeleton.find(b"[", start + size) < 0:
-        return True  # one nest, which holds every bracket of the body
-    return all(_is_rectangular(nest) for nest in set(re.findall(rb"\[[\[\],]*\]", skeleton)))
+    runs = set(skeleton.translate(_NO_NEST).split())  # of brackets and commas, each once: most rows are alike
+    nests = {run[run.find(b"[") : run.rfind(b"]") + 1] for run in runs if b"[" in run}
+    return all(_shape(nest) is not None for nest in nests if nest)
 
 
-def _first_rectangle(skeleton: bytes, start: int) -> tuple[int, tuple[int, ...]]:
-    """Return the size of the nest that begins at `start` and the shape that it shows, 0 where it is not rectangular.
+def _shape(nest: bytes) -> tuple[int, ...] | None:
+    """Return the shape that a nest shows, None where it is not rectangular or deeper than a tensor.
 
     An empty row looks like one with one number.
     """
-    if start < 0:
-        return 0, ()
-    depth = 1
-    while skeleton[start + depth : start + depth + 1] == b"[":
-        depth += 1
+    depth = len(nest[: MAX_RANK + 1]) - len(nest[: MAX_RANK + 1].lstrip(b"["))
+    if depth > MAX_RANK:
+        return None
     item, shape = b"", list[int]()
     for level in range(depth, 0, -1):  # the first innermost row, the first row of such rows, ..., the whole
         closing = b"]" * (depth - level + 1)
-        nest = skeleton[start + level - 1 : skeleton.find(closing, start) + len(closing)]
-        count = (len(nest) - 1) // (len(item) + 1)
-        if not nest or nest != b"[" + b",".join([item] * count) + b"]":
-            return 0, ()
-        item = nest
+        row = nest[level - 1 : nest.find(closing) + len(closing)]
+        count = (len(row) - 1) // (len(item) + 1)
+        if not row or row != b"[" + (item + b",") * (count - 1) + item + b"]":
+            return None
+        item = row
         shape.insert(0, count)
-    return len(item), tuple(shape)
-
-
-_remembered = lru_cache(maxsize=256)(_all_rectangular)
+    return tuple(shape) if item == nest else None
 
 
 def sole_numbers(body: bytes, name: str, spec: TensorSpec) -> Array | None:
@@ -143,45 +130,36 @@ def sole_numbers(body: bytes, name: str, spec: TensorSpec) -> Array | None:
         return None
     skeleton = body.translate(None, NUMBERS)
     shape = (_remembered_shape if len(skeleton) <= REMEMBERED_BYTES else _sole_shape)(skeleton, name, spec.shape)
-    if shape is None:
+    if shape is None or len(shape) >= settings.current().max_nesting:
         return None
-    letter, wide = _BUFFERS[spec.dtype.kind]
     try:
-        flat = np.frombuffer(_parse(body)[name].as_buffer(of_type=letter), wide)
+        return _from_buffer(_parse(body)[name], shape, spec.dtype)
     except (ValueError, RuntimeError, TypeError, KeyError):
         return None
-    if flat.size != math.prod(shape):
-        return None
-    array = _narrow(flat, spec.dtype)
-    return None if array is None else array.reshape(shape)
 
 
 def _sole_shape(skeleton: bytes, name: str, declared: Shape | None) -> tuple[int, ...] | None:
     """Return the shape of a body's one member, None where it has others, or one that is no nest of a declared shape."""
     before = b'{"%b":' % name.encode().translate(None, NUMBERS)
-    size, shape = _first_rectangle(skeleton, len(before))
-    whole = before + skeleton[len(before) : len(before) + size] + b"}"
-    return shape if size and len(shape) <= MAX_RANK and fits(declared, shape) and skeleton == whole else None
+    if not (skeleton.startswith(before) and skeleton.endswith(b"}")):
+        return None
+    shape = _shape(skeleton[len(before) : -1])
+    return shape if shape and fits(declared, shape) else None
 
 
+REMEMBERED_BYTES = 4096  # requests to one model are of few forms: looking one up takes a tenth of working it out
+_remembered = lru_cache(maxsize=256)(_all_rectangular)
 _remembered_shape = lru_cache(maxsize=256)(_sole_shape)
 
 
-def _is_rectangular(nest: bytes) -> bool:
-    """Fold equal innermost rows into one mark, level by level, until one mark is left."""
-    if nest.rfind(b"[") == 0:
-        return True  # flat
-    item = b""  # what is left of a number; then the mark of a folded row, another one on each level
-    for level in range(MAX_RANK):
-        depth = len(nest) - len(nest.lstrip(b"["))
-        row = nest[max(depth - 1, 0) : nest.find(b"]") + 1]
-        if row != b"[" + b",".join([item] * (row.count(b",") + 1)) + b"]":
-            return False
-        item = bytes([ord("a") + level])
-        nest = nest.replace(row, item)
-        if nest == item:
-            return True
-    return False
+def _from_buffer(value: Any, shape: tuple[int, ...], dtype: DType) -> Array | None:
+    """Return a parsed nest of numbers as an array of the shape that its brackets show; None where they do not fit."""
+    letter, wide = _BUFFERS[dtype.kind]
+    flat = np.frombuffer(value.as_buffer(of_type=letter), wide)
+    if flat.size != math.prod(shape):
+        return None
+    array = _narrow(flat, dtype)
+    return None if array is None else array.reshape(shape)
 
 
 def to_array(document: Document, value: Any, spec: TensorSpec, place: str) -> Array:
@@ -192,22 +170,12 @@ def to_array(document: Document, value: Any, spec: TensorSpec, place: str) -> Ar
     return array
 
 
-def nest_to_array(document: Document, value: Any, dtype: DType, place: str, *, whole_decimals: bool = False) -> Array:
-    """Return one JSON value as an array of the shape that it has; `whole_decimals` takes 5.0 for an integer."""
+def nest_to_array(document: Document, value: Any, dtype: DType, place: str) -> Array:
+    """Return one JSON value as an array of the shape that it has."""
     array = _numbers(document, value, dtype)
     if array is None and isinstance(value, (simdjson.Array, list)):
         array = _scalars(value, dtype)
-    if array is None:
-        if whole_decimals and dtype.kind in "iu":
-            value = _whole(value.as_list() if isinstance(value, simdjson.Array) else value)
-        array = _carefully(value, dtype, place)
-    return array
-
-
-def _whole(value: Any, depth: int = 0) -> Any:
-    if isinstance(value, list) and depth <= MAX_RANK:
-        return [_whole(item, depth + 1) for item in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    return _carefully(value, dtype, place) if array is None else array
 
 
 def rows_to_array(document: Document, rows: Any, spec: TensorSpec, place: str, name: str = "") -> Array:
@@ -255,16 +223,12 @@ def _numbers(document: Document, value: Any, dtype: DType) -> Array | None:
     """
     if dtype.kind not in _BUFFERS or not isinstance(value, simdjson.Array):
         return None
-    letter, wide = _BUFFERS[dtype.kind]
+    shape = _leading_shape(value)
     try:
-        flat = np.frombuffer(value.as_buffer(of_type=letter), wide)
+        array = _from_buffer(value, shape, dtype) if len(shape) <= MAX_RANK else None
     except (TypeError, ValueError):
         return None
-    shape = _leading_shape(value)
-    if math.prod(shape) != flat.size or len(shape) > MAX_RANK or not document.rectangular:
-        return None
-    array = _narrow(flat, dtype)
-    return None if array is None else array.reshape(shape)
+    return array if array is not None and document.rectangular else None
 
 
 def _narrow(wide: Array, dtype: DType) -> Array | None:
@@ -293,10 +257,11 @@ def _scalars(values: Any, dtype: DType) -> Array | None:
             return _narrow(np.array(values, np.float64), dtype)
         except OverflowError:
             return None
-    if dtype.kind in "iu" and types == {int}:
+    if dtype.kind in "iu" and types <= {int, float}:
         try:
-            return np.array(values, dtype.numpy)
-        except OverflowError:
+            whole = list(map(int, values))
+            return np.array(whole, dtype.numpy) if whole == values else None
+        except (OverflowError, ValueError):  # beyond the type's range; NaN or infinite
             return None
     if dtype.kind == "b" and types == {bool}:
         return np.array(values, bool)
@@ -382,7 +347,8 @@ def _element(value: Any, dtype: DType) -> Any:
             return float(value)
         except OverflowError:
             raise _Wrong(f"expected {dtype.label}, got {kind(value)}, which is out of its range") from None
-    if dtype.kind in "iu" and came is int:
+    if dtype.kind in "iu" and (came is int or (came is float and value.is_integer())):
+        value = int(value)  # 3.0 is an integer: protobuf's JSON, as Vertex AI sends it, has doubles alone
         limits = np.iinfo(dtype.numpy)  # type: ignore[type-var]
         if not limits.min <= value <= limits.max:
             raise _Wrong(f"expected {dtype.label}, from {limits.min} to {limits.max}, got {kind(value)}")
@@ -452,7 +418,8 @@ def kind(value: Any) -> str:
 
 
 def _twice(names: Sequence[str]) -> str:
-    return next(name for position, name in enumerate(names) if name in names[:position])
+    seen = set[str]()
+    return next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
 
 
 def native(value: Any) -> Any:
@@ -467,13 +434,17 @@ def native(value: Any) -> Any:
     return value
 
 
+MOST_MEMBERS = 64  # that are looked up one by one
+
+
 def members(value: Any, place: str) -> dict[str, Any]:
     """Return an object's members; raise BadRequest where a key stands twice."""
     names = list(value)
     if len(set(names)) < len(names):
         raise BadRequest(f"{place}: the key {_twice(names)!r} stands twice")
-    if "\0" in "".join(names):  # simdjson looks names up as C does, to the first zero
-        return dict(value.items())
+    if isinstance(value, simdjson.Object) and (len(names) > MOST_MEMBERS or "\0" in "".join(names)):
+        # simdjson looks each name up from the first member on, and as C does: to the first zero
+        value = parse_carefully(value.mini)  # type: ignore[arg-type]  # bytes, whatever its stub says
     return {name: value[name] for name in names}  # items() would turn every array into lists
 
 

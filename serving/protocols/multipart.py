@@ -170,13 +170,13 @@ def _find(body: bytes, delimiter: bytes, position: int, number: int) -> tuple[in
 
 def _after(body: bytes, position: int) -> tuple[int, bool]:
     """Return where the line of a delimiter ends, -1 where it is none, and whether it is the last of the form."""
-    last = body.startswith(b"--", position)
-    position += 2 * last
-    while body[position : position + 1] in (b" ", b"\t"):
-        position += 1
-    if last and position == len(body):
-        return position, True
-    return (position + 2, last) if body.startswith(b"\r\n", position) else (-1, False)
+    found = _LINE.match(body, position)
+    if not found or not (found["last"] or found["end"]):
+        return -1, False
+    return found.end(), bool(found["last"])
+
+
+_LINE = re.compile(rb"(?P<last>--)?[ \t]*(?P<end>\r\n|\Z)")  # of a delimiter, behind the boundary
 
 
 # obs-fold is none of these: RFC 7578 knows no folded fields

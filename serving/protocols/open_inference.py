@@ -403,7 +403,7 @@ def _datatype(dtype: DType) -> str:
 def _from_json(document: Document, data: Any, dtype: DType, shape: tuple[int, ...], where: str) -> Array:
     if dtype.v2_name in BINARY_ONLY:
         raise BadRequest(f"{where}: {dtype.v2_name} has no JSON form; send it in binary", example=False)
-    array = nest_to_array(document, data, dtype, where, whole_decimals=True)
+    array = nest_to_array(document, data, dtype, where)
     count = math.prod(shape)
     if array.shape == shape or (array.size == count == 0 and array.shape == shape[: array.ndim]):
         return array.reshape(shape)  # of an empty tensor, nesting tells the sizes up to the first 0

@@ -196,7 +196,7 @@ def _named_rows(
             if isinstance(instance, OBJECTS):
                 row = members(instance, place)
                 own_key = MISSING if key is None else native(row.pop(key, MISSING))
-            row = _inputs_of(row, instance, signature, place)
+            row = _inputs_of(row, instance, signature, place, brief=len(failed) >= MOST_HINTS)
         except BadRequest as error:
             if not tell:
                 raise
@@ -206,14 +206,17 @@ def _named_rows(
     return rows, keys if any(own_key is not MISSING for own_key in keys) else None, failed
 
 
-def _inputs_of(row: dict[str, Any], instance: Any, signature: Signature, place: str) -> dict[str, Any]:
+MOST_HINTS = 20  # rows of a request whose errors list names: each takes more time than the row itself
+
+
+def _inputs_of(row: dict[str, Any], instance: Any, signature: Signature, place: str, *, brief: bool) -> dict[str, Any]:
     if row.keys() == signature.inputs.keys():
         return row
     if len(signature.inputs) == 1 and b64(row) is not None:  # {"b64": "..."}, a key beside it or not
         return dict.fromkeys(signature.inputs, row)
     if not isinstance(instance, OBJECTS):
         raise BadRequest(f"{place}: expected an object as the other instances are, got {kind(instance)}")
-    raise BadRequest(_difference(place, row, signature.inputs))
+    raise BadRequest(_difference(place, row, signature.inputs, brief=brief))
 
 
 def _good_rows(
@@ -280,12 +283,14 @@ def _only_input(signature: Signature, place: str) -> TensorSpec:
     return spec
 
 
-def _difference(place: str, came: Mapping[str, Any], wanted: Mapping[str, TensorSpec]) -> str:
+def _difference(place: str, came: Mapping[str, Any], wanted: Mapping[str, TensorSpec], *, brief: bool = False) -> str:
     missing = [name for name in wanted if name not in came]
-    surplus = [name for name in came if name not in wanted]
-    if surplus:
-        return f"{place}: the signature has no input {surplus[0][:200]!r}{did_you_mean(surplus[0], missing or wanted)}"
-    return f"{place}: the input {missing[0]!r} is missing; expected {', '.join(map(repr, wanted))}"
+    surplus = next((name for name in came if name not in wanted), None)
+    if surplus is not None:
+        hint = "" if brief else did_you_mean(surplus, missing or wanted)
+        return f"{place}: the signature has no input {surplus[:200]!r}{hint}"
+    hint = "" if brief else f"; expected {', '.join(map(repr, wanted))}"
+    return f"{place}: the input {missing[0]!r} is missing{hint}"
 
 
 def check_outputs(signature: Signature) -> None:

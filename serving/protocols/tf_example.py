@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import simdjson
 
+from serving import settings
 from serving.errors import did_you_mean
-from serving.http import BadRequest
+from serving.http import BadRequest, TooLarge
 from serving.protocols.call import Call, Context, choose, option
 from serving.protocols.json_tensors import Document, b64, bytes_of, kind, members
 from serving.protocols.options import refuse_others, refuse_slips
@@ -55,6 +56,11 @@ def decode(
             came = "an empty list" if isinstance(examples, LISTS) else kind(examples)
             raise BadRequest(f"examples: expected a list of at least one object, got {came}")
         shared = _features(root["context"], "context") if "context" in root else b""
+        if len(shared) * len(examples) > (most := settings.current().max_body_bytes):
+            raise TooLarge(
+                f"context: expected at most {most} bytes in all examples together (MAX_BODY_BYTES), "
+                f"got {len(shared)} in each of {len(examples)}"
+            )
         serialized = np.empty(len(examples), object)
         for index, features in enumerate(examples):
             serialized[index] = shared + _features(features, f"examples[{index}]")
