@@ -87,7 +87,7 @@ def _replay(options: argparse.Namespace) -> int:
 
 
 def _check(directory: str | None) -> int:
-    from serving.check import check  # loads what the other commands do not need
+    from serving.check import UnprovedError, check  # loads what the other commands do not need
 
     place: Path | str = directory or "MODEL_DIR"
     try:
@@ -100,9 +100,16 @@ def _check(directory: str | None) -> int:
     except (LoadError, settings.SettingError) as error:
         print(f"serving: {f'{place}: ' if isinstance(error, LoadError) else ''}{error}", file=sys.stderr)
         return 1
+    except UnprovedError as error:
+        print(f"serving: {place}: {error}", file=sys.stderr)
+        return UNPROVED
     return 0
 
 
+UNPROVED = 3  # exit status: the model loads, and nothing shows that it answers
+CHECK = """\
+example:  python -m serving check model/
+exit status:  0 it answers, 1 it is not served, 3 it loads and no signature could be shown to answer"""
 NOT_DEPLOYED = {"plan": "planning", "verify": "verifying"}  # the packages of commands that an upload leaves out
 
 
@@ -128,8 +135,8 @@ def main(arguments: list[str] | None = None) -> int:
     )
     shows.add_argument("directory", type=Path, nargs="?", default=settings.ROOT / "model", metavar="DIR")
     checks = commands.add_parser(
-        "check", help="would this model be served? loads it, and runs its examples",
-        epilog="example: python -m serving check model/",
+        "check", help="would this model be served? loads it, and runs its examples, or inputs made for it",
+        formatter_class=argparse.RawDescriptionHelpFormatter, epilog=CHECK,
     )  # fmt: skip
     checks.add_argument("directory", nargs="?", metavar="DIR", help="default: MODEL_DIR")
     banners = commands.add_parser(

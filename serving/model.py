@@ -8,7 +8,7 @@ import os
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
@@ -27,6 +27,7 @@ from serving.signature import Contents, Signature, check, read
 
 if TYPE_CHECKING:
     from serving.composite import Part
+    from serving.examples import Recipe
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 Function = Callable[[Arrays], dict[str, np.ndarray[Any, Any]]]
@@ -132,6 +133,14 @@ class Source:
     def initialization(self) -> Initialization:
         """Return what is left to do after TensorFlow has loaded the model."""
         return NOTHING if self.light else needed(self.directory)
+
+    def recipes(self, signature: Signature) -> "Iterator[Recipe]":
+        """Yield ways to fill a signature's inputs, the likeliest first: see `serving.examples`."""
+        from serving import examples, parsing  # not needed for an answer
+
+        strings = any(spec.dtype.kind == "S" for spec in signature.inputs.values())
+        texts = parsing.texts(self.directory, signature) if strings and not self.light else parsing.GUESSES
+        return examples.recipes(signature, texts, self.parts.get(signature.name, ()))
 
     @cached_property
     def pictures(self) -> frozenset[str]:

@@ -56,7 +56,7 @@ def texts(directory: Path, signature: Signature) -> list[Text]:
     found = list(reader.reached([spec.tensor.encode() for spec in signature.outputs.values()]))
     ops = {one.op for one in found}
     plain = [*_decoded(found, ops), *map(_same, _vocabulary(directory, reader, _roots(graph)[LOADING]))]
-    words: list[Text] = [lambda random: WORDS[int(random.integers(len(WORDS)))]]
+    words = GUESSES[:1]
     made: list[Text] = []
     for features in _features(reader, found):
         made += [_example(features, inner) for inner in [*plain, *words]]
@@ -67,7 +67,7 @@ def texts(directory: Path, signature: Signature) -> list[Text]:
         made = [_then(one, lambda text: base64.urlsafe_b64encode(text).rstrip(b"=")) for one in [*made, *words]] + made
     if b"DecodeCompressed" in ops:
         made = [_then(one, zlib.compress) for one in [*made, *words]] + made
-    return [*made, *words, _number_text, _same(b""), _same(b"a"), lambda random: png(32, random)]
+    return [*made, *GUESSES]
 
 
 def _same(text: bytes) -> Text:
@@ -92,6 +92,15 @@ def png(side: int, random: np.random.Generator, channels: int = 3) -> bytes:
     lines = b"".join(b"\0" + line.tobytes() for line in pixels)
     head = struct.pack(">IIBBBBB", side, side, 8, 0 if channels == 1 else 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+
+
+GUESSES: tuple[Text, ...] = (  # where the graph says nothing
+    lambda random: WORDS[int(random.integers(len(WORDS)))],
+    _number_text,
+    _same(b""),  # also a tf.Example without features
+    _same(b"a"),
+    lambda random: png(32, random),
+)
 
 
 def _bmp(random: np.random.Generator) -> bytes:

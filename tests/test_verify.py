@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from serving import examples, parsing
 from serving.__main__ import main
 from serving.dtypes import by_code
+from serving.protocols import requests
 from serving.signature import Signature, TensorSpec
 from tests.conftest import EMBEDDED, ROOT
 from tests.zoo import ZOO, absent, build, cases
-from verifying import cases as verifying_cases
 from verifying.compare import share, told, tolerance
 
 # ---------------------------------------------------------------------------- a server that can be made to fail
@@ -270,7 +271,7 @@ def with_examples(name: str, folder: Path) -> Path:
     examples: dict[str, Any] = {}
     for case in cases(name):
         if case["outputs"] is not None and case["signature"] not in examples:
-            inputs = {key: verifying_cases._plain(np.asarray(value, object if isinstance(value, bytes) else None))
+            inputs = {key: requests.as_json(np.asarray(value, object if isinstance(value, bytes) else None))
                       for key, value in case["inputs"].items()}  # fmt: skip
             examples[case["signature"]] = {"signature_name": case["signature"], "inputs": inputs}
     (copy / "assets.extra").mkdir(exist_ok=True)
@@ -318,11 +319,12 @@ SHAPES = [
 def test_inputs_are_made_as_declared_and_always_alike(
     code: int, shape: tuple[int | None, ...] | None, rows: int, got: tuple[int, ...]
 ) -> None:
-    fill = verifying_cases.Fill(4, 1, 0, 0)
-    one, two = (verifying_cases.array(spec("x", code, shape), rows, fill, np.random.default_rng(3)) for _ in range(2))
-    assert one.shape == got
-    assert one.dtype == by_code(code).numpy
-    assert one.tolist() == two.tolist()
+    signature = Signature("serve", {"x": spec("x", code, shape)}, {}, "")
+    recipe = next(examples.recipes(signature, parsing.GUESSES))
+    one, two = (examples.made(signature, recipe, rows, np.random.default_rng(3)) or {} for _ in range(2))
+    assert one["x"].shape == got
+    assert one["x"].dtype == by_code(code).numpy
+    assert one["x"].tolist() == two["x"].tolist()
 
 
 def test_a_picture_made_here_is_one() -> None:
@@ -330,7 +332,7 @@ def test_a_picture_made_here_is_one() -> None:
     import io
 
     for side, channels, mode in ((8, 1, "L"), (32, 3, "RGB")):
-        made = image.open(io.BytesIO(verifying_cases._png(side, channels, np.random.default_rng(1))))
+        made = image.open(io.BytesIO(parsing.png(side, np.random.default_rng(1), channels)))
         made.load()
         assert (made.size, made.mode) == ((side, side), mode)
 

@@ -4,11 +4,8 @@ A signature says which dtypes and shapes are taken, not which values: an index m
 be a picture. So a few ways to fill an input are tried, in a fixed order, until the server answers one.
 """
 
-import base64
 import itertools
 import json
-import struct
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -19,9 +16,12 @@ import numpy as np
 
 from serving import files, prediction_log, warmup
 from serving.dtypes import DTYPES
+from serving.examples import Recipe, made, recipes
 from serving.model import Source
+from serving.parsing import GUESSES
+from serving.protocols import requests
 from serving.protocols.tensorflow_serving import has_rows
-from serving.signature import DEFAULT, Signature, TensorSpec
+from serving.signature import Signature, TensorSpec
 from verifying.client import Answer, Case, Client, VerifyError
 
 Array = np.ndarray[Any, Any]
@@ -40,6 +40,11 @@ class Offer(NamedTuple):
     signatures: Mapping[str, Signature]
     examples: Mapping[str, Any]
     warmups: tuple[prediction_log.Logged, ...]
+    source: Source | None = None  # where the model is on this machine, or a copy of it
+
+    def recipes(self, signature: Signature) -> Iterator[Recipe]:
+        """Yield ways to fill a signature's inputs, the likeliest first."""
+        return self.source.recipes(signature) if self.source else recipes(signature, GUESSES)
 
 
 class Asked(NamedTuple):
@@ -62,7 +67,7 @@ def from_source(source: Source) -> Offer:
                 logged.append(prediction_log.request(record, source.signatures))
             except ValueError:
                 continue  # the server tells what is wrong with it
-    return Offer(source.name, source.signatures, source.examples, tuple(logged))
+    return Offer(source.name, source.signatures, source.examples, tuple(logged), source)
 
 
 def from_server(client: Client, directory: Path | None = None) -> Offer:
@@ -94,129 +99,12 @@ def _signature(name: str, told: Any) -> Signature:
     return Signature(name, side(told.get("inputs")), side(told.get("outputs")), told.get("method_name", ""))
 
 
-class Fill(NamedTuple):
-    """One way to fill inputs: the size of free dimensions behind the first, the rank of those without, the values."""
-
-    size: int
-    rank: int
-    numbers: int  # floats are normal and integers below 100; floats below 1, integers below 10; zeros and ones
-    strings: int  # an index into STRINGS
-
-
-def _png(side: int, channels: int, random: np.random.Generator) -> bytes:
-    """Return a picture of noise (RFC 2083)."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    pixels = random.integers(0, 256, (side, side * channels), np.uint8)
-    lines = b"".join(b"\0" + line.tobytes() for line in pixels)
-    head = struct.pack(">IIBBBBB", side, side, 8, 0 if channels == 1 else 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
-
-
-WORDS = ("the", "cat", "Straße", "日本", "dog", "a b c", "7", "", "unknown words, some of them twice twice")
-STRINGS: tuple[Callable[[np.random.Generator], bytes], ...] = (
-    lambda random: str(random.choice(WORDS)).encode(),
-    lambda random: _png(8, 1, random),
-    lambda random: _png(32, 3, random),
-    lambda random: f"{random.standard_normal():.3f}".encode(),
-    lambda _: b"",  # an example without features
-)
-RANKS, SIZES, NUMBERS = (1, 2, 0, 4), (4, 1, 8, 32, 224), (0, 1, 2)
-
-
-def _fills(signature: Signature) -> Iterator[Fill]:
-    specs = signature.inputs.values()
-    free = any(spec.shape is None or None in spec.shape[1:] for spec in specs)
-    unknown = any(spec.shape is None for spec in specs)
-    texts = any(spec.dtype.kind == "S" for spec in specs)
-    values = any(spec.dtype.kind in "fiu" for spec in specs)
-    for fill in itertools.product(
-        SIZES if free else SIZES[:1],
-        RANKS if unknown else RANKS[:1],
-        NUMBERS if values else NUMBERS[:1],
-        range(len(STRINGS)) if texts else (0,),
-    ):
-        yield Fill(*fill)
-
-
-def array(spec: TensorSpec, rows: int, fill: Fill, random: np.random.Generator) -> Array:
-    """Return an input; its first dimension is `rows` where that is free."""
-    shape = (None,) * fill.rank if spec.shape is None else spec.shape
-    sizes = tuple((rows if place == 0 else fill.size) if size is None else size for place, size in enumerate(shape))
-    kind = spec.dtype.kind
-    if kind == "S":
-        found = np.empty(sizes, object)
-        found.ravel()[:] = [STRINGS[fill.strings](random) for _ in range(found.size)]
-        return found
-    if kind == "b":
-        return random.random(sizes) < 0.5
-    if kind in "iu":
-        return random.integers(0, (100, 10, 2)[fill.numbers], sizes).astype(spec.dtype.numpy)
-    values = (random.standard_normal(sizes), random.random(sizes), np.round(random.random(sizes)))[fill.numbers]
-    return np.asarray(values).astype(spec.dtype.numpy)
-
-
-def _plain(values: Any) -> Any:
-    """Return an array, or a part of one, as JSON has it."""
-    if isinstance(values, bytes):
-        try:
-            return values.decode()
-        except UnicodeDecodeError:
-            return {"b64": base64.b64encode(values).decode()}
-    if isinstance(values, np.ndarray):
-        if values.dtype == object:
-            return [_plain(one) for one in values] if values.ndim else _plain(values.item())
-        return values.astype(np.float64).tolist() if values.dtype.kind not in "biu" else values.tolist()
-    return _plain(np.asarray(values))
-
-
-def _named(signature: Signature) -> dict[str, Any]:
-    return {} if signature.name == DEFAULT else {"signature_name": signature.name}
-
-
-def rows_body(signature: Signature, rows: list[Any]) -> bytes:
-    """Return the request for some instances."""
-    return json.dumps({**_named(signature), "instances": rows}).encode()
-
-
 def by_rows(signature: Signature) -> bool:
     """Say whether any number of rows is taken, one of them included."""
     specs = [*signature.inputs.values(), *signature.outputs.values()]
     return (
         bool(signature.inputs) and has_rows(signature) and all(not one.shape or one.shape[0] is None for one in specs)
     )
-
-
-def _instances(signature: Signature, inputs: Mapping[str, Array]) -> list[Any]:
-    count = len(next(iter(inputs.values())))
-    rows = [{name: _plain(values[row]) for name, values in inputs.items()} for row in range(count)]
-    return [next(iter(row.values())) for row in rows] if len(signature.inputs) == 1 else rows
-
-
-def _body(signature: Signature, inputs: Mapping[str, Array]) -> tuple[bytes, list[Any]]:
-    """Return a request, and its rows where it goes by them."""
-    sizes = {one.shape[:1] for one in inputs.values()}
-    if inputs and has_rows(signature) and len(sizes) == 1 and sizes != {()} and sizes != {(0,)}:
-        rows = _instances(signature, inputs)
-        return rows_body(signature, rows), rows
-    return json.dumps({**_named(signature), "inputs": {key: _plain(one) for key, one in inputs.items()}}).encode(), []
-
-
-V2 = {dtype.name: dtype.v2_name for dtype in DTYPES}
-
-
-def _infer_body(signature: Signature, inputs: Mapping[str, Array]) -> bytes:
-    """Return the same request for the Open Inference Protocol, answered in binary."""
-    tensors = [
-        {"name": name, "shape": list(one.shape), "datatype": signature.inputs[name].dtype.v2_name,
-         "data": _plain(one.reshape(-1))}
-        for name, one in inputs.items()
-    ]  # fmt: skip
-    return json.dumps({
-        "inputs": tensors, "parameters": {**_named(signature), "binary_data_output": True},
-    }).encode()  # fmt: skip
 
 
 def ask_for(offer: Offer, signature: Signature, ask: Ask, count: int, others: int) -> Asked:
@@ -249,12 +137,14 @@ def ask_for(offer: Offer, signature: Signature, ask: Ask, count: int, others: in
         add(f"warm-up request {number}", *_body(signature, inputs))
     given = list(problems)
     free = by_rows(signature)
-    fill = next((fill for fill in _fills(signature) if _works(signature, fill, ask, path)), None)
-    if fill is not None:
+    recipe = next((recipe for recipe in offer.recipes(signature) if _works(signature, recipe, ask, path)), None)
+    if recipe is not None:
         random = np.random.default_rng(2026)
         for number in range(count + others):
-            size = 1 if free else 1 + number % MOST_BATCH
-            inputs = {name: array(spec, size, fill, random) for name, spec in signature.inputs.items()}
+            generated = made(signature, recipe, 1 if free else 1 + number % MOST_BATCH, random)
+            if generated is None:
+                break  # too large in several rows
+            inputs = generated
             body, rows = _body(signature, inputs)
             if number >= count:
                 asked.others.append(Case(f"{signature.name}, other {number}", signature.name, path, body))
@@ -262,7 +152,7 @@ def ask_for(offer: Offer, signature: Signature, ask: Ask, count: int, others: in
                 add(f"generated {number}", body, rows)
         infer = f"/v2/models/{quote(offer.name)}/infer"
         if all(spec.dtype.v2_name for side in (signature.inputs, signature.outputs) for spec in side.values()):
-            add("generated, in the Open Inference Protocol", _infer_body(signature, inputs), [], infer)
+            add("generated, in the Open Inference Protocol", requests.infer(signature, inputs), [], infer)
     if given:
         return asked._replace(problem=f"{given[0]} (it lies beside the model, and is refused)")
     if not asked.cases:
@@ -270,8 +160,14 @@ def ask_for(offer: Offer, signature: Signature, ask: Ask, count: int, others: in
     return asked
 
 
-def _works(signature: Signature, fill: Fill, ask: Ask, path: str) -> bool:
-    random = np.random.default_rng(1)
-    inputs = {name: array(spec, 1, fill, random) for name, spec in signature.inputs.items()}
-    body, _ = _body(signature, inputs)
+def _works(signature: Signature, recipe: Recipe, ask: Ask, path: str) -> bool:
+    inputs = made(signature, recipe, 1, np.random.default_rng(1))
+    if inputs is None:
+        return False
+    body = requests.predict(signature, inputs)
     return len(body) <= LARGEST and ask(Case("", signature.name, path, body)).status == 200
+
+
+def _body(signature: Signature, inputs: Mapping[str, Array]) -> tuple[bytes, list[Any]]:
+    """Return a request, and its rows where it goes by them."""
+    return requests.predict(signature, inputs), requests.rows_of(signature, inputs) or []

@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from serving.protocols.requests import in_rows
 from serving.purity import impurities
 from serving.settings import ROOT
 from serving.signature import Signature
-from verifying.cases import LARGEST, Asked, rows_body
+from verifying.cases import LARGEST, Asked
 from verifying.client import Answer, Case, Client, VerifyError, leave
 from verifying.compare import by_output, largest, output_name, share, told, tolerance
 
@@ -268,7 +269,7 @@ def _alone(client: Client, one: Asked) -> list[tuple[Any, Any, bytes]]:
     found, forms = [], set()
     path = next((case.path for case in one.cases if case.path.endswith(":predict")), "")
     for row in one.rows:
-        answer = client.post(Case("", one.signature.name, path, rows_body(one.signature, [row])))
+        answer = client.post(Case("", one.signature.name, path, in_rows(one.signature, [row])))
         if answer.status == 200:
             body = answer.body
             forms.add(_form(row))
@@ -303,7 +304,7 @@ def _batches(subject: Subject, one: Asked, client: Client, sizes: Sequence[int],
     for size in sizes:
         some = [rows[place % len(rows)] for place in range(size)]
         random.Random(size).shuffle(some)
-        body = rows_body(one.signature, [row for row, _, _ in some])
+        body = in_rows(one.signature, [row for row, _, _ in some])
         if len(body) > LARGEST:
             break
         answer = client.post(Case("", one.signature.name, path, body))

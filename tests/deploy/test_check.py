@@ -1,6 +1,7 @@
 """What is refused before anything is sent: one test, and one clear line, for each."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from serving.errors import LoadError
 from serving.settings import read
 from tests.conftest import EMBEDDED, ROOT, plain_environment
 from tests.deploy.conftest import Deploy
+from tests.zoo import kinds
 
 
 def refusal(deploy: Deploy, *flags: str) -> str:
@@ -161,6 +163,16 @@ def test_a_module_of_serving_that_is_kept_out_of_the_upload(deploy: Deploy) -> N
     assert refusal(deploy) == "upload: expected serving/http.py in it; .gcloudignore keeps it out"
 
 
+def test_a_model_that_answers_nothing(deploy: Deploy) -> None:
+    model = deploy.whole().folder / "model"
+    shutil.rmtree(model)
+    shutil.copytree(kinds.build() / "answers_nothing", model)
+    line = refusal(deploy)
+    assert line.startswith(
+        "check: model: no signature could be shown to answer: 'serving_default': FAILED_PRECONDITION"
+    )
+
+
 def test_an_upload_that_is_too_large(deploy: Deploy) -> None:
     with (deploy.folder / "model" / "large").open("wb") as file:
         file.truncate(3 << 30)  # a hole: it takes no room here
@@ -213,8 +225,6 @@ def test_the_command_tells_a_model_and_refuses_what_is_none(tmp_path: Path) -> N
 
 
 def test_a_file_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import shutil
-
     from serving.check import check
 
     copy = tmp_path / "model"
