@@ -35,7 +35,7 @@ from serving.http import (
 from serving.http import receive as receive_body
 from serving.log import begin, log
 from serving.model import Model
-from serving.protocols import answers, classify, open_inference, raw, regress, tensorflow_serving
+from serving.protocols import answers, classify, open_inference, raw, regress, sagemaker, tensorflow_serving
 from serving.protocols.call import Arrays, Call, Context, row_errors
 from serving.protocols.options import from_query
 from serving.record import UNWATCHED, Record
@@ -140,11 +140,11 @@ def _infer(request: Request, body: bytes, until: float, protocol: ModuleType) ->
 def _quickly(served: Model, body: bytes, request: Request, protocol: ModuleType) -> Response | RunError | None:
     """Answer a plain request in one step, or say why TensorFlow refuses it; else None, for the whole way."""
     quick = accelerator.of(served)
-    if not quick.names or protocol not in (tensorflow_serving, open_inference):
+    if not quick.names or protocol not in (tensorflow_serving, sagemaker, open_inference):
         return None
     slot = inflight.begin(f"accelerated {'infer' if protocol is open_inference else 'predict'}, {len(body)} bytes")
     try:
-        if protocol is tensorflow_serving:
+        if protocol is not open_inference:
             found = quick.predict(body)
         else:
             size = open_inference.json_size(request.headers, len(body))
@@ -184,6 +184,8 @@ def _other_protocol(request: Request, body: bytes, options: settings.Settings) -
     """Return what a body on an address of predict is instead of one JSON document of that."""
     if raw.takes(request.headers.get("content-type") or "", body):
         return raw
+    if request.path == "/invocations":
+        return sagemaker
     # Vertex AI has one address for whatever protocol its model speaks.
     if request.path == options.aip_predict_route and open_inference.takes(body):
         return open_inference

@@ -42,12 +42,14 @@ from serving.protocols.answers import class_names, order
 from serving.protocols.call import NOTHING, Call, Context, choose, option
 from serving.protocols.json_tensors import MAX_RANK, Document, kind, members, nest_to_array, to_values
 from serving.protocols.options import OPTIONS, refuse_others, refuse_slips
+from serving.protocols.unclear import explained
 from serving.signature import DEFAULT, Contents, Signature, TensorSpec, check, shape_text
 
 Array = np.ndarray[Any, Any]
 
 HEADER = "Inference-Header-Content-Length"
 BINARY = "application/octet-stream"
+LONGEST_HEAD = 1 << 16  # bytes of the JSON before binary tensors that are looked at
 MEMBERS = frozenset({"id", "parameters", "inputs", "outputs"})  # of a body
 PARAMETERS = frozenset({"signature_name", "binary_data_output"})
 INPUT = frozenset({"name", "shape", "datatype", "data", "parameters"})
@@ -98,7 +100,12 @@ def decode(body: bytes, signatures: Mapping[str, Signature], context: Context = 
     elif size == 0:
         refuse_others(context.query, PARAMETERS, "infer")
         return _raw(body, choose(signatures, option(context, "signature_name"), "signature_name"), context)
-    document = Document(body if size == len(body) else body[:size])
+    try:
+        document = Document(body if size == len(body) else body[:size])
+    except BadRequest as error:
+        if size == len(body) and b'"binary_data_size"' in body[:LONGEST_HEAD]:
+            raise BadRequest(f"{error}; with binary tensors, the header {HEADER} says how long the JSON is") from None
+        raise explained(error, body, context.headers) from None
     root = document.root
     refuse_slips(root.keys(), MEMBERS, "body")
     identity = root.get("id")

@@ -1,6 +1,6 @@
 """Bodies that are not one JSON document, on the addresses of predict.
 
-image/*, audio/*, video/*, application/octet-stream    the bytes are the one row of a string input
+image/*, audio/*, video/*, application/octet-stream, application/x-image    the bytes are the one row of a string input
 text/plain                                             the text is, in UTF-8
     answered:   {"predictions": [...]}, or {"outputs": ...} where the input has no batch dimension
 multipart/form-data         a part is an input, by its name: see `multipart`;    answered:   {"predictions": [...]}
@@ -23,6 +23,7 @@ from serving.protocols import answers, tensorflow_serving
 from serving.protocols.bodies import LINES, Form, bytes_shape, to_strings, to_text
 from serving.protocols.call import NOTHING, Arrays, Call, Context, choose, option
 from serving.protocols.tensorflow_serving import COLUMN, ROW, example
+from serving.protocols.unclear import cut
 from serving.signature import Signature, TensorSpec, shape_text
 
 __all__ = ["decode", "encode", "example", "place", "takes"]
@@ -35,6 +36,7 @@ KINDS = {
     "audio": BYTES,
     "video": BYTES,
     "application/octet-stream": BYTES,
+    "application/x-image": BYTES,  # as SageMaker's clients say
     "text/plain": TEXT,
     "multipart/form-data": PARTS,
     "application/x-ndjson": JSON_LINES,
@@ -103,6 +105,8 @@ def _whole(body: bytes, signature: Signature, signatures: Mapping[str, Signature
         body = to_text(body, content_type).encode()
     if not body:
         raise BadRequest(f"body: expected the content of {spec.name!r}, got nothing", example=False)
+    if lost := cut(body):
+        raise BadRequest(f"body: {lost}", example=False)
     batch = to_strings([body], bytes_shape(spec) or ())
     if spec.shape == ():
         return Call(signature, {spec.name: batch.reshape(())}, Form(COLUMN, _body), context)

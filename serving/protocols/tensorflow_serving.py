@@ -38,6 +38,7 @@ from serving.protocols.json_tensors import (
     to_array,
 )
 from serving.protocols.options import refuse_slips
+from serving.protocols.unclear import explained
 from serving.signature import DEFAULT, Contents, Signature, TensorSpec, shape_text
 
 ROW, COLUMN = "instances", "inputs"
@@ -50,8 +51,17 @@ def decode(body: bytes, signatures: Mapping[str, Signature], context: Context = 
     """Return the call that a predict body describes; raise BadRequest naming what is wrong with it."""
     if body.startswith(USUAL) and not context.query and (call := _usual(body, signatures, context)):
         return call
-    document = Document(body)
-    root = document.root
+    try:
+        document = Document(body)
+    except BadRequest as error:
+        raise explained(error, body, context.headers) from None
+    return decode_root(document, document.root, signatures, context)
+
+
+def decode_root(
+    document: Document, root: Mapping[str, Any], signatures: Mapping[str, Signature], context: Context
+) -> Call:
+    """Return the call of a predict body's members."""
     if ROW in root or COLUMN in root:
         refuse_slips(root.keys(), MEMBERS, "body")
     if "parameters" in root:

@@ -21,6 +21,7 @@ from serving.http import BadRequest, TooLarge
 from serving.protocols.call import Call, Context, choose, option
 from serving.protocols.json_tensors import Document, b64, bytes_of, kind, members
 from serving.protocols.options import refuse_others, refuse_slips
+from serving.protocols.unclear import explained
 from serving.signature import Signature, check
 from serving.wire import varint
 
@@ -37,7 +38,10 @@ def decode(
     problem: Callable[[Signature], str | None],
 ) -> Call:
     """Return the call of a signature that takes serialized examples; `problem` says why one is not of the kind."""
-    document = Document(body)
+    try:
+        document = Document(body)
+    except BadRequest as error:
+        raise explained(error, body, context.headers) from None
     root = document.root
     if "examples" in root:
         refuse_slips(root.keys(), MEMBERS, "body")

@@ -1,0 +1,44 @@
+"""What may be meant by a body that is not what its headers say: hints for error messages."""
+
+from serving.http import BadRequest, Headers, media_type
+
+FORM = "application/x-www-form-urlencoded"  # curl's content type where none is given
+DATA_BINARY = "curl -d drops line ends and what follows a zero byte: use --data-binary @FILE"
+
+# How a file begins, what it is, how it is sent
+FILES = (
+    (b"\x89PNG",              "a PNG picture",     "Content-Type: image/png"),
+    (b"\xff\xd8\xff",         "a JPEG picture",    "Content-Type: image/jpeg"),
+    (b"GIF8",                 "a GIF picture",     "Content-Type: image/gif"),
+    (b"BM",                   "a BMP picture",     "Content-Type: image/bmp"),
+    (b"RIFF",                 "a WebP picture or WAV sound", "Content-Type: image/webp or audio/wav"),
+    (b"\x1f\x8b",             "gzip data",         "Content-Encoding: gzip"),
+    (b"\x28\xb5\x2f\xfd",     "Zstandard data",    "Content-Encoding: gzip, packed as that"),
+    (b"%PDF",                 "a PDF document",    "Content-Type: application/octet-stream"),
+    (b"PK\x03\x04",           "a ZIP archive",     "Content-Type: application/octet-stream"),
+)  # fmt: skip
+
+
+def explained(error: BadRequest, body: bytes, headers: Headers) -> BadRequest:
+    """Return the error of a body that is not JSON, with what it seems to be and how that is sent."""
+    if body[:64].lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"["):
+        return error
+    found = next(((what, how) for begins, what, how in FILES if body.startswith(begins)), None)
+    if found is None:
+        if body.isascii():
+            return error
+        found = "bytes that are no JSON", "Content-Type: application/octet-stream, for a string input"
+    what, how = found
+    media = media_type(headers)
+    message = f"{error}; it looks like {what}, and came as {media[:60] or 'no Content-Type'}: send it with {how}"
+    if media in (FORM, ""):
+        message += f"; {DATA_BINARY}"
+    return BadRequest(message, example=False)
+
+
+def cut(body: bytes) -> str | None:
+    """Say that a picture has lost bytes on its way, None where it has not."""
+    for begins, what, _ in FILES[:2]:
+        if body.startswith(begins) and b"\0" not in body:  # every such file has some
+            return f"{what} without its zero bytes; {DATA_BINARY}"
+    return None

@@ -1,0 +1,92 @@
+"""Bodies whose headers do not say what they are, and the bare bodies of SageMaker."""
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import EMBEDDED, Serve
+from tests.zoo import build
+
+PREDICT, INFER = "/v1/models/model:predict", "/v2/models/model/infer"
+PNG = (Path(__file__).parent / "data" / "digit-3.png").read_bytes()
+JPEG = (Path(__file__).parent / "data" / "digit-7.jpg").read_bytes()
+FORM = "application/x-www-form-urlencoded"
+CUT = b"\x89PNG\x1a"  # what `curl -d @FILE` leaves of a PNG
+TENSOR = b'{"inputs":[{"name":"x","shape":[1],"datatype":"FP32","parameters":{"binary_data_size":4}}]}'
+
+UNCLEAR = [
+    # path           body                           content type                words that the error has
+    (PREDICT,        PNG,                           FORM,                       ["a PNG picture", "Content-Type: image/png", "--data-binary"]),
+    (PREDICT,        PNG,                           "",                         ["a PNG picture", "Content-Type: image/png"]),
+    ("/",            JPEG,                          FORM,                       ["a JPEG picture", "Content-Type: image/jpeg"]),
+    ("/invocations", PNG,                           FORM,                       ["a PNG picture", "Content-Type: image/png"]),
+    (PREDICT,        CUT,                           FORM,                       ["--data-binary", "Content-Type: image/png"]),
+    (PREDICT,        CUT,                           "image/png",                ["--data-binary"]),
+    (PREDICT,        b"\xff\xd8\xff\xe0",           "image/jpeg",               ["--data-binary"]),
+    (PREDICT,        b"\xff\x01\x02",               FORM,                       ["application/octet-stream", "--data-binary"]),
+    (PREDICT,        gzip.compress(b"{}"),          "application/json",         ["Content-Encoding: gzip"]),
+    (PREDICT,        b"x=1",                        FORM,                       ["body: not JSON"]),
+    (INFER,          TENSOR + b"\0\0\x80\xbf",      "application/octet-stream", ["Inference-Header-Content-Length"]),
+    (INFER,          TENSOR + b"\0\0\0\0",          "application/octet-stream", ["Inference-Header-Content-Length"]),
+    (INFER,          PNG,                           "application/octet-stream", ["a PNG picture"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "body", "kind", "words"), UNCLEAR)
+def test_an_unclear_body_is_told_of_the_header_that_would_help(
+    serve: Serve, path: str, body: bytes, kind: str, words: list[str]
+) -> None:
+    headers = {"content-type": kind} if kind else {}
+    answer = serve(MODEL_NAME="model")("POST", path, body, **headers)
+    error = json.loads(answer.body)["error"]
+    assert answer.status == 400
+    assert [word for word in words if word not in error] == [], error
+
+
+def test_a_picture_as_sagemakers_clients_label_it_is_a_picture(serve: Serve) -> None:
+    answer = serve(EMBEDDED)("POST", "/invocations", PNG, **{"content-type": "application/x-image"})
+    assert json.loads(answer.body)["predictions"][0]["label"] == "3"
+
+
+BARE = [
+    # query                    body                                                 status  answer, or words of the error
+    ("",                       b"[1, 2]",                                           200,    [2.0, 3.0]),
+    ("",                       b" \n[1, NaN]",                                      200,    None),
+    ("",                       b'[{"x": 1}, {"x": 2}]',                             200,    [2.0, 3.0]),
+    ("",                       b'{"x": 1}',                                         200,    [2.0]),
+    ("",                       b'{"x": 1, "key": "a"}',                             200,    [{"key": "a", "y": 2.0}]),
+    ("",                       b'{"instances": [1]}',                               200,    [2.0]),
+    ("?on_error=row",          b'[1, "a"]',                                         200,    [2.0, {"error": 'instances[1]: expected float32, got the string "a"'}]),
+    ("",                       b"[]",                                               400,    "instances: expected at least one row"),
+    ("",                       b'{"instance": [1]}',                                400,    "got 'instance'; did you mean 'instances'?"),
+    ("",                       b'{"x": 1, "z": 1}',                                 400,    "instances[0]: the signature has no input 'z'"),
+    ("",                       b'[1], "parameters": {}',                            400,    "body: not JSON"),
+    ("",                       b"[1",                                               400,    "body: not JSON"),
+    ("",                       b"1",                                                400,    "body: expected a JSON object"),
+    ("?signature_name=nope",   b"[1]",                                              400,    "the model has no signature 'nope'"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("query", "body", "status", "wanted"), BARE)
+def test_invocations_take_a_bare_list_or_row(serve: Serve, query: str, body: bytes, status: int, wanted: Any) -> None:
+    answer = serve(build() / "versions" / "1")("POST", "/invocations" + query, body)
+    found = json.loads(answer.body)
+    assert answer.status == status, found
+    if status == 200 and wanted is not None:
+        assert found == {"predictions": wanted}
+    elif status != 200:
+        assert wanted in found["error"]
+
+
+def test_other_addresses_take_no_bare_list(serve: Serve) -> None:
+    answer = serve(build() / "versions" / "1")("POST", PREDICT, b"[1, 2]")
+    assert (answer.status, b"expected a JSON object, got a list" in answer.body) == (400, True)
+
+
+def test_a_bare_picture_in_base64_is_a_row(serve: Serve, examples: dict[str, Any]) -> None:
+    (row,) = examples["serving_default"]["instances"]
+    answer = serve(EMBEDDED)("POST", "/invocations", row)
+    assert json.loads(answer.body)["predictions"][0]["label"] == "3"
