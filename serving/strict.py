@@ -256,11 +256,14 @@ class _Reader:
         raise Odd(f"byte {start}: a number of more than ten bytes, or cut off")
 
     def _unknown(self, type_: str, key: int, start: int, position: int, end: int) -> int:
-        """Pass over a field that is in a later TensorFlow's messages alone; both readers do so."""
+        """Pass over a field that is in a later TensorFlow's messages alone; both readers do so.
+
+        Except in the entry of a map, where protobuf's libraries differ, and which has no more than a key and a value.
+        """
         number, wire = key >> 3, key & 7
         if number in _NUMBERS[type_]:
             raise Odd(f"{type_} at byte {start}: field {number} has the wire type {wire}, which is another type's")
-        if not 0 < number < 1 << 29 or wire not in (0, 1, 2, 5):
+        if not 0 < number < 1 << 29 or wire not in (0, 1, 2, 5) or type_.endswith("Entry"):
             raise Odd(f"{type_} at byte {start}: field {number} of wire type {wire}, which protobuf does not write")
         if wire == 0:
             return self._number(position, end)[1]

@@ -138,11 +138,56 @@ def _protobuf(data: bytes, _others: Sequence[bytes], random_: random.Random) -> 
         fields[place] = (number, 2, inside(value, (), random_))
     else:
         fields[place] = (number, wire, random_.randbytes(8 if wire == 1 else 4))
-    return b"".join(
-        _varint(number << 3 | wire)
-        + (_varint(value) if isinstance(value, int) else _varint(len(value)) + value if wire == 2 else value)
-        for number, wire, value in fields
-    )
+    return b"".join(_field(*field) for field in fields)
+
+
+def _wire(data: bytes, _others: Sequence[bytes], random_: random.Random) -> bytes:
+    """Write one field, somewhere inside, in a way that readers may understand differently; the lengths stay right."""
+    fields = _fields(data)
+    if not fields:
+        return data
+    written = [_field(*field) for field in fields]
+    place = random_.randrange(len(fields))
+    number, wire, value = fields[place]
+    inner = _fields(value) if isinstance(value, bytes) and wire == 2 else None
+    if inner and isinstance(value, bytes) and random_.random() < 0.85:
+        written[place] = _field(number, 2, _wire(value, (), random_))
+        return b"".join(written)
+    deed = random_.randrange(8)
+    if deed == 0:  # twice, the other changed
+        written.insert(
+            random_.randrange(len(written) + 1), _field(number, wire, _wire(value, (), random_) if inner else value)
+        )
+    elif deed == 1 and inner:  # in parts
+        cut = random_.randrange(len(inner) + 1)
+        parts = (b"".join(_field(*one) for one in some) for some in (inner[:cut], inner[cut:]))
+        written[place] = b"".join(_field(number, 2, part) for part in parts)
+    elif deed == 2:  # another wire type, instead of it or beside it
+        other = random_.choice(
+            [_field(number, 0, 7), _field(number, 1, b"12345678"), _field(number, 5, b"1234"), _field(number, 2, b"x")]
+        )
+        written[place] = random_.choice([other, other + written[place], written[place] + other])
+    elif deed == 3:  # a longer number than its value needs
+        size = value if isinstance(value, int) else len(value)
+        if wire in (0, 2) and size < 1 << 56:
+            long = bytes([*(byte | 0x80 for byte in _varint(size)), 0x80, 0])
+            written[place] = _varint(number << 3 | wire) + long + (value if isinstance(value, bytes) else b"")
+    elif deed == 4:  # a group, an end, nothing
+        written.insert(place, random_.choice([bytes([number << 3 & 0x7F | 3, number << 3 & 0x7F | 4]), b"\0", b"\x0c"]))
+    elif deed == 5:  # another member of a oneof
+        written.insert(place, _field(random_.randrange(1, 12), 2, random_.choice([b"", b"x", _field(1, 2, b"x")])))
+    elif deed == 6:  # another order
+        random_.shuffle(written)
+    else:  # a number beyond its type
+        written[place] = _field(number, 0, random_.choice([2, 1 << 32, (1 << 32) + 1, (1 << 64) - 1]))
+    return b"".join(written)
+
+
+def _field(number: int, wire: int, value: int | bytes) -> bytes:
+    key = _varint(number << 3 | wire)
+    if isinstance(value, int):
+        return key + _varint(value)
+    return key + (_varint(len(value)) if wire == 2 else b"") + value
 
 
 def _fields(data: bytes) -> list[tuple[int, int, int | bytes]] | None:
@@ -177,4 +222,4 @@ def _fields(data: bytes) -> list[tuple[int, int, int | bytes]] | None:
 
 
 Way = Callable[[bytes, Sequence[bytes], random.Random], bytes]
-WAYS: list[Way] = [_flip, _cut, _repeat, _insert, _insert, _splice, _json, _json, _json, _json, _protobuf]
+WAYS: list[Way] = [_flip, _cut, _repeat, _insert, _insert, _splice, _json, _json, _json, _json, _protobuf, _wire]

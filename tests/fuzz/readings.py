@@ -1,0 +1,167 @@
+"""What is read of a saved_model.pb, by our readers and by protobuf's own: to be equal, field by field."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from serving.purity import _Library, _nodes, _roots, _tags, asset_definitions, served_graph
+from serving.signature import _each, _map, _number, _one, _text, _whole
+
+
+def ours(directory: Path) -> dict[str, Any]:
+    """Return the reading of the code that judges and serves; raise LoadError or ValueError where it refuses."""
+    graph = served_graph(directory)
+    definition = _whole(graph, 2)
+    library = _Library(definition)
+    functions = {}
+    for name, function in library.functions.items():
+        signature = _whole(function, 1)
+        functions[name.decode()] = {
+            "nodes": _our_nodes(function, 3),
+            "arguments": [_text(_one(one, 1)) for one in _each(signature, 2)],
+            "results": [_text(_one(one, 1)) for one in _each(signature, 3)],
+            "ret": {key: _text(value) for key, value in _map(function, 4).items()},
+            "attributes": {key: _our_value(value) for key, value in _map(function, 5).items()},
+        }
+    return {
+        "tags": _tags(graph),
+        "nodes": _our_nodes(definition, 1),
+        "functions": functions,
+        "gradients": {key.decode(): value.decode() for key, value in library.gradients.items()},
+        "assets": [(_text(_one(_one(one, 1), 1)), _text(_one(one, 2))) for one in asset_definitions(graph)],
+        "saver": [_text(_one(_whole(graph, 3), field)) for field in (1, 2, 3)],
+        "signatures": {key: _our_signature(value) for key, value in _map(graph, 5).items()},
+        "loading": sorted(one.decode() for one in _roots(graph)[""]),
+    }
+
+
+def _our_nodes(message: memoryview, field: int) -> dict[str, Any]:
+    quick = {node.name.decode(): node for node in _nodes(message, field)}
+    found = {}
+    for node in _each(message, field):
+        attributes = {key: _our_value(value) for key, value in _map(node, 5).items()}
+        name, op = _text(_one(node, 1)), _text(_one(node, 2))
+        inputs = [_text(one) for one in _each(node, 3)]
+        found[name] = {"op": op, "inputs": inputs, "device": _text(_one(node, 4)), "attributes": attributes}
+        assert (quick[name].op.decode(), [one.decode() for one in quick[name].inputs]) == (op, inputs)
+        called = {name for value in attributes.values() for name in _functions(value)}
+        assert {one.decode() for one in quick[name].calls} in (called, set())  # most operations call none
+    return found
+
+
+def _functions(value: Mapping[str, Any]) -> Iterator[str]:
+    for name, attributes in value["functions"]:
+        yield name
+        for inner in attributes.values():
+            yield from _functions(inner)
+
+
+def _our_value(value: memoryview) -> dict[str, Any]:
+    listed = _one(value, 1)
+    functions = [*_each(value, 10), *_each(listed, 9)]
+    return {
+        "s": bytes(_one(value, 2)), "i": _number(value, 3), "b": bool(_number(value, 5)), "type": _number(value, 6),
+        "placeholder": _text(_one(value, 9)), "tensor": len(_one(value, 8)), "strings": list(map(bytes, _each(listed, 2))),
+        "functions": [
+            (_text(_one(one, 1)), {key: _our_value(inner) for key, inner in _map(one, 2).items()}) for one in functions
+        ],
+    }  # fmt: skip
+
+
+def _our_signature(signature: memoryview) -> list[Any]:
+    sides = [{key: _our_info(info) for key, info in _map(signature, field).items()} for field in (1, 2)]
+    return [*sides, _text(_one(signature, 3))]
+
+
+def _our_info(info: memoryview) -> list[Any]:
+    shape = _whole(info, 3)
+    sizes = [[_number(one, 1), _text(_one(one, 2))] for one in _each(shape, 2)]
+    sparse = [_text(_one(_one(info, 4), field)) for field in (1, 2, 3)]
+    parts = [_our_info(one) for one in _each(_one(info, 5), 2)]
+    return [_text(_one(info, 1)), _number(info, 2), sizes, bool(_number(shape, 3)), sparse, parts]
+
+
+def official(message: Any) -> dict[str, Any]:
+    """Return protobuf's reading, of the graph that TensorFlow's loader takes for our tags."""
+    tagged = [graph for graph in message.meta_graphs if "serve" in graph.meta_info_def.tags]
+    wanted = set(min((graph.meta_info_def.tags for graph in tagged), key=len))
+    graph = next(graph for graph in message.meta_graphs if set(graph.meta_info_def.tags) == wanted)
+    library = graph.graph_def.library
+    assets = list(graph.asset_file_def)
+    if not assets and "saved_model_assets" in graph.collection_def:
+        kind = type(graph).DESCRIPTOR.fields_by_name["asset_file_def"].message_type._concrete_class
+        assets = [kind.FromString(one.value) for one in graph.collection_def["saved_model_assets"].any_list.value]
+    return {
+        "tags": list(graph.meta_info_def.tags),
+        "nodes": _nodes_of(graph.graph_def.node),
+        "functions": {
+            one.signature.name: {
+                "nodes": _nodes_of(one.node_def),
+                "arguments": [argument.name for argument in one.signature.input_arg],
+                "results": [argument.name for argument in one.signature.output_arg],
+                "ret": dict(one.ret),
+                "attributes": {key: _value_of(value) for key, value in one.attr.items()},
+            }
+            for one in library.function
+        },
+        "gradients": {one.function_name: one.gradient_func for one in library.gradient},
+        "assets": [(one.tensor_info.name, one.filename) for one in assets],
+        "saver": [
+            graph.saver_def.filename_tensor_name, graph.saver_def.save_tensor_name, graph.saver_def.restore_op_name
+        ],
+        "signatures": {
+            key: [*({name: _info_of(info) for name, info in side.items()} for side in (one.inputs, one.outputs)), one.method_name]
+            for key, one in graph.signature_def.items()
+        },
+        "loading": sorted(_loading(graph)),
+    }  # fmt: skip
+
+
+def _loading(graph: Any) -> list[str]:
+    found = [graph.saver_def.restore_op_name]
+    for key, signature in graph.signature_def.items():
+        if key in ("", "__saved_model_init_op"):
+            for info in signature.outputs.values():
+                found += _tensors_of(info)
+    operations = ("saved_model_main_op", "legacy_init_op")
+    for name in operations:
+        if name in graph.collection_def:
+            found += graph.collection_def[name].node_list.value
+    if not any(name in graph.collection_def for name in operations) and (
+        "__saved_model_init_op" not in graph.signature_def and "table_initializer" in graph.collection_def
+    ):
+        found += graph.collection_def["table_initializer"].node_list.value
+    return found
+
+
+def _tensors_of(info: Any) -> list[str]:
+    sparse = info.coo_sparse
+    names = [info.name, sparse.values_tensor_name, sparse.indices_tensor_name, sparse.dense_shape_tensor_name]
+    return [*filter(None, names), *(name for part in info.composite_tensor.components for name in _tensors_of(part))]
+
+
+def _nodes_of(nodes: Any) -> dict[str, Any]:
+    return {
+        one.name: {
+            "op": one.op, "inputs": list(one.input), "device": one.device,
+            "attributes": {key: _value_of(value) for key, value in one.attr.items()},
+        }
+        for one in nodes
+    }  # fmt: skip
+
+
+def _value_of(value: Any) -> dict[str, Any]:
+    functions = [*([value.func] if value.HasField("func") else []), *value.list.func]
+    return {
+        "s": value.s, "i": value.i, "b": value.b, "type": value.type, "placeholder": value.placeholder,
+        "tensor": len(value.tensor.SerializeToString()), "strings": list(value.list.s),
+        "functions": [(one.name, {key: _value_of(inner) for key, inner in one.attr.items()}) for one in functions],
+    }  # fmt: skip
+
+
+def _info_of(info: Any) -> list[Any]:
+    shape, sparse = info.tensor_shape, info.coo_sparse
+    names = [sparse.values_tensor_name, sparse.indices_tensor_name, sparse.dense_shape_tensor_name]
+    parts = [_info_of(one) for one in info.composite_tensor.components]
+    sizes = [[one.size, one.name] for one in shape.dim]
+    return [info.name, info.dtype, sizes, shape.unknown_rank, names, parts]
