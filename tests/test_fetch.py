@@ -72,6 +72,50 @@ def test_what_is_not_there_is_said(storage: str, address: str, words: str) -> No
         fetch(address, Storage(storage))
 
 
+NAMES = [
+    # names behind m/                              words; None where all is well
+    (["saved_model.pb", "variables/variables.index"], None),
+    (["assets/Groesse.txt", "assets/größe.txt"],   None),
+    (["saved_model.pb", "..hidden", "a..b/c"],     None),
+    (["../other"],                                 "is no file"),
+    (["a/../../other"],                            "is no file"),
+    (["a/../saved_model.pb"],                      "is no file"),
+    (["./saved_model.pb"],                         "is no file"),
+    (["/etc/passwd"],                              "is no file"),
+    (["a//b"],                                     "is no file"),
+    ([""],                                         "the bucket holds nothing"),
+    (["a\0b"],                                     "is no file"),
+    (["a" * 256],                                  "is no file"),
+    (["saved_model.pb", "Saved_Model.pb"],         "would be the same file"),
+    (["a/x", "A/x"],                               "would be the same file"),
+    (["a", "a"],                                   "would be the same file"),
+    (["gr\u00f6sse", "gro\u0308sse"],              "would be the same file"),
+    (["a", "a/b"],                                 "is a file and a folder"),
+    (["A/b", "a"],                                 "is a file and a folder"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("names", "words"), NAMES, ids=[" ".join(case[0])[:40] for case in NAMES])
+def test_names_in_a_bucket_stay_inside_the_folder(
+    names: list[str], words: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Bucket(Storage):
+        def list(self, bucket: str, prefix: str) -> Iterator[Object]:
+            return iter([Object(bucket, prefix + name, "1", 1, "", "", {}) for name in names])
+
+        def read(self, what: Object, start: int = 0) -> Iterator[bytes]:
+            return iter([b"x"])
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    if words is None:
+        into = fetch("gs://models/m", Bucket("http://none"))
+        assert sorted(path.relative_to(into).as_posix() for path in into.rglob("*") if path.is_file()) == sorted(names)
+    else:
+        with pytest.raises(LoadError, match=words):
+            fetch("gs://models/m", Bucket("http://none"))
+        assert not list(tmp_path.iterdir())
+
+
 def test_a_server_that_does_not_answer_is_503(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serving.storage.PAUSES", (0.0,))
     answer = serve(MODEL_DIR="gs://models/digits", STORAGE_EMULATOR_HOST="http://127.0.0.1:9")("GET", "/readyz")
@@ -102,5 +146,5 @@ def test_a_disk_that_is_full_is_503_at_once_for_whatever_reads_the_model(
 def test_an_object_outside_the_folder_is_refused(monkeypatch: pytest.MonkeyPatch, storage: str) -> None:
     outside = Object("models", "digits/../../outside", "1", 1, "", "", {})
     monkeypatch.setattr(Storage, "list", lambda *_: iter([outside]))
-    with pytest.raises(LoadError, match="would be written outside the model's folder"):
+    with pytest.raises(LoadError, match="is no file that could be"):
         fetch("gs://models/digits", Storage(storage))
