@@ -67,7 +67,7 @@ def at(values: list[float], share: float) -> float:
 def measure(subject: Subject, model: Model, body: Path, seconds: float) -> dict[str, Figures]:
     """Give the figures of one start of a subject, by rate."""
     port = free_port()
-    told = environment(subject, model, port) | {"THREADS": str(THREADS), "MAX_WAITING": ""}
+    told = environment(subject, model, port) | {"THREADS": str(THREADS), "MAX_WAIT": ""}
     log = CACHE / f"overload-{subject.name}.log"
     with running(subject.command(model, port), subject.folder, told, log, {SERVER}) as process:
         request = post(port, subject.path, model.request_file.read_bytes())

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.models import MOST_ROWS, ROOT, Model
+from bench.models import ROOT, Model
 from bench.prepared import accelerated, baked, bound, with_mosec
 
 BENCH = ROOT / "bench"
@@ -87,7 +87,7 @@ BY_NAME = {subject.name: subject for subject in SUBJECTS}
 def environment(subject: Subject, model: Model, port: int) -> Environment:
     """What a subject is told; each reads what it knows."""
     told = {"MODEL_DIR": str(model.saved_model), "ANSWER": str(model.answer_file)}
-    limits = {"MAX_ROWS": str(MOST_ROWS), "MAX_WAITING": "64"}  # what is measured is not to be refused
+    limits = {"MAX_WAIT": "60"}  # what is measured is not to be refused
     told["ACCELERATOR"] = "off"  # but for those that say otherwise
     return told | {"HOST": "127.0.0.1", "PORT": str(port)} | limits | subject.settings(model)
 

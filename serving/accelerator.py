@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from serving import settings
+from serving import limits, settings
 from serving.dtypes import by_code
 from serving.http import to_json
 from serving.log import log
@@ -47,13 +47,14 @@ class Quick:
         predictor: Any = None
         head = to_json({"model_name": served.name, "model_version": served.version})[:-1]
         for name, pointers, described in _described(served, options):
-            limits = (
-                options.max_rows, options.max_elements, options.max_id_length, options.max_string_bytes,
+            most = min(options.max_elements, limits.memory_share() // 16)  # the largest dtype has so many bytes
+            bounds = (
+                options.max_rows, most, options.max_id_length, options.max_string_bytes,
                 options.max_pixels if served.source.pictures else -1,
             )  # fmt: skip
             null = options.non_finite == "null"
             try:
-                predictor = module.Predictor(*pointers, (*signatures, described), head, *limits, null, served)
+                predictor = module.Predictor(*pointers, (*signatures, described), head, *bounds, null, served)
             except ValueError:  # more than it takes: of a tensor's rank, of their number
                 continue
             signatures.append(described)

@@ -7,7 +7,7 @@ finds it open. A session is opened by the worker's first request, never before t
 import sys
 import threading
 
-from serving import model, observe, phases, settings
+from serving import limits, model, observe, phases, settings
 
 
 def main() -> None:
@@ -36,7 +36,7 @@ def main() -> None:
         port=options.port,
         interface=Interfaces.WSGI,
         workers=options.workers,
-        blocking_threads=options.threads + options.max_waiting + options.spare_threads,
+        blocking_threads=limits.server_threads(options),
         http1_settings=HTTP1Settings(options.read_timeout * 1000, max_buffer_size=options.max_header_bytes),
         http2_settings=HTTP2Settings(max_headers_size=options.max_header_bytes),
         backlog=1024,

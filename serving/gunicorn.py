@@ -17,7 +17,7 @@ import gunicorn.util
 from gunicorn import glogging
 from gunicorn.workers import gthread
 
-from serving import inflight, limits, settings
+from serving import inflight, limits, settings, watchdog
 from serving.http import JSON, to_json
 from serving.log import handler, log
 from serving.settings import Settings
@@ -38,7 +38,7 @@ def prepare(options: Settings) -> None:
     load_config = getattr(Application, "_load_config", Application.load_config)
     told = {
         "worker_class": "serving.gunicorn.Worker",
-        "threads": options.threads + options.max_waiting + options.spare_threads,
+        "threads": limits.server_threads(options),
         "worker_connections": 900,  # where a process may have 1024 files open
         "graceful_timeout": GRACE,
         "keepalive": KEPT_ALIVE,
@@ -97,6 +97,10 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
         self._receiving[conn] = time.monotonic() + self._read_timeout
         conn.close = partial(self._close, conn.sock)
         super().enqueue_req(conn)
+
+    def handle_request(self, req: Any, conn: Any) -> Any:
+        watchdog.answers(conn.sock)
+        return super().handle_request(req, conn)
 
     def finish_request(self, conn: Any, fs: Any) -> None:
         self._receiving.pop(conn, None)

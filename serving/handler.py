@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from serving import accelerator, inflight, limits, metrics, model, observe, phases, settings
+from serving import accelerator, inflight, limits, metrics, model, observe, phases, settings, watchdog
 from serving.errors import CLIENTS_FAULT, DeadlineError, InputError, LoadError, RunError, did_you_mean, plain
 from serving.http import (
     SMALLEST_COMPRESSED,
@@ -72,6 +72,7 @@ def infer(request: Request, _target: Target, protocol: ModuleType) -> Response:
 
 def _infer_here(request: Request, protocol: ModuleType) -> Response:
     admission = limits.admission()
+    watchdog.watch(settings.current())
     until = admission.expect(request.headers)
     metered = admission.metered(request)
     if metered is None:
@@ -93,13 +94,15 @@ def _infer_in_turn(request: Request, admission: limits.Admission, until: float, 
         if limits.stopping:  # whoever is still sending then is cut off
             raise Unavailable("the server is stopping; try again") from None
         raise
-    admission.enter(until)
+    began: float | None = admission.enter(until)
+    if phases.pending or not model.cache().loaded:
+        began = None  # the load and the first run take longer than what comes after them
     try:
         body = unpack(body, request.headers, room)
         if request.path != "/" or not _is_event_body(body):
             return _infer(request, receive_body(body, None, most), until, protocol)
     finally:
-        admission.leave()
+        admission.leave(began)
     headers = Changed(request.headers, {"content-encoding": None})
     return _receive(request._replace(headers=headers, body=body))
 
@@ -111,7 +114,7 @@ EVENT_MARKS = (b'"message"', b'"context"', b'"eventId"', b'"specversion"')  # on
 def _infer(request: Request, body: bytes, until: float, protocol: ModuleType) -> Response:
     """Answer a request that may run; the model must have begun by the time `until`."""
     options, record, failure = settings.current(), request.record, None
-    served = model.cache().get(until)
+    served = _loaded(record, until)
     if protocol is tensorflow_serving and (other := _other_protocol(request, body, options)):
         protocol = record.protocol = other
     if protocol is not raw and not request.query:
@@ -135,6 +138,17 @@ def _infer(request: Request, body: bytes, until: float, protocol: ModuleType) ->
         if error.example:
             raise BadRequest(f"{error}{_example(error.signature, protocol)}") from None
         raise
+
+
+def _loaded(record: Record, until: float) -> Model:
+    """Return the model, and note in the record for how long the request has waited for its load."""
+    cache = model.cache()
+    if not cache.loaded:
+        began = perf_counter_ns()
+        served = cache.get(until)
+        record.waited = perf_counter_ns() - began
+        return served
+    return cache.get(until)
 
 
 def _quickly(served: Model, body: bytes, request: Request, protocol: ModuleType) -> Response | RunError | None:
@@ -263,6 +277,7 @@ def expose(request: Request, _target: Target, _protocol: ModuleType) -> Response
 
 
 MOST_ROWS_TRIED = 256
+MOST_ROWS_ALONE = 10_000  # each takes a run
 LONGEST_EXAMPLE = 600
 
 
@@ -316,6 +331,8 @@ def _alone(call: Call, row: int) -> Arrays:
 
 def _run_each(served: Model, call: Call, protocol: ModuleType, rows: int) -> tuple[Call, Arrays]:
     """Run row by row, so that one that the model refuses fails alone."""
+    if rows > MOST_ROWS_ALONE:
+        raise TooLarge(f"on_error: expected at most {MOST_ROWS_ALONE} rows where the model refuses one, got {rows}")
     failed = dict(call.failed)
     places = [place for place in range(rows + len(failed)) if place not in failed]  # of the rows, in the request
     answered: list[Arrays] = []
@@ -361,9 +378,9 @@ def _example(name: str | None, protocol: ModuleType) -> str:
     return f"; a body that works: {body}" if 0 < len(body) <= LONGEST_EXAMPLE else ""
 
 
-def status(_request: Request, _target: Target, _protocol: ModuleType) -> Response:
+def status(request: Request, _target: Target, _protocol: ModuleType) -> Response:
     """Say that the model answers; load it if nothing has yet, so that it is true."""
-    served = _ready()
+    served = _ready(request.record)
     return Response(200, to_json({
         "model_version_status": tensorflow_serving.status(served.version), "name": served.name, "ready": True,
     }))  # fmt: skip
@@ -385,28 +402,33 @@ def server(_request: Request, _target: Target, _protocol: ModuleType) -> Respons
     return Response(200, open_inference.server())
 
 
-def ready(_request: Request, _target: Target, _protocol: ModuleType) -> Response:
+def ready(request: Request, _target: Target, _protocol: ModuleType) -> Response:
     """Load the model if nothing has yet, warm it up, and say that it is there."""
-    _ready()
+    _ready(request.record)
     return Response(200, b'{"ready":true}')
 
 
-def model_ready(_request: Request, target: Target, _protocol: ModuleType) -> Response:
+def model_ready(request: Request, target: Target, _protocol: ModuleType) -> Response:
     """Do as `ready` does, and answer in the Open Inference Protocol's form."""
-    _ready()
+    _ready(request.record)
     return Response(200, open_inference.ready(target.name))
 
 
 PATIENCE = 5.0  # seconds that a probe waits for a load that another has begun; one comes every second
 
 
-def _ready() -> Model:
+def _ready(record: Record) -> Model:
     if limits.stopping:
         raise Unavailable("the server is stopping")
+    cache, began = model.cache(), perf_counter_ns()
+    waits = not cache.warm
     try:
-        return model.cache().ready(time.monotonic() + PATIENCE)
+        served = cache.ready(time.monotonic() + PATIENCE)
     except DeadlineError:
         raise Unavailable("the model is being loaded") from None
+    if waits:
+        record.waited = perf_counter_ns() - began
+    return served
 
 
 def live(_request: Request, _target: Target, _protocol: ModuleType) -> Response:

@@ -14,16 +14,27 @@ about 1 µs. Texts name signatures, inputs and shapes, and never hold data of a 
 
 import mmap
 import os
+import threading
 import time
 from collections import deque
+from typing import NamedTuple
 
 SLOTS = 64  # runs at a time; those beyond are not recorded
 SIZE = 512  # bytes of a slot: the length of the text, then the text
 HEAD = 8  # bytes: the child's process id
 MOST_TABLES = 512  # of children whose parent never asks for them
 
+
+class Run(NamedTuple):
+    """A run that has not ended."""
+
+    began: float  # time.monotonic
+    text: str
+    thread: int  # threading.get_ident
+
+
 _free: list[int] = list(range(SLOTS))
-_runs: dict[int, tuple[float, str]] = {}  # slot -> when it began (time.monotonic), text
+_runs: dict[int, Run] = {}  # by slot
 _table: mmap.mmap | None = None  # shared with the parent; None in a process that was not forked
 _children: deque[mmap.mmap] = deque(maxlen=MOST_TABLES)
 
@@ -34,7 +45,7 @@ def begin(text: str) -> int:
         slot = _free.pop()
     except IndexError:
         return -1
-    _runs[slot] = (time.monotonic(), text)
+    _runs[slot] = Run(time.monotonic(), text, threading.get_ident())
     if _table is not None:
         data = text.encode("utf-8", "replace")[: SIZE - 2]
         start = HEAD + slot * SIZE
@@ -53,9 +64,9 @@ def end(slot: int) -> None:
     _free.append(slot)
 
 
-def begun_before(then: float) -> dict[int, str]:
-    """Return the texts of the runs that began before a time of time.monotonic and have not ended, by slot."""
-    return {slot: text for slot, (began, text) in list(_runs.items()) if began < then}
+def begun_before(then: float) -> list[Run]:
+    """Return the runs that began before a time of time.monotonic and have not ended."""
+    return [run for run in list(_runs.values()) if run.began < then]
 
 
 def left_by(pid: int) -> list[str]:

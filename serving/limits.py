@@ -1,13 +1,14 @@
-"""What one process takes on at a time: so many requests run, so many wait for their turn, the rest are refused at once.
+"""What one process takes on at a time: some requests run, others wait for their turn, the rest get 503 at once.
 
     admission = limits.admission()
-    until = admission.expect(headers)       refuses where no more may wait; the time by which the model must have begun
-    admission.enter(until)                  runs now or in its turn; refuses when that time has passed
+    until = admission.expect(headers)       refuses where it would wait too long; the time by which the model must begin
+    began = admission.enter(until)          runs now or in its turn; refuses when that time has passed
     try: ...
-    finally: admission.leave()
+    finally: admission.leave(began)
 
-A server has more threads than requests may run, so that one is there to refuse the next request, and slow clients hold
-those alone. A graph that runs cannot be cut: a deadline decides whether it is begun.
+How long a request would wait follows from how many wait already and from how long the last ones ran. THREADS requests
+are always taken, however long they run. A server has more threads than may run and wait, so that one is there to
+refuse the next request. A graph that runs cannot be cut: a deadline decides whether it is begun.
 """
 
 import os
@@ -20,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from serving import settings
+from serving import memory, settings
 from serving.errors import DeadlineError
 from serving.http import BadRequest, Headers, Request, Stream, TooLarge, Unavailable
 from serving.litert import cores
@@ -30,12 +31,24 @@ from serving.settings import Settings
 HEADER = "X-Request-Timeout"
 SMALL_BODY = 1 << 18  # bytes: many of them at once are no matter
 PIECE = 1 << 20  # bytes that are claimed before they are read
+MOST_WAITING = 128  # requests, each of which holds a thread of the server
+SPARE = 64  # threads of the server beyond those, for clients that are slow to send and to refuse others quickly
+MOST_BODIES = 16  # of the largest size, that may be in memory at once
+LEARNED = 32  # requests whose times make the mean
+KNOWN = 8  # requests whose times have to be known before one is refused for its wait
+OUTLIER = 8  # times the mean: a longer time counts as this, so that one stall of the machine refuses nothing
 
-stopping = False  # the server has been told to end
+stopping = ""  # why this process ends, where it has been told to
+_closed = False  # it takes no more requests for the model
+
+
+def server_threads(options: Settings) -> int:
+    """Return how many threads a server needs."""
+    return options.threads + MOST_WAITING + SPARE
 
 
 class Admission:
-    """The requests of a process, THREADS and MAX_WAITING of them: as many run as pay, the others wait in order."""
+    """The requests of a process: as many run as pay, the others wait in order, for MAX_WAIT seconds or so."""
 
     def __init__(self, options: Settings) -> None:
         """Take the limits from the settings."""
@@ -45,45 +58,69 @@ class Admission:
         # meet in a batch all have to be there.
         self._free = options.threads if options.batch_rows else min(options.threads, cores() + 1)
         self._running = self._free
-        self._most_waiting = options.threads + options.max_waiting - self._free
-        self._most_bytes = (options.threads + options.max_waiting) * options.max_body_bytes
+        self._may_wait = options.threads - self._free  # whatever they wait
+        self._most_bytes = min(MOST_BODIES * options.max_body_bytes, memory_share())
         self._lock = threading.Lock()
         self._queue: deque[_Turn] = deque()  # empty unless none is free
         self._bytes = 0  # of large bodies, read or about to be
         self._done = 0
+        self._known = 0  # times that the mean is of, up to LEARNED
+        self._mean = 0.0  # seconds that a request holds its place
 
     def expect(self, headers: Headers) -> float:
         """Return the time (time.monotonic) by which the model must have begun; refuse a request that may not wait."""
-        if not self._free and len(self._queue) >= self._most_waiting:
-            raise self._overload()
+        if _closed:
+            raise Unavailable(f"this worker ends: {stopping}; try again")
+        if not self._free:
+            self._check_wait()
         timeout = self._options.request_timeout
         told = headers.get("x-request-timeout")
         return time.monotonic() + (timeout if told is None else min(timeout, _seconds(told)))
 
-    def enter(self, until: float) -> None:
-        """Return when the request may run; raise Unavailable where too many wait, DeadlineError when it is too late."""
-        if time.monotonic() > until:
+    def enter(self, until: float) -> float:
+        """Return when the request may run, and the time; raise Unavailable where it would wait too long.
+
+        Raise DeadlineError where it is too late.
+        """
+        now = time.monotonic()
+        if now > until:
             raise DeadlineError("the time for this request had passed before the model began")
         with self._lock:
             if self._free:
                 self._free -= 1
-                return
-            if len(self._queue) >= self._most_waiting:
-                raise self._overload()
-            turn, done, began = _Turn(), self._done, time.monotonic()
+                return now
+            self._check_wait()
+            turn, done = _Turn(), self._done
             self._queue.append(turn)
         try:
-            turn.lock.acquire(timeout=max(0.0, until - began))
-        except BaseException:  # a signal's: whoever gives up must not take the place along
+            turn.lock.acquire(timeout=max(0.0, until - now))
+        except BaseException:  # a signal's: the place must not be lost with the request
             if not self._keeps(turn):
                 raise
-            self.leave()
+            self.leave(None)
             raise
         if self._keeps(turn):
-            return
-        if self._done == done and until - began >= 0.9 * self._options.request_timeout:
-            _end(f"{self._running} requests run and none has ended in {until - began:.0f} s")
+            return time.monotonic()
+        if self._done == done and until - now >= 0.9 * self._options.request_timeout:
+            end(f"{self._running} requests run and none has ended in {until - now:.0f} s")
         raise DeadlineError("the time for this request passed while it waited for others; the model did not begin")
+
+    def _check_wait(self) -> None:
+        """Refuse a request that would wait too long for its turn."""
+        waiting = len(self._queue)
+        if waiting < self._may_wait:
+            return
+        wait = (waiting + 1) * self._mean / self._running
+        if waiting >= MOST_WAITING or (wait > self._options.max_wait and self._known >= KNOWN):
+            most = f"{self._options.max_wait:g} s (MAX_WAIT)"
+            raise Unavailable(f"expected to begin within {most}, but {waiting} requests wait already, "
+                              f"which will take {wait:.3g} s; try again")  # fmt: skip
+
+    def _learn(self, took: float) -> None:
+        self._known = min(self._known + 1, LEARNED)
+        if self._known >= KNOWN:
+            took = min(took, OUTLIER * self._mean)
+        self._mean += (took - self._mean) / self._known
 
     def _keeps(self, turn: "_Turn") -> bool:
         """Say whether it is this request's turn; it waits no longer in either case."""
@@ -92,10 +129,15 @@ class Admission:
                 self._queue.remove(turn)
             return turn.granted
 
-    def leave(self) -> None:
-        """Hand the place on to whoever has waited longest."""
+    def leave(self, began: float | None) -> None:
+        """Hand the place on to the request that has waited longest.
+
+        `began` is what `enter` returned; None where the time says nothing of others, as that of a load.
+        """
         with self._lock:
             self._done += 1
+            if began is not None:
+                self._learn(time.monotonic() - began)
             if not self._queue:
                 self._free += 1
                 return
@@ -120,11 +162,6 @@ class Admission:
         """Count so many bytes no longer."""
         with self._lock:
             self._bytes -= size
-
-    def _overload(self) -> Unavailable:
-        running, waiting = self._options.threads, self._options.max_waiting
-        return Unavailable(f"expected at most {running} requests at a time (THREADS) and {waiting} waiting "
-                           "(MAX_WAITING), got one more; try again")  # fmt: skip
 
 
 class _Turn:
@@ -168,24 +205,36 @@ def _seconds(text: str) -> float:
     return float(text)
 
 
-def _end(reason: str) -> None:
+def end(reason: str, **fields: Any) -> None:
     """End a process that cannot recover, so that its server replaces it."""
-    log("ERROR", f"this worker cannot recover and ends: {reason}")
+    log("ERROR", f"this worker cannot recover and ends: {reason}", **fields)
     os._exit(70)  # EX_SOFTWARE
 
 
 # What one request may hold
 
 
+SHARE = 4  # of the container's memory, one part in so many: for the inputs of a request, for the bodies of all
+STRING = 64  # bytes that a string takes beside its own
+
+
+def memory_share() -> int:
+    """Return how many bytes the inputs of one request may take, and the bodies of all that wait."""
+    return (memory.limit() or 1 << 60) // SHARE
+
+
 def check_arrays(inputs: Mapping[str, np.ndarray[Any, Any]], options: Settings) -> None:
     """Refuse tensors of too many rows or elements, and too long strings, once they are decoded; raise TooLarge."""
-    elements = 0
+    elements = size = 0
     for name, array in inputs.items():
         elements += array.size
+        size += array.nbytes
         if array.ndim and len(array) > options.max_rows and array.size:
             check_rows(len(array), name)
         if array.dtype == object:
-            longest = max(map(len, array.flat), default=0)
+            lengths = [*map(len, array.flat)]
+            longest = max(lengths, default=0)
+            size += sum(lengths) + STRING * len(lengths)
             if longest > options.max_string_bytes:
                 raise TooLarge(
                     f"{name}: expected strings of at most {options.max_string_bytes} bytes (MAX_STRING_BYTES), "
@@ -193,6 +242,8 @@ def check_arrays(inputs: Mapping[str, np.ndarray[Any, Any]], options: Settings) 
                 )
     if elements > options.max_elements:
         raise TooLarge(f"expected at most {options.max_elements} elements (MAX_ELEMENTS), got {elements}")
+    if size > (most := memory_share()):
+        raise TooLarge(f"expected inputs of at most {most} bytes (1/{SHARE} of the container's memory), got {size}")
 
 
 def check_rows(count: int, place: str) -> None:
@@ -237,14 +288,17 @@ def _new() -> Admission:
 
 def forget() -> None:
     """Begin anew, with nothing running."""
-    global _admission, _lock, stopping
-    _admission, _lock, stopping = None, threading.Lock(), False
+    global _admission, _lock, stopping, _closed
+    _admission, _lock, stopping, _closed = None, threading.Lock(), "", False
 
 
-def stop() -> None:
-    """Say that the server has been told to end: what comes is still answered, and nothing is ready."""
-    global stopping
-    stopping = True
+def stop(reason: str = "") -> None:
+    """Say that the process will end, and is not ready; what comes is still answered.
+
+    With a reason, it cannot answer for long, and refuses what comes.
+    """
+    global stopping, _closed
+    stopping, _closed = reason or "the server has been told to", bool(reason)
 
 
 os.register_at_fork(after_in_child=forget)  # what runs in the parent never ends here

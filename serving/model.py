@@ -314,6 +314,11 @@ class Cache:
         """Say whether the model is there already."""
         return self._model is not None
 
+    @property
+    def warm(self) -> bool:
+        """Say whether the model is there already, and warmed up."""
+        return self._warm
+
     def source(self) -> Source:
         """Return what is on disk, without loading it; raise LoadError where nothing can be served."""
         if (source := self.__dict__.get("_source")) is not None:

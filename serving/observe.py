@@ -5,6 +5,9 @@ Every answer has a `Server-Timing` header <https://www.w3.org/TR/server-timing/>
     decode   bytes into arrays        encode   arrays into bytes, packed where the client takes that
     run      the model                total    all of it; what is beside the three is mostly reading and waiting
 
+A request that has waited for a load of the model, and no other, has what that start was made of before those
+(`serving.phases`), their sum as `start`, and as `wait` for how long it waited itself.
+
 Each has a line in the log, up to a hundred a second of those that succeed and as many of those that fail
 (LOG_REQUESTS): writing more costs time, and keeping them money. The next line says how many requests had none. Each has
 a count in the metrics (METRICS) and a trace (OTEL_EXPORTER_OTLP_ENDPOINT).
@@ -74,7 +77,7 @@ def finish(request: Request, response: Response) -> Response:
     if options is not _options:
         begin(options)
     record, status, now, text = request.record, response.status, perf_counter_ns(), _milliseconds
-    if record.encoded and not phases.pending:  # as most are
+    if record.encoded and not record.waited and not phases.pending:  # as most are
         decoded, ran = record.decoded, record.ran
         timing = (
             f"decode;dur={text((decoded - record.decoding) // 1000)}, run;dur={text((ran - decoded) // 1000)}, "
@@ -156,17 +159,21 @@ def _timing(request: Request, status: int, now: int) -> str:
     told = zip((*STEPS, "total"), _steps(record, now))
     timing = ", ".join(f"{step};dur={_milliseconds(took)}" for step, took in told if took is not None)
     if phases.pending and status == 200 and (record.signature is not None or record.children):
-        return _start() + timing
+        _log_first()
+    if waited := max([record.waited, *(child.waited for child in record.children)]):
+        return f"{_start()}wait;dur={_milliseconds(waited // 1000)}, {timing}"
     return timing
 
 
+def _log_first() -> None:
+    if told := phases.first():
+        log("INFO", f"first answer after {round(sum(told.values()), 1):g} ms of starting", milliseconds=told)
+
+
 def _start() -> str:
-    """Tell with the first answer what the start was made of; its run is the request's own."""
-    if not (told := phases.first()):
-        return ""
-    total = round(sum(told.values()), 1)
-    log("INFO", f"first answer after {total:g} ms of starting", milliseconds=told)
-    return "".join(f"{phase};dur={took}, " for phase, took in {**told, "start": total}.items() if phase != "run")
+    """Tell a request that has waited for the load what the start was made of; its run is the request's own."""
+    told = {phase: round(1000 * seconds, 1) for phase, seconds in phases.durations().items() if phase != "run"}
+    return "".join(f"{phase};dur={took}, " for phase, took in {**told, "start": round(sum(told.values()), 1)}.items())
 
 
 def named(record: Record) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""What a cold start is made of: each phase is measured once, and told with the first answer.
+"""What a cold start is made of: each phase is measured once, and every request that has waited for it is told.
 
 interpreter   from the start of the process to the first line of ours
 imports       our modules and theirs, and the server where it is one that we start
@@ -16,7 +16,7 @@ from contextlib import contextmanager
 
 _durations: dict[str, float] = {}  # seconds
 _began = time.perf_counter()
-pending = True  # nobody has been told yet
+pending = True  # no request has been answered yet
 loaded_at = sys.maxsize  # perf_counter_ns when the model was there: a request that began before it met a cold instance
 
 
@@ -70,7 +70,7 @@ def durations() -> dict[str, float]:
 
 
 def first() -> dict[str, float] | None:
-    """Return the phases in milliseconds to whoever asks first, None to everybody else."""
+    """Return the phases in milliseconds the first time, None later."""
     global pending
     if not pending:
         return None

@@ -11,6 +11,7 @@ class Record:
     protocol: Any = None  # the module that read the body, where that is another than the route's
     signature: str | None = None  # the one that was called, once the body is decoded
     rows = 0  # the size of the batch
+    waited = 0  # nanoseconds for a load of the model that this request has begun or found under way
     decoding = decoded = ran = encoded = 0
     events: tuple[str, ...] = ()  # their ids
     children: tuple["Record", ...] = ()  # the predict requests that events asked for

@@ -30,9 +30,9 @@ class Settings:
     port: int
     workers: int
     threads: int
-    max_waiting: int
-    spare_threads: int
+    max_wait: float
     request_timeout: int
+    run_timeout: int
     read_timeout: int
     max_body_bytes: int
     max_header_bytes: int
@@ -215,8 +215,10 @@ def _number(least: int, most: int) -> Callable[[str], int]:
     return read
 
 
-def _waiting(text: str) -> int:
-    return _number(0, 1 << 20)(text) if text else -1
+def _seconds(text: str) -> float:
+    if not re.fullmatch(r"[0-9]{1,5}(\.[0-9]{1,3})?", text):
+        raise ValueError("seconds as a decimal number, such as 0.5")
+    return float(text)
 
 
 def _choice(*words: str) -> Callable[[str], str]:
@@ -237,15 +239,15 @@ VARIABLES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "PORT":                    ("8080",              _number(1, 65535)),
     "WORKERS":                 ("1",                 _number(1, 256)),
     "THREADS":                 ("8",                 _number(1, 1024)),
-    # without one, half of THREADS
-    "MAX_WAITING":             ("",                  _waiting),
-    "SPARE_THREADS":           ("112",               _number(1, 4096)),
+    "MAX_WAIT":                ("1",                 _seconds),
     # The platform's CLOUD_RUN_TIMEOUT_SECONDS stands in for it
     "REQUEST_TIMEOUT":         ("300",               _number(1, 86400)),
+    # without one, REQUEST_TIMEOUT
+    "RUN_TIMEOUT":             ("",                  lambda text: _number(1, 86400)(text) if text else 0),
     "READ_TIMEOUT":            ("20",                _number(1, 3600)),
     "MAX_BODY_BYTES":          (str(8 << 20),        _number(1, 1 << 40)),
     "MAX_HEADER_BYTES":        (str(32 << 10),       _number(8 << 10, 1 << 20)),
-    "MAX_ROWS":                ("10000",             _number(1, 1 << 40)),
+    "MAX_ROWS":                (str(1 << 40),             _number(1, 1 << 40)),
     "MAX_ELEMENTS":            (str(16 << 20),       _number(1, 1 << 40)),
     "MAX_STRING_BYTES":        (str(8 << 20),        _number(1, 1 << 40)),
     "MAX_NESTING":             ("32",                _number(1, 200)),  # the JSON writer ends at 254
@@ -318,8 +320,7 @@ def read(environment: Mapping[str, str]) -> Settings:
             values[variable.lower()] = reader(text)
         except ValueError as error:
             raise SettingError(f"{variable}: expected {error}, got {text!r}") from None
-    if values["max_waiting"] < 0:
-        values["max_waiting"] = (values["threads"] + 1) // 2
+    values["run_timeout"] = values["run_timeout"] or values["request_timeout"]
     _check_places(values["event_input"], values["event_output"])
     return Settings(**values)
 

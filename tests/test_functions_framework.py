@@ -119,7 +119,7 @@ def test_a_wrong_method_is_told_the_right_one(server: Server, method: str) -> No
 
 
 def test_many_at_once_share_one_load_and_get_their_own_answers(examples: dict[str, Any]) -> None:
-    with running(MAX_WAITING="16") as cold:
+    with running() as cold:
         pixels = examples["pixels"]["instances"][0]
         bodies = [{"signature_name": "pixels", "instances": [pixels] * (1 + n % 5)} for n in range(32)]
         with ThreadPoolExecutor(16) as pool:
@@ -151,7 +151,7 @@ def test_the_server_leaves_on_sigterm_after_it_has_answered(examples: dict[str, 
 
 
 def test_workers_load_after_the_fork_and_each_answers(examples: dict[str, Any]) -> None:
-    with running(WORKERS="2", THREADS="2", MAX_WAITING="8") as workers:
+    with running(WORKERS="2", THREADS="2") as workers:
         deadline = time.monotonic() + 30
         while workers.log.count("serving model version 1") < 2 and time.monotonic() < deadline:
             with ThreadPoolExecutor(8) as pool:

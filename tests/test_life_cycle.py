@@ -299,6 +299,29 @@ def test_the_log_names_the_shapes_that_a_worker_died_with(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", DOORS)
+def test_a_run_that_does_not_end_gets_504_and_its_worker_is_replaced(name: str) -> None:
+    def loop(n: int) -> dict[str, Any]:
+        return {"signature_name": "loop", "inputs": {"n": n}}
+
+    with running(name, build() / "control_flow", RUN_TIMEOUT="2") as server, ThreadPoolExecutor(1) as pool:
+        answered(server, loop(3))
+        (before,) = workers(server)
+        endless = pool.submit(server.ask, "POST", "/", loop(1 << 60))
+        if name == "functions-framework":
+            answer = endless.result()
+            assert (answer.status, answer.headers["content-type"]) == (504, "application/json")
+            assert answer.json == {"error": "the model has run for more than 2 s (RUN_TIMEOUT)"}
+        else:  # Granian lets no other thread answer
+            with pytest.raises(OSError):  # noqa: PT011 - reset
+                endless.result()
+        before.wait(10)
+        answered(server, loop(3))
+        (after,) = workers(server)
+        assert after.pid != before.pid
+        assert '"runs":["loop: n []"]' in server.log
+
+
+@pytest.mark.parametrize("name", DOORS)
 def test_a_model_that_comes_later_is_served_without_a_restart(
     name: str, tmp_path: Path, examples: dict[str, Any]
 ) -> None:

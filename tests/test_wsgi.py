@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from wsgiref.validate import validator
@@ -157,16 +158,39 @@ def test_granian_answers_with_the_same_bytes_and_leaves_at_once(examples: dict[s
 STEPS = ["decode", "run", "encode", "total"]
 
 
-def test_the_first_answer_tells_what_the_start_was_made_of(examples: dict[str, Any]) -> None:
-    for door in ("functions-framework", "granian"):
-        with running(door) as server:
-            assert server.ask("POST", "/", b"{").status == 400
-            first, second = (server.ask("POST", "/", examples["pixels"]) for _ in range(2))
-            told = dict(re.findall(r"(\w+);dur=([0-9.]+)", first.headers["server-timing"]))
-            assert told.keys() == {"interpreter", "imports", "library", "model", "start", *STEPS}
-            assert all(float(milliseconds) >= 0 for milliseconds in told.values())
-            assert re.findall(r"(\w+);dur=", second.headers["server-timing"]) == STEPS
-            assert server.log.count("first answer after") == 1
+START = ["interpreter", "imports", "library", "model", "start", "wait"]
+
+
+def timing(answer: Any) -> dict[str, float]:
+    found = re.findall(r"(\w+);dur=([0-9.]+)", answer.headers["server-timing"])
+    assert len(dict(found)) == len(found)
+    return {step: float(milliseconds) for step, milliseconds in found}
+
+
+@pytest.mark.parametrize("door", ["functions-framework", "granian"])
+def test_who_waited_for_the_load_is_told_what_the_start_was_made_of(door: str, examples: dict[str, Any]) -> None:
+    with running(door) as server:
+        with ThreadPoolExecutor(4) as pool:
+            cold = list(pool.map(lambda _: server.ask("POST", "/", examples["pixels"]), range(4)))
+        assert timing(cold[0]).keys() == {*START, *STEPS}
+        for answer in cold:
+            told = timing(answer)
+            assert told.keys() in ({*START, *STEPS}, {*STEPS})  # one may have come after the load
+            if "wait" in told:
+                assert told["wait"] <= told["total"]
+                assert sum(told[phase] for phase in START[:4]) == pytest.approx(told["start"], abs=0.5)
+        assert sum("wait" in timing(answer) for answer in cold) >= 2
+        assert timing(server.ask("POST", "/", examples["pixels"])).keys() == {*STEPS}
+        assert server.log.count("first answer after") == 1
+
+
+@pytest.mark.parametrize("door", ["functions-framework", "granian"])
+def test_after_a_probe_that_loaded_the_model_no_request_is_told_of_a_start(door: str, examples: dict[str, Any]) -> None:
+    with running(door) as server:
+        assert timing(server.ask("GET", "/readyz")).keys() == {*START, "warmup", "total"}
+        assert timing(server.ask("GET", "/readyz")).keys() == {"total"}
+        assert timing(server.ask("POST", "/", examples["pixels"])).keys() == {*STEPS}
+        assert server.log.count("first answer after") == 1
 
 
 def test_a_bad_setting_ends_the_fast_door_with_one_line() -> None:

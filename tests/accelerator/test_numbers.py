@@ -28,7 +28,7 @@ def quick(serve: Serve, extension: Path) -> Callable[[str], Ask]:
     """Return the extension's answers for a model: `ask(signature, numbers)` gives the outputs as they are written."""
 
     def start(name: str) -> Ask:
-        serve(build() / name, ACCELERATOR=str(extension), MAX_ROWS="1000000")
+        serve(build() / name, ACCELERATOR=str(extension))
         answer = accelerator.of(model.cache().get()).predict
 
         def ask(signature: str, numbers: Any) -> bytes:

@@ -468,7 +468,7 @@ def test_a_wrong_body_without_json_is_refused(name: str, body: bytes, words: str
     assert words in str(refusal.value)
 
 
-@pytest.mark.parametrize("rows", [10_001, 2**40, 2**62, 10**30])
+@pytest.mark.parametrize("rows", [2**40 + 1, 2**62, 10**30])
 def test_more_rows_than_may_be_are_refused_before_anything_is_made(rows: int) -> None:
     for body in (
         ask(tensor("x", [rows, 2], "FP32", data=[0, 0])),

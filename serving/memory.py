@@ -1,0 +1,39 @@
+"""How much memory the container of this process may use, by its control groups."""
+
+from functools import lru_cache
+from pathlib import Path
+
+UNLIMITED = 1 << 60  # version 1 writes a number for none, the largest multiple of a page below 2**63
+
+
+@lru_cache(maxsize=1)
+def limit(root: Path = Path("/")) -> int | None:
+    """Return the smallest limit in bytes of the control groups that this process is in; None where there is none."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return None
+    found = []
+    for line in lines:
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if not controllers:
+            found += _limits(root / "sys/fs/cgroup", path, "memory.max")
+        elif "memory" in controllers.split(","):
+            found += _limits(root / "sys/fs/cgroup/memory", path, "memory.limit_in_bytes")
+    return min(found, default=None)
+
+
+def _limits(mount: Path, path: str, name: str) -> list[int]:
+    """Return the limits of a group and of those around it. A container sees its own group as the mount."""
+    group, found = mount / path.strip("/"), []
+    for folder in (group, *group.parents):
+        if folder != mount and mount not in folder.parents:
+            break
+        try:
+            text = (folder / name).read_text().strip()
+        except OSError:
+            continue
+        if text.isdecimal() and int(text) < UNLIMITED:
+            found.append(int(text))
+    return found
