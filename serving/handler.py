@@ -28,6 +28,7 @@ from serving.http import (
     TimedOut,
     TooLarge,
     Unavailable,
+    check_origin,
     compress,
     to_json,
     unpack,
@@ -530,6 +531,8 @@ def answer(request: Request) -> Response:
     try:
         route, target = _route(request.method, request.path)
         request.record.route = route
+        if route.method == "POST":
+            check_origin(request.headers)
         _check_target(target)
         return route.action(request, target, route.protocol)
     except ModelFault as error:

@@ -84,6 +84,10 @@ class BadRequest(HttpError):
         self.example = example
 
 
+class Forbidden(HttpError):
+    status = 403
+
+
 class NotFound(HttpError):
     status = 404
 
@@ -238,6 +242,25 @@ def _unpack_member(body: memoryview, position: int, encoding: str, left: int, pa
 def media_type(headers: Headers | Mapping[str, str]) -> str:
     """Return the content type in lower case, without its parameters."""
     return (headers.get("content-type") or "").partition(";")[0].strip().lower()
+
+
+# What a browser sends to any host without asking that host first. <https://fetch.spec.whatwg.org/#cors-safelisted-request-header>
+UNASKED = ("", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data")
+
+
+def check_origin(headers: Headers) -> None:
+    """Refuse what a page of another site has a browser send, unless the browser has asked first whether it may.
+
+    A local instance would answer any page that its user looks at.
+    """
+    origin = headers.get("origin")
+    if origin is None or media_type(headers) not in UNASKED:
+        return
+    site = origin.partition("://")[2].lower()
+    hosts = (headers.get("host") or "", (headers.get("x-forwarded-host") or "").partition(",")[0].strip())
+    if not site or site not in (host.lower() for host in hosts):
+        wanted = "the host of this server, or a Content-Type such as application/json"
+        raise Forbidden(f"Origin: expected {wanted}, got {origin[:100]!r}")
 
 
 SMALLEST_COMPRESSED = 1 << 10  # bytes: below, a compressed body saves no packet and costs as much time as a small model

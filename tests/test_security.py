@@ -218,3 +218,39 @@ def test_every_test_that_security_md_names_is_there() -> None:
     assert len(named) > 20
     for file, test in named:
         assert f"def {test}(" in (ROOT / file).read_text(), f"{file}::{test}"
+
+
+# fmt: off
+ORIGINS = [
+    # Origin                   Host               Content-Type                          status
+    (None,                     "127.0.0.1:8080",  "text/plain",                         200),
+    ("http://127.0.0.1:8080",  "127.0.0.1:8080",  "text/plain",                         200),
+    ("https://Example.com",    "example.com",     "text/plain",                         200),
+    ("http://evil.example",    "127.0.0.1:8080",  "text/plain",                         403),
+    ("http://evil.example",    "127.0.0.1:8080",  "Text/Plain;charset=UTF-8",           403),
+    ("http://evil.example",    "127.0.0.1:8080",  "application/x-www-form-urlencoded",  403),
+    ("http://evil.example",    "127.0.0.1:8080",  "multipart/form-data; boundary=b",    403),
+    ("http://evil.example",    "127.0.0.1:8080",  "",                                   403),
+    ("http://evil.example",    "127.0.0.1:8080",  None,                                 403),
+    ("http://127.0.0.1:8081",  "127.0.0.1:8080",  "text/plain",                         403),
+    ("null",                   "127.0.0.1:8080",  "text/plain",                         403),
+    ("null",                   "null",            "text/plain",                         403),
+    ("",                       "",                "text/plain",                         403),
+    # A browser asks first, with OPTIONS, and is not allowed to.
+    ("http://evil.example",    "127.0.0.1:8080",  "application/json",                   200),
+]
+# fmt: on
+
+
+@pytest.mark.parametrize(("origin", "host", "content_type", "status"), ORIGINS)
+def test_a_page_of_another_site_cannot_post(
+    serve: Serve, examples: dict[str, Any], origin: str | None, host: str, content_type: str | None, status: int
+) -> None:
+    headers = {"origin": origin, "host": host, "content-type": content_type}
+    given = {name: value for name, value in headers.items() if value is not None}
+    ask = serve()
+    assert ask("POST", "/", examples["pixels"], **given).status == status
+    for path in ("/v1/models/model:predict", "/events", "/invocations", "/v2/models/model/infer"):
+        assert (ask("POST", path, examples["pixels"], **given).status == 403) == (status == 403)
+    assert ask("OPTIONS", "/", **given).status == 405
+    assert ask("GET", "/healthz", **given).status == 200
