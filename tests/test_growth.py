@@ -21,9 +21,10 @@ import pytest
 from serving import cloud_events, images, manifest, observe, prediction_log
 from serving.dtypes import BY_CODE
 from serving.errors import InputError, LoadError, did_you_mean
-from serving.http import HttpError, _wanted_encoding, parameters, unpack
+from serving.http import HttpError, _wanted_encoding, unpack
 from serving.protocols import classify, open_inference, raw, regress, tensorflow_serving
 from serving.protocols.call import Context
+from serving.protocols.options import from_query
 from serving.signature import Signature, TensorSpec, read
 from serving.wire import varint
 from tests.conftest import Serve
@@ -316,9 +317,9 @@ READERS: list[tuple[str, Make, Reader]] = [
     ("events: pushed, brackets",           j('{"message":DEEP}'),                             event()),
     ("events: legacy, keys",               j('{"data":{KEYS},"context":{KEYS}}'),             event()),
     ("events: unwrapped",                  j('{KEYS}'),                                       event(x_goog_pubsub_message_id="1")),
-    ("addresses: parameters",              lambda n: "&".join(f"k{i}=v" for i in range(n)),   parameters),
-    ("addresses: a parameter twice",       lambda n: "k=v&" * n,                              parameters),
-    ("addresses: a long parameter",        lambda n: "k=" + "%25" * n,                        parameters),
+    ("addresses: parameters",              lambda n: "&".join(f"k{i}=v" for i in range(n)), from_query),
+    ("addresses: a parameter twice",       lambda n: "k=v&" * n, from_query),
+    ("addresses: a long parameter",        lambda n: "k=" + "%25" * n, from_query),
     ("header fields: parameters of a content type", lambda n: "text/plain" + ';a="b"' * n,    lambda text: posted(text, TEXT)(b"a")),
     ("header fields: quotes that never close", lambda n: "text/plain" + ';a="\\"' * n,        lambda text: posted(text, TEXT)(b"a")),
     ("header fields: white space",         lambda n: "text/plain;" + " " * n + ";" + "a" * n, lambda text: posted(text, TEXT)(b"a")),
