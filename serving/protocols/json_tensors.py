@@ -276,13 +276,14 @@ def _stack(document: Document, rows: Sequence[Any], spec: TensorSpec, place: str
         array = _numbers(document, value, spec.dtype)
         if array is None:
             array = _carefully(value, spec.dtype, f"{place}[{index}]{name}")
-        if problem := _row_problem(spec, array.shape, f"{place}[{index}]{name}"):
-            raise BadRequest(problem)
-        if arrays and array.shape != arrays[0].shape:
-            raise BadRequest(
-                f"{place}[{index}]{name}: expected shape {shape_text(arrays[0].shape)} as in {place}[0]{name}, "
-                f"got {shape_text(array.shape)}"
-            )
+        if not arrays or array.shape != arrays[0].shape:
+            if problem := _row_problem(spec, array.shape, f"{place}[{index}]{name}"):
+                raise BadRequest(problem)
+            if arrays:
+                raise BadRequest(
+                    f"{place}[{index}]{name}: expected shape {shape_text(arrays[0].shape)} as in {place}[0]{name}, "
+                    f"got {shape_text(array.shape)}"
+                )
         arrays.append(array)
     if not arrays:
         return np.empty((0, *(size or 0 for size in (spec.shape or (0,))[1:])), spec.dtype.numpy)
@@ -458,7 +459,7 @@ def parse_carefully(body: bytes) -> Any:
     check_nesting(body)
     try:
         text = body.removeprefix(b"\xef\xbb\xbf").decode()
-        value = json.loads(text, parse_int=_integer, parse_float=_decimal, object_pairs_hook=_object)
+        value = _decoder.decode(text)
         if re.search(r"\\u[dD][89a-fA-F]", text):
             json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no text
     except UnicodeEncodeError:
@@ -498,6 +499,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         raise _NotJson(f"the key {_twice([name for name, _ in pairs])!r} stands twice")
     return found
+
+
+_decoder = json.JSONDecoder(parse_int=_integer, parse_float=_decimal, object_pairs_hook=_object)
 
 
 def to_values(array: Array, name: str, *, rows: bool = False, null: bool = False) -> Any:

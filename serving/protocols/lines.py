@@ -14,7 +14,7 @@ from serving.http import BadRequest
 from serving.limits import check_rows
 from serving.protocols import tensorflow_serving
 from serving.protocols.bodies import BOM, LINES, SPACE, Form, joined, json_problem, placed
-from serving.protocols.call import MISSING, Call, Context, row_errors
+from serving.protocols.call import MISSING, Call, Context, check_rows_apart, row_errors
 from serving.protocols.json_tensors import Document
 from serving.signature import Signature
 
@@ -25,6 +25,7 @@ def decode(body: bytes, signature: Signature, context: Context) -> Call:
     if lines == [b""]:
         raise BadRequest("body: expected a JSON value a line, got nothing")
     check_rows(len(lines), "lines")
+    check_rows_apart(context, len(lines), "lines")
     return decode_lines(lines, signature, context)
 
 

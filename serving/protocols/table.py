@@ -28,7 +28,7 @@ from serving.errors import did_you_mean
 from serving.http import BadRequest
 from serving.limits import check_rows
 from serving.protocols.bodies import LINES, Array, Form, parameter, to_strings, to_text
-from serving.protocols.call import MISSING, Call, Context, row_errors
+from serving.protocols.call import MISSING, Call, Context, check_rows_apart, row_errors
 from serving.protocols.json_tensors import Document, nest_to_array
 from serving.signature import Signature, TensorSpec, check, shape_text
 
@@ -57,6 +57,7 @@ def decode(body: bytes, signature: Signature, context: Context) -> Call:
     if not rows:
         raise BadRequest("line 2: expected a row, got only a header")
     check_rows(len(rows), "lines")
+    check_rows_apart(context, len(rows), "lines")
 
     def place(row: int | None) -> str:
         return "lines" if row is None else f"line {line_of(row + first)}"

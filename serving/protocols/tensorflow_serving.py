@@ -25,7 +25,17 @@ from serving.errors import did_you_mean
 from serving.http import BadRequest, Response, to_json
 from serving.limits import check_rows
 from serving.protocols import answers
-from serving.protocols.call import MISSING, NOTHING, Arrays, Call, Context, choose, option, row_errors
+from serving.protocols.call import (
+    MISSING,
+    NOTHING,
+    Arrays,
+    Call,
+    Context,
+    check_rows_apart,
+    choose,
+    option,
+    row_errors,
+)
 from serving.protocols.json_tensors import (
     Document,
     b64,
@@ -74,6 +84,7 @@ def decode_root(
         if form == ROW:
             if isinstance(root[ROW], LISTS):
                 check_rows(len(root[ROW]), ROW)
+                check_rows_apart(context, len(root[ROW]), ROW)
             return answers.check_fields(decode_rows(document, root[ROW], signature, context))
         return answers.check_fields(_columns(document, root[COLUMN], signature, context))
     except BadRequest as error:
