@@ -29,6 +29,10 @@ class Session:
         except Exception as error:  # it raises whatever its Python code meets in a model that it does not expect
             raise RunError("UNIMPLEMENTED", f"{type(error).__name__}: {error}") from None
 
+    def declared(self, signature: Signature) -> Signature:
+        """Return the signature: nothing is known better than what it declares."""
+        return signature
+
     def function(self, signature: Signature) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
         """Return the signature as a function of named arrays."""
         function = self._loaded.signatures[signature.name]

@@ -142,6 +142,10 @@ class Session:
         except (ValueError, RuntimeError) as error:
             raise LoadError(f"LiteRT cannot load {MODEL}: {_plain(error)}") from None
 
+    def declared(self, signature: Signature) -> Signature:
+        """Return the signature: nothing is known better than what it declares."""
+        return signature
+
     def function(self, signature: Signature) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
         """Return the signature as a function of named arrays; raise LoadError where the model lacks it."""
         key = self._runs.get(signature.name, signature.name)

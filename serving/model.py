@@ -23,7 +23,7 @@ from serving.initialization import NOTHING, Initialization, needed
 from serving.log import log
 from serving.purity import DANGEROUS, impurities, served_graph
 from serving.settings import Settings
-from serving.signature import Contents, Signature, check, read
+from serving.signature import DEFAULT, Contents, Signature, check, read
 
 if TYPE_CHECKING:
     from serving.composite import Part
@@ -35,6 +35,8 @@ Function = Callable[[Arrays], dict[str, np.ndarray[Any, Any]]]
 
 class Session(Protocol):
     """What a runtime gives for a SavedModel: its signatures as functions of named arrays."""
+
+    def declared(self, signature: Signature) -> Signature: ...
 
     def function(self, signature: Signature) -> Function: ...
 
@@ -57,6 +59,7 @@ class Model:
         self._functions: dict[str, Function] = {}
         for name, signature in source.signatures.items():
             if signature.refusal is None:
+                self.signatures[name] = signature = session.declared(signature)
                 try:
                     self._functions[name] = session.function(signature)
                 except LoadError as error:
@@ -119,6 +122,7 @@ class Source:
         self.light = litert.holds(self.directory)
         self.contents: Contents = litert.read(self.directory) if self.light else read(self.directory)
         self.signatures = self.contents.signatures
+        self.pure = True  # as far as is known: `judge` finds out
 
     @cached_property
     def parts(self) -> "Mapping[str, tuple[Part, ...]]":
@@ -205,6 +209,7 @@ def judge(source: Source, options: Settings) -> None:
     if dangerous and options.dangerous_ops == "refuse":
         told = "; ".join(dict.fromkeys(f"{use.op} ({use.kind})" for use in dangerous))
         raise LoadError(f"it uses {told}, which a function of its inputs does not; DANGEROUS_OPS=allow serves it still")
+    source.pure = not uses
     if uses:
         told = ", ".join(dict.fromkeys(f"{use.op} ({use.kind})" for use in uses))
         log("WARNING", f"the model is no pure function of its inputs: {told[:500]}")
@@ -391,13 +396,16 @@ class Cache:
             self._lock.release()
 
     def ready(self, until: float = math.inf) -> Model:
-        """Return the model as `get` does, warmed up unless WARMUP=off; requests that come meanwhile are answered."""
+        """Return the model as `get` does, warmed up unless WARMUP=off; requests that come meanwhile are answered.
+
+        Raise LoadError where every signature fails whatever it is given.
+        """
         model = self.get(until)
         if not self._warm:
             _wait(self._warm_lock, until)
             try:
-                if not self._warm and self._options.warmup != "off":
-                    _warm_up(model)
+                if not self._warm and self._options.warmup != "off" and not _warm_up(model):
+                    _prove(model)
                 self._warm = True
             finally:
                 self._warm_lock.release()
@@ -427,8 +435,7 @@ class Cache:
             _ = source.pictures  # the first request would read them
             model = Model(source, open_session(source, self._options), self._options.batch_rows)
         if self._options.warmup == "load":
-            _warm_up(model)
-            self._warm = True
+            self._warm = _warm_up(model) > 0
         return model
 
 
@@ -448,10 +455,39 @@ def _wait(lock: threading.Lock, until: float) -> None:
         raise DeadlineError("the model was still being loaded when the time for this request had passed")
 
 
-def _warm_up(model: Model) -> None:
+def _warm_up(model: Model) -> int:
     from serving.warmup import warm  # a request that loads the model does not wait for it, unless WARMUP=load
 
-    warm(model.source.directory, model.signatures, model.run)
+    return warm(model.source.directory, model.signatures, model.run)
+
+
+FEW, SECONDS = 8, 3.0  # made inputs that a probe has run of each signature, and until when
+
+
+def _prove(model: Model) -> None:
+    """Run a signature on made inputs, which also warms it up; raise LoadError where each of them has a fault."""
+    from serving.trying import tried  # not needed for an answer
+
+    if not model.source.pure:
+        return  # a run may change what the next one answers
+    wanted = [one for one in model.signatures.values() if one.refusal is None and not one.name.startswith("__")]
+    begin, reasons, faults = time.monotonic(), [], 0
+    for signature in sorted(wanted, key=lambda one: one.name != DEFAULT):
+        if any(spec.shape is None for spec in signature.inputs.values()):
+            continue  # a wrong rank can end the process
+        left = SECONDS - (time.monotonic() - begin)
+        found = tried(model, signature, model.source.recipes(signature), FEW, left)
+        if found.inputs is not None:
+            return
+        reasons.append(f"{signature.name!r}: {found.reason}")
+        faults += found.fault
+    if wanted and faults == len(wanted):
+        log("ERROR", f"the model is not ready, for every request fails: {'; '.join(reasons)}")
+        raise LoadError("every request fails, for a reason of the model's own; the log has it")
+    if wanted:
+        log(
+            "WARNING", f"no signature was shown to answer; export the model with examples=: {'; '.join(reasons)}"[:1000]
+        )
 
 
 _cache: Cache | None = None

@@ -15,6 +15,7 @@ import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from ctypes import POINTER, c_char, c_char_p, c_int, c_int64, c_size_t, c_void_p
+from dataclasses import replace
 from functools import cache, lru_cache
 from itertools import count
 from pathlib import Path
@@ -26,7 +27,7 @@ from serving import phases
 from serving.dtypes import BY_CODE, DType
 from serving.errors import LoadError, RunError
 from serving.initialization import LOST, NOTHING, Copy, Initialization
-from serving.signature import Signature
+from serving.signature import Signature, TensorSpec
 from serving.wire import varint
 
 NAME = "TensorFlow's C library"
@@ -109,6 +110,8 @@ QUICK = (  # shorter than handing the lock over
     ("TF_GraphOperationByName", Operation,  Graph, c_char_p),
     ("TF_OperationNumOutputs",  c_int,      Operation),
     ("TF_OperationOutputType",  c_int,      TF_Output),
+    ("TF_GraphGetTensorNumDims", c_int,     Graph, TF_Output, Status),
+    ("TF_GraphGetTensorShape",  None,       Graph, TF_Output, POINTER(c_int64), c_int, Status),
     ("TF_NewOperation",         Description, Graph, c_char_p, c_char_p),
     ("TF_AddInput",             None,       Description, TF_Output),
     ("TF_SetAttrType",          None,       Description, c_char_p, c_int),
@@ -332,6 +335,30 @@ class Session:
                 tf.TF_AddInput(description, one)
             tf.TF_SetAttrType(description, b"dtype", dtype)
             return tf.TF_FinishOperation(description, status)
+
+    def declared(self, signature: Signature) -> Signature:
+        """Return the signature with what the graph knows better: shapes that it lacks, and dtypes of its outputs."""
+        try:
+            inputs = {name: self._with_shape(spec) for name, spec in signature.inputs.items()}
+            outputs = {name: self._with_dtype(spec) for name, spec in signature.outputs.items()}
+        except LoadError:
+            return signature  # of a tensor that is not there; the signature is refused for it
+        return replace(signature, inputs=inputs, outputs=outputs)
+
+    def _with_shape(self, spec: TensorSpec) -> TensorSpec:
+        if spec.shape is not None:
+            return spec
+        tf, tensor = self._tf, self._endpoint(spec.tensor)
+        with checked(tf) as status:
+            rank = tf.TF_GraphGetTensorNumDims(self._graph, tensor, status)
+            sizes = (c_int64 * max(rank, 0))()
+            if rank > 0:
+                tf.TF_GraphGetTensorShape(self._graph, tensor, sizes, rank, status)
+        return spec if rank < 0 else replace(spec, shape=tuple(size if size >= 0 else None for size in sizes))
+
+    def _with_dtype(self, spec: TensorSpec) -> TensorSpec:
+        dtype = BY_CODE.get(self._tf.TF_OperationOutputType(self._endpoint(spec.tensor)) % 100)
+        return spec if dtype is None or dtype == spec.dtype else replace(spec, dtype=dtype)
 
     def function(self, signature: Signature) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
         """Return the signature as a function of named arrays; raise LoadError where it cannot be called.

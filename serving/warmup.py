@@ -25,8 +25,11 @@ SECONDS = 5.0  # no run begins later
 Run = Callable[[Signature, Mapping[str, np.ndarray[Any, Any]]], object]
 
 
-def warm(directory: Path, signatures: Mapping[str, Signature], run: Run) -> None:
-    """Run the requests once each, as many as the limits allow. What is wrong with one is logged; nothing is raised."""
+def warm(directory: Path, signatures: Mapping[str, Signature], run: Run) -> int:
+    """Run the requests once each, as many as the limits allow; return how many were answered.
+
+    What is wrong with one is logged; nothing is raised.
+    """
     begin, ran, problems = time.perf_counter(), 0, []
     with phases.measured("warmup"):
         try:
@@ -39,13 +42,14 @@ def warm(directory: Path, signatures: Mapping[str, Signature], run: Run) -> None
                 except (InputError, RunError, ValueError) as error:
                     problems.append(f"request {place}: {plain(str(error))}")
         except FileNotFoundError:
-            return
+            return 0
         except Exception as error:  # a model that loads is served, whatever lies beside it
             problems.append(plain(str(error)) or repr(error))
     if problems:
         more = f"; {len(problems) - 1} more" if len(problems) > 1 else ""
         log("WARNING", f"{PLACE}: {problems[0]}{more}")
     log("INFO", f"warmed up by {ran} request{'' if ran == 1 else 's'}", seconds=round(time.perf_counter() - begin, 3))
+    return ran
 
 
 def _run(logged: Logged, signatures: Mapping[str, Signature], run: Run) -> None:

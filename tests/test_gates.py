@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from serving.__main__ import UNPROVED, main
+from tests import zoo
+from tests.conftest import Serve
 from tests.zoo.kinds import KINDS, build
 
 NOTHING = ("answers_nothing",)
@@ -28,3 +30,27 @@ def test_check_fails_where_every_request_would(capsys: pytest.CaptureFixture[str
     assert status == UNPROVED
     assert "no signature could be shown to answer: 'serving_default': FAILED_PRECONDITION: Could not find" in said
     assert "examples=" not in said  # no example would help
+
+
+def test_a_model_of_which_every_request_fails_is_not_ready(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
+    ask = serve(build() / "answers_nothing")
+    response = ask("GET", "/readyz")
+    assert response.status == 503
+    assert b"every request fails" in response.body
+    assert b"lost" not in response.body  # a variable's name
+    assert "Could not find variable lost" in capsys.readouterr().out
+    assert ask("GET", "/readyz").status == 503
+    assert serve(build() / "answers_nothing", WARMUP="off")("GET", "/readyz").status == 200
+
+
+@pytest.mark.parametrize("name", [name for name in KINDS if name not in NOTHING])
+def test_a_model_that_answers_is_ready(name: str, serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
+    assert serve(build() / name)("GET", "/readyz").status == 200
+    unproved = "no signature was shown to answer" in capsys.readouterr().out
+    assert unproved == (name in ("rank_unknown", "example_any_rank"))
+
+
+def test_a_model_with_state_is_not_tried(serve: Serve) -> None:
+    ask = serve(zoo.build() / "counter", DANGEROUS_OPS="allow")
+    assert ask("GET", "/readyz").status == 200
+    assert ask("POST", "/", {"inputs": 1.0}).body == serve(zoo.build() / "counter")("POST", "/", {"inputs": 1.0}).body

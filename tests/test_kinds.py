@@ -39,3 +39,14 @@ def test_a_signature_whose_variable_was_not_saved_is_refused_at_load() -> None:
 def test_each_variable_of_each_keras_model_is_filled_once() -> None:
     assert len(Source(build() / "keras3_module", "model").initialization.copies) == 16
     assert Source(EMBEDDED, "model").initialization.copies == ()
+
+
+def test_the_shape_and_the_dtype_are_the_graphs() -> None:
+    model = load(build() / "no_tensor_shape")
+    predict, regress = (model.signatures[name] for name in ("serving_default", "tensorflow/serving/regress"))
+    assert predict.inputs["x"].shape == (None, 1)
+    assert regress.inputs["inputs"].dtype.name == "DT_STRING"
+    model.close()
+    model = load(build() / "output_dtype")
+    assert model.signatures["serving_default"].outputs["y"].dtype.name == "DT_INT64"
+    model.close()

@@ -198,7 +198,7 @@ def bare(graph: Any) -> None:
 @entry(ask_session)
 def no_tensor_shape(path: Path) -> Calls:
     with tf.Graph().as_default():
-        examples, parsed = one_feature()
+        examples, parsed = one_feature([None])
         x = tf.identity(parsed, "x")
         y = tf.identity(x * v1.get_variable("w", initializer=0.5) + 3.0, "y")
         regress = predicts({"inputs": examples}, {"outputs": y})
