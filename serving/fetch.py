@@ -7,14 +7,17 @@ piece by piece.
 import shutil
 import tempfile
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from serving.errors import LoadError
+from serving.log import log
 from serving.storage import Object, Storage, StorageError, split
+from serving.versions import INDEX, lacking, missing_shard
 
 SIDE_BY_SIDE = 8
+SINGLE = frozenset({"saved_model.pb", "model.tflite"})  # a folder with one of these is a model itself
 
 
 def fetch(address: str, storage: Storage) -> Path:
@@ -34,9 +37,17 @@ def fetch(address: str, storage: Storage) -> Path:
         objects = [found for found in storage.list(bucket, prefix) if not found.name.endswith("/")]
         if not objects:
             raise LoadError("the bucket holds nothing in the model's folder")
-        files = places([found.name for found in objects], prefix)
+        places_of = dict(zip(places([found.name for found in objects], prefix), objects))
         with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
-            list(pool.map(copy, zip(objects, files)))
+            for names in _in_turn(list(places_of)):
+                list(pool.map(copy, ((places_of[name], name) for name in names)))
+                version = into / names[0].partition("/")[0]
+                if not version.name.isdecimal() or (problem := lacking(version)) is None:
+                    break
+                log("WARNING", f"version {version.name} is passed over: {problem}")
+                shutil.rmtree(version)  # it may be in memory
+            else:
+                raise LoadError("the bucket holds no whole version of the model")
     except StorageError as error:
         shutil.rmtree(into, ignore_errors=True)
         raise LoadError(str(error)) from None
@@ -44,6 +55,32 @@ def fetch(address: str, storage: Storage) -> Path:
         shutil.rmtree(into, ignore_errors=True)
         raise
     return into
+
+
+def _in_turn(names: Sequence[str]) -> Iterator[list[str]]:
+    """Yield the files to copy: all of them, or those of one numbered version after another, the highest first.
+
+    A version of which the names alone show that it is not whole is left out.
+    """
+    numbered = {version for name in names if "/" in name and (version := name.partition("/")[0]).isdecimal()}
+    if not numbered or SINGLE.intersection(names):
+        yield list(names)
+        return
+    for version in sorted(numbered, key=int, reverse=True):
+        inner = [name.removeprefix(f"{version}/") for name in names if name.startswith(f"{version}/")]
+        if problem := _lacking(inner):
+            log("WARNING", f"version {version} is passed over: {problem}")
+        else:
+            yield [f"{version}/{name}" for name in inner]
+
+
+def _lacking(names: Sequence[str]) -> str | None:
+    """Say what a version lacks by the names of its files, or None."""
+    if not SINGLE.intersection(names):
+        return "saved_model.pb is missing"
+    if INDEX in names:
+        return missing_shard(names)
+    return f"{INDEX} is missing" if any(name.startswith("variables/") for name in names) else None
 
 
 def places(names: Sequence[str], prefix: str) -> list[str]:

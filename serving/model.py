@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from serving import assets, files, inflight, litert, manifest, metrics, phases, settings, tensorflow_c
+from serving import assets, files, inflight, litert, manifest, metrics, phases, settings, tensorflow_c, versions
 from serving.errors import DeadlineError, InputError, LoadError, RunError, plain
 from serving.initialization import NOTHING, Initialization, needed
 from serving.log import log
@@ -115,9 +115,9 @@ class Source:
     """A model on disk: where it is and what it offers, without loading it."""
 
     def __init__(self, directory: Path, name: str) -> None:
-        """Find the model in `directory`, or its highest numbered version; raise LoadError where there is none."""
+        """Find the model in `directory`, or its highest whole version; raise LoadError where there is none."""
         self.name = name
-        self.directory = _newest(directory)
+        self.directory, self.passed_over = versions.chosen(directory)
         self.version = self.directory.name if self.directory.name.isdecimal() else "1"
         self.light = litert.holds(self.directory)
         self.contents: Contents = litert.read(self.directory) if self.light else read(self.directory)
@@ -182,18 +182,6 @@ class Source:
             return ()
 
 
-def _newest(directory: Path) -> Path:
-    """Return the folder itself, or the one of the highest number in it that holds a whole model."""
-    if _whole(directory) or not directory.is_dir():
-        return directory
-    numbered = [path for path in directory.iterdir() if path.name.isdecimal() and _whole(path)]
-    return max(numbered, key=lambda path: int(path.name), default=directory)
-
-
-def _whole(directory: Path) -> bool:
-    return (directory / "saved_model.pb").exists() or litert.holds(directory)
-
-
 def judge(source: Source, options: Settings) -> None:
     """Refuse a model that touches files, the network or Python; warn of one that is no pure function."""
     if options.dangerous_ops == "refuse":
@@ -236,8 +224,8 @@ def judge_parts(source: Source) -> None:
 def open_library(options: Settings) -> None:
     """Open the model's library before it is needed, if it is there; whoever needs it is told what is wrong with it."""
     directory, light = options.model_dir, options.runtime == "litert"
-    with suppress(OSError):  # of a folder that cannot be read; the load will tell
-        light = light or (isinstance(directory, Path) and litert.holds(_newest(directory)))
+    with suppress(OSError, LoadError):  # the load will tell
+        light = light or (isinstance(directory, Path) and litert.holds(versions.chosen(directory).directory))
     if light:
         with suppress(LoadError):
             litert.open_library()
@@ -371,6 +359,8 @@ class Cache:
             options = self._options
             directory = fetch(directory, Storage(options.storage_emulator_host, options.google_oauth_access_token))
         source = Source(directory, self._options.model_name)
+        for version in source.passed_over:
+            log("WARNING", f"{version}; version {source.version} is served")
         _ = source.parts  # read here, where a failure is a failed load for whatever asks
         return source
 
