@@ -7,7 +7,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from serving import settings
+from serving import settings, shown
 from serving.errors import LoadError
 from serving.model import Source
 from serving.protocols import tensorflow_serving
@@ -32,7 +32,8 @@ def show(directory: Path) -> str:
         if signature.refusal:
             lines.append(f"  cannot be called: {signature.refusal}")
         else:
-            lines.append(f"  try  {_curl(source, signature, 8080)}")
+            what = "try " if shown.exported(source, signature) else "form"
+            lines.append(f"  {what} {_curl(source, signature, 8080)}")
     return "\n".join(lines)
 
 
@@ -47,9 +48,19 @@ def _line(spec: TensorSpec) -> str:
 
 
 def _curl(source: Source, signature: Signature, port: int) -> str:
-    body = tensorflow_serving.example(signature, source.examples.get(signature.name)).decode()
+    """Return a command: the exporter's example; else the form of a request, which says that it has not been tried."""
+    body = shown.exported(source, signature).decode()
+    untried = ""
+    if not body:
+        if shown.is_complex(signature):
+            return "none: JSON has no complex numbers"
+        if text := shown.form(source, signature):
+            body, _, meaning = text.partition(", where ")
+            return f"curl localhost:{port} -d {shlex.quote(body)}    # {meaning}"
+        body = tensorflow_serving.example(signature, source.examples.get(signature.name)).decode()
+        untried = "    # not tried: values of the declared types and shapes"
     if len(body) <= LONGEST_EXAMPLE:
-        return f"curl localhost:{port} -d {shlex.quote(body)}"
+        return f"curl localhost:{port} -d {shlex.quote(body)}{untried}"
     inputs = ", ".join(f"{spec.name} {spec.dtype.label} {shape_text(spec.shape)}" for spec in signature.inputs.values())
     return f"curl localhost:{port} -d @request.json    # a body of {len(body):,} bytes: {inputs}"
 
@@ -63,7 +74,8 @@ def banner(port: int) -> str:
     signatures = [signature for signature in _default_first(source) if signature.refusal is None]
     names = ", ".join(signature.name for signature in signatures)
     served = f"Serving {os.path.relpath(source.directory)} as {source.name!r}, version {source.version} ({names})."
-    return f"{served} Try:\n\n  {_curl(source, signatures[0], port)}\n"
+    what = "Try" if shown.exported(source, signatures[0]) else "The form of a request"
+    return f"{served} {what}:\n\n  {_curl(source, signatures[0], port)}\n"
 
 
 REPLAY = """\

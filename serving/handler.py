@@ -14,6 +14,7 @@ import numpy as np
 from serving import accelerator, inflight, limits, metrics, model, observe, phases, settings, watchdog
 from serving.errors import CLIENTS_FAULT, DeadlineError, InputError, LoadError, RunError, did_you_mean, plain
 from serving.http import (
+    JSON,
     SMALLEST_COMPRESSED,
     BadRequest,
     Changed,
@@ -37,7 +38,7 @@ from serving.http import receive as receive_body
 from serving.log import begin, log
 from serving.model import Model
 from serving.protocols import answers, classify, open_inference, raw, regress, sagemaker, tensorflow_serving
-from serving.protocols.call import Arrays, Call, Context, row_errors
+from serving.protocols.call import Arrays, Call, Context, option, row_errors
 from serving.protocols.options import from_query
 from serving.record import UNWATCHED, Record
 from serving.signature import DEFAULT
@@ -137,7 +138,7 @@ def _infer(request: Request, body: bytes, until: float, protocol: ModuleType) ->
         return _packed(request, protocol.encode(call, outputs))
     except BadRequest as error:
         if error.example:
-            raise BadRequest(f"{error}{_example(error.signature, protocol)}") from None
+            raise BadRequest(f"{error}{_example(served, error, context, protocol)}") from None
         raise
 
 
@@ -279,7 +280,6 @@ def expose(request: Request, _target: Target, _protocol: ModuleType) -> Response
 
 MOST_ROWS_TRIED = 256
 MOST_ROWS_ALONE = 10_000  # each takes a run
-LONGEST_EXAMPLE = 600
 
 
 def _run(served: Model, call: Call, protocol: ModuleType, failure: RunError | None) -> tuple[Call, Arrays]:
@@ -371,12 +371,22 @@ def _bad_row(served: Model, call: Call) -> int | None:
     return None
 
 
-def _example(name: str | None, protocol: ModuleType) -> str:
-    source = model.cache().source()
-    callable_ = [signature for signature in source.signatures.values() if signature.refusal is None]
-    signature = next((one for one in callable_ if one.name == (name or DEFAULT)), callable_[0])
-    body = protocol.example(signature, source.examples.get(signature.name)).decode()
-    return f"; a body that works: {body}" if 0 < len(body) <= LONGEST_EXAMPLE else ""
+def _example(served: Model, error: BadRequest, context: Context, protocol: ModuleType) -> str:
+    """Return what an error says of bodies that are right: one that works, else the form."""
+    from serving import shown  # of errors alone
+
+    callable_ = {name: one for name, one in served.signatures.items() if one.refusal is None}
+    name = error.signature or option(context, "signature_name")
+    signature = callable_.get(name or DEFAULT) or (None if name else next(iter(callable_.values())))
+    if signature is None:
+        return ""
+    label = f", as {JSON}" if protocol is raw else ""  # under the request's content type it would not
+    if protocol in (raw, sagemaker):
+        protocol = tensorflow_serving
+    if body := shown.working(served, signature, protocol).decode():
+        return f"; a body that works{label}: {body}"
+    text = "" if protocol in (classify, regress) else shown.form(served.source, signature, protocol)
+    return f"; the form of a body{label}: {text}" if text else ""
 
 
 def status(request: Request, _target: Target, _protocol: ModuleType) -> Response:

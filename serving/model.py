@@ -157,20 +157,25 @@ class Source:
         return operations(served_graph(self.directory))
 
     @cached_property
-    def examples(self) -> Mapping[str, Any]:
-        """Return example requests by signature: the exporter's, and those that zeros alone would not make."""
+    def exported(self) -> Mapping[str, Any]:
+        """Return the exporter's example requests, by signature."""
         import json  # not needed for an answer
 
         try:
             found = json.loads(files.content(self.directory, "assets.extra/examples.json") or b"")
         except (LoadError, ValueError, RecursionError):
             found = {}
-        if self.parts:
-            from serving.composite import example  # imported already
-
-            made = {name: example(self.signatures[name], parts) for name, parts in self.parts.items()}
-            return {**made, **(found if isinstance(found, dict) else {})}
         return found if isinstance(found, dict) else {}
+
+    @cached_property
+    def examples(self) -> Mapping[str, Any]:
+        """Return example requests by signature: the exporter's, and those that zeros alone would not make."""
+        if not self.parts:
+            return self.exported
+        from serving.composite import example  # imported already
+
+        made = {name: example(self.signatures[name], parts) for name, parts in self.parts.items()}
+        return {**made, **self.exported}
 
     @cached_property
     def labels(self) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
     paths                  the handler's routes, with this model's name in them
     components/schemas     the inputs and outputs of each signature, as each protocol writes them
-    examples               what each protocol offers as a body that works
+    examples               the exporter's, as each protocol writes them
 
 It follows from saved_model.pb alone; the model need not be loaded. A body that fits its schema is answered 200, but
 for what JSON Schema cannot say: that lists which belong to one array are of one length, that a tensor of the Open
@@ -21,6 +21,7 @@ from urllib.parse import quote
 
 import numpy as np
 
+from serving import shown
 from serving.dtypes import EXTENDED, DType
 from serving.http import JSON, BadRequest, to_json
 from serving.model import Source
@@ -32,7 +33,6 @@ from serving.signature import DEFAULT, Shape, Signature, TensorSpec, shape_text
 Schema = dict[str, Any]
 
 LONGEST_EXAMPLE = 8000  # bytes; of larger inputs the schema alone tells the form
-MOST_ELEMENTS = 2000  # in an example of zeros
 
 
 class Route(Protocol):
@@ -708,11 +708,7 @@ def _body(name: str, protocol: ModuleType, subject: Subject) -> Schema:
         return {"description": BODIES[name], "content": {form: {"schema": _schema(name)} for form in forms}}
     found = {}
     for signature in subject.signatures:
-        saved = subject.source.examples.get(signature.name)
-        elements = sum(math.prod(size or 1 for size in spec.shape or ()) for spec in signature.inputs.values())
-        if not saved and elements > MOST_ELEMENTS:
-            continue
-        body = protocol.example(signature, saved)
+        body = shown.exported(subject.source, signature, protocol)
         if 0 < len(body) <= LONGEST_EXAMPLE:
             found[subject.ids[signature.name]] = {"summary": signature.name, "value": json.loads(body)}
     content = {"schema": _schema(name), **({"examples": found} if found else {})}

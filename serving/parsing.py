@@ -70,6 +70,12 @@ def texts(directory: Path, signature: Signature) -> list[Text]:
     return [*made, *GUESSES]
 
 
+def parsed(directory: Path, signature: Signature) -> frozenset[bytes]:
+    """Return the operations that a signature reaches."""
+    reached = _Reader(served_graph(directory)).reached([spec.tensor.encode() for spec in signature.outputs.values()])
+    return frozenset(one.op for one in reached)
+
+
 def _same(text: bytes) -> Text:
     return lambda _random: text
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from serving import handler, openapi
+from serving import handler, model, openapi
 from serving.http import Request, Response
+from serving.protocols import open_inference, tensorflow_serving
 from tests.conftest import EMBEDDED, Serve
 from tests.zoo import ZOO, absent, build
 
@@ -63,12 +64,27 @@ def problems(schema: Any, value: Any) -> list[str]:
 
 
 def examples(document: Any) -> Iterator[tuple[str, Any, str, Any]]:
-    """Yield every example with its path and operation, for the addresses without a version."""
+    """Yield every example with its path and operation, for the addresses without a version.
+
+    Where the exporter left none, values of the declared types and shapes stand for them.
+    """
+    source = model.cache().source()
     for _, path, operation in operations(document):
-        body = resolve(document, operation.get("requestBody", {})).get("content", {}).get("application/json", {})
-        if "{version}" not in path:
-            for name, example in body.get("examples", {}).items():
-                yield path, operation, name, example["value"]
+        reference = operation.get("requestBody", {})
+        body = resolve(document, reference).get("content", {}).get("application/json", {})
+        protocol = {"Predict": tensorflow_serving, "Infer": open_inference}.get(
+            reference.get("$ref", "").rpartition("/")[2]
+        )
+        if "{version}" in path:
+            continue
+        for name, example in body.get("examples", {}).items():
+            yield path, operation, name, example["value"]
+        offered = source.signatures.items() if protocol and "examples" not in body else ()
+        for name, signature in offered:
+            usable = name and signature.refusal is None
+            found = protocol.example(signature, source.examples.get(name)) if usable else b""  # type: ignore[union-attr]
+            if 0 < len(found) < 8000:
+                yield path, operation, name, json.loads(found)
 
 
 @cache

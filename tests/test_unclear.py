@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from serving.__main__ import show
+from tests import answer_models
 from tests.conftest import EMBEDDED, Serve
 from tests.zoo import build
 
@@ -90,3 +92,49 @@ def test_a_bare_picture_in_base64_is_a_row(serve: Serve, examples: dict[str, Any
     (row,) = examples["serving_default"]["instances"]
     answer = serve(EMBEDDED)("POST", "/invocations", row)
     assert json.loads(answer.body)["predictions"][0]["label"] == "3"
+
+
+SHOWN = [
+    # model          query                       what the error shows
+    ("fields",       "",                         '; a body that works: {"instances":'),
+    ("refuses",      "?signature_name=picture",  '''; the form of a body: {"signature_name": "picture", "instances": [{"b64": "..."}]}, where "..." is a picture's file in base64'''),
+    ("refuses",      "?signature_name=example",  '; the form of a body: {"signature_name": "example", "instances": [{"b64": "..."}]}, where "..." is a serialized tf.train.Example in base64'),
+    ("refuses",      "",                         '; the form of a body: {"instances": ["..."]}, where "..." is a number as text'),
+    ("refuses",      "?signature_name=pictures", "; did you mean 'picture'?"),
+    ("complex",      "",                         "complex64 has no JSON form"),
+    ("complex",      "?signature_name=plain",    '; a body that works: {"signature_name":"plain","instances":[0.0]}'),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "query", "end"), SHOWN)
+def test_an_error_shows_a_body_that_works_or_the_form_of_one(serve: Serve, name: str, query: str, end: str) -> None:
+    ask = serve(answer_models.build() / name, DANGEROUS_OPS="allow")
+    error = json.loads(ask("POST", PREDICT + query, {"instances": [[None]]}).body)["error"]
+    assert end in error, error
+    if end.startswith("; a body that works"):
+        body = error.partition("a body that works: ")[2].encode()
+        assert ask("POST", PREDICT + query, body).status == 200
+    else:
+        assert "a body that works" not in error
+
+
+@pytest.mark.parametrize("signature", ["picture", "base64", "plain"])
+def test_infer_shows_the_same(serve: Serve, signature: str) -> None:
+    ask = serve(answer_models.build() / ("complex" if signature == "plain" else "refuses"), DANGEROUS_OPS="allow")
+    error = json.loads(ask("POST", INFER, {"inputs": [], "parameters": {"signature_name": signature}}).body)["error"]
+    body = error.partition("a body that works: ")[2].encode()
+    assert ask("POST", INFER, body).status == 200 if body else 'where "..." is a picture\'s file in base64' in error
+
+
+def test_a_body_in_json_is_not_shown_as_working_for_a_picture(serve: Serve) -> None:
+    answer = serve(EMBEDDED)("POST", "/", b"no picture", **{"content-type": "image/png"})
+    assert b"; a body that works, as application/json: " in answer.body
+
+
+def test_show_and_the_document_offer_only_what_the_exporter_left(serve: Serve) -> None:
+    text = show(answer_models.build() / "refuses")
+    assert "  try " not in text
+    assert "a picture's file in base64" in text
+    assert "none: JSON has no complex numbers" in show(answer_models.build() / "complex")
+    document = json.loads(serve(answer_models.build() / "rows")("GET", "/openapi.json").body)
+    assert "examples" not in document["components"]["requestBodies"]["Predict"]["content"]["application/json"]

@@ -63,12 +63,12 @@ def choose(signatures: Mapping[str, Signature], name: Any, place: str) -> Signat
     """Return the signature of that name, the default one for an empty name; `place` is where a request names it."""
     if not isinstance(name, str):
         raise BadRequest(f"{place}: expected a string, got {kind(name)}")
-    name = name or DEFAULT
+    given, name = bool(name), name or DEFAULT
     signature = signatures.get(name)
     if signature is None:
         known = [other.name for other in signatures.values() if other.refusal is None]
         name = name[:200]
-        raise BadRequest(f"{place}: the model has no signature {name!r}{did_you_mean(name, known)}")
+        raise BadRequest(f"{place}: the model has no signature {name!r}{did_you_mean(name, known)}", example=not given)
     if signature.refusal:
         raise BadRequest(f"{place}: {signature.name!r} cannot be called: {signature.refusal}")
     return signature
