@@ -11,7 +11,7 @@ those, whatever functions it passes; a name from anywhere else may be that of an
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import NamedTuple
 
-from serving.signature import _each, _map, _one, _whole
+from serving.signature import _each, _first, _map, _one, _whole
 
 READING = {  # operations that read files when a model is loaded: the place of the name among their arguments
     b"InitializeTableFromTextFile": 1,
@@ -47,14 +47,15 @@ class Body(NamedTuple):
 
 def foreign(
     main: Mapping[bytes, Node],
-    library: Mapping[bytes, Body],
+    library: Callable[[bytes], Body],
     instead: Callable[[bytes], Iterable[bytes]],
     fed: Collection[bytes],
     reached: Iterable[Node],
 ) -> set[Place]:
     """Return the operations that read a file whose name is not fed.
 
-    `reached` are the nodes of the main graph that run, `instead` says what may run where a function is called.
+    `reached` are the nodes of the main graph that run, `instead` says what may run where a name is called; nothing
+    where it is not a function's.
     """
     found: set[Place] = set()
     done: set[tuple[bytes, tuple[bool, ...]]] = set()
@@ -67,55 +68,57 @@ def foreign(
             place = READING.get(node.op)
             if place is not None and not (place < len(inputs) and _is_fed(inputs[place], body, given, own)):
                 found.add((node.op, node.name, function))
-            for called in (*node.calls, *([node.op] if node.op in library else [])):
-                if called not in library:
-                    continue
+            for called in (*node.calls, node.op):  # an operation may be a function's name
                 before = CALLING.get(node.op)
                 passed = () if before is None else tuple(_is_fed(one, body, given, own) for one in inputs[before:])
                 for other in instead(called):
                     call = (other, passed if other == called else ())
                     if call not in done:
                         done.add(call)
-                        inside = library[other]
+                        inside = library(other)
                         pending.append((other, inside, call[1], list(inside.nodes.values())))
     return found
 
 
 def body(function: memoryview, nodes: Iterable[Node]) -> Body:
     """Return a FunctionDef's body."""
-    arguments = list(_each(_whole(function, 1), 2))
+    arguments = list(_each(_first(function, 1), 2))
     if any(_one(argument, 5) or _one(argument, 6) for argument in arguments):  # it takes lists of tensors
         arguments = []
     places = {bytes(_one(argument, 1)): place for place, argument in enumerate(arguments)}
     return Body({node.name: node for node in nodes}, places)
 
 
-def kept(graph: memoryview, assets: Collection[bytes]) -> set[bytes]:
-    """Return the nodes that read a variable which holds the path of an asset and never anything else."""
-    definition = _whole(graph, 2)
-    handles: dict[bytes, bytes] = {}  # by node: what the variable is called
-    called: list[bytes] = []
-    uses: dict[bytes, list[tuple[bytes, bytes, bytes]]] = {}  # by handle: operation, node, value
-    bodies = [(True, definition, 1), *((False, of, 3) for of in _each(_whole(definition, 2), 1))]
-    for main, message, field in bodies:
-        for node in _each(message, field):
-            op, name = bytes(_one(node, 2)), bytes(_one(node, 1))
-            inputs = [bytes(one) for one in _each(node, 3)]
-            if op == b"VarHandleOp":
-                called.append(bytes(_one(_map(node, 5).get("shared_name", memoryview(b"")), 2)))
-                if main:
-                    handles[name] = called[-1]
-            elif main:
-                for one in inputs:
-                    uses.setdefault(one.partition(b":")[0], []).append((op, name, inputs[-1] if inputs else b""))
+def kept(main: Mapping[bytes, Node], graph: memoryview, assets: Collection[bytes]) -> set[bytes]:
+    """Return the tensors read from a variable that holds the path of an asset and never anything else."""
+    uses: dict[bytes, list[Node]] = {}  # by node
+    for node in main.values():
+        for one in node.inputs:
+            uses.setdefault(one.partition(b":")[0], []).append(node)
+    handles, called = _variables(graph)
     found = set()
     for handle, name in handles.items():
         of = uses.get(handle, [])
-        given = [tensor(value) for op, _, value in of if op == b"AssignVariableOp"]
-        plain = all(op in (b"AssignVariableOp", b"ReadVariableOp", b"VarIsInitializedOp") for op, _, _ in of)
+        given = [tensor(node.inputs[-1]) for node in of if node.op == b"AssignVariableOp"]
+        plain = all(node.op in (b"AssignVariableOp", b"ReadVariableOp", b"VarIsInitializedOp") for node in of)
         if plain and given and all(value in assets for value in given) and name and called.count(name) == 1:
-            found |= {tensor(node) for op, node, _ in of if op == b"ReadVariableOp"}
+            found |= {tensor(node.name) for node in of if node.op == b"ReadVariableOp"}
     return found
+
+
+def _variables(graph: memoryview) -> tuple[dict[bytes, bytes], list[bytes]]:
+    """Return what each variable of the main graph is called, by its node, and what all are, those of functions too."""
+    definition = _whole(graph, 2)
+    handles: dict[bytes, bytes] = {}
+    called: list[bytes] = []
+    bodies = [(True, definition, 1), *((False, of, 3) for of in _each(_whole(definition, 2), 1))]
+    for main, message, field in bodies:
+        for node in _each(message, field):
+            if bytes(_one(node, 2)) == b"VarHandleOp":
+                called.append(bytes(_one(_map(node, 5).get("shared_name", memoryview(b"")), 2)))
+                if main:
+                    handles[bytes(_one(node, 1))] = called[-1]
+    return handles, called
 
 
 def tensor(name: bytes) -> bytes:

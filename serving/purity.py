@@ -17,7 +17,7 @@ from pathlib import Path
 from serving import filenames, saved_model, strict
 from serving.errors import LoadError
 from serving.filenames import READING, Node
-from serving.signature import SERVE, _each, _map, _one, _text, _varint, _whole
+from serving.signature import SERVE, _each, _first, _map, _one, _text, _varint, _whole
 
 LOADING = ""  # in place of a signature's name: what runs once, when the model is loaded
 INIT = "__saved_model_init_op"  # the signature that TensorFlow 2 writes for it
@@ -262,13 +262,15 @@ class _Library:
 
     def __init__(self, definition: memoryview) -> None:
         library = _whole(definition, 2)
-        self.functions = {bytes(_one(_whole(function, 1), 1)): function for function in _each(library, 1)}
+        self.functions = {bytes(_first(_first(function, 1), 1)): function for function in _each(library, 1)}
         self.gradients = {bytes(_one(of, 1)): bytes(_one(of, 2)) for of in _each(library, 2)}
         # TensorFlow's graph optimizer puts a function in the place of another that implements the same interface, by
         # the device that it prefers.
         self._interfaces: dict[bytes, list[bytes]] = {}
         self._of: dict[bytes, bytes] = {}
         for name, function in self.functions.items():
+            if len(function) < COPIED and b"api_implements" not in bytes(function):
+                continue
             for entry in _each(function, 5):
                 if bytes(_one(entry, 1)) == b"api_implements":
                     self._of[name] = interface = bytes(_one(_one(entry, 2), 2))
@@ -280,8 +282,13 @@ class _Library:
             self._nodes[name] = list(_nodes(self.functions[name], 3))
         return self._nodes[name]
 
+    def body(self, name: bytes) -> filenames.Body:
+        return filenames.body(self.functions[name], self.nodes(name))
+
     def instead(self, name: bytes) -> list[bytes]:
         """Return the function, its gradient, and every other implementation of its interface."""
+        if name not in self.functions:
+            return []
         found = [name, self.gradients.get(name, b""), *self._interfaces.get(self._of.get(name, b""), ())]
         return [one for one in found if one in self.functions]
 
@@ -315,9 +322,8 @@ def _other_files(graph: memoryview, main: Mapping[bytes, Node], library: _Librar
     """Return the operations that read a file while the model is loaded, where it is none of the model's own."""
     assets = {filenames.tensor(bytes(_one(_one(of, 1), 1))) for of in asset_definitions(graph)}
     saver = filenames.tensor(bytes(_one(_whole(graph, 3), 1)))
-    bodies = {name: filenames.body(of, library.nodes(name)) for name, of in library.functions.items()}
-    fed = assets | filenames.kept(graph, assets) | {saver}
-    places = filenames.foreign(main, bodies, library.instead, fed, _reached(main, _roots(graph)[LOADING]))
+    fed = assets | (filenames.kept(main, graph, assets) if assets else set()) | {saver}
+    places = filenames.foreign(main, library.body, library.instead, fed, _reached(main, _roots(graph)[LOADING]))
     return {_use(LOADING, "files", *place) for place in places}
 
 

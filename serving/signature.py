@@ -194,6 +194,11 @@ def _one(message: memoryview, wanted: int) -> memoryview:
     return last
 
 
+def _first(message: memoryview, wanted: int) -> memoryview:
+    """Return a string or message field that stands before the others, without reading those; empty where absent."""
+    return next(_each(message, wanted), memoryview(b""))
+
+
 def _whole(message: memoryview, wanted: int) -> memoryview:
     """Return a message field; one that is written in parts is their concatenation, as protobuf has it."""
     parts = list(_each(message, wanted))

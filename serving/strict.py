@@ -220,10 +220,10 @@ class _Reader:
             last = key
         if not data[start:position].isascii():  # text of other scripts, or more than 127 bytes of it
             self.message("NodeDef", start, position, depth + 1)
-        known, rest = self._good["NodeDef"], data[position:end]
-        if rest not in known:
+        known, rest = self._good["NodeDef"], data[position : min(end, position + KNOWN_BYTES * 4)]
+        if position + len(rest) < end or rest not in known:
             self.message("NodeDef", position, end, depth + 1, _NODE_NAMED)
-            if len(rest) <= KNOWN_BYTES * 4 and len(known) < KNOWN_MOST:
+            if position + len(rest) == end and len(known) < KNOWN_MOST:
                 known[rest] = b""
         return name
 
