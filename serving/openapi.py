@@ -450,8 +450,9 @@ def _chosen(signature: Signature, subject: Subject, form: str, value: Schema) ->
     other = "inputs" if form == "instances" else "instances"
     options = {option: parameter["schema"] for option, parameter in _options(subject).items()}
     parameters = {"description": "As in the address. What is no object is not looked at.", "properties": options}
-    properties = {"signature_name": name, form: value, "parameters": parameters, other: False}
-    return _object(properties, (form,) if default else ("signature_name", form))
+    properties = {"signature_name": name, form: value, "parameters": parameters}
+    # Not {other: False}, which says the same: generators of clients cannot read a schema that is no object.
+    return {**_object(properties, (form,) if default else ("signature_name", form)), "not": {"required": [other]}}
 
 
 def _instances(signature: Signature, subject: Subject) -> Schema:
@@ -465,7 +466,10 @@ def _instances(signature: Signature, subject: Subject) -> Schema:
     ((spec, row),) = zip(inputs.values(), rows.values())
     if keys and spec.dtype.kind == "S" and spec.shape is not None and len(spec.shape) == 1:
         named = _any([named, _object({"b64": BASE64, **keys}, closed=True)])
-    return _any([{"type": "array", "items": named, **sizes}, {"type": "array", "items": row, **sizes}])
+    # One list of either, and not two kinds of lists, which generated clients cannot tell apart.
+    objects = {"contains": {"type": "object", "anyOf": [{"required": [name]} for name in (*inputs, *keys)]}}
+    mixed = {"allOf": [objects, {"contains": {"not": {"type": "object"}}}]}
+    return {"type": "array", "items": _any([named, row]), **sizes, "not": mixed}
 
 
 def _sized(specs: Iterable[TensorSpec]) -> Schema:
@@ -642,12 +646,14 @@ def _tensor(spec: TensorSpec) -> Schema:
             count = math.prod(size or 0 for size in spec.shape)
             flat.update(minItems=count, maxItems=count)
         data = flat if len(spec.shape) == 1 else _any([flat, _given(spec, empty=True)])
+    size = {"binary_data_size": {"not": {"type": "null"}}}  # a property of the type null, some generators cannot read
+    sized = {"type": "object", "properties": size, "required": [*size]}
     return _object({
         "name": {"const": spec.name},
         "datatype": {"const": spec.dtype.v2_name},
         "shape": _sizes(spec.shape),
         "data": data,
-        "parameters": {"type": ["object", "null"], "properties": {"binary_data_size": {"type": "null"}}},
+        "parameters": {"type": ["object", "null"], "not": sized},
     }, ("name", "datatype", "shape", "data"))  # fmt: skip
 
 
@@ -657,7 +663,9 @@ def _sizes(shape: Shape | None) -> Schema:
         return {"type": "array", "items": free}
     listed: Schema = {"type": "array", "minItems": len(shape), "maxItems": len(shape)}
     if shape:
-        listed["prefixItems"] = [free if size is None else {"const": size} for size in shape]
+        # Not a const, which generated clients take for a type of its own.
+        fixed = [free if size is None else {**free, "minimum": size, "maximum": size} for size in shape]
+        listed["prefixItems"] = fixed
     return listed
 
 
@@ -719,23 +727,25 @@ def _body(name: str, protocol: ModuleType, subject: Subject) -> Schema:
     return {"description": BODIES[name], "required": True, "content": kinds}
 
 
-RAW = {
-    # media type                what stands for the type of a body; what the body is
-    "image/*":                  (b"x", "The bytes of the one row of a string input; sound and video too."),
-    "application/octet-stream": (b"x", "The bytes of the one row of a string input."),
-    "text/plain":               (b"x", "The text that is the one row of a string input."),
-    "multipart/form-data":      (None, "A part is an input, by its name; parts of one name are rows."),
-    raw.NDJSON:                 (None, "An instance a line, as JSON; answered line by line."),
-    "text/csv":                 (None, "A line is a row, the first names the inputs; answered line by line, in JSON."),
+# Each schema has a type, without which generators of clients make a body of them that nothing can be told apart from.
+FILE, TEXT, PARTS = {"type": "string", "format": "binary"}, {"type": "string"}, {"type": "object"}
+RAW: Mapping[str, tuple[bytes | None, Schema, str]] = {
+    # media type                what stands for the type of a body; its schema; what the body is
+    "image/*":                  (b"x", FILE,  "The bytes of the one row of a string input; sound and video too."),
+    "application/octet-stream": (b"x", FILE,  "The bytes of the one row of a string input."),
+    "text/plain":               (b"x", TEXT,  "The text that is the one row of a string input."),
+    "multipart/form-data":      (None, PARTS, "A part is an input, by its name; parts of one name are rows."),
+    raw.NDJSON:                 (None, TEXT,  "An instance a line, as JSON; answered line by line."),
+    "text/csv":                 (None, TEXT,  "A line is a row, the first names the inputs; answered in JSON lines."),
 }  # fmt: skip
 
 
 def _raw(subject: Subject) -> Schema:
     """Return the bodies that are not one JSON document, of those that a signature takes."""
     taken = {}
-    for media, (body, told) in RAW.items():
+    for media, (body, schema, told) in RAW.items():
         if body is None or any(_takes_raw(signature, media, body) for signature in subject.signatures):
-            taken[media] = {"schema": {"description": f"{told} For another signature: ?signature_name=NAME."}}
+            taken[media] = {"schema": {**schema, "description": f"{told} For another signature: ?signature_name=NAME."}}
     return taken
 
 

@@ -214,7 +214,7 @@ def test_bodies_of_bytes_are_told_where_a_signature_takes_one(serve: Serve, name
 def test_a_large_input_makes_no_large_document(serve: Serve) -> None:
     document = described(serve(folder("dense_512")))
     assert len(json.dumps(document)) < 60_000
-    row = document["components"]["schemas"]["serving_default.instances"]["properties"]["instances"]["anyOf"][1]["items"]
+    row = document["components"]["schemas"]["serving_default.instances"]["properties"]["instances"]["items"]["anyOf"][1]
     assert (row["minItems"], row["maxItems"]) == (512, 512)
 
 
@@ -261,6 +261,16 @@ BODIES = [
     ("keras_functional", "Predict",                 False,  {"instances": []}),
     ("keras_functional", "Predict",                 False,  {"instances": [[1, 2, 3]]}),
     ("keras_functional", "Predict",                 False,  {"instances": [{"deep": [1, 2, 3], "wide": [0.5, 1]}], "inputs": {}}),
+    ("keras_sequential", "Predict",                 True,   {"instances": [{"features": [1, 2, 3, 4]}, {"features": [1, 2, 3, 4], "key": 1}]}),
+    ("keras_sequential", "Predict",                 False,  {"instances": [{"features": [1, 2, 3, 4]}, [1, 2, 3, 4]]}),
+    ("lookup_table",     "Predict",                 False,  {"instances": ["dog", {"word": "dog"}]}),
+    ("lookup_table",     "Predict",                 False,  {"instances": ["dog", {"b64": "Y2F0", "key": 1}]}),
+    ("lookup_table",     "Predict",                 True,   {"instances": ["dog", {"b64": "Y2F0"}]}),
+    ("lookup_table",     "Predict",                 True,   {"instances": [{"word": "dog"}, {"b64": "Y2F0"}]}),
+    ("keras_sequential", "Infer",                   True,   {"inputs": [{"name": "features", "shape": [1, 4], "datatype": "FP32", "data": [0, 1, 2, 3], "parameters": {"binary_data_size": None}}]}),
+    ("keras_sequential", "Infer",                   True,   {"inputs": [{"name": "features", "shape": [1, 4], "datatype": "FP32", "data": [0, 1, 2, 3], "parameters": None}]}),
+    ("keras_sequential", "Infer",                   False,  {"inputs": [{"name": "features", "shape": [1, 4], "datatype": "FP32", "data": [0, 1, 2, 3], "parameters": {"binary_data_size": 16}}]}),
+    ("keras_sequential", "Infer",                   False,  {"inputs": [{"name": "features", "shape": [1, 3], "datatype": "FP32", "data": [0, 1, 2]}]}),
     ("keras_functional", "Infer",                   True,   {"inputs": [{"name": "wide", "shape": [1, 2], "datatype": "FP32", "data": [0, 1]}, {"name": "deep", "shape": [1, 3], "datatype": "INT32", "data": [[0, 1, 2]]}]}),
     ("keras_functional", "Infer",                   False,  {"inputs": [{"name": "wide", "shape": [1, 2], "datatype": "FP32", "data": [0, 1]}, {"name": "wide", "shape": [1, 2], "datatype": "FP32", "data": [0, 1]}]}),
     ("keras_functional", "Infer",                   False,  {"inputs": [{"name": "wide", "shape": [1, 2], "datatype": "FP32", "data": [0, 1]}]}),
