@@ -280,10 +280,12 @@ def _fixed(source: Source) -> dict[str, Schema]:
         "Live": _object({"live": {"const": True}}),
         "Ready": _object({"ready": {"const": True}}),
         "Models": _object({"models": {"type": "array", "items": name}}),
-        "Index": _object({"model": name, "addresses": {"type": "array", "items": text}}),
-        "Status": _object({"model_version_status": {"type": "array", "items": state}}),
+        "Index": _object({"status": text, "model": name, "addresses": {"type": "array", "items": text}}),
+        "Status": _object({
+            "model_version_status": {"type": "array", "items": state}, "name": name, "ready": {"const": True},
+        }),
         "Metadata": _object({
-            "model_spec": _object({"name": name, "version": version}),
+            "model_spec": _object({"name": name, "signature_name": text, "version": version}),
             "metadata": _object({"signature_def": _object({"signature_def": signatures})}),
         }),
         "TensorInfo": _object({
@@ -297,7 +299,7 @@ def _fixed(source: Source) -> dict[str, Schema]:
         "ServerMetadata": _object({
             "name": text, "version": text, "extensions": {"type": "array", "items": text},
         }),
-        "ModelReady": _object({"ready": {"const": True}}),
+        "ModelReady": _object({"name": text, "live": {"type": "boolean"}, "ready": {"const": True}}, ("ready",)),
         "ModelMetadata": _object({
             "name": name,
             "versions": {"type": "array", "items": text},
