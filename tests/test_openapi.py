@@ -313,6 +313,8 @@ FOUND = [
     # address                             body                                                                                    status  words
     ("/?on_error=null",                   {"instances": [[0, 0, 0, 0]]},                                                          400,    "on_error: expected row or request"),
     ("/?scores=nothing",                  {"instances": [[0, 0, 0, 0]]},                                                          400,    "scores: there is no output 'nothing'"),
+    ("/?top_k=",                          {"instances": [[0, 0, 0, 0]]},                                                          400,    "top_k: expected a whole number of 1 or more, got ''"),
+    ("/?scores=",                         {"instances": [[0, 0, 0, 0]]},                                                          400,    "scores: there is no output ''"),
     ("/?arrays=",                         {"instances": [[0, 0, 0, 0]]},                                                          400,    "arrays: expected base64 or json, got ''"),
     ("/",                                 {"instances": [[0, 0, 0, 0]], "parameters": {"top_k": 1.5}},                            400,    "parameters.top_k: expected text or a whole number, got 1.5"),
     ("/",                                 {"instances": [[0, 0, 0, 0]], "parameters": {"top_k": 1.0}},                            200,    '"classes"'),

@@ -29,7 +29,7 @@ def check(signature: Signature, context: Context) -> None:
     if context.query.get("arrays", "json") not in ("base64", "json"):
         raise BadRequest(f"arrays: expected base64 or json, got {option(context, 'arrays')[:40]!r}", example=False)
     row_errors(context)
-    if top_k(context) or option(context, "scores"):
+    if top_k(context) or "scores" in context.query:
         scores(signature, context)
 
 
@@ -78,8 +78,8 @@ def check_rows(call: Call, outputs: Arrays, count: int) -> None:
 
 def top_k(context: Context) -> int:
     """Return how many classes are asked for; 0 where the outputs are."""
-    text = option(context, "top_k")
-    if not text:
+    text = context.query.get("top_k")
+    if text is None:
         return 0
     if not (text.isascii() and text.isdecimal() and 0 < len(text) < 10 and int(text)):
         raise BadRequest(f"top_k: expected a whole number of 1 or more, got {text[:40]!r}", example=False)
@@ -88,10 +88,10 @@ def top_k(context: Context) -> int:
 
 def scores(signature: Signature, context: Context) -> str:
     """Return the name of the output that holds the scores of the classes."""
-    named = option(context, "scores")
+    named = context.query.get("scores")
     floats = [one for one in signature.outputs.values() if one.dtype.kind == "f"]
     found = [one.name for one in floats if one.shape is None or len(one.shape) == 2]
-    if named:
+    if named is not None:
         if named not in found:
             raise BadRequest(
                 f"scores: there is no output {named[:200]!r} of scores{did_you_mean(named, found)}", example=False
