@@ -261,7 +261,8 @@ def open_session(source: Source, options: Settings) -> Session:
     try:
         if path is None:
             log("WARNING", f"serving through TensorFlow's Python package: {_why_python(options)}")
-            session: Session = _fallback(options).Session(source.directory, source.contents.tags, options)
+            python = _fallback(options)
+            session: Session = python.Session(source.directory, source.contents.tags, options, source.initialization)
             return session
         tf = tensorflow_c.api(path)
         tensorflow_c.load_custom_ops(tf, options.custom_op_libraries)

@@ -1,10 +1,12 @@
 """Models that show a judge one thing and run another are refused, each with its reason: see `tests.tricks`."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
-from tests.conftest import Serve
+from tests.conftest import ROOT, Serve, plain_environment
 from tests.tricks import TABLES, TRICKS, WIRES, build
 
 # fmt: off
@@ -53,3 +55,23 @@ def test_a_model_of_two_readings_is_refused_whatever_is_allowed(serve: Serve, na
 @pytest.mark.parametrize("name", ["base", "table"])
 def test_what_the_tricks_are_made_of_is_served(serve: Serve, name: str) -> None:
     assert serve(build() / name)("GET", "/readyz").status == 200
+
+
+ANSWER = """
+import sys
+from pathlib import Path
+import numpy as np
+from serving import settings
+from serving.model import Model, Source, judge, open_session
+source, options = Source(Path(sys.argv[1]), "model"), settings.read({"RUNTIME": sys.argv[2]})
+judge(source, options)
+model = Model(source, open_session(source, options))
+print(model.run(model.signatures["serving_default"], {"x": np.float32(1)})["y"])
+"""
+
+
+@pytest.mark.parametrize("runtime", ["c", "python"])
+def test_what_runs_are_the_signatures_that_were_judged(runtime: str) -> None:
+    command = [sys.executable, "-c", ANSWER, str(build() / "another_object_graph"), runtime]
+    run = subprocess.run(command, cwd=ROOT, env=plain_environment(), capture_output=True, text=True)
+    assert run.stdout.splitlines()[-1:] == ["2.0"], run.stderr[-2000:]
