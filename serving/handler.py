@@ -101,7 +101,7 @@ def _infer_in_turn(request: Request, admission: limits.Admission, until: float, 
         began = None  # the load and the first run take longer than what comes after them
     try:
         body = unpack(body, request.headers, room)
-        if request.path != "/" or not _is_event_body(body):
+        if request.path != "/" or not _is_event_body(request, body):
             return _infer(request, receive_body(body, None, most), until, protocol)
     finally:
         admission.leave(began)
@@ -109,8 +109,10 @@ def _infer_in_turn(request: Request, admission: limits.Admission, until: float, 
     return _receive(request._replace(headers=headers, body=body))
 
 
+PREDICT = re.compile(
+    rb'[ \t\r\n]*\{[ \t\r\n]*"(?:instances|inputs|signature_name)"'
+)  # how most bodies at the root begin
 LARGEST_EVENT = 16 << 20  # bytes: a push of Pub/Sub's largest message, 10 MB in base64
-EVENT_MARKS = (b'"message"', b'"context"', b'"eventId"', b'"specversion"')  # one of them stands in any event's body
 
 
 def _infer(request: Request, body: bytes, until: float, protocol: ModuleType) -> Response:
@@ -213,14 +215,19 @@ def _is_event(request: Request) -> bool:
     get = request.headers.get
     if get("ce-specversion") is not None or (get("content-type") or "")[:23].lower() == "application/cloudevents":
         return True
-    return request.path == "/" and any(
-        get(name) is not None for name in ("ce-id", "ce-type", "x-goog-pubsub-message-id")
-    )
+    if request.path != "/":
+        return False
+    return get("ce-id") is not None or get("ce-type") is not None or get("x-goog-pubsub-message-id") is not None
 
 
-def _is_event_body(body: bytes) -> bool:
+def _is_event_body(request: Request, body: bytes) -> bool:
     """Say whether a body is an event by its shape; most are not read for it."""
-    if not any(name in body for name in EVENT_MARKS):
+    if PREDICT.match(body):
+        return False
+    # One of these names stands in any event's body.
+    if not (b'"message"' in body or b'"context"' in body or b'"eventId"' in body or b'"specversion"' in body):
+        return False
+    if raw.takes(request.headers.get("content-type") or "", body):
         return False
     from serving import cloud_events  # most requests are none
 

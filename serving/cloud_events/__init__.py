@@ -25,9 +25,12 @@ __all__ = [
 def body_is_event(body: bytes) -> bool:
     """Say whether a body is an event without header fields that say so: a push of Pub/Sub, or a legacy one."""
     try:
-        return _reader(orjson.loads(body)) is not None
+        value = orjson.loads(body)
     except orjson.JSONDecodeError:
         return False
+    if google.is_push(value):  # somebody's {"message": "hello"} is none
+        return isinstance(value["message"], dict)
+    return _reader(value) is not None
 
 
 def parse(headers: Headers, body: bytes) -> list[Event | Malformed]:
