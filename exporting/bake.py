@@ -202,7 +202,7 @@ def _check_graph(directory: Path, graph: MetaGraph) -> list[str]:
     except LoadError as error:
         raise Refusal(f"{directory}: {error}") from None
     custom = custom_operations()
-    wrong = [use for use in uses if use.op not in custom]
+    wrong = [use for use in uses if use.op not in custom and use.kind != "prints"]
     if wrong:
         more = f"; {len(wrong) - 1} more: python -m exporting audit {directory}" if len(wrong) > 1 else ""
         raise Refusal(f"{directory}: {wrong[0]}, so it cannot be baked{more}")

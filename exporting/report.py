@@ -21,6 +21,7 @@ KINDS = {  # kind → (says no, what it is)
     "outside":      (True,  "outside the folder"),
     "missing":      (True,  "missing"),
     "tried":        (True,  "tried"),
+    "prints":       (False, "prints"),
     "rank":         (False, "cannot be checked"),
     "signature":    (False, "cannot be called"),
     "unused":       (False, "unused"),

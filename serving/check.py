@@ -16,10 +16,10 @@ from typing import Any
 from serving import files, manifest
 from serving.errors import InputError, LoadError, RunError
 from serving.http import BadRequest
-from serving.model import Model, Source, judge_files, judge_parts, open_session
+from serving.model import Model, Source, judge_files, judge_operations, judge_parts, open_session
 from serving.protocols import requests, tensorflow_serving
 from serving.protocols.call import Context
-from serving.purity import impurities
+from serving.purity import DANGEROUS, impurities
 from serving.replay import TOLERANCE, difference
 from serving.settings import Settings
 from serving.signature import Signature
@@ -71,13 +71,16 @@ def _refuse_impure(source: Source, options: Settings) -> None:
     if source.light:
         return  # only a pure model becomes a twin
     # The operations of custom libraries are on no list: whoever names the library vouches for them.
-    allowed = {"unknown"} if options.custom_op_libraries else set()
+    allowed = {"unknown", "prints"} if options.custom_op_libraries else {"prints"}
+    judge_operations(impurities(source.directory), options)
     uses = [use for use in impurities(source.directory) if use.kind not in allowed]
     if options.dangerous_ops == "refuse":
         judge_parts(source)
     if uses and options.dangerous_ops == "refuse":
         more = f", and {len(uses) - 1} more" if len(uses) > 1 else ""
-        raise LoadError(f"it is no pure function: {uses[0]}{more}; DANGEROUS_OPS=allow serves it still")
+        dangerous = any(use.kind in DANGEROUS for use in uses)
+        way = "DANGEROUS_OPS=allow serves it still" if dangerous else "a server serves it, with a warning in its log"
+        raise LoadError(f"it is no pure function: {uses[0]}{more}; {way}")
 
 
 def _refuse_unreadable(directory: Path) -> None:

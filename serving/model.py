@@ -8,7 +8,7 @@ import os
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
@@ -21,7 +21,7 @@ from serving import assets, files, inflight, litert, manifest, metrics, phases, 
 from serving.errors import DeadlineError, InputError, LoadError, RunError, plain
 from serving.initialization import NOTHING, Initialization, needed
 from serving.log import log
-from serving.purity import DANGEROUS, impurities, served_graph
+from serving.purity import DANGEROUS, Use, impurities, served_graph
 from serving.settings import Settings
 from serving.signature import DEFAULT, Contents, Signature, check, read
 
@@ -196,16 +196,34 @@ def judge(source: Source, options: Settings) -> None:
     if options.dangerous_ops == "refuse":
         judge_parts(source)
     uses = impurities(source.directory)
+    judge_operations(uses, options)
     # The operations of custom libraries are on no list: whoever names the library vouches for them.
     kinds = DANGEROUS - {"unknown"} if options.custom_op_libraries else DANGEROUS
     dangerous = [use for use in uses if use.kind in kinds]
     if dangerous and options.dangerous_ops == "refuse":
         told = "; ".join(dict.fromkeys(f"{use.op} ({use.kind})" for use in dangerous))
         raise LoadError(f"it uses {told}, which a function of its inputs does not; DANGEROUS_OPS=allow serves it still")
-    source.pure = not uses
-    if uses:
+    source.pure = all(use.kind == "prints" for use in uses)
+    if uses and source.pure:
+        log("WARNING", f"the model prints what it is given: {uses[0].op}, node {uses[0].node}")
+    elif uses:
         told = ", ".join(dict.fromkeys(f"{use.op} ({use.kind})" for use in uses))
         log("WARNING", f"the model is no pure function of its inputs: {told[:500]}")
+
+
+def judge_operations(uses: Iterable[Use], options: Settings) -> None:
+    """Refuse operations that cannot run here: a library of the user's has them, or nothing."""
+    ops = list(dict.fromkeys(use.op for use in uses))
+    path = None if options.runtime == "python" or not ops else tensorflow_c.find(options.tensorflow_library_dir)
+    if path is None:
+        return
+    tf = tensorflow_c.api(path)
+    tensorflow_c.load_custom_ops(tf, options.custom_op_libraries)
+    if custom := tensorflow_c.unregistered(tf, ops):
+        names = ", ".join(custom)
+        raise LoadError(f"it uses {names}, no operation of this TensorFlow: name its library in CUSTOM_OP_LIBRARIES")
+    if lacking := tensorflow_c.without_kernel(tf, ops):
+        raise LoadError(f"it uses {', '.join(lacking)}, for which this TensorFlow has no kernel on a CPU")
 
 
 def judge_files(source: Source) -> None:
@@ -258,6 +276,8 @@ def open_session(source: Source, options: Settings) -> Session:
         raise LoadError(f"{tensorflow_c.NAME} is not installed (RUNTIME=c)")
     if path is None and options.runtime == "auto" and options.tensorflow_library_dir:
         raise LoadError(f"{tensorflow_c.NAME} is not where TENSORFLOW_LIBRARY_DIR says")
+    if problem := versions.missing(source.directory, served_graph(source.directory)):
+        raise LoadError(problem)
     try:
         if path is None:
             log("WARNING", f"serving through TensorFlow's Python package: {_why_python(options)}")
@@ -271,7 +291,10 @@ def open_session(source: Source, options: Settings) -> Session:
         )
         return tensorflow_c.Session(tf, source.directory, source.contents.tags, config, source.initialization)
     except RunError as error:
-        raise LoadError(f"TensorFlow cannot load it: {error.code}: {plain(str(error))}") from error
+        reason = versions.lacking(source.directory) or f"{error.code}: {plain(str(error))}"
+        if "Op type not registered" in reason:
+            reason += "; CUSTOM_OP_LIBRARIES names the libraries of operations that are not TensorFlow's own"
+        raise LoadError(f"TensorFlow cannot load it: {reason}") from error
 
 
 def _fallback(options: Settings) -> Any:

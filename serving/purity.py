@@ -48,6 +48,7 @@ DOES = {
     "python":  "calls Python, of which the exported model holds nothing",
     "hidden":  "runs operations that are written in a value, where they cannot be read",
     "unknown": "is not on the list of pure operations",
+    "prints":  "prints what it is given, to the log",
 }
 DANGEROUS = frozenset({"files", "network", "python", "hidden", "unknown"})  # refused, unless DANGEROUS_OPS=allow
 
@@ -313,9 +314,24 @@ def _impurities(graph: memoryview) -> set[Use]:
                 if node.op not in _PURE and node.op not in library.functions:
                     reads = reads or (signature == LOADING and node.op in READING)
                     does = kind(str(node.op, "utf-8", "replace"), loading=signature == LOADING)
+                    if node.op == b"PrintV2" and _to_the_log(
+                        *((library.functions[function], 3) if function else (definition, 1)), node.name
+                    ):
+                        does = "prints"
                     if does:
                         found.add(_use(signature, does, node.op, node.name, function))
     return found | _other_files(graph, main, library) if reads else found
+
+
+STREAMS = (b"", b"stderr", b"stdout", b"log(info)", b"log(warning)", b"log(error)")
+
+
+def _to_the_log(body: memoryview, field: int, name: bytes) -> bool:
+    """Say whether a PrintV2 among the nodes in a field prints to no file."""
+    for node in _each(body, field):
+        if bytes(_one(node, 1)) == name:
+            return bytes(_one(_map(node, 5).get("output_stream", memoryview(b"")), 2)) in STREAMS
+    return False
 
 
 def _other_files(graph: memoryview, main: Mapping[bytes, Node], library: _Library) -> set[Use]:

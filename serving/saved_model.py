@@ -4,7 +4,7 @@ import mmap
 import os
 from pathlib import Path
 
-from serving import files, strict
+from serving import files, mistaken, strict
 from serving.errors import LoadError
 
 NAME = "saved_model.pb"
@@ -31,6 +31,8 @@ def message(directory: Path) -> memoryview:
         try:
             strict.check(data)
         except ValueError as error:
-            raise LoadError(f"{NAME} is not a SavedModel, or only part of one ({error})") from None
+            kind = mistaken.content(data[:64])
+            why = kind or f"or only part of one ({error})"
+            raise LoadError(f"{NAME} is not a SavedModel, {f'but {why}' if kind else why}") from None
         _checked = identity
     return memoryview(data)

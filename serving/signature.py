@@ -9,11 +9,15 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 
-from serving import saved_model
+from serving import mistaken, saved_model
 from serving.dtypes import DType, by_code
 from serving.errors import LoadError
 
 DEFAULT = "serving_default"  # the signature that answers a request which names none
+NO_SIGNATURES = (
+    "the SavedModel has no signature that can be served, for it was saved without any: use model.export(...), or "
+    "tf.saved_model.save(model, folder, signatures=model.serve)"
+)
 SERVE = "serve"  # the tag of the graph that is meant for serving
 
 Shape = tuple[int | None, ...]
@@ -75,7 +79,7 @@ class Contents:
 def read(directory: Path) -> Contents:
     """Read the signatures of the SavedModel in `directory`; raise LoadError where there is none to serve."""
     if not (directory / saved_model.NAME).exists():
-        raise LoadError(_absence(directory))
+        raise LoadError(mistaken.folder(directory))
     message = saved_model.message(directory)
     try:
         graphs = [_meta_graph(graph) for graph in _each(message, 2)]
@@ -112,20 +116,6 @@ def shape_text(shape: Shape | None) -> str:
     return f"[{', '.join('?' if size is None else str(size) for size in shape)}]"
 
 
-def _absence(directory: Path) -> str:
-    if not directory.is_dir():
-        return "there is no such folder"
-    if (directory / "saved_model.pbtxt").exists():
-        return "it holds saved_model.pbtxt; export it in binary form, as saved_model.pb"
-    if (directory / "saved_model.cpb").exists():
-        return "it holds saved_model.cpb, a SavedModel in chunks; export it in one piece, as saved_model.pb"
-    if any(directory.glob("*.keras")) or any(directory.glob("*.h5")):
-        return "it holds a Keras archive; export a SavedModel with model.export(...)"
-    if any(directory.glob("*.tflite")):
-        return "it holds a .tflite without its signatures.json; `python -m exporting bake --litert` writes both"
-    return "it holds no saved_model.pb and no numbered version"
-
-
 def _served(graphs: list[Contents]) -> Contents:
     """Choose the graph tagged exactly `serve`, else the first that carries the tag among others."""
     tagged = [graph for graph in graphs if SERVE in graph.tags]
@@ -133,6 +123,8 @@ def _served(graphs: list[Contents]) -> Contents:
         tags = ", ".join(sorted({tag for graph in graphs for tag in graph.tags})) or "none"
         raise LoadError(f"no graph of the SavedModel is tagged {SERVE!r}; its tags: {tags}")
     chosen = min(tagged, key=lambda graph: len(graph.tags))
+    if not any(not name.startswith("__") for name in chosen.signatures):
+        raise LoadError(NO_SIGNATURES)
     if not any(signature.refusal is None for signature in chosen.signatures.values()):
         reasons = [f"{name!r}: {signature.refusal}" for name, signature in chosen.signatures.items()]
         raise LoadError("; ".join(["the SavedModel has no signature that can be served", *reasons]))

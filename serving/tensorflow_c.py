@@ -12,7 +12,7 @@ import importlib.util
 import math
 import os
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from ctypes import POINTER, c_char, c_char_p, c_int, c_int64, c_size_t, c_void_p
 from dataclasses import replace
@@ -67,6 +67,12 @@ class TF_OperationDescription(ctypes.Structure): ...
 class TF_Library(ctypes.Structure): ...
 
 
+class TF_Buffer(ctypes.Structure):
+    """Bytes of the library's."""
+
+    _fields_ = [("data", c_void_p), ("length", c_size_t), ("data_deallocator", c_void_p)]
+
+
 Status = POINTER(TF_Status)
 SessionOptions = POINTER(TF_SessionOptions)
 Graph = POINTER(TF_Graph)
@@ -75,6 +81,7 @@ Operation = POINTER(TF_Operation)
 Description = POINTER(TF_OperationDescription)
 Tensor = c_void_p  # of TF_Tensor; a typed pointer takes twice as long to read and to pass, a dozen times a call
 Library = POINTER(TF_Library)
+Buffer = POINTER(TF_Buffer)
 
 
 class TF_Output(ctypes.Structure):
@@ -110,6 +117,9 @@ QUICK = (  # shorter than handing the lock over
     ("TF_GraphOperationByName", Operation,  Graph, c_char_p),
     ("TF_OperationNumOutputs",  c_int,      Operation),
     ("TF_OperationOutputType",  c_int,      TF_Output),
+    ("TF_GetAllOpList",         Buffer),
+    ("TF_GetRegisteredKernelsForOp", Buffer, c_char_p, Status),
+    ("TF_DeleteBuffer",         None,       Buffer),
     ("TF_GraphGetTensorNumDims", c_int,     Graph, TF_Output, Status),
     ("TF_GraphGetTensorShape",  None,       Graph, TF_Output, POINTER(c_int64), c_int, Status),
     ("TF_NewOperation",         Description, Graph, c_char_p, c_char_p),
@@ -226,6 +236,31 @@ def _load_custom_op(tf: Api, path: Path) -> None:
             tf.TF_LoadLibrary(os.fsencode(path), status)
     except RunError as error:
         raise LoadError(f"the custom-op library {path.name} cannot be loaded: {error}") from None
+
+
+def unregistered(tf: Api, ops: Iterable[str]) -> list[str]:
+    """Return which operations the library does not have, nor any custom-op library that was loaded."""
+    listed = _taken(tf, tf.TF_GetAllOpList())  # of OpDefs, which begin with their names
+    return [op for op in ops if b"\x0a" + varint(len(op.encode())) + op.encode() not in listed]
+
+
+def without_kernel(tf: Api, ops: Iterable[str]) -> list[str]:
+    """Return which operations the library knows and cannot run on a CPU."""
+    found = []
+    for op in ops:
+        with checked(tf) as status:
+            kernels = _taken(tf, tf.TF_GetRegisteredKernelsForOp(op.encode(), status))
+        if not any(b"\x12" + varint(len(device)) + device in kernels for device in (b"CPU", b"DEFAULT")):
+            found.append(op)
+    return found
+
+
+def _taken(tf: Api, buffer: Any) -> bytes:
+    """Return what a buffer holds, and delete it."""
+    try:
+        return ctypes.string_at(buffer.contents.data, buffer.contents.length) if buffer.contents.length else b""
+    finally:
+        tf.TF_DeleteBuffer(buffer)
 
 
 # allow_soft_placement: nodes that name a GPU, as builders of TensorFlow 1 leave them, run where there is none

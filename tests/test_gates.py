@@ -9,7 +9,7 @@ from tests import zoo
 from tests.conftest import Serve
 from tests.zoo.kinds import KINDS, build
 
-NOTHING = ("answers_nothing",)
+NOTHING = ("answers_nothing", "prints_to_a_file", "trees")
 
 
 def checked(directory: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:

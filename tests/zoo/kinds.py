@@ -35,6 +35,11 @@ KINDS = {
     "table_collection":     "a table that only the collection table_initializer fills",
     "answers_nothing":      "TensorFlow 1: a variable that is not saved, so that every request fails",
 
+    # What is told
+    "prints":               "a tf.print that was left in",
+    "prints_to_a_file":     "a tf.print to a file; no cases",
+    "trees":                "an operation without a kernel: BoostedTreesPredict; no cases",
+
     # What an input has to hold
     "example_required":     "a tf.Example whose feature has no default",
     "example_any_rank":     "the same, and the input has no rank",

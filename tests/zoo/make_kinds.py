@@ -255,6 +255,44 @@ def answers_nothing(path: Path) -> Calls:
     return []
 
 
+# ---- What is told
+
+
+def printing(path: Path, **options: Any) -> None:
+    @function(spec("x"))
+    def told(x: Any) -> Any:
+        tf.print(x, **options)
+        return {"y": x * 2.0}
+
+    save(path, serving_default=told)
+
+
+@entry()
+def prints(path: Path) -> Calls:
+    printing(path)
+    return [(DEFAULT, {"x": floats(3)})]
+
+
+@entry(ask_nobody())
+def prints_to_a_file(path: Path) -> Calls:
+    printing(path, output_stream="file:///tmp/printed-by-a-model")
+    return []
+
+
+@entry(ask_nobody())
+def trees(path: Path) -> Calls:
+    save(path, serving_default=function(spec("x"))(lambda x: {"y": x * 2.0}))
+
+    def as_trees(graph: Any) -> None:
+        for body in graph.graph_def.library.function:
+            for node in body.node_def:
+                if node.op == "Mul":
+                    node.op = "BoostedTreesBucketize"
+
+    edit(path, as_trees)
+    return []
+
+
 # ---- What an input has to hold
 
 
