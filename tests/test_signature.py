@@ -110,7 +110,7 @@ REASONS = [
     # what is in the folder                       words
     ({},                                          "no saved_model.pb and no numbered version"),
     ({"saved_model.pbtxt": b"x"},                 "binary form"),
-    ({"model.keras": b"x"},                       "model.export"),
+    ({"model.keras": b"x"},                       "Keras archive"),
     ({"saved_model.pb": b""},                     "saved_model.pb is empty"),
     ({"saved_model.pb": b"<html></html>"},        "not a SavedModel"),
     ({"saved_model.pb": b"\x08\x01"},             "holds no graph"),
