@@ -17,7 +17,7 @@ import gunicorn.util
 from gunicorn import glogging
 from gunicorn.workers import gthread
 
-from serving import inflight, limits, settings, watchdog
+from serving import connections, inflight, limits, settings, watchdog
 from serving.http import JSON, to_json
 from serving.log import handler, log
 from serving.settings import Settings
@@ -27,6 +27,7 @@ LINGER = 2.0  # seconds for a client to read its last answer, while what it stil
 MOST_LINGERING = 64
 MOST_DROPPED = 64 << 20  # bytes of one client
 KEPT_ALIVE = 65  # seconds that an idle connection stays open: longer than those who reuse connections keep them
+HURRY = 1.0  # seconds for a request to come, where so many others come slowly that they hold the threads
 SILENT = 5.0  # seconds for a new connection without a byte of a request
 TICK = 0.5  # seconds
 
@@ -39,7 +40,7 @@ def prepare(options: Settings) -> None:
     told = {
         "worker_class": "serving.gunicorn.Worker",
         "threads": limits.server_threads(options),
-        "worker_connections": 900,  # where a process may have 1024 files open
+        "worker_connections": connections.most(),
         "graceful_timeout": GRACE,
         "keepalive": KEPT_ALIVE,
         "limit_request_line": 8190,  # the most that it knows; functions-framework says: any
@@ -77,7 +78,9 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        self._read_timeout = settings.current().read_timeout
+        options = settings.current()
+        self._read_timeout = options.read_timeout
+        self._crowd = limits.server_threads(options) - limits.SPARE // 2
         self._receiving: dict[Any, float] = {}  # connections in a thread, and when their request must be there
         self._lingering: deque[tuple[float, socket.socket]] = deque()
         self._dropped: dict[socket.socket, int] = {}
@@ -115,8 +118,9 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
         if now < self._next_look:
             return
         self._next_look = now + TICK
+        patience = self._read_timeout - HURRY if len(self._receiving) > self._crowd else 0.0
         for conn, until in list(self._receiving.items()):
-            if now > until:
+            if now > until - patience:
                 self._cut(conn)
         while self._lingering and (now > self._lingering[0][0] or len(self._lingering) > MOST_LINGERING):
             self._forget(self._lingering.popleft()[1])

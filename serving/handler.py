@@ -210,6 +210,12 @@ def _other_protocol(request: Request, body: bytes, options: settings.Settings) -
     return None
 
 
+def largest_body(path: str) -> int:
+    """Return the most bytes that are read of a body sent to this path."""
+    most = settings.current().max_body_bytes
+    return max(LARGEST_EVENT, most) if path in ("/", "/events") else most
+
+
 def _is_event(request: Request) -> bool:
     """Say whether the header fields of a request say CloudEvent; at the root, be it not all of them, or a push."""
     get = request.headers.get

@@ -6,10 +6,12 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from shutil import copytree, ignore_patterns
 from typing import Any
@@ -21,7 +23,8 @@ from serving import handler, limits, model, signature, wire
 from serving.errors import DeadlineError, LoadError
 from serving.handler import handle
 from serving.http import Request
-from tests.conftest import EMBEDDED, Serve
+from tests.conftest import EMBEDDED, ROOT, Serve, plain_environment
+from tests.server import DOORS as DOOR_COMMANDS
 from tests.server import Server, running
 from tests.zoo import build
 
@@ -211,24 +214,28 @@ def test_nobody_waits_for_a_load_beyond_his_time(serve: Serve) -> None:
 
 @pytest.mark.parametrize("door", DOORS)
 def test_sigterm_answers_what_is_in_flight_and_leaves_in_time(door: str, examples: dict[str, Any]) -> None:
-    rows = {"signature_name": "pixels", "instances": examples["pixels"]["instances"] * 5_000}
-    body = json.dumps(rows).encode()
-    with running(door) as server:
+    body = json.dumps(examples["pixels"]).encode()
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(body)
+    with running(door) as server, ExitStack() as held:
         assert server.ask("GET", "/readyz").status == 200
         kept = http.client.HTTPConnection("127.0.0.1", server.port)
+        held.callback(kept.close)
         kept.request("GET", "/healthz")
         assert kept.getresponse().read()
-        silent = socket.create_connection(("127.0.0.1", server.port))
-        with ThreadPoolExecutor(4) as pool:
-            asked = [pool.submit(server.ask, "POST", "/", body) for _ in range(4)]
-            time.sleep(0.05)  # on their way
-            server.process.send_signal(signal.SIGTERM)
-            assert [one.result().status for one in asked] == [200] * 4
+        _silent, *begun = (
+            held.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=30)) for _ in range(5)
+        )
+        for client in begun:
+            client.sendall(head)
+            assert client.recv(1 << 16).startswith(b"HTTP/1.1 100 ")  # the server has this one in hand
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.2)  # as if the model took as long; the longer, the stricter
+        for client in begun:
+            client.sendall(body)
+        assert [client.recv(1 << 16).split(b" ")[1] for client in begun] == [b"200"] * 4
         assert server.process.wait(10) == 0
         with pytest.raises(OSError):  # noqa: PT011 - refused
             socket.create_connection(("127.0.0.1", server.port), 1)
-        kept.close()
-        silent.close()
 
 
 @pytest.mark.parametrize("door", DOORS)
@@ -266,17 +273,58 @@ def answered(server: Server, body: Any, seconds: float = 30) -> int:
     raise AssertionError
 
 
-def test_a_worker_that_crashes_is_replaced(door: Server, examples: dict[str, Any]) -> None:
-    answered(door, examples["pixels"])
-    # Granian would take two crashes within 5.5 s for a loop, and end with status 1: here it is one.
-    how = signal.SIGKILL if "-m" in door.process.args else signal.SIGABRT  # type: ignore[operator]
-    (before,) = workers(door)
-    os.kill(before.pid, how)
-    before.wait(10)
-    answered(door, examples["pixels"])
-    (after,) = workers(door)
-    assert after.pid != before.pid
-    assert door.process.poll() is None
+def test_however_often_a_worker_crashes_it_is_replaced(door: Server, examples: dict[str, Any]) -> None:
+    for how in (signal.SIGKILL, signal.SIGABRT, signal.SIGSEGV, signal.SIGKILL, signal.SIGABRT):
+        answered(door, examples["pixels"])
+        (before,) = workers(door)
+        os.kill(before.pid, how)
+        before.wait(10)
+        answered(door, examples["pixels"])
+        (after,) = workers(door)
+        assert after.pid != before.pid
+        assert door.process.poll() is None
+    if "-m" in door.process.args:  # type: ignore[operator]
+        told = [line for line in door.log.splitlines() if "another takes its place" in line]
+        assert [json.loads(line)["message"].split(";")[0] for line in told] == [
+            f"worker 1 ended: killed by {name}" for name in ("SIGKILL", "SIGABRT", "SIGSEGV", "SIGKILL", "SIGABRT")
+        ]
+
+
+def test_connections_wait_for_the_worker_that_takes_the_place_of_another(examples: dict[str, Any]) -> None:
+    with running("granian") as server:
+        assert server.ask("GET", "/readyz").status == 200
+        (before,) = workers(server)
+        os.kill(before.pid, signal.SIGKILL)
+        before.wait(10)
+        assert server.ask("POST", "/", examples["pixels"]).status == 200  # not refused, and tried once
+
+
+TAKEN = [
+    # who holds the port      shares it
+    ("another program",       False),
+    ("a server that shares",  True),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DOORS)
+@pytest.mark.parametrize(("what", "shared"), TAKEN, ids=[case[0] for case in TAKEN])
+def test_a_port_that_is_taken_is_told_in_a_line(name: str, what: str, shared: bool) -> None:
+    with socket.socket() as held:
+        if shared:
+            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        held.bind(("0.0.0.0", 0))
+        held.listen()
+        port = held.getsockname()[1]
+        command = [part.format(port=port) for part in DOOR_COMMANDS[name]]
+        run = subprocess.run(
+            command, cwd=ROOT, env=plain_environment(PORT=str(port)), capture_output=True, text=True, timeout=60
+        )
+    said = run.stdout + run.stderr
+    assert run.returncode != 0
+    assert str(port) in said
+    assert not any(word in said for word in ("Traceback", "panicked"))
+    if name == "granian":
+        assert run.stderr == f"serving.granian: cannot listen on 0.0.0.0:{port} (HOST, PORT): Address already in use\n"
 
 
 @pytest.mark.parametrize("name", ["functions-framework"])
