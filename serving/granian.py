@@ -106,7 +106,8 @@ def _server(options: Settings, listeners: list[socket.socket]) -> Any:
             lived = time.monotonic() - worker.birth
             self._pause = 0.0 if lived > SHORT_LIVED else min(MOST_PAUSE, max(0.05, 2 * self._pause))
             log("ERROR", f"worker {place + 1} ended: {_how(worker.inner.exitcode)}; another takes its place",
-                lived_seconds=round(lived, 1), pause_seconds=self._pause, runs=inflight.left_by(worker.inner.pid))  # fmt: skip
+                lived_seconds=round(lived, 1), pause_seconds=self._pause,
+                runs=inflight.left_by(worker.inner.pid))  # fmt: skip
             until = time.monotonic() + self._pause
             while time.monotonic() < until and not self.interrupt_signal:
                 time.sleep(0.02)
