@@ -380,13 +380,23 @@ class Cache:
 
     @cached_property
     def _source(self) -> Source:  # a failure is not kept: cached_property stores results alone
-        directory = self._options.model_dir
-        if isinstance(directory, str):
-            from serving.fetch import fetch  # most models are on disk
-            from serving.storage import Storage
+        options = self._options
+        if isinstance(options.model_dir, Path):
+            return self._read(options.model_dir)
+        import shutil  # most models are on disk
 
-            options = self._options
-            directory = fetch(directory, Storage(options.storage_emulator_host, options.google_oauth_access_token))
+        from serving.fetch import fetch
+        from serving.storage import Storage
+
+        storage = Storage(options.storage_emulator_host, options.google_oauth_access_token)
+        fetched = fetch(options.model_dir, storage)
+        try:
+            return self._read(fetched)
+        except BaseException:
+            shutil.rmtree(fetched, ignore_errors=True)  # the next attempt fetches it again
+            raise
+
+    def _read(self, directory: Path) -> Source:
         source = Source(directory, self._options.model_name)
         for version in source.passed_over:
             log("WARNING", f"{version}; version {source.version} is served")

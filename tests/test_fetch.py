@@ -66,6 +66,19 @@ WRONG = [
 ]  # fmt: skip
 
 
+def test_what_was_fetched_of_a_model_that_cannot_be_read_is_removed(
+    serve: Serve, storage: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A process tries again for as long as it lives: each attempt would leave a copy on its disk, or in its memory."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    _post(f"{storage}/upload/storage/v1/b/models/o?uploadType=media&name=broken%2Fsaved_model.pb", b"no model")
+    ask = serve(MODEL_DIR="gs://models/broken", STORAGE_EMULATOR_HOST=storage)
+    for path in ("/openapi.json", "/readyz"):
+        assert ask("GET", path).status == 503
+        assert list(tmp_path.iterdir()) == []
+        monkeypatch.setattr(model.cache(), "_again", 0.0)
+
+
 @pytest.mark.parametrize(("address", "words"), WRONG)
 def test_what_is_not_there_is_said(storage: str, address: str, words: str) -> None:
     with pytest.raises(LoadError, match=words):
