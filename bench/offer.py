@@ -1,8 +1,8 @@
 """Requests at a fixed rate, whether the last was answered or not, from a process of its own.
 
-    python -m bench.offer PORT PATH BODY_FILE SECONDS RATE
+    python -m bench.offer PORT PATH BODY_FILE SECONDS RATE [CONNECTIONS]
 
-With the rate 0: from 8 connections, each as soon as it is answered. It prints {"seconds": ..., "answers": [[status,
+With the rate 0: from 8 connections, or as many as said, each as soon as it is answered. It prints {"seconds": ..., "answers": [[status,
 milliseconds, whether within the time], ...], "lost": ...}. A time counts from when a request was due, not from when
 the generator got round to it; status 0 stands for a connection that broke.
 """
@@ -87,7 +87,7 @@ class Offer:
                 self.end(connection, 0)
 
 
-def main(port: str, path: str, body: str, seconds: str, rate: str) -> None:
+def main(port: str, path: str, body: str, seconds: str, rate: str, closed: str = str(CLOSED)) -> None:
     offer = Offer(int(port), post(int(port), path, Path(body).read_bytes()))
     began = due = time.perf_counter()
     end = began + float(seconds)
@@ -98,7 +98,7 @@ def main(port: str, path: str, body: str, seconds: str, rate: str) -> None:
                 due += 1 / float(rate)
             offer.wait(due - time.perf_counter())
         else:
-            while len(offer.due) < CLOSED:
+            while len(offer.due) < int(closed):
                 offer.ask(time.perf_counter())
             offer.wait(0.1)
     last = time.perf_counter() + PATIENCE
