@@ -16,6 +16,7 @@
 #include <time.h>
 
 #include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 
@@ -30,7 +31,7 @@ using namespace accelerator;
 
 namespace {
 
-constexpr int VERSION = 1;  // of what this and serving/accelerator.py say to each other
+constexpr int VERSION = 2;  // of what this and serving/accelerator.py say to each other
 
 // What a run holds of TensorFlow's, given back at its end.
 class Run {
@@ -351,8 +352,38 @@ void predictor_dealloc(PyObject* object) {
     Py_DecRef(reinterpret_cast<PyObject*>(type));
 }
 
+constexpr size_t NOTE = 510;  // bytes of a note, behind its size in two
+
+// Writes what is about to be run where a parent process reads it if this one dies: "f: x [3, 4], y [3]".
+void write_note(unsigned char* note, const Signature& signature, const Column* columns) {
+    char text[NOTE];
+    size_t size = 0;
+    auto add = [&](const char* start, size_t count) {
+        if (count > NOTE - size) count = NOTE - size;
+        std::memcpy(text + size, start, count);
+        size += count;
+    };
+    add(signature.name.start, signature.name.size);
+    for (int place = 0; place < signature.inputs; ++place) {
+        add(place ? ", " : ": ", 2);
+        add(signature.input[place].name.start, signature.input[place].name.size);
+        add(" [", 2);
+        for (int axis = 0; axis < signature.input[place].rank; ++axis) {
+            char number[24];
+            int digits = std::snprintf(number, sizeof number, axis ? ", %lld" : "%lld",
+                                       static_cast<long long>(columns[place].dims[axis]));
+            add(number, static_cast<size_t>(digits));
+        }
+        add("]", 1);
+    }
+    note[0] = note[1] = 0;
+    std::memcpy(note + 2, text, size);
+    note[0] = static_cast<unsigned char>(size & 255);
+    note[1] = static_cast<unsigned char>(size >> 8);
+}
+
 template <typename Request, typename... Arguments>
-PyObject* answer(const Predictor& self, Arguments... arguments) {
+PyObject* answer(const Predictor& self, unsigned long long note, Arguments... arguments) {
     long long decoding = now(), decoded = 0, ran = 0, encoded = 0, rows = 1;
     Py_ssize_t place = 0;
     size_t head = 0;
@@ -368,6 +399,7 @@ PyObject* answer(const Predictor& self, Arguments... arguments) {
             if (first.rank && first.dims[0] < 0) rows = call.columns[0].dims[0];
             place = call.signature - self.signatures;
             decoded = now();
+            if (note) write_note(reinterpret_cast<unsigned char*>(note), *call.signature, call.columns);
             Run run(self.tf);
             fine = run.feed(call);
             if (fine && !run.run(self.session, *call.signature)) {
@@ -387,29 +419,33 @@ PyObject* answer(const Predictor& self, Arguments... arguments) {
                          place, rows, decoding, decoded, ran, encoded);
 }
 
-PyObject* predictor_predict(PyObject* self, PyObject* body) {
+PyObject* predictor_predict(PyObject* self, PyObject* arguments) {
+    PyObject* body;
+    unsigned long long note = 0;
     Text text;
-    if (!read_text(body, text)) return nullptr;
-    return answer<Predict>(*reinterpret_cast<Predictor*>(self), text.start, text.size);
+    if (!PyArg_ParseTuple(arguments, "S|K", &body, &note) || !read_text(body, text)) return nullptr;
+    return answer<Predict>(*reinterpret_cast<Predictor*>(self), note, text.start, text.size);
 }
 
 PyObject* predictor_infer(PyObject* self, PyObject* arguments) {
     PyObject* body;
     Py_ssize_t size;
+    unsigned long long note = 0;
     Text text;
-    if (!PyArg_ParseTuple(arguments, "Sn", &body, &size) || !read_text(body, text)) return nullptr;
+    if (!PyArg_ParseTuple(arguments, "Sn|K", &body, &size, &note) || !read_text(body, text)) return nullptr;
     if (size < 0 || static_cast<size_t>(size) > text.size) Py_RETURN_NONE;
-    return answer<Infer>(*reinterpret_cast<Predictor*>(self), text.start, static_cast<size_t>(size), text.size);
+    return answer<Infer>(*reinterpret_cast<Predictor*>(self), note, text.start, static_cast<size_t>(size), text.size);
 }
 
 PyMethodDef methods[] = {
-    {"predict", predictor_predict, METH_O,
-     "predict(body) -> (answer, head, signature, rows, decoding, decoded, ran, encoded) | (code, message) | None\n\n"
+    {"predict", predictor_predict, METH_VARARGS,
+     "predict(body, note=0) -> (answer, head, signature, rows, decoding, decoded, ran, encoded) | (code, message) | None\n\n"
      "Answer a predict request of TensorFlow Serving's; None for one that is to go the other way, (code, message) for\n"
      "one that TensorFlow refuses. `head` is the size of the JSON where binary tensors follow it, else 0. The\n"
-     "signature is given by its place, the times by time.perf_counter_ns."},
+     "signature is given by its place, the times by time.perf_counter_ns. `note` is the address of 512 bytes, in which\n"
+     "the signature and the shapes stand while it runs: their size in two bytes, then the text."},
     {"infer", predictor_infer, METH_VARARGS,
-     "infer(body, size) -> the same\n\nAnswer an infer request of the Open Inference Protocol, of so many bytes of "
+     "infer(body, size, note=0) -> the same\n\nAnswer an infer request of the Open Inference Protocol, of so many bytes of "
      "JSON."},
     {nullptr, nullptr, 0, nullptr},
 };

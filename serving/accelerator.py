@@ -21,7 +21,7 @@ from serving.model import Model, Source
 from serving.settings import Settings
 from serving.signature import DEFAULT, Signature, TensorSpec
 
-VERSION = 1  # of what the extension and this say to each other
+VERSION = 2  # of what the extension and this say to each other
 MOST_SIGNATURES = 16  # the extension takes no more
 AROUND = 5  # levels that a body has beside its tensors', at most: those of an infer body, base64, a scalar's list
 
@@ -38,8 +38,9 @@ class Quick:
         """Prepare the signatures that can be answered so."""
         self.served = served
         self.names: list[str] = []  # of the signatures, by their places
-        self.predict: Callable[[bytes], Answer] = lambda _body: None
-        self.infer: Callable[[bytes, int], Answer] = lambda _body, _size: None
+        # The last argument: where to write the shapes that are run, `inflight.address`.
+        self.predict: Callable[..., Answer] = lambda _body, _note=0: None
+        self.infer: Callable[..., Answer] = lambda _body, _size, _note=0: None
         module = _extension(options.accelerator)
         if module is None or options.batch_rows:
             return

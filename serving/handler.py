@@ -160,13 +160,14 @@ def _quickly(served: Model, body: bytes, request: Request, protocol: ModuleType)
     quick = accelerator.of(served)
     if not quick.names or protocol not in (tensorflow_serving, sagemaker, open_inference):
         return None
-    slot = inflight.begin(f"accelerated {'infer' if protocol is open_inference else 'predict'}, {len(body)} bytes")
+    slot = inflight.begin(f"accelerated, {len(body)} bytes")
+    note = inflight.address(slot)
     try:
         if protocol is not open_inference:
-            found = quick.predict(body)
+            found = quick.predict(body, note)
         else:
             size = open_inference.json_size(request.headers, len(body))
-            found = quick.infer(body, len(body) if size is None else size)
+            found = quick.infer(body, len(body) if size is None else size, note)
     finally:
         inflight.end(slot)
     if found is None:
@@ -292,7 +293,6 @@ def expose(request: Request, _target: Target, _protocol: ModuleType) -> Response
 
 
 MOST_ROWS_TRIED = 256
-MOST_ROWS_ALONE = 10_000  # each takes a run
 
 
 def _run(served: Model, call: Call, protocol: ModuleType, failure: RunError | None) -> tuple[Call, Arrays]:
@@ -345,8 +345,6 @@ def _alone(call: Call, row: int) -> Arrays:
 
 def _run_each(served: Model, call: Call, protocol: ModuleType, rows: int) -> tuple[Call, Arrays]:
     """Run row by row, so that one that the model refuses fails alone."""
-    if rows > MOST_ROWS_ALONE:
-        raise TooLarge(f"on_error: expected at most {MOST_ROWS_ALONE} rows where the model refuses one, got {rows}")
     failed = dict(call.failed)
     places = [place for place in range(rows + len(failed)) if place not in failed]  # of the rows, in the request
     answered: list[Arrays] = []

@@ -19,6 +19,8 @@ import time
 from collections import deque
 from typing import NamedTuple
 
+import numpy as np
+
 SLOTS = 64  # runs at a time; those beyond are not recorded
 SIZE = 512  # bytes of a slot: the length of the text, then the text
 HEAD = 8  # bytes: the child's process id
@@ -36,6 +38,7 @@ class Run(NamedTuple):
 _free: list[int] = list(range(SLOTS))
 _runs: dict[int, Run] = {}  # by slot
 _table: mmap.mmap | None = None  # shared with the parent; None in a process that was not forked
+_address = 0  # of that table
 _children: deque[mmap.mmap] = deque(maxlen=MOST_TABLES)
 
 
@@ -51,6 +54,11 @@ def begin(text: str) -> int:
         start = HEAD + slot * SIZE
         _table[start : start + 2 + len(data)] = len(data).to_bytes(2, "little") + data
     return slot
+
+
+def address(slot: int) -> int:
+    """Return where the slot is in memory, for code that writes a better text into it; 0 where it is not shared."""
+    return _address + HEAD + slot * SIZE if _address and slot >= 0 else 0
 
 
 def end(slot: int) -> None:
@@ -90,8 +98,9 @@ def _before_fork() -> None:
 
 
 def _after_fork() -> None:
-    global _table
+    global _table, _address
     _table = _children.pop()
+    _address = np.frombuffer(_table, np.uint8).__array_interface__["data"][0]
     _table[:HEAD] = os.getpid().to_bytes(HEAD, "little")
     _children.clear()
     _runs.clear()

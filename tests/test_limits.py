@@ -437,7 +437,7 @@ class Slow:
 def busy(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Callable[..., Response], Slow]]:
     """Serve with one request running; the others wait or are refused."""
     ask = serve(HALF, THREADS="1", MAX_WAIT="0.5")
-    assert ask("POST", "/", {"instances": [1.0]}).status == 200
+    assert ask("POST", "/", {"instances": [1.0]}).status == ask("GET", "/readyz").status == 200
     slow = Slow(monkeypatch)
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(ask, "POST", "/", {"instances": [1.0]})
