@@ -109,21 +109,22 @@ class Reader {
         }
         at_ = at;
         if (whole) return count <= 18 && store(negative, mantissa, found);  // of more, some are beyond 64 bits
+        double value;
+        // Both numbers are doubles themselves then, and one operation rounds once - Clinger 1990.
+        if (count <= 19 && mantissa <= uint64_t{1} << 53 && exponent >= -22 && exponent <= 22) {
+            value = static_cast<double>(mantissa);
+            value = exponent < 0 ? value / POWERS[-exponent] : value * POWERS[exponent];
+            if (negative) value = -value;
+        } else {
+            const auto read = std::from_chars(start, at, value);
+            if (read.ec != std::errc() || read.ptr != at) return false;
+        }
         if constexpr (std::is_floating_point_v<T>) {
-            double value;
-            // Both numbers are doubles themselves then, and one operation rounds once - Clinger 1990.
-            if (count <= 19 && mantissa <= uint64_t{1} << 53 && exponent >= -22 && exponent <= 22) {
-                value = static_cast<double>(mantissa);
-                value = exponent < 0 ? value / POWERS[-exponent] : value * POWERS[exponent];
-                if (negative) value = -value;
-            } else {
-                const auto read = std::from_chars(start, at, value);
-                if (read.ec != std::errc() || read.ptr != at) return false;
-            }
             found = static_cast<T>(value);
             return std::isfinite(found);
+        } else {
+            return store_whole(value, found);
         }
-        return false;
     }
 
   private:
@@ -241,6 +242,15 @@ class Reader {
             found = static_cast<T>(value);
             return value >= std::numeric_limits<T>::min() && value <= std::numeric_limits<T>::max();
         }
+    }
+
+    // 3.0 is an integer: protobuf's JSON, as Vertex AI sends it, has doubles alone.
+    template <typename T>
+    static bool store_whole(double value, T& found) {
+        const double past = std::ldexp(1.0, std::numeric_limits<T>::digits);  // the type's largest value, and one more
+        if (std::trunc(value) != value || value >= past || value < (std::is_signed_v<T> ? -past : 0.0)) return false;
+        found = static_cast<T>(value);
+        return true;
     }
 
     const char *at_, *end_;

@@ -276,7 +276,8 @@ SEVERAL = [
     ("",        "instances", '[{"a":1,"a":1,"b":[2,3]}]',                      SLOW),
     ("",        "instances", '[{"a":1,"b":[2,3],"c":1}]',                      SLOW),
     ("",        "instances", '[{"a":1,"b":[2,3],"key":1}]',                    SLOW),
-    ("",        "instances", '[{"a":1,"b":[2.0,3]}]',                          SLOW),
+    ("",        "instances", '[{"a":1,"b":[2.0,3e1]}]',                        QUICK),
+    ("",        "instances", '[{"a":1,"b":[2.5,3]}]',                          SLOW),
     ("",        "instances", '[{"a":1,"b":[2]}]',                              SLOW),
     ("",        "instances", '[{"a":[1],"b":[2,3]}]',                          SLOW),
     ("",        "instances", '[[1,[2,3]]]',                                    SLOW),
@@ -596,11 +597,14 @@ def numbers(dtype: str) -> list[tuple[str, bool]]:
     kind = np.dtype(dtype).kind
 
     def fits(text: str) -> bool:
-        return kind == "f" or np.iinfo(dtype).min <= int(text) <= np.iinfo(dtype).max
+        if kind == "f":
+            return True
+        value = float(text) if set(text) & set(".eE") else int(text)  # 3.0 is an integer, 3.5 is none
+        return value == int(value) and np.iinfo(dtype).min <= int(value) <= np.iinfo(dtype).max
 
     return [
         *((text, fits(text)) for text in INTEGERS),
-        *((text, kind == "f") for text in [*DECIMALS]),
+        *((text, fits(text)) for text in DECIMALS),
         *((text, dtype == "float64") for text in DOUBLES),
         *((text, kind == "f") for text in TINY),
         *((text, SLOW) for text in [*LONG, *BEYOND, *WRONG]),
