@@ -1,89 +1,21 @@
-"""Every reader's work grows with what it reads, not faster: CPU time at n and at 8 n, along each axis a client chooses.
+"""Bodies, addresses and header fields, read by each reader along each axis."""
 
-A reader and an axis are one line of a table: how a body of size n is made, and what reads it. The sizes are found by
-doubling until a reading takes milliseconds, so that a line needs no tuning; a reader that refuses at a limit is measured
-at the largest size. A quadratic reader takes 64 times as long for 8 n, and the bound is 16.
-"""
-
-import base64
-import ctypes
-import gc
 import gzip
-import json
-import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from serving import cloud_events, images, manifest, observe, prediction_log
+from serving import cloud_events, images, observe
 from serving.dtypes import BY_CODE
-from serving.errors import InputError, LoadError, did_you_mean
-from serving.http import HttpError, _wanted_encoding, unpack
-from serving.protocols import classify, open_inference, raw, regress, tensorflow_serving
+from serving.errors import did_you_mean
+from serving.http import _wanted_encoding, unpack
+from serving.protocols import classify, open_inference, raw, regress, sagemaker, tensorflow_serving
 from serving.protocols.call import Context
 from serving.protocols.options import from_query
-from serving.signature import Signature, TensorSpec, read
-from serving.wire import varint
+from serving.signature import Signature, TensorSpec
 from tests.conftest import Serve
-
-MOST = 16  # times as long for 8 n
-ENOUGH = 0.002  # seconds: below, a clock's grain and a cache decide
-LARGEST = 1 << 19  # bytes at n
-TRIES = 5
-
-Make = Callable[[int], Any]
-Reader = Callable[[Any], Any]
-
-
-def seconds(read: Reader, given: Any, times: int = 3) -> float:
-    """Return the CPU time of one reading, the least of a few."""
-    least = float("inf")
-    for _ in range(times):
-        begin = time.thread_time()
-        with suppress(HttpError, LoadError, InputError, ValueError):
-            read(given)
-        least = min(least, time.thread_time() - begin)
-    return least
-
-
-@pytest.fixture(scope="module", autouse=True)
-def kept_memory() -> Iterator[None]:
-    """Have malloc keep what is freed: else each large body costs the kernel's work for fresh pages, a small one none."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", lambda *_: 0)
-    trim, threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD in malloc.h
-    mallopt(trim, 1 << 30)
-    mallopt(threshold, 1 << 25)
-    yield
-    mallopt(trim, 1 << 17)  # as glibc begins
-    mallopt(threshold, 1 << 17)
-
-
-def size(given: Any) -> int:
-    return len(given) if isinstance(given, (bytes, str)) else sum(map(size, given))
-
-
-def grows(make: Make, read: Reader) -> float:
-    """Return how many times as long 8 n takes as n."""
-    n = 64
-    seconds(read, make(n), 1)  # what is imported only when it is needed
-    while size(make(n)) < LARGEST and seconds(read, make(n), 1) < ENOUGH:
-        n *= 2
-    small, large = make(n), make(8 * n)
-    ratio = float("inf")
-    gc.collect()
-    gc.disable()  # a full collection goes over all that the tests hold
-    try:
-        for _ in range(TRIES):
-            ratio = min(ratio, seconds(read, large, 1) / max(seconds(read, small), ENOUGH / 4))
-            if ratio <= MOST:
-                break
-    finally:
-        gc.enable()
-    return ratio
-
+from tests.growth import MOST, Make, Reader, grows
+from tests.growth.grown import binary, j, keys, members, part, parts, pushed, v2
 
 # What is served: a model of one input of any shape, one of rows, one of named inputs, one for each kind of text
 
@@ -110,6 +42,10 @@ ROW_ERRORS = {"on_error": "row"}
 
 def predict(signature: Signature, **query: str) -> Reader:
     return lambda body: tensorflow_serving.decode(body, {signature.name: signature}, Context(query=query))
+
+
+def bare(signature: Signature) -> Reader:
+    return lambda body: sagemaker.decode(body, {signature.name: signature})
 
 
 def infer(signature: Signature) -> Reader:
@@ -140,76 +76,6 @@ class _Any(dict[str, str]):
 
     def get(self, name: str, default: Any = None, /) -> Any:
         return super().get(name.lower(), super().get(name, default))
-
-
-def keys(n: int, value: str = "1", twice: bool = False) -> str:
-    """Return the members of an object, each key a new one; with `twice`, the last is the one before it."""
-    return ",".join([f'"k{index}":{value}' for index in range(n)] + ([f'"k{n - 1}":{value}'] if twice else []))
-
-
-def j(text: str) -> Make:
-    """Return what makes a body of a text in which KEYS, TWICE, DEEP, MANY and LONG grow."""
-
-    def make(n: int) -> bytes:
-        grown = {
-            "KEYS": lambda: keys(n),
-            "TWICE": lambda: keys(n, twice=True),
-            "DEEP": lambda: "[" * n + "1" + "]" * n,
-            "OBJECTS": lambda: '{"a":' * n + "1" + "}" * n,
-            "OPEN": lambda: "[" * n,
-            "NUMBERS": lambda: ",".join(["1.5"] * n),
-            "WHOLES": lambda: ",".join(["3.0"] * n),
-            "ROWS": lambda: ",".join(["[1.5,2]"] * n),
-            "RAGGED": lambda: ",".join(["[1.5,2],[1]"] * n),
-            "SHAPES": lambda: ",".join("[" + ",".join("1" * (1 + index % 9)) + "]" for index in range(n)),
-            "LONG": lambda: "k" * n,
-            "NEAR": lambda: "feature_of_the_house" * n,
-            "DIGITS": lambda: "1" * n,
-            "ESCAPES": lambda: '\\"\\\\\\u00e9' * n,
-            "EMPTY": lambda: ",".join(["{}"] * n),
-            "WRONG": lambda: ",".join(f'{{"feature_of_the_{index}":1}}' for index in range(n)),
-            "STRINGS": lambda: ",".join(['"é\\n"'] * n),
-            "SPACE": lambda: " " * n,
-        }
-        return _filled(text, grown).encode()
-
-    return make
-
-
-def _filled(text: str, grown: dict[str, Callable[[], str]]) -> str:
-    for word, what in grown.items():
-        if word in text:
-            text = text.replace(word, what())
-    return text
-
-
-def v2(data: str, shape: str = "[1]", datatype: str = "FP32") -> str:
-    return f'{{"inputs":[{{"name":"x","shape":{shape},"datatype":"{datatype}","data":{data}}}]}}'
-
-
-def members(n: int) -> bytes:
-    return b"".join([gzip.compress(b'{"instances":[')] + [gzip.compress(b"")] * n)
-
-
-def binary(n: int) -> tuple[bytes, bytes]:
-    blob = b"\x01\0\0\0a" * n
-    head = f'{{"inputs":[{{"name":"x","shape":[{n}],"datatype":"BYTES","parameters":{{"binary_data_size":{len(blob)}}}}}]}}'
-    return head.encode(), blob
-
-
-def parts(n: int) -> bytes:
-    return b"".join(b'--b\r\nContent-Disposition: form-data; name="x"\r\n\r\n1\r\n' for _ in range(n)) + b"--b--\r\n"
-
-
-def part(content: Callable[[int], bytes], fields: Callable[[int], bytes] = lambda _n: b"") -> Make:
-    head = b'--b\r\nContent-Disposition: form-data; name="x"\r\n'
-    return lambda n: head + fields(n) + b"\r\n" + content(n) + b"\r\n--b--\r\n"
-
-
-def pushed(n: int) -> bytes:
-    attributes = {f"k{index}": "v" for index in range(n)}
-    return json.dumps({"message": {"messageId": "1", "data": base64.b64encode(b"x" * n).decode(),
-                                   "attributes": attributes}}).encode()  # fmt: skip
 
 
 STRUCTURED = '{"specversion":"1.0","id":"1","source":"/s","type":"t"'
@@ -247,6 +113,15 @@ READERS: list[tuple[str, Make, Reader]] = [
     ("predict: rows without names, told",  j('{"instances":[EMPTY]}'),                        predict(NAMED, **ROW_ERRORS)),
     ("predict: names that nearly fit, told", j('{"instances":[WRONG]}'),                      predict(NAMED, **ROW_ERRORS)),
     ("predict: names that nearly fit, of many", j('{"instances":[WRONG]}'),                   predict(MANY, **ROW_ERRORS)),
+    ("predict: rows with keys",            j('{"instances":[KEYED]}'), predict(VECTOR)),
+    ("predict: rows of many inputs",       j('{"instances":[WIDE]}'), predict(MANY)),
+    ("predict: base64",                    j('{"instances":[BASE64]}'), predict(TEXT)),
+    ("predict: base64 with white space",   j('{"instances":[{"b64":"SPACED"}]}'), predict(TEXT)),
+    ("predict: NaN in every row",          j('{"instances":[NANS]}'), predict(VECTOR)),
+    ("predict: many levels, a long row",   j('{"instances":LEVELS}'), predict(ANY)),
+    ("predict: many levels, wrong at the end", j('{"instances":[LEVELS, LEVELS, 1]}'), predict(ANY)),
+    ("predict: a bad row at the end",      j('{"instances":[ROWS,["a",2]]}'), predict(VECTOR)),
+    ("predict: a bad row at the end, told", j('{"instances":[ROWS,["a",2]]}'), predict(VECTOR, **ROW_ERRORS)),
     ("predict: a long name",               j('{"instances":[{"LONG":1}]}'),                   predict(NAMED)),
     ("predict: a long name that nearly fits", j('{"instances":[{"NEAR":1}]}'),                predict(NAMED)),
     ("predict: a long name of a signature", j('{"signature_name":"NEAR","instances":[1]}'),   predict(NAMED)),
@@ -259,6 +134,9 @@ READERS: list[tuple[str, Make, Reader]] = [
     ("predict: a long decimal",            j('{"instances":[0.DIGITS]}'),                     predict(ANY)),
     ("predict: a long number, whole",      j('{"instances":[DIGITS]}'),                       predict(WHOLE)),
     ("predict: white space",               j('{"instances":SPACE[1]SPACE}SPACE'),             predict(ANY)),
+    ("SageMaker: brackets",                j('DEEP'), bare(ANY)),
+    ("SageMaker: keys",                    j('{KEYS}'), bare(NAMED)),
+    ("SageMaker: rows",                    j('[ROWS]'), bare(VECTOR)),
     ("infer: keys at the top",             j('{KEYS}'),                                       infer(ANY)),
     ("infer: keys of a tensor",            j('{"inputs":[{"name":"x",KEYS}]}'),               infer(ANY)),
     ("infer: keys of parameters",          j('{"inputs":[{"name":"x"}],"parameters":{KEYS}}'), infer(ANY)),
@@ -283,6 +161,7 @@ READERS: list[tuple[str, Make, Reader]] = [
     ("lines: rows",                        lambda n: b"1.5\n" * n,                            posted(LINES, ANY)),
     ("lines: no JSON, told",               lambda n: b"[1\n" * n,                             posted(LINES, ANY, **ROW_ERRORS)),
     ("lines: in two dialects, told",       lambda n: b"NaN\nx\n" * n,                         posted(LINES, ANY, **ROW_ERRORS)),
+    ("lines: in TensorFlow Serving's dialect", lambda n: b"NaN\n" * n, posted(LINES, ANY)),
     ("lines: keys",                        j('{KEYS}'),                                       posted(LINES, NAMED)),
     ("lines: brackets",                    j('DEEP\nDEEP'),                                   posted(LINES, ANY)),
     ("lines: empty",                       lambda n: b"\n" * n + b"1",                        posted(LINES, ANY)),
@@ -342,96 +221,4 @@ READERS: list[tuple[str, Make, Reader]] = [
 @pytest.mark.parametrize(("make", "reader"), [case[1:] for case in READERS], ids=[case[0] for case in READERS])
 def test_reading_grows_with_what_is_read(make: Make, reader: Reader, serve: Serve) -> None:
     serve(MAX_ROWS=str(1 << 30))
-    assert grows(make, reader) <= MOST
-
-
-# Files
-
-
-def field(number: int, content: bytes) -> bytes:
-    return varint(number << 3 | 2) + varint(len(content)) + content
-
-
-TENSOR = field(1, b"x:0") + b"\x10\x01"
-
-
-def _graph(signatures: bytes, tags: bytes = field(4, b"serve")) -> bytes:
-    return field(2, field(1, tags) + signatures)
-
-
-def _signature_def(n: int, name: Callable[[int], bytes]) -> bytes:
-    inputs = b"".join(field(1, field(1, name(index)) + field(2, TENSOR)) for index in range(n))
-    return field(5, field(1, b"serving_default") + field(2, inputs + field(2, field(1, b"y") + field(2, TENSOR))))
-
-
-def _log(n: int) -> bytes:
-    tensor = b"\x08\x01" + field(2, field(2, b"\x08" + varint(n))) + field(5, b"\0\0\0\0" * n)
-    return field(6, field(1, field(1, b"") + field(2, field(1, b"x") + field(2, tensor))))
-
-
-def _varints(n: int) -> bytes:
-    tensor = b"\x08\x09" + field(2, field(2, b"\x08" + varint(n))) + b"\x50\x01" * n
-    return field(6, field(1, field(2, field(1, b"x") + field(2, tensor))))
-
-
-# fmt: off
-FILES: list[tuple[str, str, Make]] = [
-    ("saved_model.pb: inputs",           "saved_model.pb", lambda n: _graph(_signature_def(n, lambda i: b"k%d" % i))),
-    ("saved_model.pb: one input, often", "saved_model.pb", lambda n: _graph(_signature_def(n, lambda _: b"k"))),
-    ("saved_model.pb: signatures",       "saved_model.pb", lambda n: _graph(b"".join(field(5, field(1, b"s%d" % i)) for i in range(n)))),
-    ("saved_model.pb: tags",             "saved_model.pb", lambda n: _graph(b"", field(4, b"t") * n)),
-    ("saved_model.pb: graphs",           "saved_model.pb", lambda n: _graph(b"") * n),
-    ("saved_model.pb: a graph in parts", "saved_model.pb", lambda n: field(2, field(1, b"") * n)),
-    ("saved_model.pb: nodes",            "saved_model.pb", lambda n: field(2, field(2, field(1, field(1, b"node")) * n))),
-    ("saved_model.pb: sizes",            "saved_model.pb", lambda n: _graph(field(5, field(1, b"s") + field(2, field(1, field(1, b"x") + field(2, TENSOR + field(3, field(2, b"\x08\x01") * n))))))),
-    ("saved_model.pb: long numbers",     "saved_model.pb", lambda n: _graph(b"\xff" * n)),
-    ("warm-up: a tensor",                "log",            _log),
-    ("warm-up: numbers one by one",      "log",            _varints),
-    ("warm-up: fields",                  "log",            lambda n: field(6, field(1, field(1, b"") * n))),
-    ("manifest: files",                  "assets.extra/manifest.json", lambda n: json.dumps({"files": {f"assets/{i}": {"bytes": 1, "sha256": ""} for i in range(n)}}).encode()),
-    ("manifest: brackets",               "assets.extra/manifest.json", lambda n: b"[" * n),
-]
-# fmt: on
-
-
-@pytest.mark.parametrize(("place", "make"), [case[1:] for case in FILES], ids=[case[0] for case in FILES])
-def test_reading_a_file_grows_with_what_is_read(place: str, make: Make, tmp_path: Path) -> None:
-    path = tmp_path / place
-    path.parent.mkdir(exist_ok=True)
-    written: list[bytes] = []
-
-    def reader(content: bytes) -> Any:
-        if written != [content]:
-            path.write_bytes(content)
-            written[:] = [content]
-        if place == "log":
-            return prediction_log.request(memoryview(content), {"serving_default": ANY})
-        return read(tmp_path) if place == "saved_model.pb" else manifest.check(tmp_path, "quick")
-
-    assert grows(make, reader) <= MOST
-
-
-# The whole way of a request
-
-
-def _messages(n: int) -> Iterator[tuple[str, bytes, dict[str, str]]]:
-    yield "/v1/models/model:predict", b'{"instances":[{%b}]}' % keys(n).encode(), {}
-    yield "/v1/models/model:predict", b'{"instances":%b1%b}' % (b"[" * n, b"]" * n), {}
-    yield "/v1/models/" + "model" * n + ":predict", b"{}", {}
-    yield "/" + "versions/1" * n, b"{}", {}
-
-
-@pytest.mark.parametrize("index", range(4), ids=["keys", "brackets", "a long name", "a long address"])
-@pytest.mark.parametrize("packed", [False, True], ids=["plain", "packed"])
-def test_a_request_grows_with_what_is_read(index: int, packed: bool, serve: Serve) -> None:
-    ask = serve()
-
-    def make(n: int) -> tuple[str, bytes, str]:
-        path, body, _ = list(_messages(n))[index]
-        return path, gzip.compress(body) if packed else body, "gzip" if packed else "identity"
-
-    def reader(message: tuple[str, bytes, str]) -> None:
-        path, body, encoding = message
-        assert 400 <= ask("POST", path, body, content_encoding=encoding).status < 500
-
     assert grows(make, reader) <= MOST

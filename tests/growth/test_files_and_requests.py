@@ -1,0 +1,106 @@
+"""What lies in a model's folder, and whole requests."""
+
+import gzip
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serving import manifest, prediction_log
+from serving.signature import read
+from serving.wire import varint
+from tests.conftest import Serve
+from tests.growth import MOST, Make, grows
+from tests.growth.grown import keys
+from tests.growth.test_bodies import ANY
+
+
+def field(number: int, content: bytes) -> bytes:
+    return varint(number << 3 | 2) + varint(len(content)) + content
+
+
+TENSOR = field(1, b"x:0") + b"\x10\x01"
+
+
+def _graph(signatures: bytes, tags: bytes = field(4, b"serve")) -> bytes:
+    return field(2, field(1, tags) + signatures)
+
+
+def _inputs(n: int) -> bytes:
+    inputs = b"".join(field(1, field(1, b"k%d" % index) + field(2, TENSOR)) for index in range(n))
+    return field(5, field(1, b"serving_default") + field(2, inputs + field(2, field(1, b"y") + field(2, TENSOR))))
+
+
+def _log(n: int) -> bytes:
+    tensor = b"\x08\x01" + field(2, field(2, b"\x08" + varint(n))) + field(5, b"\0\0\0\0" * n)
+    return field(6, field(1, field(1, b"") + field(2, field(1, b"x") + field(2, tensor))))
+
+
+def _varints(n: int) -> bytes:
+    tensor = b"\x08\x09" + field(2, field(2, b"\x08" + varint(n))) + b"\x50\x01" * n
+    return field(6, field(1, field(2, field(1, b"x") + field(2, tensor))))
+
+
+# fmt: off
+FILES: list[tuple[str, str, Make]] = [
+    ("saved_model.pb: inputs",           "saved_model.pb", lambda n: _graph(_inputs(n))),
+    ("saved_model.pb: one input, often", "saved_model.pb", lambda n: _graph(field(5, field(1, b"s") + field(2, field(1, field(1, b"k") + field(2, TENSOR)) * n)))),
+    ("saved_model.pb: signatures",       "saved_model.pb", lambda n: _graph(b"".join(field(5, field(1, b"s%d" % i)) for i in range(n)))),
+    ("saved_model.pb: tags",             "saved_model.pb", lambda n: _graph(b"", field(4, b"t") * n)),
+    ("saved_model.pb: graphs",           "saved_model.pb", lambda n: _graph(b"") * n),
+    ("saved_model.pb: a graph in parts", "saved_model.pb", lambda n: field(2, field(1, b"") * n)),
+    ("saved_model.pb: nodes",            "saved_model.pb", lambda n: field(2, field(2, field(1, field(1, b"node")) * n))),
+    ("saved_model.pb: sizes",            "saved_model.pb", lambda n: _graph(field(5, field(1, b"s") + field(2, field(1, field(1, b"x") + field(2, TENSOR + field(3, field(2, b"\x08\x01") * n))))))),
+    ("saved_model.pb: long numbers",     "saved_model.pb", lambda n: _graph(b"\xff" * n)),
+    ("warm-up: a tensor",                "log",            _log),
+    ("warm-up: numbers one by one",      "log",            _varints),
+    ("warm-up: fields",                  "log",            lambda n: field(6, field(1, field(1, b"") * n))),
+    ("manifest: files",                  "assets.extra/manifest.json", lambda n: json.dumps({"files": {f"assets/{i}": {"bytes": 1, "sha256": ""} for i in range(n)}}).encode()),
+    ("manifest: brackets",               "assets.extra/manifest.json", lambda n: b"[" * n),
+]
+# fmt: on
+
+
+@pytest.mark.parametrize(("place", "make"), [case[1:] for case in FILES], ids=[case[0] for case in FILES])
+def test_reading_a_file_grows_with_what_is_read(place: str, make: Make, tmp_path: Path) -> None:
+    path = tmp_path / place
+    path.parent.mkdir(exist_ok=True)
+    written: list[bytes] = []
+
+    def reader(content: bytes) -> Any:
+        if written != [content]:
+            path.write_bytes(content)
+            written[:] = [content]
+        if place == "log":
+            return prediction_log.request(memoryview(content), {"serving_default": ANY})
+        return read(tmp_path) if place == "saved_model.pb" else manifest.check(tmp_path, "quick")
+
+    assert grows(make, reader) <= MOST
+
+
+# The whole way of a request
+
+
+def _messages(n: int) -> Iterator[tuple[str, bytes, dict[str, str]]]:
+    yield "/v1/models/model:predict", b'{"instances":[{%b}]}' % keys(n).encode(), {}
+    yield "/v1/models/model:predict", b'{"instances":%b1%b}' % (b"[" * n, b"]" * n), {}
+    yield "/v1/models/" + "model" * n + ":predict", b"{}", {}
+    yield "/" + "versions/1" * n, b"{}", {}
+
+
+@pytest.mark.parametrize("index", range(4), ids=["keys", "brackets", "a long name", "a long address"])
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "packed"])
+def test_a_request_grows_with_what_is_read(index: int, packed: bool, serve: Serve) -> None:
+    ask = serve()
+
+    def make(n: int) -> tuple[str, bytes, str]:
+        path, body, _ = list(_messages(n))[index]
+        return path, gzip.compress(body) if packed else body, "gzip" if packed else "identity"
+
+    def reader(message: tuple[str, bytes, str]) -> None:
+        path, body, encoding = message
+        assert 400 <= ask("POST", path, body, content_encoding=encoding).status < 500
+
+    assert grows(make, reader) <= MOST
