@@ -20,7 +20,7 @@ and all outputs come back binary.
 
 In JSON, BYTES are strings; one that is not UTF-8 is sent as {"b64": "..."} (not in the specification), and an output
 that is not UTF-8 is refused, for it would be read as something else: it has to be asked for in binary. BF16 is binary
-only. A whole number may be written 5.0. NaN and the infinities are bare tokens, as Triton writes them.
+only. An integer may be written 5.0. NaN and the infinities are bare tokens, as Triton writes them.
 """
 
 import math

@@ -11,6 +11,7 @@ import pytest
 from serving import manifest, prediction_log
 from serving.signature import read
 from serving.wire import varint
+from tests.accelerator.models import build
 from tests.conftest import Serve
 from tests.growth import MOST, Make, grows
 from tests.growth.grown import keys
@@ -93,7 +94,7 @@ def _messages(n: int) -> Iterator[tuple[str, bytes, dict[str, str]]]:
 @pytest.mark.parametrize("index", range(4), ids=["keys", "brackets", "a long name", "a long address"])
 @pytest.mark.parametrize("packed", [False, True], ids=["plain", "packed"])
 def test_a_request_grows_with_what_is_read(index: int, packed: bool, serve: Serve) -> None:
-    ask = serve()
+    ask = serve(build() / "shapes", ACCELERATOR="off")
 
     def make(n: int) -> tuple[str, bytes, str]:
         path, body, _ = list(_messages(n))[index]

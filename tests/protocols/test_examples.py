@@ -12,7 +12,7 @@ from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 
 from serving.dtypes import DTYPES
-from serving.http import BadRequest, ModelFault
+from serving.http import BadRequest, ModelFault, TooLarge
 from serving.protocols import classify, regress
 from serving.signature import Signature, TensorSpec
 from tests.conftest import ROOT, Serve, plain_environment
@@ -200,3 +200,12 @@ def test_any_json_is_decoded_or_refused(body: dict[str, Any]) -> None:
 def test_any_bytes_are_refused(content: bytes) -> None:
     with pytest.raises(BadRequest):
         regress.decode(content, SIGNATURES)
+
+
+def test_a_context_is_bounded_by_what_it_makes_of_all_examples() -> None:
+    def body(examples: int) -> bytes:
+        return json.dumps({"context": {"user": "a" * 10_000}, "examples": [{}] * examples}).encode()
+
+    assert len(classify.decode(body(800), SIGNATURES).inputs["inputs"]) == 800
+    with pytest.raises(TooLarge, match=r"context: expected at most 8388608 bytes in all examples together \(MAX_BODY"):
+        classify.decode(body(900), SIGNATURES)

@@ -11,10 +11,11 @@ from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 
 from serving.dtypes import DTYPES
-from serving.http import BadRequest, ModelFault
-from serving.protocols.call import Call
+from serving.http import BadRequest, ModelFault, TooLarge
+from serving.protocols.call import MOST_ROWS_APART, Call, Context
 from serving.protocols.tensorflow_serving import decode, encode, example, metadata
 from serving.signature import Contents, Shape, Signature, TensorSpec
+from tests.conftest import Serve
 
 BY_NAME = {dtype.numpy_name: dtype for dtype in DTYPES}
 
@@ -255,3 +256,13 @@ def test_metadata_is_protobufs_json() -> None:
         "dtype": "DT_FLOAT", "tensor_shape": {"dim": [], "unknown_rank": True}, "name": "x:0",
     }  # fmt: skip
     assert described["outputs"]["y"]["tensor_shape"] == {"dim": [{"size": "-1", "name": ""}], "unknown_rank": False}
+
+
+def test_rows_told_apart_are_bounded(serve: Serve) -> None:
+    serve(MAX_ROWS=str(1 << 30))
+    query, most = {"signature_name": "scalars", "on_error": "row"}, MOST_ROWS_APART
+    body = json.dumps({"instances": [1.0] * (most + 1)}).encode()
+    assert len(decode(json.dumps({"instances": [1.0] * most}).encode(), SIGNATURES, Context(query=query)).inputs["x"])
+    assert len(decode(body, SIGNATURES, Context(query={"signature_name": "scalars"})).inputs["x"]) == most + 1
+    with pytest.raises(TooLarge, match="instances: expected at most 10000 rows with on_error=row, got 10001"):
+        decode(body, SIGNATURES, Context(query=query))
