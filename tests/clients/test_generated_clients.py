@@ -26,7 +26,15 @@ MODELS = [
     "model",  # pictures and pixels: two signatures
     "keras_functional",  # two inputs, two outputs
 ]
-POSTED = ("Predict", "Infer")
+DEEP = {"name": "deep", "shape": [1, 3], "datatype": "INT32", "data": [1, 2, 3]}
+WIDE = {"name": "wide", "shape": [1, 2], "datatype": "FP32", "data": [0.5, 1]}
+POSTED: dict[str, list[Any]] = {  # what to post where the exporter left no examples, which the document would show
+    "Predict": [
+        {"instances": [{"deep": [1, 2, 3], "wide": [0.5, 1]}, {"deep": [1, 2, 3], "wide": [0.5, 1]}]},
+        {"signature_name": "serve", "inputs": {"deep": [[1, 2, 3]], "wide": [[0.5, 1]]}},
+    ],
+    "Infer": [{"inputs": [WIDE, DEEP]}, {"inputs": [DEEP, WIDE], "parameters": {"signature_name": "serve"}}],
+}
 
 
 def run(command: list[str], folder: Path, text: str = "", **environment: str) -> str:
@@ -52,7 +60,7 @@ def described(server: Server, folder: Path) -> Any:
 
 
 def calls(document: Any) -> list[dict[str, Any]]:
-    """Return a call of every operation that needs no version: with each example, where it takes a predict request."""
+    """Return a call of every operation that needs no version, several where it takes a predict request."""
     found = []
     for path, item in document["paths"].items():
         for method, operation in item.items():
@@ -62,9 +70,12 @@ def calls(document: Any) -> list[dict[str, Any]]:
             function = re.sub(r"(?<!^)(?=[A-Z])", "_", operation["operationId"]).lower()
             call = {"method": method, "path": path, "kind": kind, "function": function, "id": operation["operationId"],
                     "tag": {"TensorFlow Serving": "tensor_flow_serving"}.get(operation["tags"][0], operation["tags"][0].lower().replace(" ", "_"))}  # fmt: skip
-            bodies = document["components"]["requestBodies"].get(kind)
-            examples = bodies["content"]["application/json"]["examples"].values() if bodies else []
-            found += [{**call, "body": example["value"]} for example in examples] if kind else [call]
+            if not kind:
+                found.append(call)
+                continue
+            content = document["components"]["requestBodies"][kind]["content"]["application/json"]
+            bodies = [example["value"] for example in content.get("examples", {}).values()] or POSTED[kind]
+            found += [{**call, "body": body} for body in bodies]
     return found
 
 
