@@ -2,13 +2,16 @@
 
 import gzip
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from serving import manifest, prediction_log
+from serving import assets, composite, manifest, prediction_log
+from serving.errors import LoadError
+from serving.purity import impurities
 from serving.signature import read
 from serving.wire import varint
 from tests.accelerator.models import build
@@ -77,6 +80,64 @@ def test_reading_a_file_grows_with_what_is_read(place: str, make: Make, tmp_path
         if place == "log":
             return prediction_log.request(memoryview(content), {"serving_default": ANY})
         return read(tmp_path) if place == "saved_model.pb" else manifest.check(tmp_path, "quick")
+
+    assert grows(make, reader) <= MOST
+
+
+# Graphs, as the audit of a model reads them
+
+
+def _node(name: str, op: str, *inputs: str, calls: str = "") -> bytes:
+    of = field(5, field(1, b"f") + field(2, field(10, field(1, calls.encode())))) if calls else b""
+    return field(1, name.encode()) + field(2, op.encode()) + b"".join(field(3, one.encode()) for one in inputs) + of
+
+
+def _function(name: str, node: bytes) -> bytes:
+    signature = field(1, name.encode()) + field(2, field(1, b"a")) + field(3, field(1, b"r"))
+    return field(1, field(1, signature) + field(3, node) + field(4, field(1, b"r") + field(2, b"c:output:0")))
+
+
+def _graph_def(nodes: Iterable[bytes], functions: Iterable[bytes] = ()) -> bytes:
+    inputs = field(1, field(1, b"x") + field(2, TENSOR))
+    output = field(2, field(1, b"y") + field(2, field(1, b"y:0") + b"\x10\x01"))
+    definition = b"".join(field(1, node) for node in (_node("x", "Placeholder"), *nodes)) + field(
+        2, b"".join(functions)
+    )
+    signature = field(5, field(1, b"serving_default") + field(2, inputs + output))
+    return field(2, field(1, field(4, b"serve")) + field(2, definition) + signature)
+
+
+def _chain(n: int, op: str, **more: str) -> list[bytes]:
+    return [_node(f"n{index}", op, f"n{index - 1}" if index else "x", **more) for index in range(n)]
+
+
+LEAF = _function("f", _node("c", "Identity", "a"))
+
+# fmt: off
+GRAPHS: list[tuple[str, Make]] = [
+    ("a chain of nodes",     lambda n: _graph_def([*_chain(n, "Identity"), _node("y", "Identity", f"n{n - 1}")])),
+    ("a chain to a sink",    lambda n: _graph_def([*_chain(n, "Cast"), _node("y", "RaggedTensorToTensor", "x", "x", "x", f"n{n - 1}")])),
+    ("many inputs",          lambda n: _graph_def([_node("y", "AddN", *["x"] * n)])),
+    ("impure nodes",         lambda n: _graph_def([*_chain(n, "WriteFile"), _node("y", "Identity", f"n{n - 1}")])),
+    ("calls of a function",  lambda n: _graph_def([*_chain(n, "PartitionedCall", calls="f"), _node("y", "Identity", f"n{n - 1}")], [LEAF])),
+    ("calls in calls",       lambda n: _graph_def([_node("y", "PartitionedCall", "x", calls="f0")],
+                                                  [LEAF, *(_function(f"f{i}", _node("c", "PartitionedCall", "a", calls=f"f{i + 1}")) for i in range(n))])),
+    ("functions unused",     lambda n: _graph_def([_node("y", "Identity", "x")], [_function(f"f{i}", _node("c", "Identity", "a")) for i in range(n)])),
+]
+# fmt: on
+
+
+@pytest.mark.parametrize("make", [case[1] for case in GRAPHS], ids=[case[0] for case in GRAPHS])
+def test_reading_a_graph_grows_with_it(make: Make, tmp_path: Path) -> None:
+    path = tmp_path / "saved_model.pb"
+
+    def reader(content: bytes) -> None:
+        if not path.is_file() or path.stat().st_size != len(content):
+            path.write_bytes(content)
+        with suppress(LoadError):
+            composite.parts(tmp_path, read(tmp_path).signatures)
+        impurities(tmp_path)
+        assets.problem(tmp_path)
 
     assert grows(make, reader) <= MOST
 
