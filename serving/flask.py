@@ -59,7 +59,7 @@ def _become_response(value: PlainResponse) -> None:
 
 def from_flask(request: flask.Request) -> Request:
     """Return the request, its body still unread, unless it has been read with `get_data` or `get_json`."""
-    found = wsgi.to_request(request.__dict__["environ"])
+    found = wsgi.to_request(request.environ)
     body = request.__dict__.get("_cached_data")
     if body is not None:
         return found._replace(body=body, length=len(body))
