@@ -181,20 +181,19 @@ class Call {
         return -1;
     }
     bool within(const Limits& limits) {
-        int64_t elements = 0;
+        int64_t elements = 0, pixels = 0;  // of all inputs together
         for (int place = 0; place < signature->inputs; ++place) {
             const Input& input = signature->input[place];
             const int64_t count = columns[place].count(input.type);
             elements += count;
             if (input.rank && columns[place].dims[0] > limits.rows) return false;
-            if (input.type == STRING && !strings_within(columns[place], count, limits)) return false;
+            if (input.type == STRING && !strings_within(columns[place], count, limits, pixels)) return false;
         }
         return elements <= limits.elements;
     }
 
   private:
-    static bool strings_within(Column& column, int64_t count, const Limits& limits) {
-        int64_t total = 0;
+    static bool strings_within(Column& column, int64_t count, const Limits& limits, int64_t& total) {
         for (int64_t index = 0; index < count; ++index) {
             const Part part = column.part(index);
             if (part.size > static_cast<size_t>(limits.string)) return false;

@@ -325,12 +325,12 @@ def _run(served: Model, call: Call, protocol: ModuleType, failure: RunError | No
 
 
 def _check_pictures(served: Model, call: Call, protocol: ModuleType) -> None:
-    for name, array in call.inputs.items():
-        if array.dtype == object:
-            problem = limits.check_pictures(array.flat, served.source.pictures, settings.current())
-            if problem:
-                row = 0 if array.size == 1 and array.ndim else None
-                raise TooLarge(f"{protocol.place(call, row) if len(call.inputs) == 1 else name}: {problem}")
+    wrong = limits.check_pictures(call.inputs, served.source.pictures, settings.current())
+    if wrong:
+        name, problem = wrong
+        array = call.inputs[name]
+        row = 0 if array.size == 1 and array.ndim else None
+        raise TooLarge(f"{protocol.place(call, row) if len(call.inputs) == 1 else name}: {problem}")
 
 
 def _rows(call: Call) -> int:

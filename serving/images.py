@@ -8,17 +8,17 @@ import base64
 import binascii
 import re
 import struct
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 MOST_BLOCKS = 1 << 16  # of a file: more come from no encoder, and each takes time to walk over
-MOST_PLACES = 64  # in a serialized example that may begin a picture
 
 # As TensorFlow writes their names into saved_model.pb.
 OPERATIONS = re.compile(
-    rb"Decode(?:Image|Png|Jpeg|Gif|Bmp|WebP|AndCropJpeg)|(?P<base64>DecodeBase64)"
+    rb"Decode(?:Image|Png|Jpeg|Jxl|Gif|Bmp|WebP|AndCropJpeg)|(?P<base64>DecodeBase64)"
     rb"|(?P<example>Parse(?:Single)?(?:Sequence)?Example)"
 )
-_BEGINS = re.compile(rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|GIF8|RIFF....WEBP|\0\0\0\x0cJXL ", re.DOTALL)
+_BEGINS = re.compile(rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|GIF8|RIFF....WEBP|\0\0\0\x0cJXL |\xff\x0a", re.DOTALL)
 
 
 class Picture(NamedTuple):
@@ -40,24 +40,77 @@ def operations(graph: bytes | memoryview) -> frozenset[str]:
     return frozenset(found) if "image" in found else frozenset()
 
 
-def largest(data: bytes, found: frozenset[str]) -> Picture | None:
-    """Return the picture that a string is or, where the graph looks inside it, the largest that it holds."""
-    if (picture := measure(data)) is not None:
-        return picture
-    if "base64" in found and (picture := _from_base64(data)) is not None:
-        return picture
-    if "example" not in found:
-        return None
-    places = [match.start() for match, _ in zip(_BEGINS.finditer(data), range(MOST_PLACES))]
-    pictures = [picture for place in places if (picture := measure(data[place:])) is not None]
-    return max(pictures, key=lambda one: one.pixels, default=None)
+def pictures(data: bytes, found: frozenset[str]) -> list[Picture]:
+    """Return the picture that a string is and those that it holds, as far as the graph looks inside it."""
+    decoded = _from_base64 if "base64" in found else lambda _: []
+    strings = [data, *decoded(data)]
+    for one in strings[:] if "example" in found else ():
+        try:
+            values = [*_values(one)]
+        except ValueError:
+            # TensorFlow refuses what is no example. What it might read all the same may not hold a picture.
+            if one is data and measure(data) is None and _BEGINS.search(data):
+                return [Picture("a tf.Example that cannot be read", 1 << 16, 1 << 16)]
+            continue
+        strings += [*values, *(inside for value in values for inside in decoded(value))]
+    return [picture for one in strings if (picture := measure(one)) is not None]
 
 
-def _from_base64(data: bytes) -> Picture | None:
+def _values(example: bytes) -> Iterator[bytes]:
+    """Yield the strings of a tf.Example or a tf.SequenceExample, all entries of its maps."""
+    for features in _inside(example, 1):
+        for entry in _inside(features, 1):
+            yield from _strings(_inside(entry, 2))
+    for lists in _inside(example, 2):
+        for entry in _inside(lists, 1):
+            for one in _inside(entry, 2):
+                yield from _strings(_inside(one, 1))
+
+
+def _strings(features: Iterable[memoryview]) -> Iterator[bytes]:
+    for feature in features:
+        for values in _inside(feature, 1):
+            yield from map(bytes, _inside(values, 1))
+
+
+def _inside(message: bytes | memoryview, wanted: int) -> Iterator[memoryview]:
+    """Yield the strings and messages of one field; raise ValueError where it is no protobuf."""
+    data, position = memoryview(message), 0
+
+    def number() -> int:
+        nonlocal position
+        value = 0
+        for shift in range(0, 70, 7):
+            if position >= len(data):
+                break
+            byte = data[position]
+            position += 1
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return value
+        raise ValueError("no number")
+
+    while position < len(data):
+        key = number()
+        kind = key & 7
+        if kind == 0:
+            number()
+            continue
+        if kind not in (1, 2, 5):
+            raise ValueError("no field")
+        size = number() if kind == 2 else 8 if kind == 1 else 4
+        if size > len(data) - position:
+            raise ValueError("it breaks off")
+        if kind == 2 and key >> 3 == wanted:
+            yield data[position : position + size]
+        position += size
+
+
+def _from_base64(data: bytes) -> list[bytes]:
     try:  # TensorFlow's operation takes the web-safe alphabet
-        return measure(base64.urlsafe_b64decode(data + b"=" * (-len(data) % 4)))
+        return [base64.urlsafe_b64decode(data + b"=" * (-len(data) % 4))]
     except (binascii.Error, ValueError):
-        return None
+        return []
 
 
 def measure(data: bytes) -> Picture | None:

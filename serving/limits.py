@@ -16,7 +16,7 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -252,20 +252,22 @@ def check_rows(count: int, place: str) -> None:
         raise TooLarge(f"{place}: expected at most {most} rows (MAX_ROWS), got {count}")
 
 
-def check_pictures(strings: Iterable[bytes], found: frozenset[str], options: Settings) -> str | None:
-    """Say what is wrong with the pictures among an input's strings: a decoder allocates what their headers declare."""
+def check_pictures(
+    inputs: Mapping[str, np.ndarray[Any, Any]], found: frozenset[str], options: Settings
+) -> tuple[str, str] | None:
+    """Return the input whose pictures are too many with those before it, and what is wrong: headers say the sizes."""
     from serving import images  # of the models that take pictures alone
 
     total = 0
-    for value in strings:
-        picture = images.largest(value, found)
-        if picture is not None:
-            total += picture.pixels
-            if total > options.max_pixels:
-                came = f"{picture.width} x {picture.height} ({picture.kind})"
-                came += f" in {picture.frames} frames" if picture.frames > 1 else ""
-                beside = "" if total == picture.pixels else f", {total} with those before it"
-                return f"expected at most {options.max_pixels} pixels (MAX_PIXELS), got {came}{beside}"
+    for name, array in inputs.items():
+        for value in array.flat if array.dtype == object else ():
+            for picture in images.pictures(value, found):
+                total += picture.pixels
+                if total > options.max_pixels:
+                    came = f"{picture.width} x {picture.height} ({picture.kind})"
+                    came += f" in {picture.frames} frames" if picture.frames > 1 else ""
+                    beside = "" if total == picture.pixels else f", {total} with those before it"
+                    return name, f"expected at most {options.max_pixels} pixels (MAX_PIXELS), got {came}{beside}"
     return None
 
 

@@ -23,6 +23,7 @@ from serving import images, limits, model
 from serving.errors import DeadlineError
 from serving.http import Response, TooLarge, Unavailable
 from serving.limits import Admission
+from serving.rewrite import string
 from serving.settings import read
 from tests.conftest import Serve
 from tests.server import Answer, Server, running
@@ -162,12 +163,10 @@ TOO_MANY = [
 def test_pictures_that_would_fill_the_memory_are_refused_by_their_headers(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, pictures: list[bytes], words: str
 ) -> None:
-    from base64 import b64encode
-
     ask = serve()
     runs: list[int] = []
     monkeypatch.setattr(model.Model, "run", lambda *_: runs.append(1))
-    answer = ask("POST", "/", {"instances": [{"b64": b64encode(one).decode()} for one in pictures]})
+    answer = ask("POST", "/", {"instances": [{"b64": base64.b64encode(one).decode()} for one in pictures]})
     assert (answer.status, runs) == (413, [])
     message = json.loads(answer.body)["error"]
     assert message.startswith("instances")
@@ -182,11 +181,46 @@ def test_what_a_graph_does_with_pictures_is_read_from_it(serve: Serve) -> None:
     assert model.cache().source().pictures == frozenset()
     assert images.operations(b"..DecodePng..ParseExampleV2..DecodeBase64") == {"image", "example", "base64"}
     assert images.operations(b"..ParseExampleV2..DecodeBase64") == frozenset()
-    inside = b"\x0a\x05image" + png(9000, 9000)
-    assert images.largest(inside, frozenset({"image"})) is None
-    found = images.largest(inside, frozenset({"image", "example"}))
-    assert found is not None
-    assert found.pixels == 81_000_000
+    assert images.operations(b"..DecodeJxl..") == {"image"}
+
+
+def example(*values: bytes, sequence: bool = False) -> bytes:
+    """Return a serialized tf.Example, or a tf.SequenceExample, with these strings in one feature."""
+    feature = string(1, *(string(1, value) for value in values))
+    if sequence:
+        return string(2, string(1, string(1, b"images"), string(2, string(1, feature))))
+    return string(1, string(1, string(1, b"images"), string(2, feature)))
+
+
+# fmt: off
+JXL = b"\xff\x0a" + (8999 << 3 | 2 << 1 | 1 << 21).to_bytes(4, "little")  # 9000 x 9000, a bare codestream
+INSIDE = [
+    # string                                                 what the graph does               widths
+    (png(9000, 9),                                           {"image"},                        [9000]),
+    (example(png(9000, 9)),                                  {"image"},                        []),
+    (example(png(9000, 9)),                                  {"image", "example"},             [9000]),
+    (example(*[png(1, 1)] * 64, png(9000, 9)),               {"image", "example"},             [1] * 64 + [9000]),
+    (example(png(9000, 9), sequence=True),                   {"image", "example"},             [9000]),
+    (example(JXL),                                           {"image", "example"},             [9000]),
+    (base64.urlsafe_b64encode(png(9000, 9)),                        {"image", "base64"},              [9000]),
+    (example(base64.urlsafe_b64encode(png(9000, 9))),               {"image", "base64", "example"},   [9000]),
+    (base64.urlsafe_b64encode(example(png(9000, 9))),               {"image", "base64", "example"},   [9000]),
+    (example(png(9000, 9)) + b"\x0b",                        {"image", "example"},             [1 << 16]),  # broken
+    (b"no example at all",                                   {"image", "example"},             []),
+]
+# fmt: on
+
+
+@pytest.mark.parametrize(("data", "found", "widths"), INSIDE, ids=map(str, range(len(INSIDE))))
+def test_pictures_are_found_where_the_graph_looks_for_them(data: bytes, found: set[str], widths: list[int]) -> None:
+    assert [one.width for one in images.pictures(data, frozenset(found))] == widths
+
+
+def test_the_pixels_of_all_inputs_count_together() -> None:
+    inputs = {name: np.array([png(5000, 4000)], object) for name in ("a", "b", "c")}
+    name, problem = limits.check_pictures(inputs, frozenset({"image"}), read({})) or ("", "")
+    assert name == "c"
+    assert "got 5000 x 4000 (PNG), 60000000 with those before it" in problem
 
 
 # How many at a time

@@ -210,7 +210,7 @@ READERS: list[tuple[str, Make, Reader]] = [
     ("packed: many small members",         members,                                           lambda body: unpack(body, {"content-encoding": "gzip"}, 8 << 20)),
     ("packed: what follows a member",      lambda n: gzip.compress(b"1") + b"\0" * n,         lambda body: unpack(body, {"content-encoding": "gzip"}, 8 << 20)),
     ("packed: a large one",                lambda n: gzip.compress(b"1" * n * 99),            lambda body: unpack(body, {"content-encoding": "gzip"}, 8 << 20)),
-    ("pictures: what may begin one",       lambda n: b"\xff\xd8\xff" * n,                     lambda data: images.largest(data, frozenset({"image", "example"}))),
+    ("pictures: what may begin one",       lambda n: b"\xff\xd8\xff" * n,                     lambda data: images.pictures(data, frozenset({"image", "example"}))),
     ("pictures: segments",                 lambda n: b"\xff\xd8" + b"\xff\xe0\0\x02" * n,     images.measure),
     ("pictures: fill bytes",               lambda n: b"\xff\xd8" + b"\xff" * n,               images.measure),
     ("pictures: frames",                   lambda n: b"GIF89a" + b"\0" * 7 + b"\x2c" * n,     images.measure),
