@@ -4,6 +4,7 @@ The file is a protobuf message (tensorflow/core/protobuf/saved_model.proto, meta
 the few below are read; the graph, often many megabytes, is skipped over, and no schema library is imported.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -19,6 +20,9 @@ NO_SIGNATURES = (
     "tf.saved_model.save(model, folder, signatures=model.serve)"
 )
 SERVE = "serve"  # the tag of the graph that is meant for serving
+
+# A run of one element at such dimensions is cheap: an RNN takes tens of microseconds for a step of nothing.
+MOST_BESIDE_ZERO = 1 << 14
 
 Shape = tuple[int | None, ...]
 
@@ -96,9 +100,18 @@ def read(directory: Path) -> Contents:
 
 def check(spec: TensorSpec, shape: tuple[int, ...]) -> str | None:
     """Say how `shape` differs from what `spec` declares, or None where it fits."""
-    if fits(spec.shape, shape):
-        return None
-    return f"expected shape {shape_text(spec.shape)}, got {shape_text(shape)}"
+    if not fits(spec.shape, shape):
+        return f"expected shape {shape_text(spec.shape)}, got {shape_text(shape)}"
+    if 0 in shape and (size := _beside_zero(spec.shape, shape)) > MOST_BESIDE_ZERO:
+        most = f"at most {MOST_BESIDE_ZERO} as the product of the sizes beside a 0"
+        return f"expected {most}, where the model leaves them free, got {size}"
+    return None
+
+
+def _beside_zero(declared: Shape | None, shape: tuple[int, ...]) -> int:
+    """Multiply what the request chooses: a layer goes through these dimensions though there is nothing in them."""
+    free = declared or (None,) * len(shape)
+    return math.prod(size for size, want in zip(shape, free) if size and want is None)
 
 
 @lru_cache(maxsize=1024)  # requests to one model are of few shapes

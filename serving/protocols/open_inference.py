@@ -58,9 +58,6 @@ LISTS = (simdjson.Array, list)
 OBJECTS = (simdjson.Object, dict)
 BINARY_ONLY = frozenset({"BF16"})
 
-# A tensor without elements may still declare any sizes, and a model may make arrays of those.
-MOST_BESIDE_ZERO = 1 << 26
-
 
 class Output(NamedTuple):
     """An output that the answer shall hold."""
@@ -371,8 +368,6 @@ def _declared(fields: Mapping[str, Any], spec: TensorSpec, where: str) -> tuple[
         raise BadRequest(f"{where}.shape: {spec.name!r}: {problem}")
     if 0 not in shape[:1]:
         check_rows((*shape, 1)[0], f"{where}.shape")
-    if 0 in shape and math.prod(size for size in shape if size) > MOST_BESIDE_ZERO:
-        raise BadRequest(f"{where}.shape: {shape_text(shape)} is too large beside its 0")
     return shape
 
 
