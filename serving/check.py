@@ -16,7 +16,7 @@ from typing import Any
 from serving import files, manifest
 from serving.errors import InputError, LoadError, RunError
 from serving.http import BadRequest
-from serving.model import Model, Source, judge_files, judge_operations, judge_parts, open_session
+from serving.model import Model, Source, judge_files, judge_operations, open_session
 from serving.protocols import requests, tensorflow_serving
 from serving.protocols.call import Context
 from serving.purity import DANGEROUS, impurities
@@ -74,8 +74,6 @@ def _refuse_impure(source: Source, options: Settings) -> None:
     allowed = {"unknown", "prints"} if options.custom_op_libraries else {"prints"}
     judge_operations(impurities(source.directory), options)
     uses = [use for use in impurities(source.directory) if use.kind not in allowed]
-    if options.dangerous_ops == "refuse":
-        judge_parts(source)
     if uses and options.dangerous_ops == "refuse":
         more = f", and {len(uses) - 1} more" if len(uses) > 1 else ""
         dangerous = any(use.kind in DANGEROUS for use in uses)

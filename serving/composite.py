@@ -82,12 +82,12 @@ class Sparse:
 
 @dataclass(frozen=True, slots=True)
 class Unclear:
-    """Row splits, of which the graph does not say what they part."""
+    """Row splits, of which the graph does not say what they part: they are checked in the graph, serving.guarding."""
 
     splits: str
 
     def problem(self, _inputs: Arrays) -> str | None:
-        """Say nothing: a model that has such is refused, unless it is allowed all the same."""
+        """Say nothing."""
         return None
 
 
@@ -153,11 +153,6 @@ def _one_value(spec: TensorSpec) -> Any:
     for size in reversed(spec.shape or ()):
         value = [value] * (1 if size is None else size)
     return value
-
-
-def unclear(parts: Mapping[str, tuple[Part, ...]]) -> list[str]:
-    """Return the inputs that part rows of nobody knows what."""
-    return [part.splits for of in parts.values() for part in of if isinstance(part, Unclear)]
 
 
 def _of_signature(graph: memoryview, definition: memoryview, signature: Signature) -> tuple[Part, ...]:

@@ -48,6 +48,8 @@ _INSIDE = tuple((re.compile(pattern, re.MULTILINE), instead) for pattern, instea
     (r"\b(?:tensor )?_arg_\w+|\b__(?:inference|forward|backward)_[\w<>]+", "(a tensor)"),
 ))  # fmt: skip
 LONGEST = 1 << 14  # characters of a message that are looked at
+# What serving.guarding puts into a graph, as the Assert says it: its message, and the values.
+_GUARD = re.compile(r"assertion failed: \[(the model takes [^\[\]]*)\](?: (\[[\d\s.\[\]einfa+-]*\]))?")
 _PATH = re.compile(r"(?<![\w.])/(?:[\w.@%+~-]+/)+[\w.@%+~-]*")
 
 
@@ -56,6 +58,8 @@ def plain(message: str) -> str:
     message = message[:LONGEST]
     for pattern, instead in _INSIDE:
         message = pattern.sub(instead, message)
+    if guard := _GUARD.search(message):
+        return guard[1] + (f", got {guard[2]}" if guard[2] else "")
     lines = [line.strip(" :\t") for line in _PATH.sub("(a file)", message).splitlines()]
     return "; ".join(dict.fromkeys(line for line in lines if line))[:500]
 

@@ -4,13 +4,15 @@
     flow.run([b"StatefulPartitionedCall:0"])
     flow.sinks          [Sink(op=b"RaggedTensorToTensor", arguments=[Reach(as_is={"r_1"}, at_all={"r_1"}), ...], ...)]
 
-An input arrives as it is through operations that hand their argument on, and at all through any operation.
+An input arrives as it is through operations that hand their argument on, and at all through any operation. Its values
+arrive through any operation whose result they decide; what follows from its shape alone, such as a number of rows, is
+bounded by the size of the request and is not among them.
 """
 
 from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
-from serving.signature import _each, _map, _one, _whole
+from serving.signature import _each, _map, _number, _one, _whole
 
 # Their first argument comes out as it went in: its elements, in their order.
 HANDING_ON = frozenset(
@@ -21,9 +23,50 @@ HANDING_ON = frozenset(
     StopGradient Switch
     """.split()  # noqa: SIM905 - a list of words is read, and grows, as words
 )
+# The shape of their arguments decides what comes out, or bounds it: indices and counts inside of it, true or false.
+STRUCTURAL = frozenset(
+    op.encode()
+    for op in """
+    All Any ApproximateEqual ArgMax ArgMin Bucketize Equal Greater GreaterEqual IsFinite IsInf IsNan Less LessEqual
+    LogicalAnd LogicalNot LogicalOr LowerBound NonMaxSuppression NonMaxSuppressionV2 NonMaxSuppressionV3 NotEqual
+    OnesLike Rank RegexFullMatch SetSize Shape ShapeN Size StaticRegexFullMatch StringLength StringToHashBucket
+    StringToHashBucketFast StringToHashBucketStrong TensorListLength UpperBound Where ZerosLike
+    """.split()  # noqa: SIM905 - a list of words is read, and grows, as words
+)
+# So it is with some of what comes out of these, marked by a *; behind the = the attribute that says how many there are.
+PARTLY = {
+    op.encode(): tuple(outputs.split())
+    for op, outputs in (
+        line.split(maxsplit=1)
+        for line in """
+        NonMaxSuppressionV4               *selected_indices *valid_outputs
+        NonMaxSuppressionV5               *selected_indices selected_scores *valid_outputs
+        ParseExample                      *sparse_indices=Nsparse sparse_values=Nsparse *sparse_shapes=Nsparse dense_values=Ndense
+        ParseExampleV2                    *sparse_indices=num_sparse sparse_values=num_sparse *sparse_shapes=num_sparse dense_values=Tdense ragged_values=ragged_value_types *ragged_row_splits=ragged_split_types
+        ParseSequenceExample              *context_sparse_indices=Ncontext_sparse context_sparse_values=Ncontext_sparse *context_sparse_shapes=Ncontext_sparse context_dense_values=Ncontext_dense *feature_list_sparse_indices=Nfeature_list_sparse feature_list_sparse_values=Nfeature_list_sparse *feature_list_sparse_shapes=Nfeature_list_sparse feature_list_dense_values=Nfeature_list_dense *feature_list_dense_lengths=Nfeature_list_dense
+        ParseSingleExample                *sparse_indices=num_sparse sparse_values=num_sparse *sparse_shapes=num_sparse dense_values=Tdense
+        ParseSingleSequenceExample        *context_sparse_indices=Ncontext_sparse context_sparse_values=Ncontext_sparse *context_sparse_shapes=Ncontext_sparse context_dense_values=Ncontext_dense *feature_list_sparse_indices=Nfeature_list_sparse feature_list_sparse_values=Nfeature_list_sparse *feature_list_sparse_shapes=Nfeature_list_sparse feature_list_dense_values=Nfeature_list_dense
+        RaggedGather                      *output_nested_splits=OUTPUT_RAGGED_RANK output_dense_values
+        RaggedRange                       *rt_nested_splits rt_dense_values
+        RaggedTensorFromVariant           *output_nested_splits=output_ragged_rank output_dense_values
+        StringNGrams                      ngrams *ngrams_splits
+        StringSplit                       *indices values *shape
+        StringSplitV2                     *indices values *shape
+        TopKV2                            values *indices
+        UnicodeDecode                     *row_splits char_values
+        UnicodeDecodeWithOffsets          *row_splits char_values *char_to_byte_starts
+        Unique                            y *idx
+        UniqueV2                          y *idx
+        UniqueWithCounts                  y *idx *count
+        UniqueWithCountsV2                y *idx *count
+        """.strip().splitlines()  # noqa: E501
+    )
+}
+HIDDEN = frozenset({b"StackPop", b"StackPopV2"})  # what they give was put in elsewhere, by no edge of the graph
 CALLS = frozenset({b"PartitionedCall", b"StatefulPartitionedCall"})
 BRANCHES = frozenset({b"Case", b"If", b"StatelessCase", b"StatelessIf"})
 LOOPS = frozenset({b"StatelessWhile", b"While"})
+MOST_ROUNDS = 16  # of a loop, until what reaches its variables is known
 DEEPEST = 64  # functions inside functions; one that calls itself has no end
 
 
@@ -32,6 +75,7 @@ class Reach(NamedTuple):
 
     as_is: frozenset[str] = frozenset()
     at_all: frozenset[str] = frozenset()
+    values: frozenset[str] = frozenset()
 
 
 class Sink(NamedTuple):
@@ -59,13 +103,17 @@ class Flow:
 
     def __init__(self, graph: memoryview, feeds: Mapping[bytes, str], wanted: Collection[bytes]) -> None:
         definition = _whole(graph, 2)
-        self._feeds = {node: Reach(frozenset({name}), frozenset({name})) for node, name in feeds.items()}
+        self.feed(feeds)
         self._wanted = frozenset(wanted)
         self._main = _Function([], {bytes(_one(node, 1)): node for node in _each(definition, 1)}, [])
         self._library = {bytes(_one(_whole(function, 1), 1)): function for function in _each(_whole(definition, 2), 1)}
         self._functions: dict[bytes, _Function] = {}
         self._called: dict[tuple[bytes, _Reached], _Reached] = {}
         self.sinks: list[Sink] = []
+
+    def feed(self, feeds: Mapping[bytes, str]) -> None:
+        """Begin with other inputs; what has been found out about functions holds for these too."""
+        self._feeds = {node: Reach(*[frozenset({name})] * 3) for node, name in feeds.items()}
 
     def run(self, roots: Iterable[bytes]) -> None:
         """Follow the flow into everything that the roots, tensors or nodes of the main graph, need."""
@@ -98,10 +146,29 @@ class Flow:
     def _follow(
         self, function: _Function, name: bytes, given: Mapping[bytes, Reach], roots: Iterable[bytes], depth: int
     ) -> dict[bytes, _Reached]:
-        """Return what reaches each node that the roots need, in the order of the flow."""
+        """Return what reaches each node that the roots need; in a loop of TensorFlow 1, once nothing is added."""
+        before: dict[bytes, _Reached] = {}
+        wanted = [_name(root) for root in roots]
+        for _ in range(MOST_ROUNDS):
+            reached, looped = self._round(function, name, given, wanted, depth, before)
+            if not looped or reached == before:
+                break
+            before = reached
+        return reached
+
+    def _round(
+        self,
+        function: _Function,
+        name: bytes,
+        given: Mapping[bytes, Reach],
+        wanted: list[bytes],
+        depth: int,
+        before: Mapping[bytes, _Reached],
+    ) -> tuple[dict[bytes, _Reached], bool]:
+        """Go through the nodes in the order of the flow; where one comes round to itself, `before` says what comes."""
         reached: dict[bytes, _Reached] = {}
         begun: set[bytes] = set()
-        pending = [_name(root) for root in roots]
+        pending, looped = list(wanted), False
         while pending:
             node = pending[-1]
             if node in reached or node in given or node not in function.nodes:
@@ -109,17 +176,26 @@ class Flow:
                 continue
             message = function.nodes[node]
             inputs = [bytes(one) for one in _each(message, 3)]
-            # In a loop of old, a node comes round to itself: the second time it is taken as it is.
-            missing = [] if node in begun else [_name(one) for one in inputs if _name(one) not in reached]
-            missing = [one for one in missing if one in function.nodes and one not in given and one not in begun]
+            missing = [_name(one) for one in inputs if _name(one) not in reached]
+            missing = [one for one in missing if one in function.nodes and one not in given]
+            first = node not in begun
             begun.add(node)
-            if missing:
-                pending += missing
+            if first and (ahead := [one for one in missing if one not in begun]):
+                pending += ahead
                 continue
             pending.pop()
-            arguments = tuple(_of(one, given, reached) for one in inputs if not one.startswith(b"^"))
+            looped = looped or bool(missing)
+            arguments = tuple(
+                _of(one, given, reached if _name(one) in reached else before)
+                for one in inputs
+                if not one.startswith(b"^")
+            )
             reached[node] = self._through(message, name, arguments, depth)
-        return reached
+            if (op := bytes(_one(message, 2))) in PARTLY:
+                named = _partly(op, message, arguments)
+                reached |= {node + b":" + output: one for output, one in named}
+                reached[node] = tuple(reach for _, one in named for reach in one) or (NOTHING,)
+        return reached, looped
 
     def _through(self, message: memoryview, function: bytes, arguments: _Reached, depth: int) -> _Reached:
         """Return what reaches the outputs of one node."""
@@ -131,23 +207,43 @@ class Flow:
         if op in HANDING_ON:
             merged = arguments if op in (b"Merge", b"RefMerge") else arguments[:1]
             as_is = frozenset().union(*(one.as_is for one in merged))
-            return (Reach(as_is, _any(arguments).at_all),)
+            return (_any(arguments)._replace(as_is=as_is),)
+        if op in STRUCTURAL:
+            return (_any(arguments)._replace(values=frozenset()),)
+        if op in HIDDEN:
+            return (_any([*arguments, *self._feeds.values()]),)
         called = [name for name in (op, *_called(message)) if name in self._library]
         if not called:
             return (_any(arguments),)
         if op in LOOPS:
-            for _ in range(3):  # what a round changes is among what the next begins with
+            for _ in range(MOST_ROUNDS):  # what a round changes is among what the next begins with
+                before = arguments
                 for one in called:
                     after = self._call(one, arguments, depth + 1)
                     if len(after) == len(arguments):
                         arguments = tuple(map(_either, arguments, after))
+                if arguments == before:
+                    break
             return arguments
         given = arguments[1:] if op in BRANCHES else arguments
         if op not in CALLS and op not in BRANCHES and op not in self._library:
-            given = tuple(Reach(frozenset(), _any(arguments).at_all) for _ in range(256))  # in an order of its own
+            given = tuple(_any(arguments) for _ in range(256))  # in an order of its own
         results = [self._call(one, given, depth + 1) for one in called]
         outputs = range(max(map(len, results)))
         return tuple(_every([result[min(index, len(result) - 1)] for result in results]) for index in outputs)
+
+
+def _partly(op: bytes, message: memoryview, arguments: _Reached) -> list[tuple[bytes, _Reached]]:
+    """Return what reaches the outputs of one node, by the names that they have in a function."""
+    attributes, given = _map(message, 5), _any(arguments)
+    named = []
+    for output in PARTLY[op]:
+        name, _, counted = output.partition("=")
+        value = attributes.get(counted, memoryview(b""))
+        count = (_number(value, 3) or len(_one(_one(value, 1), 6))) if counted else 1  # a number, or a list of dtypes
+        reach = given._replace(values=frozenset()) if name.startswith("*") else given
+        named.append((name.lstrip("*").encode(), (reach,) * count))
+    return named
 
 
 def _called(message: memoryview) -> list[bytes]:
@@ -166,20 +262,18 @@ def _of(tensor: bytes, given: Mapping[bytes, Reach], reached: Mapping[bytes, _Re
     name = _name(tensor)
     if name in given:
         return given[name]
-    outputs = reached.get(name, (NOTHING,))
-    index = tensor.rpartition(b":")[2]
+    output, _, index = tensor.rpartition(b":")
+    outputs = reached.get(output) or reached.get(name) or (NOTHING,)
     return outputs[min(int(index) if index.isdigit() and b":" in tensor else 0, len(outputs) - 1)]
 
 
 def _any(reached: Iterable[Reach]) -> Reach:
-    return Reach(frozenset(), frozenset().union(*(one.at_all for one in reached)))
+    return _every(reached)._replace(as_is=frozenset())
 
 
 def _either(one: Reach, other: Reach) -> Reach:
-    return Reach(one.as_is | other.as_is, one.at_all | other.at_all)
+    return _every((one, other))
 
 
-def _every(reached: list[Reach]) -> Reach:
-    return Reach(
-        frozenset().union(*(one.as_is for one in reached)), frozenset().union(*(one.at_all for one in reached))
-    )
+def _every(reached: Iterable[Reach]) -> Reach:
+    return Reach(*(frozenset().union(*sides) for sides in zip(*reached))) if reached else NOTHING

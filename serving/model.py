@@ -9,7 +9,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -193,8 +193,6 @@ def judge(source: Source, options: Settings) -> None:
         judge_files(source)
     if source.light:
         return  # only a pure model becomes a twin
-    if options.dangerous_ops == "refuse":
-        judge_parts(source)
     uses = impurities(source.directory)
     judge_operations(uses, options)
     # The operations of custom libraries are on no list: whoever names the library vouches for them.
@@ -230,17 +228,6 @@ def judge_files(source: Source) -> None:
     """Refuse a model whose files are not its own: one that names files elsewhere, or has links, pipes or devices."""
     problem = None if source.light else assets.problem(source.directory)
     if problem := problem or files.problem(source.directory):
-        raise LoadError(f"{problem}; DANGEROUS_OPS=allow serves it still")
-
-
-def judge_parts(source: Source) -> None:
-    """Refuse a model whose inputs TensorFlow would believe unchecked."""
-    if not source.parts:
-        return
-    from serving.composite import unclear  # imported already
-
-    if names := unclear(source.parts):
-        problem = f"its input {names[0]!r} parts rows, and the graph does not say of which other input"
         raise LoadError(f"{problem}; DANGEROUS_OPS=allow serves it still")
 
 
@@ -282,19 +269,29 @@ def open_session(source: Source, options: Settings) -> Session:
         if path is None:
             log("WARNING", f"serving through TensorFlow's Python package: {_why_python(options)}")
             python = _fallback(options)
-            session: Session = python.Session(source.directory, source.contents.tags, options, source.initialization)
+            with _guarded(source, options) as directory:
+                session: Session = python.Session(directory, source.contents.tags, options, source.initialization)
             return session
         tf = tensorflow_c.api(path)
         tensorflow_c.load_custom_ops(tf, options.custom_op_libraries)
         config = tensorflow_c.config(
             options.intra_op_threads, options.inter_op_threads, optimize=not source.contents.baked
         )
-        return tensorflow_c.Session(tf, source.directory, source.contents.tags, config, source.initialization)
+        with _guarded(source, options) as directory:
+            return tensorflow_c.Session(tf, directory, source.contents.tags, config, source.initialization)
     except RunError as error:
         reason = versions.lacking(source.directory) or f"{error.code}: {plain(str(error))}"
         if "Op type not registered" in reason:
             reason += "; CUSTOM_OP_LIBRARIES names the libraries of operations that are not TensorFlow's own"
         raise LoadError(f"TensorFlow cannot load it: {reason}") from error
+
+
+def _guarded(source: Source, options: Settings) -> AbstractContextManager[Path]:
+    if options.callers == "trusted":
+        return nullcontext(source.directory)
+    from serving.guarding import guarded  # not needed once the model is loaded
+
+    return guarded(source.directory, source.signatures.values(), options.max_elements)
 
 
 def _fallback(options: Settings) -> Any:

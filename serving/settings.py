@@ -47,6 +47,7 @@ class Settings:
     non_finite: str
     runtime: str
     dangerous_ops: str
+    callers: str
     intra_op_threads: int
     inter_op_threads: int
     batch_rows: int
@@ -258,6 +259,7 @@ VARIABLES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "NON_FINITE":              ("tokens",            _choice("tokens", "null")),
     "RUNTIME":                 ("auto",              _choice("auto", "c", "python", "litert")),
     "DANGEROUS_OPS":           ("refuse",            _choice("refuse", "allow")),
+    "CALLERS":                 ("anyone",            _choice("anyone", "trusted")),
     "INTRA_OP_THREADS":        ("1",                 _number(0, 1024)),
     "INTER_OP_THREADS":        ("-1",                _number(-1, 1024)),
     "BATCH_ROWS":              ("0",                 _number(0, 65536)),

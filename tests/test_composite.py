@@ -99,13 +99,12 @@ def test_wrong_sparse_parts_are_refused_before_tensorflow_sees_them(
     assert words in json.loads(answer.body)["error"]
 
 
-def test_a_model_whose_splits_cannot_be_checked_is_refused_unless_allowed(serve: Serve) -> None:
-    body = {"inputs": {"a": [1, 2], "b": [3], "cuts": [0, 1, 3]}}
-    refused = serve(build() / "unclear")("POST", "/", body)
-    assert refused.status == 503
-    assert "'cuts' parts rows" in json.loads(refused.body)["error"]
-    allowed = serve(build() / "unclear", DANGEROUS_OPS="allow")("POST", "/", body)
-    assert json.loads(allowed.body) == {"outputs": [[1, 0], [2, 3]]}
+def test_splits_of_which_the_graph_does_not_say_what_they_part_are_checked_in_the_graph(serve: Serve) -> None:
+    ask, body = serve(build() / "unclear"), {"a": [1, 2], "b": [3], "cuts": [0, 1, 3]}
+    assert json.loads(ask("POST", "/", {"inputs": body}).body) == {"outputs": [[1, 0], [2, 3]]}
+    answer = ask("POST", "/", {"inputs": {**body, "cuts": [0, 1, 5000]}})
+    assert answer.status == 400
+    assert "row splits" in json.loads(answer.body)["error"]
 
 
 def test_the_parts_of_two_calls_never_meet(serve: Serve) -> None:

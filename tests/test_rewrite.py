@@ -41,7 +41,8 @@ def test_only_what_is_changed_differs() -> None:
 
 
 def test_the_folder_that_is_lent_has_the_other_files_and_goes_again(tmp_path: Path) -> None:
-    train, serve = (string(1, string(4, tag)) + string(2, b"graph") for tag in (b"train", b"serve"))
+    nodes = string(2, string(1, node(b"name", b"NoOp", [], {})))
+    train, serve = (string(1, string(4, tag)) + nodes for tag in (b"train", b"serve"))
     (tmp_path / "saved_model.pb").write_bytes(b"\x08\x01" + string(2, train) + string(2, serve))
     (tmp_path / "variables").mkdir()
     (tmp_path / "variables" / "variables.index").write_bytes(b"index")

@@ -1,0 +1,93 @@
+"""What a request decides is checked in the graph before the kernels that trust it; nothing else is."""
+
+import json
+from typing import Any
+
+import pytest
+
+from serving import settings
+from serving.errors import LoadError
+from serving.guarding import needs
+from serving.guards import GUARDS
+from serving.model import Source, open_session
+from serving.purity import served_graph
+from tests import killers
+from tests.conftest import Serve
+from tests.zoo import ZOO
+from tests.zoo import absent as zoo_absent
+from tests.zoo import build as zoo
+
+
+@pytest.fixture(scope="module")
+def checked() -> dict[str, list[str]]:
+    return killers.checked()
+
+
+LINES = list(killers.LINES)
+
+
+@pytest.fixture(scope="module")
+def unchecked() -> dict[str, str]:
+    return killers.unchecked()
+
+
+# Answered with what happens to be in the memory of the process, or with huge dimensions beside a 0.
+ANSWERED = {"Fill_beside_0", "RFFT_of_no_element", "RaggedTensorToTensor", "RaggedTensorToTensor_rows", "Reshape"}
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_tensorflow_trusts_the_request(unchecked: dict[str, str], name: str) -> None:
+    """A line that TensorFlow has learnt to check itself can go from the table."""
+    expected = ("answered",) if name in ANSWERED else ("grew", "killed by signal")
+    assert unchecked[name].startswith(expected)
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_the_bad_request_is_refused_and_the_good_one_answered(checked: dict[str, list[str]], name: str) -> None:
+    good, bad = checked[name]
+    assert good == "answered ['y']"
+    assert bad.startswith("INVALID_ARGUMENT ")
+    assert "expected" in bad
+    assert "got" in bad or name == "RaggedTensorToTensor_rows"  # whose parts are inputs: serving.composite
+
+
+def test_over_http_it_is_a_bad_request(serve: Serve) -> None:
+    ask, line = serve(killers.build() / "lines" / "example"), killers.LINES["example"]
+    assert ask("POST", "/", {"inputs": line.good}).status == 200
+    answer = ask("POST", "/", {"inputs": line.bad})
+    assert answer.status == 400
+    assert (
+        "the model takes row splits from the request: expected such as never decrease"
+        in json.loads(answer.body)["error"]
+    )
+
+
+def test_each_operation_of_the_table_is_tried_or_is_one_of_a_kind_that_is() -> None:
+    tried = {name.partition("_")[0] for name in LINES}
+    kinds: dict[Any, list[str]] = {}
+    for op, checks in GUARDS.items():
+        kinds.setdefault(checks, []).append(op.decode())
+    # In the table for the same check of the same arguments, the operations stand in one line.
+    assert [ops for ops in kinds.values() if not tried.intersection(ops) and ops != ["ParseTensor"]] == []
+
+
+# What the zoo's models take from a request, by their makers' own words; every other model is loaded as it is.
+GUARDED = {"failures", "ragged_input", "ragged_inside", "sparse_input"}
+
+
+def test_no_ordinary_model_is_changed() -> None:
+    found = set()
+    for name in ZOO:
+        if zoo_absent(name) is None and name not in ("ragged_output", "tf1_sparse_input"):
+            source = Source(zoo() / name, name)
+            if needs(served_graph(source.directory), [one for one in source.signatures.values() if not one.refusal]):
+                found.add(name)
+    assert found == GUARDED
+
+
+@pytest.mark.parametrize(("name", "reason"), [("parse_tensor", "serialized tensors"), ("compiled", "XLA compiles it")])
+def test_what_cannot_be_checked_is_refused_unless_the_callers_are_trusted(name: str, reason: str) -> None:
+    source = Source(killers.build() / name, "model")
+    with pytest.raises(LoadError, match=f"{reason}.*CALLERS=trusted serves it still"):
+        open_session(source, settings.read({}))
+    open_session(source, settings.read({"CALLERS": "trusted"})).close()
