@@ -27,6 +27,7 @@ from exporting.runner import UNCALLABLE, Answer, Answers, Job, ask
 from exporting.values import VARIABLES, bytes_of, custom_operations, values_of
 from serving import litert, purity
 from serving.errors import LoadError
+from serving.files import problem as foreign_file
 from serving.signature import DEFAULT, Contents, Signature
 
 PROTOBUF_BYTES = (1 << 31) - (1 << 20)  # a message holds less than 2 GB; the graph itself needs some of it
@@ -201,6 +202,8 @@ def _check_graph(directory: Path, graph: MetaGraph) -> list[str]:
         uses = purity.impurities(directory)
     except LoadError as error:
         raise Refusal(f"{directory}: {error}") from None
+    if problem := foreign_file(directory):
+        raise Refusal(f"{directory}: {problem}")
     custom = custom_operations()
     wrong = [use for use in uses if use.op not in custom and use.kind != "prints"]
     if wrong:

@@ -8,6 +8,7 @@ from typing import Any
 
 from exporting.refusal import Unreadable
 from exporting.runner import ONEDNN
+from serving import saved_model
 from serving.errors import LoadError
 from serving.initialization import Initialization, needed
 from serving.purity import INIT
@@ -57,8 +58,10 @@ def served(directory: Path) -> MetaGraph:
     from tensorflow.core.protobuf import saved_model_pb2
 
     try:
-        message = saved_model_pb2.SavedModel.FromString((directory / "saved_model.pb").read_bytes())
-    except (OSError, DecodeError) as error:
+        message = saved_model_pb2.SavedModel.FromString(bytes(saved_model.message(directory)))
+    except LoadError as error:
+        raise Unreadable(f"{directory}: {error}") from None
+    except DecodeError as error:
         raise Unreadable(f"{directory}: saved_model.pb is not a SavedModel, or only part of one ({error})") from None
     graphs = [graph for graph in message.meta_graphs if SERVE in graph.meta_info_def.tags]
     if not graphs:
