@@ -3,34 +3,58 @@ SHELL  := /bin/bash
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
             $$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
 PORT   ?= 8080
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# What is installed: what `make serve` needs, what `make serve-fast` needs too, and the rest.
 venv   := .venv/.ready
+fast   := .venv/.ready-fast
+dev    := .venv/.ready-dev
 
 .PHONY: setup serve serve-fast test test-image image bench bench-full train clean
 
 setup: $(venv)
 
-$(venv): requirements.txt requirements-dev.txt container/requirements.txt
+# A folder that another Python made, or that was left half made, is made again.
+$(venv): requirements.txt
 	@test -n "$(PYTHON)" || { echo "make: no Python 3.10-3.13 found; name one: make PYTHON=/path/to/python3.13 $(MAKECMDGOALS)" >&2; exit 1; }
-	$(PYTHON) -m venv .venv
-	.venv/bin/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; (3, 10) <= v < (3, 14) or sys.exit(f"make: expected Python 3.10 to 3.13, PYTHON=$(PYTHON) is {v[0]}.{v[1]}")'
+	@minor='import sys; print(sys.version_info[:2])'; \
+	  .venv/bin/pip --version >/dev/null 2>&1 && test "$$(.venv/bin/python -c "$$minor")" = "$$($(PYTHON) -c "$$minor")" || \
+	  $(PYTHON) -m venv --clear .venv
+	@echo "make: installing what serving needs into .venv: TensorFlow and what it brings along, about 1.8 GB on the disk"
+	@.venv/bin/pip install -r requirements.txt
+	@touch $@
+
+$(fast): $(venv) container/requirements.txt
+	@.venv/bin/pip install -r container/requirements.txt
+	@touch $@
+
+$(dev): $(fast) requirements-dev.txt requirements-observe.txt
+	@echo "make: installing what training, tests and benchmarks need besides, about 1 GB on the disk"
+	@.venv/bin/pip install -r requirements-dev.txt
 	@touch $@
 
 # Bytecode is compiled as the cloud build does it: without it every import takes twice as long.
-compiled: $(venv)
-	@.venv/bin/python -m compileall -q main.py serving fallback container accelerator
+compile := .venv/bin/python -m compileall -q main.py serving fallback container accelerator
+compiled: $(dev)
+	@$(compile)
 .PHONY: compiled
 
-serve: compiled
-	@.venv/bin/python -m serving banner --port $(PORT)
+# The banner comes when the server listens; it looks while this make runs.
+serve: $(venv)
+	@$(compile)
+	@.venv/bin/python -m serving banner --port $(PORT) --while $$PPID
 	@exec .venv/bin/functions-framework --target predict --port $(PORT)
 
 # The same on Granian, with TensorFlow's library bound (container/BIND.md), so that it starts in half the time, and with
-# the accelerator (accelerator/README.md), so that it answers twice as many plain requests.
-serve-fast: compiled
-	@.venv/bin/python -m serving banner --port $(PORT)
-	@export TENSORFLOW_LIBRARY_DIR="$${TENSORFLOW_LIBRARY_DIR-$$(.venv/bin/python -m container.bind --cached)}"; \
-	  export ACCELERATOR="$${ACCELERATOR-$$(.venv/bin/python -m accelerator.build --cached)}"; \
-	  PORT=$(PORT) exec .venv/bin/python -m serving.granian
+# the accelerator (accelerator/README.md), so that it answers twice as many plain requests. They are made before the
+# server's shell is started: a server counts its start from there.
+serve-fast: $(fast)
+	@$(compile)
+	@mkdir -p .cache && { \
+	  printf 'TENSORFLOW_LIBRARY_DIR=%q\n' "$${TENSORFLOW_LIBRARY_DIR-$$(.venv/bin/python -m container.bind --cached)}"; \
+	  printf 'ACCELERATOR=%q\n' "$${ACCELERATOR-$$(.venv/bin/python -m accelerator.build --cached)}"; } > .cache/serve-fast.env
+	@.venv/bin/python -m serving banner --port $(PORT) --while $$PPID
+	@set -a; . .cache/serve-fast.env; PORT=$(PORT) exec .venv/bin/python -m serving.granian
 
 test: compiled
 	.venv/bin/ruff check .
@@ -60,7 +84,7 @@ bench-mosec: compiled $(mosec)/.ready
 
 $(mosec)/.ready: bench/requirements-mosec.txt
 	$(PYTHON) -m venv $(mosec)
-	$(mosec)/bin/pip install --quiet --disable-pip-version-check -r bench/requirements-mosec.txt
+	$(mosec)/bin/pip install --quiet -r bench/requirements-mosec.txt
 	@touch $@
 
 # Instances killed, ended and started under load, behind nginx where there is one: bench/SOAK.md.
@@ -88,13 +112,13 @@ bench-full: compiled
 # What breaks one stays in tests/fuzz/corpus/.
 atheris := .cache/atheris
 fuzz: compiled
-	@test -d $(atheris)/atheris || .venv/bin/pip install --quiet --disable-pip-version-check --no-deps --target $(atheris) \
+	@test -d $(atheris)/atheris || .venv/bin/pip install --quiet --no-deps --target $(atheris) \
 	  -r tests/fuzz/requirements.txt || echo "make: atheris cannot be had here: mutation alone" >&2
 	PYTHONPATH=$(atheris) .venv/bin/python -m tests.fuzz --seconds $(or $(SECONDS),60) $(TARGETS)
 	FUZZ_REQUESTS=5000 .venv/bin/python -m pytest tests/fuzz -k over_http
 .PHONY: fuzz
 
-train: $(venv)
+train: $(dev)
 	.venv/bin/python -m training.digits
 
 clean:

@@ -81,6 +81,7 @@ def cached() -> Path:
         with (folder.parent / "accelerator.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not path.is_file():
+                print("accelerator.build: compiling, once, which takes up to a minute", file=sys.stderr, flush=True)
                 build(folder)
     return path
 

@@ -1,12 +1,12 @@
 """The command line: `python -m exporting audit DIR`, `bake DIR OUT`, `verify DIR`."""
 
 import argparse
-import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 from exporting.refusal import Refusal, Unreadable
+from serving import terminal
 from serving.settings import SettingError
 
 EPILOG = {
@@ -26,7 +26,6 @@ exit status:  0 as exported, 1 not, 2 no manifest""",
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return its exit status."""
     options = _parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, so that nothing half-written stays
     try:
         status: int = options.run(options)
     except Refusal as refusal:
@@ -134,4 +133,4 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(terminal.run("exporting", main))

@@ -3,7 +3,6 @@
 import argparse
 import importlib
 import math
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ from planning.measured import Measured
 from planning.plan import Plan, Wishes, plan
 from planning.problem import PlanError
 from planning.rules import MEMORIES, MOST_CONCURRENCY, SIZES
-from serving.settings import ROOT
+from serving import settings
 
 EPILOG = """\
 examples:
@@ -74,7 +73,14 @@ def _parser() -> argparse.ArgumentParser:
         description="What a model needs on Cloud Run, how fast it answers there and what it costs.",
     )  # fmt: skip
     add = parser.add_argument
-    add("directory", type=Path, nargs="?", default=None, metavar="MODEL_DIR", help="the model to measure (model/)")
+    add(
+        "directory",
+        type=Path,
+        nargs="?",
+        default=None,
+        metavar="MODEL_DIR",
+        help="the model to measure (default: the variable)",
+    )
     shape = parser.add_argument_group("traffic")
     shape.add_argument("--shape", choices=("constant", "diurnal", "bursts"), default="diurnal", help="(diurnal)")
     shape.add_argument("--rate", type=number(0, MOST_RATE), default=1.0, metavar="R", help=(
@@ -176,10 +182,12 @@ def _measured(options: argparse.Namespace) -> Measured:
             body = options.body.read_bytes()
         except OSError as error:
             raise PlanError(f"--body: {options.body}: {error.strerror}") from None
-    directory = options.directory or ROOT / "model"
+    try:
+        directory = settings.folder(options.directory)
+    except settings.SettingError as error:
+        raise PlanError(str(error)) from None
     loads = f"{len(measure.CONCURRENCIES)} loads of {options.seconds:g} s"
     say(f"measuring {directory}: {options.starts + 1} starts, {loads}")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, so that no server stays
     found = measure.measure(directory, body, options.starts, options.seconds, measure.CONCURRENCIES, say)
     if options.save:
         try:

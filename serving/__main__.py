@@ -4,10 +4,11 @@ import argparse
 import importlib
 import os
 import shlex
+import signal
 import sys
 from pathlib import Path
 
-from serving import settings, shown
+from serving import connections, settings, shown, terminal
 from serving.errors import LoadError
 from serving.model import Source
 from serving.protocols import tensorflow_serving
@@ -72,10 +73,29 @@ def banner(port: int) -> str:
         return f"Serving {options.model_dir} as {options.model_name!r}, fetched by the first request.\n"
     source = Source(options.model_dir, options.model_name)
     signatures = [signature for signature in _default_first(source) if signature.refusal is None]
+    if not signatures:
+        raise LoadError("expected a signature that can be called, got none")
     names = ", ".join(signature.name for signature in signatures)
     served = f"Serving {os.path.relpath(source.directory)} as {source.name!r}, version {source.version} ({names})."
     what = "Try" if shown.exported(source, signatures[0]) else "The form of a request"
     return f"{served} {what}:\n\n  {_curl(source, signatures[0], port)}\n"
+
+
+def _banner(port: int, process: int | None) -> int:
+    """Print the banner: now, or when the server of a process that is being started listens."""
+    text = banner(port)  # before anything else: it says what is wrong with the model
+    if process is None:
+        print(text, flush=True)
+        return 0
+    if connections.is_taken(port):
+        print(f"serving: port {port} is taken: another program listens there; choose one: PORT=8081", file=sys.stderr)
+        return 1
+    if os.fork():
+        return 0
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if connections.wait_for(port, process):
+        print(text, flush=True)
+    os._exit(0)
 
 
 REPLAY = """\
@@ -89,10 +109,11 @@ def _replay(options: argparse.Namespace) -> int:
 
     wrong = 0
     try:
-        for signature, problem in replay(options.url, options.directory, options.name, options.header):
+        directory = settings.folder(options.directory)
+        for signature, problem in replay(options.url, directory, options.name, options.header):
             wrong += problem is not None
             print(f"{signature}: {problem or 'answered as by TensorFlow'}", flush=True)
-    except ReplayError as error:
+    except (ReplayError, settings.SettingError) as error:
         print(f"serving: {error}", file=sys.stderr)
         return 2
     return 1 if wrong else 0
@@ -145,7 +166,7 @@ def main(arguments: list[str] | None = None) -> int:
     shows = commands.add_parser(
         "show", help="what a SavedModel offers", epilog="example: python -m serving show model/"
     )
-    shows.add_argument("directory", type=Path, nargs="?", default=settings.ROOT / "model", metavar="DIR")
+    shows.add_argument("directory", type=Path, nargs="?", metavar="DIR", help="default: MODEL_DIR")
     checks = commands.add_parser(
         "check", help="would this model be served? loads it, and runs its examples, or inputs made for it",
         formatter_class=argparse.RawDescriptionHelpFormatter, epilog=CHECK,
@@ -156,13 +177,15 @@ def main(arguments: list[str] | None = None) -> int:
         epilog="example: MODEL_DIR=model/ python -m serving banner --port 8080",
     )  # fmt: skip
     banners.add_argument("--port", type=int, default=8080)
+    banners.add_argument("--while", dest="process", type=int, metavar="PID", help=(
+        "refuse a port that is taken; else print it when a server listens there, or never if PID ends"))  # fmt: skip
     replays = commands.add_parser(
         "replay", help="send a server the requests that the exporter left beside the model, and compare the answers",
         formatter_class=argparse.RawDescriptionHelpFormatter, epilog=REPLAY,
     )  # fmt: skip
     replays.add_argument("url", metavar="URL", help="where the server is: http://localhost:8080")
-    replays.add_argument("directory", type=Path, nargs="?", default=settings.ROOT / "model", metavar="DIR", help=(
-        "the model that is served there, or a copy of it (default: model/)"))  # fmt: skip
+    replays.add_argument("directory", type=Path, nargs="?", metavar="DIR", help=(
+        "the model that is served there, or a copy of it (default: MODEL_DIR)"))  # fmt: skip
     replays.add_argument("--name", default="model", help="its MODEL_NAME there (default: model)")
     replays.add_argument("--header", action="append", default=[], metavar="'NAME: VALUE'", help="may be repeated")
     commands.add_parser("plan", help="what a model needs in the cloud, how fast it answers there and what it costs")
@@ -182,13 +205,15 @@ def main(arguments: list[str] | None = None) -> int:
     if options.command == "check":
         return _check(options.directory)
     try:
-        print(show(options.directory) if options.command == "show" else banner(options.port), flush=True)
+        if options.command == "banner":
+            return _banner(options.port, options.process)
+        print(show(settings.folder(options.directory)), flush=True)
     except (LoadError, settings.SettingError) as error:
-        place = options.directory if options.command == "show" else "MODEL_DIR" if isinstance(error, LoadError) else ""
+        place = (getattr(options, "directory", None) or "MODEL_DIR") if isinstance(error, LoadError) else ""
         print(f"serving: {f'{place}: ' if place else ''}{error}", file=sys.stderr)
         return 1
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(terminal.run("serving", main))

@@ -1,6 +1,10 @@
-"""How many connections one process may hold: each takes an open file."""
+"""The port that a server listens on, and how many connections a process may hold: each takes an open file."""
 
+import errno
+import os
 import resource
+import socket
+import time
 
 MOST = 4096
 OTHER_FILES = 256
@@ -14,3 +18,28 @@ def most() -> int:
         soft = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     return MOST if soft == resource.RLIM_INFINITY else max(64, min(MOST, soft - OTHER_FILES))
+
+
+def is_taken(port: int) -> bool:
+    """Say whether another process listens on a port of this machine."""
+    with socket.socket() as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            tried.bind(("0.0.0.0", port))
+        except OSError as error:
+            return error.errno == errno.EADDRINUSE
+    return False
+
+
+def wait_for(port: int, process: int) -> bool:
+    """Return True when something listens on a port of this machine, False when the process has ended before."""
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return True
+        except OSError:
+            time.sleep(0.1)
+        try:
+            os.kill(process, 0)
+        except OSError:
+            return False

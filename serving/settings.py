@@ -339,6 +339,14 @@ def _check_places(place: str, output: str) -> None:
         raise SettingError(f"EVENT_OUTPUT: expected {wanted}, got {output.rstrip('/')!r}")
 
 
+def folder(told: Path | None) -> Path:
+    """Return the model that a command is to look at: the folder that it was told, or MODEL_DIR's."""
+    found = told or current().model_dir
+    if isinstance(found, str):
+        raise SettingError(f"MODEL_DIR: expected a folder on this machine, or one named by the command, got {found!r}")
+    return found
+
+
 @lru_cache(maxsize=1)
 def current() -> Settings:
     """Return this process's settings, read when they are first asked for."""

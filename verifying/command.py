@@ -69,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter, epilog=EPILOG,
     )  # fmt: skip
     found.add_argument("directory", nargs="?", type=Path, metavar="MODEL_DIR", help=(
-        "the model (default: model/); with --url, a copy of what is served there, for its examples"))  # fmt: skip
+        "the model (default: the variable); with --url, a copy of what is served there, for its examples"))  # fmt: skip
     found.add_argument("--url", action="append", default=[], help="a running server; again for another instance of it")
     found.add_argument("--header", action="append", type=_header, default=[], metavar="'NAME: VALUE'",
                        help="of every request to --url; may be repeated")  # fmt: skip
@@ -97,7 +97,7 @@ def main(arguments: list[str]) -> int:
                 show.row(one, told)
                 found.append(one)
     except (VerifyError, LoadError, settings.SettingError) as error:
-        problem = f"{options.directory or 'model/'}: {error}" if isinstance(error, LoadError) else str(error)
+        problem = f"{options.directory or 'MODEL_DIR'}: {error}" if isinstance(error, LoadError) else str(error)
     except KeyboardInterrupt:
         problem = "interrupted"
     show.clear()
@@ -166,11 +166,11 @@ def _verify(
     else:
         if options.header:
             raise VerifyError("--header goes with --url")
-        source = Source(options.directory or settings.ROOT / "model", "model")
+        source = Source(settings.folder(options.directory), "model")
         directory = source.directory.resolve()
         environment |= {"MODEL_DIR": str(directory), "MODEL_NAME": "model"}
         offer = cases.from_source(source)
-        told["model"] = str(options.directory or "model/")
+        told["model"] = str(settings.folder(options.directory))
     asked_for = _signatures(offer, options.signature)
     first: list[Timed] = []
     if directory is not None:
