@@ -28,7 +28,10 @@ def show(directory: Path) -> str:
     ]
     for signature in _default_first(source):
         lines += ["", signature.name + ("  (answers when no signature is named)" if signature.name == DEFAULT else "")]
-        lines += [f"  in   {_line(spec)}" for spec in signature.inputs.values()]
+        lines += [
+            f"  in   {_line(spec)}{'   may be left out' if name in signature.defaults else ''}"
+            for name, spec in signature.inputs.items()
+        ]
         lines += [f"  out  {_line(spec)}" for spec in signature.outputs.values()]
         if signature.refusal:
             lines.append(f"  cannot be called: {signature.refusal}")

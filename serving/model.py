@@ -54,10 +54,11 @@ class Model:
         self.name = source.name
         self.version = source.version
         self.signatures = dict(source.signatures)
+        self._defaults = {name: _defaults(one) for name, one in self.signatures.items() if one.defaults}
         self.source = source
         self._session = session
         self._functions: dict[str, Function] = {}
-        for name, signature in source.signatures.items():
+        for name, signature in list(self.signatures.items()):
             if signature.refusal is None:
                 self.signatures[name] = signature = session.declared(signature)
                 try:
@@ -82,6 +83,8 @@ class Model:
         Raise InputError where the inputs are not the declared ones in name, dtype and shape, which is checked here
         whoever calls, since TensorFlow would end the process; RunError where TensorFlow refuses them.
         """
+        if inputs.keys() != signature.inputs.keys():
+            inputs = {**self._defaults.get(signature.name, {}), **inputs}
         if inputs.keys() != signature.inputs.keys():
             raise InputError(f"expected the inputs {', '.join(signature.inputs)}, got {', '.join(inputs) or 'none'}")
         for name, spec in signature.inputs.items():
@@ -111,6 +114,28 @@ class Model:
         self._session.close()
 
 
+def _defaults(signature: Signature) -> dict[str, np.ndarray[Any, Any]]:
+    from serving.prediction_log import array  # most signatures have no defaults
+
+    return {name: array(memoryview(tensor)) for name, tensor in signature.defaults.items()}
+
+
+def _with_good_defaults(signature: Signature) -> Signature:
+    """Return the signature without the defaults that its own inputs would refuse."""
+    good = dict(signature.defaults)
+    for name in signature.defaults:
+        spec = signature.inputs[name]
+        try:
+            value = _defaults(replace(signature, defaults={name: good[name]}))[name]
+            fits = value.dtype == spec.dtype.numpy and check(spec, value.shape) is None
+        except (ValueError, TypeError):
+            fits = False
+        if not fits:
+            del good[name]
+            log("WARNING", f"the default of the input {name!r} of {signature.name!r} is no value for it")
+    return signature if len(good) == len(signature.defaults) else replace(signature, defaults=good)
+
+
 class Source:
     """A model on disk: where it is and what it offers, without loading it."""
 
@@ -121,6 +146,9 @@ class Source:
         self.version = self.directory.name if self.directory.name.isdecimal() else "1"
         self.light = litert.holds(self.directory)
         self.contents: Contents = litert.read(self.directory) if self.light else read(self.directory)
+        if any(one.defaults for one in self.contents.signatures.values()):
+            checked = {name: _with_good_defaults(one) for name, one in self.contents.signatures.items()}
+            self.contents = replace(self.contents, signatures=checked)
         self.signatures = self.contents.signatures
         self.pure = True  # as far as is known: `judge` finds out
 

@@ -116,7 +116,7 @@ def document(source: Source, options: Settings, routes: tuple[Route, ...]) -> by
     schemas = {**_predict(subject), **_examples(subject), **_infer(subject)}
     routes = tuple(route for route in routes if operation(route).body in (None, "Event", *schemas))
     bodies = {body: route.protocol for route in routes if (body := operation(route).body)}
-    told = "".join(f"\n- `{one.name}`: {_told(one.inputs)} → {_told(one.outputs)}" for one in signatures)
+    told = "".join(f"\n- `{one.name}`: {_told(one.inputs, one.defaults)} → {_told(one.outputs)}" for one in signatures)
     return to_json({
         "openapi": "3.1.0",
         "info": {
@@ -136,8 +136,9 @@ def document(source: Source, options: Settings, routes: tuple[Route, ...]) -> by
     })  # fmt: skip
 
 
-def _told(specs: Mapping[str, TensorSpec]) -> str:
-    return ", ".join(f"{name} ({_type(spec)})" for name, spec in specs.items()) or "nothing"
+def _told(specs: Mapping[str, TensorSpec], defaults: Collection[str] = ()) -> str:
+    optional = dict.fromkeys(defaults, "; may be left out")
+    return ", ".join(f"{name} ({_type(spec)}{optional.get(name, '')})" for name, spec in specs.items()) or "nothing"
 
 
 def _type(spec: TensorSpec, shape: Shape | None = None) -> str:
@@ -312,7 +313,8 @@ def _fixed(source: Source) -> dict[str, Schema]:
         }, ("name", "versions", "platform", "inputs", "outputs")),
         "TensorMetadata": _object({
             "name": text, "datatype": text, "shape": {"type": "array", "items": {"type": "integer"}},
-        }),
+            "optional": {"const": True},
+        }, ("name", "datatype", "shape")),
     }  # fmt: skip
 
 
@@ -458,14 +460,16 @@ def _chosen(signature: Signature, subject: Subject, form: str, value: Schema) ->
 
 
 def _instances(signature: Signature, subject: Subject) -> Schema:
-    inputs, key = signature.inputs, subject.options.key_field
+    key = subject.options.key_field
+    inputs = {name: spec for name, spec in signature.inputs.items() if spec.shape != ()}  # the others have defaults
     rows = {name: _given(spec, row=True) for name, spec in inputs.items()}
     keys = {key: {"description": KEY}} if key not in rows and _keeps_rows(signature) else {}
-    named = _object({**rows, **keys}, rows, closed=True)
+    named = _object({**rows, **keys}, signature.required, closed=True)
     sizes = _sized(inputs.values())
-    if len(inputs) != 1:
+    spec = signature.only
+    if spec is None or spec.name not in rows:
         return {"type": "array", "items": named, **sizes}
-    ((spec, row),) = zip(inputs.values(), rows.values())
+    row = rows[spec.name]
     if keys and spec.dtype.kind == "S" and spec.shape is not None and len(spec.shape) == 1:
         named = _any([named, _object({"b64": BASE64, **keys}, closed=True)])
     # One list of either, and not two kinds of lists, which generated clients cannot tell apart.
@@ -491,8 +495,8 @@ KEY = "Comes back with the answer; the model does not see it."
 
 def _columns(signature: Signature) -> Schema:
     columns = {name: _given(spec) for name, spec in signature.inputs.items()}
-    forms = [_object(columns, closed=True)]
-    return _any([*forms, *columns.values()]) if len(columns) == 1 else forms[0]
+    form = _object(columns, signature.required, closed=True)
+    return _any([form, columns[signature.only.name]]) if signature.only else form
 
 
 def _predictions(signature: Signature, subject: Subject) -> Schema:
@@ -604,7 +608,7 @@ def _asked(signature: Signature) -> Schema:
             "binary_data_output": MAYBE,
         },
     }
-    outputs = {"type": ["array", "null"], **_each([_wanted(spec) for spec in signature.outputs.values()], all_=False)}
+    outputs = {"type": ["array", "null"], **_each([_wanted(spec) for spec in signature.outputs.values()], ())}
     whole = all(spec.dtype.v2_name for spec in signature.outputs.values())
     binary = any(spec.dtype.v2_name in open_inference.BINARY_ONLY for spec in signature.outputs.values())
     if binary:
@@ -616,7 +620,7 @@ def _asked(signature: Signature) -> Schema:
     properties = {
         "id": {"type": ["string", "null"]},
         "parameters": parameters,
-        "inputs": {"type": "array", **_each([_tensor(spec) for spec in signature.inputs.values()], all_=True)},
+        "inputs": {"type": "array", **_each([_tensor(spec) for spec in signature.inputs.values()], signature.required)},
         "outputs": outputs if whole else {**outputs, "type": "array", "minItems": 1},
     }
     return _object(
@@ -627,13 +631,19 @@ def _asked(signature: Signature) -> Schema:
 MAYBE: Schema = {"type": ["boolean", "null"]}
 
 
-def _each(schemas: Sequence[Schema], *, all_: bool) -> Schema:
-    """Return what a list says of its tensors: each once, in any order; or, if not `all_`, at most once."""
-    listed: Schema = {"items": _any(schemas), "maxItems": len(schemas), **({"minItems": len(schemas)} if all_ else {})}
+def _each(schemas: Sequence[Schema], required: Collection[str]) -> Schema:
+    """Return what a list says of its tensors: those required once, in any order, and the others at most once."""
+    least = {"minItems": len(required)} if required else {}
+    listed: Schema = {"items": _any(schemas), "maxItems": len(schemas), **least}
     if len(schemas) > 1:
-        names = [{"type": "object", "properties": {"name": one["properties"]["name"]}} for one in schemas]
-        times = {} if all_ else {"minContains": 0, "maxContains": 1}
-        listed["allOf"] = [{"contains": name, **times} for name in names]
+        names = [one["properties"]["name"] for one in schemas]
+        listed["allOf"] = [
+            {
+                "contains": {"type": "object", "properties": {"name": name}},
+                **({} if name["const"] in required else {"minContains": 0, "maxContains": 1}),
+            }
+            for name in names
+        ]
     return listed
 
 

@@ -5,8 +5,9 @@ the few below are read; the graph, often many megabytes, is skipped over, and no
 """
 
 import math
+import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -47,6 +48,18 @@ class Signature:
     outputs: Mapping[str, TensorSpec]
     method_name: str
     problem: str | None = None  # found when the model was loaded
+    defaults: Mapping[str, bytes] = field(default_factory=dict)  # TensorProtos of the inputs that may be left out
+
+    @cached_property
+    def required(self) -> Mapping[str, TensorSpec]:
+        """Return the inputs that a request has to give."""
+        return {name: spec for name, spec in self.inputs.items() if name not in self.defaults}
+
+    @cached_property
+    def only(self) -> TensorSpec | None:
+        """Return the input that values without a name are for: the only one, or the only one without a default."""
+        specs = self.inputs if len(self.inputs) == 1 else self.required
+        return next(iter(specs.values())) if len(specs) == 1 else None
 
     @cached_property
     def complex_output(self) -> TensorSpec | None:
@@ -233,6 +246,8 @@ def _meta_graph(graph: memoryview) -> Contents:
     tags = tuple(_text(tag) for tag in _each(info, 4))
     if not _one(graph, 7):  # the object graph, of TensorFlow 2, whose signatures are the graph's own
         signatures = _as_in_graph(signatures, _whole(graph, 2))
+    if re.search(b"PlaceholderWithDefault", definition := _whole(graph, 2)):
+        signatures = _with_placeholders(signatures, definition)
     saver = _whole(graph, 3)
     baked = _text(_one(info, 1)).startswith("baked")
     return Contents(tags, signatures, _text(_one(info, 5)), bool(_one(saver, 3)), baked)
@@ -241,7 +256,8 @@ def _meta_graph(graph: memoryview) -> Contents:
 def _signature(name: str, message: memoryview) -> Signature:
     inputs = {key: _tensor(key, value) for key, value in _map(message, 1).items()}
     outputs = {key: _tensor(key, value) for key, value in _map(message, 2).items()}
-    return Signature(name, inputs, outputs, _text(_one(message, 3)))
+    defaults = {key: bytes(value) for key, value in _map(message, 4).items() if key in inputs}
+    return Signature(name, inputs, outputs, _text(_one(message, 3)), defaults=defaults)
 
 
 def _tensor(name: str, info: memoryview) -> TensorSpec:
@@ -269,6 +285,30 @@ def _as_in_graph(signatures: dict[str, Signature], definition: memoryview) -> di
         name: replace(one, inputs={key: _spec_in_graph(spec, nodes) for key, spec in one.inputs.items()})
         for name, one in signatures.items()
     }
+
+
+def _with_placeholders(signatures: dict[str, Signature], definition: memoryview) -> dict[str, Signature]:
+    """Give the inputs that TensorFlow 1 calls placeholders with a default theirs, where that is a constant."""
+    wanted = {spec.tensor.removesuffix(":0") for one in signatures.values() for spec in one.inputs.values()}
+    constants: dict[str, memoryview] = {}
+    sources: dict[str, str] = {}
+    for node in _each(definition, 1):
+        name, op = _text(_one(node, 1)), bytes(_one(node, 2))
+        if op == b"Const":
+            constants[name] = node
+        elif op == b"PlaceholderWithDefault" and name in wanted:
+            sources[name] = _text(next(_each(node, 3))).removesuffix(":0")
+    found = {
+        name: bytes(_one(_map(constants[source], 5).get("value", memoryview(b"")), 8))
+        for name, source in sources.items()
+        if source in constants
+    }
+    with_defaults = {}
+    for key, one in signatures.items():
+        nodes = {spec.name: spec.tensor.removesuffix(":0") for spec in one.inputs.values()}
+        named = {name: found[node] for name, node in nodes.items() if node in found}
+        with_defaults[key] = replace(one, defaults={**named, **one.defaults})
+    return with_defaults
 
 
 def _spec_in_graph(spec: TensorSpec, nodes: Mapping[str, Mapping[str, memoryview]]) -> TensorSpec:

@@ -58,7 +58,7 @@ def decode(body: bytes, signature: Signature, context: Context) -> Call:
                 f"{did_you_mean(part.name, known or signature.inputs)}"
             )
         named.setdefault(part.name, []).append(part)
-    for name in signature.inputs:
+    for name in signature.required:
         if name not in named:
             wanted = ", ".join(map(repr, signature.inputs))
             raise BadRequest(f"parts: the input {name!r} is missing; expected {wanted}")
@@ -66,7 +66,7 @@ def decode(body: bytes, signature: Signature, context: Context) -> Call:
     if len({len(parts) for parts in batched.values()}) > 1:
         told = ", ".join(f"{name!r} {len(parts)}" for name, parts in batched.items())
         raise BadRequest(f"parts: expected as many of one input as of the others, one a row, got {told}")
-    inputs = {name: _input(spec, named[name]) for name, spec in signature.inputs.items()}
+    inputs = {name: _input(spec, named[name]) for name, spec in signature.inputs.items() if name in named}
     keys = None
     if context.key not in signature.inputs and context.key in named:
         keys = [to_text(part.data, part.content_type, f"part {part.number}") for part in named[context.key]]

@@ -185,7 +185,7 @@ def example(signature: Signature, saved: Any = None) -> bytes:
         body["outputs"] = [{"name": name} for name in outputs]
     inputs = _saved(signature, saved) if isinstance(saved, dict) else None
     if inputs is None:
-        inputs = {spec.name: _filler(spec) for spec in signature.inputs.values()}
+        inputs = {spec.name: _filler(spec) for spec in signature.required.values()}
     body["inputs"] = [
         {"name": name, "shape": array.shape, "datatype": _datatype(signature.inputs[name].dtype), "data": _json(array)}
         for name, array in inputs.items()
@@ -210,13 +210,13 @@ def json_size(headers: Headers, length: int) -> int | None:
 
 def _raw(body: bytes, signature: Signature, context: Context) -> Call:
     """Decode a body without JSON: the data of the one input, whose free dimension follows from its size."""
-    if len(signature.inputs) != 1:
+    spec = signature.only
+    if spec is None:
         raise BadRequest(
             f"{HEADER}: 0, a body without JSON, is for a model of one input; "
             f"{signature.name!r} has {', '.join(map(repr, signature.inputs)) or 'none'}",
             signature.name,
         )
-    (spec,) = signature.inputs.values()
     _datatype(spec.dtype)
     where = f"body, as input {spec.name!r} without JSON"
     free = spec.shape.count(None) if spec.shape is not None else -1
@@ -316,7 +316,7 @@ def _inputs(document: Document, value: Any, signature: Signature, body: bytes, s
         else:
             inputs[spec.name] = _from_bytes(body, position, size, spec.dtype, shape, where)
             position += size
-    if missing := [name for name in signature.inputs if name not in inputs]:
+    if missing := [name for name in signature.required if name not in inputs]:
         raise BadRequest(f"inputs: {missing[0]!r} is missing; expected {', '.join(map(repr, signature.inputs))}")
     if position < len(body):
         raise BadRequest(
@@ -536,6 +536,7 @@ def _tensors(signature: Signature) -> dict[str, Any]:
                 # A type that the protocol lacks is shown by its own name, for it is there
                 "datatype": spec.dtype.v2_name or spec.dtype.label.upper(),
                 "shape": [-1] if spec.shape is None else [-1 if size is None else size for size in spec.shape],
+                **({"optional": True} if side == "inputs" and spec.name in signature.defaults else {}),
             }
             for spec in specs.values()
         ]

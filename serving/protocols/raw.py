@@ -119,9 +119,9 @@ def _body(_row: int | None) -> str:
 
 def _string(signature: Signature) -> TensorSpec | None:
     """Return the one input of a signature that takes one string, None where it takes anything else."""
-    if len(signature.inputs) != 1:
+    spec = signature.only
+    if spec is None:
         return None
-    (spec,) = signature.inputs.values()
     fits = bytes_shape(spec) is not None and (spec.shape or (1,))[0] in (None, 1)
     return spec if fits else None
 

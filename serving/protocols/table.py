@@ -150,7 +150,11 @@ def _header(names: Sequence[str], signature: Signature, context: Context) -> Hea
             raise BadRequest(f"line 1: the column {name[:200]!r} stands twice")
     if others:
         return Header(names, _own_names(others, signature, whole, elements), frozenset(specs), key)
-    inputs = {name: _positions(spec, whole.get(name), elements.get(name, {})) for name, spec in specs.items()}
+    inputs = {
+        name: _positions(spec, whole.get(name), elements.get(name, {}))
+        for name, spec in specs.items()
+        if name in signature.required or name in whole or name in elements
+    }
     if not inputs:
         raise BadRequest("line 1: the signature has no inputs, so it has no rows; send JSON")
     return Header(names, inputs, frozenset(elements), key)
@@ -225,10 +229,10 @@ def _unfit(spec: TensorSpec) -> str | None:
 
 def _no_header(cells: Sequence[str], signature: Signature) -> Header:
     """Return the columns of a signature's one input, which the body does not name."""
-    if len(signature.inputs) != 1:
+    spec = signature.only
+    if spec is None:
         wanted = ", ".join(map(repr, signature.inputs)) or "none"
         raise BadRequest(f"line 1: expected a header with the inputs {wanted}; header=absent is for a single one")
-    (spec,) = signature.inputs.values()
     if problem := _unfit(spec):
         raise BadRequest(f"line 1: {problem}")
     vector = spec.shape is not None and len(spec.shape) == 2

@@ -14,6 +14,7 @@ Options stand in the address (`?top_k=3`) or, as Vertex AI sends them, in the bo
 on_error=row (a bad row is answered by {"error": "..."} in its place), top_k and arrays=base64 (see `answers`).
 """
 
+import base64
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,8 @@ import numpy as np
 import orjson
 import simdjson
 
+from serving import prediction_log
+from serving.dtypes import by_code
 from serving.errors import did_you_mean
 from serving.http import BadRequest, Response, to_json
 from serving.limits import check_rows
@@ -49,7 +52,7 @@ from serving.protocols.json_tensors import (
 )
 from serving.protocols.options import refuse_slips
 from serving.protocols.unclear import explained
-from serving.signature import DEFAULT, Contents, Signature, TensorSpec, shape_text
+from serving.signature import DEFAULT, Contents, Signature, TensorSpec, _number, shape_text
 
 ROW, COLUMN = "instances", "inputs"
 MEMBERS = frozenset({ROW, COLUMN, "signature_name", "parameters"})  # of a body
@@ -132,7 +135,7 @@ def encode(call: Call, outputs: Arrays) -> Response:
 
 def place(call: Call, row: int | None) -> str:
     """Name what a call's inputs are in its body: all of them, or one row."""
-    only = "" if len(call.inputs) > 1 else f".{next(iter(call.inputs))}"
+    only = f".{next(iter(call.inputs))}" if len(call.inputs) == 1 else ""
     if row is None:
         return f"{call.form}{only}"
     return f"{call.form}[{row}]{only}" if call.form == ROW else f"{call.form}{only}[{row}]"
@@ -174,10 +177,13 @@ def decode_rows(document: Document, instances: Any, signature: Signature, contex
     if (isinstance(instances[0], OBJECTS) or tell) and any(_is_named(instance) for instance in instances):
         rows, keys, failed = _named_rows(instances, signature, context)
 
+        given = {name for index, row in enumerate(rows) if index not in failed for name in row}
+
         def decode_some(some: Any) -> Arrays:
             return {
                 name: rows_to_array(document, [row[name] for row in some], spec, "instances", f".{name}")
                 for name, spec in signature.inputs.items()
+                if name in given
             }
     else:
         rows, keys, failed = instances, None, {}  # type: ignore[assignment]
@@ -224,20 +230,39 @@ def _named_rows(
             failed[index] = str(error)
         rows.append(row)
         keys.append(own_key)
+    if signature.defaults:
+        _check_alike(rows, failed, tell)
     return rows, keys if any(own_key is not MISSING for own_key in keys) else None, failed
+
+
+def _check_alike(rows: Sequence[Mapping[str, Any]], failed: dict[int, str], tell: bool) -> None:
+    """Refuse rows that leave out an input which others give: the model takes it for all of them or for none."""
+    given = dict.fromkeys(name for index, row in enumerate(rows) if index not in failed for name in row)
+    for index, row in enumerate(rows):
+        missing = [name for name in given if name not in row]
+        if index in failed or (given and not missing):
+            continue
+        problem = f"the input {missing[0]!r} is missing, which other rows give" if given else "expected an input"
+        failed[index] = f"instances[{index}]: {problem}"
+        if not tell:
+            raise BadRequest(failed[index])
 
 
 MOST_HINTS = 20  # rows of a request whose errors list names: each takes more time than the row itself
 
 
 def _inputs_of(row: dict[str, Any], instance: Any, signature: Signature, place: str, *, brief: bool) -> dict[str, Any]:
-    if row.keys() == signature.inputs.keys():
+    if _complete(row, signature):
         return row
-    if len(signature.inputs) == 1 and b64(row) is not None:  # {"b64": "..."}, a key beside it or not
-        return dict.fromkeys(signature.inputs, row)
+    if signature.only and b64(row) is not None:  # {"b64": "..."}, a key beside it or not
+        return {signature.only.name: row}
     if not isinstance(instance, OBJECTS):
         raise BadRequest(f"{place}: expected an object as the other instances are, got {kind(instance)}")
-    raise BadRequest(_difference(place, row, signature.inputs, brief=brief))
+    raise BadRequest(_difference(place, row, signature, brief=brief))
+
+
+def _complete(given: Mapping[str, Any], signature: Signature) -> bool:
+    return signature.required.keys() <= given.keys() <= signature.inputs.keys()
 
 
 def _good_rows(
@@ -285,9 +310,13 @@ def _columns(document: Document, columns: Any, signature: Signature, context: Co
         return Call(signature, {spec.name: to_array(document, columns, spec, "inputs")}, COLUMN, context)
     named = members(columns, "inputs")
     keys = None if context.key in signature.inputs else named.pop(context.key, None)
-    if named.keys() != signature.inputs.keys():
-        raise BadRequest(_difference("inputs", named, signature.inputs))
-    inputs = {name: to_array(document, named[name], spec, f"inputs.{name}") for name, spec in signature.inputs.items()}
+    if not _complete(named, signature):
+        raise BadRequest(_difference("inputs", named, signature))
+    inputs = {
+        name: to_array(document, named[name], spec, f"inputs.{name}")
+        for name, spec in signature.inputs.items()
+        if name in named
+    }
     if keys is not None:
         sizes = {len(array) if array.ndim else None for array in inputs.values()}
         if not isinstance(keys, LISTS) or sizes != {len(keys)}:
@@ -297,15 +326,15 @@ def _columns(document: Document, columns: Any, signature: Signature, context: Co
 
 
 def _only_input(signature: Signature, place: str) -> TensorSpec:
-    if len(signature.inputs) != 1:
+    if signature.only is None:
         wanted = ", ".join(map(repr, signature.inputs)) or "none"
         raise BadRequest(f"{place}: expected objects with the inputs {wanted}, got values without names")
-    (spec,) = signature.inputs.values()
-    return spec
+    return signature.only
 
 
-def _difference(place: str, came: Mapping[str, Any], wanted: Mapping[str, TensorSpec], *, brief: bool = False) -> str:
-    missing = [name for name in wanted if name not in came]
+def _difference(place: str, came: Mapping[str, Any], signature: Signature, *, brief: bool = False) -> str:
+    wanted = signature.inputs
+    missing = [name for name in signature.required if name not in came]
     surplus = next((name for name in came if name not in wanted), None)
     if surplus is not None:
         hint = "" if brief else did_you_mean(surplus, missing or wanted)
@@ -346,8 +375,31 @@ def _signature_def(signature: Signature) -> dict[str, Any]:
         "inputs": {spec.name: _tensor_info(spec) for spec in signature.inputs.values()},
         "outputs": {spec.name: _tensor_info(spec) for spec in signature.outputs.values()},
         "method_name": signature.method_name,
-        "defaults": {},
+        "defaults": {name: _tensor_proto(tensor) for name, tensor in signature.defaults.items()},
     }
+
+
+def _tensor_proto(tensor: bytes) -> dict[str, Any]:
+    """Return a value as protobuf's JSON form writes a TensorProto."""
+    array = prediction_log.array(memoryview(tensor))
+    dtype = by_code(_number(memoryview(tensor), 1))
+    values: Any = array.ravel().tolist()
+    if dtype.kind == "S":
+        field, values = "string_val", [base64.b64encode(value).decode() for value in values]
+    elif dtype.code in FIELDS:
+        field = FIELDS[dtype.code]
+        values = [str(value) for value in values] if "64" in field else values
+    else:
+        field, values = "tensor_content", base64.b64encode(array.tobytes()).decode()
+    shape = {"dim": [{"size": str(size), "name": ""} for size in array.shape], "unknown_rank": False}
+    return {"dtype": dtype.name, "tensor_shape": shape, "version_number": 0, field: values}
+
+
+# TF_DataType: the field of a TensorProto that holds its values
+FIELDS = {
+    1: "float_val", 2: "double_val", 3: "int_val", 4: "int_val", 5: "int_val", 6: "int_val", 9: "int64_val",
+    10: "bool_val", 17: "int_val", 22: "uint32_val", 23: "uint64_val",
+}  # fmt: skip
 
 
 def _tensor_info(spec: TensorSpec) -> dict[str, Any]:
@@ -364,10 +416,10 @@ def _tensor_info(spec: TensorSpec) -> dict[str, Any]:
 
 def has_rows(signature: Signature) -> bool:
     """Say whether inputs and outputs go by rows: every tensor has a first dimension, all of them of one size."""
-    if any(spec.shape == () for specs in (signature.inputs, signature.outputs) for spec in specs.values()):
+    if any(spec.shape == () for specs in (signature.required, signature.outputs) for spec in specs.values()):
         return False
     given, answered = (
-        {one.shape[0] for one in specs.values() if one.shape} for specs in (signature.inputs, signature.outputs)
+        {one.shape[0] for one in specs.values() if one.shape} for specs in (signature.required, signature.outputs)
     )
     return len(given - {None}) <= 1 and answered - {None} <= given
 
@@ -379,7 +431,7 @@ def example(signature: Signature, saved: Any = None) -> bytes:
     if any(spec.dtype.kind == "c" for side in (signature.inputs, signature.outputs) for spec in side.values()):
         return b""  # JSON has no complex numbers
     body: dict[str, Any] = {} if signature.name == DEFAULT else {"signature_name": signature.name}
-    specs = signature.inputs.values()
+    specs = signature.required.values()
     if specs and has_rows(signature) and all(spec.shape and spec.shape[0] in (None, 1) for spec in specs):
         row = {spec.name: _filler(spec, spec.shape[1:]) for spec in specs if spec.shape}
         body[ROW] = [row if len(row) > 1 else next(iter(row.values()))]
