@@ -14,6 +14,7 @@ import flask
 import functions_framework
 from flask.ctx import RequestContext
 from flask.globals import _cv_app, _cv_request
+from functions_framework.execution_id import WsgiMiddleware
 from werkzeug.exceptions import HTTPException
 
 from serving import wsgi
@@ -86,7 +87,8 @@ class Application:
     @cached_property
     def _kind(self) -> str:
         """Return what is called: "http", "event", or "flask" where Flask is to do all that it does."""
-        if not _is_plain(self._app):
+        wrapped = type(self._flask) is not WsgiMiddleware  # functions-framework's own
+        if wrapped or not _is_plain(self._app):
             return "flask"
         return "event" if "cloudevent" in self._app.view_functions else "http"
 
@@ -126,6 +128,7 @@ class Application:
         try:
             answer: Any = self._app.handle_user_exception(error)
         except Exception as failure:
+            flask.got_request_exception.send(self._app, exception=failure)
             log("ERROR", f"{self._app.name} failed: {failure!r}", traceback=traceback.format_exc())
             return to_flask(Response(500, to_json({"error": "internal error; the log has the reason"})))
         return self._app.make_response(_in_json(answer) if isinstance(answer, HTTPException) else answer)

@@ -151,6 +151,8 @@ EDITS = [
                                                                                                                               (404, {}, {"missing": True})),
     ("a hook of the application",            ("@functions_framework.http", "@flask.current_app.before_request\ndef check():\n    return {'hook': flask.request.path}, 403\n\n\n@functions_framework.http"),
                                                                                                                               (403, {}, {"hook": "/"})),
+    ("middleware before it",                 ("@functions_framework.http", "_before = flask.current_app.wsgi_app\n\n\ndef refuse(environ, start_response):\n    start_response('403 Forbidden', [('X-Ware', '1')])\n    return [b'[]']\n\n\nflask.current_app.wsgi_app = refuse\n\n\n@functions_framework.http"),
+                                                                                                                              (403, {"x-ware": "1"}, [])),
     ("a hook after the answer",              ("@functions_framework.http", "@flask.current_app.after_request\ndef add(answer):\n    answer.headers['X-Hook'] = '1'\n    return answer\n\n\n@functions_framework.http"),
                                                                                                                               (200, {"x-hook": "1"}, None)),
 ]  # fmt: skip
