@@ -37,9 +37,16 @@ def from_binary(headers: Headers, body: bytes) -> Event:
 
     def get(name: str) -> str | None:
         value = headers.get(f"ce-{name}")
-        return None if value is None else unquote(value.strip())
+        return None if value is None else unquote(_unquoted(value.strip()))
 
     return from_attributes(get, body, headers.get("content-type") or "", "ce-")
+
+
+def _unquoted(value: str) -> str:
+    """Return a header field's value; one in double quotes without those and their escapes, as the binding has it."""
+    if len(value) > 1 and value[0] == value[-1] == '"':
+        return re.sub(r"\\(.)", r"\1", value[1:-1])
+    return value
 
 
 def from_structured(text: str, place: str = "") -> Event:

@@ -80,9 +80,24 @@ def test_data_inside_json_keep_every_digit() -> None:
     assert [event.data for event in parse(BATCHED, b"[%b, %b ]" % (body, body))] == [data, data]
 
 
-def test_header_values_are_percent_decoded() -> None:
-    event = one({**BINARY, "ce-subject": "Euro%20%E2%82%AC %F0%9F%98%80"}, b"")
-    assert event.subject == "Euro € 😀"
+# Of the HTTP binding, 3.1.3.2: first the quotation is undone, then one round of percent-decoding
+VALUES = [
+    # header field                            attribute
+    ("Euro%20%E2%82%AC %F0%9F%98%80",         "Euro € 😀"),
+    ("Euro%20%e2%82%ac",                      "Euro €"),
+    ("%2525",                                 "%25"),
+    ("100%",                                  "100%"),
+    ('"quoted text"',                         "quoted text"),
+    (r'"a \"b\" \\ c%20d"',                     r'a "b" \ c d'),
+    ('"',                                     '"'),
+    ('a "b" c',                               'a "b" c'),
+    ("%22a%22",                               '"a"'),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("value", "wanted"), VALUES)
+def test_header_values_are_unquoted_and_percent_decoded(value: str, wanted: str) -> None:
+    assert one({**BINARY, "ce-subject": value}, b"").subject == wanted
 
 
 def test_text_that_is_no_json_is_the_text() -> None:
