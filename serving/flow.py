@@ -23,11 +23,23 @@ HANDING_ON = frozenset(
     StopGradient Switch
     """.split()  # noqa: SIM905 - a list of words is read, and grows, as words
 )
+# They make strings of strings; of those that are not here, what comes out went in, or has a size that went in.
+TRANSFORMING = frozenset(
+    op.encode()
+    for op in """
+    AsString DecodeBase64 DecodeCSV DecodeCompressed DecodeJSONExample DeserializeManySparse DeserializeSparse
+    EncodeBase64 ParseExample ParseExampleV2 ParseSequenceExample ParseSequenceExampleV2 ParseSingleExample
+    ParseSingleSequenceExample ParseTensor ReduceJoin RegexReplace SerializeManySparse SerializeSparse SerializeTensor
+    StaticRegexReplace StringFormat StringJoin StringLower StringNGrams StringSplit StringSplitV2 StringStrip
+    StringUpper Substr UnicodeEncode UnicodeTranscode UnsortedSegmentJoin
+    """.split()  # noqa: SIM905 - a list of words is read, and grows, as words
+)
 # The shape of their arguments decides what comes out, or bounds it: indices and counts inside of it, true or false.
 STRUCTURAL = frozenset(
     op.encode()
     for op in """
-    All Any ApproximateEqual ArgMax ArgMin Bucketize Equal Greater GreaterEqual IsFinite IsInf IsNan Less LessEqual
+    All Any ApproximateEqual ArgMax ArgMin Bucketize EncodeJpeg EncodeJpegVariableQuality EncodePng Equal Greater
+    GreaterEqual IsFinite IsInf IsNan Less LessEqual
     LogicalAnd LogicalNot LogicalOr LowerBound NonMaxSuppression NonMaxSuppressionV2 NonMaxSuppressionV3 NotEqual
     OnesLike Rank RegexFullMatch SetSize Shape ShapeN Size StaticRegexFullMatch StringLength StringToHashBucket
     StringToHashBucketFast StringToHashBucketStrong TensorListLength UpperBound Where ZerosLike
@@ -76,6 +88,7 @@ class Reach(NamedTuple):
     as_is: frozenset[str] = frozenset()
     at_all: frozenset[str] = frozenset()
     values: frozenset[str] = frozenset()
+    ways: frozenset[str] = frozenset()  # the operations that made other strings of them
 
 
 class Sink(NamedTuple):
@@ -113,7 +126,8 @@ class Flow:
 
     def feed(self, feeds: Mapping[bytes, str]) -> None:
         """Begin with other inputs; what has been found out about functions holds for these too."""
-        self._feeds = {node: Reach(*[frozenset({name})] * 3) for node, name in feeds.items()}
+        names = {node: frozenset({name}) for node, name in feeds.items()}
+        self._feeds = {node: Reach(name, name, name) for node, name in names.items()}
 
     def run(self, roots: Iterable[bytes]) -> None:
         """Follow the flow into everything that the roots, tensors or nodes of the main graph, need."""
@@ -154,6 +168,10 @@ class Flow:
             if not looped or reached == before:
                 break
             before = reached
+        else:  # anything may come round
+            reached, _ = self._round(
+                function, name, given, wanted, depth, dict.fromkeys(function.nodes, (_any([*self._feeds.values()]),))
+            )
         return reached
 
     def _round(
@@ -209,12 +227,12 @@ class Flow:
             as_is = frozenset().union(*(one.as_is for one in merged))
             return (_any(arguments)._replace(as_is=as_is),)
         if op in STRUCTURAL:
-            return (_any(arguments)._replace(values=frozenset()),)
+            return (_any(arguments)._replace(values=frozenset(), ways=frozenset()),)
         if op in HIDDEN:
             return (_any([*arguments, *self._feeds.values()]),)
         called = [name for name in (op, *_called(message)) if name in self._library]
         if not called:
-            return (_any(arguments),)
+            return (_made(op, arguments),)
         if op in LOOPS:
             for _ in range(MOST_ROUNDS):  # what a round changes is among what the next begins with
                 before = arguments
@@ -223,8 +241,8 @@ class Flow:
                     if len(after) == len(arguments):
                         arguments = tuple(map(_either, arguments, after))
                 if arguments == before:
-                    break
-            return arguments
+                    return arguments
+            return (_any(arguments),) * len(arguments)
         given = arguments[1:] if op in BRANCHES else arguments
         if op not in CALLS and op not in BRANCHES and op not in self._library:
             given = tuple(_any(arguments) for _ in range(256))  # in an order of its own
@@ -233,15 +251,21 @@ class Flow:
         return tuple(_every([result[min(index, len(result) - 1)] for result in results]) for index in outputs)
 
 
+def _made(op: bytes, arguments: _Reached) -> Reach:
+    """Return what reaches the outputs of an operation that hands on nothing as it is."""
+    reach = _any(arguments)
+    return reach._replace(ways=reach.ways | {op.decode()}) if op in TRANSFORMING else reach
+
+
 def _partly(op: bytes, message: memoryview, arguments: _Reached) -> list[tuple[bytes, _Reached]]:
     """Return what reaches the outputs of one node, by the names that they have in a function."""
-    attributes, given = _map(message, 5), _any(arguments)
+    attributes, given = _map(message, 5), _made(op, arguments)
     named = []
     for output in PARTLY[op]:
         name, _, counted = output.partition("=")
         value = attributes.get(counted, memoryview(b""))
         count = (_number(value, 3) or len(_one(_one(value, 1), 6))) if counted else 1  # a number, or a list of dtypes
-        reach = given._replace(values=frozenset()) if name.startswith("*") else given
+        reach = given._replace(values=frozenset(), ways=frozenset()) if name.startswith("*") else given
         named.append((name.lstrip("*").encode(), (reach,) * count))
     return named
 

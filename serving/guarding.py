@@ -37,7 +37,14 @@ Attributes = Mapping[str, memoryview]
 
 BOOL, LONG = 10, 9
 SAYS = "the model takes {} from the request: expected {}"
-_NAMES = re.compile(b"|".join(b"\x12" + bytes([len(op)]) + re.escape(op) for op in sorted(GUARDS)))
+DECODERS = frozenset(b"Decode" + kind for kind in b"AndCropJpeg Bmp Gif Image Jpeg Jxl Png WebP".split())
+# The ways to a decoder on which serving/images.py finds the pictures of a request before the run.
+UNDERSTOOD = frozenset(
+    {"DecodeBase64", "ParseExample", "ParseExampleV2", "ParseSequenceExample", "ParseSequenceExampleV2"}
+    | {"ParseSingleExample", "ParseSingleSequenceExample"}
+)
+PICTURE = Check("picture", (), (), None, 0, 1, False, "")
+_NAMES = re.compile(b"|".join(b"\x12" + bytes([len(op)]) + op for op in sorted({*GUARDS, *DECODERS})))
 _COMPILED = re.compile(rb"_XlaMustCompile\x12\x02\x28\x01")  # XLA leaves out every Assert
 
 
@@ -67,12 +74,15 @@ def needs(graph: memoryview, signatures: Iterable[Signature]) -> dict[bytes, dic
     needed: dict[bytes, dict[bytes, tuple[Check, ...]]] = {}
     if not _NAMES.search(graph):
         return needed
-    flow = Flow(graph, {}, GUARDS)
+    flow = Flow(graph, {}, GUARDS.keys() | DECODERS)
     for signature in signatures:
         flow.feed({spec.tensor.rpartition(":")[0].encode(): "request" for spec in signature.inputs.values()})
         flow.run([spec.tensor.encode() for spec in signature.outputs.values()])
     for sink in flow.sinks:
-        checks = tuple(check for check in GUARDS[sink.op] if _decided(check, sink))
+        if sink.op in DECODERS:
+            checks: tuple[Check, ...] = (PICTURE,) if sink.arguments[0].ways - UNDERSTOOD else ()
+        else:
+            checks = tuple(check for check in GUARDS[sink.op] if _decided(check, sink))
         if checks:
             among = needed.setdefault(sink.function, {})
             among[sink.name] = tuple(dict.fromkeys((*among.get(sink.name, ()), *checks)))
@@ -84,6 +94,8 @@ def unguarded(graph: memoryview, needed: Needed) -> str | None:
     for function, among in needed.items():
         if any(check.kind == "never" for checks in among.values() for check in checks):
             return "it reads serialized tensors, which may be of any size"
+        if any(PICTURE in checks for checks in among.values()):
+            return "it decodes pictures that it takes out of other strings, so that their size is not known before"
         if function and _COMPILED.search(graph):
             return "XLA compiles it, and leaves out the checks of what a request decides"
     return None

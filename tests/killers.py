@@ -359,6 +359,19 @@ def _make(folder: Path) -> None:
     def compiled(i: Any) -> Any:
         return {"y": tf.function(lambda i: tf.fill(i, 1.0), jit_compile=True)(i)}
 
+    def decoded(take: Make) -> Any:
+        return tf.function(lambda s: {"y": tf.map_fn(lambda one: tf.shape(tf.io.decode_image(one)), take(s), tf.int32)},
+                           input_signature=[tf.TensorSpec([None], tf.string, "s")])  # fmt: skip
+
+    images = {"image": tf.io.FixedLenFeature([], tf.string)}
+    for name, take in {
+        "data_url": lambda s: tf.io.decode_base64(tf.strings.split(s, ",").values[1::2]),
+        "zlib": lambda s: tf.io.decode_compressed(s, "ZLIB"),
+        "picture": lambda s: s,
+        "picture_base64": lambda s: tf.io.decode_base64(tf.gather(s, [0])),
+        "picture_example": lambda s: tf.io.parse_example(s, images)["image"],
+    }.items():
+        tf.saved_model.save(tf.Module(), str(folder / name), signatures=decoded(take))
     tf.saved_model.save(tf.Module(), str(folder / "parse_tensor"), signatures=parsed)
     tf.saved_model.save(tf.Module(), str(folder / "compiled"), signatures=compiled)
 

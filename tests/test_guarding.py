@@ -85,9 +85,25 @@ def test_no_ordinary_model_is_changed() -> None:
     assert found == GUARDED
 
 
-@pytest.mark.parametrize(("name", "reason"), [("parse_tensor", "serialized tensors"), ("compiled", "XLA compiles it")])
+# fmt: off
+UNCHECKED = [
+    # model          reason
+    ("parse_tensor", "it reads serialized tensors"),
+    ("compiled",     "XLA compiles it"),
+    ("data_url",     "it decodes pictures that it takes out of other strings"),
+    ("zlib",         "it decodes pictures that it takes out of other strings"),
+]
+# fmt: on
+
+
+@pytest.mark.parametrize(("name", "reason"), UNCHECKED)
 def test_what_cannot_be_checked_is_refused_unless_the_callers_are_trusted(name: str, reason: str) -> None:
     source = Source(killers.build() / name, "model")
     with pytest.raises(LoadError, match=f"{reason}.*CALLERS=trusted serves it still"):
         open_session(source, settings.read({}))
     open_session(source, settings.read({"CALLERS": "trusted"})).close()
+
+
+@pytest.mark.parametrize("name", ["picture", "picture_base64", "picture_example"])
+def test_a_model_whose_pictures_are_measured_before_the_run_is_served(name: str) -> None:
+    open_session(Source(killers.build() / name, "model"), settings.read({})).close()
