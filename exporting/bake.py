@@ -28,6 +28,7 @@ from exporting.values import VARIABLES, bytes_of, custom_operations, values_of
 from serving import litert, purity
 from serving.errors import LoadError
 from serving.files import problem as foreign_file
+from serving.manifest import leftovers
 from serving.signature import DEFAULT, Contents, Signature
 
 PROTOBUF_BYTES = (1 << 31) - (1 << 20)  # a message holds less than 2 GB; the graph itself needs some of it
@@ -340,6 +341,8 @@ def _write(result: MetaGraph, directory: Path, folder: Path, variables: bool) ->
                 _copy(path, folder / path.name)
         elif path.is_file():
             shutil.copyfile(path, folder / path.name)
+    for name in leftovers(directory):
+        (folder / name).unlink(missing_ok=True)
     message = saved_model_pb2.SavedModel(saved_model_schema_version=1, meta_graphs=[result])
     (folder / "saved_model.pb").write_bytes(message.SerializeToString(deterministic=True))
 

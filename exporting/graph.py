@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from exporting.refusal import Unreadable
+from exporting.refusal import Refusal, Unreadable
 from exporting.runner import ONEDNN
 from serving import saved_model
 from serving.errors import LoadError
-from serving.initialization import Initialization, needed
+from serving.initialization import LOST, Initialization, needed
 from serving.purity import INIT
 from serving.signature import SERVE, Contents, read
 
@@ -68,7 +68,12 @@ def served(directory: Path) -> MetaGraph:
         raise Unreadable(f"{directory}: no graph of the SavedModel is tagged {SERVE!r}")
     graph = min(graphs, key=lambda graph: len(graph.meta_info_def.tags))
     left = needed(directory)
+    if left.lost:
+        name, variable = next(iter(left.lost.items()))
+        raise Refusal(f"{directory}: signature {name!r}: {LOST.format(variable)}")
     _join_copies(graph, left)
+    if not graph.HasField("object_graph_def"):
+        _correct_dtypes(graph)
     if left.operations:
         _name_initializers(graph, left.operations)
     return graph
@@ -79,6 +84,21 @@ def _join_copies(graph: MetaGraph, left: Initialization) -> None:
     nodes = {node.name: node for node in graph.graph_def.node} if left.copies else {}
     for copy in left.copies:
         nodes[copy.source].attr["shared_name"].CopyFrom(nodes[copy.variable].attr["shared_name"])
+
+
+def _correct_dtypes(graph: MetaGraph) -> None:
+    """Give the signatures of a TensorFlow 1 model the dtypes of the graph."""
+    import tensorflow as tf
+
+    infos = [info for one in graph.signature_def.values() for info in (*one.inputs.values(), *one.outputs.values())]
+    try:
+        with tf.Graph().as_default() as main:
+            tf.import_graph_def(graph.graph_def, name="")
+            for info in infos:
+                if info.WhichOneof("encoding") == "name":
+                    info.dtype = main.get_tensor_by_name(info.name).dtype.base_dtype.as_datatype_enum
+    except (tf.errors.OpError, ValueError, KeyError, TypeError):
+        return  # an operation or a tensor that is not there; what needs it says so
 
 
 def _name_initializers(graph: MetaGraph, operations: Iterable[str]) -> None:

@@ -90,7 +90,7 @@ def _refuse_unreadable(directory: Path) -> None:
 def answers(directory: Path) -> Mapping[str, Any]:
     """Return what TensorFlow answered to the exporter's examples, by signature; nothing where nobody wrote it down."""
     try:
-        found = json.loads(files.content(directory, "assets.extra/answers.json") or b"")
+        found = json.loads(manifest.extra(directory, "answers.json") or b"")
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}

@@ -10,10 +10,13 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from serving import files
+from serving import files, saved_model
 from serving.errors import LoadError
+from serving.signature import _each, _one, _whole
 
-PLACE = "assets.extra/manifest.json"
+EXTRA = "assets.extra"
+PB = saved_model.NAME
+PLACE = f"{EXTRA}/manifest.json"
 LARGE = 16 << 20  # bytes; to digest more would be felt in a cold start
 OFF = "MANIFEST=off serves it still"
 
@@ -25,7 +28,7 @@ def check(directory: Path, how: str) -> None:
     which are variables as a rule: TensorFlow compares each of them with a checksum while it reads it.
     Files that do not decide an answer may be otherwise: hidden ones, and those beside saved_model.pb, as its card is.
     """
-    if how == "off" or not (directory / PLACE).is_file():
+    if how == "off" or not (directory / PLACE).is_file() or leftovers(directory):
         return
     try:
         stated = {name: of for name, of in read(directory).items() if _served(name) or _loaded(name)}
@@ -41,6 +44,45 @@ def check(directory: Path, how: str) -> None:
 def read(directory: Path) -> dict[str, dict[str, Any]]:
     """Return what the manifest says of each file; raise OSError, ValueError or KeyError where it cannot be read."""
     return dict(json.loads(files.content(directory, PLACE) or b"")["files"].items())
+
+
+def leftovers(directory: Path) -> frozenset[str]:
+    """Return the files beside a model that were written for another one, whose place it has taken.
+
+    That is so where saved_model.pb and all variables that it reads are others than the manifest says. A file that was
+    damaged has its size still, or cannot be read. What lies in assets.extra/ as the manifest says is the other model's;
+    the rest may have come with this one.
+    """
+    try:
+        stated = read(directory)
+        if files.size(directory, PB) == stated[PB]["bytes"]:
+            return frozenset()
+        if any(name in stated and _as_stated(directory, name, stated[name], None) for name in _variables(directory)):
+            return frozenset()
+        left = (name for name in stated if name.startswith(f"{EXTRA}/"))
+        return frozenset({PLACE, *(name for name in left if _is_there_as_stated(directory, name, stated[name]))})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, LoadError):
+        return frozenset()  # `check` says what is wrong
+
+
+def extra(directory: Path, name: str) -> bytes | None:
+    """Return what is in a file in assets.extra/, None where there is none, or it was written for another model."""
+    content = files.content(directory, f"{EXTRA}/{name}")
+    return None if content is None or f"{EXTRA}/{name}" in leftovers(directory) else content
+
+
+def _variables(directory: Path) -> list[str]:
+    """Return the names of the files of variables that the model reads."""
+    if not any(_one(_whole(graph, 3), 3) for graph in _each(saved_model.message(directory), 2)):
+        return []
+    return list(files.names(directory, "variables"))
+
+
+def _is_there_as_stated(directory: Path, name: str, stated: Mapping[str, Any]) -> bool:
+    try:
+        return _as_stated(directory, name, stated, None)
+    except FileNotFoundError:
+        return False
 
 
 def names(directory: Path) -> list[str]:

@@ -190,7 +190,7 @@ class Source:
         import json  # not needed for an answer
 
         try:
-            found = json.loads(files.content(self.directory, "assets.extra/examples.json") or b"")
+            found = json.loads(manifest.extra(self.directory, "examples.json") or b"")
         except (LoadError, ValueError, RecursionError):
             found = {}
         return found if isinstance(found, dict) else {}
@@ -209,7 +209,7 @@ class Source:
     def labels(self) -> tuple[str, ...]:
         """Return the names of the classes that the exporter put beside the model, one a line; none where it did not."""
         try:
-            text = files.content(self.directory, "assets.extra/labels.txt") or b""
+            text = manifest.extra(self.directory, "labels.txt") or b""
             return tuple(str(text, "utf-8").splitlines())
         except (LoadError, ValueError):
             return ()
@@ -425,6 +425,9 @@ class Cache:
         source = Source(directory, self._options.model_name)
         for version in source.passed_over:
             log("WARNING", f"{version}; version {source.version} is served")
+        if left := manifest.leftovers(source.directory):
+            told = ", ".join(sorted(left))
+            log("WARNING", f"files of another model, whose place this one has taken, are passed over: {told}")
         _ = source.parts  # read here, where a failure is a failed load for whatever asks
         return source
 

@@ -13,7 +13,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import quote
 from urllib.request import Request, urlopen
 
-from serving import files
+from serving import manifest
 from serving.errors import LoadError
 
 SECONDS = 120.0  # a cold start included
@@ -52,7 +52,7 @@ def _header(line: str) -> tuple[str, str]:
 
 def _read(directory: Path, file: str) -> dict[str, Any]:
     try:
-        content = files.content(directory, f"assets.extra/{file}")
+        content = manifest.extra(directory, file)
         if content is None:
             raise ReplayError(f"{directory}: there is no assets.extra/{file}; export the model with examples=")
         found = json.loads(content)

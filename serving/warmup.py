@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from serving import files, phases
+from serving import files, manifest, phases
 from serving.errors import InputError, RunError, plain
 from serving.log import log
 from serving.prediction_log import Logged, records, request
@@ -30,6 +30,8 @@ def warm(directory: Path, signatures: Mapping[str, Signature], run: Run) -> int:
 
     What is wrong with one is logged; nothing is raised.
     """
+    if PLACE in manifest.leftovers(directory):
+        return 0
     begin, ran, problems = time.perf_counter(), 0, []
     with phases.measured("warmup"):
         try:

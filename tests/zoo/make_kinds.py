@@ -448,7 +448,10 @@ def json_example(path: Path) -> Calls:
 def rank_unknown(path: Path) -> Calls:
     @function(tf.TensorSpec(None, tf.float32, "x"))
     def third(x: Any) -> Any:
-        return {"y": tf.linalg.matmul(x, x, transpose_b=True) + tf.reduce_sum(tf.transpose(x, [0, 2, 1]))}
+        return {
+            "y": tf.linalg.matmul(x, x, transpose_b=True)
+            + tf.reduce_sum(tf.transpose(x, [0, 2, 1]), [1, 2], keepdims=True)
+        }
 
     save(path, serving_default=third)
     return [(DEFAULT, {"x": floats(2, 3, 4)})]
