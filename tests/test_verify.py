@@ -55,7 +55,9 @@ class Fake:
         }.get(self.fault, 2.0)
         self.last = body.decode()
         self.answered += 1
-        return 200, {"predictions": [factor * row for row in rows]}
+        predictions = [factor * row for row in rows]
+        left_out = {"drops every row": 0, "drops rows of batches": 1}.get(self.fault)
+        return 200, {"predictions": predictions[:left_out]}
 
 
 METADATA = {"metadata": {"signature_def": {"signature_def": {"serving_default": {
@@ -175,6 +177,26 @@ def test_rounding_in_a_batch_is_told_and_forgiven_within_the_tolerance(capsys: p
     (detail,) = [one["detail"] for one in whole["checks"] if one["check"] == BATCH]
     assert detail.startswith("y by at most 5.0e-07 of its largest value")
     assert (strict[0], strict[1][BATCH]) == (1, "differs")
+
+
+@pytest.mark.parametrize(
+    ("fault", "detail"),
+    [("drops every row", "no row is answered alone"), ("drops rows of batches", "8 rows together: 1 predictions")],
+)
+def test_a_model_that_drops_rows_is_not_compared_in_batches(
+    fault: str, detail: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with fake(fault) as url:
+        status, found, whole = verdicts(capsys, "--url", url)
+    assert (status, found[BATCH]) == (0, "untested")
+    assert detail in next(one["detail"] for one in whole["checks"] if one["check"] == BATCH)
+
+
+def test_strings_of_an_unknown_rank_are_made_in_numbers_that_end() -> None:
+    signature = Signature("serve", {"x": spec("x", 7, None)}, {}, "")
+    random = np.random.default_rng(3)
+    tries = [examples.made(signature, recipe, 8, random) for recipe in examples.recipes(signature, parsing.GUESSES)]
+    assert sum(one["x"].size for one in tries if one is not None) < 100_000
 
 
 def test_what_cannot_be_tested_is_said(capsys: pytest.CaptureFixture[str]) -> None:

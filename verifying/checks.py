@@ -270,11 +270,12 @@ def _alone(client: Client, one: Asked) -> list[tuple[Any, Any, bytes]]:
     path = next((case.path for case in one.cases if case.path.endswith(":predict")), "")
     for row in one.rows:
         answer = client.post(Case("", one.signature.name, path, in_rows(one.signature, [row])))
-        if answer.status == 200:
-            body = answer.body
+        body = answer.body
+        predictions = json.loads(body)["predictions"] if answer.status == 200 else []
+        if len(predictions) == 1:  # a model may drop rows
             forms.add(_form(row))
             if len(forms) == 1:
-                found.append((row, json.loads(body)["predictions"][0], body[len(b'{"predictions":[') : -len(b"]}")]))
+                found.append((row, predictions[0], body[len(b'{"predictions":[') : -len(b"]}")]))
             else:
                 forms = {_form(found[0][0])}
     return found
@@ -311,7 +312,11 @@ def _batches(subject: Subject, one: Asked, client: Client, sizes: Sequence[int],
         if answer.status != 200:
             refused = f"{size} rows together: {answer.status} {answer.body[:120].decode(errors='replace')}"
             continue
-        for (_, alone, _), together in zip(some, json.loads(answer.body)["predictions"], strict=True):
+        predictions = json.loads(answer.body)["predictions"]
+        if len(predictions) != size:
+            refused = f"{size} rows together: {len(predictions)} predictions"
+            continue
+        for (_, alone, _), together in zip(some, predictions):
             compared += 1
             for output, value in by_output(together).items():
                 pairs.setdefault(output, []).append((by_output(alone).get(output), value, size))

@@ -6,7 +6,6 @@ import os
 import pty
 import random
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -216,18 +215,26 @@ def test_progress_is_shown_on_a_terminal(tmp_path: Path) -> None:
     assert re.search(rb"\r\[#* *\] +[0-9]+%  [0-9,]+ rows  [0-9,]+ rows/s", shown)
 
 
+INTERRUPTED = """if True:
+    import os, signal, sys
+    from serving import __main__, terminal
+    from serving.scoring import command
+    command._Bar.__call__ = lambda *_: os.kill(os.getpid(), signal.SIGINT)  # after the first batch
+    sys.exit(terminal.run("serving", __main__.main))
+"""
+
+
 def test_interrupted_it_says_that_it_will_go_on(tmp_path: Path) -> None:
-    (tmp_path / "rows.jsonl").write_bytes(pictures(12_000))
-    process = subprocess.Popen(
-        [*COMMAND, str(tmp_path / "rows.jsonl"), "-o", str(tmp_path / "out"), "--signature", "pixels"], cwd=ROOT,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=plain_environment(), text=True,
-    )  # fmt: skip
-    while process.poll() is None and not (tmp_path / "out.part").exists():
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    _, told = process.communicate()
-    assert process.returncode == 130, told
-    assert "interrupted; the same command goes on from here" in told
+    (tmp_path / "rows.jsonl").write_bytes(pictures(3_000))
+    more = [str(tmp_path / "rows.jsonl"), "-o", str(tmp_path / "out"), "--signature", "pixels", "--batch-rows", "100"]
+    first, second = (
+        subprocess.run([*command, *more], cwd=ROOT, capture_output=True, env=plain_environment(), text=True)
+        for command in ([sys.executable, "-c", INTERRUPTED, "score"], COMMAND)
+    )
+    assert first.returncode == 130, first.stderr
+    assert "interrupted; the same command goes on from here" in first.stderr
+    assert "going on after" in second.stderr
+    assert len((tmp_path / "out").read_bytes().splitlines()) == 3_000
 
 
 def peak(source: Path, output: Path) -> int:
