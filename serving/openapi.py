@@ -313,7 +313,7 @@ def _fixed(source: Source) -> dict[str, Schema]:
         }, ("name", "versions", "platform", "inputs", "outputs")),
         "TensorMetadata": _object({
             "name": text, "datatype": text, "shape": {"type": "array", "items": {"type": "integer"}},
-            "optional": {"const": True},
+            "optional": {"type": "boolean"},
         }, ("name", "datatype", "shape")),
     }  # fmt: skip
 
@@ -629,6 +629,7 @@ def _asked(signature: Signature) -> Schema:
 
 
 MAYBE: Schema = {"type": ["boolean", "null"]}
+ALWAYS: Schema = {"type": "boolean", "not": {"const": False}}  # of an optional property, some generators read no const
 
 
 def _each(schemas: Sequence[Schema], required: Collection[str]) -> Schema:
@@ -684,7 +685,7 @@ def _sizes(shape: Shape | None) -> Schema:
 def _wanted(spec: TensorSpec) -> Schema:
     ranked = spec.dtype.kind in "iuf" and spec.shape != ()
     parameters: Schema = {
-        "binary_data": {"const": True} if spec.dtype.v2_name in open_inference.BINARY_ONLY else MAYBE,
+        "binary_data": ALWAYS if spec.dtype.v2_name in open_inference.BINARY_ONLY else MAYBE,
         "classification": {
             "description": "How many of the highest values to tell, as text: value:index:name.",
             "type": "integer", "minimum": 0, **({} if ranked else {"maximum": 0}),

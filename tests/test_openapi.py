@@ -119,6 +119,31 @@ def test_references_lead_somewhere_and_names_are_unique(serve: Serve, name: str)
         assert all(re.fullmatch(r"[A-Za-z0-9._-]+", component) for component in kind)
 
 
+def objects(value: Any) -> Iterator[Any]:
+    """Yield every JSON object that a value holds, but for examples and conditions, which make no type."""
+    if isinstance(value, dict):
+        yield value
+        for name, inner in value.items():
+            yield from () if name in ("examples", "contains", "not") else objects(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from objects(inner)
+
+
+@pytest.mark.parametrize("name", ["model", *ZOO])
+def test_generators_of_clients_can_read_every_schema(serve: Serve, name: str) -> None:
+    """What openapi-python-client or openapi-generator fail at: see tests/clients/test_generated_clients.py."""
+    if name in CANNOT_LOAD or absent(name):
+        pytest.skip("there is nothing to serve")
+    for schema in objects(described(serve(folder(name)))["components"]):
+        if schema.get("type") != "object" or not isinstance(schema.get("properties"), dict):
+            continue
+        for property_, inner in schema["properties"].items():
+            assert isinstance(inner, dict), f"{property_}: true or false for a schema"
+            assert inner.get("type") != "null", f"{property_}: nothing but null"
+            assert "const" not in inner or property_ in schema.get("required", ()), f"{property_}: an optional const"
+
+
 def test_every_route_is_described(serve: Serve) -> None:
     for name in ("tf1_classify", "tf1_regress"):
         document = described(serve(folder(name)))
