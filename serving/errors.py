@@ -110,6 +110,14 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
     Comparing two names takes time quadratic in their length, so long names are near no other.
     """
+    known = tuple(known)
+    if near := nearest(name, known):
+        return f"; did you mean {near!r}?"
+    return f"; there is {', '.join(map(repr, known[:20])) or 'none'}"
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that is nearest, None where none is near."""
     return _nearest(name[: LONGEST_COMPARED + 1], tuple(known))
 
 
@@ -118,10 +126,10 @@ MOST_COMPARED = 1000  # names
 
 
 @lru_cache(maxsize=64)
-def _nearest(name: str, known: tuple[str, ...]) -> str:
+def _nearest(name: str, known: tuple[str, ...]) -> str | None:
     from difflib import get_close_matches  # only ever needed after a mistake
 
     short = [other for other in known[:MOST_COMPARED] if len(other) <= LONGEST_COMPARED]
     near = get_close_matches(name, short, 1) if len(name) <= LONGEST_COMPARED else []
     near = near or [other for other in short if other.lower() == name.lower()]
-    return f"; did you mean {near[0]!r}?" if near else f"; there is {', '.join(map(repr, known[:20])) or 'none'}"
+    return near[0] if near else None

@@ -101,6 +101,7 @@ SHOWN = [
     ("refuses",      "?signature_name=example",  '; the form of a body: {"signature_name": "example", "instances": [{"b64": "..."}]}, where "..." is a serialized tf.train.Example in base64'),
     ("refuses",      "",                         '; the form of a body: {"instances": ["..."]}, where "..." is a number as text'),
     ("refuses",      "?signature_name=pictures", "; did you mean 'picture'?"),
+    ("complex",      "?signature_name=plan",     '; a body that works: {"signature_name":"plain","instances":[0.0]}'),
     ("complex",      "",                         "complex64 has no JSON form"),
     ("complex",      "?signature_name=plain",    '; a body that works: {"signature_name":"plain","instances":[0.0]}'),
 ]  # fmt: skip

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from serving.errors import did_you_mean
+from serving.errors import did_you_mean, nearest
 from serving.http import BadRequest, Headers, TooLarge
 from serving.protocols.json_tensors import kind
 from serving.protocols.options import from_parameters
@@ -68,7 +68,11 @@ def choose(signatures: Mapping[str, Signature], name: Any, place: str) -> Signat
     if signature is None:
         known = [other.name for other in signatures.values() if other.refusal is None]
         name = name[:200]
-        raise BadRequest(f"{place}: the model has no signature {name!r}{did_you_mean(name, known)}", example=not given)
+        near = nearest(name, known) if given else None
+        # A body for the nearest would name it; one for the default names none, and the address might name another.
+        shown = near is not None and near != DEFAULT
+        message = f"{place}: the model has no signature {name!r}{did_you_mean(name, known)}"
+        raise BadRequest(message, near, example=shown or not given)
     if signature.refusal:
         raise BadRequest(f"{place}: {signature.name!r} cannot be called: {signature.refusal}")
     return signature
