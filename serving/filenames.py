@@ -8,6 +8,7 @@ those, whatever functions it passes; a name from anywhere else may be that of an
         {(b"RestoreV2", b"RestoreV2", b"__inference__traced_restore_42")}    each reads a file that was not fed
 """
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import NamedTuple
 
@@ -25,6 +26,7 @@ HANDING_ON = frozenset({b"EnsureShape", b"ExpandDims", b"Identity", b"Reshape", 
 CALLING = {
     b"Case": 1, b"If": 1, b"PartitionedCall": 0, b"StatefulPartitionedCall": 0, b"StatelessCase": 1, b"StatelessIf": 1,
 }  # fmt: skip
+MOST_CALLS = 20_000  # functions, each with the arguments that are file names: arguments in turn could be without end
 
 Place = tuple[bytes, bytes, bytes]  # operation, node, function
 
@@ -75,6 +77,8 @@ def foreign(
                     call = (other, passed if other == called else ())
                     if call not in done:
                         done.add(call)
+                        if len(done) > MOST_CALLS:
+                            raise ValueError(f"the load calls functions in more than {MOST_CALLS} ways")
                         inside = library(other)
                         pending.append((other, inside, call[1], list(inside.nodes.values())))
     return found
@@ -96,12 +100,13 @@ def kept(main: Mapping[bytes, Node], graph: memoryview, assets: Collection[bytes
         for one in node.inputs:
             uses.setdefault(one.partition(b":")[0], []).append(node)
     handles, called = _variables(graph)
+    number = Counter(called)
     found = set()
     for handle, name in handles.items():
         of = uses.get(handle, [])
         given = [tensor(node.inputs[-1]) for node in of if node.op == b"AssignVariableOp"]
         plain = all(node.op in (b"AssignVariableOp", b"ReadVariableOp", b"VarIsInitializedOp") for node in of)
-        if plain and given and all(value in assets for value in given) and name and called.count(name) == 1:
+        if plain and given and all(value in assets for value in given) and name and number[name] == 1:
             found |= {tensor(node.name) for node in of if node.op == b"ReadVariableOp"}
     return found
 

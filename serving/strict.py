@@ -7,6 +7,7 @@ refused before anything else reads the file, and every reader after this check s
     check(data)         raises ValueError: NodeDef.attr at byte 5120: the key b'dtype' stands twice
 """
 
+from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -100,9 +101,9 @@ def check(data: "bytes | mmap.mmap", type_: str = "SavedModel") -> None:
         reader.message(type_, 0, len(data), 0)
     except IndexError:
         raise Odd("it ends in the middle of a field") from None
-    repeated = [tags for place, tags in enumerate(reader.tags) if tags in reader.tags[:place]]
-    if repeated:
-        tags = ", ".join(sorted(str(tag, "utf-8") for tag in repeated[0])) or "none"
+    if len(set(reader.tags)) < len(reader.tags):
+        ((repeated, _),) = Counter(reader.tags).most_common(1)
+        tags = ", ".join(sorted(str(tag, "utf-8") for tag in repeated)) or "none"
         raise Odd(f"two graphs have the same tags ({tags})")
 
 
@@ -129,6 +130,7 @@ def parsed(text: str) -> dict[str, dict[int, Field]]:
 
 FIELDS = parsed(TYPES)
 _NUMBERS = {name: frozenset(key >> 3 for key in fields) for name, fields in FIELDS.items()}
+_TAGS = next(key for key, field in FIELDS["MetaInfoDef"].items() if field.name == "tags")
 _NODE_NAMED = sum({FIELDS["NodeDef"][key].once for key in (0x0A, 0x12)})  # its name and its operation stand first
 
 
@@ -147,7 +149,7 @@ class _Reader:
         if depth > DEEPEST:
             raise Odd(f"{type_} at byte {position}: more than {DEEPEST} messages inside each other")
         data, fields, name = self._data, FIELDS[type_], b""
-        names: dict[Field, set[bytes]] = {}
+        names: dict[int, set[bytes]] = {}
         while position < end:
             start = position
             key, position = data[position], position + 1
@@ -181,11 +183,14 @@ class _Reader:
             if key == 0x0A:
                 name = called
             if field.unique:
-                if called in names.setdefault(field, set()):
+                before = names.get(key)
+                if before is None:
+                    before = names[key] = set()
+                elif called in before:
                     raise Odd(f"{type_}.{field.name} at byte {start}: the key {called[:80]!r} stands twice")
-                names[field].add(called)
+                before.add(called)
         if type_ == "MetaInfoDef":
-            self.tags.append(frozenset().union(*(of for field, of in names.items() if field.name == "tags")))
+            self.tags.append(frozenset(names.get(_TAGS, ())))
         return name
 
     def _inside(self, kind: str, position: int, stop: int, depth: int) -> bytes:

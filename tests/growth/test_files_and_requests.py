@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from serving import assets, composite, manifest, prediction_log
+from serving import assets, composite, manifest, prediction_log, saved_model
 from serving.errors import LoadError
 from serving.purity import impurities
 from serving.signature import read
@@ -54,6 +54,11 @@ FILES: list[tuple[str, str, Make]] = [
     ("saved_model.pb: signatures",       "saved_model.pb", lambda n: _graph(b"".join(field(5, field(1, b"s%d" % i)) for i in range(n)))),
     ("saved_model.pb: tags",             "saved_model.pb", lambda n: _graph(b"", field(4, b"t") * n)),
     ("saved_model.pb: graphs",           "saved_model.pb", lambda n: _graph(b"") * n),
+    ("saved_model.pb: graphs of other tags", "saved_model.pb", lambda n: b"".join(_graph(b"", field(4, b"serve") + field(4, b"t%d" % i)) for i in range(n))),
+    ("saved_model.pb: graphs, two alike", "saved_model.pb", lambda n: b"".join(_graph(b"", field(4, b"t%d" % i)) for i in (*range(n), n - 1))),
+    ("saved_model.pb: named nodes",      "saved_model.pb", lambda n: _graph(field(2, b"".join(field(1, field(1, b"n%d" % i)) for i in range(n))))),
+    ("saved_model.pb: attributes",       "saved_model.pb", lambda n: _graph(field(2, field(1, field(1, b"n") + b"".join(field(5, field(1, b"a%d" % i)) for i in range(n)))))),
+    ("saved_model.pb: functions",        "saved_model.pb", lambda n: _graph(field(2, field(2, b"".join(field(1, field(1, field(1, b"f%d" % i))) for i in range(n)))))),
     ("saved_model.pb: a graph in parts", "saved_model.pb", lambda n: field(2, field(1, b"") * n)),
     ("saved_model.pb: nodes",            "saved_model.pb", lambda n: field(2, field(2, field(1, field(1, b"node")) * n))),
     ("saved_model.pb: sizes",            "saved_model.pb", lambda n: _graph(field(5, field(1, b"s") + field(2, field(1, field(1, b"x") + field(2, TENSOR + field(3, field(2, b"\x08\x01") * n))))))),
@@ -77,6 +82,7 @@ def test_reading_a_file_grows_with_what_is_read(place: str, make: Make, tmp_path
         if written != [content]:
             path.write_bytes(content)
             written[:] = [content]
+        saved_model._checked = None  # a file is checked once a load
         if place == "log":
             return prediction_log.request(memoryview(content), {"serving_default": ANY})
         return read(tmp_path) if place == "saved_model.pb" else manifest.check(tmp_path, "quick")
