@@ -55,7 +55,8 @@ def leftovers(directory: Path) -> frozenset[str]:
     """
     try:
         stated = read(directory)
-        if files.size(directory, PB) == stated[PB]["bytes"]:
+        size = stated[PB]["bytes"]
+        if not isinstance(size, int) or size == files.size(directory, PB):
             return frozenset()
         if any(name in stated and _as_stated(directory, name, stated[name], None) for name in _variables(directory)):
             return frozenset()
