@@ -56,10 +56,10 @@ _PATH = re.compile(r"(?<![\w.])/(?:[\w.@%+~-]+/)+[\w.@%+~-]*")
 def plain(message: str) -> str:
     """Return what a TensorFlow message says to somebody who knows neither the graph nor the server."""
     message = message[:LONGEST]
-    for pattern, instead in _INSIDE:
-        message = pattern.sub(instead, message)
     if guard := _GUARD.search(message):
         return guard[1] + (f", got {guard[2]}" if guard[2] else "")
+    for pattern, instead in _INSIDE:
+        message = pattern.sub(instead, message)
     lines = [line.strip(" :\t") for line in _PATH.sub("(a file)", message).splitlines()]
     return "; ".join(dict.fromkeys(line for line in lines if line))[:500]
 

@@ -116,7 +116,9 @@ def _sparse(op: str, take: int | None = None, **more: Any) -> Make:
         if op == "SerializeManySparse":
             return tf.raw_ops.SerializeManySparse(sparse_indices=l_at, sparse_values=f, sparse_shape=l_shape)
         if op == "SetSize":
-            return tf.raw_ops.SetSize(set_indices=l_at, set_values=tf.cast(f, tf.int64), set_shape=l_shape)
+            return tf.raw_ops.SetSize(
+                set_indices=l_at, set_values=tf.cast(f, tf.int64), set_shape=l_shape, validate_indices=False
+            )
         if op == "EditDistance":
             one = {"hypothesis_indices": l_at, "hypothesis_values": f, "hypothesis_shape": l_shape}
             return tf.raw_ops.EditDistance(**one, **{k.replace("hypothesis", "truth"): v for k, v in one.items()})
