@@ -10,9 +10,10 @@ bounded by the size of the request and is not among them.
 """
 
 from collections.abc import Collection, Iterable, Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
-from serving.signature import _each, _map, _number, _one, _whole
+from serving.signature import _each, _fields, _map, _number, _one, _whole
 
 # Their first argument comes out as it went in: its elements, in their order.
 HANDING_ON = frozenset(
@@ -101,9 +102,16 @@ class Sink(NamedTuple):
     attributes: Mapping[str, memoryview]
 
 
+class _Node(NamedTuple):
+    op: bytes
+    inputs: list[bytes]
+    calls: list[bytes]  # functions of the library, or what could be one
+    message: memoryview
+
+
 class _Function(NamedTuple):
     arguments: list[bytes]
-    nodes: dict[bytes, memoryview]
+    nodes: dict[bytes, _Node]
     results: list[bytes]
 
 
@@ -118,7 +126,7 @@ class Flow:
         definition = _whole(graph, 2)
         self.feed(feeds)
         self._wanted = frozenset(wanted)
-        self._main = _Function([], {bytes(_one(node, 1)): node for node in _each(definition, 1)}, [])
+        self._main = _Function([], dict(map(_node, _each(definition, 1))), [])
         self._library = {bytes(_one(_whole(function, 1), 1)): function for function in _each(_whole(definition, 2), 1)}
         self._functions: dict[bytes, _Function] = {}
         self._called: dict[tuple[bytes, _Reached], _Reached] = {}
@@ -140,7 +148,7 @@ class Flow:
             returned = {name.encode(): bytes(tensor) for name, tensor in _map(message, 4).items()}
             self._functions[name] = _Function(
                 [bytes(_one(argument, 1)) for argument in _each(signature, 2)],
-                {bytes(_one(node, 1)): node for node in _each(message, 3)},
+                dict(map(_node, _each(message, 3))),
                 [returned.get(bytes(_one(result, 1)), b"") for result in _each(signature, 3)],
             )
         return self._functions[name]
@@ -192,9 +200,8 @@ class Flow:
             if node in reached or node in given or node not in function.nodes:
                 pending.pop()
                 continue
-            message = function.nodes[node]
-            inputs = [bytes(one) for one in _each(message, 3)]
-            missing = [_name(one) for one in inputs if _name(one) not in reached]
+            parsed = function.nodes[node]
+            missing = [name for name in map(_name, parsed.inputs) if name not in reached]
             missing = [one for one in missing if one in function.nodes and one not in given]
             first = node not in begun
             begun.add(node)
@@ -205,21 +212,21 @@ class Flow:
             looped = looped or bool(missing)
             arguments = tuple(
                 _of(one, given, reached if _name(one) in reached else before)
-                for one in inputs
+                for one in parsed.inputs
                 if not one.startswith(b"^")
             )
-            reached[node] = self._through(message, name, arguments, depth)
-            if (op := bytes(_one(message, 2))) in PARTLY:
-                named = _partly(op, message, arguments)
+            reached[node] = self._through(node, parsed, name, arguments, depth)
+            if parsed.op in PARTLY:
+                named = _partly(parsed.op, parsed.message, arguments)
                 reached |= {node + b":" + output: one for output, one in named}
                 reached[node] = tuple(reach for _, one in named for reach in one) or (NOTHING,)
         return reached, looped
 
-    def _through(self, message: memoryview, function: bytes, arguments: _Reached, depth: int) -> _Reached:
+    def _through(self, name: bytes, node: _Node, function: bytes, arguments: _Reached, depth: int) -> _Reached:
         """Return what reaches the outputs of one node."""
-        op = bytes(_one(message, 2))
+        op = node.op
         if op in self._wanted:
-            self.sinks.append(Sink(op, bytes(_one(message, 1)), function, arguments, _map(message, 5)))
+            self.sinks.append(Sink(op, name, function, arguments, _map(node.message, 5)))
         if op == b"IdentityN":
             return arguments or (NOTHING,)
         if op in HANDING_ON:
@@ -230,7 +237,7 @@ class Flow:
             return (_any(arguments)._replace(values=frozenset(), ways=frozenset()),)
         if op in HIDDEN:
             return (_any([*arguments, *self._feeds.values()]),)
-        called = [name for name in (op, *_called(message)) if name in self._library]
+        called = [called for called in (op, *node.calls) if called in self._library]
         if not called:
             return (_made(op, arguments),)
         if op in LOOPS:
@@ -270,12 +277,29 @@ def _partly(op: bytes, message: memoryview, arguments: _Reached) -> list[tuple[b
     return named
 
 
-def _called(message: memoryview) -> list[bytes]:
-    """Return the functions that the attributes of a node name."""
-    values = [_whole(entry, 2) for entry in _each(message, 5)]
-    return [
-        bytes(_one(function, 1)) for value in values for function in (*_each(value, 10), *_each(_whole(value, 1), 9))
-    ]
+def _node(message: memoryview) -> tuple[bytes, _Node]:
+    name = op = b""
+    inputs: list[bytes] = []
+    calls: list[bytes] = []
+    for number, value in _fields(message):
+        if isinstance(value, int):
+            continue
+        if number == 1:
+            name = bytes(value)
+        elif number == 2:
+            op = bytes(value)
+        elif number == 3:
+            inputs.append(bytes(value))
+        elif number == 5:
+            calls += _calls(bytes(value))
+    return name, _Node(op, inputs, calls, message)
+
+
+@lru_cache(maxsize=4096)  # most attributes are like those of the node before
+def _calls(entry: bytes) -> tuple[bytes, ...]:
+    """Return the functions that an attribute names."""
+    value = _whole(memoryview(entry), 2)
+    return tuple(bytes(_one(function, 1)) for function in (*_each(value, 10), *_each(_whole(value, 1), 9)))
 
 
 def _name(tensor: bytes) -> bytes:
