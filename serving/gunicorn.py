@@ -18,7 +18,7 @@ from gunicorn import glogging
 from gunicorn.workers import gthread
 
 from serving import connections, inflight, limits, settings, watchdog
-from serving.http import JSON, to_json
+from serving.http import JSON, Response, status_line, to_json
 from serving.log import handler, log
 from serving.settings import Settings
 
@@ -102,7 +102,7 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
         super().enqueue_req(conn)
 
     def handle_request(self, req: Any, conn: Any) -> Any:
-        watchdog.answers(conn.sock)
+        watchdog.answers(partial(give, conn.sock))
         return super().handle_request(req, conn)
 
     def finish_request(self, conn: Any, fs: Any) -> None:
@@ -173,6 +173,14 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
         if self._dropped.pop(sock, None) is not None:
             self.poller.unregister(sock)
             gunicorn.util.close(sock)
+
+
+def give(sock: socket.socket, response: Response) -> None:
+    """Give an answer on a connection whose thread does not come back to it."""
+    fields = f"Connection: close\r\nContent-Type: {response.content_type}\r\nContent-Length: {len(response.body)}"
+    head = f"HTTP/1.1 {status_line(response.status)}\r\n{fields}\r\n\r\n"
+    sock.send(head.encode("latin-1") + response.body, socket.MSG_DONTWAIT)
+    sock.shutdown(socket.SHUT_WR)
 
 
 def write_error(sock: socket.socket, status: int, reason: str, message: str) -> None:

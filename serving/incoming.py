@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any
 
-from serving import limits
+from serving import limits, watchdog
 from serving.handler import handle, largest_body
 from serving.http import BadRequest, HttpError, Request, Response, Stream, TimedOut, TooLarge, Unavailable
 from serving.log import log
@@ -249,16 +249,18 @@ class _Exchange:
         """Answer, once the body is there or is known not to come."""
         scope = self._scope
         method = scope["method"]
+        watchdog.answers(self._send)
         response = handle(Request(
             method, scope["path"] or "/", scope["query_string"].decode("latin-1"), self._headers, body, self.length,
             self._record,
         ))  # fmt: skip
-        send = self.protocol.send
-        fields = _fields(response)
-        if not isinstance(body, bytes):
-            fields.append((b"connection", b"close"))  # what is left of the body would be no request
-        send({"type": "http.response.start", "status": response.status, "headers": fields})
-        send({"type": "http.response.body", "body": b"" if method == "HEAD" else response.body})
+        # What is left of a body would be no request.
+        self._send(response, () if isinstance(body, bytes) else ((b"connection", b"close"),))
+
+    def _send(self, response: Response, more: tuple[tuple[bytes, bytes], ...] = ()) -> None:
+        send, body = self.protocol.send, b"" if self._scope["method"] == "HEAD" else response.body
+        send({"type": "http.response.start", "status": response.status, "headers": [*_fields(response), *more]})
+        send({"type": "http.response.body", "body": body})
 
 
 def _fields(response: Response) -> list[tuple[bytes, bytes]]:

@@ -1,30 +1,33 @@
 """Ends a process whose run does not end: some kernels loop for ever on some values, and hold a core and a place.
 
-TensorFlow cannot be told to stop. So the request gets 504 where its connection is known, those beside it have a little
+TensorFlow cannot be told to stop. So the request gets 504, those beside it have a little
 time to end, and the process ends, for its server to start another.
 """
 
 import os
-import socket
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
 from serving import inflight, limits
-from serving.http import JSON, to_json
+from serving.http import Response, to_json
 from serving.log import log
 from serving.settings import Settings
 
 TICK = 1.0  # seconds
 GRACE = 3.0  # seconds for the requests beside it
+SENT = 0.2  # seconds for the server to send an answer
 
-_connections: dict[int, socket.socket] = {}  # thread -> the connection whose request it answers
+Give = Callable[[Response], None]
+
+_givers: dict[int, Give] = {}  # thread -> what gives an answer to the request that it is at
 _watching: int | None = None  # the process that has a thread for it
 
 
-def answers(connection: socket.socket) -> None:
-    """Say that this thread answers a request of a connection, until it says so of another."""
-    _connections[threading.get_ident()] = connection
+def answers(give: Give) -> None:
+    """Say what gives an answer to the request that this thread is at, until it says so of another."""
+    _givers[threading.get_ident()] = give
 
 
 def watch(options: Settings) -> None:
@@ -42,19 +45,11 @@ def _watch(seconds: int) -> None:
     log("ERROR", f"this worker ends: {reason}", runs=[run.text for run in overdue])
     limits.stop(reason)
     for run in overdue:
-        if connection := _connections.get(run.thread):
-            _answer(connection, reason)
+        if give := _givers.get(run.thread):
+            with suppress(Exception):  # each server has its own, for a client that went away
+                give(Response(504, to_json({"error": reason})))
+    time.sleep(SENT)
     until = time.monotonic() + GRACE
     while len(inflight.begun_before(time.monotonic())) > len(overdue) and time.monotonic() < until:
         time.sleep(0.05)
     limits.end(reason)
-
-
-def _answer(connection: socket.socket, reason: str) -> None:
-    """Give 504 on a connection whose thread will never come back to it."""
-    body = to_json({"error": reason})
-    fields = f"Connection: close\r\nContent-Type: {JSON}\r\nContent-Length: {len(body)}"
-    head = f"HTTP/1.1 504 Gateway Timeout\r\n{fields}\r\n\r\n"
-    with suppress(OSError):
-        connection.send(head.encode() + body, socket.MSG_DONTWAIT)
-        connection.shutdown(socket.SHUT_WR)
