@@ -17,6 +17,7 @@ from serving.protocols.call import NOTHING, Call, Context
 from serving.protocols.json_tensors import sole_numbers
 from serving.protocols.tensorflow_serving import decode, encode
 from serving.signature import Shape, Signature, TensorSpec
+from tests.conftest import Serve
 
 BY_NAME = {dtype.numpy_name: dtype for dtype in DTYPES}
 TYPES = ("float32", "float64", "float16", "bfloat16", "int8", "int32", "int64", "uint8", "uint64", "bool", "object")
@@ -117,3 +118,10 @@ def test_the_commonest_bodies_take_the_quick_way(body: bytes) -> None:
     assert sole_numbers(body, "instances", spec) is not None
     with patch.object(tensorflow_serving, "Document", side_effect=AssertionError):
         assert decode(body, signatures, NOTHING).inputs["x"].shape[1] == 2
+
+
+def test_the_quick_way_keeps_the_limit_of_nesting(serve: Serve) -> None:
+    serve(MAX_NESTING="2")
+    assert decode(b'{"instances": [1.5]}', signature("float32", (None,))).inputs["x"].shape == (1,)
+    with pytest.raises(BadRequest, match="nested too deep: expected at most 2 levels"):
+        decode(b'{"instances": [[1.5]]}', signature("float32", (None, 1)))
