@@ -463,7 +463,7 @@ def _instances(signature: Signature, subject: Subject) -> Schema:
     key = subject.options.key_field
     inputs = {name: spec for name, spec in signature.inputs.items() if spec.shape != ()}  # the others have defaults
     rows = {name: _given(spec, row=True) for name, spec in inputs.items()}
-    keys = {key: {"description": KEY}} if key not in rows and _keeps_rows(signature) else {}
+    keys = {key: {"description": KEY}} if key not in (*rows, *signature.outputs) and _keeps_rows(signature) else {}
     named = _object({**rows, **keys}, signature.required, closed=True)
     sizes = _sized(inputs.values())
     spec = signature.only

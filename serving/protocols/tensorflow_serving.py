@@ -262,7 +262,8 @@ def _inputs_of(row: dict[str, Any], instance: Any, signature: Signature, place: 
 
 
 def _complete(given: Mapping[str, Any], signature: Signature) -> bool:
-    return signature.required.keys() <= given.keys() <= signature.inputs.keys()
+    wanted = signature.inputs.keys()
+    return given.keys() == wanted or (bool(signature.defaults) and signature.required.keys() <= given.keys() <= wanted)
 
 
 def _good_rows(
