@@ -2,7 +2,9 @@
 
 import os
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +86,26 @@ def _join_copies(graph: MetaGraph, left: Initialization) -> None:
     nodes = {node.name: node for node in graph.graph_def.node} if left.copies else {}
     for copy in left.copies:
         nodes[copy.source].attr["shared_name"].CopyFrom(nodes[copy.variable].attr["shared_name"])
+
+
+@contextmanager
+def joined(directory: Path, graph: MetaGraph) -> Iterator[Path]:
+    """Lend a folder that any loader fills every variable from: the model's own, or a copy with `graph` as it was read.
+
+    The copy links to the model's variables and assets.
+    """
+    if not needed(directory).copies:
+        yield directory
+        return
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    with tempfile.TemporaryDirectory() as folder:
+        message = saved_model_pb2.SavedModel(saved_model_schema_version=1, meta_graphs=[graph])
+        (Path(folder) / "saved_model.pb").write_bytes(message.SerializeToString(deterministic=True))
+        for name in ("variables", "assets"):
+            if (directory / name).is_dir():
+                (Path(folder) / name).symlink_to((directory / name).resolve())
+        yield Path(folder)
 
 
 def _correct_dtypes(graph: MetaGraph) -> None:

@@ -32,7 +32,7 @@ from exporting.bake import (
     folder_beside,
     put_in_place,
 )
-from exporting.graph import MetaGraph, contents, functions, names, reached, served, signatures
+from exporting.graph import MetaGraph, contents, functions, joined, names, reached, served, signatures
 from exporting.inputs import Inputs, given, made, ways
 from exporting.refusal import Refusal
 from exporting.report import size
@@ -87,7 +87,8 @@ def convert(
     allowed = compare.TOLERANCE if tolerance is None else tolerance
     with folder_beside(out) as folder:
         while True:
-            runs = _convert(directory, offered, wanted, reasons, default, folder)
+            with joined(directory, graph) as readable:
+                runs = _convert(directory, readable, offered, wanted, reasons, default, folder)
             left = replace(offered, signatures={k: v for k, v in wanted.items() if k not in reasons})
             litert.write(folder, left, runs)
             questions = _ask_original(directory, left, [call for call in own if call[0] not in reasons])
@@ -124,6 +125,7 @@ def _never(signature: Signature) -> str | None:
 
 def _convert(
     directory: Path,
+    readable: Path,
     offered: Contents,
     wanted: Mapping[str, Signature],
     reasons: Reasons,
@@ -137,12 +139,12 @@ def _convert(
     target = folder / litert.MODEL
     names = [name for name in wanted if name not in reasons]
     _say(f"converting {', '.join(names) or 'nothing'}")
-    if names and (why := conversion.convert(directory, offered.tags, names, target)):
+    if names and (why := conversion.convert(readable, offered.tags, names, target)):
         for name in names if len(names) > 1 else ():  # which of them is it?
-            if alone := conversion.convert(directory, offered.tags, [name], target):
+            if alone := conversion.convert(readable, offered.tags, [name], target):
                 reasons[name] = alone
         left = [name for name in names if name not in reasons]
-        if len(left) == len(names) or (left and (why := conversion.convert(directory, offered.tags, left, target))):
+        if len(left) == len(names) or (left and (why := conversion.convert(readable, offered.tags, left, target))):
             reasons |= dict.fromkeys(left, why)
     left = [name for name in wanted if name not in reasons]
     kept = default or DEFAULT
