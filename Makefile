@@ -20,7 +20,7 @@ $(venv): requirements.txt
 	@minor='import sys; print(sys.version_info[:2])'; \
 	  .venv/bin/pip --version >/dev/null 2>&1 && test "$$(.venv/bin/python -c "$$minor")" = "$$($(PYTHON) -c "$$minor")" || \
 	  $(PYTHON) -m venv --clear .venv
-	@echo "make: installing what serving needs into .venv: TensorFlow and what it brings along, about 1.8 GB on the disk"
+	@echo "make: installing what serving needs into .venv: TensorFlow and what it brings along, about 1.6 GB on the disk"
 	@.venv/bin/pip install -r requirements.txt
 	@touch $@
 
