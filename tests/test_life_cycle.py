@@ -23,6 +23,7 @@ from serving import handler, limits, model, signature, wire
 from serving.errors import DeadlineError, LoadError
 from serving.handler import handle
 from serving.http import Request
+from serving.record import Record
 from tests.conftest import EMBEDDED, ROOT, Serve, plain_environment
 from tests.server import DOORS as DOOR_COMMANDS
 from tests.server import Server, running
@@ -62,6 +63,48 @@ def test_while_the_model_is_loaded_it_lives_and_is_not_ready(serve: Serve, monke
         go.set()
         assert first.result().status == 200
     assert health(ask) == (200, 200)
+
+
+def test_every_request_that_waited_for_the_load_is_told_and_no_other(
+    serve: Serve, examples: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve()
+    opened, go, waiting = model.open_session, threading.Event(), threading.Semaphore(0)
+    get = model.Cache.get
+
+    def ask(method: str, path: str, body: Any = b"") -> Any:
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return handle(Request(method, path, body=data, record=Record()))
+
+    def slowly(*arguments: Any) -> Any:
+        assert go.wait(30)
+        return opened(*arguments)
+
+    def counted(self: model.Cache, until: float = float("inf")) -> model.Model:
+        waiting.release()
+        return get(self, until)
+
+    monkeypatch.setattr(model, "open_session", slowly)
+    monkeypatch.setattr(model.Cache, "get", counted)
+    timings = []
+    with ThreadPoolExecutor(3) as pool:
+        cold = [pool.submit(ask, "POST", "/", body) for body in (examples["pixels"], b"{")]
+        cold.append(pool.submit(ask, "GET", "/v1/models/model"))
+        for _ in cold:
+            assert waiting.acquire(timeout=30)
+        go.set()
+        answers = [one.result() for one in cold]
+        assert sorted(answer.status for answer in answers) == [200, 200, 400]
+        timings += [dict(answer.headers)["Server-Timing"] for answer in answers]
+    assert ["start;dur=" in timing and "wait;dur=" in timing for timing in timings] == [True] * 3
+    for method, path, body in (
+        ("POST", "/", examples["pixels"]),
+        ("POST", "/", b"{"),
+        ("GET", "/v1/models/model", b""),
+    ):
+        timing = dict(ask(method, path, body).headers)["Server-Timing"]
+        assert "start" not in timing
+        assert "wait" not in timing
 
 
 def test_a_failed_load_stands_for_a_while_then_is_tried_again(

