@@ -431,14 +431,6 @@ def test_bodies_and_inputs_have_a_share_of_the_containers_memory(serve: Serve, m
         limits.check_arrays({"x": np.array([b"x" * 1000] * 1000, object)}, read({}))
 
 
-def test_memory_that_tensorflow_does_not_get_is_503_and_the_next_request_answered(serve: Serve) -> None:
-    ask = serve(build() / "failures", DANGEROUS_OPS="allow")
-    answer = ask("POST", "/", {"signature_name": "allocate", "inputs": {"size": 1 << 62}})
-    assert (answer.status, answer.body) == (503, b'{"error":"the model failed: RESOURCE_EXHAUSTED"}')
-    assert ("Retry-After", "1") in answer.headers
-    assert ask("POST", "/", {"signature_name": "allocate", "inputs": {"size": 2}}).status == 200
-
-
 def test_a_process_whose_runs_never_end_says_so_and_ends(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
