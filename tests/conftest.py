@@ -18,6 +18,11 @@ EMBEDDED = ROOT / "model"
 Serve = Callable[..., Callable[..., Response]]
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name a case with a binary body by its number: packed bodies hold the time at which they were made."""
+    return argname if isinstance(val, bytes) and not val.isascii() else None
+
+
 def forget() -> None:
     """Begin anew: settings and model are read again."""
     settings.current.cache_clear()
