@@ -17,7 +17,7 @@ from serving.http import HttpError
 
 MOST = 16  # times as long for 8 n
 ENOUGH = 0.002  # seconds: below, a clock's grain and a cache decide
-LARGEST = 1 << 19  # bytes at n
+LARGEST = 1 << 17  # bytes at n: what is 8 times as large still fits in a cache
 TRIES = 5
 
 Make = Callable[[int], Any]
@@ -66,7 +66,7 @@ def grows(make: Make, read: Reader) -> float:
     try:
         with kept_memory():
             for _ in range(TRIES):
-                ratio = min(ratio, seconds(read, large, 1) / max(seconds(read, small), ENOUGH / 4))
+                ratio = min(ratio, seconds(read, large, 2) / max(seconds(read, small), ENOUGH / 4))
                 if ratio <= MOST:
                     break
     finally:
