@@ -10,11 +10,10 @@ from typing import Any
 
 from exporting.refusal import Refusal, Unreadable
 from exporting.runner import ONEDNN
-from serving import saved_model
 from serving.errors import LoadError
 from serving.initialization import LOST, Initialization, needed
 from serving.purity import INIT
-from serving.signature import SERVE, Contents, read
+from serving.signature import Contents, read, served_graph
 
 # TensorFlow's generated classes have no types.
 MetaGraph = Any
@@ -54,21 +53,17 @@ def import_tensorflow() -> None:
 
 
 def served(directory: Path) -> MetaGraph:
-    """Return the graph that the server serves: the one tagged `serve` with the fewest tags."""
+    """Return the graph that the server serves."""
     import_tensorflow()
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-    from tensorflow.core.protobuf import saved_model_pb2
+    from tensorflow.core.protobuf import meta_graph_pb2
 
     try:
-        message = saved_model_pb2.SavedModel.FromString(bytes(saved_model.message(directory)))
+        graph = meta_graph_pb2.MetaGraphDef.FromString(bytes(served_graph(directory)))
     except LoadError as error:
         raise Unreadable(f"{directory}: {error}") from None
     except DecodeError as error:
         raise Unreadable(f"{directory}: saved_model.pb is not a SavedModel, or only part of one ({error})") from None
-    graphs = [graph for graph in message.meta_graphs if SERVE in graph.meta_info_def.tags]
-    if not graphs:
-        raise Unreadable(f"{directory}: no graph of the SavedModel is tagged {SERVE!r}")
-    graph = min(graphs, key=lambda graph: len(graph.meta_info_def.tags))
     left = needed(directory)
     if left.lost:
         name, variable = next(iter(left.lost.items()))

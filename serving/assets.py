@@ -7,8 +7,8 @@ and a lookup table hands it out. Where links in the folder lead is checked in `s
 from pathlib import Path, PurePosixPath
 
 from serving.errors import LoadError
-from serving.purity import asset_definitions, served_graph
-from serving.signature import _one, _text
+from serving.purity import asset_definitions
+from serving.signature import _one, _text, served_graph
 
 LONGEST = 1024  # characters of a name
 

@@ -17,8 +17,8 @@ import numpy as np
 
 from serving.errors import LoadError
 from serving.flow import Flow, Sink
-from serving.purity import _tensors, served_graph
-from serving.signature import Signature, TensorSpec, _each, _map, _one
+from serving.purity import _tensors
+from serving.signature import Signature, TensorSpec, _each, _map, _one, served_graph
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 

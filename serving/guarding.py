@@ -15,7 +15,6 @@ from pathlib import Path
 from serving.errors import LoadError
 from serving.flow import Flow, Sink
 from serving.guards import GUARDS, Check, Part
-from serving.purity import served_graph
 from serving.rewrite import (
     DOUBLE,
     INT32,
@@ -30,7 +29,7 @@ from serving.rewrite import (
     of_types,
     rewritten,
 )
-from serving.signature import Signature, _each, _map, _number, _one, _whole
+from serving.signature import Signature, _each, _map, _number, _one, _whole, served_graph
 
 Needed = Mapping[bytes, Mapping[bytes, tuple[Check, ...]]]  # function, node
 Attributes = Mapping[str, memoryview]

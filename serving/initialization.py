@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from serving.filenames import Node
-from serving.purity import LOADING, _nodes, _reached, _roots, asset_definitions, served_graph, table_initializers
-from serving.signature import _each, _map, _number, _one, _text, _whole
+from serving.purity import LOADING, _nodes, _reached, _roots, asset_definitions, table_initializers
+from serving.signature import _each, _map, _number, _one, _text, _whole, served_graph
 
 HANDLE = b"VarHandleOp"
 LOST = (

@@ -21,9 +21,9 @@ from serving import assets, files, inflight, litert, manifest, metrics, phases, 
 from serving.errors import DeadlineError, InputError, LoadError, RunError, plain
 from serving.initialization import NOTHING, Initialization, needed
 from serving.log import log
-from serving.purity import DANGEROUS, Use, impurities, served_graph
+from serving.purity import DANGEROUS, Use, impurities
 from serving.settings import Settings
-from serving.signature import DEFAULT, Contents, Signature, check, read
+from serving.signature import DEFAULT, Contents, Signature, check, read, served_graph
 
 if TYPE_CHECKING:
     from serving.composite import Part

@@ -20,8 +20,8 @@ from serving import files
 from serving.dtypes import by_code
 from serving.errors import LoadError
 from serving.filenames import Node
-from serving.purity import LOADING, _nodes, _reached, _roots, asset_definitions, served_graph
-from serving.signature import Signature, _each, _fields, _map, _number, _one, _text, _varint, _whole
+from serving.purity import LOADING, _nodes, _reached, _roots, asset_definitions
+from serving.signature import Signature, _each, _fields, _map, _number, _one, _text, _varint, _whole, served_graph
 from serving.wire import varint
 
 Text = Callable[[np.random.Generator], bytes]

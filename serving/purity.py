@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from serving import filenames, saved_model, strict
+from serving import filenames, strict
 from serving.errors import LoadError
 from serving.filenames import READING, Node
-from serving.signature import SERVE, _each, _first, _map, _one, _text, _varint, _whole
+from serving.signature import _each, _first, _map, _one, _varint, _whole, served_graph
 
 LOADING = ""  # in place of a signature's name: what runs once, when the model is loaded
 INIT = "__saved_model_init_op"  # the signature that TensorFlow 2 writes for it
@@ -240,22 +240,6 @@ def impurities(directory: Path) -> list[Use]:
         return sorted(_impurities(served_graph(directory)))
     except (ValueError, IndexError, RecursionError) as error:
         raise LoadError(f"saved_model.pb is not a SavedModel, or only part of one ({error})") from None
-
-
-def served_graph(directory: Path) -> memoryview:
-    """Return the MetaGraphDef that is served, as it is in the file; raise LoadError if unreadable."""
-    try:
-        message = saved_model.message(directory)
-        graphs = [graph for graph in _each(message, 2) if SERVE in _tags(graph)]
-    except ValueError as error:
-        raise LoadError(f"saved_model.pb is not a SavedModel, or only part of one ({error})") from None
-    if not graphs:
-        raise LoadError(f"no graph of saved_model.pb is tagged {SERVE!r}")
-    return min(graphs, key=lambda graph: len(_tags(graph)))
-
-
-def _tags(graph: memoryview) -> list[str]:
-    return [_text(tag) for tag in _each(_whole(graph, 1), 4)]
 
 
 class _Library:

@@ -17,8 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from serving.purity import served_graph
-from serving.signature import _varint
+from serving.signature import _varint, served_graph
 from serving.wire import varint
 
 Piece = bytes | memoryview

@@ -26,6 +26,7 @@ class Settings:
 
     model_dir: Path | str  # str: an address in a bucket, gs://...
     model_name: str
+    saved_model_tags: frozenset[str]
     host: str
     port: int
     workers: int
@@ -146,6 +147,13 @@ def _types(text: str) -> tuple[str, ...]:
     return types
 
 
+def _tags(text: str) -> frozenset[str]:
+    tags = [part.strip() for part in text.split(",")]
+    if not all(tags):
+        raise ValueError("tags separated by commas")
+    return frozenset(tags)
+
+
 def _query(text: str) -> str:
     if not re.fullmatch(r"[!-~]*", text) or "?" in text:
         raise ValueError("options as in the query of an address, NAME=VALUE&NAME=VALUE")
@@ -236,6 +244,7 @@ VARIABLES: dict[str, tuple[str, Callable[[str], Any]]] = {
     # variable                 default               how it is read
     "MODEL_DIR":               (str(ROOT / "model"), _model),
     "MODEL_NAME":              ("model",             _name),
+    "SAVED_MODEL_TAGS":        ("serve",             _tags),  # TensorFlow Serving's --saved_model_tags
     "HOST":                    ("0.0.0.0",           _host),
     "PORT":                    ("8080",              _number(1, 65535)),
     "WORKERS":                 ("1",                 _number(1, 256)),

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 
-from serving import mistaken, saved_model
+from serving import mistaken, saved_model, settings
 from serving.dtypes import DType, by_code
 from serving.errors import LoadError
 
@@ -20,7 +20,6 @@ NO_SIGNATURES = (
     "the SavedModel has no signature that can be served, for it was saved without any: use model.export(...), or "
     "tf.saved_model.save(model, folder, signatures=model.serve)"
 )
-SERVE = "serve"  # the tag of the graph that is meant for serving
 
 # A run of one element at such dimensions is cheap: an RNN takes tens of microseconds for a step of nothing.
 MOST_BESIDE_ZERO = 1 << 14
@@ -97,14 +96,12 @@ def read(directory: Path) -> Contents:
     """Read the signatures of the SavedModel in `directory`; raise LoadError where there is none to serve."""
     if not (directory / saved_model.NAME).exists():
         raise LoadError(mistaken.folder(directory))
-    message = saved_model.message(directory)
+    graph = served_graph(directory)
     try:
-        graphs = [_meta_graph(graph) for graph in _each(message, 2)]
+        contents = _meta_graph(graph)
     except ValueError as error:  # UnicodeDecodeError is one
         raise LoadError(f"saved_model.pb is not a SavedModel, or only part of one ({error})") from None
-    if not graphs:
-        raise LoadError("saved_model.pb is not a SavedModel: it holds no graph")
-    contents = _served(graphs)
+    _check_callable(contents.signatures)
     # TensorFlow would load it all the same, and fail at the first run.
     if contents.restores and not (directory / "variables" / "variables.index").is_file():
         raise LoadError("variables/variables.index is missing: the folder holds only part of a SavedModel")
@@ -142,19 +139,39 @@ def shape_text(shape: Shape | None) -> str:
     return f"[{', '.join('?' if size is None else str(size) for size in shape)}]"
 
 
-def _served(graphs: list[Contents]) -> Contents:
-    """Choose the graph tagged exactly `serve`, else the first that carries the tag among others."""
-    tagged = [graph for graph in graphs if SERVE in graph.tags]
-    if not tagged:
-        tags = ", ".join(sorted({tag for graph in graphs for tag in graph.tags})) or "none"
-        raise LoadError(f"no graph of the SavedModel is tagged {SERVE!r}; its tags: {tags}")
-    chosen = min(tagged, key=lambda graph: len(graph.tags))
-    if not any(not name.startswith("__") for name in chosen.signatures):
+def served_graph(directory: Path) -> memoryview:
+    """Return the MetaGraphDef that is served, as it is in the file; raise LoadError where there is none.
+
+    It is the one whose tags are those of SAVED_MODEL_TAGS, or else the one that has the fewest tags beside them.
+    """
+    wanted = settings.current().saved_model_tags
+    try:
+        graphs = [(tags(graph), graph) for graph in _each(saved_model.message(directory), 2)]
+    except ValueError as error:
+        raise LoadError(f"saved_model.pb is not a SavedModel, or only part of one ({error})") from None
+    if not graphs:
+        raise LoadError("saved_model.pb is not a SavedModel: it holds no graph")
+    tagged = [(has, graph) for has, graph in graphs if wanted <= set(has)]
+    fewest = min((len(has) for has, _ in tagged), default=0)
+    chosen = [graph for has, graph in tagged if len(has) == fewest]
+    if len(chosen) != 1:
+        which = "more than one graph of the SavedModel is" if chosen else "no graph of the SavedModel is"
+        there = "; ".join(",".join(has) or "none" for has, _ in graphs)
+        raise LoadError(f"{which} tagged {','.join(sorted(wanted))!r}; SAVED_MODEL_TAGS: expected one of: {there}")
+    return chosen[0]
+
+
+def tags(graph: memoryview) -> tuple[str, ...]:
+    """Return the tags of a MetaGraphDef."""
+    return tuple(_text(tag) for tag in _each(_whole(graph, 1), 4))
+
+
+def _check_callable(signatures: Mapping[str, Signature]) -> None:
+    if not any(not name.startswith("__") for name in signatures):
         raise LoadError(NO_SIGNATURES)
-    if not any(signature.refusal is None for signature in chosen.signatures.values()):
-        reasons = [f"{name!r}: {signature.refusal}" for name, signature in chosen.signatures.items()]
+    if not any(signature.refusal is None for signature in signatures.values()):
+        reasons = [f"{name!r}: {signature.refusal}" for name, signature in signatures.items()]
         raise LoadError("; ".join(["the SavedModel has no signature that can be served", *reasons]))
-    return chosen
 
 
 # Wire format: https://protobuf.dev/programming-guides/encoding
@@ -243,14 +260,13 @@ def _map(message: memoryview, field: int) -> dict[str, memoryview]:
 def _meta_graph(graph: memoryview) -> Contents:
     info = _whole(graph, 1)
     signatures = {name: _signature(name, value) for name, value in _map(graph, 5).items()}
-    tags = tuple(_text(tag) for tag in _each(info, 4))
     if not _one(graph, 7):  # the object graph, of TensorFlow 2, whose signatures are the graph's own
         signatures = _as_in_graph(signatures, _whole(graph, 2))
     if re.search(b"PlaceholderWithDefault", definition := _whole(graph, 2)):
         signatures = _with_placeholders(signatures, definition)
     saver = _whole(graph, 3)
     baked = _text(_one(info, 1)).startswith("baked")
-    return Contents(tags, signatures, _text(_one(info, 5)), bool(_one(saver, 3)), baked)
+    return Contents(tags(graph), signatures, _text(_one(info, 5)), bool(_one(saver, 3)), baked)
 
 
 def _signature(name: str, message: memoryview) -> Signature:

@@ -10,7 +10,7 @@ from serving.errors import LoadError
 from serving.guarding import needs
 from serving.guards import GUARDS
 from serving.model import Source, open_session
-from serving.purity import served_graph
+from serving.signature import served_graph
 from tests import killers
 from tests.conftest import Serve
 from tests.zoo import ZOO

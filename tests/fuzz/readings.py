@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from serving.purity import _Library, _nodes, _roots, _tags, asset_definitions, served_graph
-from serving.signature import _each, _map, _number, _one, _text, _whole
+from serving.purity import _Library, _nodes, _roots, asset_definitions
+from serving.signature import _each, _map, _number, _one, _text, _whole, served_graph, tags
 
 
 def ours(directory: Path) -> dict[str, Any]:
@@ -24,7 +24,7 @@ def ours(directory: Path) -> dict[str, Any]:
             "attributes": {key: _our_value(value) for key, value in _map(function, 5).items()},
         }
     return {
-        "tags": _tags(graph),
+        "tags": list(tags(graph)),
         "nodes": _our_nodes(definition, 1),
         "functions": functions,
         "gradients": {key.decode(): value.decode() for key, value in library.gradients.items()},
