@@ -254,6 +254,7 @@ class _Exchange:
             method, scope["path"] or "/", scope["query_string"].decode("latin-1"), self._headers, body, self.length,
             self._record,
         ))  # fmt: skip
+        watchdog.answered()
         # What is left of a body would be no request.
         self._send(response, () if isinstance(body, bytes) else ((b"connection", b"close"),))
 

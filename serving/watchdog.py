@@ -26,8 +26,13 @@ _watching: int | None = None  # the process that has a thread for it
 
 
 def answers(give: Give) -> None:
-    """Say what gives an answer to the request that this thread is at, until it says so of another."""
+    """Say what gives an answer to the request that this thread is at, until it says so of another, or of none."""
     _givers[threading.get_ident()] = give
+
+
+def answered() -> None:
+    """Say that this thread is at no request: what gave its answer is let go, and the connection with it."""
+    _givers.pop(threading.get_ident(), None)
 
 
 def watch(options: Settings) -> None:

@@ -174,6 +174,9 @@ NEVER = [
     ("half a head",                b"POST / HT",                                               {400, 408}),
     ("a body of a known size",     head(b"Content-Length: 100000\r\n") + b"{",                 {400, 408}),
     ("a body in chunks",           head(b"Transfer-Encoding: chunked\r\n") + b"1\r\n{\r\n",    {400, 408}),
+    ("a body that is too large",   head(b"Content-Length: 10000000000\r\n"),                   {413}),
+    ("the same, after a question", head(b"Expect: 100-continue\r\nContent-Length: 10000000000\r\n"), {100, 413}),
+    ("a body after a question",    head(b"Expect: 100-continue\r\nContent-Length: 9\r\n"),      {100}),
 ]  # fmt: skip
 
 
