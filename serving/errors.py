@@ -65,22 +65,27 @@ def plain(message: str) -> str:
 
 
 LONGEST_SLIP = 32  # characters
+SHORT, LONG = 7, 12  # letters
 
 
 def slip_of(name: str, known: Iterable[str]) -> str | None:
     """Return the known name that `name` was meant to be, None where it resembles none.
 
-    It may be written in another style (`topK`), be the beginning of the known one, or have a letter or two wrong,
-    missing, added or swapped. A guess as loose as `did_you_mean`'s would refuse names that are other programs'.
+    It may be written in another style (`topK`), be the known one without its last word (`signature`), or have a letter
+    wrong, missing, added or swapped; two of them in a long name. A name that is a word of its own is passed over: it is
+    another program's (`Signature` in a signed address, `instance_id`). So in a short name a wrong letter is no slip: it
+    makes another word (`top_p`, `content`).
     """
     if len(name) > LONGEST_SLIP:
         return None
     bare = _bare(name)
     for other in known:
         wanted = _bare(other)
-        most = (len(wanted) > 3) + (len(wanted) > 7)
-        if len(bare) >= 3 and wanted.startswith(bare):
+        if bare == wanted or (len(name) >= 3 and other.rpartition("_")[0] == name):
             return other
+        if len(wanted) <= 3 or (len(wanted) <= SHORT and len(bare) == len(wanted) and sorted(bare) != sorted(wanted)):
+            continue
+        most = 1 if len(wanted) < LONG else 2
         if abs(len(bare) - len(wanted)) <= most and _edits(bare, wanted) <= most:
             return other
     return None
