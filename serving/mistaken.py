@@ -39,6 +39,9 @@ def folder(directory: Path) -> str:
     if not directory.is_dir():
         return "there is no such folder"
     names = sorted(path.name for path in directory.iterdir())
+    if "saved_model.pb" in names:
+        link = (directory / "saved_model.pb").is_symlink()
+        return f"saved_model.pb {'is a link to a file that is not there' if link else 'cannot be read'}"
     if "saved_model.pbtxt" in names:
         return "it holds saved_model.pbtxt; export it in binary form, as saved_model.pb"
     if "saved_model.cpb" in names:

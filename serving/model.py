@@ -239,7 +239,8 @@ def judge(source: Source, options: Settings) -> None:
 
 def judge_operations(uses: Iterable[Use], options: Settings) -> None:
     """Refuse operations that cannot run here: a library of the user's has them, or nothing."""
-    ops = list(dict.fromkeys(use.op for use in uses))
+    kinds = {use.op: use.kind for use in uses}
+    ops = list(kinds)
     path = None if options.runtime == "python" or not ops else tensorflow_c.find(options.tensorflow_library_dir)
     if path is None:
         return
@@ -249,6 +250,8 @@ def judge_operations(uses: Iterable[Use], options: Settings) -> None:
         names = ", ".join(custom)
         raise LoadError(f"it uses {names}, no operation of this TensorFlow: name its library in CUSTOM_OP_LIBRARIES")
     if lacking := tensorflow_c.without_kernel(tf, ops):
+        if python := [op for op in lacking if kinds[op] == "python"]:
+            raise LoadError(f"it calls Python ({', '.join(python)}), of which an exported model holds nothing")
         raise LoadError(f"it uses {', '.join(lacking)}, for which this TensorFlow has no kernel on a CPU")
 
 

@@ -17,7 +17,7 @@ from serving import handler, model
 from serving.errors import LoadError, RunError
 from serving.http import Request, Response
 from tests.conftest import EMBEDDED, Serve
-from tests.zoo import build, cases
+from tests.zoo import ZOO, build, cases, kinds
 
 PREDICT = "/v1/models/model:predict"
 
@@ -324,8 +324,10 @@ def test_a_signature_is_found_in_a_model_without_a_default_one(serve: Serve) -> 
 
 JUDGED = [
     # model            setting     status  words in the log or the answer
-    ("py_function",    {},                              503,  "EagerPyFunc (python)"),
-    ("py_function",    {"DANGEROUS_OPS": "allow"},      200,  "no pure function of its inputs: EagerPyFunc (python)"),
+    ("prints_to_a_file", {},                            503,  "PrintV2 (files)"),
+    ("prints_to_a_file", {"DANGEROUS_OPS": "allow"},    200,  "no pure function of its inputs: PrintV2 (files)"),
+    ("py_function",    {},                              503,  "it calls Python (EagerPyFunc)"),
+    ("py_function",    {"DANGEROUS_OPS": "allow"},      503,  "it calls Python (EagerPyFunc)"),
     ("counter",        {},                              200,  "no pure function of its inputs: AssignAddVariableOp (state)"),
     ("random_stateful", {},                             200,  "(random)"),
     ("keras_sequential", {},                            200,  ""),
@@ -336,7 +338,8 @@ JUDGED = [
 def test_a_model_that_is_no_pure_function_is_told_and_a_dangerous_one_refused(
     serve: Serve, capsys: pytest.CaptureFixture[str], name: str, environment: dict[str, str], status: int, words: str
 ) -> None:
-    answer = serve(build() / name, **environment)("GET", "/readyz")
+    folder = build() / name if name in ZOO else kinds.build() / name
+    answer = serve(folder, **environment)("GET", "/readyz")
     logged = capsys.readouterr().out
     assert answer.status == status
     assert words in (answer.body.decode() if status == 503 else logged)

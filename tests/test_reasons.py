@@ -63,6 +63,16 @@ def test_what_is_no_savedmodel_is_recognised(files: dict[str, bytes], words: str
     assert words in reason(tmp_path)
 
 
+LINKS = ["nowhere.pb", "/nowhere/saved_model.pb", "saved_model.pb"]  # the last one leads to itself
+
+
+@pytest.mark.parametrize("target", LINKS)
+def test_a_link_that_leads_nowhere_is_named(target: str, tmp_path: Path) -> None:
+    (tmp_path / "saved_model.pb").symlink_to(target)
+    (tmp_path / "frozen.pb").write_bytes(b"")
+    assert reason(tmp_path) == "saved_model.pb is a link to a file that is not there"
+
+
 FILES = [
     ("net.keras", "a zip archive"),
     ("notes.txt", "it is a file (.txt)"),
@@ -120,6 +130,12 @@ def test_a_custom_operation_is_named_with_the_setting() -> None:
 def test_an_operation_without_a_kernel_is_named() -> None:
     said = reason(build() / "trees")
     assert said == "it uses BoostedTreesBucketize, for which this TensorFlow has no kernel on a CPU"
+
+
+@pytest.mark.parametrize("setting", ["refuse", "allow"])
+def test_a_call_of_python_cannot_be_served_by_any_setting(setting: str) -> None:
+    said = reason(zoo.build() / "py_function", DANGEROUS_OPS=setting)
+    assert said == "it calls Python (EagerPyFunc), of which an exported model holds nothing"
 
 
 def test_no_signatures() -> None:
