@@ -25,7 +25,8 @@ from serving import shown
 from serving.dtypes import EXTENDED, DType
 from serving.http import JSON, BadRequest, to_json
 from serving.model import Source
-from serving.protocols import classify, open_inference, raw, regress, tensorflow_serving
+from serving.protocols import classify, open_inference, raw, regress
+from serving.protocols.answers import has_rows
 from serving.protocols.call import Context
 from serving.settings import Settings
 from serving.signature import DEFAULT, Shape, Signature, TensorSpec, shape_text
@@ -431,7 +432,7 @@ def _predict(subject: Subject) -> dict[str, Schema]:
         identity, specs = subject.ids[signature.name], [*signature.inputs.values(), *signature.outputs.values()]
         if any(spec.dtype.kind == "c" for spec in specs):
             continue  # JSON has no complex numbers
-        if tensorflow_serving.has_rows(signature):
+        if has_rows(signature):
             schemas[f"{identity}.instances"] = _chosen(signature, subject, "instances", _instances(signature, subject))
             schemas[f"{identity}.predictions"] = _predictions(signature, subject)
             bodies.append(_schema(f"{identity}.instances"))

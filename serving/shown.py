@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 from serving import parsing
 from serving.errors import LoadError
 from serving.model import Model, Source
-from serving.protocols import open_inference, tensorflow_serving
+from serving.protocols import answers, open_inference, tensorflow_serving
 from serving.protocols.call import Context
 from serving.signature import Signature
 
@@ -113,6 +113,6 @@ def _body(signature: Signature, value: Any, protocol: ModuleType) -> str:
     named = {} if signature.name == "serving_default" else {"signature_name": signature.name}
     values = {name: value if name in strings else 0 for name in signature.inputs}
     only = next(iter(values.values())) if len(values) == 1 else values
-    if tensorflow_serving.has_rows(signature):
+    if answers.has_rows(signature):
         return json.dumps({**named, "instances": [only]})
     return json.dumps({**named, "inputs": only})

@@ -364,6 +364,14 @@ def test_a_key_is_refused_where_the_rows_of_the_answer_are_others(serve: Serve) 
     assert (answer.status, b"has 3 rows for the 2 rows" in answer.body) == (400, True), answer.body
 
 
+@pytest.mark.parametrize("rows", [[None, "a"], [[1, 2, 3], "a"], [[1, 2, 3], [4, 5, 6]]])
+def test_bad_rows_have_no_place_in_an_answer_without_rows(serve: Serve, rows: Any) -> None:
+    serve(folder("fixed_shape"))
+    body = json.dumps({"instances": rows}).encode()
+    answer = handler.handle(Request("POST", "/", query="on_error=row", body=body))
+    assert (answer.status, b"'serving_default' does not go by rows" in answer.body) == (400, True), answer.body
+
+
 def test_a_column_that_the_model_refuses_is_refused_whole(serve: Serve) -> None:
     serve(folder("model"))
     body = b'{"inputs":[{"b64":""}]}'

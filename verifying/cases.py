@@ -20,7 +20,7 @@ from serving.examples import Recipe, made, recipes
 from serving.model import Source
 from serving.parsing import GUESSES
 from serving.protocols import requests
-from serving.protocols.tensorflow_serving import has_rows
+from serving.protocols.answers import has_rows
 from serving.signature import Signature, TensorSpec
 from verifying.client import Answer, Case, Client, VerifyError
 

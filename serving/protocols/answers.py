@@ -39,6 +39,12 @@ def check_fields(call: Call) -> Call:
         return call
     fields = {"classes"} if top_k(call.context) else set(call.signature.outputs)
     if row_errors(call.context) and in_rows(call):
+        ranked = scores(call.signature, call.context) if top_k(call.context) else None
+        if not has_rows(call.signature, ranked):
+            raise BadRequest(
+                f"on_error: the signature {call.signature.name!r} does not go by rows; ask in columns, with 'inputs'",
+                example=False,
+            )
         if "error" in fields:
             raise BadRequest(
                 "on_error: the model has an output 'error', which would look like a row that failed", example=False
@@ -51,6 +57,15 @@ def check_fields(call: Call) -> Call:
             example=False,
         )
     return call
+
+
+def has_rows(signature: Signature, output: str | None = None) -> bool:
+    """Say whether inputs and outputs, or one of these, go by rows: each has a first dimension, all of one size."""
+    outputs = signature.outputs if output is None else {output: signature.outputs[output]}
+    if any(spec.shape == () for specs in (signature.required, outputs) for spec in specs.values()):
+        return False
+    given, answered = ({one.shape[0] for one in specs.values() if one.shape} for specs in (signature.required, outputs))
+    return len(given - {None}) <= 1 and answered - {None} <= given
 
 
 def in_rows(call: Call) -> bool:

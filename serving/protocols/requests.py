@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import orjson
 
-from serving.protocols.tensorflow_serving import COLUMN, ROW, has_rows
+from serving.protocols.answers import has_rows
+from serving.protocols.tensorflow_serving import COLUMN, ROW
 from serving.signature import DEFAULT, Signature
 
 Array = np.ndarray[Any, Any]

@@ -415,16 +415,6 @@ def _tensor_info(spec: TensorSpec) -> dict[str, Any]:
     }
 
 
-def has_rows(signature: Signature) -> bool:
-    """Say whether inputs and outputs go by rows: every tensor has a first dimension, all of them of one size."""
-    if any(spec.shape == () for specs in (signature.required, signature.outputs) for spec in specs.values()):
-        return False
-    given, answered = (
-        {one.shape[0] for one in specs.values() if one.shape} for specs in (signature.required, signature.outputs)
-    )
-    return len(given - {None}) <= 1 and answered - {None} <= given
-
-
 def example(signature: Signature, saved: Any = None) -> bytes:
     """Return a body to try: the exporter's, else zeros of the declared shapes; empty for complex numbers."""
     if isinstance(saved, dict):
@@ -433,7 +423,7 @@ def example(signature: Signature, saved: Any = None) -> bytes:
         return b""  # JSON has no complex numbers
     body: dict[str, Any] = {} if signature.name == DEFAULT else {"signature_name": signature.name}
     specs = signature.required.values()
-    if specs and has_rows(signature) and all(spec.shape and spec.shape[0] in (None, 1) for spec in specs):
+    if specs and answers.has_rows(signature) and all(spec.shape and spec.shape[0] in (None, 1) for spec in specs):
         row = {spec.name: _filler(spec, spec.shape[1:]) for spec in specs if spec.shape}
         body[ROW] = [row if len(row) > 1 else next(iter(row.values()))]
     else:

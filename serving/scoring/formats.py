@@ -356,4 +356,5 @@ def free(signature: Signature) -> Signature:
     def freed(spec: Any) -> Any:
         return replace(spec, shape=(None, *spec.shape[1:])) if spec.shape else spec
 
-    return replace(signature, inputs={name: freed(spec) for name, spec in signature.inputs.items()})
+    inputs = {name: freed(spec) for name, spec in signature.inputs.items()}
+    return replace(signature, inputs=inputs, outputs={name: freed(spec) for name, spec in signature.outputs.items()})

@@ -114,7 +114,7 @@ def _score(work: Work, output: Output, progress: Progress, *, one_by_one: bool) 
         if one_by_one:
             scorer.one_by_one()
         form = format_of(work.source.content_type, free(work.signature), work.context, work.options.max_body_bytes)
-        if not isinstance(form, Whole) and not (work.signature.inputs and tensorflow_serving.has_rows(work.signature)):
+        if not isinstance(form, Whole) and not (work.signature.inputs and answers.has_rows(work.signature)):
             raise BadFile(f"the signature {work.signature.name!r} does not go by rows, and the file does")
         stored = _Counted(work.source.read())
         chunks = _Counted(gunzip(stored)) if work.source.packed else stored
