@@ -5,7 +5,7 @@ What is read is the graph, not what its author says of it; then the model is ask
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from serving.purity import LOADING, Use
 from serving.signature import Contents
 
 NOT_TRIED = purity.DANGEROUS | {"outside", "missing", "unregistered"}  # to try it might do what is feared
+CUSTOM = "{} is an operation of a library; whether it is pure, nobody checked"
 SHOWN = 5  # nodes of one function that do the same thing, before the rest are counted
 
 # What optimizers and training loops call their variables, in TensorFlow 1, TensorFlow 2 and Keras 3.
@@ -70,7 +71,7 @@ def audit(directory: Path, run: bool = True, command: str = "audit") -> Report:
         directory=directory,
         tags=offered.tags,
         tensorflow_version=offered.tensorflow_version,
-        signatures=tuple(signatures(graph)),
+        signatures=tuple(sorted(name for name in offered.signatures if name != purity.INIT)),
         baked=is_baked(graph),
         findings=tuple(findings),
         cost=_cost(directory, graph),
@@ -81,8 +82,9 @@ def audit(directory: Path, run: bool = True, command: str = "audit") -> Report:
 def _static(directory: Path, offered: Contents, graph: MetaGraph) -> Iterator[Finding]:
     origins = Origins(graph.graph_def)
     yield from files(directory, graph, origins)  # first, for it says which
-    yield from _operations(directory, origins)
-    yield from _unregistered(graph)
+    lacking = list(unregistered(graph))
+    yield from lacking
+    yield from _operations(directory, origins, {finding.op for finding in lacking})
     yield from _variables(graph)
     known = {node.name for node in graph.graph_def.node}
     for name, signature in offered.signatures.items():
@@ -100,21 +102,26 @@ def _static(directory: Path, offered: Contents, graph: MetaGraph) -> Iterator[Fi
                 yield Finding("rank", text, name)
 
 
-def _operations(directory: Path, origins: Origins) -> Iterator[Finding]:
+def _operations(directory: Path, origins: Origins, lacking: Collection[str | None]) -> Iterator[Finding]:
+    """Name the operations that are not pure, without those in `lacking`, which cannot run here."""
     try:
-        uses = purity.impurities(directory)
+        uses = [use for use in purity.impurities(directory) if use.op not in lacking]
     except LoadError as error:
         raise Unreadable(f"{directory}: {error}") from None
-    shown: dict[tuple[str, str, str], int] = {}
+    shown: dict[tuple[str, str, str, str], int] = {}
     for use in uses:
-        key = (use.signature, use.op, use.function)
+        key = (use.signature, use.op, use.function, use.kind)
         shown[key] = shown.get(key, 0) + 1
         if shown[key] <= SHOWN:
             yield _finding(use, origins)
-    for (signature, op, function), number in shown.items():
+    for (signature, op, function, kind), number in shown.items():
         if number > SHOWN:
             text = f"{_where(signature)}: {op} {number - SHOWN} times more{f' in {function}' if function else ''}"
-            yield Finding(purity.kind(op) or "unknown", text, signature or None, op, None, function or None)
+            yield Finding(_kind(kind, op), text, signature or None, op, None, function or None)
+
+
+def _kind(kind: str, op: str) -> str:
+    return "custom" if op in custom_operations() and kind in purity.VOUCHED else kind
 
 
 def _where(signature: str) -> str:
@@ -130,7 +137,10 @@ def _finding(use: Use, origins: Origins) -> Finding:
         text += f": variable {variable}"
     if "dropout" in use.node.lower() or (variable and "seed_generator" in variable):
         text += "; a dropout or another layer is left in training mode"
-    return Finding(use.kind, text, use.signature or None, use.op, use.node, use.function or None, variable)
+    kind = _kind(use.kind, use.op)
+    if kind == "custom":
+        text = CUSTOM.format(use.op)
+    return Finding(kind, text, use.signature or None, use.op, use.node, use.function or None, variable)
 
 
 def _handles(origins: Origins, use: Use) -> list[Any]:
@@ -144,8 +154,8 @@ def _variable_name(node: Any) -> str:
     return node.attr["shared_name"].s.decode(errors="replace") or str(node.name)
 
 
-def _unregistered(graph: MetaGraph) -> Iterator[Finding]:
-    """Name the operations for which this TensorFlow has no definition, or no implementation on a CPU."""
+def unregistered(graph: MetaGraph) -> Iterator[Finding]:
+    """Name the operations for which this TensorFlow has no definition, or no kernel on a CPU."""
     import tensorflow as tf
     from tensorflow.python.framework import kernels, op_def_registry
 
@@ -160,9 +170,10 @@ def _unregistered(graph: MetaGraph) -> Iterator[Finding]:
     ops = {node.op for node in nodes} | {node.op for function in used.values() for node in function.node_def}
     for op in sorted(ops - library):
         if op_def_registry.get(op) is None:
-            yield Finding("unregistered", f"{op} is no operation of TensorFlow {tf.__version__}: a custom one?", op=op)
+            text = f"{op} is no operation of TensorFlow {tf.__version__}: name its library in CUSTOM_OP_LIBRARIES"
+            yield Finding("unregistered", text, op=op)
         elif not any(k.device_type in ("CPU", "DEFAULT") for k in kernels.get_registered_kernels_for_op(op).kernel):
-            yield Finding("unregistered", f"{op} has no implementation on a CPU", op=op)
+            yield Finding("unregistered", f"TensorFlow {tf.__version__} has no kernel for {op} on a CPU", op=op)
 
 
 def files(directory: Path, graph: MetaGraph, origins: Origins) -> Iterator[Finding]:

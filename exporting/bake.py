@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from exporting import compare, manifest, trial
-from exporting.audit import files
+from exporting.audit import CUSTOM, files, unregistered
 from exporting.freeze import freeze
 from exporting.graph import MetaGraph, contents, functions, init_operations, names, reached, served, signatures
 from exporting.inputs import Inputs, given
@@ -205,8 +205,10 @@ def _check_graph(directory: Path, graph: MetaGraph) -> list[str]:
         raise Refusal(f"{directory}: {error}") from None
     if problem := foreign_file(directory):
         raise Refusal(f"{directory}: {problem}")
+    for finding in unregistered(graph):
+        raise Refusal(f"{directory}: {finding.text}")
     custom = custom_operations()
-    wrong = [use for use in uses if use.op not in custom and use.kind != "prints"]
+    wrong = [use for use in purity.against(uses, custom=False) if use.op not in custom]
     if wrong:
         more = f"; {len(wrong) - 1} more: python -m exporting audit {directory}" if len(wrong) > 1 else ""
         raise Refusal(f"{directory}: {wrong[0]}, so it cannot be baked{more}")
@@ -224,7 +226,7 @@ def _check_graph(directory: Path, graph: MetaGraph) -> list[str]:
     if any(node.op in VARIABLES for node in nodes) and not index.is_file():
         raise Refusal(f"{directory}: variables/variables.index is missing: copy the whole folder variables/ again")
     extra = [op for op in sorted({use.op for use in uses}) if op in custom]
-    return [f"{op} is an operation of a library; whether it is pure, nobody checked" for op in extra]
+    return [CUSTOM.format(op) for op in extra]
 
 
 def _roots(graph: MetaGraph) -> list[str]:
@@ -269,7 +271,7 @@ def _ask_original(directory: Path, offered: Contents, own: list[tuple[str, Input
     if timed is None:
         raise Refusal(f"{directory}: no signature of it can be called, so nothing could be compared")
     notes = [
-        f"signature {name!r} was not compared: {one.refusal}"
+        f"signature {name!r} {'is left out' if one.problem else 'was not compared'}: {one.refusal}"
         for name, one in offered.signatures.items()
         if name not in wanted and name != purity.INIT
     ]

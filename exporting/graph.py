@@ -5,10 +5,11 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from exporting.refusal import Refusal, Unreadable
+from exporting.refusal import Unreadable
 from exporting.runner import ONEDNN
 from serving.errors import LoadError
 from serving.initialization import LOST, Initialization, needed
@@ -27,7 +28,12 @@ INIT_COLLECTIONS = ("saved_model_main_op", "legacy_init_op")
 def contents(directory: Path) -> Contents:
     """Return what the server would offer of the SavedModel; raise Unreadable where it would serve nothing."""
     try:
-        return read(directory)
+        offered = read(directory)
+        lost = {name: LOST.format(variable) for name, variable in needed(directory).lost.items()}
+        marked = {name: replace(one, problem=lost.get(name)) for name, one in offered.signatures.items()}
+        if all(one.refusal for one in marked.values()):
+            raise LoadError("; ".join(f"signature {name!r}: {one.refusal}" for name, one in marked.items()))
+        return replace(offered, signatures=marked)
     except LoadError as error:
         raise Unreadable(f"{directory}: {error}") from None
     except OSError as error:
@@ -53,7 +59,7 @@ def import_tensorflow() -> None:
 
 
 def served(directory: Path) -> MetaGraph:
-    """Return the graph that the server serves."""
+    """Return the graph that the server serves, without the signatures that read a variable which has no value."""
     import_tensorflow()
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
     from tensorflow.core.protobuf import meta_graph_pb2
@@ -65,9 +71,8 @@ def served(directory: Path) -> MetaGraph:
     except DecodeError as error:
         raise Unreadable(f"{directory}: saved_model.pb is not a SavedModel, or only part of one ({error})") from None
     left = needed(directory)
-    if left.lost:
-        name, variable = next(iter(left.lost.items()))
-        raise Refusal(f"{directory}: signature {name!r}: {LOST.format(variable)}")
+    for name in left.lost:
+        graph.signature_def.pop(name, None)
     _join_copies(graph, left)
     if not graph.HasField("object_graph_def"):
         _correct_dtypes(graph)

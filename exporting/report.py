@@ -22,6 +22,7 @@ KINDS = {  # kind → (says no, what it is)
     "missing":      (True,  "missing"),
     "tried":        (True,  "tried"),
     "prints":       (False, "prints"),
+    "custom":       (False, "custom operation"),
     "rank":         (False, "cannot be checked"),
     "signature":    (False, "cannot be called"),
     "unused":       (False, "unused"),

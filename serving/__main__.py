@@ -122,6 +122,20 @@ def _replay(options: argparse.Namespace) -> int:
     return 1 if wrong else 0
 
 
+def _check_apart(directory: str | None) -> int:
+    """Check in a child process: inputs that are made up may make TensorFlow abort."""
+    try:
+        return terminal.apart("serving", lambda: _check(directory))
+    except terminal.DiedError as error:
+        place = directory or settings.current().model_dir
+        print(
+            f"serving: {place}: the process that tried it died of {error}; a request like it would end a server: "
+            "export the model with examples=, which are then tried instead of inputs that are made up",
+            file=sys.stderr,
+        )
+        return 1
+
+
 def _check(directory: str | None) -> int:
     from serving.check import UnprovedError, check  # loads what the other commands do not need
 
@@ -145,7 +159,7 @@ def _check(directory: str | None) -> int:
 UNPROVED = 3  # exit status: the model loads, and nothing shows that it answers
 CHECK = """\
 example:  python -m serving check model/
-exit status:  0 it answers, 1 it is not served, 3 it loads and no signature could be shown to answer"""
+exit status:  0 it answers, 1 it is not served or is no pure function, 3 nothing shows that it answers"""
 NOT_DEPLOYED = {"plan": "planning", "verify": "verifying"}  # the packages of commands that an upload leaves out
 
 
@@ -206,7 +220,8 @@ def main(arguments: list[str] | None = None) -> int:
     if options.command == "replay":
         return _replay(options)
     if options.command == "check":
-        return _check(options.directory)
+        # Given arguments, it is called by a program, whose sessions would not survive a fork.
+        return _check_apart(options.directory) if arguments is None else _check(options.directory)
     try:
         if options.command == "banner":
             return _banner(options.port, options.process)

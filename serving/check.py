@@ -19,7 +19,7 @@ from serving.http import BadRequest
 from serving.model import Model, Source, judge_files, judge_operations, open_session
 from serving.protocols import requests, tensorflow_serving
 from serving.protocols.call import Context
-from serving.purity import DANGEROUS, impurities
+from serving.purity import DANGEROUS, against, impurities
 from serving.replay import TOLERANCE, difference
 from serving.settings import Settings
 from serving.signature import Signature
@@ -70,10 +70,9 @@ def _refuse_impure(source: Source, options: Settings) -> None:
         judge_files(source)
     if source.light:
         return  # only a pure model becomes a twin
-    # The operations of custom libraries are on no list: whoever names the library vouches for them.
-    allowed = {"unknown", "prints"} if options.custom_op_libraries else {"prints"}
-    judge_operations(impurities(source.directory), options)
-    uses = [use for use in impurities(source.directory) if use.kind not in allowed]
+    found = impurities(source.directory)
+    judge_operations(found, options)
+    uses = against(found, bool(options.custom_op_libraries))
     if uses and options.dangerous_ops == "refuse":
         more = f", and {len(uses) - 1} more" if len(uses) > 1 else ""
         dangerous = any(use.kind in DANGEROUS for use in uses)

@@ -21,7 +21,7 @@ from serving import assets, files, inflight, litert, manifest, metrics, phases, 
 from serving.errors import DeadlineError, InputError, LoadError, RunError, plain
 from serving.initialization import NOTHING, Initialization, needed
 from serving.log import log
-from serving.purity import DANGEROUS, Use, impurities
+from serving.purity import DANGEROUS, HARMLESS, Use, against, impurities
 from serving.settings import Settings
 from serving.signature import DEFAULT, Contents, Signature, check, read, served_graph
 
@@ -223,13 +223,12 @@ def judge(source: Source, options: Settings) -> None:
         return  # only a pure model becomes a twin
     uses = impurities(source.directory)
     judge_operations(uses, options)
-    # The operations of custom libraries are on no list: whoever names the library vouches for them.
-    kinds = DANGEROUS - {"unknown"} if options.custom_op_libraries else DANGEROUS
-    dangerous = [use for use in uses if use.kind in kinds]
+    impure = against(uses, bool(options.custom_op_libraries))
+    dangerous = [use for use in impure if use.kind in DANGEROUS]
     if dangerous and options.dangerous_ops == "refuse":
         told = "; ".join(dict.fromkeys(f"{use.op} ({use.kind})" for use in dangerous))
         raise LoadError(f"it uses {told}, which a function of its inputs does not; DANGEROUS_OPS=allow serves it still")
-    source.pure = all(use.kind == "prints" for use in uses)
+    source.pure = all(use.kind in HARMLESS for use in uses)
     if uses and source.pure:
         log("WARNING", f"the model prints what it is given: {uses[0].op}, node {uses[0].node}")
     elif uses:

@@ -52,6 +52,11 @@ DOES = {
 }
 DANGEROUS = frozenset({"files", "network", "python", "hidden", "unknown"})  # refused, unless DANGEROUS_OPS=allow
 
+# What speaks against none: prints go to the log, as the server's own lines do.
+HARMLESS = frozenset({"prints"})
+# The operations of a custom library are on no list: naming the library vouches for them.
+VOUCHED = HARMLESS | {"unknown"}
+
 # What each kind looks like, for what is not in PURE; the first that fits counts.
 KINDS = (
     ("python",  r"(Eager)?PyFunc(Stateless)?|GeneratorDataset"),
@@ -240,6 +245,12 @@ def impurities(directory: Path) -> list[Use]:
         return sorted(_impurities(served_graph(directory)))
     except (ValueError, IndexError, RecursionError) as error:
         raise LoadError(f"saved_model.pb is not a SavedModel, or only part of one ({error})") from None
+
+
+def against(uses: Iterable[Use], custom: bool) -> list[Use]:
+    """Return the uses for which a model is no pure function; `custom`: CUSTOM_OP_LIBRARIES names libraries."""
+    allowed = VOUCHED if custom else HARMLESS
+    return [use for use in uses if use.kind not in allowed]
 
 
 class _Library:

@@ -7,8 +7,16 @@ if __name__ == "__main__":
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
+
+from serving import inflight
+
+
+class DiedError(Exception):
+    """A signal ended the process that did the work; the text says which, and the run that it ended."""
 
 
 def run(name: str, main: Callable[[], int]) -> int:
@@ -32,6 +40,41 @@ def run(name: str, main: Callable[[], int]) -> int:
         print(f"{name}: this needs {package}, which is not installed here: pip install -r requirements-dev.txt",
               file=sys.stderr)  # fmt: skip
         return 1
+
+
+def apart(name: str, work: Callable[[], int]) -> int:
+    """Do the work of a command in a child process and return its exit status; raise DiedError where a signal ends it.
+
+    It forks: no TensorFlow session may have been opened in this process.
+    """
+    sys.stdout.flush()
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            status = run(name, work)
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else 1
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            with suppress(OSError, ValueError):
+                sys.stderr.flush()
+            os._exit(status)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the child gets it too, and says so
+    try:
+        _, waited = os.waitpid(child, 0)
+    except BaseException:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        raise
+    finally:
+        signal.signal(signal.SIGINT, before)
+    status = os.waitstatus_to_exitcode(waited)
+    if status < 0:
+        during = " and ".join(inflight.left_by(child))
+        raise DiedError(f"{signal.Signals(-status).name}{f' in a run of {during}' if during else ''}")
+    return status
 
 
 def _end(number: int, _frame: Any) -> None:

@@ -1,13 +1,16 @@
 """No gate passes what was not seen to answer, and every gate passes what answers."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from serving.__main__ import UNPROVED, main
 from tests import zoo
-from tests.conftest import Serve
+from tests.conftest import ROOT, Serve, plain_environment
 from tests.zoo.kinds import KINDS, build
+from verifying.checks import DIFFERS, SAME, graph
 
 NOTHING = ("answers_nothing", "prints_to_a_file", "trees")
 
@@ -48,6 +51,32 @@ def test_a_model_that_answers_is_ready(name: str, serve: Serve, capsys: pytest.C
     assert serve(build() / name)("GET", "/readyz").status == 200
     unproved = "no signature was shown to answer" in capsys.readouterr().out
     assert unproved == (name in ("rank_unknown", "example_any_rank"))
+
+
+def test_a_check_that_tensorflow_aborts_fails_with_a_sentence(tmp_path: Path) -> None:
+    make = (
+        f"from pathlib import Path; from tests.exporting.odd import aborts; aborts(Path({str(tmp_path / 'model')!r}))"
+    )
+    environment = plain_environment()
+    made = subprocess.run(
+        [sys.executable, "-c", make], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert made.returncode == 0, made.stderr
+    command = [sys.executable, "-m", "serving", "check", str(tmp_path / "model")]
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 1
+    *_, last = run.stderr.splitlines()
+    assert last.startswith(
+        f"serving: {tmp_path / 'model'}: the process that tried it died of SIGABRT in a run of empty: "
+    )
+    assert "examples=" in last
+
+
+def test_verify_takes_a_print_for_no_reason_against_a_model() -> None:
+    verdict = graph(build() / "prints")
+    assert verdict.verdict == SAME
+    assert "PrintV2 prints what it is given, to the log" in verdict.detail
+    assert graph(build() / "prints_to_a_file").verdict == DIFFERS
 
 
 def test_a_model_with_state_is_not_tried(serve: Serve) -> None:

@@ -1,6 +1,8 @@
 """A reason names what is there and the way out."""
 
 import shutil
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -8,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from serving import settings
+from serving.__main__ import main
 from serving.errors import LoadError
 from serving.model import Model, Source, judge, open_session
 from tests import zoo
-from tests.conftest import Serve
+from tests.conftest import ROOT, Serve, plain_environment
 from tests.zoo.kinds import build
 
 
@@ -124,6 +127,38 @@ def test_a_custom_operation_is_named_with_the_setting() -> None:
     said = reason(zoo.build() / "custom_op")
     assert "ZooZeroOut" in said
     assert "CUSTOM_OP_LIBRARIES" in said
+    assert "DANGEROUS_OPS" not in said
+
+
+@pytest.mark.skipif(zoo.absent("custom_op") is not None, reason="the library cannot be built here")
+@pytest.mark.parametrize(
+    ("named", "status", "words"),
+    [
+        (False, 1, "name its library in CUSTOM_OP_LIBRARIES"),
+        (True, 0, "ZooZeroOut is an operation of a library"),
+    ],
+)
+def test_audit_judges_a_custom_operation_as_check_does(named: bool, status: int, words: str) -> None:
+    directory = zoo.build() / "custom_op"
+    environment = plain_environment()
+    if named:
+        environment["CUSTOM_OP_LIBRARIES"] = str(directory / "zero_out.so")
+    for command in (["exporting", "audit", "--no-run"], ["serving", "check"]):
+        run = subprocess.run(
+            [sys.executable, "-m", *command, str(directory)],
+            cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert run.returncode == status, run.stdout + run.stderr
+        if command[0] == "exporting":
+            assert words in run.stdout
+            assert "list of pure operations" not in run.stdout
+
+
+def test_check_says_of_a_random_model_that_a_server_serves_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(zoo.build() / "random_stateful")]) == 1
+    said = capsys.readouterr().err
+    assert "draws random numbers" in said
+    assert "a server serves it, with a warning in its log" in said
     assert "DANGEROUS_OPS" not in said
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from serving.protocols.requests import in_rows
-from serving.purity import impurities
+from serving.purity import against, impurities
 from serving.settings import ROOT
 from serving.signature import Signature
 from verifying.cases import LARGEST, Asked
@@ -99,11 +99,13 @@ def graph(directory: Path, vouched: bool = False) -> Verdict:
     """Look at the model's operations, before anything is asked; `vouched` are those of custom libraries."""
     if not (directory / "saved_model.pb").is_file():
         return Verdict("graph", UNTESTED, "it is no SavedModel")
-    uses = [use for use in impurities(directory) if not (vouched and use.kind == "unknown")]
+    found = impurities(directory)
+    uses = against(found, vouched)
     if uses:
         more = f"; and {len(uses) - SHOWN} more" if len(uses) > SHOWN else ""
         return Verdict("graph", DIFFERS, "; ".join(map(str, uses[:SHOWN])) + more)
-    return Verdict("graph", SAME, "every operation that signatures and loading reach is pure")
+    told = "; ".join(map(str, found[:SHOWN]))
+    return Verdict("graph", SAME, told or "every operation that signatures and loading reach is pure")
 
 
 def again(subject: Subject) -> Verdict:

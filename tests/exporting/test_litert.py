@@ -63,7 +63,7 @@ OUTCOMES = {
     "ragged_inside":        "LiteRT has no RaggedTensorToTensor",
     "failures":             "TensorFlow refused every generated input",
     "py_function":          "calls Python",
-    "custom_op":            "is not on the list of pure operations",
+    "custom_op":            "is no operation of TensorFlow",
     "tf1_simple_save":      TWIN,
     "tf1_ref_variables":    "reference type",
     "tf1_passthrough":      "more than once",

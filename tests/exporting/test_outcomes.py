@@ -52,7 +52,7 @@ OUTCOMES = {
     "ragged_inside":         (PURE,                                          BAKED),
     "failures":              (PURE,                                          BAKED),
     "py_function":           ("EagerPyFunc calls Python",                    "EagerPyFunc calls Python"),
-    "custom_op":             ("ZooZeroOut is not on the list",               "ZooZeroOut is not on the list"),
+    "custom_op":             ("ZooZeroOut is no operation of TensorFlow",    "ZooZeroOut is no operation of TensorFlow"),
     "tf1_simple_save":       (PURE,                                          BAKED),
     "tf1_ref_variables":     (PURE,                                          BAKED),
     "tf1_passthrough":       (PURE,                                          BAKED),
@@ -80,7 +80,7 @@ OUTCOMES = {
     "broken/no_asset":       ("assets/words.txt is not there",               "assets/words.txt is not there"),
     "broken/no_signatures":  (UNREADABLE,                                    "no signature that can be served"),
     "broken/train_tag":      (UNREADABLE,                                    "is tagged 'serve'"),
-    "broken/unknown_op":     ("AddV9 is not on the list",                    "AddV9 is not on the list"),
+    "broken/unknown_op":     ("AddV9 is no operation of TensorFlow",         "AddV9 is no operation of TensorFlow"),
     "broken/dangling_output": ("names the tensor 'Nowhere:0'",               "names the tensor 'Nowhere:0'"),
 
     "training_state":        ("adam/dense_kernel_momentum is of the training", BAKED),
