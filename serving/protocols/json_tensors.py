@@ -15,6 +15,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,8 @@ from serving.signature import Shape, TensorSpec, check, fits, shape_text
 
 Array = np.ndarray[Any, Any]
 
+LISTS = (simdjson.Array, list)
+TYPES = frozenset(LISTS)
 MAX_RANK = 32  # NumPy 1's limit, and deeper than any tensor
 
 _BUFFERS: dict[str, tuple[Any, Any]] = {"f": ("d", np.float64), "i": ("i", np.int64), "u": ("u", np.uint64)}
@@ -173,9 +176,7 @@ def to_array(document: Document, value: Any, spec: TensorSpec, place: str) -> Ar
 def nest_to_array(document: Document, value: Any, dtype: DType, place: str) -> Array:
     """Return one JSON value as an array of the shape that it has."""
     array = _numbers(document, value, dtype)
-    if array is None and isinstance(value, (simdjson.Array, list)):
-        array = _scalars(value, dtype)
-    return _carefully(value, dtype, place) if array is None else array
+    return _named(value, dtype, place) if array is None else array
 
 
 def rows_to_array(document: Document, rows: Any, spec: TensorSpec, place: str, name: str = "") -> Array:
@@ -183,14 +184,31 @@ def rows_to_array(document: Document, rows: Any, spec: TensorSpec, place: str, n
 
     `name` stands in error messages behind the row: `instances[3].x`.
     """
-    array = _numbers(document, rows, spec.dtype) if isinstance(rows, simdjson.Array) else None
+    array = _numbers(document, rows, spec.dtype)
     if array is None:
-        array = _scalars(rows, spec.dtype)
-    if array is None:
-        array = _stack(document, rows, spec, place, name)
+        try:
+            array = _carefully(rows, spec.dtype)
+        except _Wrong as wrong:
+            raise _row_error(rows, wrong, spec, place, name) from None
     if problem := check(spec, array.shape):
         raise BadRequest(_row_problem(spec, array.shape[1:], f"{place}[0]{name}") or f"{place}{name}: {problem}")
     return array
+
+
+def _row_error(rows: Sequence[Any], wrong: "_Wrong", spec: TensorSpec, place: str, name: str) -> BadRequest:
+    """Say what is wrong with the first row that is, by itself or beside the first one."""
+    if not wrong.path:
+        return wrong.at(f"{place}[0]{name}")  # of every row
+    index, first = wrong.path[0], _leading_shape(rows[0])
+    if index and (problem := _row_problem(spec, first, f"{place}[0]{name}")):
+        return BadRequest(problem)
+    row = f"{place}[{index}]{name}"
+    try:
+        shape = _carefully(rows[index], spec.dtype).shape
+    except _Wrong as inside:
+        return inside.at(row)
+    as_first = f"expected shape {shape_text(first)} as in {place}[0]{name}, got {shape_text(shape)}"
+    return BadRequest(_row_problem(spec, shape, row) or f"{row}: {as_first}")
 
 
 def _row_problem(spec: TensorSpec, shape: tuple[int, ...], place: str) -> str | None:
@@ -209,7 +227,7 @@ def _row_problem(spec: TensorSpec, shape: tuple[int, ...], place: str) -> str | 
 def _leading_shape(value: Any) -> tuple[int, ...]:
     """Return the shape that the first elements tell, of lists of lists."""
     shape: list[int] = []
-    while isinstance(value, (simdjson.Array, list)) and len(shape) <= MAX_RANK:
+    while isinstance(value, LISTS) and len(shape) <= MAX_RANK:
         size = len(value)
         shape.append(size)
         value = value[0] if size else None
@@ -247,10 +265,8 @@ def _narrow(wide: Array, dtype: DType) -> Array | None:
     return array if array.dtype.kind == "f" or (np.isfinite(array) | ~np.isfinite(wide)).all() else None
 
 
-def _scalars(values: Any, dtype: DType) -> Array | None:
-    """Return one scalar a row as an array, or None where the careful way must look."""
-    if isinstance(values, simdjson.Array):
-        values = list(values)
+def _scalars(values: list[Any], dtype: DType) -> Array | None:
+    """Return elements of usual types as an array; None where each must be looked at."""
     types = set(map(type, values))
     if dtype.kind == "f" and types <= {float, int}:
         try:
@@ -266,78 +282,91 @@ def _scalars(values: Any, dtype: DType) -> Array | None:
     if dtype.kind == "b" and types == {bool}:
         return np.array(values, bool)
     if dtype.kind == "S" and types == {str}:
-        return _objects([value.encode() for value in values], (len(values),))
+        return _objects([value.encode() for value in values])
     return None
 
 
-def _stack(document: Document, rows: Sequence[Any], spec: TensorSpec, place: str, name: str) -> Array:
-    arrays: list[Array] = []
-    for index, value in enumerate(rows):
-        array = _numbers(document, value, spec.dtype)
-        if array is None:
-            array = _carefully(value, spec.dtype, f"{place}[{index}]{name}")
-        if not arrays or array.shape != arrays[0].shape:
-            if problem := _row_problem(spec, array.shape, f"{place}[{index}]{name}"):
-                raise BadRequest(problem)
-            if arrays:
-                raise BadRequest(
-                    f"{place}[{index}]{name}: expected shape {shape_text(arrays[0].shape)} as in {place}[0]{name}, "
-                    f"got {shape_text(array.shape)}"
-                )
-        arrays.append(array)
-    if not arrays:
-        return np.empty((0, *(size or 0 for size in (spec.shape or (0,))[1:])), spec.dtype.numpy)
-    return np.stack(arrays)
-
-
 class _Wrong(Exception):
-    """An element is wrong; its indexes are found on the way out."""
+    """The element or list at these indexes is wrong."""
 
-    def __init__(self, problem: str) -> None:
+    def __init__(self, problem: str, path: Sequence[int] = ()) -> None:
         super().__init__(problem)
-        self.path: list[int] = []
+        self.path = path
+
+    def at(self, place: str) -> BadRequest:
+        """Return the error of the value that stands at a place of the body."""
+        return BadRequest(f"{place}{''.join(f'[{index}]' for index in self.path)}: {self}")
 
 
-def _carefully(value: Any, dtype: DType, place: str) -> Array:
-    """Return any JSON value as an array, or name the first element that is wrong."""
-    if dtype.kind == "c":
-        raise BadRequest(f"{place}: {dtype.label} has no JSON form")
-    shape = _leading_shape(value)
-    if len(shape) > MAX_RANK:
-        raise BadRequest(f"{place}: expected lists nested at most {MAX_RANK} deep, got more")
-    elements: list[Any] = []
+def _named(value: Any, dtype: DType, place: str) -> Array:
     try:
-        _walk(value, shape, dtype, elements)
+        return _carefully(value, dtype)
     except _Wrong as wrong:
-        raise BadRequest(f"{place}{''.join(f'[{index}]' for index in reversed(wrong.path))}: {wrong}") from None
-    if dtype.kind == "S":
-        return _objects(elements, shape)
-    if dtype.kind != "f":
-        return np.array(elements, dtype.numpy).reshape(shape)
-    wide = np.array(elements, np.float64)
-    array = _narrow(wide, dtype)
-    if array is None:
-        with np.errstate(over="ignore"):
-            first = int(np.argmax(np.isinf(wide.astype(dtype.numpy)) & np.isfinite(wide)))
-        where = "".join(f"[{index}]" for index in np.unravel_index(first, shape))
-        raise BadRequest(f"{place}{where}: expected {dtype.label}, got {wide[first]:g}, which is out of its range")
+        raise wrong.at(place) from None
+
+
+def _carefully(value: Any, dtype: DType) -> Array:
+    """Return any JSON value as an array; raise _Wrong for the first that is wrong, in the order of the body.
+
+    Level by level: all lists of one level are checked and opened together. Behind the first that is wrong nothing is
+    looked at any more: what comes before it may still be wrong further inside.
+    """
+    if dtype.kind == "c":
+        raise _Wrong(f"{dtype.label} has no JSON form")
+    values: list[Any] = [value]
+    shape: list[int] = []
+    wrong: _Wrong | None = None
+    while values and isinstance(values[0], LISTS):
+        if len(shape) == MAX_RANK:
+            raise _Wrong(f"expected lists nested at most {MAX_RANK} deep, got more")
+        size = len(values[0])
+        if not set(map(type, values)) <= TYPES or set(map(len, values)) != {size}:
+            first = next(index for index, item in enumerate(values) if not isinstance(item, LISTS) or len(item) != size)
+            wrong = _Wrong(_unlike(values[first], size), _indexes(first, shape))
+            del values[first:]
+        values = list(chain.from_iterable(values))
+        shape.append(size)
+    array = _elements(values, dtype, shape)
+    if wrong:
+        raise wrong
     return array.reshape(shape)
 
 
-def _walk(value: Any, shape: tuple[int, ...], dtype: DType, elements: list[Any]) -> None:
-    if not shape:
-        elements.append(_element(value, dtype))
-        return
-    if not isinstance(value, (simdjson.Array, list)):
-        raise _Wrong(f"expected a list of {shape[0]} as its neighbours are, got {kind(value)}")
-    if len(value) != shape[0]:
-        raise _Wrong(f"expected {shape[0]} elements as in the first of its neighbours, got {len(value)}")
-    for index, item in enumerate(value):
-        try:
-            _walk(item, shape[1:], dtype, elements)
-        except _Wrong as wrong:
-            wrong.path.append(index)
-            raise
+def _indexes(flat: int, shape: Sequence[int]) -> list[int]:
+    return [int(index) for index in np.unravel_index(flat, shape)]
+
+
+def _unlike(value: Any, size: int) -> str:
+    if not isinstance(value, LISTS):
+        return f"expected a list of {size} as its neighbours are, got {kind(value)}"
+    return f"expected {size} elements as in the first of its neighbours, got {len(value)}"
+
+
+def _elements(values: list[Any], dtype: DType, shape: Sequence[int]) -> Array:
+    """Return the elements of an array of some shape, flat; raise _Wrong for the first that is wrong."""
+    array = _scalars(values, dtype)
+    if array is not None:
+        return array
+    elements: list[Any] = []
+    wrong: _Wrong | None = None
+    try:
+        for value in values:
+            elements.append(_element(value, dtype))
+    except _Wrong as error:
+        wrong = _Wrong(str(error), _indexes(len(elements), shape))
+    if dtype.kind == "f":
+        wide = np.array(elements, np.float64)
+        array = _narrow(wide, dtype)
+        if array is None:
+            with np.errstate(over="ignore"):
+                first = int(np.argmax(np.isinf(wide.astype(dtype.numpy)) & np.isfinite(wide)))
+            problem = f"expected {dtype.label}, got {wide[first]:g}, which is out of its range"
+            raise _Wrong(problem, _indexes(first, shape))
+    if wrong:
+        raise wrong
+    if array is None:
+        array = _objects(elements) if dtype.kind == "S" else np.array(elements, dtype.numpy)
+    return array
 
 
 def _element(value: Any, dtype: DType) -> Any:
@@ -350,9 +379,9 @@ def _element(value: Any, dtype: DType) -> Any:
             raise _Wrong(f"expected {dtype.label}, got {kind(value)}, which is out of its range") from None
     if dtype.kind in "iu" and (came is int or (came is float and value.is_integer())):
         value = int(value)  # 3.0 is an integer: protobuf's JSON, as Vertex AI sends it, has doubles alone
-        limits = np.iinfo(dtype.numpy)  # type: ignore[type-var]
-        if not limits.min <= value <= limits.max:
-            raise _Wrong(f"expected {dtype.label}, from {limits.min} to {limits.max}, got {kind(value)}")
+        least, most = limits(dtype)
+        if not least <= value <= most:
+            raise _Wrong(f"expected {dtype.label}, from {least} to {most}, got {kind(value)}")
         return value
     if dtype.kind == "b" and came is bool:
         return value
@@ -365,6 +394,13 @@ def _element(value: Any, dtype: DType) -> Any:
         raise _Wrong(f"expected {dtype.label}, got base64 bytes; only a string input takes them")
     wanted = 'a string or {"b64": "..."}' if dtype.kind == "S" else dtype.label
     raise _Wrong(f"expected {wanted}, got {kind(value)}")
+
+
+@lru_cache(maxsize=16)
+def limits(dtype: DType) -> tuple[int, int]:
+    """Return the least and the greatest number of a type of integers."""
+    info = np.iinfo(dtype.numpy)  # type: ignore[type-var]
+    return int(info.min), int(info.max)
 
 
 def b64(value: Any) -> str | None:
@@ -400,17 +436,17 @@ def _from_base64(text: str) -> bytes:
     return base64.b64decode(bare + "=" * (-len(bare) % 4))
 
 
-def _objects(elements: list[Any], shape: tuple[int, ...]) -> Array:
+def _objects(elements: list[Any]) -> Array:
     array = np.empty(len(elements), object)
     array[:] = elements
-    return array.reshape(shape)
+    return array
 
 
 def kind(value: Any) -> str:
     """Say what a JSON value is, and show it where it is short."""
     if isinstance(value, (simdjson.Object, dict)):
         return "base64 bytes" if b64(value) is not None else "an object"
-    if isinstance(value, (simdjson.Array, list)):
+    if isinstance(value, LISTS):
         return "a list"
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"

@@ -18,7 +18,6 @@ import io
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,7 +28,7 @@ from serving.http import BadRequest
 from serving.limits import check_rows
 from serving.protocols.bodies import LINES, Array, Form, parameter, to_strings, to_text
 from serving.protocols.call import MISSING, Call, Context, check_rows_apart, row_errors
-from serving.protocols.json_tensors import Document, nest_to_array
+from serving.protocols.json_tensors import Document, limits, nest_to_array
 from serving.signature import Signature, TensorSpec, check, shape_text
 
 Rows = Sequence[Sequence[str]]
@@ -332,12 +331,6 @@ def _numbers(cells: Sequence[str], dtype: DType) -> Array | None:
     return array if len(array) == len(cells) else None  # a single empty cell is no number
 
 
-@lru_cache(maxsize=16)
-def _limits(dtype: DType) -> tuple[int, int]:
-    limits = np.iinfo(dtype.numpy)  # type: ignore[type-var]
-    return int(limits.min), int(limits.max)
-
-
 _NOT_FINITE = frozenset({"nan", "na", "inf", "+inf", "-inf", "infinity", "+infinity", "-infinity"})
 
 
@@ -357,7 +350,7 @@ def _problem(cell: str, dtype: DType) -> str | None:
         return f"expected {dtype.label}, got {cell[:40]}, which is out of its range"
     if not _INTEGER.fullmatch(cell):
         return f"expected {dtype.label}, got {cell[:40]}"
-    least, most = _limits(dtype)
+    least, most = limits(dtype)
     if len(cell) > 40 or not least <= int(cell) <= most:
         return f"expected {dtype.label}, from {least} to {most}, got {cell[:40]}"
     return None
