@@ -71,7 +71,7 @@ ABUSE = [
     ("a chunk of no size",                  head(b"Transfer-Encoding: chunked\r\n") + b"zz\r\n",             {400}),
     ("a chunk of a huge size",              head(b"Transfer-Encoding: chunked\r\n") + b"f" * 40 + b"\r\n",   {400, 413}),
     ("a chunk without its end",             head(b"Transfer-Encoding: chunked\r\n") + b"2\r\n{}XX0\r\n\r\n", {400}),
-    ("50,000 chunks of a byte",             head(b"Transfer-Encoding: chunked\r\n") + b"1\r\n \r\n" * 50_000 + b"0\r\n\r\n", {400}),
+    ("50,000 chunks of a byte",             head(b"Transfer-Encoding: chunked\r\n") + b"1\r\n \r\n" * 50_000 + b"0\r\n\r\n", {400, 408}),  # on a busy machine READ_TIMEOUT ends it
     ("no HTTP",                             b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",         {400}),
     ("no version",                          b"GET /healthz\r\nHost: x\r\n\r\n",                              {400}),
     ("a version to come",                   b"GET /healthz HTTP/9.9\r\nHost: x\r\n\r\n",                     {400, 505}),
