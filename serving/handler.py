@@ -383,7 +383,7 @@ def _bad_row(served: Model, call: Call) -> int | None:
 
 
 def _example(served: Model, error: BadRequest, context: Context, protocol: ModuleType) -> str:
-    """Return what an error says of bodies that are right: one that works, else the form."""
+    """Return what an error says of bodies that are right: one that works, and the form where the model parses it."""
     from serving import shown  # of errors alone
 
     callable_ = {name: one for name, one in served.signatures.items() if one.refusal is None}
@@ -394,10 +394,12 @@ def _example(served: Model, error: BadRequest, context: Context, protocol: Modul
     label = f", as {JSON}" if protocol is raw else ""  # under the request's content type it would not
     if protocol in (raw, sagemaker):
         protocol = tensorflow_serving
-    if body := shown.working(served, signature, protocol).decode():
-        return f"; a body that works{label}: {body}"
-    text = "" if protocol in (classify, regress) else shown.form(served.source, signature, protocol)
-    return f"; the form of a body{label}: {text}" if text else ""
+    told = ""
+    if protocol not in (classify, regress) and not shown.exported(served.source, signature, protocol):
+        text = shown.form(served.source, signature, protocol)
+        told = f"; the form of a body{label}: {text}" if text else ""
+    body = shown.working(served, signature, protocol).decode()
+    return told + (f"; a body that works{label}: {body}" if body else "")
 
 
 def status(request: Request, _target: Target, _protocol: ModuleType) -> Response:

@@ -28,6 +28,7 @@ from serving.signature import DEFAULT, Contents, Signature, check, read, served_
 if TYPE_CHECKING:
     from serving.composite import Part
     from serving.examples import Recipe
+    from serving.trying import Tried
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 Function = Callable[[Arrays], dict[str, np.ndarray[Any, Any]]]
@@ -58,6 +59,7 @@ class Model:
         self.source = source
         self._session = session
         self._functions: dict[str, Function] = {}
+        self.answered: dict[str, Arrays | None] = {}  # by signature, inputs of one row that `tried` found; or none
         for name, signature in list(self.signatures.items()):
             if signature.refusal is None:
                 self.signatures[name] = signature = session.declared(signature)
@@ -150,7 +152,7 @@ class Source:
             checked = {name: _with_good_defaults(one) for name, one in self.contents.signatures.items()}
             self.contents = replace(self.contents, signatures=checked)
         self.signatures = self.contents.signatures
-        self.pure = True  # as far as is known: `judge` finds out
+        self.may_try = True  # a run that no request asked for changes nothing, as far as is known: `judge` finds out
 
     @cached_property
     def parts(self) -> "Mapping[str, tuple[Part, ...]]":
@@ -228,8 +230,8 @@ def judge(source: Source, options: Settings) -> None:
     if dangerous and options.dangerous_ops == "refuse":
         told = "; ".join(dict.fromkeys(f"{use.op} ({use.kind})" for use in dangerous))
         raise LoadError(f"it uses {told}, which a function of its inputs does not; DANGEROUS_OPS=allow serves it still")
-    source.pure = all(use.kind in HARMLESS for use in uses)
-    if uses and source.pure:
+    source.may_try = all(use.kind in HARMLESS | {"random"} for use in uses)
+    if uses and all(use.kind in HARMLESS for use in uses):
         log("WARNING", f"the model prints what it is given: {uses[0].op}, node {uses[0].node}")
     elif uses:
         told = ", ".join(dict.fromkeys(f"{use.op} ({use.kind})" for use in uses))
@@ -523,19 +525,32 @@ def _warm_up(model: Model) -> int:
 FEW, SECONDS = 8, 3.0  # made inputs that a probe has run of each signature, and until when
 
 
+def tried(model: Model, signature: Signature, seconds: float) -> "Tried":
+    """Run a signature on a few made inputs until one is answered, and keep what was found for those who ask later.
+
+    A signature that may change the next answer is not tried, nor one with an input of unknown rank, since a wrong rank
+    can end the process.
+    """
+    from serving import trying  # not needed for an answer
+
+    if not model.source.may_try or any(spec.shape is None for spec in signature.inputs.values()):
+        return trying.Tried(None, "it was not tried")
+    found = trying.tried(model, signature, model.source.recipes(signature), FEW, seconds)
+    model.answered[signature.name] = found.inputs
+    return found
+
+
 def _prove(model: Model) -> None:
     """Run a signature on made inputs, which also warms it up; raise LoadError where each of them has a fault."""
-    from serving.trying import tried  # not needed for an answer
-
-    if not model.source.pure:
-        return  # a run may change what the next one answers
+    if not model.source.may_try:
+        return
     wanted = [one for one in model.signatures.values() if one.refusal is None and not one.name.startswith("__")]
     begin, reasons, faults = time.monotonic(), [], 0
     for signature in sorted(wanted, key=lambda one: one.name != DEFAULT):
         if any(spec.shape is None for spec in signature.inputs.values()):
             continue  # a wrong rank can end the process
         left = SECONDS - (time.monotonic() - begin)
-        found = tried(model, signature, model.source.recipes(signature), FEW, left)
+        found = tried(model, signature, left)
         if found.inputs is not None:
             return
         reasons.append(f"{signature.name!r}: {found.reason}")

@@ -88,13 +88,17 @@ def _number_text(random: np.random.Generator) -> bytes:
     return b"%d" % random.integers(1, 4)
 
 
+SQUARE = 8  # pixels
+
+
 def png(side: int, random: np.random.Generator, channels: int = 3) -> bytes:
-    """Return a picture of noise (RFC 2083)."""
+    """Return a picture of random squares (RFC 2083), which is small enough to be shown in an error."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    pixels = random.integers(0, 256, (side, side * channels), np.uint8)
+    squares = random.integers(0, 256, (-(-side // SQUARE), -(-side // SQUARE), channels), np.uint8)
+    pixels = squares.repeat(SQUARE, axis=0).repeat(SQUARE, axis=1)[:side, :side]
     lines = b"".join(b"\0" + line.tobytes() for line in pixels)
     head = struct.pack(">IIBBBBB", side, side, 8, 0 if channels == 1 else 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")

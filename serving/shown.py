@@ -1,25 +1,29 @@
 """A request to show for a signature: one that works, or else the form of one.
 
 A body is said to work only where this process has tried it or the model's exporter left it. For a model that parses its
-strings (pictures, tf.Examples, base64) and has no such body, the form is shown, and what belongs into it.
+strings (pictures, tf.Examples, base64) and has no example, the form is shown, too, and what belongs into it.
 """
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from threading import Lock
 from types import ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import orjson
+
 from serving import parsing
 from serving.errors import LoadError
-from serving.model import Model, Source
-from serving.protocols import answers, open_inference, tensorflow_serving
+from serving.model import Model, Source, tried
+from serving.protocols import answers, open_inference, requests, tensorflow_serving
 from serving.protocols.call import Context
 from serving.signature import Signature
 
 LONGEST = 600  # characters of a body in an error message
+SECONDS = 1.0  # within which made inputs are begun to be tried for one
 
 _tried: "WeakKeyDictionary[Model, dict[tuple[str, str], bytes]]" = WeakKeyDictionary()
 _lock = Lock()
@@ -32,18 +36,38 @@ def exported(source: Source, signature: Signature, protocol: ModuleType = tensor
 
 
 def working(served: Model, signature: Signature, protocol: ModuleType = tensorflow_serving) -> bytes:
-    """Return a short body that the model has answered, empty where none is known; it is tried at the first need."""
+    """Return a short body that the model has answered, empty where none is known; it is tried at the first need.
+
+    It is the exporter's, or else the plainest; where the model refuses that, it is made of inputs that the model has
+    answered. A model whose next answer a run may change is not tried.
+    """
     key = (protocol.__name__, signature.name)
     with _lock:
         found = _tried.setdefault(served, {})
     if key not in found:
-        saved = exported(served.source, signature, protocol)
-        bodies = [saved] if saved else [protocol.example(signature, served.source.examples.get(signature.name))]
-        found[key] = next((one for one in bodies if 0 < len(one) <= LONGEST and _answers(served, protocol, one)), b"")
+        found[key] = next((one for one in _bodies(served, signature, protocol) if _answers(served, protocol, one)), b"")
     return found[key]
 
 
+def _bodies(served: Model, signature: Signature, protocol: ModuleType) -> Iterator[bytes]:
+    """Yield bodies that may work."""
+    if saved := exported(served.source, signature, protocol):
+        yield saved
+        return
+    plain = protocol.example(signature, served.source.examples.get(signature.name))
+    if not plain:
+        return  # the protocol has no body for such a signature
+    yield plain
+    if signature.name not in served.answered:
+        with suppress(Exception):  # no request sent the inputs: whatever is wrong with them, they do not work
+            tried(served, signature, SECONDS)
+    if (inputs := served.answered.get(signature.name)) is not None:
+        yield protocol.example(signature, orjson.loads(requests.predict(signature, inputs)))
+
+
 def _answers(served: Model, protocol: ModuleType, body: bytes) -> bool:
+    if not 0 < len(body) <= LONGEST or not served.source.may_try:
+        return False
     context = Context(name=served.name, version=served.version, labels=served.source.labels)
     try:
         call = protocol.decode(body, served.signatures, context)

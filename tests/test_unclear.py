@@ -10,7 +10,7 @@ import pytest
 from serving.__main__ import show
 from tests import answer_models
 from tests.conftest import EMBEDDED, Serve
-from tests.zoo import build
+from tests.zoo import build, kinds
 
 PREDICT, INFER = "/v1/models/model:predict", "/v2/models/model/infer"
 PNG = (Path(__file__).parent / "data" / "digit-3.png").read_bytes()
@@ -112,19 +112,39 @@ def test_an_error_shows_a_body_that_works_or_the_form_of_one(serve: Serve, name:
     ask = serve(answer_models.build() / name, DANGEROUS_OPS="allow")
     error = json.loads(ask("POST", PREDICT + query, {"instances": [[None]]}).body)["error"]
     assert end in error, error
-    if end.startswith("; a body that works"):
-        body = error.partition("a body that works: ")[2].encode()
-        assert ask("POST", PREDICT + query, body).status == 200
-    else:
-        assert "a body that works" not in error
+    body = error.partition("; a body that works: ")[2].encode()
+    assert bool(body) == (not end.endswith("has no JSON form"))
+    assert not body or ask("POST", PREDICT + query, body).status == 200
 
 
 @pytest.mark.parametrize("signature", ["picture", "base64", "plain"])
 def test_infer_shows_the_same(serve: Serve, signature: str) -> None:
     ask = serve(answer_models.build() / ("complex" if signature == "plain" else "refuses"), DANGEROUS_OPS="allow")
     error = json.loads(ask("POST", INFER, {"inputs": [], "parameters": {"signature_name": signature}}).body)["error"]
-    body = error.partition("a body that works: ")[2].encode()
-    assert ask("POST", INFER, body).status == 200 if body else 'where "..." is a picture\'s file in base64' in error
+    body = error.partition("; a body that works: ")[2].encode()
+    assert ask("POST", INFER, body).status == 200
+    assert ("; the form of a body: " in error) == (signature != "plain")
+
+
+@pytest.mark.parametrize("path", [PREDICT, INFER])
+@pytest.mark.parametrize(
+    "name", ["example_required", "picture_png", "json_example", "csv_lines", "float_indices", "vocabulary_strict"]
+)
+def test_an_error_shows_a_body_that_this_model_has_answered(serve: Serve, name: str, path: str) -> None:
+    ask = serve(kinds.build() / name)
+    error = json.loads(ask("POST", path, {"inputs": {"wrong": None}}).body)["error"]
+    body = error.partition("; a body that works: ")[2].encode()
+    assert ask("POST", path, body).status == 200, error
+
+
+def test_no_run_for_an_error_changes_the_next_answer(serve: Serve) -> None:
+    ask = serve(build() / "counter", DANGEROUS_OPS="allow")
+    first = ask("POST", PREDICT, {"inputs": 1.0}).body
+    ask = serve(build() / "counter", DANGEROUS_OPS="allow")
+    error = ask("POST", PREDICT, {"inputs": "no number"})
+    assert error.status == 400
+    assert b"a body that works" not in error.body
+    assert ask("POST", PREDICT, {"inputs": 1.0}).body == first
 
 
 def test_a_body_in_json_is_not_shown_as_working_for_a_picture(serve: Serve) -> None:
