@@ -8,7 +8,7 @@ import numpy as np
 import simdjson
 
 from serving.http import BadRequest
-from serving.protocols.json_tensors import Document, parse_carefully
+from serving.protocols.json_tensors import Document, parse_carefully, parse_short
 from serving.protocols.tensorflow_serving import ROW
 from serving.signature import TensorSpec
 
@@ -81,32 +81,45 @@ def to_strings(values: Iterable[bytes], shape: tuple[int, ...]) -> Array:
     return array.reshape(len(values), *shape)
 
 
-def joined(texts: Sequence[bytes]) -> Document | None:
-    """Return the document {"instances": [...]} of JSON texts, None where one of them is not a JSON value.
+def joined(texts: Sequence[bytes], *, every: bool = False) -> tuple[Document, dict[int, str]]:
+    """Return the document {"instances": [...]} of the texts that are JSON values, and why the others are none.
 
-    Each is parsed alone too, or `1], "y": [2` would be none and yet fit in (a tenth of the time of the rows).
+    Unless `every` wrong one is asked for, the first ends the reading. Each text is parsed alone too, or `1], "y": [2`
+    would be none and yet fit in (a tenth of the time of the rows).
     """
+    body = b",".join(texts)
+    usual = not any(mark in body for mark in (b"N", b"I", BOM))  # of NaN and Infinity
     parse = simdjson.Parser().parse
-    try:
-        for text in texts:
-            parse(text)
-    except (ValueError, RuntimeError):
-        if any(json_problem(text, parse) for text in texts):
-            return None
-    try:
-        return Document(b'{"%b":[%b]}' % (ROW.encode(), b",".join(texts)))
-    except BadRequest:
-        if any(text.startswith(BOM) for text in texts):
-            return None  # the parser lets a mark pass where a document begins
-        raise
+    failed: dict[int, str] = {}
+    for index, text in enumerate(texts):
+        try:
+            parse(text) if usual else _parse(text, parse)
+        except (ValueError, RuntimeError):
+            if problem := json_problem(text):
+                failed[index] = problem
+                if not every:
+                    break
+    if failed:
+        body = b",".join([text for index, text in enumerate(texts) if index not in failed]) if every else b""
+    return Document(b'{"%b":[%b]}' % (ROW.encode(), body)), failed
 
 
-def json_problem(text: bytes, parse: Callable[[bytes], Any] | None = None) -> str | None:
+def _parse(text: bytes, parse: Callable[[bytes], Any]) -> None:
+    """Raise ValueError or RuntimeError for a text that `json_problem` must look at; it takes ten times as long."""
+    if text.startswith(BOM):
+        raise ValueError
+    if b"N" in text or b"I" in text:
+        parse_short(text)
+    else:
+        parse(text)
+
+
+def json_problem(text: bytes) -> str | None:
     """Say why a text is not a JSON value, None where it is one."""
     if text.startswith(BOM):
         return "expected a JSON value, got a byte-order mark"
     try:
-        (parse or simdjson.Parser().parse)(text)
+        simdjson.Parser().parse(text)
     except (ValueError, RuntimeError):
         pass  # it may be TensorFlow Serving's dialect
     else:

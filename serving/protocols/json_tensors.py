@@ -511,6 +511,17 @@ def parse_carefully(body: bytes) -> Any:
     return value
 
 
+def parse_short(text: bytes) -> Any:
+    """Parse a short JSON value; raise ValueError for what is none, and for what needs `parse_carefully`."""
+    line = text.decode().strip(" \t\r\n")
+    if len(line) > settings.current().max_nesting or "\\u" in line:
+        raise ValueError
+    value, end = _decoder.raw_decode(line)
+    if end < len(line):
+        raise ValueError
+    return value
+
+
 def _integer(token: str) -> int:
     return int(_bounded(token))
 

@@ -8,12 +8,11 @@ answered in its place as well.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from serving.http import BadRequest
 from serving.limits import check_rows
 from serving.protocols import tensorflow_serving
-from serving.protocols.bodies import BOM, LINES, SPACE, Form, joined, json_problem, placed
+from serving.protocols.bodies import BOM, LINES, SPACE, Form, joined, placed
 from serving.protocols.call import MISSING, Call, Context, check_rows_apart, row_errors
 from serving.protocols.json_tensors import Document
 from serving.signature import Signature
@@ -36,25 +35,19 @@ def decode_lines(lines: Sequence[bytes], signature: Signature, context: Context,
         return "lines" if row is None else f"line {row + first}"
 
     tell = row_errors(context)
-    document = joined(lines)
+    document, problems = joined(lines, every=tell)
+    failed = {row: f"{place(row)}: {problem}" for row, problem in problems.items()}
+    if failed and not tell:
+        raise BadRequest(next(iter(failed.values())))
     form = Form(LINES, place, len(lines))
-    if document is not None:
-        return _rows(document, range(len(lines)), signature, context, place)._replace(form=form)
-    failed: dict[int, str] = {}
-    for row, line in enumerate(lines):
-        if problem := json_problem(line):
-            failed[row] = f"{place(row)}: {problem}"
-            if not tell:
-                raise BadRequest(failed[row])
-    good = [row for row in range(len(lines)) if row not in failed]
-    document = joined([lines[row] for row in good]) if good else None
-    if document is None:
+    good = [row for row in range(len(lines)) if row not in failed] if failed else range(len(lines))
+    if not good:
         return Call(signature, {}, form, context, failed=failed)
     call = _rows(document, good, signature, context, place)
-    keys: list[Any] | None = None
-    if call.keys is not None:
+    keys = call.keys
+    if keys is not None and failed:
         keys = [MISSING] * len(lines)
-        for row, key in zip(good, call.keys):
+        for row, key in zip(good, call.keys or ()):
             keys[row] = key
     return call._replace(form=form, keys=keys, failed={**failed, **call.failed})
 

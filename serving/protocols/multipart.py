@@ -21,7 +21,6 @@ from serving.protocols.bodies import (
     Form,
     bytes_shape,
     joined,
-    json_problem,
     parameter,
     placed,
     to_strings,
@@ -115,11 +114,9 @@ def _string(part: Part) -> bytes:
 
 
 def _from_json(spec: TensorSpec, parts: list[Part]) -> Array:
-    document = joined([part.data for part in parts])
-    if document is None:
-        found = [(part, problem) for part in parts if (problem := json_problem(part.data))]
-        part, problem = found[0]
-        raise BadRequest(f"part {part.number}, {spec.name}: expected {spec.dtype.label} in JSON: {problem}")
+    document, problems = joined([part.data for part in parts])
+    for index, problem in problems.items():
+        raise BadRequest(f"part {parts[index].number}, {spec.name}: expected {spec.dtype.label} in JSON: {problem}")
     rows = document.root[ROW]
     try:
         if _is_single(spec):

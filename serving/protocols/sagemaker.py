@@ -22,8 +22,10 @@ __all__ = ["decode", "encode", "example", "place"]
 def decode(body: bytes, signatures: Mapping[str, Signature], context: Context = NOTHING) -> Call:
     """Return the call that a body describes; raise BadRequest naming what is wrong with it."""
     text = body.removeprefix(BOM).lstrip(SPACE)
-    if text.startswith(b"[") and (listed := joined([text])) is not None:
-        return tensorflow_serving.decode_root(listed, {ROW: listed.root[ROW][0]}, signatures, context)
+    if text.startswith(b"["):
+        listed, problems = joined([text])
+        if not problems:
+            return tensorflow_serving.decode_root(listed, {ROW: listed.root[ROW][0]}, signatures, context)
     if not text.startswith(b"{") or text.startswith(tensorflow_serving.USUAL):
         return tensorflow_serving.decode(body, signatures, context)
     document = Document(body)
