@@ -5,6 +5,7 @@ import os
 import resource
 import socket
 import time
+from contextlib import suppress
 
 MOST = 4096
 OTHER_FILES = 256
@@ -18,6 +19,15 @@ def most() -> int:
         soft = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     return MOST if soft == resource.RLIM_INFINITY else max(64, min(MOST, soft - OTHER_FILES))
+
+
+def end_unread(listener: socket.socket, seconds: int) -> None:
+    """Have the system end the listener's connections whose client takes nothing of an answer for so many seconds.
+
+    Each would hold its answer, and behind gunicorn a thread, for as long as its client likes.
+    """
+    with suppress(AttributeError, OSError):  # Linux has it
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, seconds * 1000)
 
 
 def is_taken(port: int) -> bool:

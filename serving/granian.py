@@ -32,6 +32,7 @@ def listen(options: Settings) -> list[socket.socket]:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if shared:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        connections.end_unread(listener, options.read_timeout)
         listener.bind(address)
         listener.listen(QUEUE)
         return listener

@@ -90,6 +90,8 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
         gunicorn.util.write_error = write_error
         gthread.DEFAULT_WORKER_DATA_TIMEOUT = 0.5  # then a silent connection waits in the loop, not in a thread
         gthread.STOP_KEEPALIVE_LINGER = 0.5
+        for listener in self.sockets:
+            connections.end_unread(listener, self._read_timeout)
         super().init_process()
 
     def handle_exit(self, sig: int, frame: Any) -> None:

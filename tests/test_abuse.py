@@ -3,9 +3,11 @@
 import json
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.server import Server, running
@@ -190,4 +192,22 @@ def test_a_request_that_does_not_come_is_cut_off(server: Server, what: str, data
     assert not received or int(received.split(b" ", 2)[1]) in statuses
     if b"body" in what.encode():
         assert b'{"error":"body: ' in received
+    assert server.ask("GET", "/healthz").status == 200
+
+
+def test_a_client_that_reads_none_of_its_answers_is_cut_off(server: Server) -> None:
+    (worker,) = psutil.Process(server.process.pid).children(recursive=True)
+
+    def connections() -> int:
+        return sum(one.status == psutil.CONN_ESTABLISHED for one in worker.connections())
+
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.settimeout(10)
+        client.connect(("127.0.0.1", server.port))
+        client.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 500)  # their answers: more than buffers hold
+        while not connections():
+            time.sleep(0.05)
+        while connections():  # this test is ended where they stay
+            time.sleep(0.1)
     assert server.ask("GET", "/healthz").status == 200
