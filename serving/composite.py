@@ -17,6 +17,7 @@ import numpy as np
 
 from serving.errors import LoadError
 from serving.flow import Flow, Sink
+from serving.graph import Graph
 from serving.purity import _tensors
 from serving.signature import Signature, TensorSpec, _each, _map, _one, served_graph
 
@@ -157,7 +158,7 @@ def _one_value(spec: TensorSpec) -> Any:
 
 def _of_signature(graph: memoryview, definition: memoryview, signature: Signature) -> tuple[Part, ...]:
     feeds = {spec.tensor.rpartition(":")[0].encode(): spec.name for spec in signature.inputs.values()}
-    flow = Flow(graph, feeds, RAGGED | SPARSE)
+    flow = Flow(Graph.of(graph), feeds, RAGGED | SPARSE)
     flow.run([tensor for info in _map(definition, 2).values() for tensor in _tensors(info)])
     return _parts(signature, flow.sinks) if flow.sinks else ()
 
@@ -171,7 +172,7 @@ def _parts(signature: Signature, sinks: list[Sink]) -> tuple[Part, ...]:
     sparse = [one for one in map(_sparse_from, [specs] * len(specs), specs) if one and _arrives(one, sinks)]
     taken = {name for one in sparse for name in (one.indices, one.values, one.shape)}
     ragged: dict[str, Ragged | Unclear] = {}
-    parted = [row for sink in sinks if sink.op in RAGGED for row in _parted(sink)]
+    parted = [row for sink in sinks if sink.node.op in RAGGED for row in _parted(sink)]
     # By TensorFlow's names: splits from the outermost to the innermost, behind the values.
     reaching = {name for of in parted for name in of.any}
     for name in specs:
@@ -202,14 +203,14 @@ def _parted(sink: Sink) -> list[_Parted]:
     """Return what parts what at one operation, from the outermost to the innermost."""
     arguments = sink.arguments
     kinds: list[bytes] = []
-    if sink.op == _DENSE:
+    if sink.node.op == _DENSE:
         splits, values = arguments[3:], arguments[1:2]
-        listed = sink.attributes.get("row_partition_types", memoryview(b""))
+        listed = sink.node.attributes.get("row_partition_types", memoryview(b""))
         kinds = [bytes(kind) for kind in _each(_one(listed, 1), 2)]
-    elif sink.op in _FIRST:
+    elif sink.node.op in _FIRST:
         splits, values = arguments[:1], arguments[1:2]
     else:
-        behind = _OUTER[sink.op]
+        behind = _OUTER[sink.node.op]
         splits, values = arguments[:-behind], arguments[-behind : len(arguments) - behind + 1]
     if not values:
         return []
@@ -246,7 +247,7 @@ def _sparse_from(specs: Mapping[str, TensorSpec], name: str) -> Sparse | None:
 def _arrives(sparse: Sparse, sinks: list[Sink]) -> bool:
     """Say whether the indices and the shape of one arrive at an operation that takes sparse tensors."""
     for sink in sinks:
-        if sink.op in SPARSE:
+        if sink.node.op in SPARSE:
             reached = frozenset().union(*(argument.at_all for argument in sink.arguments))
             if sparse.indices in reached and sparse.shape in reached:
                 return True

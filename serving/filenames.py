@@ -4,15 +4,16 @@ TensorFlow feeds two kinds of names to a graph that it loads: the path of the va
 the path of each asset, into the tensor that the asset names. An operation that reads a file has to get its name from
 those, whatever functions it passes; a name from anywhere else may be that of any file.
 
-    foreign(main, library, instead, {b"saver_filename:0", b"Const:0"}, reached)
+    foreign(graph, {b"saver_filename:0", b"Const:0"}, reached)
         {(b"RestoreV2", b"RestoreV2", b"__inference__traced_restore_42")}    each reads a file that was not fed
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
-from serving.signature import _each, _first, _map, _one, _whole
+from serving.graph import MAIN, Graph, Node
+from serving.signature import _each, _first, _one
 
 READING = {  # operations that read files when a model is loaded: the place of the name among their arguments
     b"InitializeTableFromTextFile": 1,
@@ -31,15 +32,6 @@ MOST_CALLS = 20_000  # functions, each with the arguments that are file names: a
 Place = tuple[bytes, bytes, bytes]  # operation, node, function
 
 
-class Node(NamedTuple):
-    """A node of a graph or of a function."""
-
-    name: bytes
-    op: bytes
-    inputs: list[bytes]  # "node:0", "node:output:0", "^node"
-    calls: tuple[bytes, ...]  # functions of the library
-
-
 class Body(NamedTuple):
     """A function: its nodes by name, and its arguments by their place; None for those that take several tensors."""
 
@@ -47,21 +39,11 @@ class Body(NamedTuple):
     arguments: Mapping[bytes, int]
 
 
-def foreign(
-    main: Mapping[bytes, Node],
-    library: Callable[[bytes], Body],
-    instead: Callable[[bytes], Iterable[bytes]],
-    fed: Collection[bytes],
-    reached: Iterable[Node],
-) -> set[Place]:
-    """Return the operations that read a file whose name is not fed.
-
-    `reached` are the nodes of the main graph that run, `instead` says what may run where a name is called; nothing
-    where it is not a function's.
-    """
+def foreign(graph: Graph, fed: Collection[bytes], reached: Iterable[Node]) -> set[Place]:
+    """Return the operations that read a file whose name is not fed; `reached` is what runs of the main graph."""
     found: set[Place] = set()
     done: set[tuple[bytes, tuple[bool, ...]]] = set()
-    pending: list[tuple[bytes, Body, tuple[bool, ...], list[Node]]] = [(b"", Body(main, {}), (), list(reached))]
+    pending: list[tuple[bytes, Body, tuple[bool, ...], list[Node]]] = [(MAIN, Body(graph.main, {}), (), list(reached))]
     while pending:
         function, body, given, nodes = pending.pop()
         own = fed if not function else frozenset()
@@ -73,30 +55,29 @@ def foreign(
             for called in (*node.calls, node.op):  # an operation may be a function's name
                 before = CALLING.get(node.op)
                 passed = () if before is None else tuple(_is_fed(one, body, given, own) for one in inputs[before:])
-                for other in instead(called):
+                for other in graph.instead(called):
                     call = (other, passed if other == called else ())
                     if call not in done:
                         done.add(call)
                         if len(done) > MOST_CALLS:
                             raise ValueError(f"the load calls functions in more than {MOST_CALLS} ways")
-                        inside = library(other)
+                        inside = _body(graph, other)
                         pending.append((other, inside, call[1], list(inside.nodes.values())))
     return found
 
 
-def body(function: memoryview, nodes: Iterable[Node]) -> Body:
-    """Return a FunctionDef's body."""
-    arguments = list(_each(_first(function, 1), 2))
+def _body(graph: Graph, name: bytes) -> Body:
+    arguments = list(_each(_first(graph.functions[name], 1), 2))
     if any(_one(argument, 5) or _one(argument, 6) for argument in arguments):  # it takes lists of tensors
         arguments = []
     places = {bytes(_one(argument, 1)): place for place, argument in enumerate(arguments)}
-    return Body({node.name: node for node in nodes}, places)
+    return Body(graph.nodes(name), places)
 
 
-def kept(main: Mapping[bytes, Node], graph: memoryview, assets: Collection[bytes]) -> set[bytes]:
+def kept(graph: Graph, assets: Collection[bytes]) -> set[bytes]:
     """Return the tensors read from a variable that holds the path of an asset and never anything else."""
     uses: dict[bytes, list[Node]] = {}  # by node
-    for node in main.values():
+    for node in graph.main.values():
         for one in node.inputs:
             uses.setdefault(one.partition(b":")[0], []).append(node)
     handles, called = _variables(graph)
@@ -111,18 +92,16 @@ def kept(main: Mapping[bytes, Node], graph: memoryview, assets: Collection[bytes
     return found
 
 
-def _variables(graph: memoryview) -> tuple[dict[bytes, bytes], list[bytes]]:
+def _variables(graph: Graph) -> tuple[dict[bytes, bytes], list[bytes]]:
     """Return what each variable of the main graph is called, by its node, and what all are, those of functions too."""
-    definition = _whole(graph, 2)
     handles: dict[bytes, bytes] = {}
     called: list[bytes] = []
-    bodies = [(True, definition, 1), *((False, of, 3) for of in _each(_whole(definition, 2), 1))]
-    for main, message, field in bodies:
-        for node in _each(message, field):
-            if bytes(_one(node, 2)) == b"VarHandleOp":
-                called.append(bytes(_one(_map(node, 5).get("shared_name", memoryview(b"")), 2)))
-                if main:
-                    handles[bytes(_one(node, 1))] = called[-1]
+    for function in (MAIN, *graph.functions):
+        for node in graph.nodes(function).values():
+            if node.op == b"VarHandleOp":
+                called.append(bytes(_one(node.attributes.get("shared_name", memoryview(b"")), 2)))
+                if function == MAIN:
+                    handles[node.name] = called[-1]
     return handles, called
 
 

@@ -1,6 +1,6 @@
 """Which of a graph's inputs reach which arguments of its operations, through functions, branches and loops.
 
-    flow = Flow(graph, {b"serving_default_r_1": "r_1"}, {b"RaggedTensorToTensor"})
+    flow = Flow(Graph.of(graph), {b"serving_default_r_1": "r_1"}, {b"RaggedTensorToTensor"})
     flow.run([b"StatefulPartitionedCall:0"])
     flow.sinks          [Sink(op=b"RaggedTensorToTensor", arguments=[Reach(as_is={"r_1"}, at_all={"r_1"}), ...], ...)]
 
@@ -10,10 +10,10 @@ bounded by the size of the request and is not among them.
 """
 
 from collections.abc import Collection, Iterable, Mapping
-from functools import lru_cache
 from typing import NamedTuple
 
-from serving.signature import _each, _fields, _map, _number, _one, _whole
+from serving.graph import MAIN, Graph, Node
+from serving.signature import _each, _map, _number, _one, _whole
 
 # Their first argument comes out as it went in: its elements, in their order.
 HANDING_ON = frozenset(
@@ -93,25 +93,16 @@ class Reach(NamedTuple):
 
 
 class Sink(NamedTuple):
-    """One operation that was asked for: what reaches its arguments, and its attributes."""
+    """One operation that was asked for, and what reaches its arguments."""
 
-    op: bytes
-    name: bytes
+    node: Node
     function: bytes
     arguments: tuple[Reach, ...]
-    attributes: Mapping[str, memoryview]
-
-
-class _Node(NamedTuple):
-    op: bytes
-    inputs: list[bytes]
-    calls: list[bytes]  # functions of the library, or what could be one
-    message: memoryview
 
 
 class _Function(NamedTuple):
     arguments: list[bytes]
-    nodes: dict[bytes, _Node]
+    nodes: dict[bytes, Node]
     results: list[bytes]
 
 
@@ -120,14 +111,13 @@ _Reached = tuple[Reach, ...]  # one for each output; the last stands for those b
 
 
 class Flow:
-    """The flow through one MetaGraphDef. `feeds` are the graph's inputs, by node; `wanted` the operations to find."""
+    """The flow through one graph. `feeds` are its inputs, by node; `wanted` the operations to find."""
 
-    def __init__(self, graph: memoryview, feeds: Mapping[bytes, str], wanted: Collection[bytes]) -> None:
-        definition = _whole(graph, 2)
+    def __init__(self, graph: Graph, feeds: Mapping[bytes, str], wanted: Collection[bytes]) -> None:
         self.feed(feeds)
         self._wanted = frozenset(wanted)
-        self._main = _Function([], dict(map(_node, _each(definition, 1))), [])
-        self._library = {bytes(_one(_whole(function, 1), 1)): function for function in _each(_whole(definition, 2), 1)}
+        self._graph, self._library = graph, graph.functions
+        self._main = _Function([], graph.main, [])
         self._functions: dict[bytes, _Function] = {}
         self._called: dict[tuple[bytes, _Reached], _Reached] = {}
         self.sinks: list[Sink] = []
@@ -139,7 +129,7 @@ class Flow:
 
     def run(self, roots: Iterable[bytes]) -> None:
         """Follow the flow into everything that the roots, tensors or nodes of the main graph, need."""
-        self._follow(self._main, b"", self._feeds, roots, 0)
+        self._follow(self._main, MAIN, self._feeds, roots, 0)
 
     def _function(self, name: bytes) -> _Function:
         if name not in self._functions:
@@ -147,8 +137,8 @@ class Flow:
             signature = _whole(message, 1)
             returned = {name.encode(): bytes(tensor) for name, tensor in _map(message, 4).items()}
             self._functions[name] = _Function(
-                [bytes(_one(argument, 1)) for argument in _each(signature, 2)],
-                dict(map(_node, _each(message, 3))),
+                self._graph.arguments(name),
+                self._graph.nodes(name),
                 [returned.get(bytes(_one(result, 1)), b"") for result in _each(signature, 3)],
             )
         return self._functions[name]
@@ -215,26 +205,28 @@ class Flow:
                 for one in parsed.inputs
                 if not one.startswith(b"^")
             )
-            reached[node] = self._through(node, parsed, name, arguments, depth)
+            reached[node] = self._through(parsed, name, arguments, depth)
             if parsed.op in PARTLY:
-                named = _partly(parsed.op, parsed.message, arguments)
+                named = _partly(parsed, arguments)
                 reached |= {node + b":" + output: one for output, one in named}
                 reached[node] = tuple(reach for _, one in named for reach in one) or (NOTHING,)
         return reached, looped
 
-    def _through(self, name: bytes, node: _Node, function: bytes, arguments: _Reached, depth: int) -> _Reached:
+    def _through(self, node: Node, function: bytes, arguments: _Reached, depth: int) -> _Reached:
         """Return what reaches the outputs of one node."""
         op = node.op
         if op in self._wanted:
-            self.sinks.append(Sink(op, name, function, arguments, _map(node.message, 5)))
+            self.sinks.append(Sink(node, function, arguments))
         if op == b"IdentityN":
             return arguments or (NOTHING,)
         if op in HANDING_ON:
+            if len(arguments) == 1:
+                return arguments
             merged = arguments if op in (b"Merge", b"RefMerge") else arguments[:1]
             as_is = frozenset().union(*(one.as_is for one in merged))
             return (_any(arguments)._replace(as_is=as_is),)
         if op in STRUCTURAL:
-            return (_any(arguments)._replace(values=frozenset(), ways=frozenset()),)
+            return (_bounded(_any(arguments)),)
         if op in HIDDEN:
             return (_any([*arguments, *self._feeds.values()]),)
         called = [called for called in (op, *node.calls) if called in self._library]
@@ -264,42 +256,22 @@ def _made(op: bytes, arguments: _Reached) -> Reach:
     return reach._replace(ways=reach.ways | {op.decode()}) if op in TRANSFORMING else reach
 
 
-def _partly(op: bytes, message: memoryview, arguments: _Reached) -> list[tuple[bytes, _Reached]]:
+def _bounded(reach: Reach) -> Reach:
+    """Return what reaches a result that the shape of the arguments decides or bounds."""
+    return reach._replace(values=frozenset(), ways=frozenset()) if reach.values or reach.ways else reach
+
+
+def _partly(node: Node, arguments: _Reached) -> list[tuple[bytes, _Reached]]:
     """Return what reaches the outputs of one node, by the names that they have in a function."""
-    attributes, given = _map(message, 5), _made(op, arguments)
+    attributes, given = node.attributes, _made(node.op, arguments)
     named = []
-    for output in PARTLY[op]:
+    for output in PARTLY[node.op]:
         name, _, counted = output.partition("=")
         value = attributes.get(counted, memoryview(b""))
         count = (_number(value, 3) or len(_one(_one(value, 1), 6))) if counted else 1  # a number, or a list of dtypes
-        reach = given._replace(values=frozenset(), ways=frozenset()) if name.startswith("*") else given
+        reach = _bounded(given) if name.startswith("*") else given
         named.append((name.lstrip("*").encode(), (reach,) * count))
     return named
-
-
-def _node(message: memoryview) -> tuple[bytes, _Node]:
-    name = op = b""
-    inputs: list[bytes] = []
-    calls: list[bytes] = []
-    for number, value in _fields(message):
-        if isinstance(value, int):
-            continue
-        if number == 1:
-            name = bytes(value)
-        elif number == 2:
-            op = bytes(value)
-        elif number == 3:
-            inputs.append(bytes(value))
-        elif number == 5:
-            calls += _calls(bytes(value))
-    return name, _Node(op, inputs, calls, message)
-
-
-@lru_cache(maxsize=4096)  # most attributes are like those of the node before
-def _calls(entry: bytes) -> tuple[bytes, ...]:
-    """Return the functions that an attribute names."""
-    value = _whole(memoryview(entry), 2)
-    return tuple(bytes(_one(function, 1)) for function in (*_each(value, 10), *_each(_whole(value, 1), 9)))
 
 
 def _name(tensor: bytes) -> bytes:
@@ -316,7 +288,8 @@ def _of(tensor: bytes, given: Mapping[bytes, Reach], reached: Mapping[bytes, _Re
 
 
 def _any(reached: Iterable[Reach]) -> Reach:
-    return _every(reached)._replace(as_is=frozenset())
+    found = _every(reached)
+    return found._replace(as_is=frozenset()) if found.as_is else found
 
 
 def _either(one: Reach, other: Reach) -> Reach:
@@ -324,4 +297,8 @@ def _either(one: Reach, other: Reach) -> Reach:
 
 
 def _every(reached: Iterable[Reach]) -> Reach:
-    return Reach(*(frozenset().union(*sides) for sides in zip(*reached))) if reached else NOTHING
+    found = NOTHING
+    for one in reached:
+        if one is not NOTHING and one is not found:  # nearly always the same, or nothing
+            found = one if found is NOTHING else Reach(*map(frozenset.union, found, one))
+    return found

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from serving.errors import LoadError
 from serving.flow import Flow, Sink
-from serving.guards import GUARDS, Check, Part
+from serving.graph import Graph
+from serving.guards import GUARDED, Check, Part, checks_of
 from serving.rewrite import (
     DOUBLE,
     INT32,
@@ -43,7 +44,6 @@ UNDERSTOOD = frozenset(
     | {"ParseSingleExample", "ParseSingleSequenceExample"}
 )
 PICTURE = Check("picture", (), (), None, 0, 1, False, "")
-_NAMES = re.compile(b"|".join(b"\x12" + bytes([len(op)]) + op for op in sorted({*GUARDS, *DECODERS})))
 _COMPILED = re.compile(rb"_XlaMustCompile\x12\x02\x28\x01")  # XLA leaves out every Assert
 
 
@@ -71,20 +71,18 @@ def needs(graph: memoryview, signatures: Iterable[Signature]) -> dict[bytes, dic
     They are {function: {node: checks}}, with b"" for the main graph.
     """
     needed: dict[bytes, dict[bytes, tuple[Check, ...]]] = {}
-    if not _NAMES.search(graph):
-        return needed
-    flow = Flow(graph, {}, GUARDS.keys() | DECODERS)
+    flow = Flow(Graph.of(graph), {}, GUARDED | DECODERS)
     for signature in signatures:
         flow.feed({spec.tensor.rpartition(":")[0].encode(): "request" for spec in signature.inputs.values()})
         flow.run([spec.tensor.encode() for spec in signature.outputs.values()])
     for sink in flow.sinks:
-        if sink.op in DECODERS:
+        if sink.node.op in DECODERS:
             checks: tuple[Check, ...] = (PICTURE,) if sink.arguments[0].ways - UNDERSTOOD else ()
         else:
-            checks = tuple(check for check in GUARDS[sink.op] if _decided(check, sink))
+            checks = tuple(check for check in checks_of(sink.node.op) if _decided(check, sink))
         if checks:
             among = needed.setdefault(sink.function, {})
-            among[sink.name] = tuple(dict.fromkeys((*among.get(sink.name, ()), *checks)))
+            among[sink.node.name] = tuple(dict.fromkeys((*among.get(sink.node.name, ()), *checks)))
     return needed
 
 
@@ -140,9 +138,10 @@ def _guarded(
 
 def _decided(check: Check, sink: Sink) -> bool:
     """Say whether a request decides what is checked."""
-    if check.condition and bool(_flag(sink.attributes, check.condition.lstrip("!"))) == check.condition.startswith("!"):
+    condition, attributes = check.condition, sink.node.attributes
+    if condition and bool(_flag(attributes, condition.lstrip("!"))) == condition.startswith("!"):
         return False
-    places = _places(check, len(sink.arguments), sink.attributes)
+    places = _places(check, len(sink.arguments), attributes)
     reach = [sink.arguments[place] for place in places if place < len(sink.arguments)]
     return any(one.at_all if check.always else one.values for one in reach)
 

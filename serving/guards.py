@@ -21,6 +21,7 @@ and the arguments that it looks at, or a part of one in Python's notation of sli
 """
 
 import re
+from functools import cache
 from typing import NamedTuple
 
 TABLE = """
@@ -115,18 +116,22 @@ class Check(NamedTuple):
     condition: str
 
 
-def _read(table: str) -> dict[bytes, tuple[Check, ...]]:
-    guards = {}
-    for line in table.strip().splitlines():
-        columns = re.split(r"\s{2,}", line)
-        operations, signature, checks = (" ".join(columns[:-2]), columns[-2], columns[-1])
-        arguments = {
-            name: Part(place, dtype)
-            for place, (name, _, dtype) in enumerate(one.partition(":") for one in signature.split())
-        }
-        found = tuple(_check(check.split(), arguments) for check in checks.split(", "))
-        guards.update({operation.encode(): found for operation in operations.split()})
-    return guards
+_LINES: dict[bytes, tuple[str, str]] = {}  # a model needs a few of them: the others are not parsed
+for _line in TABLE.strip().splitlines():
+    *_operations, _signature, _checks = re.split(r"\s{2,}", _line)
+    _LINES.update({operation.encode(): (_signature, _checks) for operation in " ".join(_operations).split()})
+GUARDED = frozenset(_LINES)
+
+
+@cache
+def checks_of(operation: bytes) -> tuple[Check, ...]:
+    """Return the checks of an operation in the table."""
+    signature, checks = _LINES[operation]
+    arguments = {
+        name: Part(place, dtype)
+        for place, (name, _, dtype) in enumerate(one.partition(":") for one in signature.split())
+    }
+    return tuple(_check(check.split(), arguments) for check in checks.split(", "))
 
 
 def _check(words: list[str], arguments: dict[str, Part]) -> Check:
@@ -147,6 +152,3 @@ def _part(word: str, arguments: dict[str, Part]) -> Part:
     name, _, cut = word.rstrip("]").partition("[")
     begin, end, step = (*(int(one) if one else None for one in cut.split(":")), None, None)[:3]
     return arguments[name]._replace(cut=(begin, end, step or 1))
-
-
-GUARDS = _read(TABLE)

@@ -11,13 +11,13 @@ TensorFlow 1 models saved without an init operation name the operations that fil
 table_initializer, which no loader runs.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from serving.filenames import Node
-from serving.purity import LOADING, _nodes, _reached, _roots, asset_definitions, table_initializers
-from serving.signature import _each, _map, _number, _one, _text, _whole, served_graph
+from serving.graph import Graph, Node, reached
+from serving.purity import LOADING, _roots, asset_definitions, table_initializers
+from serving.signature import _number, _one, _text, served_graph
 
 HANDLE = b"VarHandleOp"
 LOST = (
@@ -51,8 +51,7 @@ def needed(directory: Path) -> Initialization:
     graph = served_graph(directory)
     if not _one(graph, 7):  # the object graph: TensorFlow 2 wrote it
         return _tables(graph)
-    nodes = {node.name: node for node in _nodes(_whole(graph, 2), 1)}
-    return _variables(graph, nodes)
+    return _variables(graph, Graph.of(graph).main)
 
 
 def _tables(graph: memoryview) -> Initialization:
@@ -68,12 +67,12 @@ def _variables(graph: memoryview, nodes: Mapping[bytes, Node]) -> Initialization
     if not handles:
         return NOTHING
     roots = _roots(graph)
-    filled = {node.name for node in _reached(nodes, roots.pop(LOADING))} & handles
-    read = {name: {node.name for node in _reached(nodes, wanted)} & handles for name, wanted in roots.items()}
+    filled = {node.name for node in reached(nodes, roots.pop(LOADING))} & handles
+    read = {name: {node.name for node in reached(nodes, wanted)} & handles for name, wanted in roots.items()}
     empty = set().union(*read.values()) - filled
     if not empty:
         return NOTHING
-    attributes = _attributes(_whole(graph, 2), handles)
+    attributes = {name: nodes[name].attributes for name in handles}
     shared = {_shared_name(attributes[name]) for name in filled}  # two handles may be of one variable
     empty = {name for name in empty if _shared_name(attributes[name]) not in shared}
     sources = {variable: copy for copy, variable in _copied(nodes) if copy in filled and variable in empty}
@@ -94,12 +93,6 @@ def _copied(nodes: Mapping[bytes, Node]) -> Iterator[tuple[bytes, bytes]]:
             value = nodes.get(_name(node.inputs[1]))
             if value is not None and value.op == b"ReadVariableOp" and value.inputs:
                 yield _name(node.inputs[0]), _name(value.inputs[0])
-
-
-def _attributes(definition: memoryview, names: Collection[bytes]) -> dict[bytes, dict[str, memoryview]]:
-    """Return the attributes of some nodes of the main graph."""
-    nodes = ((bytes(_one(node, 1)), node) for node in _each(definition, 1))
-    return {name: _map(node, 5) for name, node in nodes if name in names}
 
 
 def _shared_name(attributes: Mapping[str, memoryview]) -> bytes:

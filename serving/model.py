@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from serving import assets, files, inflight, litert, manifest, metrics, phases, settings, tensorflow_c, versions
+from serving import assets, files, graph, inflight, litert, manifest, metrics, phases, settings, tensorflow_c, versions
 from serving.errors import DeadlineError, InputError, LoadError, RunError, plain
 from serving.initialization import NOTHING, Initialization, needed
 from serving.log import log
@@ -480,6 +480,7 @@ class Cache:
             raise self._fail(error) from None
         finally:
             self._attempts += 1
+            graph.forget()
         # What is there now stays: without this, the collector walks all of it again and again while it looks
         # through the many small lists of a large request.
         gc.freeze()

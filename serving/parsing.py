@@ -19,9 +19,9 @@ import numpy as np
 from serving import files
 from serving.dtypes import by_code
 from serving.errors import LoadError
-from serving.filenames import Node
-from serving.purity import LOADING, _nodes, _reached, _roots, asset_definitions
-from serving.signature import Signature, _each, _fields, _map, _number, _one, _text, _varint, _whole, served_graph
+from serving.graph import MAIN, Graph, Node, reached
+from serving.purity import LOADING, _roots, asset_definitions
+from serving.signature import Signature, _each, _fields, _number, _one, _text, _varint, _whole, served_graph
 from serving.wire import varint
 
 Text = Callable[[np.random.Generator], bytes]
@@ -351,44 +351,35 @@ class _Reader:
 
     def __init__(self, graph: memoryview) -> None:
         self.graph = graph
-        definition = _whole(graph, 2)
-        self._library = {bytes(_one(_whole(one, 1), 1)): one for one in _each(_whole(definition, 2), 1)}
-        self._messages = {b"": {bytes(_one(node, 1)): node for node in _each(definition, 1)}}
-        self._nodes: dict[bytes, dict[bytes, Node]] = {b"": {node.name: node for node in _nodes(definition, 1)}}
+        self._parsed = Graph.of(graph)
         self._callers: dict[bytes, tuple[bytes, Node]] = {}
 
     def reached(self, roots: Sequence[bytes]) -> Iterator[Operation]:
         """Yield the operations that tensors or nodes of the main graph need, in functions too."""
-        pending = [(b"", _reached(self._nodes[b""], roots))]
+        parsed = self._parsed
+        pending = [(MAIN, reached(parsed.main, roots))]
         seen = set()
         while pending:
             function, nodes = pending.pop()
             for node in nodes:
-                yield Operation(node.op, function, node.inputs, _map(self._messages[function][node.name], 5))
+                yield Operation(node.op, function, node.inputs, node.attributes)
                 for called in (*node.calls, node.op):
-                    if called in self._library and called not in seen:
+                    if called in parsed.functions and called not in seen:
                         seen.add(called)
                         self._callers[called] = function, node
-                        pending.append((called, list(self._body(called).values())))
-
-    def _body(self, function: bytes) -> dict[bytes, Node]:
-        if function not in self._nodes:
-            message = self._library[function]
-            self._messages[function] = {bytes(_one(node, 1)): node for node in _each(message, 3)}
-            self._nodes[function] = {node.name: node for node in _nodes(message, 3)}
-        return self._nodes[function]
+                        pending.append((called, list(parsed.nodes(called).values())))
 
     def strings(self, function: bytes, tensor: bytes) -> list[bytes]:
         """Return the strings of a constant tensor, which may be handed in from outside the function."""
         for _ in range(32):
             name = tensor.lstrip(b"^").partition(b":")[0]
-            node = self._nodes[function].get(name)
+            node = self._parsed.nodes(function).get(name)
             if node is not None and node.op == b"Const":
-                return _constant(_map(self._messages[function][name], 5)["value"])
+                return _constant(node.attributes["value"])
             if node is not None and node.inputs:
                 tensor = node.inputs[0]  # an Identity, as a rule
             elif node is None and function in self._callers:
-                arguments = [bytes(_one(one, 1)) for one in _each(_whole(self._library[function], 1), 2)]
+                arguments = self._parsed.arguments(function)
                 function, call = self._callers[function]
                 position = arguments.index(name) + (call.op in (b"If", b"StatelessIf", b"Case", b"StatelessCase"))
                 tensor = call.inputs[position]

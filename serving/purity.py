@@ -9,15 +9,15 @@ and follows what a signature, or the loading of the model, reaches through the g
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 from serving import filenames, strict
 from serving.errors import LoadError
-from serving.filenames import READING, Node
-from serving.signature import _each, _first, _map, _one, _varint, _whole, served_graph
+from serving.filenames import READING
+from serving.graph import MAIN, Graph, Node, reached
+from serving.signature import _each, _map, _one, _whole, served_graph
 
 LOADING = ""  # in place of a signature's name: what runs once, when the model is loaded
 INIT = "__saved_model_init_op"  # the signature that TensorFlow 2 writes for it
@@ -226,8 +226,6 @@ CALLING = frozenset(
     """.split()  # noqa: SIM905 - a list of words is read, and grows, as words
 )
 
-COPIED = 1 << 24  # bytes
-
 _PURE = frozenset(op.encode() for op in PURE)
 _PLAIN = frozenset(op.encode() for op in PURE - CALLING)
 
@@ -253,88 +251,47 @@ def against(uses: Iterable[Use], custom: bool) -> list[Use]:
     return [use for use in uses if use.kind not in allowed]
 
 
-class _Library:
-    """The functions of a graph: each with its nodes, and with those that may run in its place or for its gradient."""
-
-    def __init__(self, definition: memoryview) -> None:
-        library = _whole(definition, 2)
-        self.functions = {bytes(_first(_first(function, 1), 1)): function for function in _each(library, 1)}
-        self.gradients = {bytes(_one(of, 1)): bytes(_one(of, 2)) for of in _each(library, 2)}
-        # TensorFlow's graph optimizer puts a function in the place of another that implements the same interface, by
-        # the device that it prefers.
-        self._interfaces: dict[bytes, list[bytes]] = {}
-        self._of: dict[bytes, bytes] = {}
-        for name, function in self.functions.items():
-            if len(function) < COPIED and b"api_implements" not in bytes(function):
-                continue
-            for entry in _each(function, 5):
-                if bytes(_one(entry, 1)) == b"api_implements":
-                    self._of[name] = interface = bytes(_one(_one(entry, 2), 2))
-                    self._interfaces.setdefault(interface, []).append(name)
-        self._nodes: dict[bytes, list[Node]] = {}
-
-    def nodes(self, name: bytes) -> list[Node]:
-        if name not in self._nodes:
-            self._nodes[name] = list(_nodes(self.functions[name], 3))
-        return self._nodes[name]
-
-    def body(self, name: bytes) -> filenames.Body:
-        return filenames.body(self.functions[name], self.nodes(name))
-
-    def instead(self, name: bytes) -> list[bytes]:
-        """Return the function, its gradient, and every other implementation of its interface."""
-        if name not in self.functions:
-            return []
-        found = [name, self.gradients.get(name, b""), *self._interfaces.get(self._of.get(name, b""), ())]
-        return [one for one in found if one in self.functions]
-
-
 def _impurities(graph: memoryview) -> set[Use]:
-    definition = _whole(graph, 2)
-    main = {node.name: node for node in _nodes(definition, 1)}
-    library = _Library(definition)
+    parsed = Graph.of(graph)
     found = set()
     reads = False  # loading reads a file
     for signature, roots in _roots(graph).items():
-        pending: list[tuple[bytes, list[Node]]] = [(b"", _reached(main, roots))]
-        seen = {b""}
+        pending: list[tuple[bytes, Iterable[Node]]] = [(MAIN, reached(parsed.main, roots))]
+        seen = {MAIN}
         while pending:
             function, nodes = pending.pop()
             for node in nodes:
-                for called in (*node.calls, node.op):  # an operation may be a function's name
-                    if called not in seen and called in library.functions:
-                        others = [one for one in library.instead(called) if one not in seen]
+                calls = () if node.op in _PLAIN else node.calls
+                for called in (*calls, node.op):  # an operation may be a function's name
+                    if called not in seen and called in parsed.functions:
+                        others = [one for one in parsed.instead(called) if one not in seen]
                         seen.update(others)
-                        pending += [(one, library.nodes(one)) for one in others]
-                if node.op not in _PURE and node.op not in library.functions:
+                        pending += [(one, parsed.nodes(one).values()) for one in others]
+                if node.op not in _PURE and node.op not in parsed.functions:
                     reads = reads or (signature == LOADING and node.op in READING)
                     does = kind(str(node.op, "utf-8", "replace"), loading=signature == LOADING)
-                    if node.op == b"PrintV2" and _to_the_log(
-                        *((library.functions[function], 3) if function else (definition, 1)), node.name
-                    ):
+                    if node.op == b"PrintV2" and _to_the_log(node):
                         does = "prints"
                     if does:
                         found.add(_use(signature, does, node.op, node.name, function))
-    return found | _other_files(graph, main, library) if reads else found
+    return found | _other_files(parsed) if reads else found
 
 
 STREAMS = (b"", b"stderr", b"stdout", b"log(info)", b"log(warning)", b"log(error)")
 
 
-def _to_the_log(body: memoryview, field: int, name: bytes) -> bool:
-    """Say whether a PrintV2 among the nodes in a field prints to no file."""
-    for node in _each(body, field):
-        if bytes(_one(node, 1)) == name:
-            return bytes(_one(_map(node, 5).get("output_stream", memoryview(b"")), 2)) in STREAMS
-    return False
+def _to_the_log(node: Node) -> bool:
+    """Say whether a PrintV2 prints to no file."""
+    return bytes(_one(node.attributes.get("output_stream", memoryview(b"")), 2)) in STREAMS
 
 
-def _other_files(graph: memoryview, main: Mapping[bytes, Node], library: _Library) -> set[Use]:
+def _other_files(parsed: Graph) -> set[Use]:
     """Return the operations that read a file while the model is loaded, where it is none of the model's own."""
+    graph = parsed.meta
     assets = {filenames.tensor(bytes(_one(_one(of, 1), 1))) for of in asset_definitions(graph)}
     saver = filenames.tensor(bytes(_one(_whole(graph, 3), 1)))
-    fed = assets | (filenames.kept(main, graph, assets) if assets else set()) | {saver}
-    places = filenames.foreign(main, library.body, library.instead, fed, _reached(main, _roots(graph)[LOADING]))
+    fed = assets | (filenames.kept(parsed, assets) if assets else set()) | {saver}
+    places = filenames.foreign(parsed, fed, reached(parsed.main, _roots(graph)[LOADING]))
     return {_use(LOADING, "files", *place) for place in places}
 
 
@@ -382,78 +339,3 @@ def _tensors(info: memoryview) -> list[bytes]:
     tensors = [bytes(_one(info, 1)), *(bytes(_one(_one(info, 4), field)) for field in (1, 2, 3))]
     composite = _one(info, 5)
     return [*filter(None, tensors), *(tensor for part in _each(composite, 2) for tensor in _tensors(part))]
-
-
-def _reached(nodes: Mapping[bytes, Node], roots: Iterable[bytes]) -> list[Node]:
-    """Return the nodes that the roots need."""
-    pending = list(roots)
-    reached: dict[bytes, Node] = {}
-    while pending:
-        name = pending.pop().lstrip(b"^").partition(b":")[0]
-        if name not in reached and name in nodes:
-            reached[name] = nodes[name]
-            pending += nodes[name].inputs
-    return list(reached.values())
-
-
-def _nodes(graph: memoryview, field: int) -> Iterator[Node]:
-    """Read the NodeDefs in a field; written out, without `_fields`, it takes a fifth of the time."""
-    # Bytes are quicker to take apart; a graph full of constants is not copied.
-    data = bytes(graph) if len(graph) < COPIED else graph
-    wanted, position, end = field << 3 | 2, 0, len(graph)
-    while position < end:
-        key, size = data[position], data[position + 1]
-        position += 2
-        if size > 0x7F:
-            size, position = _varint(graph, position - 1)
-        if key == 0x18:  # the graph's version in numbers, of old; `size` was it
-            continue
-        if key & 0x87 != 2 or position + size > end:
-            raise ValueError(f"the graph has a field with the key {key}, or runs past its end")
-        start, position = position, position + size
-        if key == wanted:
-            yield _node(data, graph, start, position)
-
-
-def _node(data: bytes | memoryview, graph: memoryview, start: int, end: int) -> Node:
-    name = op = b""
-    inputs, attributes = [], []
-    position = start
-    while position < end:
-        key, size = data[position], data[position + 1]
-        position += 2
-        if size > 0x7F:
-            if data[position] < 0x80:  # in two bytes, nearly always
-                size, position = size & 0x7F | data[position] << 7, position + 1
-            else:
-                size, position = _varint(graph, position - 1)
-        begin, position = position, position + size
-        if key == 0x2A:  # field 5, as all of them a string or a message
-            attributes.append((begin, position))
-        elif key == 0x1A:  # 3
-            inputs.append(bytes(data[begin:position]))
-        elif key == 0x0A:  # 1
-            name = bytes(data[begin:position])
-        elif key == 0x12:  # 2
-            op = bytes(data[begin:position])
-        elif key & 0x87 != 2:  # attributes, the device, where it was written
-            raise ValueError(f"a node of the graph has a field with the key {key}")
-    if position != end:
-        raise ValueError("a node of the graph runs past its end")
-    if op in _PLAIN:
-        return Node(name, op, inputs, ())
-    return Node(name, op, inputs, tuple(called for a, b in attributes for called in _calls(bytes(data[a:b]))))
-
-
-@lru_cache(maxsize=4096)  # most attributes are like those of the node before
-def _calls(entry: bytes) -> tuple[bytes, ...]:
-    """Return the functions that an attribute names."""
-    return tuple(_functions(_one(memoryview(entry), 2)))
-
-
-def _functions(value: memoryview) -> Iterator[bytes]:
-    """Yield the functions of an AttrValue: one, a list of them, and those that their own attributes name."""
-    for function in (*_each(value, 10), *_each(_one(value, 1), 9)):
-        yield bytes(_one(function, 1))
-        for entry in _each(function, 2):
-            yield from _functions(_one(entry, 2))

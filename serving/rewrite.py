@@ -8,9 +8,7 @@ A changed message is a list of its pieces, most of them views of the file: a gra
 https://protobuf.dev/programming-guides/encoding, tensorflow/core/framework/node_def.proto and attr_value.proto.
 """
 
-import shutil
 import struct
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +25,9 @@ DOUBLE, INT32, STRING = 2, 3, 7  # tensorflow/core/framework/types.proto
 @contextmanager
 def rewritten(directory: Path, change: Callable[[memoryview], list[Piece]]) -> Iterator[Path]:
     """Lend a copy of a SavedModel whose served MetaGraphDef is what `change` makes of it."""
+    import shutil  # most models are loaded as they are
+    import tempfile
+
     graph = served_graph(directory)
     folder = Path(tempfile.mkdtemp(prefix="model-"))
     try:

@@ -4,20 +4,20 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from serving.purity import _Library, _nodes, _roots, asset_definitions
+from serving.graph import Graph, Node
+from serving.purity import _roots, asset_definitions
 from serving.signature import _each, _map, _number, _one, _text, _whole, served_graph, tags
 
 
 def ours(directory: Path) -> dict[str, Any]:
     """Return the reading of the code that judges and serves; raise LoadError or ValueError where it refuses."""
     graph = served_graph(directory)
-    definition = _whole(graph, 2)
-    library = _Library(definition)
+    library = Graph.of(graph)
     functions = {}
     for name, function in library.functions.items():
         signature = _whole(function, 1)
         functions[name.decode()] = {
-            "nodes": _our_nodes(function, 3),
+            "nodes": _our_nodes(function, 3, library.nodes(name)),
             "arguments": [_text(_one(one, 1)) for one in _each(signature, 2)],
             "results": [_text(_one(one, 1)) for one in _each(signature, 3)],
             "ret": {key: _text(value) for key, value in _map(function, 4).items()},
@@ -25,7 +25,7 @@ def ours(directory: Path) -> dict[str, Any]:
         }
     return {
         "tags": list(tags(graph)),
-        "nodes": _our_nodes(definition, 1),
+        "nodes": _our_nodes(library.definition, 1, library.main),
         "functions": functions,
         "gradients": {key.decode(): value.decode() for key, value in library.gradients.items()},
         "assets": [(_text(_one(_one(one, 1), 1)), _text(_one(one, 2))) for one in asset_definitions(graph)],
@@ -35,8 +35,8 @@ def ours(directory: Path) -> dict[str, Any]:
     }
 
 
-def _our_nodes(message: memoryview, field: int) -> dict[str, Any]:
-    quick = {node.name.decode(): node for node in _nodes(message, field)}
+def _our_nodes(message: memoryview, field: int, quickly: Mapping[bytes, Node]) -> dict[str, Any]:
+    quick = {name.decode(): node for name, node in quickly.items()}
     found = {}
     for node in _each(message, field):
         attributes = {key: _our_value(value) for key, value in _map(node, 5).items()}
@@ -45,7 +45,7 @@ def _our_nodes(message: memoryview, field: int) -> dict[str, Any]:
         found[name] = {"op": op, "inputs": inputs, "device": _text(_one(node, 4)), "attributes": attributes}
         assert (quick[name].op.decode(), [one.decode() for one in quick[name].inputs]) == (op, inputs)
         called = {name for value in attributes.values() for name in _functions(value)}
-        assert {one.decode() for one in quick[name].calls} in (called, set())  # most operations call none
+        assert {one.decode() for one in quick[name].calls} == called
     return found
 
 

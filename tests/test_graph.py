@@ -1,0 +1,27 @@
+"""The graph is read once for all that look at it."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from serving import graph, settings
+from serving.graph import Graph
+from serving.model import Cache
+
+MODEL = Path(__file__).parents[1] / "model"
+
+
+def test_a_load_reads_the_graph_once_and_keeps_nothing_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    begin = Graph.__init__
+
+    def counted(self: Graph, meta: memoryview) -> None:
+        read.append(len(meta))
+        begin(self, meta)
+
+    monkeypatch.setattr(Graph, "__init__", counted)
+    cache = Cache(replace(settings.read({}), model_dir=MODEL))
+    cache.get().close()
+    assert len(read) == 1
+    assert graph._last is None
