@@ -67,7 +67,7 @@ def _serving(packages: Path, model: Path, root: Path) -> Iterator[str]:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
-    unwanted = {*settings.VARIABLES, "PYTHONHOME", "PYTHONSTARTUP"}
+    unwanted = {*settings.VARIABLES, "PYTHONHOME", "PYTHONSTARTUP"} - {"SAVED_MODEL_TAGS"}  # by which it was built
     environment = {name: value for name, value in os.environ.items() if name not in unwanted} | {
         "PYTHONPATH": str(packages.absolute()),
         "PYTHONDONTWRITEBYTECODE": "1",

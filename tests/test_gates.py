@@ -53,23 +53,32 @@ def test_a_model_that_answers_is_ready(name: str, serve: Serve, capsys: pytest.C
     assert unproved == (name in ("rank_unknown", "example_any_rank"))
 
 
-def test_a_check_that_tensorflow_aborts_fails_with_a_sentence(tmp_path: Path) -> None:
-    make = (
-        f"from pathlib import Path; from tests.exporting.odd import aborts; aborts(Path({str(tmp_path / 'model')!r}))"
-    )
-    environment = plain_environment()
-    made = subprocess.run(
-        [sys.executable, "-c", make], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
-    assert made.returncode == 0, made.stderr
-    command = [sys.executable, "-m", "serving", "check", str(tmp_path / "model")]
-    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+ABORTING = """
+import os, sys
+from serving import tensorflow_c
+from serving.__main__ import main
+tensorflow_c.Function.__call__ = lambda *_: os.abort()
+sys.exit(main())
+"""
+
+
+def test_a_check_that_tensorflow_aborts_fails_with_a_sentence() -> None:
+    directory = build() / "float_indices"
+    command = [sys.executable, "-c", ABORTING, "check", str(directory)]
+    run = subprocess.run(command, cwd=ROOT, env=plain_environment(), capture_output=True, text=True, check=False)
     assert run.returncode == 1
     *_, last = run.stderr.splitlines()
     assert last.startswith(
-        f"serving: {tmp_path / 'model'}: the process that tried it died of SIGABRT in a run of empty: "
+        f"serving: {directory}: the process that tried it died of SIGABRT in a run of serving_default: "
     )
     assert "examples=" in last
+
+
+def test_verify_says_of_an_operation_without_a_kernel_that_it_cannot_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", "--quick", str(build() / "trees")]) == 2
+    said = "".join(capsys.readouterr())
+    assert "it uses BoostedTreesBucketize, for which this TensorFlow has no kernel on a CPU" in said
+    assert "keeps or changes state" not in said
 
 
 def test_verify_takes_a_print_for_no_reason_against_a_model() -> None:

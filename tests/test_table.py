@@ -32,7 +32,7 @@ OUTCOMES = {
     "answers_nothing":   ("served",                  "3",   "pure",                       "does not work as it is", "does not work as it is", "2"),
     "prints":            ("as TensorFlow",           "0",   "pure",                       "baked",                "LiteRT has no",         "0"),
     "prints_to_a_file":  ("PrintV2 (files)",         "1",   "PrintV2 touches files",      "PrintV2 touches files", "PrintV2 touches files", "1"),
-    "trees":             ("has no kernel on a CPU",  "1",   "no kernel for BoostedTrees", "no kernel for BoostedTrees", "no kernel for BoostedTrees", "1"),
+    "trees":             ("has no kernel on a CPU",  "1",   "no kernel for BoostedTrees", "no kernel for BoostedTrees", "no kernel for BoostedTrees", "2"),
     "example_required":  ("as TensorFlow",           "0",   "pure",                       "baked",                "its input 'inputs' holds strings", "0"),
     "example_any_rank":  ("as TensorFlow",           "0",   "pure",                       "baked",                "its input 'inputs' holds strings", "0"),
     "example_features":  ("as TensorFlow",           "0",   "pure",                       "baked",                STRINGS,                 "0"),

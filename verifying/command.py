@@ -11,7 +11,8 @@ from pathlib import Path
 
 from serving import settings
 from serving.errors import LoadError
-from serving.model import Source
+from serving.model import Source, judge_operations
+from serving.purity import impurities
 from verifying import cases, checks
 from verifying.checks import DIFFERS, ROUNDS, UNTESTED, Subject, Verdict
 from verifying.client import Client, VerifyError
@@ -174,6 +175,8 @@ def _verify(
     asked_for = _signatures(offer, options.signature)
     first: list[Timed] = []
     if directory is not None:
+        if not source.light:
+            judge_operations(impurities(directory), settings.current())
         first = _timed(lambda: checks.graph(directory, bool(settings.current().custom_op_libraries)))
         folder = Path(ends.enter_context(tempfile.TemporaryDirectory()))
         try:
