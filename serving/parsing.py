@@ -55,7 +55,9 @@ def texts(directory: Path, signature: Signature) -> list[Text]:
     reader = _Reader(graph)
     found = list(reader.reached([spec.tensor.encode() for spec in signature.outputs.values()]))
     ops = {one.op for one in found}
-    plain = [*_decoded(found, ops), *map(_same, _vocabulary(directory, reader, _roots(graph)[LOADING]))]
+    restore = bytes(_one(_whole(graph, 3), 3))  # its constants are the names of variables
+    loading = [root for root in _roots(graph)[LOADING] if root != restore]
+    plain = [*_decoded(found, ops), *map(_same, _vocabulary(directory, reader, loading))]
     words = GUESSES[:1]
     made: list[Text] = []
     for features in _features(reader, found):

@@ -105,3 +105,10 @@ def test_a_given_file_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture
     with pytest.raises(Refusal, match="not an"):
         list(given(tmp_path / "evil.npz", {"serving_default": STRINGS}))
     assert capsys.readouterr().out == ""
+
+
+def test_words_are_no_names_of_variables() -> None:
+    source = Source(build() / "example_features", "model")
+    (signature,) = (one for one in source.signatures.values() if one.refusal is None)
+    texts = parsing.texts(source.directory, signature)
+    assert [b"_CHECKPOINTABLE" in text(np.random.default_rng(1)) for text in texts] == [False] * len(texts)
