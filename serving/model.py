@@ -59,7 +59,7 @@ class Model:
         self.source = source
         self._session = session
         self._functions: dict[str, Function] = {}
-        self.answered: dict[str, Arrays | None] = {}  # by signature, inputs of one row that `tried` found; or none
+        self.answered: dict[str, Arrays] = {}  # by signature, inputs of one row that `tried` found
         for name, signature in list(self.signatures.items()):
             if signature.refusal is None:
                 self.signatures[name] = signature = session.declared(signature)
@@ -537,7 +537,8 @@ def tried(model: Model, signature: Signature, seconds: float) -> "Tried":
     if not model.source.may_try or any(spec.shape is None for spec in signature.inputs.values()):
         return trying.Tried(None, "it was not tried")
     found = trying.tried(model, signature, model.source.recipes(signature), FEW, seconds)
-    model.answered[signature.name] = found.inputs
+    if found.inputs is not None:
+        model.answered[signature.name] = found.inputs
     return found
 
 
