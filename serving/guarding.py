@@ -15,7 +15,7 @@ from pathlib import Path
 from serving.errors import LoadError
 from serving.flow import Flow, Sink
 from serving.graph import Graph
-from serving.guards import GUARDED, Check, Part, checks_of
+from serving.guards import GUARDED, RANKED, Check, Part, checks_of
 from serving.rewrite import (
     DOUBLE,
     INT32,
@@ -44,6 +44,7 @@ UNDERSTOOD = frozenset(
     | {"ParseSingleExample", "ParseSingleSequenceExample"}
 )
 PICTURE = Check("picture", (), (), None, 0, 1, False, "")
+ANY_RANK = "request, of any rank"
 _COMPILED = re.compile(rb"_XlaMustCompile\x12\x02\x28\x01")  # XLA leaves out every Assert
 
 
@@ -71,9 +72,14 @@ def needs(graph: memoryview, signatures: Iterable[Signature]) -> dict[bytes, dic
     They are {function: {node: checks}}, with b"" for the main graph.
     """
     needed: dict[bytes, dict[bytes, tuple[Check, ...]]] = {}
-    flow = Flow(Graph.of(graph), {}, GUARDED | DECODERS)
+    signatures = [*signatures]
+    inputs = [spec for signature in signatures for spec in signature.inputs.values()]
+    any_rank = {spec.tensor for spec in inputs if spec.shape is None and spec.dtype.kind != "S"}
+    wanted = GUARDED if any_rank else GUARDED - RANKED
+    flow = Flow(Graph.of(graph), {}, wanted | DECODERS)
     for signature in signatures:
-        flow.feed({spec.tensor.rpartition(":")[0].encode(): "request" for spec in signature.inputs.values()})
+        tensors = [spec.tensor for spec in signature.inputs.values()]
+        flow.feed({one.rpartition(":")[0].encode(): ANY_RANK if one in any_rank else "request" for one in tensors})
         flow.run([spec.tensor.encode() for spec in signature.outputs.values()])
     for sink in flow.sinks:
         if sink.node.op in DECODERS:
@@ -143,6 +149,8 @@ def _decided(check: Check, sink: Sink) -> bool:
         return False
     places = _places(check, len(sink.arguments), attributes)
     reach = [sink.arguments[place] for place in places if place < len(sink.arguments)]
+    if check.kind == "rank":
+        return any(ANY_RANK in one.at_all for one in reach)
     return any(one.at_all if check.always else one.values for one in reach)
 
 
@@ -317,6 +325,30 @@ class _Body:
             self.few(check._replace(beside=()), size),
         )
         return good, "paddings", f"0 or more, and at most {self._most} elements with them"
+
+    def blocks(self, check: Check) -> tuple[bytes, str, str]:
+        """Check paddings of the dimensions that follow the first, as many as there are paddings."""
+        shape, paddings = self.shape(check.beside[0]), self.double(check.values[0].argument, check.values[0].dtype)
+        added = self.add(b"Sum", [paddings, self.constant((1,))], {**_T, b"Tidx": of_type(INT32)})
+        end = self.add(b"AddV2", [self._length(added), self.constant(1.0)])
+        end = self.add(b"Cast", [end], {b"SrcT": of_type(DOUBLE), b"DstT": of_type(INT32)})
+        end = self.add(b"Reshape", [end, self.constant((1,))], {b"T": of_type(INT32), b"Tshape": of_type(INT32)})
+        one = self.constant((1,))
+        padded = self.add(b"StridedSlice", [shape, one, end, one], {**_T, b"Index": of_type(INT32)})
+        size = self.add(b"RealDiv", [self.product(shape), self.product(padded)])
+        size = self.add(b"Mul", [size, self.product(self.add(b"AddV2", [padded, added]))])
+        good = self.both(
+            self.all(b"GreaterEqual", self.values(check.values[0]), self.constant(0.0)),
+            self.few(check._replace(beside=()), size),
+        )
+        return good, "paddings", f"0 or more, and at most {self._most} elements with them"
+
+    def square(self, check: Check) -> tuple[bytes, str, str]:
+        return self.few(check, self.constant(1.0)), "a diagonal", f"at most {self._most} elements in its matrices"
+
+    def rank(self, check: Check) -> tuple[bytes, str, str]:
+        size = self._length(self.shape(check.values[0]))
+        return self.add(b"Equal", [size, self.constant(float(check.least))]), "a tensor", f"{check.least} dimensions"
 
     def range(self, check: Check) -> tuple[bytes, str, str]:
         start, limit, delta = map(self.values, check.values)

@@ -14,7 +14,7 @@ and the arguments that it looks at, or a part of one in Python's notation of sli
 
     *image[::3]     these dimensions of another argument multiply the size
     /ids            the elements of another argument divide it
-    >=-1            the least value; 0 where nothing is said
+    >=-1            the least value, or the rank; 0 where nothing is said
     x16             each counts as so many elements, for it takes as much memory
     always          checked wherever the argument is no constant: what follows from a shape alone can be wrong as well
     if=padded       matters only where this attribute is set; if=!padded only where it is not
@@ -33,19 +33,32 @@ OneHot                                indices:TI=9 depth:3                      
 MirrorPad Pad PadV2                   input:T paddings:Tpaddings=3                               padding paddings *input
 Range                                 start:Tidx=3 limit:Tidx=3 delta:Tidx=3                     range start limit delta
 Reshape                               tensor:T shape:Tshape=3                                    reshape shape >=-1 *tensor
-SpaceToBatchND                        input:T block:Tblock_shape=3 paddings:Tpaddings=3          total paddings *input
+ResizeNearestNeighborGrad             grads:T size:3                                             sizes size *grads[::3]
+SobolSample                           dim:3 num_results:3                                        sizes dim num_results
+SpaceToBatch                          input:T paddings:Tpaddings=3                               blocks paddings *input
+SpaceToBatchND                        input:T block:Tblock_shape=3 paddings:Tpaddings=3          blocks paddings *input
+StridedSliceGrad                      shape:Index                                                sizes shape
 Tile                                  input:T multiples:Tmultiples=3                             sizes multiples *input
 RandomStandardNormal RandomUniform RandomUniformInt StatelessRandomNormal StatelessRandomUniform StatelessRandomUniformFullInt StatelessRandomUniformInt StatelessTruncatedNormal TruncatedNormal  shape:T=3  sizes shape
+StatelessRandomGammaV2 StatelessRandomPoisson  shape:T  sizes shape
+StatelessParameterizedTruncatedNormal StatelessRandomBinomial  shape:S  sizes shape
+StatelessRandomGammaV3                shape:shape_dtype                                          sizes shape
 StatelessRandomNormalV2 StatelessRandomUniformFullIntV2 StatelessRandomUniformIntV2 StatelessRandomUniformV2 StatelessTruncatedNormalV2  shape:Tshape=3  sizes shape
 Multinomial StatelessMultinomial      logits:T num_samples:3                                     sizes num_samples *logits[:1]
-MatrixDiagV2 MatrixDiagV3             diagonal:T k:3 num_rows:3 num_cols:3                       sizes num_rows num_cols >=-1 *diagonal[:-1]
+MatrixDiagV2 MatrixDiagV3             diagonal:T k:3 num_rows:3 num_cols:3                       sizes num_rows num_cols >=-1 *diagonal[:-1], square diagonal *diagonal *diagonal[-1:]
+BatchMatrixDiag MatrixDiag            diagonal:T                                                 square diagonal *diagonal *diagonal[-1:]
+Diag                                  diagonal:T                                                 square diagonal *diagonal *diagonal
 DecodePaddedRaw                       input_bytes:7 fixed_length:3                               sizes fixed_length *input_bytes
 ResizeArea ResizeBicubic ResizeBilinear ResizeNearestNeighbor ScaleAndTranslate  images:T size:3  sizes size *images[::3]
 ExtractGlimpse ExtractGlimpseV2       input:1 size:3                                             sizes size *input[::3]
 ImageProjectiveTransformV2 ImageProjectiveTransformV3  images:dtype transforms:1 output_shape:3  sizes output_shape *images[::3]
 CropAndResize                         image:T boxes:1 box_ind:3 crop_size:3                      sizes crop_size *boxes[:1] *image[3:]
+CropAndResizeGradImage                grads:1 boxes:1 box_ind:3 image_size:3                     sizes image_size
+NearestNeighbors                      points:1 centers:1 k:9                                     sizes k *points[:1]
 NonMaxSuppressionV4 NonMaxSuppressionV5  boxes:T scores:T max_output_size:3                      sizes max_output_size if=pad_to_max_output_size
 CombinedNonMaxSuppression             boxes:1 scores:1 per_class:3 max_total_size:3              sizes max_total_size *boxes[:1] x8
+Conv2D DepthwiseConv2dNative          input:T                                                    rank input >=4
+Conv3D                                input:T                                                    rank input >=5
 Conv2DBackpropInput DepthwiseConv2dNativeBackpropInput  input_sizes:3                            sizes input_sizes always
 Conv3DBackpropInputV2                 input_sizes:Tshape=3                                       sizes input_sizes always
 RFFT                                  input:Treal=1 fft_length:3                                 sizes fft_length >=1 *input[:-1] always, filled input[-1:] always
@@ -77,6 +90,9 @@ TensorListResize                      handle:21 size:3                          
 TensorListScatterIntoExistingList     handle:21 tensor:element_dtype indices:3                   indices indices x16
 TensorListScatterV2                   tensor:element_dtype indices:3 element_shape:shape_type num_elements:3  indices indices x16, sizes num_elements >=-1 x16
 TensorListSetItem                     handle:21 index:3                                          indices index x16 if=resize_if_index_out_of_bounds
+TensorListGather                      handle:21 indices:3 element_shape:3                        sizes element_shape >=-1 *indices
+TensorListPopBack                     handle:21 element_shape:3                                  sizes element_shape >=-1
+TensorListScatter                     tensor:element_dtype indices:3                             indices indices x16
 TensorListGetItem                     handle:21 index:3 element_shape:3                          sizes element_shape >=-1
 TensorListStack                       handle:21 element_shape:3                                  sizes element_shape >=-1
 BlockLSTM BlockLSTMV2                 seq_len_max:9 x:T                                          within seq_len_max *x[:1]
@@ -87,6 +103,7 @@ EditDistance                          a:9 b:T hypothesis_shape:9 c:9 d:T truth_s
 RaggedCross SparseCross SparseCrossHashed SparseCrossV2  first:9                                 shapes
 SerializeManySparse                   sparse_indices:9 sparse_values:T sparse_shape:9            sizes sparse_shape[:1]
 SetSize                               set_indices:9 set_values:T set_shape:9                     sizes set_shape[:-1], inside set_indices set_shape
+SparseCountSparseOutput               indices:9 values:T dense_shape:9                           sizes dense_shape[:-1]
 SparseFillEmptyRows                   indices:9 values:T dense_shape:9                           sizes dense_shape[:1]
 SparseReduceMax SparseReduceSum       indices:9 values:T input_shape:9 reduction_axes:3          reduced input_shape reduction_axes
 SparseTensorDenseMatMul               a_indices:9 a_values:T a_shape:9 b:T                       sizes a_shape[:1] *b[1:] if=!adjoint_a, sizes a_shape[1:] *b[1:] if=adjoint_a
@@ -121,6 +138,7 @@ for _line in TABLE.strip().splitlines():
     *_operations, _signature, _checks = re.split(r"\s{2,}", _line)
     _LINES.update({operation.encode(): (_signature, _checks) for operation in " ".join(_operations).split()})
 GUARDED = frozenset(_LINES)
+RANKED = frozenset(operation for operation, (_, checks) in _LINES.items() if checks.startswith("rank "))
 
 
 @cache

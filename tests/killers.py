@@ -122,6 +122,10 @@ def _sparse(op: str, take: int | None = None, **more: Any) -> Make:
         if op == "EditDistance":
             one = {"hypothesis_indices": l_at, "hypothesis_values": f, "hypothesis_shape": l_shape}
             return tf.raw_ops.EditDistance(**one, **{k.replace("hypothesis", "truth"): v for k, v in one.items()})
+        if op == "SparseCountSparseOutput":
+            return tf.raw_ops.SparseCountSparseOutput(
+                indices=l_at, values=tf.cast(f, tf.int64), dense_shape=l_shape, weights=tf.constant([], tf.float32), binary_output=False
+            )[1]  # fmt: skip
         words = tf.strings.as_string(f)
         if op == "RaggedCross":
             return tf.raw_ops.RaggedCross(
@@ -284,6 +288,25 @@ LINES: dict[str, Line] = {
     "SparseReduceSum":  Line(_sparse("SparseReduceSum"), AT, {"l_shape": [MANY * 2, 3]}),
     "SparseTensorDenseMatMul": Line(_sparse("SparseTensorDenseMatMul"), AT, {"l_shape": [-1, 3]}),
     "SparseToDense":    Line(_sparse("SparseToDense"), AT, {"l_shape": [MANY, 3]}),
+    "StatelessRandomGammaV2": Line(_raw("StatelessRandomGammaV2", shape="i", alpha=1.0, **RANDOM), {"i": [2]}, {"i": [MANY]}),
+    "StatelessRandomBinomial": Line(_raw("StatelessRandomBinomial", shape="i", counts=1.0, probs=0.5, **RANDOM), {"i": [2]}, {"i": [MANY]}),
+    "StatelessRandomGammaV3": Line(lambda tf, i: tf.raw_ops.StatelessRandomGammaV3(shape=i, key=tf.constant([1], tf.uint64), counter=tf.constant([1, 2], tf.uint64), alg=1, alpha=1.0), {"i": [2]}, {"i": [MANY]}),
+    "SobolSample":      Line(_raw("SobolSample", dim=2, num_results="i", skip=0), {"i": 2}, {"i": MANY}),
+    "StridedSliceGrad": Line(_raw("StridedSliceGrad", shape="i", begin=[0], end=[2], strides=[1], dy="f"), {"i": [2], "f": [1.0, 2.0]}, {"i": [MANY]}),
+    "CropAndResizeGradImage": Line(lambda tf, f, i: tf.raw_ops.CropAndResizeGradImage(grads=f, boxes=BOX, box_ind=[0], image_size=i, T=tf.float32), {"f": [[[[1.0]]]], "i": [1, 2, 2, 1]}, {"i": [1, 1 << 13, 1 << 13, 1]}),
+    "ResizeNearestNeighborGrad": Line(_raw("ResizeNearestNeighborGrad", grads="f", size="i"), {"f": PICTURE, "i": [2, 2]}, {"i": [1 << 13, 1 << 13]}),
+    "NearestNeighbors": Line(_raw("NearestNeighbors", 0, points="f", centers=[[1.0], [2.0]], k="l"), {"f": [[1.0]], "l": 1}, {"l": -3}),
+    "SpaceToBatch":     Line(_raw("SpaceToBatch", input="f", paddings="i", block_size=2), {"f": PICTURE, "i": [[0, 0], [0, 0]]}, {"i": [[0, 1 << 13], [0, 1 << 13]]}),
+    "SpaceToBatchND_of_two": Line(_raw("SpaceToBatchND", input="f", block_shape=[2, 2], paddings="i"), {"f": PICTURE, "i": [[0, 0], [0, 0]]}, {"i": [[0, 1 << 13], [0, 1 << 13]]}),
+    "TensorListGather": Line(_of_list("TensorListGather", indices=[0, 1]), {"i": [1]}, {"i": [MANY]}),
+    "TensorListPopBack": Line(lambda tf, i: _of_list("TensorListPopBack")(tf, i)[1], {"i": [1]}, {"i": [MANY]}),
+    "TensorListScatter": Line(lambda tf, i, f: tf.raw_ops.TensorListLength(input_handle=tf.raw_ops.TensorListScatter(tensor=f, indices=i, element_shape=tf.constant([], tf.int32))), {"i": [0, 1], "f": [1.0, 2.0]}, {"i": [0, (1 << 31) - 2]}),
+    "SparseCountSparseOutput": Line(_sparse("SparseCountSparseOutput"), AT, {"l_shape": [MANY, 3]}),
+    "MatrixDiag":       Line(_raw("MatrixDiag", diagonal="f"), {"f": [1.0, 2.0]}, {"f": [1.0] * 9000}),
+    "Diag":             Line(_raw("Diag", diagonal="f"), {"f": [1.0, 2.0]}, {"f": [1.0] * 9000}),
+    "eye":              Line(lambda tf, i: tf.eye(i), {"i": 2}, {"i": 9000}),
+    "Conv2D":           Line(lambda tf, f: tf.nn.conv2d(f, tf.ones([1, 1, 1, 1]), 1, "SAME"), {"f": PICTURE}, {"f": [1.0]}),
+    "Conv3D":           Line(lambda tf, f: tf.nn.conv3d(f, tf.ones([1, 1, 1, 1, 1]), [1] * 5, "SAME"), {"f": [PICTURE]}, {"f": [1.0]}),
     # Where the values come from, and where the operation is
     "cast":             Line(lambda tf, f: tf.fill(tf.cast(tf.round(f), tf.int32), 1.0), {"f": [2.0]}, {"f": [float(MANY)]}),
     "text":             Line(lambda tf, s: tf.fill(tf.strings.to_number(s, tf.int32), 1.0), {"s": ["2"]}, {"s": [str(MANY)]}),
