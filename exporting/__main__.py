@@ -1,6 +1,7 @@
 """The command line: `python -m exporting audit DIR`, `bake DIR OUT`, `verify DIR`."""
 
 import argparse
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,8 @@ def _parser() -> argparse.ArgumentParser:
         "write a twin for LiteRT instead, which is served without TensorFlow (requirements-litert.txt)"))  # fmt: skip
     bake.add_argument("--signature", metavar="NAME", help=(
         "with --litert: the signature that answers as serving_default, where it has no twin itself"))  # fmt: skip
+    bake.add_argument("--largest", type=float, metavar="N", help=(
+        "with --litert: compare answers for inputs up to this magnitude only, if LiteRT's differ above"))  # fmt: skip
     _command(commands, "verify", "is every file there as it was exported?", _verify)
     return parser
 
@@ -95,6 +98,8 @@ def _bake(options: argparse.Namespace) -> int:
         return _twin(options)
     if options.signature is not None:
         raise Refusal("--signature: it goes with --litert; a baked model keeps all signatures under their names")
+    if options.largest is not None:
+        raise Refusal("--largest: it goes with --litert; a baked model computes as the original does")
     baked = bake.bake(
         options.directory,
         options.out,
@@ -119,6 +124,7 @@ def _twin(options: argparse.Namespace) -> int:
         tolerance=options.tolerance,
         inputs=options.input,
         default=options.signature,
+        largest=math.inf if options.largest is None else options.largest,
     )
     print(bake.as_text(twin))
     return 0

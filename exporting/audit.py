@@ -12,6 +12,7 @@ from typing import Any
 from exporting import trial
 from exporting.graph import (
     MetaGraph,
+    Node,
     assets,
     contents,
     functions,
@@ -187,9 +188,7 @@ def files(directory: Path, graph: MetaGraph, origins: Origins) -> Iterator[Findi
             yield Finding("outside", f"asset {asset.filename!r} is outside assets/")
         elif not path.is_file():
             yield Finding("missing", f"assets/{asset.filename} is not there")
-    places = [("", node) for node in graph.graph_def.node]
-    places += [(f.signature.name, node) for f in graph.graph_def.library.function for node in f.node_def]
-    for function, node in places:
+    for function, node in _run(graph):
         place = {"InitializeTableFromTextFile": 1, "InitializeTableFromTextFileV2": 1}.get(node.op)
         place = 0 if node.op in ("RestoreV2", "Restore", "RestoreSlice") else place
         if place is None:
@@ -203,20 +202,34 @@ def files(directory: Path, graph: MetaGraph, origins: Origins) -> Iterator[Findi
                 yield Finding("outside", text, op=node.op, node=node.name, function=function or None)
 
 
+def _run(graph: MetaGraph) -> Iterator[tuple[str, Node]]:
+    """Yield what signatures, the init operation and the restore run, with the function that it is in.
+
+    A saver of the author's own, as TensorFlow 1 models have one, is not among it.
+    """
+    outputs = names(info for one in signatures(graph).values() for info in one.outputs.values())
+    roots = [*outputs, *init_operations(graph), graph.saver_def.restore_op_name]
+    nodes = reached({node.name: node for node in graph.graph_def.node}, roots)
+    yield from (("", node) for node in nodes)
+    for name, function in functions(graph.graph_def, nodes).items():
+        yield from ((name, node) for node in function.node_def)
+
+
 def _variables(graph: MetaGraph) -> Iterator[Finding]:
     """Name the variables that belong to the training, and those that no signature reads."""
     roots = names(info for one in signatures(graph).values() for info in one.outputs.values())
     nodes = {node.name: node for node in graph.graph_def.node}
     used = {_variable_name(node) for node in reached(nodes, [*roots, *init_operations(graph)]) if node.op in VARIABLES}
     unused = sorted({_variable_name(node) for node in nodes.values() if node.op in VARIABLES} - used)
-    for name in unused:
-        if TRAINING.search(name):
-            text = f"variable {name} is of the training, and no signature reads it"
-            yield Finding("training", text, variable=name)
-    others = [name for name in unused if not TRAINING.search(name)]
-    if others:
-        more = f" and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
-        yield Finding("unused", f"no signature reads the variable {', '.join(others[:SHOWN])}{more}")
+    training = [name for name in unused if TRAINING.search(name)]
+    if training:
+        yield Finding("training", f"no signature reads the training's {_some(training)}")
+    if others := [name for name in unused if name not in training]:
+        yield Finding("unused", f"no signature reads the variable {_some(others)}")
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 def _cost(directory: Path, graph: MetaGraph) -> Cost:

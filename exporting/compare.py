@@ -17,8 +17,7 @@ def difference(first: Inputs, second: Inputs, tolerance: float) -> tuple[float, 
         if name not in first or name not in second:
             return np.inf, f"only one has the output {name!r}"
         distance, problem = _arrays(first[name], second[name])
-        allowed = max(tolerance, _coarseness(first[name])) if tolerance else 0.0
-        if problem or distance > allowed:
+        if problem or distance > allowed(first[name], tolerance):
             return distance, f"output {name!r}: {problem or f'differs by {distance:.2g} of its largest number'}"
         largest = max(largest, distance)
     return largest, None
@@ -31,6 +30,11 @@ def answers(first: Answer, second: Answer, tolerance: float) -> tuple[float, str
             return 0.0, None
         return np.inf, f"one gives {first.error or 'an answer'}, the other {second.error or 'an answer'}"
     return difference(first.outputs, second.outputs, tolerance)
+
+
+def allowed(array: Array, tolerance: float) -> float:
+    """Return what an output of this type may differ by, relative to its largest number."""
+    return max(tolerance, _coarseness(array)) if tolerance else 0.0
 
 
 def _coarseness(array: Array) -> float:

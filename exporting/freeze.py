@@ -5,9 +5,10 @@ One graph for all signatures, so that what they share is there once.
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+from exporting import kept
 from exporting.fold import fold_scales, name_biases
 from exporting.graph import (
     INIT_COLLECTIONS,
@@ -32,9 +33,15 @@ ROUNDS = 2  # of the optimizer; what one leaves, the next may still fold
 TIMEOUT_MS = 30 * 60 * 1000
 
 
-def freeze(graph: MetaGraph, values: Mapping[str, Any] | None, say: Callable[[str], None]) -> MetaGraph:
-    """Return a MetaGraphDef that means the same; `values` are those of its variables by node, None to leave them."""
+def freeze(
+    graph: MetaGraph, values: Mapping[str, Any] | None, say: Callable[[str], None], unproved: Collection[str] = ()
+) -> MetaGraph:
+    """Return a MetaGraphDef that means the same; `values` are those of its variables by node, None to leave them.
+
+    The graphs of the signatures in `unproved` stay as they are; their variables have to be left.
+    """
     result = _copy_without_graph(graph)
+    apart = kept.subgraph(graph, unproved)
     if values is None:
         result.saver_def.CopyFrom(graph.saver_def)
     definition = type(graph.graph_def)()
@@ -43,16 +50,17 @@ def freeze(graph: MetaGraph, values: Mapping[str, Any] | None, say: Callable[[st
         function.attr.pop(
             "api_implements", None
         )  # another body for other devices; it would keep this one from inlining
-    outputs = _add_outputs(definition, result)
+    outputs = _add_outputs(definition, result, unproved)
     _name_init(result)
-    keep = [*outputs, *init_operations(result)]
+    keep = [*outputs, *init_operations(result), *kept.shared(graph, apart)]
     if values is None:
         # What restores them stays as it is.
         keep += [result.saver_def.restore_op_name, node_of(result.saver_def.filename_tensor_name)]
-    feeds = _feeds(result)
+    feeds = _feeds(result, unproved)
     roots = [*keep, *(node_of(info.name) for info in feeds)]
     definition = pruned(definition, roots)
-    hidden = _hide(definition, {node_of(asset.tensor_info.name) for asset in assets(result)})
+    paths = {node_of(asset.tensor_info.name) for asset in assets(result)}  # by these names the loader fills them
+    hidden = _hide(definition, paths)
 
     say("inlining functions")
     definition = _optimized(definition, feeds, keep, _inline)
@@ -70,9 +78,10 @@ def freeze(graph: MetaGraph, values: Mapping[str, Any] | None, say: Callable[[st
     _show(definition, hidden)
     _share(definition, set(roots))
     _clean(definition)
-    _shorten(definition, set(roots))
+    _shorten(definition, {*roots, *paths}, {node.name for node in apart.node})
     _drop_idle_init(definition, result)
     result.graph_def.CopyFrom(pruned(definition, roots))
+    kept.add(result.graph_def, apart)
     missing = {node_of(root) for root in roots} - {node.name for node in result.graph_def.node} - {""}
     if missing:
         raise Refusal(f"TensorFlow's graph optimizer lost {', '.join(sorted(missing))}, which a signature names")
@@ -95,11 +104,13 @@ def _copy_without_graph(graph: MetaGraph) -> MetaGraph:
     return result
 
 
-def _add_outputs(definition: GraphDef, result: MetaGraph) -> list[str]:
+def _add_outputs(definition: GraphDef, result: MetaGraph, unproved: Collection[str]) -> list[str]:
     """Give each output of a signature a node of its own, so that whatever computes it may be inlined and replaced."""
     nodes = {node.name: node for node in definition.node}
     outputs: list[str] = []
     for name, signature in signatures(result).items():
+        if name in unproved:
+            continue
         fed = set(names(signature.inputs.values()))
         for key in sorted(signature.outputs):
             for message, field, dtype in tensors(signature.outputs[key]):
@@ -127,18 +138,18 @@ def _name_init(result: MetaGraph) -> None:
         result.collection_def[INIT_COLLECTIONS[0]].node_list.value.append(operations[0])
 
 
-def _feeds(result: MetaGraph) -> list[Any]:
-    """Return the inputs of all signatures as dense TensorInfos, each tensor once."""
+def _feeds(result: MetaGraph, unproved: Collection[str]) -> list[Any]:
+    """Return the inputs of the other signatures as dense TensorInfos, each tensor once."""
     found = {}
-    for signature in signatures(result).values():
-        for info in signature.inputs.values():
-            for message, field, dtype in tensors(info):
-                dense = type(info)(name=getattr(message, field), dtype=dtype)
-                if info.WhichOneof("encoding") == "name":
-                    dense.tensor_shape.CopyFrom(info.tensor_shape)
-                else:
-                    dense.tensor_shape.unknown_rank = True
-                found[dense.name] = dense
+    proved = [signature for name, signature in signatures(result).items() if name not in unproved]
+    for info in (info for signature in proved for info in signature.inputs.values()):
+        for message, field, dtype in tensors(info):
+            dense = type(info)(name=getattr(message, field), dtype=dtype)
+            if info.WhichOneof("encoding") == "name":
+                dense.tensor_shape.CopyFrom(info.tensor_shape)
+            else:
+                dense.tensor_shape.unknown_rank = True
+            found[dense.name] = dense
     return list(found.values())
 
 
@@ -266,9 +277,9 @@ def _clean(definition: GraphDef) -> None:
         function.attr.pop("_input_shapes", None)
 
 
-def _shorten(definition: GraphDef, fixed: set[str]) -> None:
+def _shorten(definition: GraphDef, fixed: set[str], others: set[str]) -> None:
     """Name nodes by the last part of their names: paths through inlined functions are a third of a small model."""
-    taken = {*fixed}
+    taken = {*fixed, *others}
     renamed: dict[str, str] = {}
     for node in definition.node:
         if node.name in fixed:

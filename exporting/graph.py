@@ -89,12 +89,12 @@ def _join_copies(graph: MetaGraph, left: Initialization) -> None:
 
 
 @contextmanager
-def joined(directory: Path, graph: MetaGraph) -> Iterator[Path]:
+def joined(directory: Path, graph: MetaGraph, changed: bool = False) -> Iterator[Path]:
     """Lend a folder that any loader fills every variable from: the model's own, or a copy with `graph` as it was read.
 
-    The copy links to the model's variables and assets.
+    The copy links to the model's variables and assets. With `changed` it is always a copy: the graph is another one.
     """
-    if not needed(directory).copies:
+    if not changed and not needed(directory).copies:
         yield directory
         return
     from tensorflow.core.protobuf import saved_model_pb2

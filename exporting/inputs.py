@@ -1,9 +1,11 @@
 """Inputs made up from what a signature declares, always the same, to compare answers by; and inputs from a file."""
 
+import json
 import pickle
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from exporting.refusal import Refusal
 from serving import composite, examples, parsing
 from serving.examples import Recipe, recipes
 from serving.http import BadRequest
+from serving.model import Source
 from serving.protocols import tensorflow_serving
 from serving.protocols.call import Context
 from serving.signature import Signature, TensorSpec, check
@@ -86,11 +89,22 @@ def given(path: Path, signatures: dict[str, Signature]) -> Iterator[tuple[str, I
         raise Refusal(f"{path}: its arrays ({', '.join(arrays)}) fit no signature: {'; '.join(problems)}")
 
 
+def exported(directory: Path, signatures: dict[str, Signature]) -> Iterator[tuple[str, Inputs]]:
+    """Yield the examples that the exporter left beside the model, where they fit its signatures."""
+    for body in Source(directory, "model").exported.values():
+        with suppress(BadRequest, TypeError, ValueError):
+            yield _decoded(json.dumps(body).encode(), signatures)
+
+
 def _from_json(path: Path, signatures: dict[str, Signature]) -> tuple[str, Inputs]:
     try:
-        call = tensorflow_serving.decode(path.read_bytes(), signatures, Context())
+        return _decoded(path.read_bytes(), signatures)
     except (OSError, BadRequest) as error:
         raise Refusal(f"{path}: {error}") from None
+
+
+def _decoded(body: bytes, signatures: dict[str, Signature]) -> tuple[str, Inputs]:
+    call = tensorflow_serving.decode(body, signatures, Context())
     return call.signature.name, dict(call.inputs)
 
 

@@ -6,6 +6,7 @@ anything is written. Signatures that it cannot have are left out, each with its 
 """
 
 import json
+import math
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from exporting import compare, conversion, manifest
+from exporting import compare, conversion, manifest, ranges
 from exporting.bake import (
     NOT_CARRIED,
     PROTOBUF_BYTES,
@@ -33,7 +34,8 @@ from exporting.bake import (
     put_in_place,
 )
 from exporting.graph import MetaGraph, contents, functions, joined, names, reached, served, signatures
-from exporting.inputs import Inputs, given, made, ways
+from exporting.inputs import Inputs, exported, given, made, ways
+from exporting.lowering import forget_training, lower, rename_inputs
 from exporting.refusal import Refusal
 from exporting.report import size
 from exporting.runner import Answer, Job, ask
@@ -58,13 +60,14 @@ def convert(
     tolerance: float | None = None,
     inputs: Iterable[Path] = (),
     default: str | None = None,
+    largest: float = math.inf,
     limit: int = PROTOBUF_BYTES,
     rounds: int = ROUNDS,
 ) -> Baked:
     """Write the twin of the SavedModel in `directory` to `out`; or raise Refusal and leave nothing behind.
 
     `default` names the signature that answers as serving_default; without it, a serving_default that LiteRT cannot
-    have refuses the whole twin, and any other one is left out.
+    have refuses the whole twin, and any other one is left out. Answers are compared over inputs up to `largest`.
     """
     _check_places(directory, out, force)
     try:
@@ -80,24 +83,32 @@ def convert(
         raise Refusal(f"{directory}: --signature: it has no callable {default!r}{did_you_mean(default, wanted)}")
     if (needed := bytes_of(graph)) > limit:
         raise Refusal(f"{directory}: {size(needed)} of variables do not fit LiteRT's 2 GB; it stays with TensorFlow")
-    reasons = {name: why for name, one in wanted.items() if (why := _never(one))}
+    renamed = rename_inputs(graph)
+    reasons = {name: why for name, one in wanted.items() if (why := _never(one, renamed.get(name, {})))}
     if default not in (None, DEFAULT) and DEFAULT in wanted:
         reasons.setdefault(DEFAULT, "it was not asked for")
-    own = [call for path in inputs for call in given(path, {k: v for k, v in wanted.items() if k not in reasons})]
+    possible = {name: one for name, one in wanted.items() if name not in reasons}
+    own = [*exported(directory, possible), *(call for path in inputs for call in given(path, possible))]
     allowed = compare.TOLERANCE if tolerance is None else tolerance
+    changed = any([lower(graph), forget_training(graph), renamed])
     with folder_beside(out) as folder:
         while True:
-            with joined(directory, graph) as readable:
+            with joined(directory, graph, changed) as readable:
                 runs = _convert(directory, readable, offered, wanted, reasons, default, folder)
             left = replace(offered, signatures={k: v for k, v in wanted.items() if k not in reasons})
-            litert.write(folder, left, runs)
+            litert.write(folder, left, runs, renamed)
             questions = _ask_original(directory, left, [call for call in own if call[0] not in reasons])
-            difference, compared, wrong, told = _compare(directory, folder, questions, left.signatures, allowed)
+            if questions.unproved:
+                reasons |= {name: f"nothing shows that it works: {why}" for name, why in questions.unproved.items()}
+                continue
+            difference, compared, wrong, told = _compare(
+                directory, folder, questions, left.signatures, allowed, largest
+            )
             if not wrong:
                 break
             reasons |= wrong
         notes += [*questions.notes, *told, *_assertions(graph, left)]
-        _complete(directory, folder, offered, wanted, reasons, default, runs, notes)
+        _complete(directory, folder, offered, wanted, reasons, default, runs, renamed, notes)
         _say("measuring")
         before, after = _measure(directory, folder, questions.timed, rounds)
         twin = Baked(out, True, questions.timed[0], before, after, allowed, difference, compared, tuple(notes))
@@ -108,7 +119,7 @@ def convert(
     return twin
 
 
-def _never(signature: Signature) -> str | None:
+def _never(signature: Signature, renamed: Mapping[str, str]) -> str | None:
     """Say why no converter could help a signature, or None."""
     for spec in signature.inputs.values():
         if spec.dtype.kind == "S":
@@ -118,7 +129,7 @@ def _never(signature: Signature) -> str | None:
             )
         if spec.shape is None:
             return f"its input {spec.name!r} has no known rank, which LiteRT needs"
-        if spec.name == "self":
+        if spec.name == "self" and spec.name not in renamed:
             return "an input is called 'self', which LiteRT's Python interface cannot be given"
     return None
 
@@ -185,16 +196,22 @@ class _Odd:
 
 
 def _compare(
-    directory: Path, folder: Path, questions: _Questions, wanted: Mapping[str, Signature], tolerance: float
+    directory: Path,
+    folder: Path,
+    questions: _Questions,
+    wanted: Mapping[str, Signature],
+    tolerance: float,
+    largest: float,
 ) -> tuple[float, int, Reasons, list[str]]:
     """Return the largest difference, the number of calls, which signatures answer otherwise, and what is of note."""
     _say("comparing with the original")
     calls, answers = list(questions.calls), list(questions.answers)
-    odd = []
+    odd, recipes = [], {}
     for name, signature in wanted.items():
         recipe = _recipe(directory, signature, [inputs for asked, inputs in questions.calls if asked == name])
         if recipe is None:
             continue  # only a given input fits
+        recipes[name] = recipe
         further = [
             made(signature, replace(recipe, size=recipe.size + more), rows, seed)
             for seed, (rows, more) in enumerate(FURTHER, 3)
@@ -206,21 +223,48 @@ def _compare(
         odd += [_Odd(name, what, one) for what, one in _oddities(made(signature, recipe, 2, 9))]
     copy = ask(Job(folder, calls))
     wrong: Reasons = {}
-    largest = 0.0
+    most = 0.0
     for (name, _), one, other in zip(calls, answers, copy.answers):
         distance, problem = compare.answers(one, other, tolerance)
         if problem and other.outputs is None:
             wrong.setdefault(name, f"converted, it fails: {other.message or other.error}")
         elif problem:
             wrong.setdefault(name, f"converted, it answers otherwise: {problem} (allowed: {tolerance:g})")
-        largest = max(largest, distance) if not problem else largest
+        most = max(most, distance) if not problem else most
     if copy.failure:
         name = calls[min(len(copy.answers), len(calls) - 1)][0]
         wrong.setdefault(name, f"converted, it cannot be run: {copy.failure}")
     if wrong:
-        return largest, len(calls), wrong, []
-    wrong, notes = _try_oddities(directory, folder, odd)
-    return largest, len(calls), wrong, notes
+        return most, len(calls), wrong, []
+    wrong, notes = _over_ranges(
+        directory, folder, {name: wanted[name] for name in recipes}, recipes, tolerance, largest
+    )
+    if wrong:
+        return most, len(calls), wrong, []
+    wrong, told = _try_oddities(directory, folder, odd)
+    return most, len(calls), wrong, [*notes, *told]
+
+
+def _over_ranges(
+    directory: Path,
+    folder: Path,
+    wanted: Mapping[str, Signature],
+    recipes: Mapping[str, Recipe],
+    tolerance: float,
+    largest: float,
+) -> tuple[Reasons, list[str]]:
+    """Return which signatures answer otherwise over some range of numbers, and notes on the others."""
+    wrong, notes = {}, []
+    for name, signature in wanted.items():
+        found = ranges.outside(directory, folder, signature, recipes[name], tolerance, largest)
+        if found and found.counts:
+            cure = f" (--largest {found.works_to:g} converts it for smaller ones)" if found.works_to else ""
+            wrong[name] = f"converted, it answers otherwise {found.problem}{cure}"
+        elif found:
+            notes.append(f"signature {name!r} answers otherwise {found.problem}; of half of these it does not")
+    if largest < math.inf:
+        notes.append(f"answers were compared for inputs up to ±{largest:g} only: beyond, it may answer otherwise")
+    return wrong, notes
 
 
 def _recipe(directory: Path, signature: Signature, asked: list[Inputs]) -> Recipe | None:
@@ -296,6 +340,7 @@ def _complete(
     reasons: Reasons,
     default: str | None,
     runs: dict[str, str],
+    renamed: dict[str, dict[str, str]],
     notes: list[str],
 ) -> None:
     """Write the signatures, those that were left out with their reasons, and what lies beside the model."""
@@ -307,6 +352,7 @@ def _complete(
     new = {}
     if default is not None and default != DEFAULT:
         runs[DEFAULT] = runs.get(default, default)
+        renamed |= {DEFAULT: renamed[default]} if default in renamed else {}
         new[DEFAULT] = default
         all_of_them[DEFAULT] = replace(all_of_them[default], name=DEFAULT)
         why = reasons.pop(DEFAULT, None)
@@ -314,7 +360,7 @@ def _complete(
             f"{default!r} answers as serving_default" + (f"; the original's is left out: {why}" if why else "")
         )
     notes += [f"signature {name!r} is left out: {why}" for name, why in reasons.items()]
-    litert.write(folder, replace(offered, signatures=all_of_them), runs)
+    litert.write(folder, replace(offered, signatures=all_of_them), runs, renamed)
     for path in sorted(directory.iterdir()):
         if path.name == "assets.extra":
             _copy(path, folder / path.name)

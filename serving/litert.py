@@ -11,7 +11,8 @@
          "inputs": {"pixels": {"dtype": "DT_FLOAT", "shape": [null, 8, 8], "tensor": "pixels:0"}}, "outputs": {...}},
        "image": {"problem": "its input 'image' holds strings, ...", ...}}}
 
-`bytes` is the size of model.tflite; `runs` names the graph where it is another signature's.
+`bytes` is the size of model.tflite; `runs` names the graph where it is another signature's, and `names` the inputs that
+have other names there.
 """
 
 import json
@@ -21,6 +22,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from threading import BoundedSemaphore
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -59,8 +61,16 @@ def read(directory: Path) -> Contents:
     return Contents(tags, signatures, version, restores=False)
 
 
-def write(directory: Path, contents: Contents, runs: Mapping[str, str]) -> None:
-    """Write the signatures beside the twin's model; `runs` names the graph of those that have another's."""
+def write(
+    directory: Path,
+    contents: Contents,
+    runs: Mapping[str, str],
+    names: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+) -> None:
+    """Write the signatures beside the twin's model.
+
+    `runs` names the graph of those that have another's, `names` what inputs are called there.
+    """
     facts = {
         "format": FORMAT,
         "bytes": (directory / MODEL).stat().st_size,
@@ -69,6 +79,7 @@ def write(directory: Path, contents: Contents, runs: Mapping[str, str]) -> None:
         "signatures": {
             name: {
                 **({"runs": runs[name]} if name in runs else {}),
+                **({"names": names[name]} if name in names else {}),
                 **({"problem": signature.refusal} if signature.refusal else {}),
                 "method_name": signature.method_name,
                 "inputs": {key: _facts_of(spec) for key, spec in signature.inputs.items()},
@@ -131,7 +142,9 @@ class Session:
         self._library = open_library()
         self._path = str(directory / MODEL)
         self._threads = threads or cores()
-        self._runs = {name: one["runs"] for name, one in _facts(directory)["signatures"].items() if "runs" in one}
+        signatures = _facts(directory)["signatures"]
+        self._runs = {name: one["runs"] for name, one in signatures.items() if "runs" in one}
+        self._names = {name: one["names"] for name, one in signatures.items() if "names" in one}
         self._idle: deque[_Interpreter] = deque()
         self._free = BoundedSemaphore(max(1, most))
         self._idle.append(self._open())
@@ -150,7 +163,8 @@ class Session:
         """Return the signature as a function of named arrays; raise LoadError where the model lacks it."""
         key = self._runs.get(signature.name, signature.name)
         idle, free, names = self._idle, self._free, tuple(signature.outputs)
-        if idle and (lacking := idle[0].lacks(key, signature)):
+        renamed = self._names.get(signature.name, {})
+        if idle and (lacking := idle[0].lacks(key, signature, renamed)):
             raise LoadError(lacking)
 
         def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -164,7 +178,8 @@ class Session:
                 except IndexError:
                     interpreter = self._open()
                 try:
-                    outputs = interpreter.runner(key)(**inputs)
+                    own = {renamed.get(name, name): array for name, array in inputs.items()} if renamed else inputs
+                    outputs = interpreter.runner(key)(**own)
                 except (RuntimeError, ValueError) as error:  # what is left of the interpreter is not used again
                     raise RunError("INVALID_ARGUMENT", _plain(error)) from None
                 except MemoryError:
@@ -195,12 +210,13 @@ class _Interpreter:
             runner = self._runners[key] = self._interpreter.get_signature_runner(key)
         return runner
 
-    def lacks(self, key: str, signature: Signature) -> str | None:
+    def lacks(self, key: str, signature: Signature, renamed: Mapping[str, str]) -> str | None:
         """Say what the model lacks of a signature, or None."""
         found = self._interpreter.get_signature_list().get(key)
         if found is None:
             return f"{MODEL} has no signature {key!r}"
-        if set(found["inputs"]) != signature.inputs.keys() or set(found["outputs"]) != signature.outputs.keys():
+        inputs = {renamed.get(name, name) for name in signature.inputs}
+        if set(found["inputs"]) != inputs or set(found["outputs"]) != signature.outputs.keys():
             return f"{MODEL} has other inputs or outputs than {SIGNATURES} says"
         return None
 

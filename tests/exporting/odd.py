@@ -4,8 +4,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
+
+from exporting.runner import Job, ask
 
 v1 = tf.compat.v1
 
@@ -161,6 +164,103 @@ def aborts(path: Path) -> None:
     save(path, empty=function(floats())(empty), well=function(floats())(lambda x: {"y": x}))
 
 
+def unproved(path: Path) -> None:
+    """One of its signatures takes only what cannot be guessed; both read the same variable, table and function."""
+    Path(f"{path}.txt").write_text("ant\nbee\n")
+    owner = tf.Module()
+    owner.weight = tf.Variable([2.0], name="weight")
+    line, number = tf.lookup.TextFileIndex.WHOLE_LINE, tf.lookup.TextFileIndex.LINE_NUMBER
+    words = tf.lookup.TextFileInitializer(f"{path}.txt", tf.string, line, tf.int64, number)
+    owner.table = tf.lookup.StaticHashTable(words, -1)
+    inner = tf.function(
+        lambda x: tf.nn.relu(x * owner.weight) + tf.cast(owner.table.lookup(tf.constant("bee")), tf.float32)
+    )
+
+    def closed(x: Any) -> Any:
+        with tf.control_dependencies([tf.debugging.assert_equal(x, 12345.0)]):
+            return {"y": inner(x)}
+
+    opened = function(floats())(lambda x: {"y": inner(x)})
+    save(path, owner, serving_default=opened, closed=function(floats())(closed))
+    Path(f"{path}.txt").unlink()
+
+
+def unproved_tf1(path: Path) -> None:
+    """The same of TensorFlow 1: no functions, and one placeholder for both."""
+    with tf.Graph().as_default(), v1.Session() as session:
+        x = v1.placeholder(tf.float32, (None,), name="in/x")
+        with v1.variable_scope("model"):
+            weight = v1.get_variable("weight", initializer=[2.0])
+            y = tf.nn.relu(x * weight, name="y") + 1.0
+        with tf.control_dependencies([tf.debugging.assert_equal(x, 12345.0)]):
+            closed = tf.identity(y * 2.0, name="model/closed")
+        session.run(v1.global_variables_initializer())
+        signatures = {
+            name: v1.saved_model.predict_signature_def({"x": x}, {"y": output})
+            for name, output in (("serving_default", y), ("closed", closed))
+        }
+        builder = v1.saved_model.Builder(str(path))
+        builder.add_meta_graph_and_variables(session, ["serve"], signatures)
+        builder.save()
+
+
+def scoped_vocabulary(path: Path) -> None:
+    """A vocabulary of TensorFlow 1 whose path is a constant inside a name scope."""
+    words = Path(f"{path}.txt")
+    words.write_text("ant\nbee\n")
+    with tf.Graph().as_default(), v1.Session() as session:
+        x = v1.placeholder(tf.string, (None,))
+        with tf.name_scope("features/lookup"):
+            name = tf.constant(str(words), name="vocabulary")
+            line, number = tf.lookup.TextFileIndex.WHOLE_LINE, tf.lookup.TextFileIndex.LINE_NUMBER
+            source = tf.lookup.TextFileInitializer(name, tf.string, line, tf.int64, number)
+            found = tf.lookup.StaticHashTable(source, -1).lookup(x)
+        session.run(v1.tables_initializer())
+        builder = v1.saved_model.Builder(str(path))
+        builder.add_meta_graph_and_variables(
+            session,
+            ["serve"],
+            {"serving_default": v1.saved_model.predict_signature_def({"x": x}, {"y": found})},
+            assets_collection=v1.get_collection(v1.GraphKeys.ASSET_FILEPATHS),
+            main_op=v1.tables_initializer(),
+        )
+        builder.save()
+    words.unlink()
+
+
+def own_saver(path: Path) -> None:
+    """TensorFlow 1 with a saver of the author's own beside the one that loads the model, and training variables."""
+    with tf.Graph().as_default(), v1.Session() as session:
+        x = v1.placeholder(tf.float32, (None,))
+        weight = v1.get_variable("weight", initializer=[2.0])
+        for name in ("weight/Adam", "weight/Adam_1", "beta1_power"):
+            v1.get_variable(name, initializer=0.0)
+        v1.train.Saver(name="mine")
+        session.run(v1.global_variables_initializer())
+        v1.saved_model.simple_save(session, str(path), {"x": x}, {"y": x * weight})
+
+
+def chaotic(path: Path) -> None:
+    """Rounding grows in it: the original itself differs with and without oneDNN."""
+    owner = tf.Module()
+    owner.weight = tf.Variable(tf.random.stateless_normal((256, 256), (1, 2)))
+
+    def work(x: Any) -> Any:
+        for _ in range(20):
+            x = tf.sin(tf.matmul(x, owner.weight))
+        return {"y": x}
+
+    save(path, owner, serving_default=function(floats(shape=(None, 256)))(work))
+
+
+# What these are asked before and after the bake.
+ASKED = {
+    "unproved": [("serving_default", np.float32([1, -2])), ("closed", np.float32([12345, 12345]))],
+    "unproved_tf1": [("serving_default", np.float32([1, -2])), ("closed", np.float32([12345, 12345]))],
+    "scoped_vocabulary": [("serving_default", np.array([b"bee", b"cat"], object))],
+    "own_saver": [("serving_default", np.float32([1, -2]))],
+}
+
 ODD = (
     training_state,
     dropout,
@@ -173,7 +273,26 @@ ODD = (
     two_definitions,
     brittle,
     aborts,
+    unproved,
+    unproved_tf1,
+    scoped_vocabulary,
+    own_saver,
+    chaotic,
 )
+
+
+def differences(name: str, model: Path, baked: Path) -> str | None:
+    """Return what the runtime answers differently from what TensorFlow's Python API gave of the original."""
+    calls = [(signature, {"x": array}) for signature, array in ASKED[name]]
+    answers = ask(Job(baked, calls, optimized=True))
+    with tf.Graph().as_default(), v1.Session() as session:
+        signatures = v1.saved_model.load(session, ["serve"], str(model)).signature_def
+        for (signature, inputs), answer in zip(calls, answers.answers):
+            fed = {signatures[signature].inputs["x"].name: inputs["x"]}
+            expected = session.run(signatures[signature].outputs["y"].name, fed)
+            if answer.outputs is None or not np.array_equal(expected, answer.outputs["y"]):
+                return f"{signature}: {answer}, not {expected}"
+    return answers.failure
 
 
 def make(folder: Path) -> None:

@@ -92,7 +92,10 @@ def test_impure_models_are_caught_in_the_act(results: dict[str, Any]) -> None:
 def test_findings_name_the_variable_and_the_cause(results: dict[str, Any]) -> None:
     assert "variable Variable" in results["audit"]["counter"]["no"][0]
     assert "left in training mode" in results["audit"]["dropout"]["no"][0]
-    assert results["audit"]["training_state"]["notes"] == ["no signature reads the variable spare"]
+    assert results["audit"]["training_state"]["notes"] == [
+        "no signature reads the training's adam/dense_kernel_momentum, adam/iteration, global_step",
+        "no signature reads the variable spare",
+    ]
     assert "no known rank" in results["audit"]["dtype_float32"]["notes"][0]
 
 

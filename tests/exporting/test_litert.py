@@ -82,11 +82,21 @@ OUTCOMES = {
     "no such default":      "did you mean 'pixels'?",
     "it exists":            "it exists; --force replaces it",
     twins.PIXELS:           TWIN,
+
+    "numbers":              TWIN,
+    "cosine":               "(--largest 1e+08 converts it for smaller ones)",
+    "cosine, smaller":      TWIN,
+    "python_words":         TWIN,
+    "optimizer_slots":      TWIN,
 }
 LEFT_OUT = {
     # model, signature              why
     ("dtype_float32", "any"):       "its input 'x' has no known rank, which LiteRT needs",
     (twins.PIXELS, "the original"): STRINGS,
+    ("numbers", "'to_int16'"):      "converted, it answers otherwise for numbers up to ±100000: output 'y' has",
+    ("numbers", "'cos'"):           "converted, it answers otherwise for numbers up to ±1e+09: output 'y' has",
+    ("numbers", "'sin'"):           "converted, it answers otherwise for numbers up to",
+    ("cosine, smaller", "compared"): "for inputs up to ±1e+06 only",
 }
 # fmt: on
 
@@ -112,6 +122,15 @@ def test_every_model_has_its_outcome(name: str) -> None:
 def test_what_is_left_out_is_told(name: str, signature: str) -> None:
     notes = [note for note in twins.results()[name] if signature in note]
     assert any(LEFT_OUT[name, signature] in note for note in notes)
+
+
+@pytest.mark.parametrize("name", ["numbers", "python_words", "optimizer_slots"])
+def test_a_twin_answers_numbers_of_any_size_as_tensorflow_does(name: str) -> None:
+    found = twins.results()["differences"][name]
+    assert found
+    assert {signature: problem for signature, problem in found.items() if problem} == (
+        dict.fromkeys(("to_int16", "cos", "sin"), "UNCALLABLE") if name == "numbers" else {}
+    )
 
 
 def test_a_refusal_leaves_nothing_behind() -> None:

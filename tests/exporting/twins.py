@@ -43,7 +43,8 @@ def build() -> Path:
         for path in sorted(folder.rglob("*")):
             if path.is_file() and path.suffix != ".pyc":
                 digest.update(path.read_bytes())
-    digest.update(Path(__file__).read_bytes())
+    for name in ("twins.py", "numbers.py", "odd.py"):
+        digest.update(Path(__file__).with_name(name).read_bytes())
     folder = ROOT / ".cache" / f"twins-{digest.hexdigest()[:16]}"
     with zoo.locked(ROOT / ".cache" / "twins.lock"):
         if not folder.is_dir():
@@ -83,6 +84,21 @@ def main(folder: Path, wanted: list[str]) -> None:
         except Refusal as refusal:
             found[name] = str(refusal)
     found[PIXELS] = list(convert(EMBEDDED, folder / PIXELS, default="pixels", rounds=1).notes)
+    from tests.exporting import numbers
+
+    models = folder / "numbers-models"
+    models.mkdir()
+    found["differences"] = {}
+    for make in numbers.MODELS:
+        name = make.__name__
+        make(models / name)
+        try:
+            found[name] = list(convert(models / name, folder / name, rounds=0).notes)
+            found["differences"][name] = numbers.differences(models / name, folder / name)
+        except Refusal as refusal:
+            found[name] = str(refusal)
+    found["cosine, smaller"] = list(convert(models / "cosine", folder / "cosine, smaller", largest=1e6, rounds=0).notes)
+    shutil.rmtree(models)
     tries = {
         "too strict": lambda: convert(zoo.build() / "keras_attention", folder / "x", tolerance=1e-12, rounds=0),
         "too large": lambda: convert(zoo.build() / "dense_512", folder / "x", limit=1000, rounds=0),

@@ -129,6 +129,8 @@ def odd_ones(folder: Path, results: dict[str, Any]) -> None:
         name = one.__name__
         results["audit"][name] = audited(folder / "odd" / name, name in TRIED_ODD)
         results["bake"][name] = baked(folder / "odd" / name, folder / name)
+        if name in odd.ASKED and (folder / name).exists():
+            results["python"][name] = odd.differences(name, folder / "odd" / name, folder / name)
 
 
 def the_rest(folder: Path, results: dict[str, Any]) -> None:

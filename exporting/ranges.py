@@ -1,0 +1,173 @@
+"""Does a twin answer as its original over the numbers that a client may send, from 1e-5 to the ends of their types?
+
+The original is asked three times more: with each number moved by what float32 cannot hold anyway, up and down, and
+without oneDNN. What it answers otherwise itself then is allowed to a twin too, and where it has no finite answer,
+nothing is compared. A difference counts that is there at half the magnitude as well: where sums overflow, the order of
+the additions decides.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from exporting import compare
+from exporting.inputs import Array, Inputs, made
+from exporting.runner import Answer, Job, ask
+from serving.examples import Recipe
+from serving.signature import Signature
+
+FLOATS = (1e-5, 1.0, 1e2, *(10.0**exponent for exponent in range(3, 11)), 1e15, 1e20, 1e30, math.inf)
+INTEGERS = (100, 50_000, 1_000_000)  # larger ones may count the steps of a loop
+ELEMENTS, ROWS = 64, 31  # of an input, where its rows are open; TensorFlow casts the last ones one by one
+OWN = 4  # times what the original differs by from itself
+TIMEOUT = 120
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """The first range over which a signature has other answers."""
+
+    problem: str
+    counts: bool  # at half the magnitude too
+    works_to: float | None  # the largest range over which all answers were the same
+
+
+@dataclass(frozen=True, slots=True)
+class _Range:
+    kinds: str  # of the inputs that are changed
+    most: float
+    inputs: Inputs
+
+    def __str__(self) -> str:
+        numbers = "whole numbers" if self.kinds == "iu" else "numbers"
+        return f"{numbers} up to {'the largest of their type' if math.isinf(self.most) else f'±{self.most:g}'}"
+
+
+def outside(
+    original: Path, twin: Path, signature: Signature, recipe: Recipe, tolerance: float, largest: float
+) -> Outside | None:
+    """Return where the twin first answers otherwise than the original, up to `largest`; None where it nowhere does."""
+    for kinds, sizes in (("f", FLOATS), ("iu", INTEGERS)):
+        ranges = [_Range(kinds, most, one) for most, one in _inputs(signature, recipe, kinds, sizes) if most <= largest]
+        if not ranges:
+            continue
+        problems = _problems(original, twin, signature.name, ranges, tolerance)
+        works_to = None
+        for one, problem in zip(ranges, problems):
+            if problem:
+                half = _Range(kinds, one.most, _halved(one.inputs, kinds))
+                counts = any(_problems(original, twin, signature.name, [half], tolerance))
+                return Outside(f"for {one}: {problem}", counts, works_to)
+            works_to = one.most
+    return None
+
+
+def _inputs(
+    signature: Signature, recipe: Recipe, kinds: str, sizes: tuple[float, ...]
+) -> Iterator[tuple[float, Inputs]]:
+    row = made(signature, recipe, 1, 0)
+    changed = [name for name, array in row.items() if array.dtype.kind in kinds and array.size]
+    if not changed:
+        return
+    rows = min(ROWS, -(-ELEMENTS // min(row[name].size for name in changed)))
+    for seed, most in enumerate(sizes):
+        inputs, random = made(signature, recipe, max(rows, 2), seed), np.random.default_rng(seed)
+        for name in changed:
+            inputs[name] = _numbers(random, inputs[name], most)
+        yield most, inputs
+
+
+def _numbers(random: np.random.Generator, like: Array, most: float) -> Array:
+    if like.dtype.kind in "iu":
+        ends = np.iinfo(like.dtype)
+        low, high = max(-int(most), ends.min), min(int(most), ends.max)
+        return np.asarray(random.integers(low, high, like.shape, like.dtype, endpoint=True))
+    ends_of_floats = np.finfo(like.dtype)
+    if most < ends_of_floats.max:
+        numbers: Array = np.asarray(random.uniform(-most, most, like.shape))
+        return (np.round(numbers) if most > 1e3 else numbers).astype(like.dtype)  # whole numbers far from 0 as well
+    top = math.log10(float(ends_of_floats.max))
+    signs = np.asarray(random.choice((-1.0, 1.0), like.shape))
+    return (signs * 10 ** random.uniform(top / 2, top, like.shape)).astype(like.dtype)
+
+
+def _halved(inputs: Inputs, kinds: str) -> Inputs:
+    halves = {"f": lambda array: array / 2, "iu": lambda array: np.trunc(array / 2)}
+    return {
+        name: halves[kinds](array).astype(array.dtype) if array.dtype.kind in kinds else array
+        for name, array in inputs.items()
+    }
+
+
+def _moved(inputs: Inputs, seed: int) -> Inputs:
+    """Return each floating-point number or one of its neighbours."""
+    random = np.random.default_rng(seed)
+    return {
+        name: np.nextafter(array, (array * random.choice((0, 1, 2), array.shape)).astype(array.dtype))
+        if array.dtype.kind == "f"
+        else array
+        for name, array in inputs.items()
+    }
+
+
+def _problems(original: Path, twin: Path, name: str, ranges: list[_Range], tolerance: float) -> list[str | None]:
+    """Return what differs over each range."""
+    calls = [(name, one.inputs) for one in ranges]
+    with np.errstate(over="ignore"):
+        moved = [(name, _moved(one.inputs, seed)) for one in ranges for seed in (1, 2)]
+    answers = ask(Job(original, calls), TIMEOUT).answers
+    others = ask(Job(original, moved), TIMEOUT).answers if ranges[0].kinds == "f" else []
+    without = ask(Job(original, calls, onednn="0"), TIMEOUT).answers
+    copies = ask(Job(twin, calls[: len(answers)]), TIMEOUT)
+    if copies.failure and len(copies.answers) < len(answers):
+        copies.answers.append(Answer(None, "DIED", copies.failure))
+    found = []
+    for place, (answer, copy) in enumerate(zip(answers, copies.answers)):
+        own = [*others[2 * place : 2 * place + 2], *without[place : place + 1]]
+        found.append(_problem(answer, [one for one in own if one.outputs], copy, tolerance))
+    return found
+
+
+def _problem(answer: Answer, own: list[Answer], copy: Answer, tolerance: float) -> str | None:
+    if answer.outputs is None:
+        return None  # what the original refuses is no measure
+    if copy.outputs is None:
+        return f"it fails: {copy.message or copy.error}"
+    for name, array in answer.outputs.items():
+        other = copy.outputs[name]
+        if array.dtype != other.dtype or array.shape != other.shape:
+            return compare.difference({name: array}, {name: other}, tolerance)[1]
+        if array.dtype.kind not in "biuf":
+            continue
+        same = [array, *(one.outputs[name] for one in own if one.outputs and one.outputs[name].shape == array.shape)]
+        if (place := _wrong(same, other, tolerance)) is not None:
+            return f"output {name!r} has {_text(other.ravel()[place])}, the original's {_text(array.ravel()[place])}"
+    return None
+
+
+def _wrong(same: list[Array], other: Array, tolerance: float) -> int | None:
+    """Return the place of the element that differs most, beyond what the original's own answers differ by."""
+    if same[0].dtype.kind in "biu":
+        settled = np.all([one == same[0] for one in same], axis=0)
+        wrong = settled & (other != same[0])
+        return int(np.argmax(wrong)) if wrong.any() else None
+    wide = np.stack([one.astype(np.float64) for one in same])
+    finite = np.isfinite(wide).all(axis=0)
+    if not finite.any():
+        return None
+    wide = np.where(finite, wide, 0.0)
+    allowed = compare.allowed(same[0], tolerance) * np.abs(wide[0]).max() + OWN * (wide.max(axis=0) - wide.min(axis=0))
+    with np.errstate(invalid="ignore"):
+        distance = np.abs(other.astype(np.float64) - wide[0])
+    beyond = finite & ~(distance <= allowed)
+    if not beyond.any():
+        return None
+    return int(np.argmax(np.where(beyond, np.where(np.isfinite(distance), distance, np.inf), -1.0)))
+
+
+def _text(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, np.floating) else str(value)
