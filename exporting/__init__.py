@@ -3,10 +3,10 @@
 Imports tensorflow when it is needed; nothing under serving/ imports this."""
 
 from exporting.export import Exported, export
-from exporting.function import Function, forward, function
+from exporting.function import Function, forward, from_saved_model, function
 from exporting.refusal import Refusal
 from exporting.state import State, fingerprint, from_keras, resume
-from exporting.wrappers import class_names, image_bytes, keyed, text, tf_example, top_k
+from exporting.wrappers import class_names, image_bytes, keyed, probability, text, tf_example, top_k
 
 __all__ = [
     "Exported",
@@ -18,9 +18,11 @@ __all__ = [
     "fingerprint",
     "forward",
     "from_keras",
+    "from_saved_model",
     "function",
     "image_bytes",
     "keyed",
+    "probability",
     "resume",
     "text",
     "tf_example",

@@ -37,6 +37,7 @@ from exporting.state import State, save
 from serving.dtypes import by_code
 from serving.errors import plain
 from serving.signature import DEFAULT, Signature, check, shape_text
+from serving.warmup import PLACE as WARMUP
 
 Tensors = dict[str, Any]
 FATAL = frozenset({"signature", "rank"})  # notes to an audit, which looks at what others made; reasons to refuse here
@@ -89,8 +90,9 @@ def export(
         notes = _save(model, wanted, folder)
         _refuse_impure(folder)
         progress("export", "comparing with the model in memory")
-        compared, difference = _prove(wanted, given, folder, tolerance)
+        compared, difference, made = _prove(wanted, given, folder, tolerance)
         _write_beside(folder, given, labels, wanted, tolerance)
+        golden.write_warmup(folder / WARMUP, {**made, **given})
         facts = state(folder) if callable(state) else state
         text = card(folder) if callable(card) else card
         if text is not None:
@@ -100,6 +102,10 @@ def export(
             save(beside, facts)
         put_in_place(folder, out, force)
     signatures = tuple(sorted(wanted))
+    for note in notes:
+        progress("export", note)
+    beside_it = f", and {beside}" if beside else ""
+    progress("export", f"wrote {out} with {', '.join(signatures)}{beside_it}")
     return Exported(out, signatures, compared, tolerance, difference, beside, tuple(notes))
 
 
@@ -218,7 +224,24 @@ def _save(model: Any, wanted: Mapping[str, Function], folder: Path) -> list[str]
         raise Refusal(f"TensorFlow cannot write it: {said[:600]}") from error
     _settle_fingerprint(folder)
     kept = sum(variable.shape.num_elements() or 0 for variable in root.weights)
-    return [f"{len(root.weights)} variables of {kept:,} numbers written"]
+    return [f"{len(root.weights)} variables of {kept:,} numbers written", *_left_out(model, root.weights)]
+
+
+def _left_out(model: Any, written: Iterable[Any]) -> Iterable[str]:
+    """Name the variables of the model that no function reads: optimizers, their slots, counters."""
+    import tensorflow as tf
+
+    if not isinstance(model, tf.__internal__.tracking.Trackable):
+        return
+    optimizer = getattr(model, "optimizer", None)
+    held = [*tf.train.TrackableView(model).descendants(), *(getattr(optimizer, "variables", None) or ())]
+    there = {id(variable) for variable in written}
+    values = (one.value if type(one).__module__.startswith("keras.") and hasattr(one, "value") else one for one in held)
+    left = {id(one): one for one in values if isinstance(one, tf.Variable) and id(one) not in there}
+    if left:
+        names = [variable.name.removesuffix(":0") for variable in left.values()]
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        yield f"left out, for no function reads them: {', '.join(names[:5])}{more}"
 
 
 def _settle_fingerprint(folder: Path) -> None:
@@ -297,8 +320,11 @@ def _refuse_impure(folder: Path) -> None:
 
 def _prove(
     wanted: Mapping[str, Function], given: Mapping[str, Inputs], folder: Path, tolerance: float
-) -> tuple[int, float]:
-    """Make sure that the server's runtime answers as the functions do in memory; return calls and difference."""
+) -> tuple[int, float, dict[str, Inputs]]:
+    """Make sure that the server's runtime answers as the functions do in memory.
+
+    Return the number of calls, the largest difference, and the inputs of one row that were made up.
+    """
     signatures = {name: one for name, one in contents(folder).signatures.items() if name in wanted}
     found, wrong = trial.inputs_that_run(folder, signatures, easily=given)
     calls = [*given.items(), *((name, inputs) for name, asked in found.items() for inputs in asked.inputs)]
@@ -324,7 +350,7 @@ def _prove(
         if text:
             raise Refusal(f"{where}: exported, it answers otherwise than in memory: {text} (allowed: {tolerance:g})")
         largest = max(largest, distance)
-    return len(calls), largest
+    return len(calls), largest, {name: asked.row for name, asked in found.items()}
 
 
 def _in_memory(one: Function, inputs: Inputs) -> Inputs:

@@ -10,9 +10,11 @@ import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from exporting.graph import import_tensorflow
+from exporting.graph import import_tensorflow, joined, served
+from exporting.lowering import forget_training
 from exporting.refusal import Refusal
 
 Tensors = dict[str, Any]
@@ -95,6 +97,26 @@ def forward(model: Any, *, inputs: Mapping[str, Any] | None = None, outputs: Seq
         return named(model(values, training=False), outputs)
 
     return Function(by_own_name, specs, (model,))
+
+
+def from_saved_model(directory: Path | str) -> dict[str, Function]:
+    """Return the signatures of a SavedModel as serving functions, to wrap and to export without its source."""
+    import_tensorflow()
+    import tensorflow as tf
+
+    graph, path = served(Path(directory)), Path(directory)
+    try:
+        with joined(path, graph, forget_training(graph)) as readable:
+            loaded = tf.saved_model.load(str(readable), tags=list(graph.meta_info_def.tags))
+    except (OSError, ValueError, KeyError, AttributeError, RuntimeError, tf.errors.OpError) as error:
+        raise Refusal(f"{directory}: TensorFlow cannot load it: {' '.join(str(error).split())[:300]}") from None
+
+    def one(concrete: Any) -> Function:
+        return Function(
+            lambda **tensors: dict(concrete(**tensors)), dict(concrete.structured_input_signature[1]), (loaded,)
+        )
+
+    return {name: one(concrete) for name, concrete in loaded.signatures.items()}
 
 
 def _structure(model: Any) -> Any:

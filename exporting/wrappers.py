@@ -152,7 +152,8 @@ def text(
 def class_names(inner: Any, names: Sequence[str], *, output: str | None = None, logits: bool = False) -> Function:
     """Give the likeliest class's name as `label`, its `probability`, and the `probabilities` of all.
 
-    With `logits`, what the model gives are logits: a softmax makes probabilities of them. Other outputs stay.
+    With `logits`, what the model gives are logits: a softmax makes probabilities of them, or a sigmoid of the only one
+    of a binary model, which says how likely the second of two names is. Other outputs stay.
     """
     import tensorflow as tf
 
@@ -168,6 +169,24 @@ def class_names(inner: Any, names: Sequence[str], *, output: str | None = None, 
             "probabilities": probabilities,
             **outputs,
         }
+
+    return Function(call, wrapped.inputs, wrapped.holds)
+
+
+def probability(inner: Any, *, output: str | None = None) -> Function:
+    """Give the model's `logits` and their `probability`: the sigmoid of one column, the softmax of several.
+
+    Other outputs stay.
+    """
+    import tensorflow as tf
+
+    wrapped = as_function(inner)
+
+    def call(**tensors: Any) -> Tensors:
+        outputs = wrapped.call(**tensors)
+        logits = _taken(outputs, output)
+        binary = logits.shape.rank < 2 or logits.shape[-1] == 1
+        return {"logits": logits, "probability": tf.sigmoid(logits) if binary else tf.nn.softmax(logits), **outputs}
 
     return Function(call, wrapped.inputs, wrapped.holds)
 
@@ -195,21 +214,32 @@ def top_k(
 
 
 def _scores(outputs: Tensors, output: str | None, logits: bool, names: Sequence[str] | None) -> Any:
-    """Take the scores [rows, classes] out of the outputs."""
+    """Take the scores [rows, classes] out of the outputs; of a binary model's one column, two are made."""
     import tensorflow as tf
 
+    output = next(iter(outputs)) if output is None and len(outputs) == 1 else output
+    scores = _taken(outputs, output)
+    if scores.shape.rank != 2 or scores.shape[-1] is None:
+        raise Refusal(f"output {output!r} has shape {scores.shape}, expected [rows, classes]")
+    if scores.shape[-1] == 1:
+        if names is not None and len(names) != 2:
+            raise Refusal(f"output {output!r} has one column, a binary model's: expected 2 names, got {len(names)}")
+        second = tf.sigmoid(scores) if logits else scores
+        return tf.concat([1 - second, second], axis=-1)
+    if names is not None and len(names) != scores.shape[-1]:
+        raise Refusal(f"output {output!r} has {scores.shape[-1]} classes, and {len(names)} names are given")
+    return tf.nn.softmax(scores) if logits else scores
+
+
+def _taken(outputs: Tensors, output: str | None) -> Any:
+    """Take one output out of them."""
     if output is None:
         if len(outputs) > 1:
             raise Refusal(f"it gives {', '.join(outputs)}: say which are the scores, output=")
         (output,) = outputs
     elif output not in outputs:
         raise Refusal(f"it gives {', '.join(outputs)}, and no {output!r}")
-    scores = outputs.pop(output)
-    if scores.shape.rank != 2 or scores.shape[-1] is None:
-        raise Refusal(f"output {output!r} has shape {scores.shape}, expected [rows, classes]")
-    if names is not None and len(names) != scores.shape[-1]:
-        raise Refusal(f"output {output!r} has {scores.shape[-1]} classes, and {len(names)} names are given")
-    return tf.nn.softmax(scores) if logits else scores
+    return outputs.pop(output)
 
 
 def keyed(inner: Any, *, name: str = "key", dtype: Any = "string") -> Function:

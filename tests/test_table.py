@@ -18,7 +18,7 @@ COLUMNS = ("serve", "check", "audit", "bake", "twin", "verify")
 # fmt: off
 OUTCOMES = {
     # kind                served                     check  audit                         bake                    twin                     verify
-    "keras3_saved":      ("as TensorFlow",           "0",   "is of the training",         "baked",                "converted",             "0"),
+    "keras3_saved":      ("as TensorFlow",           "0",   "pure",                       "baked",                "converted",             "0"),
     "keras3_untrained":  ("as TensorFlow",           "0",   "pure",                       "baked",                "converted",             "0"),
     "keras3_signatures": ("as TensorFlow",           "0",   "pure",                       "baked",                "converted",             "0"),
     "keras3_module":     ("as TensorFlow",           "0",   "pure",                       "baked",                "converted",             "0"),
