@@ -81,6 +81,9 @@ def to_strings(values: Iterable[bytes], shape: tuple[int, ...]) -> Array:
     return array.reshape(len(values), *shape)
 
 
+NAN, INFINITY = b"NI"  # how they begin, as numbers: to look for bytes in bytes takes ten times as long
+
+
 def joined(texts: Sequence[bytes], *, every: bool = False) -> tuple[Document, dict[int, str]]:
     """Return the document {"instances": [...]} of the texts that are JSON values, and why the others are none.
 
@@ -88,12 +91,12 @@ def joined(texts: Sequence[bytes], *, every: bool = False) -> tuple[Document, di
     would be none and yet fit in (a tenth of the time of the rows).
     """
     body = b",".join(texts)
-    usual = not any(mark in body for mark in (b"N", b"I", BOM))  # of NaN and Infinity
+    usual = not any(mark in body for mark in (b"N", b"I", BOM))
     parse = simdjson.Parser().parse
     failed: dict[int, str] = {}
     for index, text in enumerate(texts):
         try:
-            if usual or not (b"N" in text or b"I" in text or BOM in text):
+            if usual or not (NAN in text or INFINITY in text or text.startswith(BOM)):
                 parse(text)
             else:
                 parse_short(text)
