@@ -31,7 +31,7 @@ from serving.settings import Settings
 HEADER = "X-Request-Timeout"
 SMALL_BODY = 1 << 18  # bytes: many of them at once are no matter
 PIECE = 1 << 20  # bytes that are claimed before they are read
-MOST_WAITING = 128  # requests, each of which holds a thread of the server
+MOST_WAITING = 256  # requests, each of which holds a thread of the server
 SPARE = 64  # threads of the server beyond those, for clients that are slow to send and to refuse others quickly
 MOST_BODIES = 16  # of the largest size, that may be in memory at once
 LEARNED = 32  # requests whose times make the mean

@@ -560,7 +560,8 @@ def test_more_than_can_begin_in_time_are_refused_while_good_ones_are_answered(
 
 
 @pytest.mark.parametrize("door", ["functions-framework", "granian"])
-def test_64_connections_to_a_small_model_are_all_answered(door: str) -> None:
+@pytest.mark.parametrize(("count", "more"), [(64, {}), (256, {"MAX_WAIT": "60"})], ids=["64", "256"])
+def test_many_connections_to_a_small_model_are_all_answered(door: str, count: int, more: dict[str, str]) -> None:
     body = b'{"instances": [1.0]}'
 
     def ask(_: int) -> list[int]:
@@ -573,8 +574,8 @@ def test_64_connections_to_a_small_model_are_all_answered(door: str) -> None:
         connection.close()
         return statuses
 
-    with running(door, HALF) as server, ThreadPoolExecutor(64) as pool:
-        assert [status for statuses in pool.map(ask, range(64)) for status in statuses] == [200] * 640
+    with running(door, HALF, **more) as server, ThreadPoolExecutor(count) as pool:
+        assert [status for statuses in pool.map(ask, range(count)) for status in statuses] == [200] * 10 * count
 
 
 def test_a_large_refused_body_is_answered_and_not_reset(server: Server) -> None:
