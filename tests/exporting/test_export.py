@@ -354,7 +354,7 @@ REFUSED: list[tuple[str, Callable[[Any], Any], str]] = [
     ("no types",               lambda tf: lambda x: x,                                                      "says nothing of its inputs' types"),
     ("no input signature",     lambda tf: tf.function(lambda x: x),                                         "has no input_signature"),
     ("no function",            lambda tf: tf.Module(),                                                      "no tf.function with an input_signature"),
-    ("what no input fits",     lambda tf: tf_example(function(lambda x: x, spec(tf, None, 1))),             "give one that does"),
+    ("what no input fits",     lambda tf: function(lambda x: x + 0 * tf.ensure_shape(x, 7)[0], spec(tf, None)), "give one that does"),
 ]
 # fmt: on
 
