@@ -59,7 +59,7 @@ def freeze(
     feeds = _feeds(result, unproved)
     roots = [*keep, *(node_of(info.name) for info in feeds)]
     definition = pruned(definition, roots)
-    paths = {node_of(asset.tensor_info.name) for asset in assets(result)}  # by these names the loader fills them
+    paths = {node_of(asset.tensor_info.name) for asset in result.asset_file_def}  # by these names the loader fills them
     hidden = _hide(definition, paths)
 
     say("inlining functions")
@@ -76,12 +76,14 @@ def freeze(
     definition = _optimized(definition, feeds, keep, _optimize)
     _placed(definition, "")
     _show(definition, hidden)
-    _share(definition, set(roots))
+    fixed = {*roots, *paths}
+    _share(definition, fixed)
     _clean(definition)
-    _shorten(definition, {*roots, *paths}, {node.name for node in apart.node})
+    _shorten(definition, fixed, {node.name for node in apart.node})
     _drop_idle_init(definition, result)
     result.graph_def.CopyFrom(pruned(definition, roots))
     kept.add(result.graph_def, apart)
+    _drop_unread_assets(result)
     missing = {node_of(root) for root in roots} - {node.name for node in result.graph_def.node} - {""}
     if missing:
         raise Refusal(f"TensorFlow's graph optimizer lost {', '.join(sorted(missing))}, which a signature names")
@@ -95,10 +97,10 @@ def _copy_without_graph(graph: MetaGraph) -> MetaGraph:
     result.meta_info_def.tensorflow_version = graph.meta_info_def.tensorflow_version
     result.meta_info_def.tensorflow_git_version = graph.meta_info_def.tensorflow_git_version
     result.meta_info_def.meta_graph_version = f"{MARK} {graph.meta_info_def.meta_graph_version}".strip()
-    result.asset_file_def.extend(graph.asset_file_def)
+    result.asset_file_def.extend(assets(graph))  # of a collection too: TensorFlow looks here first
     for name, signature in graph.signature_def.items():
         result.signature_def[name].CopyFrom(signature)
-    for key in (*INIT_COLLECTIONS, "saved_model_assets"):
+    for key in INIT_COLLECTIONS:
         if key in graph.collection_def:
             result.collection_def[key].CopyFrom(graph.collection_def[key])
     return result
@@ -297,6 +299,14 @@ def _shorten(definition: GraphDef, fixed: set[str], others: set[str]) -> None:
             old = node_of(given)
             if old in renamed:
                 node.input[place] = given.replace(old, renamed[old], 1)
+
+
+def _drop_unread_assets(result: MetaGraph) -> None:
+    """Forget the assets of which nothing is left in the graph: a loader would look for their nodes."""
+    left = {node.name for node in result.graph_def.node}
+    kept = [type(one).FromString(one.SerializeToString()) for one in assets(result)]
+    del result.asset_file_def[:]
+    result.asset_file_def.extend(one for one in kept if node_of(one.tensor_info.name) in left)
 
 
 def _drop_idle_init(definition: GraphDef, result: MetaGraph) -> None:

@@ -10,6 +10,7 @@ graph, by where they arrive, and compared with each other before a run.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -176,9 +177,9 @@ def _parts(signature: Signature, sinks: list[Sink]) -> tuple[Part, ...]:
     # By TensorFlow's names: splits from the outermost to the innermost, behind the values.
     reaching = {name for of in parted for name in of.any}
     for name in specs:
-        splits = _numbered(specs, name)
+        splits = numbered_splits(specs, name)
         if name not in taken and splits and reaching.issuperset(splits):
-            for split, inner in zip(splits, [*splits[1:], name]):
+            for split, inner in pairwise([*splits, name]):
                 ragged[split] = Ragged(split, inner, inner=inner != name)
     # By where they arrive: any other that arrives as it is.
     for of in parted:
@@ -227,7 +228,7 @@ def _parted(sink: Sink) -> list[_Parted]:
     return found
 
 
-def _numbered(specs: Mapping[str, TensorSpec], name: str) -> list[str]:
+def numbered_splits(specs: Mapping[str, TensorSpec], name: str) -> list[str]:
     """Return NAME_1, NAME_2, ... as far as they are among the inputs; none where one cannot be row splits."""
     found: list[str] = []
     while (following := f"{name}_{len(found) + 1}") in specs:

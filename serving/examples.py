@@ -11,11 +11,12 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from serving.composite import Part, Ragged, Sparse
+from serving.composite import Part, Ragged, Sparse, numbered_splits
 from serving.signature import Signature, TensorSpec
 
 if TYPE_CHECKING:
@@ -91,12 +92,9 @@ def made(signature: Signature, recipe: Recipe, rows: int, random: np.random.Gene
 
 
 def _numbered(specs: Mapping[str, TensorSpec]) -> list[Part]:
-    """Return what TensorFlow's names say of ragged tensors: "x" has its row splits in "x_1"."""
-    return [
-        Ragged(f"{name}_1", name)
-        for name in specs
-        if (splits := specs.get(f"{name}_1")) and splits.shape == (None,) and splits.dtype.kind == "i"
-    ]
+    """Return what TensorFlow's names say of ragged tensors: "x" has its row splits in "x_1", from the outermost on."""
+    chains = [(name, splits) for name in specs if (splits := numbered_splits(specs, name))]
+    return [Ragged(*pair, inner=pair[1] != name) for name, splits in chains for pair in pairwise([*splits, name])]
 
 
 def _shape(spec: TensorSpec, recipe: Recipe, rows: int) -> tuple[int, ...]:

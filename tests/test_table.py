@@ -29,6 +29,7 @@ OUTCOMES = {
     "output_dtype":      ("as TensorFlow",           "0",   "pure",                       "baked",                "converted",             "0"),
     "pinned_to_gpu":     ("as TensorFlow",           "0",   "pure",                       "baked",                "the converter says",    "0"),
     "table_collection":  ("as TensorFlow",           "0",   "pure",                       "baked",                "its input 'words' holds strings", "0"),
+    "vocabulary_scoped": ("as TensorFlow",           "0",   "pure",                       "baked",                "its input 'words' holds strings", "0"),
     "answers_nothing":   ("served",                  "3",   "pure",                       "does not work as it is", "does not work as it is", "2"),
     "prints":            ("as TensorFlow",           "0",   "pure",                       "baked",                "LiteRT has no",         "0"),
     "prints_to_a_file":  ("PrintV2 (files)",         "1",   "PrintV2 touches files",      "PrintV2 touches files", "PrintV2 touches files", "1"),
@@ -56,7 +57,7 @@ OUTCOMES = {
 # What the whole table takes is minutes; these are asked every time.
 ALWAYS = (
     *("keras3_module", "keras3_text", "no_tensor_shape", "pinned_to_gpu", "table_collection", "example_features"),
-    *("variable_lost", "trees"),
+    *("variable_lost", "trees", "vocabulary_scoped"),
 )
 
 HEAD = """\

@@ -33,6 +33,7 @@ KINDS = {
     "output_dtype":         "a signature that declares an output of another dtype than the graph's",
     "pinned_to_gpu":        "nodes that name a GPU, as a builder leaves them without clear_devices",
     "table_collection":     "a table that only the collection table_initializer fills",
+    "vocabulary_scoped":    "a vocabulary file whose table stands in a name scope",
     "answers_nothing":      "TensorFlow 1: a variable that is not saved, so that every request fails",
 
     # What is told

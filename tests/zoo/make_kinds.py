@@ -2,6 +2,7 @@
 
 import pickle
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -239,6 +240,28 @@ def table_collection(path: Path) -> Calls:
         keys, values = tf.constant(["cat", "dog"]), tf.constant([1, 2], tf.int64)
         table = tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(keys, values), -1)
         build_v1(path, {DEFAULT: predicts({"words": words}, {"ids": table.lookup(words)})})
+    return [(DEFAULT, {"words": text(b"dog", b"cat", b"bird")})]
+
+
+@entry(ask_session)
+def vocabulary_scoped(path: Path) -> Calls:
+    with tempfile.NamedTemporaryFile(suffix=".txt") as file, tf.Graph().as_default(), v1.Session() as session:
+        Path(file.name).write_text("cat\ndog\n")
+        words = v1.placeholder(tf.string, [None], "words")
+        line, number = tf.lookup.TextFileIndex.WHOLE_LINE, tf.lookup.TextFileIndex.LINE_NUMBER
+        with tf.name_scope("features/lookup"):
+            made = tf.lookup.TextFileInitializer(file.name, tf.string, line, tf.int64, number)
+            table = tf.lookup.StaticHashTable(made, -1)
+        session.run(v1.tables_initializer())
+        builder = v1.saved_model.Builder(str(path))
+        builder.add_meta_graph_and_variables(
+            session,
+            ["serve"],
+            {DEFAULT: predicts({"words": words}, {"ids": table.lookup(words)})},
+            assets_collection=v1.get_collection(v1.GraphKeys.ASSET_FILEPATHS),
+            main_op=v1.tables_initializer(),
+        )
+        builder.save()
     return [(DEFAULT, {"words": text(b"dog", b"cat", b"bird")})]
 
 
@@ -491,7 +514,12 @@ def same_length(path: Path) -> Calls:
 @entry()
 def ragged_parts(path: Path) -> Calls:
     ragged = tf.RaggedTensorSpec([None, None], tf.float32, 1, tf.int64)
-    save(path, serving_default=function(ragged)(lambda r: {"y": tf.reduce_sum(r, 1)}))
+    nested = tf.RaggedTensorSpec([None, None, None], tf.int64, 2, tf.int64)
+    save(
+        path,
+        serving_default=function(ragged)(lambda r: {"y": tf.reduce_sum(r, 1)}),
+        nested=function(nested)(lambda r: {"y": tf.reduce_sum(tf.reduce_sum(r, 2), 1)}),
+    )
     return []
 
 
