@@ -42,6 +42,8 @@ def folder(directory: Path) -> str:
     if "saved_model.pb" in names:
         link = (directory / "saved_model.pb").is_symlink()
         return f"saved_model.pb {'is a link to a file that is not there' if link else 'cannot be read'}"
+    if name := next((name for name in names if name.lower() == "saved_model.pb"), None):
+        return f"it holds {name}; rename it to saved_model.pb"
     if "saved_model.pbtxt" in names:
         return "it holds saved_model.pbtxt; export it in binary form, as saved_model.pb"
     if "saved_model.cpb" in names:
@@ -64,6 +66,16 @@ def folder(directory: Path) -> str:
     if inner := next((name for name in names if (directory / name / "saved_model.pb").is_file()), None):
         return f"the SavedModel is one folder down, in {inner}: MODEL_DIR={directory.name}/{inner}"
     return "it holds no saved_model.pb and no numbered version"
+
+
+def variables(directory: Path) -> str:
+    """Say where the files of variables are, of a folder without variables/variables.index."""
+    names = {path.name for path in directory.iterdir()}
+    if "variables.index" in names:
+        return "it stands beside saved_model.pb; make the folder variables/ and move variables.* into it"
+    if "variables\\variables.index" in names:
+        return "a zip archive of Windows was unpacked without its folders; move variables\\NAME to variables/NAME"
+    return "the folder holds only part of a SavedModel"
 
 
 def file(path: Path) -> str:

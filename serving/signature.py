@@ -104,7 +104,7 @@ def read(directory: Path) -> Contents:
     _check_callable(contents.signatures)
     # TensorFlow would load it all the same, and fail at the first run.
     if contents.restores and not (directory / "variables" / "variables.index").is_file():
-        raise LoadError("variables/variables.index is missing: the folder holds only part of a SavedModel")
+        raise LoadError(f"variables/variables.index is missing: {mistaken.variables(directory)}")
     return contents
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from serving import files, litert, saved_model
+from serving import files, litert, mistaken, saved_model
 from serving.errors import LoadError
 from serving.purity import asset_definitions
 from serving.signature import _each, _number, _one, _text, _varint, _whole
@@ -109,14 +109,16 @@ def _short(directory: Path) -> str | None:
     for shard, end in ends.items():
         name = f"variables/variables.data-{shard:05}-of-{count:05}"
         if (size := files.size(directory, name)) < end:
-            return f"{name} has {size} bytes of {end}"
+            with files.opened(directory, name, files.ANY) as file:
+                kind = mistaken.content(file.read(64))
+            return f"{name} is {kind}" if kind else f"{name} has {size} bytes of {end}"
     return None
 
 
 def _entries(table: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Yield the entries of a table <https://github.com/google/leveldb/blob/main/doc/table_format.md>."""
     if len(table) < FOOTER or table[-8:] != MAGIC:
-        raise ValueError(f"{INDEX} is cut off")
+        raise ValueError(f"{INDEX} is {mistaken.content(table[:64]) or 'cut off'}")
     footer = memoryview(table)[-FOOTER:]
     position = 0
     handle = []

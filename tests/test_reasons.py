@@ -54,6 +54,7 @@ FOLDERS = [
     ({"saved_model.pb": b"\x08\x08\x12\x07pytorch"}, "an ONNX model"),
     ({"saved_model.pb": b"\x89HDF\r\n\x1a\n"},     "an HDF5 file"),
     ({"saved_model.pb": b"\x1c\0\0\0TFL3"},        "a LiteRT model"),
+    ({"Saved_Model.pb": b""},                      "it holds Saved_Model.pb; rename it to saved_model.pb"),
     ({"readme.txt": b""},                          "it holds no saved_model.pb and no numbered version"),
 ]  # fmt: skip
 
@@ -113,6 +114,29 @@ def test_a_missing_file_is_named(
     assert reason(tmp_path / "model") == f"{lost} is missing"
     assert serve(tmp_path / "model")("GET", "/readyz").status == 503
     assert f"{lost} is missing" in capsys.readouterr().out
+
+
+INDEX = "variables/variables.index"
+MOVED = [
+    # to                         words
+    ("variables.index",          "it stands beside saved_model.pb; make the folder variables/"),
+    ("variables\\variables.index", "a zip archive of Windows was unpacked without its folders"),
+    ("elsewhere.index",          "the folder holds only part of a SavedModel"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("to", "words"), MOVED)
+def test_variables_in_another_place_are_found(to: str, words: str, tmp_path: Path) -> None:
+    shutil.copytree(build() / "keras3_saved", tmp_path / "model")
+    (tmp_path / "model" / INDEX).rename(tmp_path / "model" / to)
+    assert f"{INDEX} is missing: {words}" in reason(tmp_path / "model")
+
+
+@pytest.mark.parametrize("name", [DATA, INDEX])
+def test_a_git_lfs_pointer_for_variables_is_named(name: str, tmp_path: Path) -> None:
+    shutil.copytree(build() / "keras3_saved", tmp_path / "model")
+    (tmp_path / "model" / name).write_bytes(GIT_LFS)
+    assert f"{name} is a Git LFS pointer, not the file itself: git lfs pull" in reason(tmp_path / "model")
 
 
 def test_a_file_that_is_cut_off_is_named(tmp_path: Path) -> None:
