@@ -78,14 +78,14 @@ def decode_table(rows: Rows, header: Header, place: Place, signature: Signature,
     """Return the call of some rows below a header; `place` names a row."""
     tell = row_errors(context)
     failed = _other_widths(rows, header, place, tell)
-    columns, more = _typed(rows, header, signature, place, tell, failed)
+    arrays, more = _typed(rows, header, signature, place, tell, failed)
     keys = None
     if header.key is not None:
         keys = [row[header.key] if len(row) == len(header.names) else MISSING for row in rows]
     failed.update(more)
     if more and len(failed) < len(rows):
-        columns, _ = _typed(rows, header, signature, place, tell, failed)
-    inputs = {} if len(failed) == len(rows) else _inputs(columns, header, signature)
+        arrays, _ = _typed(rows, header, signature, place, tell, failed)
+    inputs = {} if len(failed) == len(rows) else _inputs(arrays, header, signature)
     return Call(signature, inputs, Form(LINES, place, len(rows)), context, keys, dict(sorted(failed.items())))
 
 
@@ -259,32 +259,33 @@ def _other_widths(rows: Rows, header: Header, place: Place, tell: bool) -> dict[
 
 def _typed(
     rows: Rows, header: Header, signature: Signature, place: Place, tell: bool, failed: Mapping[int, str]
-) -> tuple[dict[int, Array], dict[int, str]]:
-    """Return the columns as arrays without the rows that failed; or, of cells that are wrong, which and why."""
+) -> tuple[dict[str, Array], dict[int, str]]:
+    """Return the inputs as arrays without the rows that failed; or, of cells that are wrong, which and why.
+
+    An array has one dimension for the rows and one for the columns of its input.
+    """
     kept = [index for index in range(len(rows)) if index not in failed] if failed else range(len(rows))
-    cells = list(zip(*([rows[index] for index in kept] if failed else rows)))
-    arrays: dict[int, Array] = {}
+    arrays: dict[str, Array] = {}
     wrong: dict[int, str] = {}
     for name, positions in header.inputs.items():
-        dtype = signature.inputs[name].dtype
-        for position in positions if cells else ():
-            array, problems = _column(cells[position], dtype, every=tell)
-            if array is not None:
-                arrays[position] = array
-            for index, problem in problems.items():
-                column = header.names[position][:200]
-                wrong.setdefault(kept[index], f"{place(kept[index])}, column {column}: {problem}")
+        cells = [rows[index][position] for index in kept for position in positions]
+        array, problems = _cells(cells, signature.inputs[name].dtype, every=tell)
+        if array is not None:
+            arrays[name] = array.reshape(len(kept), len(positions))
+        for cell, problem in problems.items():
+            row, column = kept[cell // len(positions)], header.names[positions[cell % len(positions)]][:200]
+            wrong.setdefault(row, f"{place(row)}, column {column}: {problem}")
     if wrong and not tell:
         raise BadRequest(wrong[min(wrong)])
     return arrays, wrong
 
 
-def _inputs(columns: Mapping[int, Array], header: Header, signature: Signature) -> dict[str, Array]:
+def _inputs(arrays: Mapping[str, Array], header: Header, signature: Signature) -> dict[str, Array]:
     inputs: dict[str, Array] = {}
-    for name, positions in header.inputs.items():
+    for name, array in arrays.items():
         spec = signature.inputs[name]
-        flat = len(positions) == 1 and name not in header.vectors and (spec.shape is None or len(spec.shape) == 1)
-        array = columns[positions[0]] if flat else np.stack([columns[position] for position in positions], axis=1)
+        if array.shape[1] == 1 and name not in header.vectors and (spec.shape is None or len(spec.shape) == 1):
+            array = array[:, 0]
         if problem := check(spec, array.shape):
             raise BadRequest(f"lines, {name}: {problem}")
         inputs[name] = array
@@ -296,24 +297,19 @@ _DECIMAL = str.maketrans("", "", "0123456789+-.eE")
 _WHOLE = str.maketrans("", "", "0123456789-")
 
 
-def _column(cells: Sequence[str], dtype: DType, *, every: bool) -> tuple[Array | None, dict[int, str]]:
-    """Return one column as an array; or the cells that are wrong, the first of them or `every` one."""
+def _cells(cells: Sequence[str], dtype: DType, *, every: bool) -> tuple[Array | None, dict[int, str]]:
+    """Return cells as an array; or those that are wrong by their place, the first of them or `every` one."""
     if dtype.kind == "S":
         return to_strings([cell.encode() for cell in cells], ()), {}
-    if dtype.kind == "b":
-        if all(cell in BOOLEANS for cell in cells):
-            return np.array([BOOLEANS[cell] for cell in cells], bool), {}
-    elif (array := _numbers(cells, dtype)) is not None:
+    if dtype.kind != "b" and (array := _numbers(cells, dtype)) is not None:
         return array, {}
-    problems: dict[int, str] = {}
     with np.errstate(over="ignore"):
-        for index, cell in enumerate(cells):
-            if problem := _problem(cell, dtype):
-                problems[index] = problem
-                if not every:
-                    break
-        if problems:
-            return None, problems
+        wrong = {cell: problem for cell in set(cells) if (problem := _problem(cell, dtype))}
+        if wrong:
+            problems = ((index, wrong[cell]) for index, cell in enumerate(cells) if cell in wrong)
+            return None, dict(problems if every else [next(problems)])
+        if dtype.kind == "b":
+            return np.array([BOOLEANS[cell] for cell in cells], bool), {}
         wide = [float(cell) for cell in cells] if dtype.kind == "f" else [int(cell) for cell in cells]
         return np.array(wide, np.float64 if dtype.kind == "f" else dtype.numpy).astype(dtype.numpy), {}
 

@@ -11,6 +11,7 @@ from tests.conftest import Serve
 from tests.growth import Make, Reader, kept_memory, seconds
 from tests.growth.grown import v2
 from tests.growth.test_bodies import (
+    CSV,
     LINES,
     NAMED,
     STRING,
@@ -28,6 +29,7 @@ SIZE = 1 << 16  # bytes
 MOST = 15  # times as long as json.loads; an array and a check for each row took 30 to 60 times
 TEXTS = _signature("serving_default", x=(STRING, (None, None)))
 LONGS = _signature("serving_default", x=(9, (None, None)))
+HEADLESS = "text/csv; header=absent"
 SCALARS = _signature("serving_default", x=(1, (None,)))
 
 
@@ -66,6 +68,10 @@ WORST: list[tuple[str, Make, Reader]] = [
     ("lines, one of them NaN",             lines("1", "NaN"),                       posted(LINES, SCALARS)),
     ("lines, a bad one at the end",        lines("1", "x"),                         posted(LINES, SCALARS)),
     ("lines, a bad row at the end",        lines("[1]", '["a"]'),                   posted(LINES, VECTOR)),
+    ("CSV of one wide row",                lambda size: b",".join([b"1"] * (size // 2)), posted(HEADLESS, VECTOR)),
+    ("CSV of one wide row of NaN",         lambda size: b",".join([b"NaN"] * (size // 4)), posted(HEADLESS, VECTOR)),
+    ("CSV, a bad cell at the end",         lambda size: b"x\n" + b"1\n" * (size // 2) + b"z", posted(CSV, SCALARS)),
+    ("CSV, a large integer at the end",    lambda size: b"x\n" + b"1\n" * (size // 2) + b"1" * 30, posted(CSV, WHOLE)),
 ]
 # fmt: on
 
