@@ -157,7 +157,10 @@ class Desk:
     def _watch(self) -> None:
         while True:
             time.sleep(TICK)
-            self._end_late(time.monotonic())  # a loop here would hold the last of them, and its connection open
+            try:
+                self._end_late(time.monotonic())  # a loop here would hold the last of them, and its connection open
+            except BaseException:  # a panic of Granian's is no Exception; without this thread no body is ever cut off
+                log("ERROR", "slow bodies could not be cut off", trace=traceback.format_exc())
 
     def _end_late(self, now: float) -> None:
         if limits.stopping and self._end is None:
