@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from exporting import card as model_card
 from exporting import compare, manifest, trial
 from exporting.audit import CUSTOM, files, unregistered
 from exporting.freeze import freeze
@@ -123,6 +124,7 @@ def bake(
             notes=tuple(notes),
         )
         _write_card(baked, graph, folder)
+        model_card.write_baked(folder, "bake", directory)
         if (folder / manifest.PLACE).exists():
             manifest.write(folder)
         put_in_place(folder, out, force)

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from exporting import card as model_card
 from exporting import compare, golden, manifest, trial
 from exporting.audit import audit
 from exporting.bake import folder_beside, put_in_place
@@ -97,6 +98,7 @@ def export(
         text = card(folder) if callable(card) else card
         if text is not None:
             (folder / "README.md").write_text(text)
+        model_card.write_exported(folder, [model, *(held for one in wanted.values() for held in one.holds)])
         manifest.write(folder)
         if facts is not None and beside is not None:
             save(beside, facts)

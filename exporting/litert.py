@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from exporting import card as model_card
 from exporting import compare, conversion, manifest, ranges
 from exporting.bake import (
     NOT_CARRIED,
@@ -113,6 +114,7 @@ def convert(
         before, after = _measure(directory, folder, questions.timed, rounds)
         twin = Baked(out, True, questions.timed[0], before, after, allowed, difference, compared, tuple(notes))
         _write_card(twin, graph, folder)
+        model_card.write_baked(folder, "bake --litert", directory)
         if (folder / manifest.PLACE).exists():
             manifest.write(folder)
         put_in_place(folder, out, force)

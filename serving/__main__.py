@@ -26,6 +26,8 @@ def show(directory: Path) -> str:
         f"written by TensorFlow {contents.tensorflow_version or 'of unknown version'}"
         f"{'; a twin for LiteRT' if source.light else ''}"
     ]
+    if source.card:
+        lines += ["card: " + ", ".join(f"{name.replace('_', ' ')} {text}" for name, text in source.card.items())]
     for signature in _default_first(source):
         lines += ["", signature.name + ("  (answers when no signature is named)" if signature.name == DEFAULT else "")]
         lines += [

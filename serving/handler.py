@@ -416,9 +416,9 @@ def models(_request: Request, _target: Target, _protocol: ModuleType) -> Respons
 
 
 def metadata(_request: Request, _target: Target, protocol: ModuleType) -> Response:
-    """Describe every signature; reads saved_model.pb alone."""
+    """Describe every signature; reads saved_model.pb, and the model's card where there is one."""
     source = model.cache().source()
-    return Response(200, protocol.metadata(source.name, source.version, source.contents))
+    return Response(200, protocol.metadata(source.name, source.version, source.contents, source.card))
 
 
 def server(_request: Request, _target: Target, _protocol: ModuleType) -> Response:

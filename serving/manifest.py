@@ -66,9 +66,9 @@ def leftovers(directory: Path) -> frozenset[str]:
         return frozenset()  # `check` says what is wrong
 
 
-def extra(directory: Path, name: str) -> bytes | None:
+def extra(directory: Path, name: str, largest: int = files.SMALL) -> bytes | None:
     """Return what is in a file in assets.extra/, None where there is none, or it was written for another model."""
-    content = files.content(directory, f"{EXTRA}/{name}")
+    content = files.content(directory, f"{EXTRA}/{name}", largest)
     return None if content is None or f"{EXTRA}/{name}" in leftovers(directory) else content
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from serving import assets, files, graph, inflight, litert, manifest, metrics, phases, settings, tensorflow_c, versions
+from serving.card import read as read_card
 from serving.errors import DeadlineError, InputError, LoadError, RunError, plain
 from serving.initialization import NOTHING, Initialization, needed
 from serving.log import log
@@ -215,6 +216,11 @@ class Source:
             return tuple(str(text, "utf-8").splitlines())
         except (LoadError, ValueError):
             return ()
+
+    @cached_property
+    def card(self) -> Mapping[str, str]:
+        """Return what the exporter says of the model's making, see `serving.card`; empty where it says nothing."""
+        return read_card(self.directory)
 
 
 def judge(source: Source, options: Settings) -> None:

@@ -21,7 +21,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from serving import shown
+from serving import card, shown
 from serving.dtypes import EXTENDED, DType
 from serving.http import JSON, BadRequest, to_json
 from serving.model import Source
@@ -288,7 +288,10 @@ def _fixed(source: Source) -> dict[str, Schema]:
         }),
         "Metadata": _object({
             "model_spec": _object({"name": name, "signature_name": text, "version": version}),
-            "metadata": _object({"signature_def": _object({"signature_def": signatures})}),
+            "metadata": _object({
+                "signature_def": _object({"signature_def": signatures}),
+                "card": _object(dict.fromkeys(card.FIELDS, text), card.REQUIRED),
+            }, ("signature_def",)),
         }),
         "TensorInfo": _object({
             "dtype": text,

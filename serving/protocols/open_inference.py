@@ -160,8 +160,11 @@ def ready(name: str | None = None) -> bytes:
     return to_json({"live": True, "ready": True} if name is None else {"name": name, "ready": True})
 
 
-def metadata(name: str, version: str, contents: Contents) -> bytes:
-    """Return the tensors of serving_default, or of the first signature where that is absent; then those of each."""
+def metadata(name: str, version: str, contents: Contents, _card: Mapping[str, str]) -> bytes:
+    """Return the tensors of serving_default, or of the first signature where that is absent; then those of each.
+
+    The protocol has no place for a model's card.
+    """
     callable_ = {one.name: one for one in contents.signatures.values() if one.refusal is None}
     shown = callable_.get(DEFAULT) or next(iter(callable_.values()))
     answer = {"name": name, "versions": [version], "platform": "tensorflow_savedmodel", **_tensors(shown)}

@@ -147,11 +147,12 @@ def status(version: str) -> Any:
     return [{"version": version, "state": "AVAILABLE", "status": fine}]
 
 
-def metadata(name: str, version: str, contents: Contents) -> bytes:
-    """Return every signature, as protobuf's JSON form writes a SignatureDef."""
+def metadata(name: str, version: str, contents: Contents, card: Mapping[str, str]) -> bytes:
+    """Return every signature, as protobuf's JSON form writes a SignatureDef; and the model's card if it has one."""
     signatures = {signature.name: _signature_def(signature) for signature in contents.signatures.values()}
     spec = {"name": name, "signature_name": "", "version": version}
-    return to_json({"model_spec": spec, "metadata": {"signature_def": {"signature_def": signatures}}})
+    told = {"signature_def": {"signature_def": signatures}, **({"card": card} if card else {})}
+    return to_json({"model_spec": spec, "metadata": told})
 
 
 def _form(root: Mapping[str, Any]) -> str:

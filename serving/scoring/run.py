@@ -5,7 +5,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from serving import files, manifest
+from serving import card
 from serving.errors import LoadError
 from serving.http import BadRequest
 from serving.log import log
@@ -153,13 +153,5 @@ class _Counted:
 
 @lru_cache(maxsize=4)
 def digest(directory: Path) -> str:
-    """Return a digest of what decides a model's answers: all of it but the variables' data, whose index holds sums."""
-    parts = {}
-    for name in manifest.names(directory):
-        if name.startswith("assets.extra/") and name != "assets.extra/labels.txt":
-            continue
-        if name.startswith(".") or ("/" not in name and not name.endswith((".pb", ".tflite"))):
-            continue
-        data = name.startswith("variables/variables.data")
-        parts[name] = files.size(directory, name) if data else files.sha256(directory, name)
-    return identity_text(parts)
+    """Return the digest of what decides a model's answers."""
+    return card.digest(directory)

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from serving.card import digest
+from serving.model import Source
 from serving.purity import impurities
 from serving.signature import read
 from tests.exporting.conftest import ROOT, python
@@ -69,6 +71,14 @@ def test_assets_and_the_mark_are_written(baked: Path) -> None:
     assert card["variables_folded"] is True
     assert card["compared_calls"] > 1
     assert not (baked / "dense_512" / "variables").exists()
+
+
+def test_the_card_names_the_model_that_was_baked_and_not_where_it_lay(baked: Path) -> None:
+    card = Source(baked / "lookup_table", "model").card
+    assert (card["source"], card["source_name"]) == ("bake", "lookup_table")
+    assert card["source_digest"] == digest(build() / "lookup_table")
+    assert card["digest"] == digest(baked / "lookup_table") != card["source_digest"]
+    assert str(build()) not in (baked / "lookup_table" / "assets.extra" / "card.json").read_text()
 
 
 @pytest.mark.parametrize("name", ["shared_variables", "keras_string_lookup", "tf1_simple_save"])

@@ -4,6 +4,7 @@ import json
 import resource
 import sys
 from collections.abc import Callable
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ from exporting.inputs import batched
 from exporting.refusal import Unreadable
 from exporting.runner import Job, ask
 from exporting.state import load, save
+from serving.model import Source
+from serving.scoring import run
 from serving.signature import _each, _one, _text, read
 from tests.exporting.conftest import python
 
@@ -214,6 +217,18 @@ def test_the_manifest_tells_what_changed(exported: Exported, tmp_path: Path) -> 
 def test_card_and_labels_stand_beside(exported: Exported) -> None:
     assert (exported.folder / "README.md").read_text().startswith("# ")
     assert (exported.folder / "assets.extra" / "labels.txt").read_text() == "ant\nbee\ncat\n"
+
+
+def test_the_card_says_what_was_exported_and_when(tf: Any, keras: Any, exported: Exported, tmp_path: Path) -> None:
+    card = Source(exported.folder, "model").card
+    assert card.keys() == {"digest", "time", "tensorflow", "source", "keras"}
+    assert (card["tensorflow"], card["source"], card["keras"]) == (tf.__version__, "keras", keras.__version__)
+    assert card["digest"] == run.digest(exported.folder)
+    written = datetime.strptime(card["time"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc).timestamp()
+    assert abs(written - (exported.folder / "assets.extra" / "card.json").stat().st_mtime) < 5
+    double = function(lambda x: {"y": 2 * x}, {"x": tf.TensorSpec([None], tf.float32)})
+    out = export(double, tmp_path / "double").folder
+    assert Source(out, "model").card["source"] == "function"
 
 
 def test_the_state_is_outside_and_complete(model: Any, exported: Exported) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from exporting.conversion import reason
+from serving.card import digest
+from serving.model import Source
 from tests.conftest import EMBEDDED
 from tests.exporting import twins
 from tests.exporting.conftest import python
@@ -148,6 +150,9 @@ def test_what_lies_beside_the_model_is_that_of_the_twin() -> None:
     ).read_text()
     examples = json.loads((folder / "assets.extra" / "examples.json").read_bytes())
     assert examples.keys() == {"pixels", "serving_default"}
+    card = Source(folder, "model").card
+    assert (card["source"], card["source_name"]) == ("bake --litert", EMBEDDED.name)
+    assert card["source_digest"] == digest(EMBEDDED)
     assert {path.name for path in folder.iterdir()} == {
         "model.tflite",
         "signatures.json",

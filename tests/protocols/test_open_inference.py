@@ -635,14 +635,14 @@ def test_metadata_shows_the_default_signature() -> None:
         ],
     }
     expected = {"name": "m", "versions": ["3"], "platform": "tensorflow_savedmodel", **tensors_of_default}
-    assert orjson.loads(open_inference.metadata("m", "3", contents("serving_default"))) == expected
-    more = orjson.loads(open_inference.metadata("m", "3", contents("one", "refused", "serving_default")))
+    assert orjson.loads(open_inference.metadata("m", "3", contents("serving_default"), {})) == expected
+    more = orjson.loads(open_inference.metadata("m", "3", contents("one", "refused", "serving_default"), {}))
     assert more.pop("signatures").keys() == {"one", "serving_default"}
     assert more == expected
 
 
 def test_metadata_shows_what_there_is_without_a_default() -> None:
-    shown = orjson.loads(open_inference.metadata("m", "3", contents("complex", "nothing")))
+    shown = orjson.loads(open_inference.metadata("m", "3", contents("complex", "nothing"), {}))
     assert shown["inputs"] == [{"name": "c", "datatype": "COMPLEX64", "shape": [-1]}]
     assert shown["signatures"]["nothing"] == {
         "inputs": [], "outputs": [{"name": "y", "datatype": "FP32", "shape": []}]

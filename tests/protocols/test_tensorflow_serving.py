@@ -248,7 +248,9 @@ def test_the_example_of_a_signature_works(name: str) -> None:
 
 
 def test_metadata_is_protobufs_json() -> None:
-    told = json.loads(metadata("model", "3", Contents(("serve",), {"free": SIGNATURES["free"]}, "2", restores=False)))
+    told = json.loads(
+        metadata("model", "3", Contents(("serve",), {"free": SIGNATURES["free"]}, "2", restores=False), {})
+    )
     assert told["model_spec"] == {"name": "model", "signature_name": "", "version": "3"}
     described = told["metadata"]["signature_def"]["signature_def"]["free"]
     assert described["method_name"] == "tensorflow/serving/predict"

@@ -1,0 +1,43 @@
+"""Write a model's card: `assets.extra/card.json`, see `serving.card`."""
+
+import json
+from collections.abc import Iterable
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from exporting.function import is_keras
+from serving import card
+
+
+def write(folder: Path, source: str, **more: str) -> None:
+    """Write the card of the model in `folder`, which is otherwise complete but for its manifest.
+
+    A text that no card can hold, such as the odd name of a folder, is left out.
+    """
+    import tensorflow as tf
+
+    facts = {
+        "digest": card.digest(folder),
+        "time": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "tensorflow": tf.__version__,
+        "source": source,
+    }
+    facts |= {name: text for name, text in more.items() if card.wrong({**facts, name: text}) is None}
+    path = folder / card.PLACE
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(facts, indent=1) + "\n")
+
+
+def write_exported(folder: Path, models: Iterable[Any]) -> None:
+    """Write the card of what was exported from these models, or functions."""
+    if any(is_keras(model) for model in models):
+        write(folder, "keras", keras=version("keras"))
+    else:
+        write(folder, "function")
+
+
+def write_baked(folder: Path, how: str, original: Path) -> None:
+    """Write the card of a model that was made from `original`, of whose place the folder's name alone is told."""
+    write(folder, how, source_digest=card.digest(original), source_name=original.resolve().name)
