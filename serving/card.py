@@ -43,7 +43,7 @@ def digest(directory: Path) -> str:
     for name in manifest.names(directory):
         if name.startswith(f"{manifest.EXTRA}/") and name != f"{manifest.EXTRA}/labels.txt":
             continue
-        if name.startswith(".") or ("/" not in name and not name.endswith((".pb", ".tflite"))):
+        if name.startswith(".") or ("/" not in name and not name.endswith(manifest.ON_TOP)):
             continue
         data = name.startswith("variables/variables.data")
         parts[name] = files.size(directory, name) if data else files.sha256(directory, name)

@@ -10,13 +10,14 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from serving import files, saved_model
+from serving import files, litert, saved_model
 from serving.errors import LoadError
 from serving.signature import _each, _one, _whole
 
 EXTRA = "assets.extra"
 PB = saved_model.NAME
 PLACE = f"{EXTRA}/manifest.json"
+ON_TOP = (".pb", ".tflite", litert.SIGNATURES)  # names of files on top that decide an answer end so
 LARGE = 16 << 20  # bytes; to digest more would be felt in a cold start
 OFF = "MANIFEST=off serves it still"
 
@@ -123,4 +124,4 @@ def _served(name: str) -> bool:
     folders = name.split("/")
     if any(part.startswith(".") for part in folders):
         return False
-    return len(folders) > 1 or name.endswith((".pb", ".tflite"))
+    return len(folders) > 1 or name.endswith(ON_TOP)

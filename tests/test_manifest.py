@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
+from exporting.manifest import write
 from serving import manifest, model
+from serving.card import digest
+from serving.errors import LoadError
 from tests.conftest import EMBEDDED, Serve
 
 
@@ -95,3 +98,15 @@ def test_a_model_made_whole_again_is_served(serve: Serve, copy: Path, monkeypatc
     assert ask("GET", "/readyz").status == 503
     flip(copy / DATA)
     assert ask("GET", "/readyz").status == 200
+
+
+def test_the_signatures_of_a_twin_are_held_to_the_manifest_and_are_in_the_digest(tmp_path: Path) -> None:
+    (tmp_path / "model.tflite").write_bytes(b"x")
+    (tmp_path / "signatures.json").write_text('{"runs": "a"}')
+    write(tmp_path)
+    manifest.check(tmp_path, "quick")
+    before = digest(tmp_path)
+    (tmp_path / "signatures.json").write_text('{"runs": "b"}')
+    assert digest(tmp_path) != before
+    with pytest.raises(LoadError, match=r"signatures\.json has changed"):
+        manifest.check(tmp_path, "quick")
