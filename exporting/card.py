@@ -1,6 +1,7 @@
 """Write a model's card: `assets.extra/card.json`, see `serving.card`."""
 
 import json
+import os
 from collections.abc import Iterable
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from exporting.function import is_keras
+from exporting.refusal import Refusal
 from serving import card
 
 
@@ -20,7 +22,7 @@ def write(folder: Path, source: str, **more: str) -> None:
 
     facts = {
         "digest": card.digest(folder),
-        "time": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "time": _now().strftime("%Y-%m-%dT%H:%M:%SZ"),
         "tensorflow": tf.__version__,
         "source": source,
     }
@@ -41,3 +43,17 @@ def write_exported(folder: Path, models: Iterable[Any]) -> None:
 def write_baked(folder: Path, how: str, original: Path) -> None:
     """Write the card of a model that was made from `original`, of whose place the folder's name alone is told."""
     write(folder, how, source_digest=card.digest(original), source_name=original.resolve().name)
+
+
+def _now() -> datetime:
+    """Return the time, or that of SOURCE_DATE_EPOCH, with which two exports of one model have the same bytes.
+
+    See <https://reproducible-builds.org/docs/source-date-epoch/>.
+    """
+    text = os.environ.get("SOURCE_DATE_EPOCH")
+    if not text:
+        return datetime.now(timezone.utc)
+    try:
+        return datetime.fromtimestamp(int(text), timezone.utc)
+    except (ValueError, OverflowError, OSError):
+        raise Refusal(f"SOURCE_DATE_EPOCH: expected seconds since 1970, got {text!r}") from None

@@ -241,7 +241,8 @@ def test_the_state_is_outside_and_complete(model: Any, exported: Exported) -> No
     assert counts == {"weights": 8, "optimizer": len(model.optimizer.variables), "seeds": 2, "random": 2}
 
 
-def test_the_forward_pass_alone_if_no_more_is_said(model: Any, tmp_path: Path) -> None:
+def test_the_forward_pass_alone_if_no_more_is_said(model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
     one, two = (export(model, tmp_path / name) for name in ("one", "two"))
     (signature,) = (s for s in read(one.folder).signatures.values() if not s.name.startswith("__"))
     assert (signature.name, list(signature.inputs), list(signature.outputs)) == (
@@ -253,7 +254,13 @@ def test_the_forward_pass_alone_if_no_more_is_said(model: Any, tmp_path: Path) -
     differ = [
         name for name, found in manifest.digests(one.folder).items() if manifest.digests(two.folder)[name] != found
     ]
-    assert differ in ([], ["fingerprint.pb", "saved_model.pb"])  # TensorFlow counts up its functions' names
+    graphs = ["assets.extra/card.json", "fingerprint.pb", "saved_model.pb"]
+    assert differ in ([], graphs)  # TensorFlow counts up its functions' names
+    assert Source(one.folder, "model").card["time"] == "2023-11-14T22:13:20Z"
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "today")
+    with pytest.raises(Refusal, match="SOURCE_DATE_EPOCH: expected seconds since 1970, got 'today'"):
+        export(model, tmp_path / "three")
+    assert not (tmp_path / "three").exists()
 
 
 def test_several_inputs_and_outputs_keep_their_names(keras: Any, tmp_path: Path) -> None:
