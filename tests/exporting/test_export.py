@@ -420,8 +420,8 @@ def test_what_is_there_stays_until_all_is_well(tf: Any, model: Any, tmp_path: Pa
     double = function(lambda x: x * 2, spec(tf, None))
     export(double, out)
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("export: ")]
-    steps = ("writing serving_default", "reading the graph", "comparing with the model in memory")
-    assert said[:3] == [f"export: {step}" for step in steps]
+    assert said[0] == "export: writing serving_default"
+    assert "export: comparing with the model in memory" in said[1:-1]  # among the steps of the audit and the trial
     assert said[-1] == f"export: wrote {out} with serving_default"
     before = manifest.digests(out)
     with pytest.raises(Refusal, match="force=True"):
