@@ -256,9 +256,10 @@ def judge_operations(uses: Iterable[Use], options: Settings) -> None:
     if custom := tensorflow_c.unregistered(tf, ops):
         names = ", ".join(custom)
         raise LoadError(f"it uses {names}, no operation of this TensorFlow: name its library in CUSTOM_OP_LIBRARIES")
+    # A process that has imported TensorFlow's Python package has a kernel for these, and nothing that it could call.
+    if python := [op for op in ops if kinds[op] == "python" and "PyFunc" in op]:
+        raise LoadError(f"it calls Python ({', '.join(python)}), of which an exported model holds nothing")
     if lacking := tensorflow_c.without_kernel(tf, ops):
-        if python := [op for op in lacking if kinds[op] == "python"]:
-            raise LoadError(f"it calls Python ({', '.join(python)}), of which an exported model holds nothing")
         raise LoadError(f"it uses {', '.join(lacking)}, for which this TensorFlow has no kernel on a CPU")
 
 
