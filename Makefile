@@ -46,7 +46,7 @@ serve: $(venv)
 	@exec .venv/bin/functions-framework --target predict --port $(PORT)
 
 # The same on Granian, with TensorFlow's library bound (container/BIND.md), so that it starts in half the time, and with
-# the accelerator (accelerator/README.md), so that it answers twice as many plain requests. They are made before the
+# the accelerator (accelerator/README.md), so that it answers more than twice as many plain requests. They are made before the
 # server's shell is started: a server counts its start from there.
 serve-fast: $(fast)
 	@$(compile)
