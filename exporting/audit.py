@@ -35,7 +35,7 @@ from serving.purity import LOADING, Use
 from serving.signature import Contents
 
 NOT_TRIED = purity.DANGEROUS | {"outside", "missing", "unregistered"}  # to try it might do what is feared
-CUSTOM = "{} is an operation of a library; whether it is pure, nobody checked"
+CUSTOM = "{} is an operation of a library; its purity was not checked"
 SHOWN = 5  # nodes of one function that do the same thing, before the rest are counted
 
 # What optimizers and training loops call their variables, in TensorFlow 1, TensorFlow 2 and Keras 3.

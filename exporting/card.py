@@ -41,7 +41,7 @@ def write_exported(folder: Path, models: Iterable[Any]) -> None:
 
 
 def write_baked(folder: Path, how: str, original: Path) -> None:
-    """Write the card of a model that was made from `original`, of whose place the folder's name alone is told."""
+    """Write the card of a model that was made from `original`; of its path the card has the folder's name alone."""
     write(folder, how, source_digest=card.digest(original), source_name=original.resolve().name)
 
 

@@ -1,7 +1,6 @@
-"""The fast door: `serving.wsgi:app`, plain WSGI for any server. It imports no web framework and decides nothing.
+"""The handler as plain WSGI, `serving.wsgi:app`, for any server. It imports no web framework and decides nothing.
 
-main.py puts it before Flask in functions-framework too: what Flask and functions-framework do around a function
-costs more than the prediction, and answers in HTML what they refuse themselves.
+serving/functions.py uses its parts inside functions-framework; behind Granian, serving/incoming.py takes its place.
 """
 
 import time
