@@ -24,13 +24,13 @@ $(venv): requirements.txt
 	@.venv/bin/pip install -r requirements.txt
 	@touch $@
 
-$(fast): $(venv) container/requirements.txt
-	@.venv/bin/pip install -r container/requirements.txt
+$(fast): $(venv) requirements/fast.txt requirements/constraints.txt
+	@.venv/bin/pip install -r requirements/fast.txt
 	@touch $@
 
-$(dev): $(fast) requirements-dev.txt requirements-observe.txt
+$(dev): $(fast) $(addprefix requirements/,dev.txt light.txt observe.txt)
 	@echo "make: installing what training, tests and benchmarks need besides, about 1 GB on the disk"
-	@.venv/bin/pip install -r requirements-dev.txt
+	@.venv/bin/pip install -r requirements/dev.txt
 	@touch $@
 
 # Bytecode is compiled as the cloud build does it: without it every import takes twice as long.
@@ -82,9 +82,9 @@ bench-mosec: compiled $(mosec)/.ready
 	MOSEC_PYTHON=$(CURDIR)/$(mosec)/bin/python .venv/bin/python -m bench --quick --repeat 7 --minutes 10
 .PHONY: bench-mosec
 
-$(mosec)/.ready: bench/requirements-mosec.txt
+$(mosec)/.ready: requirements/mosec.txt requirements/constraints.txt requirements.txt
 	$(PYTHON) -m venv $(mosec)
-	$(mosec)/bin/pip install --quiet -r bench/requirements-mosec.txt
+	$(mosec)/bin/pip install --quiet -r requirements/mosec.txt
 	@touch $@
 
 # Instances killed, ended and started under load, behind nginx where there is one: bench/SOAK.md.
@@ -113,7 +113,7 @@ bench-full: compiled
 atheris := .cache/atheris
 fuzz: compiled
 	@test -d $(atheris)/atheris || .venv/bin/pip install --quiet --no-deps --target $(atheris) \
-	  -r tests/fuzz/requirements.txt || echo "make: atheris cannot be had here: mutation alone" >&2
+	  -r requirements/fuzz.txt || echo "make: atheris cannot be had here: mutation alone" >&2
 	PYTHONPATH=$(atheris) .venv/bin/python -m tests.fuzz --seconds $(or $(SECONDS),60) $(TARGETS)
 	FUZZ_REQUESTS=5000 .venv/bin/python -m pytest tests/fuzz -k over_http
 .PHONY: fuzz

@@ -1,6 +1,6 @@
 """The light twin beside the SavedModel: its environment's size, its start, memory and speed. `python -m bench.litert`.
 
-The environment is made from requirements-litert.txt, and Granian, in .cache/bench/litert; TensorFlow is not in it. The
+The environment is made from requirements/light.txt, and Granian, in .cache/bench/litert; TensorFlow is not in it. The
 subjects are measured in turns, as `python -m bench` does, with the same requests and the same answers expected.
 """
 
@@ -38,17 +38,16 @@ FIGURES = {
 @cache
 def environment() -> Path:
     """Return the folder of an environment without TensorFlow, made first if its packages have changed."""
-    wanted = [
-        *(ROOT / name for name in ("requirements-litert.txt", "container/requirements.txt")),
-        Path(sys.executable),
-    ]
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in wanted)).hexdigest()
+    requirements = [ROOT / "requirements" / name for name in ("light.txt", "fast.txt")]
+    pins = [ROOT / "requirements" / "constraints.txt", ROOT / "requirements.txt"]
+    inputs = [*requirements, *pins, Path(sys.executable)]
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in inputs)).hexdigest()
     folder, mark = PLACE / "environment", PLACE / "environment.made"
     if not mark.exists() or mark.read_text() != digest:
         say("making an environment without TensorFlow")
         shutil.rmtree(folder, ignore_errors=True)
         venv.create(folder)
-        packages = [part for path in wanted[:-1] for part in ("-r", str(path))]
+        packages = [part for path in requirements for part in ("-r", str(path))]
         pip = [sys.executable, "-m", "pip", "--python", str(folder / "bin" / "python"), "install", "--quiet"]
         subprocess.run([*pip, "--disable-pip-version-check", *packages], check=True)
         compileall.compile_dir(folder, quiet=2)

@@ -29,7 +29,7 @@ from serving import litert
 from serving.errors import LoadError
 from serving.model import Source
 
-LIGHT = (ROOT / "requirements-litert.txt", ROOT / "container" / "requirements.txt")
+LIGHT = (ROOT / "requirements" / "light.txt", ROOT / "requirements" / "fast.txt")
 
 
 def build(environment: Path, out: Path, model: Path, baking: Sequence[str] | None = None, *, bound: bool = True) -> str:

@@ -36,7 +36,7 @@ from container.strip import stripped
 from container.trial import answers, differences
 
 ENTRY = "serving.granian"
-REQUIREMENTS = (ROOT / "requirements.txt", ROOT / "container" / "requirements.txt")
+REQUIREMENTS = (ROOT / "requirements.txt", ROOT / "requirements" / "fast.txt")
 LIBRARIES = tuple(f"tensorflow/{name}" for name in NAMES)
 LICENCE = re.compile(r"(licen[cs]e|notice|copying|third_party)", re.IGNORECASE)
 # Read by compilers, type checkers and test runners.

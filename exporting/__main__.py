@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     variables.add_argument("--fold-variables", dest="keep", action="store_false", default=None, help=(
         "fold them into constants whatever they take; protobuf's limit is 2 GB"))  # fmt: skip
     bake.add_argument("--litert", action="store_true", help=(
-        "write a twin for LiteRT instead, which is served without TensorFlow (requirements-litert.txt)"))  # fmt: skip
+        "write a twin for LiteRT instead, which is served without TensorFlow (requirements/light.txt)"))  # fmt: skip
     bake.add_argument("--signature", metavar="NAME", help=(
         "with --litert: the signature that answers as serving_default, where it has no twin itself"))  # fmt: skip
     bake.add_argument("--largest", type=float, metavar="N", help=(

@@ -208,7 +208,7 @@ def measure(
     if not Path("/proc/self/smaps_rollup").exists():
         raise PlanError("measuring needs Linux; measure there with --save, and plan anywhere with --measured")
     if importlib.util.find_spec("granian") is None:
-        raise PlanError("measuring needs the server: pip install granian (requirements-dev.txt pins it)")
+        raise PlanError("measuring needs the server: pip install granian (requirements/dev.txt pins it)")
     request = example(directory) if body is None else body
     cores = os.sched_getaffinity(0)
     durations, used = [], []

@@ -125,7 +125,7 @@ def open_library() -> Any:
         with phases.measured("library"):
             from ai_edge_litert import interpreter
     except ImportError as error:
-        text = f"the model is for LiteRT, which is not installed ({error}): pip install -r requirements-litert.txt"
+        text = f"the model is for LiteRT, which is not installed ({error}): pip install -r requirements/light.txt"
         raise LoadError(text) from None
     return interpreter
 

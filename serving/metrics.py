@@ -104,7 +104,7 @@ def begin(options: Settings) -> None:
     on = True
 
 
-MISSING = "prometheus_client is not installed: pip install -r requirements-observe.txt"
+MISSING = "prometheus_client is not installed: pip install -r requirements/observe.txt"
 
 
 def _share(options: Settings) -> str:

@@ -37,7 +37,7 @@ def run(name: str, main: Callable[[], int]) -> int:
         package = (error.name or "").partition(".")[0]
         if os.path.isdir(os.path.join(os.path.dirname(os.path.dirname(__file__)), package)):
             raise  # one of ours
-        print(f"{name}: this needs {package}, which is not installed here: pip install -r requirements-dev.txt",
+        print(f"{name}: this needs {package}, which is not installed here: pip install -r requirements/dev.txt",
               file=sys.stderr)  # fmt: skip
         return 1
 

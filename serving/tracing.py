@@ -20,7 +20,7 @@ from serving.log import handler, log
 from serving.record import Record
 from serving.settings import Settings
 
-MISSING = "the SDK of OpenTelemetry is not installed: pip install -r requirements-observe.txt"
+MISSING = "the SDK of OpenTelemetry is not installed: pip install -r requirements/observe.txt"
 
 on = False
 _options: Settings | None = None

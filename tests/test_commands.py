@@ -27,7 +27,7 @@ ENDS = [
     # what happens in the command                                          status  said
     ("os.kill(os.getpid(), signal.SIGINT)",                                130,    "name: interrupted\n"),
     ("os.kill(os.getpid(), signal.SIGTERM)",                               143,    ""),
-    ("import nothing_like_it",                                             1,      "name: this needs nothing_like_it, which is not installed here: pip install -r requirements-dev.txt\n"),
+    ("import nothing_like_it",                                             1,      "name: this needs nothing_like_it, which is not installed here: pip install -r requirements/dev.txt\n"),
     ("raise BrokenPipeError",                                              141,    ""),
 ]  # fmt: skip
 

@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
@@ -14,98 +15,147 @@ from packaging.version import Version
 
 from tests.conftest import ROOT
 
-RUN_TIME = ("requirements.txt", "container/requirements.txt")
-FILES = sorted({*RUN_TIME, "tests/fuzz/requirements.txt", *(path.name for path in ROOT.glob("requirements*.txt"))})
+FOLDER = ROOT / "requirements"
+ROOT_FILE, CONSTRAINTS = ROOT / "requirements.txt", FOLDER / "constraints.txt"
+SETS = sorted(path for path in FOLDER.glob("*.txt") if path != CONSTRAINTS)
+RUN_TIME = (ROOT_FILE, FOLDER / "fast.txt")
 ADVISORIES = Path(__file__).parent / "data" / "advisories.txt"
+PYTHONS = ("3.10", "3.11", "3.12", "3.13")
+OF_MOSEC = {"defspec", "msgspec", "offapi"}  # what it brings along; it isn't in the developers' environment
+HAS = set[str]()  # no extra
 
 
-def holds(requirement: Requirement, python: str | None = None) -> bool:
-    """Say whether a requirement's marker holds on this machine, under a version of Python."""
-    environment = {"extra": ""} | ({"python_version": python, "python_full_version": f"{python}.0"} if python else {})
-    return requirement.marker is None or requirement.marker.evaluate(environment)
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def pins(file: str, python: str | None = None) -> dict[str, Requirement]:
-    """Return the requirements of a file by name, those that hold on this machine."""
-    found = {}
-    for line in (ROOT / file).read_text().splitlines():
-        text = line.partition(" #")[0].strip()
-        if text and not text.startswith(("#", "-r ")):
-            requirement = Requirement(text)
-            if holds(requirement, python):
-                found[requirement.name.lower().replace("_", "-")] = requirement
-    return found
+def holds(requirement: Requirement, python: str | None = None, extras: Iterable[str] = HAS) -> bool:
+    """Say whether a requirement's marker holds on this machine, for these extras, under a version of Python."""
+    under = {"python_version": python, "python_full_version": f"{python}.0"} if python else {}
+    marker = requirement.marker
+    return marker is None or any(marker.evaluate({"extra": extra, **under}) for extra in ("", *extras))
 
 
-def closure(names: Iterable[str] | None = None, python: str | None = None) -> dict[str, str]:
-    """Return everything that requirements bring along, those of the run time by default: the installed versions.
+def lines(file: Path) -> list[Requirement]:
+    """Return the requirements that a file itself states."""
+    texts = [line.partition(" #")[0].strip() for line in file.read_text().splitlines()]
+    return [Requirement(text) for text in texts if text and not text.startswith(("#", "-"))]
 
-    What another version of Python needs and this one has not counts by its name alone.
+
+def named(file: Path, python: str | None = None) -> list[Requirement]:
+    """Return the requirements of a file and of those that it includes, if they hold on this machine."""
+    included = re.findall(r"^-r (.+)$", file.read_text(), re.MULTILINE)
+    inherited = [requirement for path in included for requirement in named(file.parent / path, python)]
+    return inherited + [requirement for requirement in lines(file) if holds(requirement, python)]
+
+
+def pins(python: str | None = None) -> dict[str, Requirement]:
+    """Return every pin by package, those that hold on this machine."""
+    both = [*lines(ROOT_FILE), *lines(CONSTRAINTS)]
+    return {canonical(requirement.name): requirement for requirement in both if holds(requirement, python)}
+
+
+def closure(requirements: Iterable[Requirement], python: str | None = None) -> dict[str, str]:
+    """Return what requirements bring along, themselves included: installed version by package.
+
+    With a version of Python, what that needs and this environment doesn't have counts too, with an empty version.
     """
-    found: dict[str, str] = {}
-    installed = {name for file in RUN_TIME for name in pins(file, python)}
-    pending = list(installed if names is None else installed & set(names))
+    versions: dict[str, str] = {}
+    pending, seen = list(requirements), set()
     while pending:
-        name = pending.pop().lower().replace("_", "-")
-        if name in found:
+        requirement = pending.pop()
+        name, extras = canonical(requirement.name), frozenset(requirement.extras)
+        if (name, extras) in seen:
             continue
+        seen.add((name, extras))
         try:
             distribution = metadata.distribution(name)
         except metadata.PackageNotFoundError:
             if python is None:
                 raise
-            found[name] = ""
+            versions[name] = ""
             continue
-        found[name] = distribution.version
+        versions[name] = distribution.version
         needed = map(Requirement, distribution.requires or [])
-        pending += [requirement.name for requirement in needed if holds(requirement, python)]
-    return found
+        pending += [requirement for requirement in needed if holds(requirement, python, extras)]
+    return versions
 
 
-@pytest.mark.parametrize("file", FILES)
-def test_every_requirement_is_one_exact_version(file: str) -> None:
-    for name, requirement in pins(file).items():
-        assert re.fullmatch(r"==[0-9][0-9a-z.]*", str(requirement.specifier)), f"{file}: {name}"
+def run_time() -> dict[str, str]:
+    return closure(requirement for file in RUN_TIME for requirement in named(file))
+
+
+def test_every_pin_is_one_exact_version_of_one_package() -> None:
+    for requirement in (*lines(ROOT_FILE), *lines(CONSTRAINTS)):
+        assert re.fullmatch(r"==[0-9][0-9a-z.]*", str(requirement.specifier)), requirement
         assert requirement.url is None
+        assert not requirement.extras  # pip takes none in constraints
 
 
-@pytest.mark.parametrize("file", RUN_TIME)
-def test_what_is_installed_is_what_is_pinned(file: str) -> None:
-    for name, requirement in pins(file).items():
-        assert metadata.version(name) in requirement.specifier, name
+@pytest.mark.parametrize("python", PYTHONS)
+def test_no_version_stands_twice(python: str) -> None:
+    both = [*lines(ROOT_FILE), *lines(CONSTRAINTS)]
+    names = Counter(canonical(requirement.name) for requirement in both if holds(requirement, python))
+    assert [name for name, count in names.items() if count > 1] == []
 
 
-@pytest.mark.parametrize("python", ["3.10", "3.11", "3.12", "3.13"])
-def test_everything_that_runs_is_pinned(python: str) -> None:
+@pytest.mark.parametrize("file", SETS, ids=lambda file: file.name)
+def test_a_set_names_packages_and_leaves_their_versions_to_the_constraints(file: Path) -> None:
+    assert f"-c {CONSTRAINTS.name}" in file.read_text().splitlines()
+    assert [str(requirement) for requirement in lines(file) if requirement.specifier] == []
+
+
+@pytest.mark.parametrize("file", [ROOT_FILE, *SETS], ids=lambda file: file.name)
+def test_every_requirement_has_its_reason(file: Path) -> None:
+    reason = False
+    for line in file.read_text().partition("\n\n")[2].splitlines():
+        if line.startswith("#"):
+            reason = True
+        elif not line:
+            reason = False
+        else:
+            assert reason or line.startswith("-r "), line
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+@pytest.mark.parametrize("file", [ROOT_FILE, *SETS], ids=lambda file: file.name)
+def test_everything_that_is_installed_is_pinned(file: Path, python: str) -> None:
     """The indirect requirements too: gunicorn's private members are overridden, and the rest makes a build repeatable."""
-    pinned = {name for file in RUN_TIME for name in pins(file, python)}
-    needed = closure(python=python).keys()
-    assert {"gunicorn", "werkzeug", "h5py"} <= needed
+    needed = closure(named(file, python), python).keys()
+    pinned = {canonical(requirement.name) for requirement in lines(ROOT_FILE) if holds(requirement, python)}
+    if file != ROOT_FILE:
+        pinned |= pins(python).keys()
     assert needed - pinned == set()
-    assert ("exceptiongroup" in needed) == (python == "3.10")
+
+
+def test_the_platforms_requirements_are_followed_into_what_they_bring_along() -> None:
+    for python in PYTHONS:
+        needed = closure(named(ROOT_FILE, python), python).keys()
+        assert {"gunicorn", "werkzeug", "h5py"} <= needed
+        assert ("exceptiongroup" in needed) == (python == "3.10")
 
 
 def test_no_pin_is_left_of_what_nothing_requires() -> None:
-    needed, direct = set[str](), set[str]()
-    for line in (ROOT / "requirements.txt").read_text().splitlines():
-        if line.startswith("# What those bring along."):
-            direct = set(needed)
-        elif line and not line.startswith("#"):
-            needed.add(Requirement(line).name.lower().replace("_", "-"))
-    assert len(direct) > 8
-    assert (needed & pins("requirements.txt").keys()) - closure(direct).keys() == set()
+    direct = ROOT_FILE.read_text().partition("# What those bring along.")[0]
+    platform = closure(filter(holds, map(Requirement, re.findall(r"^[a-z].*", direct, re.MULTILINE))))
+    everything = closure((requirement for file in SETS for requirement in named(file)), python="")
+    assert {canonical(requirement.name) for requirement in lines(ROOT_FILE) if holds(requirement)} == platform.keys()
+    assert pins().keys() == platform.keys() | everything.keys() | OF_MOSEC
 
 
-def test_what_is_installed_fits_together() -> None:
-    """As `pip check` does, for what runs."""
-    for name in closure():
+def test_what_is_installed_is_what_is_pinned() -> None:
+    """As `pip check` does, and each version by its pin: the developers' environment, with nothing that no pin names."""
+    pinned = pins()
+    installed = closure(requirement for requirement in named(FOLDER / "dev.txt"))
+    assert len(installed) > 100
+    wrong = {name: version for name, version in installed.items() if version not in pinned[name].specifier}
+    assert wrong == {}
+    for name in installed:
         for text in metadata.distribution(name).requires or []:
             requirement = Requirement(text)
             if holds(requirement):
-                assert requirement.specifier.contains(metadata.version(requirement.name), prereleases=True), (
-                    name,
-                    text,
-                )
+                version = metadata.version(requirement.name)
+                assert requirement.specifier.contains(version, prereleases=True), (name, text)
 
 
 def advisories() -> list[tuple[str, Version, str]]:
@@ -115,7 +165,7 @@ def advisories() -> list[tuple[str, Version, str]]:
 
 
 def test_no_package_is_older_than_the_mend_of_what_is_known() -> None:
-    installed = closure()
+    installed = run_time()
     known = advisories()
     assert {"orjson", "gunicorn", "werkzeug", "tensorflow-cpu"} <= {name for name, _, _ in known}
     old = [
@@ -130,14 +180,15 @@ def test_an_old_package_would_be_found() -> None:
     assert any(Version("3.9.14") < fixed for name, fixed, _ in advisories() if name == "orjson")
 
 
-def test_the_python_packages_index_knows_of_no_vulnerability() -> None:
+def test_the_python_packages_index_knows_of_no_vulnerability(tmp_path: Path) -> None:
     """Skips where there is no pip-audit, or no network: the list above stands in."""
     program = shutil.which("pip-audit", path=f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin")
     if program is None:
         pytest.skip("pip-audit is not installed")
+    installed = tmp_path / "installed.txt"
+    installed.write_text("".join(f"{name}=={version}\n" for name, version in run_time().items()))
     command = [program, "--disable-pip", "--no-deps", "--progress-spinner", "off", "--timeout", "10"]
-    for file in RUN_TIME:
-        run = subprocess.run([*command, "-r", file], cwd=ROOT, capture_output=True, text=True)
-        if run.returncode and "No known vulnerabilities" not in run.stdout + run.stderr and "ID" not in run.stdout:
-            pytest.skip(f"pip-audit cannot ask: {run.stderr.strip().splitlines()[-1:]}")
-        assert run.returncode == 0, run.stdout
+    run = subprocess.run([*command, "-r", str(installed)], cwd=ROOT, capture_output=True, text=True)
+    if run.returncode and "No known vulnerabilities" not in run.stdout + run.stderr and "ID" not in run.stdout:
+        pytest.skip(f"pip-audit cannot ask: {run.stderr.strip().splitlines()[-1:]}")
+    assert run.returncode == 0, run.stdout

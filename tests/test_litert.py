@@ -313,7 +313,7 @@ def test_a_runtime_that_cannot_serve_the_model_says_so(runtime: str, which: str,
 
 def test_without_litert_the_load_names_what_to_install(embedded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "ai_edge_litert", None)
-    with pytest.raises(LoadError, match=r"pip install -r requirements-litert\.txt"):
+    with pytest.raises(LoadError, match=r"pip install -r requirements/light\.txt"):
         load(embedded)
 
 

@@ -1,6 +1,7 @@
 """What `make` installs, and from which Python: with a Python and a pip that only write down what they are told."""
 
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -34,10 +35,9 @@ class Made:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.log = folder / "project", folder / "log"
-        (self.folder / "container").mkdir(parents=True)
-        names = ("requirements.txt", "requirements-dev.txt", "requirements-observe.txt", "container/requirements.txt")
-        for name in ("Makefile", *names):
-            (self.folder / name).write_bytes((ROOT / name).read_bytes())
+        shutil.copytree(ROOT / "requirements", self.folder / "requirements")
+        for name in ("Makefile", "requirements.txt"):
+            shutil.copy(ROOT / name, self.folder)
         self.write(folder / "pip", PIP)
 
     def write(self, file: Path, text: str, version: str = "3, 13") -> Path:
@@ -66,8 +66,8 @@ INSTALLED = [
     # target        what pip installs
     ("setup",       ["requirements.txt"]),
     ("serve",       ["requirements.txt"]),
-    ("serve-fast",  ["requirements.txt", "container/requirements.txt"]),
-    ("compiled",    ["requirements.txt", "container/requirements.txt", "requirements-dev.txt"]),
+    ("serve-fast",  ["requirements.txt", "requirements/fast.txt"]),
+    ("compiled",    ["requirements.txt", "requirements/fast.txt", "requirements/dev.txt"]),
 ]  # fmt: skip
 
 

@@ -424,7 +424,7 @@ def test_what_is_missing_is_named_and_everything_else_works() -> None:
         "METRICS=1", "OTEL_EXPORTER_OTLP_ENDPOINT is set",
     ]  # fmt: skip
     assert (
-        json.loads(lines[-2])["error"] == "prometheus_client is not installed: pip install -r requirements-observe.txt"
+        json.loads(lines[-2])["error"] == "prometheus_client is not installed: pip install -r requirements/observe.txt"
     )
 
 

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 Ask = Callable[..., Response]
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
-INSTALL = "{} is not installed: pip install -r requirements-dev.txt"
+INSTALL = "{} is not installed: pip install -r requirements/dev.txt"
 
 # Zeros and "text" are not for them; each says why, and the document what form they take.
 REFUSE = {

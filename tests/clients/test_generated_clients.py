@@ -88,7 +88,7 @@ def wanted(server: Server, asked: list[dict[str, Any]]) -> list[Any]:
 @pytest.mark.parametrize("name", MODELS)
 def test_openapi_python_client_makes_a_client_that_works(served: Served, tmp_path: Path, name: str) -> None:
     if importlib.util.find_spec("openapi_python_client") is None:
-        pytest.skip("openapi-python-client is not installed: pip install -r requirements-dev.txt")
+        pytest.skip("openapi-python-client is not installed: pip install -r requirements/dev.txt")
     server = served(name)
     asked = calls(described(server, tmp_path))
     command = ["openapi-python-client", "generate", "--path", "openapi.json", "--output-path", "made", "--meta", "none"]
@@ -100,7 +100,7 @@ def test_openapi_python_client_makes_a_client_that_works(served: Served, tmp_pat
 
 def test_openapi_generator_makes_a_client_that_works(served: Served, tmp_path: Path) -> None:
     if importlib.util.find_spec("openapi_generator_cli") is None or not shutil.which("java"):
-        pytest.skip("openapi-generator is not installed: pip install -r requirements-dev.txt, and Java 11 or later")
+        pytest.skip("openapi-generator is not installed: pip install -r requirements/dev.txt, and Java 11 or later")
     server = served("model")
     asked = calls(described(server, tmp_path))
     make = [

@@ -18,7 +18,7 @@ Array = np.ndarray[Any, Any]
 # Client libraries warn about their own dependencies.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::ResourceWarning")
 
-INSTALL = "{} is not installed: pip install -r requirements-clients.txt"
+INSTALL = "{} is not installed: pip install -r requirements/dev.txt"
 PIXELS = {"signature_name": "pixels"}
 # Of the zoo: a name, the datatype, how it may travel
 TYPES = [("dtype_float16", "FP16"), ("dtype_bfloat16", "BF16"), ("dtype_string", "BYTES"), ("dtype_uint64", "UINT64")]

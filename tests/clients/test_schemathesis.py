@@ -25,7 +25,7 @@ MODELS = [
 def test_it_finds_nothing(served: Served, name: str, tmp_path: Path) -> None:
     command = shutil.which("st", path=os.pathsep.join([str(BIN), os.environ.get("PATH", "")]))
     if command is None:
-        pytest.skip("schemathesis is not installed: pip install -r requirements-dev.txt")
+        pytest.skip("schemathesis is not installed: pip install -r requirements/dev.txt")
     server = served(name)
     address = f"http://127.0.0.1:{server.port}/openapi.json"
     ended = subprocess.run(

@@ -1,6 +1,6 @@
 """Fuzz: `python -m tests.fuzz [--seconds 60] [--runs 0] [--seed 0] [TARGET...]`, every target where none is named.
 
-Where atheris is installed (tests/fuzz/requirements.txt) it guides each target by coverage, in a process of its own;
+Where atheris is installed (requirements/fuzz.txt) it guides each target by coverage, in a process of its own;
 else inputs are kept that are new to the target by what they raise or return. What breaks a target is written to its
 corpus as found-HASH, and told.
 """
