@@ -8,7 +8,7 @@ import signal
 import sys
 from pathlib import Path
 
-from serving import connections, settings, shown, terminal
+from serving import __version__, connections, settings, shown, terminal
 from serving.errors import LoadError
 from serving.model import Source
 from serving.protocols import tensorflow_serving
@@ -181,6 +181,7 @@ def _elsewhere(name: str, arguments: list[str]) -> int:
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return its exit status."""
     parser = argparse.ArgumentParser(prog="python -m serving", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"stateless-serving {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     shows = commands.add_parser(
         "show", help="what a SavedModel offers", epilog="example: python -m serving show model/"

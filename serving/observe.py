@@ -29,7 +29,7 @@ from typing import Any
 
 import orjson
 
-from serving import metrics, phases, settings, tracing
+from serving import __version__, metrics, phases, settings, tracing
 from serving.http import Headers, Request, Response
 from serving.log import end, log, made_by
 from serving.record import Record
@@ -61,7 +61,7 @@ def start(door: str, options: Settings) -> None:
     """Say in the log that a server starts, and at its end that it ended; called before it forks its workers."""
     begin(options)
     began, process = time.monotonic(), os.getpid()
-    log("INFO", f"starting behind {door}", model=str(options.model_dir), workers=options.workers,
+    log("INFO", f"starting behind {door}", version=__version__, model=str(options.model_dir), workers=options.workers,
         threads=options.threads, metrics=metrics.on, traces=tracing.on)  # fmt: skip
 
     def ended() -> None:

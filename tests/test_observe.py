@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from serving import log, observe, wsgi
+from serving import __version__, log, observe, wsgi
 from serving.http import Response
 from tests.conftest import ROOT, Serve, plain_environment
 from tests.server import running
@@ -240,6 +240,7 @@ def test_every_request_has_one_whole_line_when_the_server_has_ended(
         assert sorted(entry["request_id"] for entry in of_requests(server.log)) == sorted(ids)
         messages = [entry["message"] for entry in entries(server.log)]
         assert messages[0].startswith("starting behind ")
+        assert entries(server.log)[0]["version"] == __version__
         assert messages[-1] == "ended"
 
 

@@ -32,7 +32,7 @@ import numpy as np
 import orjson
 import simdjson
 
-from serving import settings
+from serving import __version__, settings
 from serving.dtypes import DType
 from serving.errors import did_you_mean
 from serving.http import BadRequest, Headers, Response, TooLarge, to_json
@@ -150,8 +150,8 @@ def place(call: Call, row: int | None) -> str:
 
 
 def server() -> bytes:
-    """Return what the server says of itself."""
-    return to_json({"name": "stateless-serving", "version": "1", "extensions": ["binary_tensor_data"]})
+    """Return the server's metadata."""
+    return to_json({"name": "stateless-serving", "version": __version__, "extensions": ["binary_tensor_data"]})
 
 
 def ready(name: str | None = None) -> bytes:
