@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -26,6 +25,7 @@ from serving.dtypes import BY_CODE
 from serving.http import BadRequest, Response
 from serving.protocols import open_inference, tensorflow_serving
 from serving.protocols.call import Call, Context
+from serving.protocols.codec import Codec
 from serving.signature import Signature, TensorSpec
 
 FLOAT, STRING = BY_CODE[1], BY_CODE[7]
@@ -64,7 +64,7 @@ def signature(dtype: Any, shape: tuple[int, ...]) -> Signature:
     return Signature("serving_default", {"x": specs["x"]}, {"y": specs["y"]}, "")
 
 
-def protocol(body: Body) -> ModuleType:
+def protocol(body: Body) -> Codec:
     return open_inference if body.path == INFER else tensorflow_serving
 
 
@@ -85,7 +85,7 @@ def cases() -> list[Case]:
 def case(form: str, tensor: str, body: Body, signatures: dict[str, Signature], array: Array) -> Case:
     codec, context = protocol(body), Context(body.headers, "model", "1")
     decode = partial(codec.decode, body.content, signatures, context)
-    call: Call = decode()
+    call = decode()
     (came,) = call.inputs.values()
     if not np.array_equal(came, array):
         raise SystemExit(f"{form} {tensor}: decoded to something else")
@@ -96,9 +96,8 @@ def case(form: str, tensor: str, body: Body, signatures: dict[str, Signature], a
     )  # fmt: skip
 
 
-def encode(codec: ModuleType, call: Call, outputs: dict[str, Array]) -> Response:
-    response: Response = codec.encode(call, outputs)
-    return response
+def encode(codec: Codec, call: Call, outputs: dict[str, Array]) -> Response:
+    return codec.encode(call, outputs)
 
 
 def plain_decode(body: Body, array: Array) -> Array:
@@ -184,11 +183,11 @@ def refuses_ragged() -> bool:
     """Say whether an image with one number less in one place is refused, in every JSON form of it."""
     nest = np.zeros(SHAPES[IMAGE]).tolist()
     nest[0][100][50].pop()
-    signatures = {"serving_default": signature(FLOAT, SHAPES[IMAGE])}
+    signatures, context = {"serving_default": signature(FLOAT, SHAPES[IMAGE])}, Context()
     v2 = {"name": "x", "shape": SHAPES[IMAGE], "datatype": "FP32", "data": nest}
-    bodies = [(tensorflow_serving, {"instances": nest}), (tensorflow_serving, {"inputs": nest}),
+    bodies: list[tuple[Codec, Any]] = [(tensorflow_serving, {"instances": nest}), (tensorflow_serving, {"inputs": nest}),
               (tensorflow_serving, {"instances": [{"x": nest[0]}]}), (open_inference, {"inputs": [v2]})]  # fmt: skip
-    return all(refused(partial(codec.decode, dumps(body), signatures)) for codec, body in bodies)
+    return all(refused(partial(codec.decode, dumps(body), signatures, context)) for codec, body in bodies)
 
 
 def refused(decode: Work) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from exporting.refusal import Refusal
-from serving import composite, examples, parsing
+from serving import composite, examples, parsing, settings
 from serving.examples import Recipe, recipes
 from serving.http import BadRequest
 from serving.model import Source
@@ -104,7 +104,7 @@ def _from_json(path: Path, signatures: dict[str, Signature]) -> tuple[str, Input
 
 
 def _decoded(body: bytes, signatures: dict[str, Signature]) -> tuple[str, Inputs]:
-    call = tensorflow_serving.decode(body, signatures, Context())
+    call = tensorflow_serving.decode(body, signatures, Context(limits=settings.current()))
     return call.signature.name, dict(call.inputs)
 
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from serving import files, manifest
+from serving import files, manifest, settings
 from serving.errors import InputError, LoadError, RunError
 from serving.http import BadRequest
 from serving.model import Model, Source, judge_files, judge_operations, open_session
@@ -130,6 +130,6 @@ def _made_problem(model: Model, signature: Signature) -> Tried | None:
 
 
 def _answer(model: Model, body: bytes) -> bytes:
-    context = Context(name=model.name, version=model.version, labels=model.source.labels)
+    context = Context(name=model.name, version=model.version, labels=model.source.labels, limits=settings.current())
     call = tensorflow_serving.decode(body, model.signatures, context)
     return bytes(tensorflow_serving.encode(call, model.run(call.signature, call.inputs)).body)

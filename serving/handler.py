@@ -6,7 +6,6 @@ import traceback
 from collections.abc import Callable
 from functools import lru_cache
 from time import perf_counter_ns
-from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
@@ -39,7 +38,9 @@ from serving.log import begin, log
 from serving.model import Model
 from serving.protocols import answers, classify, open_inference, raw, regress, sagemaker, tensorflow_serving
 from serving.protocols.call import Arrays, Call, Context, option, row_errors
+from serving.protocols.codec import Codec
 from serving.protocols.options import from_query
+from serving.protocols.sizes import check_arrays
 from serving.record import UNWATCHED, Record
 from serving.signature import DEFAULT
 from serving.tensorflow_c import run_error
@@ -53,17 +54,17 @@ class Target(NamedTuple):
     label: str | None = None
 
 
-Action = Callable[[Request, Target, ModuleType], Response]
+Action = Callable[[Request, Target, Codec], Response]
 
 
 class Route(NamedTuple):
     method: str
     path: str
     action: Action
-    protocol: ModuleType
+    protocol: Codec
 
 
-def infer(request: Request, _target: Target, protocol: ModuleType) -> Response:
+def infer(request: Request, _target: Target, protocol: Codec) -> Response:
     """Answer with the outputs of one signature."""
     if _is_event(request):
         if request.path == "/":
@@ -72,7 +73,7 @@ def infer(request: Request, _target: Target, protocol: ModuleType) -> Response:
     return _infer_here(request, protocol)
 
 
-def _infer_here(request: Request, protocol: ModuleType) -> Response:
+def _infer_here(request: Request, protocol: Codec) -> Response:
     admission = limits.admission()
     watchdog.watch(settings.current())
     until = admission.expect(request.headers)
@@ -85,7 +86,7 @@ def _infer_here(request: Request, protocol: ModuleType) -> Response:
         metered.close()
 
 
-def _infer_in_turn(request: Request, admission: limits.Admission, until: float, protocol: ModuleType) -> Response:
+def _infer_in_turn(request: Request, admission: limits.Admission, until: float, protocol: Codec) -> Response:
     """Read the body, which may take its client long, and answer when the request may run."""
     most = settings.current().max_body_bytes
     pushed = request.path == "/" and most < (request.length or 0) <= LARGEST_EVENT  # it may be
@@ -115,7 +116,7 @@ PREDICT = re.compile(
 LARGEST_EVENT = 16 << 20  # bytes: a push of Pub/Sub's largest message, 10 MB in base64
 
 
-def _infer(request: Request, body: bytes, until: float, protocol: ModuleType) -> Response:
+def _infer(request: Request, body: bytes, until: float, protocol: Codec) -> Response:
     """Answer a request that may run; the model must have begun by the time `until`."""
     options, record, failure = settings.current(), request.record, None
     served = _loaded(record, until)
@@ -128,7 +129,7 @@ def _infer(request: Request, body: bytes, until: float, protocol: ModuleType) ->
         failure = found
     context = Context(
         request.headers, served.name, served.version, from_query(request.query), options.key_field,
-        options.non_finite == "null", served.source.labels,
+        options.non_finite == "null", served.source.labels, options,
     )  # fmt: skip
     try:
         record.decoding = perf_counter_ns()
@@ -155,7 +156,7 @@ def _loaded(record: Record, until: float) -> Model:
     return cache.get(until)
 
 
-def _quickly(served: Model, body: bytes, request: Request, protocol: ModuleType) -> Response | RunError | None:
+def _quickly(served: Model, body: bytes, request: Request, protocol: Codec) -> Response | RunError | None:
     """Answer a plain request in one step, or say why TensorFlow refuses it; else None, for the whole way."""
     quick = accelerator.of(served)
     if not quick.names or protocol not in (tensorflow_serving, sagemaker, open_inference):
@@ -199,7 +200,7 @@ def _size(call: Call) -> int:
     return len(call.failed)
 
 
-def _other_protocol(request: Request, body: bytes, options: settings.Settings) -> ModuleType | None:
+def _other_protocol(request: Request, body: bytes, options: settings.Settings) -> Codec | None:
     """Return what a body on an address of predict is instead of one JSON document of that."""
     if raw.takes(request.headers.get("content-type") or "", body):
         return raw
@@ -241,7 +242,7 @@ def _is_event_body(request: Request, body: bytes) -> bool:
     return cloud_events.body_is_event(body)
 
 
-def receive(request: Request, _target: Target, _protocol: ModuleType) -> Response:
+def receive(request: Request, _target: Target, _protocol: Codec) -> Response:
     """Take events, and do what they ask for."""
     return _with_counted_body(request, _receive)
 
@@ -252,7 +253,7 @@ def _receive(request: Request) -> Response:
     return events.receive(request, _answer_inside(request.record))
 
 
-def _answer_event(request: Request, protocol: ModuleType) -> Response:
+def _answer_event(request: Request, protocol: Codec) -> Response:
     """Answer an event at a model's address."""
     from serving import events
 
@@ -283,7 +284,7 @@ def _answer_inside(outer: Record) -> Callable[[Request], Response]:
     return inner
 
 
-def expose(request: Request, _target: Target, _protocol: ModuleType) -> Response:
+def expose(request: Request, _target: Target, _protocol: Codec) -> Response:
     """Tell the metrics, in the form that Prometheus reads."""
     try:
         body, content_type = metrics.expose(request.headers.get("accept") or "")
@@ -295,14 +296,14 @@ def expose(request: Request, _target: Target, _protocol: ModuleType) -> Response
 MOST_ROWS_TRIED = 256
 
 
-def _run(served: Model, call: Call, protocol: ModuleType, failure: RunError | None) -> tuple[Call, Arrays]:
+def _run(served: Model, call: Call, protocol: Codec, failure: RunError | None) -> tuple[Call, Arrays]:
     """Return the outputs, and the call with the rows that the model refused, where the caller wants those told.
 
     With a `failure`, the model has run already, and failed.
     """
     if call.failed and not call.inputs:
         return call, {}  # no row is good
-    limits.check_arrays(call.inputs, settings.current())
+    limits.check_memory(check_arrays(call.inputs, call.context.limits))
     if served.source.pictures:
         _check_pictures(served, call, protocol)
     try:
@@ -324,7 +325,7 @@ def _run(served: Model, call: Call, protocol: ModuleType, failure: RunError | No
         raise BadRequest(f"{place}: the model refuses it: {plain(str(error))}", call.signature.name) from None
 
 
-def _check_pictures(served: Model, call: Call, protocol: ModuleType) -> None:
+def _check_pictures(served: Model, call: Call, protocol: Codec) -> None:
     wrong = limits.check_pictures(call.inputs, served.source.pictures, settings.current())
     if wrong:
         name, problem = wrong
@@ -343,7 +344,7 @@ def _alone(call: Call, row: int) -> Arrays:
     return {name: array[row : row + 1] for name, array in call.inputs.items()}
 
 
-def _run_each(served: Model, call: Call, protocol: ModuleType, rows: int) -> tuple[Call, Arrays]:
+def _run_each(served: Model, call: Call, protocol: Codec, rows: int) -> tuple[Call, Arrays]:
     """Run row by row, so that one that the model refuses fails alone."""
     failed = dict(call.failed)
     places = [place for place in range(rows + len(failed)) if place not in failed]  # of the rows, in the request
@@ -382,7 +383,7 @@ def _bad_row(served: Model, call: Call) -> int | None:
     return None
 
 
-def _example(served: Model, error: BadRequest, context: Context, protocol: ModuleType) -> str:
+def _example(served: Model, error: BadRequest, context: Context, protocol: Codec) -> str:
     """Return what an error says of bodies that are right: one that works, and the form where the model parses it."""
     from serving import shown  # of errors alone
 
@@ -402,7 +403,7 @@ def _example(served: Model, error: BadRequest, context: Context, protocol: Modul
     return told + (f"; a body that works{label}: {body}" if body else "")
 
 
-def status(request: Request, _target: Target, _protocol: ModuleType) -> Response:
+def status(request: Request, _target: Target, _protocol: Codec) -> Response:
     """Say that the model answers; load it if nothing has yet, so that it is true."""
     served = _ready(request.record)
     return Response(200, to_json({
@@ -410,29 +411,29 @@ def status(request: Request, _target: Target, _protocol: ModuleType) -> Response
     }))  # fmt: skip
 
 
-def models(_request: Request, _target: Target, _protocol: ModuleType) -> Response:
+def models(_request: Request, _target: Target, _protocol: Codec) -> Response:
     """List the one model."""
     return Response(200, to_json({"models": [settings.current().model_name]}))
 
 
-def metadata(_request: Request, _target: Target, protocol: ModuleType) -> Response:
+def metadata(_request: Request, _target: Target, protocol: Codec) -> Response:
     """Describe every signature; reads saved_model.pb, and the model's card where there is one."""
     source = model.cache().source()
     return Response(200, protocol.metadata(source.name, source.version, source.contents, source.card))
 
 
-def server(_request: Request, _target: Target, _protocol: ModuleType) -> Response:
+def server(_request: Request, _target: Target, _protocol: Codec) -> Response:
     """Say what this server is, whatever the model does."""
     return Response(200, open_inference.server())
 
 
-def ready(request: Request, _target: Target, _protocol: ModuleType) -> Response:
+def ready(request: Request, _target: Target, _protocol: Codec) -> Response:
     """Load the model if nothing has yet, warm it up, and say that it is there."""
     _ready(request.record)
     return Response(200, b'{"ready":true}')
 
 
-def model_ready(request: Request, target: Target, _protocol: ModuleType) -> Response:
+def model_ready(request: Request, target: Target, _protocol: Codec) -> Response:
     """Do as `ready` does, and answer in the Open Inference Protocol's form."""
     _ready(request.record)
     return Response(200, open_inference.ready(target.name))
@@ -455,19 +456,19 @@ def _ready(record: Record) -> Model:
     return served
 
 
-def live(_request: Request, _target: Target, _protocol: ModuleType) -> Response:
+def live(_request: Request, _target: Target, _protocol: Codec) -> Response:
     """Say that the process answers, whatever the model does."""
     return Response(200, b'{"live":true}')
 
 
-def index(_request: Request, _target: Target, _protocol: ModuleType) -> Response:
+def index(_request: Request, _target: Target, _protocol: Codec) -> Response:
     """Say what is served and where."""
     return Response(200, to_json({
         "status": "alive", "model": settings.current().model_name, "addresses": addresses(),
     }))  # fmt: skip
 
 
-def describe(request: Request, _target: Target, _protocol: ModuleType) -> Response:
+def describe(request: Request, _target: Target, _protocol: Codec) -> Response:
     """Describe every address and what this model takes there, as OpenAPI; reads saved_model.pb alone."""
     from serving import openapi  # not needed for an answer
 

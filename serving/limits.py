@@ -215,7 +215,6 @@ def end(reason: str, **fields: Any) -> None:
 
 
 SHARE = 4  # of the container's memory, one part in so many: for the inputs of a request, for the bodies of all
-STRING = 64  # bytes that a string takes beside its own
 
 
 def memory_share() -> int:
@@ -223,33 +222,10 @@ def memory_share() -> int:
     return (memory.limit() or 1 << 60) // SHARE
 
 
-def check_arrays(inputs: Mapping[str, np.ndarray[Any, Any]], options: Settings) -> None:
-    """Refuse tensors of too many rows or elements, and too long strings, once they are decoded; raise TooLarge."""
-    elements = size = 0
-    for name, array in inputs.items():
-        elements += array.size
-        size += array.nbytes
-        if array.ndim and len(array) > options.max_rows and array.size:
-            check_rows(len(array), name)
-        if array.dtype == object:
-            lengths = [*map(len, array.flat)]
-            longest = max(lengths, default=0)
-            size += sum(lengths) + STRING * len(lengths)
-            if longest > options.max_string_bytes:
-                raise TooLarge(
-                    f"{name}: expected strings of at most {options.max_string_bytes} bytes (MAX_STRING_BYTES), "
-                    f"got one of {longest}"
-                )
-    if elements > options.max_elements:
-        raise TooLarge(f"expected at most {options.max_elements} elements (MAX_ELEMENTS), got {elements}")
+def check_memory(size: int) -> None:
+    """Refuse inputs that take so many bytes, once they are decoded, where that is too much; raise TooLarge."""
     if size > (most := memory_share()):
         raise TooLarge(f"expected inputs of at most {most} bytes (1/{SHARE} of the container's memory), got {size}")
-
-
-def check_rows(count: int, place: str) -> None:
-    """Refuse too many rows, before anything is made of them."""
-    if count > (most := settings.current().max_rows):
-        raise TooLarge(f"{place}: expected at most {most} rows (MAX_ROWS), got {count}")
 
 
 def check_pictures(

@@ -24,7 +24,6 @@ import time
 from collections.abc import Callable
 from functools import lru_cache
 from time import perf_counter_ns
-from types import ModuleType
 from typing import Any
 
 import orjson
@@ -182,15 +181,15 @@ def named(record: Record) -> tuple[str, str]:
         return "none", "none"
     if record.events:
         return "event", "receive"
-    return _named(record.route.action, record.protocol or record.route.protocol)
+    return _named(record.route.action, (record.protocol or record.route.protocol).__name__)
 
 
 BARE = ("index", "live", "ready", "describe", "expose")  # actions without a protocol
 
 
 @lru_cache(maxsize=64)
-def _named(action: Callable[..., Any], protocol: ModuleType) -> tuple[str, str]:
-    module, name = protocol.__name__.rpartition(".")[2], action.__name__
+def _named(action: Callable[..., Any], protocol: str) -> tuple[str, str]:
+    module, name = protocol.rpartition(".")[2], action.__name__
     if name == "receive":
         return "event", name
     if name != "infer":

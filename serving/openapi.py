@@ -15,7 +15,6 @@ import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
-from types import ModuleType
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import quote
 
@@ -28,6 +27,7 @@ from serving.model import Source
 from serving.protocols import classify, open_inference, raw, regress
 from serving.protocols.answers import has_rows
 from serving.protocols.call import Context
+from serving.protocols.codec import Codec
 from serving.settings import Settings
 from serving.signature import DEFAULT, Shape, Signature, TensorSpec, shape_text
 
@@ -46,7 +46,7 @@ class Route(Protocol):
     @property
     def action(self) -> Callable[..., Any]: ...
     @property
-    def protocol(self) -> ModuleType: ...
+    def protocol(self) -> Codec: ...
 
 
 class Operation(NamedTuple):
@@ -569,10 +569,10 @@ def _examples(subject: Subject) -> dict[str, Schema]:
     return schemas
 
 
-def _takes_examples(protocol: ModuleType, signature: Signature) -> bool:
+def _takes_examples(protocol: Codec, signature: Signature) -> bool:
     body = {"signature_name": signature.name, "examples": [{}] * min(_batch(signature.inputs.values()), default=1)}
     try:
-        protocol.decode(to_json(body), {signature.name: signature})
+        protocol.decode(to_json(body), {signature.name: signature}, Context())
     except BadRequest:
         return False
     return True
@@ -726,7 +726,7 @@ def _inferred(signature: Signature, subject: Subject) -> Schema:
 # Bodies and options
 
 
-def _body(name: str, protocol: ModuleType, subject: Subject) -> Schema:
+def _body(name: str, protocol: Codec, subject: Subject) -> Schema:
     """Return a request body, with an example of each signature that has a short one."""
     if name == "Event":
         forms = (JSON, "application/cloudevents+json", "application/cloudevents-batch+json")

@@ -10,17 +10,17 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from threading import Lock
-from types import ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import orjson
 
-from serving import parsing
+from serving import parsing, settings
 from serving.errors import LoadError
 from serving.model import Model, Source, tried
 from serving.protocols import answers, open_inference, requests, tensorflow_serving
 from serving.protocols.call import Context
+from serving.protocols.codec import Codec
 from serving.signature import Signature
 
 LONGEST = 600  # characters of a body in an error message
@@ -29,13 +29,13 @@ _tried: "WeakKeyDictionary[Model, dict[tuple[str, str], bytes]]" = WeakKeyDictio
 _lock = Lock()
 
 
-def exported(source: Source, signature: Signature, protocol: ModuleType = tensorflow_serving) -> bytes:
+def exported(source: Source, signature: Signature, protocol: Codec = tensorflow_serving) -> bytes:
     """Return the exporter's example in a protocol's form, empty where there is none."""
     saved = source.exported.get(signature.name)
     return protocol.example(signature, saved) if isinstance(saved, dict) else b""
 
 
-def working(served: Model, signature: Signature, protocol: ModuleType = tensorflow_serving) -> bytes:
+def working(served: Model, signature: Signature, protocol: Codec = tensorflow_serving) -> bytes:
     """Return a short body that the model has answered, empty where none is known; it is tried at the first need.
 
     It is the exporter's, or else the plainest; where the model refuses that, it is made of inputs that the model has
@@ -49,7 +49,7 @@ def working(served: Model, signature: Signature, protocol: ModuleType = tensorfl
     return found[key]
 
 
-def _bodies(served: Model, signature: Signature, protocol: ModuleType) -> Iterator[bytes]:
+def _bodies(served: Model, signature: Signature, protocol: Codec) -> Iterator[bytes]:
     """Yield bodies that may work."""
     if saved := exported(served.source, signature, protocol):
         yield saved
@@ -65,10 +65,10 @@ def _bodies(served: Model, signature: Signature, protocol: ModuleType) -> Iterat
         yield protocol.example(signature, orjson.loads(requests.predict(signature, inputs)))
 
 
-def _answers(served: Model, protocol: ModuleType, body: bytes) -> bool:
+def _answers(served: Model, protocol: Codec, body: bytes) -> bool:
     if not 0 < len(body) <= LONGEST or not served.source.may_try:
         return False
-    context = Context(name=served.name, version=served.version, labels=served.source.labels)
+    context = Context(name=served.name, version=served.version, labels=served.source.labels, limits=settings.current())
     try:
         call = protocol.decode(body, served.signatures, context)
         protocol.encode(call, served.run(call.signature, call.inputs))
@@ -92,7 +92,7 @@ PARSERS: Sequence[tuple[str, str, bool]] = (
 BASE64 = b"DecodeBase64"
 
 
-def form(source: Source, signature: Signature, protocol: ModuleType = tensorflow_serving) -> str:
+def form(source: Source, signature: Signature, protocol: Codec = tensorflow_serving) -> str:
     """Say how a body looks whose strings the model parses, empty where the signature alone says it."""
     if not any(spec.dtype.kind == "S" for spec in signature.inputs.values()) or is_complex(signature):
         return ""
@@ -125,7 +125,7 @@ def _meaning(source: Source, signature: Signature) -> tuple[str, bool]:
     return ("text in web-safe base64", False) if BASE64 in ops else ("", False)
 
 
-def _body(signature: Signature, value: Any, protocol: ModuleType) -> str:
+def _body(signature: Signature, value: Any, protocol: Codec) -> str:
     strings = {spec.name for spec in signature.inputs.values() if spec.dtype.kind == "S"}
     if protocol is open_inference:
         tensors = [

@@ -23,6 +23,7 @@ from serving import images, limits, model
 from serving.errors import DeadlineError
 from serving.http import Response, TooLarge, Unavailable
 from serving.limits import Admission
+from serving.protocols.sizes import check_arrays
 from serving.rewrite import string
 from serving.settings import read
 from tests.conftest import Serve
@@ -428,7 +429,7 @@ def test_bodies_and_inputs_have_a_share_of_the_containers_memory(serve: Serve, m
         assert answer.status == status, answer.body[:200]
     assert b"inputs of at most 1048576 bytes (1/4 of the container's memory), got 1048580" in answer.body
     with pytest.raises(TooLarge, match="1/4 of the container's memory"):
-        limits.check_arrays({"x": np.array([b"x" * 1000] * 1000, object)}, read({}))
+        limits.check_memory(check_arrays({"x": np.array([b"x" * 1000] * 1000, object)}, read({})))
 
 
 def test_a_process_whose_runs_never_end_says_so_and_ends(

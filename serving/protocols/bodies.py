@@ -9,6 +9,7 @@ import simdjson
 
 from serving.http import BadRequest
 from serving.protocols.json_tensors import Document, parse_carefully, parse_short
+from serving.protocols.sizes import Limits
 from serving.protocols.tensorflow_serving import ROW
 from serving.signature import TensorSpec
 
@@ -84,7 +85,7 @@ def to_strings(values: Iterable[bytes], shape: tuple[int, ...]) -> Array:
 NAN, INFINITY = b"NI"  # how they begin, as numbers: to look for bytes in bytes takes ten times as long
 
 
-def joined(texts: Sequence[bytes], *, every: bool = False) -> tuple[Document, dict[int, str]]:
+def joined(texts: Sequence[bytes], limits: Limits, *, every: bool = False) -> tuple[Document, dict[int, str]]:
     """Return the document {"instances": [...]} of the texts that are JSON values, and why the others are none.
 
     Unless `every` wrong one is asked for, the first ends the reading. Each text is parsed alone too, or `1], "y": [2`
@@ -99,18 +100,18 @@ def joined(texts: Sequence[bytes], *, every: bool = False) -> tuple[Document, di
             if usual or not (NAN in text or INFINITY in text or text.startswith(BOM)):
                 parse(text)
             else:
-                parse_short(text)
+                parse_short(text, limits)
         except (ValueError, RuntimeError):
-            if problem := json_problem(text):
+            if problem := json_problem(text, limits):
                 failed[index] = problem
                 if not every:
                     break
     if failed:
         body = b",".join([text for index, text in enumerate(texts) if index not in failed]) if every else b""
-    return Document(b'{"%b":[%b]}' % (ROW.encode(), body)), failed
+    return Document(b'{"%b":[%b]}' % (ROW.encode(), body), limits), failed
 
 
-def json_problem(text: bytes) -> str | None:
+def json_problem(text: bytes, limits: Limits) -> str | None:
     """Say why a text is not a JSON value, None where it is one."""
     if text.startswith(BOM):
         return "expected a JSON value, got a byte-order mark"
@@ -123,7 +124,7 @@ def json_problem(text: bytes) -> str | None:
     if not text.strip(SPACE):
         return "expected a JSON value, got nothing"
     try:
-        parse_carefully(text)
+        parse_carefully(text, limits)
     except BadRequest as error:
         return str(error).removeprefix("body: ").replace(" at line 1, column", " at column")
     return None

@@ -9,6 +9,7 @@ from serving.errors import did_you_mean, nearest
 from serving.http import BadRequest, Headers, TooLarge
 from serving.protocols.json_tensors import kind
 from serving.protocols.options import from_parameters
+from serving.protocols.sizes import DEFAULTS, Limits
 from serving.signature import DEFAULT, Signature
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
@@ -24,6 +25,7 @@ class Context(NamedTuple):
     key: str = "key"  # the field of an instance that is not for the model
     null: bool = False  # write null for NaN and the infinities
     labels: Sequence[str] = ()  # the names of the classes, where the exporter left them
+    limits: Limits = DEFAULTS
 
     def with_parameters(self, parameters: Any) -> "Context":
         """Return the context with the options that a body's "parameters" hold beside those in the address."""

@@ -14,10 +14,11 @@ from serving.http import ModelFault, Response, to_json
 from serving.protocols import tf_example
 from serving.protocols.call import NOTHING, Arrays, Call, Context
 from serving.protocols.json_tensors import to_values
+from serving.protocols.tensorflow_serving import metadata
 from serving.protocols.tf_example import place
 from serving.signature import Signature
 
-__all__ = ["decode", "encode", "example", "place"]
+__all__ = ["decode", "encode", "example", "metadata", "place"]
 
 CLASSES, SCORES = "classes", "scores"
 
@@ -53,6 +54,6 @@ def _numbers(row: np.ndarray[Any, Any], context: Context) -> list[Any]:
     return [to_values(value, SCORES, null=context.null) for value in row]
 
 
-def example(_signature: Signature, _saved: Any = None) -> bytes:
+def example(signature: Signature, saved: Any = None) -> bytes:
     """Return nothing: what features the model parses, its signature does not tell."""
     return b""

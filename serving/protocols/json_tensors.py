@@ -22,9 +22,9 @@ import numpy as np
 import orjson
 import simdjson
 
-from serving import settings
 from serving.dtypes import DType
 from serving.http import BadRequest, to_json
+from serving.protocols.sizes import DefaultLimits, Limits
 from serving.signature import Shape, TensorSpec, check, fits, shape_text
 
 Array = np.ndarray[Any, Any]
@@ -44,15 +44,15 @@ def _parse(body: bytes) -> Any:
 class Document:
     """A parsed body. Its root is a JSON object."""
 
-    def __init__(self, body: bytes) -> None:
+    def __init__(self, body: bytes, limits: Limits) -> None:
         """Parse; raise BadRequest for what is not JSON, or not an object."""
         self._body = body
-        if body.count(b"[") + body.count(b"{") > settings.current().max_nesting:
-            check_nesting(self._skeleton)
+        if body.count(b"[") + body.count(b"{") > limits.max_nesting:
+            check_nesting(self._skeleton, limits)
         try:
             root = _parse(body)
         except (ValueError, RuntimeError):  # what simdjson calls an error may be TensorFlow Serving's dialect
-            root = parse_carefully(body)
+            root = parse_carefully(body, limits)
         if not isinstance(root, (dict, simdjson.Object)):
             raise BadRequest(f"body: expected a JSON object, got {kind(root)}")
         # A dictionary: simdjson takes 2 µs to say that it has no such key, and most bodies lack most keys.
@@ -73,9 +73,9 @@ class Document:
         return (_remembered if len(skeleton) <= REMEMBERED_BYTES else _all_rectangular)(skeleton)
 
 
-def check_nesting(body: bytes) -> None:
+def check_nesting(body: bytes, limits: Limits) -> None:
     """Refuse JSON of more levels than MAX_NESTING, wherever they are: before a parser sees it, without recursion."""
-    most = settings.current().max_nesting
+    most = limits.max_nesting
     if body.count(b"[") + body.count(b"{") > most and _depth(body) > most:
         message = f"body: nested too deep: expected at most {most} levels (MAX_NESTING), got more"
         raise BadRequest(message, example=False)
@@ -124,7 +124,7 @@ def _shape(nest: bytes) -> tuple[int, ...] | None:
     return tuple(shape) if item == nest else None
 
 
-def sole_numbers(body: bytes, name: str, spec: TensorSpec) -> Array | None:
+def sole_numbers(body: bytes, name: str, spec: TensorSpec, limits: Limits) -> Array | None:
     """Return the tensor `spec` from a body that holds it and nothing else: {"name": [[1, 2], [3, 4]]}.
 
     None for any other body, and for one with something wrong in it: see `Document`.
@@ -133,7 +133,7 @@ def sole_numbers(body: bytes, name: str, spec: TensorSpec) -> Array | None:
         return None
     skeleton = body.translate(None, NUMBERS)
     shape = (_remembered_shape if len(skeleton) <= REMEMBERED_BYTES else _sole_shape)(skeleton, name, spec.shape)
-    if shape is None or len(shape) >= settings.current().max_nesting:
+    if shape is None or len(shape) >= limits.max_nesting:
         return None
     try:
         return _from_buffer(_parse(body)[name], shape, spec.dtype)
@@ -472,6 +472,7 @@ def native(value: Any) -> Any:
 
 
 MOST_MEMBERS = 64  # that are looked up one by one
+PARSED = DefaultLimits(max_nesting=1 << 10)  # of what simdjson writes: its numbers are short, its nesting was checked
 
 
 def members(value: Any, place: str) -> dict[str, Any]:
@@ -481,21 +482,21 @@ def members(value: Any, place: str) -> dict[str, Any]:
         raise BadRequest(f"{place}: the key {_twice(names)!r} stands twice")
     if isinstance(value, simdjson.Object) and (len(names) > MOST_MEMBERS or "\0" in "".join(names)):
         # simdjson looks each name up from the first member on, and as C does: to the first zero
-        value = parse_carefully(value.mini)  # type: ignore[arg-type]  # bytes, whatever its stub says
+        value = parse_carefully(value.mini, PARSED)  # type: ignore[arg-type]  # bytes, whatever its stub says
     return {name: value[name] for name in names}  # items() would turn every array into lists
 
 
 class _NotJson(ValueError): ...
 
 
-def parse_carefully(body: bytes) -> Any:
+def parse_carefully(body: bytes, limits: Limits) -> Any:
     """Parse any JSON value with Python's own parser: for the added tokens, and for a message with a place."""
     if not body.strip():
         raise BadRequest("body: expected a JSON object, got nothing")
-    check_nesting(body)
+    check_nesting(body, limits)
     try:
         text = body.removeprefix(b"\xef\xbb\xbf").decode()
-        value = _decoder.decode(text)
+        value = _decoder(limits.max_number_length).decode(text)
         if re.search(r"\\u[dD][89a-fA-F]", text):
             json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no text
     except UnicodeEncodeError:
@@ -511,44 +512,44 @@ def parse_carefully(body: bytes) -> Any:
     return value
 
 
-def parse_short(text: bytes) -> Any:
+def parse_short(text: bytes, limits: Limits) -> Any:
     """Parse a short JSON value; raise ValueError for what is none, and for what needs `parse_carefully`."""
     line = text.decode().strip(" \t\r\n")
-    if len(line) > settings.current().max_nesting or "\\u" in line:
+    if len(line) > limits.max_nesting or "\\u" in line:
         raise ValueError
-    value, end = _decoder.raw_decode(line)
+    value, end = _decoder(limits.max_number_length).raw_decode(line)
     if end < len(line):
         raise ValueError
     return value
 
 
-def _integer(token: str) -> int:
-    return int(_bounded(token))
+@lru_cache(maxsize=4)
+def _decoder(max_number_length: int) -> json.JSONDecoder:
+    """Return Python's parser of JSON, with our refusals; it takes numbers of so many characters."""
 
-
-def _bounded(token: str) -> str:
     # Python takes time quadratic in the digits of an integer; what simdjson reads itself, it reads in linear time.
-    most = settings.current().max_number_length
-    if len(token) > most:
-        raise _NotJson(f"a number of {len(token)} digits, expected at most {most} (MAX_NUMBER_LENGTH)")
-    return token
+    def bounded(token: str) -> str:
+        if len(token) > max_number_length:
+            expected = f"expected at most {max_number_length} (MAX_NUMBER_LENGTH)"
+            raise _NotJson(f"a number of {len(token)} digits, {expected}")
+        return token
+
+    def decimal(token: str) -> float:
+        value = float(bounded(token))
+        if math.isinf(value):
+            raise _NotJson(f"the number {token[:40]} is too large for a double")
+        return value
+
+    return json.JSONDecoder(
+        parse_int=lambda token: int(bounded(token)), parse_float=decimal, object_pairs_hook=_unique_members
+    )
 
 
-def _decimal(token: str) -> float:
-    value = float(_bounded(token))
-    if math.isinf(value):
-        raise _NotJson(f"the number {token[:40]} is too large for a double")
-    return value
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+def _unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members_ = dict(pairs)
+    if len(members_) < len(pairs):
         raise _NotJson(f"the key {_twice([name for name, _ in pairs])!r} stands twice")
-    return found
-
-
-_decoder = json.JSONDecoder(parse_int=_integer, parse_float=_decimal, object_pairs_hook=_object)
+    return members_
 
 
 def to_values(array: Array, name: str, *, rows: bool = False, null: bool = False) -> Any:

@@ -10,11 +10,11 @@ answered in its place as well.
 from collections.abc import Callable, Sequence
 
 from serving.http import BadRequest
-from serving.limits import check_rows
 from serving.protocols import tensorflow_serving
 from serving.protocols.bodies import BOM, LINES, SPACE, Form, joined, placed
 from serving.protocols.call import MISSING, Call, Context, check_rows_apart, row_errors
 from serving.protocols.json_tensors import Document
+from serving.protocols.sizes import check_rows
 from serving.signature import Signature
 
 
@@ -23,7 +23,7 @@ def decode(body: bytes, signature: Signature, context: Context) -> Call:
     lines = body.removeprefix(BOM).rstrip(SPACE).split(b"\n")
     if lines == [b""]:
         raise BadRequest("body: expected a JSON value a line, got nothing")
-    check_rows(len(lines), "lines")
+    check_rows(len(lines), "lines", context.limits)
     check_rows_apart(context, len(lines), "lines")
     return decode_lines(lines, signature, context)
 
@@ -35,7 +35,7 @@ def decode_lines(lines: Sequence[bytes], signature: Signature, context: Context,
         return "lines" if row is None else f"line {row + first}"
 
     tell = row_errors(context)
-    document, problems = joined(lines, every=tell)
+    document, problems = joined(lines, context.limits, every=tell)
     failed = {row: f"{place(row)}: {problem}" for row, problem in problems.items()}
     if failed and not tell:
         raise BadRequest(next(iter(failed.values())))

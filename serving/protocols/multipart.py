@@ -28,6 +28,7 @@ from serving.protocols.bodies import (
 )
 from serving.protocols.call import Call, Context
 from serving.protocols.json_tensors import rows_to_array, to_array
+from serving.protocols.sizes import Limits
 from serving.protocols.tensorflow_serving import COLUMN, ROW
 from serving.signature import Signature, TensorSpec, check
 
@@ -65,7 +66,9 @@ def decode(body: bytes, signature: Signature, context: Context) -> Call:
     if len({len(parts) for parts in batched.values()}) > 1:
         told = ", ".join(f"{name!r} {len(parts)}" for name, parts in batched.items())
         raise BadRequest(f"parts: expected as many of one input as of the others, one a row, got {told}")
-    inputs = {name: _input(spec, named[name]) for name, spec in signature.inputs.items() if name in named}
+    inputs = {
+        name: _input(spec, named[name], context.limits) for name, spec in signature.inputs.items() if name in named
+    }
     keys = None
     if context.key not in signature.inputs and context.key in named:
         keys = [to_text(part.data, part.content_type, f"part {part.number}") for part in named[context.key]]
@@ -88,7 +91,7 @@ def _place(named: Mapping[str, list[Part]]) -> Callable[[int | None], str]:
     return place
 
 
-def _input(spec: TensorSpec, parts: list[Part]) -> Array:
+def _input(spec: TensorSpec, parts: list[Part], limits: Limits) -> Array:
     single = _is_single(spec)
     if single and len(parts) > 1:
         raise BadRequest(
@@ -97,7 +100,7 @@ def _input(spec: TensorSpec, parts: list[Part]) -> Array:
         )
     shape = bytes_shape(spec)
     if shape is None:
-        return _from_json(spec, parts)
+        return _from_json(spec, parts, limits)
     array = to_strings([_string(part) for part in parts], shape)
     if single:
         return array.reshape(())
@@ -113,8 +116,8 @@ def _string(part: Part) -> bytes:
     return part.data
 
 
-def _from_json(spec: TensorSpec, parts: list[Part]) -> Array:
-    document, problems = joined([part.data for part in parts])
+def _from_json(spec: TensorSpec, parts: list[Part], limits: Limits) -> Array:
+    document, problems = joined([part.data for part in parts], limits)
     for index, problem in problems.items():
         raise BadRequest(f"part {parts[index].number}, {spec.name}: expected {spec.dtype.label} in JSON: {problem}")
     rows = document.root[ROW]

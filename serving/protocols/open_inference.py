@@ -32,16 +32,16 @@ import numpy as np
 import orjson
 import simdjson
 
-from serving import __version__, settings
+from serving import __version__
 from serving.dtypes import DType
 from serving.errors import did_you_mean
 from serving.http import BadRequest, Headers, Response, TooLarge, to_json
-from serving.limits import check_rows
 from serving.protocols import tensorflow_serving
 from serving.protocols.answers import class_names, order
 from serving.protocols.call import NOTHING, Call, Context, choose, option
 from serving.protocols.json_tensors import MAX_RANK, Document, kind, members, nest_to_array, to_values
 from serving.protocols.options import OPTIONS, refuse_others, refuse_slips
+from serving.protocols.sizes import Limits, check_rows
 from serving.protocols.unclear import explained
 from serving.signature import DEFAULT, Contents, Signature, TensorSpec, check, shape_text
 
@@ -98,7 +98,7 @@ def decode(body: bytes, signatures: Mapping[str, Signature], context: Context = 
         refuse_others(context.query, PARAMETERS, "infer")
         return _raw(body, choose(signatures, option(context, "signature_name"), "signature_name"), context)
     try:
-        document = Document(body if size == len(body) else body[:size])
+        document = Document(body if size == len(body) else body[:size], context.limits)
     except BadRequest as error:
         if size == len(body) and b'"binary_data_size"' in body[:LONGEST_HEAD]:
             raise BadRequest(f"{error}; with binary tensors, the header {HEADER} says how long the JSON is") from None
@@ -108,7 +108,7 @@ def decode(body: bytes, signatures: Mapping[str, Signature], context: Context = 
     identity = root.get("id")
     if identity is not None and not isinstance(identity, str):
         raise BadRequest(f"id: expected a string, got {kind(identity)}")
-    if identity is not None and len(identity) > (most := settings.current().max_id_length):
+    if identity is not None and len(identity) > (most := context.limits.max_id_length):
         raise TooLarge(f"id: expected at most {most} characters (MAX_ID_LENGTH), got {len(identity)}")
     parameters = _parameters(root.get("parameters"), "parameters")
     refuse_slips(parameters.keys(), PARAMETERS | OPTIONS, "parameters")
@@ -117,7 +117,7 @@ def decode(body: bytes, signatures: Mapping[str, Signature], context: Context = 
     signature = choose(signatures, named, "parameters.signature_name")
     try:
         outputs = _outputs(root.get("outputs"), signature, _flag(parameters, "binary_data_output", "parameters", False))
-        inputs = _inputs(document, root.get("inputs"), signature, body, size)
+        inputs = _inputs(document, root.get("inputs"), signature, body, size, context.limits)
     except BadRequest as error:
         error.signature = signature.name
         raise
@@ -160,7 +160,7 @@ def ready(name: str | None = None) -> bytes:
     return to_json({"live": True, "ready": True} if name is None else {"name": name, "ready": True})
 
 
-def metadata(name: str, version: str, contents: Contents, _card: Mapping[str, str]) -> bytes:
+def metadata(name: str, version: str, contents: Contents, card: Mapping[str, str]) -> bytes:
     """Return the tensors of serving_default, or of the first signature where that is absent; then those of each.
 
     The protocol has no place for a model's card.
@@ -298,7 +298,9 @@ def _output(spec: TensorSpec, binary: bool, where: str) -> Output:
     return Output(spec, binary)
 
 
-def _inputs(document: Document, value: Any, signature: Signature, body: bytes, start: int) -> dict[str, Array]:
+def _inputs(
+    document: Document, value: Any, signature: Signature, body: bytes, start: int, limits: Limits
+) -> dict[str, Array]:
     """Return the tensors; the binary ones are in `body`, from `start` on."""
     if not isinstance(value, LISTS):
         if value is None:
@@ -312,7 +314,7 @@ def _inputs(document: Document, value: Any, signature: Signature, body: bytes, s
         fields = _fields(entry, where)
         spec = _spec(fields, signature.inputs, inputs, where, "input")
         refuse_slips(fields.keys(), INPUT, where)
-        shape = _declared(fields, spec, where)
+        shape = _declared(fields, spec, where, limits)
         size = _binary_size(fields, where, len(body) - position, start < len(body))
         if size is None:
             inputs[spec.name] = _from_json(document, fields["data"], spec.dtype, shape, f"{where}.data")
@@ -351,7 +353,7 @@ def _spec(
     return spec
 
 
-def _declared(fields: Mapping[str, Any], spec: TensorSpec, where: str) -> tuple[int, ...]:
+def _declared(fields: Mapping[str, Any], spec: TensorSpec, where: str, limits: Limits) -> tuple[int, ...]:
     """Return the shape that a tensor says it has, once it and the datatype are what the signature declares."""
     wanted, datatype = _datatype(spec.dtype), fields.get("datatype")
     if datatype != wanted:
@@ -370,7 +372,7 @@ def _declared(fields: Mapping[str, Any], spec: TensorSpec, where: str) -> tuple[
     if problem := check(spec, shape):
         raise BadRequest(f"{where}.shape: {spec.name!r}: {problem}")
     if 0 not in shape[:1]:
-        check_rows((*shape, 1)[0], f"{where}.shape")
+        check_rows((*shape, 1)[0], f"{where}.shape", limits)
     return shape
 
 

@@ -10,10 +10,11 @@ from serving.protocols import tf_example
 from serving.protocols.call import NOTHING, Arrays, Call, Context
 from serving.protocols.classify import example
 from serving.protocols.json_tensors import to_values
+from serving.protocols.tensorflow_serving import metadata
 from serving.protocols.tf_example import place
 from serving.signature import Signature
 
-__all__ = ["decode", "encode", "example", "place"]
+__all__ = ["decode", "encode", "example", "metadata", "place"]
 
 OUTPUT = "outputs"
 

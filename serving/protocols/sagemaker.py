@@ -13,22 +13,22 @@ from serving.protocols import tensorflow_serving
 from serving.protocols.bodies import BOM, SPACE, joined
 from serving.protocols.call import NOTHING, Call, Context, option
 from serving.protocols.json_tensors import Document, b64
-from serving.protocols.tensorflow_serving import COLUMN, ROW, encode, example, place
+from serving.protocols.tensorflow_serving import COLUMN, ROW, encode, example, metadata, place
 from serving.signature import DEFAULT, Signature
 
-__all__ = ["decode", "encode", "example", "place"]
+__all__ = ["decode", "encode", "example", "metadata", "place"]
 
 
 def decode(body: bytes, signatures: Mapping[str, Signature], context: Context = NOTHING) -> Call:
     """Return the call that a body describes; raise BadRequest naming what is wrong with it."""
     text = body.removeprefix(BOM).lstrip(SPACE)
     if text.startswith(b"["):
-        listed, problems = joined([text])
+        listed, problems = joined([text], context.limits)
         if not problems:
             return tensorflow_serving.decode_root(listed, {ROW: listed.root[ROW][0]}, signatures, context)
     if not text.startswith(b"{") or text.startswith(tensorflow_serving.USUAL):
         return tensorflow_serving.decode(body, signatures, context)
-    document = Document(body)
+    document = Document(body, context.limits)
     root = document.root
     signature = signatures.get(option(context, "signature_name") or DEFAULT)
     is_row = b64(root) is not None or (signature is not None and not signature.inputs.keys().isdisjoint(root))

@@ -25,10 +25,10 @@ import numpy as np
 from serving.dtypes import DType
 from serving.errors import did_you_mean
 from serving.http import BadRequest
-from serving.limits import check_rows
 from serving.protocols.bodies import LINES, Array, Form, parameter, to_strings, to_text
 from serving.protocols.call import MISSING, Call, Context, check_rows_apart, row_errors
 from serving.protocols.json_tensors import Document, limits, nest_to_array
+from serving.protocols.sizes import DEFAULTS, check_rows
 from serving.signature import Signature, TensorSpec, check, shape_text
 
 Rows = Sequence[Sequence[str]]
@@ -55,7 +55,7 @@ def decode(body: bytes, signature: Signature, context: Context) -> Call:
     rows = rows[first:]
     if not rows:
         raise BadRequest("line 2: expected a row, got only a header")
-    check_rows(len(rows), "lines")
+    check_rows(len(rows), "lines", context.limits)
     check_rows_apart(context, len(rows), "lines")
 
     def place(row: int | None) -> str:
@@ -320,7 +320,7 @@ def _numbers(cells: Sequence[str], dtype: DType) -> Array | None:
     if text.translate(_WHOLE if dtype.kind in "iu" else _DECIMAL) != "," * (len(cells) - 1):
         return None
     try:
-        document = Document(b'{"column":[%b]}' % text.encode())
+        document = Document(b'{"column":[%b]}' % text.encode(), DEFAULTS)
         array = nest_to_array(document, document.root["column"], dtype, "column")
     except BadRequest:
         return None

@@ -26,7 +26,6 @@ from serving import prediction_log
 from serving.dtypes import by_code
 from serving.errors import did_you_mean
 from serving.http import BadRequest, Response, to_json
-from serving.limits import check_rows
 from serving.protocols import answers
 from serving.protocols.call import (
     MISSING,
@@ -51,6 +50,7 @@ from serving.protocols.json_tensors import (
     to_array,
 )
 from serving.protocols.options import refuse_slips
+from serving.protocols.sizes import check_rows
 from serving.protocols.unclear import explained
 from serving.signature import DEFAULT, Contents, Signature, TensorSpec, _number, shape_text
 
@@ -65,7 +65,7 @@ def decode(body: bytes, signatures: Mapping[str, Signature], context: Context = 
     if body.startswith(USUAL) and not context.query and (call := _usual(body, signatures, context)):
         return call
     try:
-        document = Document(body)
+        document = Document(body, context.limits)
     except BadRequest as error:
         raise explained(error, body, context.headers) from None
     return decode_root(document, document.root, signatures, context)
@@ -86,7 +86,7 @@ def decode_root(
         form = _form(root)
         if form == ROW:
             if isinstance(root[ROW], LISTS):
-                check_rows(len(root[ROW]), ROW)
+                check_rows(len(root[ROW]), ROW, context.limits)
                 check_rows_apart(context, len(root[ROW]), ROW)
             return answers.check_fields(decode_rows(document, root[ROW], signature, context))
         return answers.check_fields(_columns(document, root[COLUMN], signature, context))
@@ -108,7 +108,7 @@ def _usual(body: bytes, signatures: Mapping[str, Signature], context: Context) -
     if signature is None or signature.refusal or len(signature.inputs) != 1:
         return None
     (spec,) = signature.inputs.values()
-    array = sole_numbers(body, ROW, spec)
+    array = sole_numbers(body, ROW, spec, context.limits)
     if array is None or signature.complex_output:
         return None
     return Call(signature, {spec.name: array}, ROW, context)

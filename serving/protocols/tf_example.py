@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import simdjson
 
-from serving import settings
 from serving.errors import did_you_mean
 from serving.http import BadRequest, TooLarge
 from serving.protocols.call import Call, Context, choose, option
@@ -39,7 +38,7 @@ def decode(
 ) -> Call:
     """Return the call of a signature that takes serialized examples; `problem` says why one is not of the kind."""
     try:
-        document = Document(body)
+        document = Document(body, context.limits)
     except BadRequest as error:
         raise explained(error, body, context.headers) from None
     root = document.root
@@ -60,7 +59,7 @@ def decode(
             came = "an empty list" if isinstance(examples, LISTS) else kind(examples)
             raise BadRequest(f"examples: expected a list of at least one object, got {came}")
         shared = _features(root["context"], "context") if "context" in root else b""
-        if len(shared) * len(examples) > (most := settings.current().max_body_bytes):
+        if len(shared) * len(examples) > (most := context.limits.max_body_bytes):
             raise TooLarge(
                 f"context: expected at most {most} bytes in all examples together (MAX_BODY_BYTES), "
                 f"got {len(shared)} in each of {len(examples)}"

@@ -20,6 +20,7 @@ from serving.http import BadRequest
 from serving.protocols import lines, raw, table
 from serving.protocols.bodies import BOM, CHARSETS, SPACE, json_problem, parameter
 from serving.protocols.call import Call, Context
+from serving.protocols.sizes import Limits
 from serving.scoring.faults import BadFile
 from serving.signature import Signature
 
@@ -141,7 +142,7 @@ class Lines:
     def batches(self, chunks: Iterator[bytes], step: int) -> Iterator[Batch]:
         for batch in _batches(self._rows(chunks), step):
             if not batch.first:
-                _refuse_other_text(batch.rows)
+                _refuse_other_text(batch.rows, self._context.limits)
             yield batch
 
     def _rows(self, chunks: Iterator[bytes]) -> Iterator[tuple[bytes | None, int]]:
@@ -168,16 +169,16 @@ class Lines:
 
     def instance(self, batch: Batch, row: int) -> Any:
         line = batch.rows[row]
-        return None if not line or json_problem(line) else orjson.Fragment(line.strip(SPACE))
+        return None if not line or json_problem(line, self._context.limits) else orjson.Fragment(line.strip(SPACE))
 
 
-def _refuse_other_text(rows: Sequence[bytes | None]) -> None:
+def _refuse_other_text(rows: Sequence[bytes | None], limits: Limits) -> None:
     """Raise BadFile where not one of a file's first rows is JSON: it is a file of something else."""
     problem = None
     for line in rows:
         if line is None:
             return
-        found = json_problem(line)
+        found = json_problem(line, limits)
         if not found:
             return
         problem = problem or found

@@ -78,7 +78,7 @@ def prepare(source: Source, options: Settings) -> Work:
         query = from_query(options.score_options, place="SCORE_OPTIONS", strict=True)
         context = Context(
             {}, served.name, served.version, query, options.key_field, options.non_finite == "null",
-            served.source.labels,
+            served.source.labels, options,
         )  # fmt: skip
         signature = choose(served.signatures, option(context, "signature_name"), "SCORE_OPTIONS, signature_name")
         tensorflow_serving.check_outputs(signature)

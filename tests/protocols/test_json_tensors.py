@@ -16,6 +16,7 @@ from serving.dtypes import DTYPES, DType
 from serving.http import BadRequest
 from serving.protocols import json_tensors
 from serving.protocols.json_tensors import Document, to_array, to_values
+from serving.protocols.sizes import DEFAULTS
 from serving.signature import TensorSpec
 
 BY_NAME = {dtype.numpy_name: dtype for dtype in DTYPES}
@@ -26,7 +27,7 @@ FLOAT, INT, UINT, BYTE, BOOL, TEXT = (
 
 def decode(text: bytes, dtype: DType) -> np.ndarray[Any, Any]:
     """Decode one value of free shape."""
-    document = Document(b'{"x": ' + text + b"}")
+    document = Document(b'{"x": ' + text + b"}", DEFAULTS)
     return to_array(document, document.root["x"], TensorSpec("x", dtype, None, "x:0"), "x")
 
 
@@ -141,7 +142,7 @@ def test_a_wrong_value_is_named(text: bytes, dtype: DType, words: str) -> None:
 @pytest.mark.parametrize(("body", "words"), NO_JSON)
 def test_what_is_no_json_object_is_refused(body: bytes, words: str) -> None:
     with pytest.raises(BadRequest) as raised:
-        Document(body)
+        Document(body, DEFAULTS)
     assert words in str(raised.value)
 
 
@@ -166,8 +167,8 @@ def test_the_quick_way_gives_what_the_careful_way_gives(value: Any, dtype: DType
 
     def outcome(quick: bool) -> Any:
         try:
-            document = Document(body)
-            root = document.root if quick else json_tensors.parse_carefully(body)
+            document = Document(body, DEFAULTS)
+            root = document.root if quick else json_tensors.parse_carefully(body, DEFAULTS)
             array = to_array(document, root["x"], TensorSpec("x", dtype, None, "x:0"), "x")
         except BadRequest as error:
             return str(error)
@@ -269,6 +270,6 @@ TRICKS = [
 
 @pytest.mark.parametrize("body", TRICKS)
 def test_ragged_numbers_are_never_taken_for_a_rectangle(body: bytes) -> None:
-    document = Document(body)
+    document = Document(body, DEFAULTS)
     with pytest.raises(BadRequest):
         to_array(document, document.root["x"], TensorSpec("x", FLOAT, None, "x:0"), "x")

@@ -15,9 +15,9 @@ from serving.http import BadRequest, ModelFault
 from serving.protocols import tensorflow_serving
 from serving.protocols.call import NOTHING, Call, Context
 from serving.protocols.json_tensors import sole_numbers
+from serving.protocols.sizes import DEFAULTS, DefaultLimits
 from serving.protocols.tensorflow_serving import decode, encode
 from serving.signature import Shape, Signature, TensorSpec
-from tests.conftest import Serve
 
 BY_NAME = {dtype.numpy_name: dtype for dtype in DTYPES}
 TYPES = ("float32", "float64", "float16", "bfloat16", "int8", "int32", "int64", "uint8", "uint64", "bool", "object")
@@ -115,13 +115,13 @@ def test_the_quick_way_writes_what_the_general_one_does(
 def test_the_commonest_bodies_take_the_quick_way(body: bytes) -> None:
     signatures = signature("float32", (None, 2))
     (spec,) = signatures["serving_default"].inputs.values()
-    assert sole_numbers(body, "instances", spec) is not None
+    assert sole_numbers(body, "instances", spec, DEFAULTS) is not None
     with patch.object(tensorflow_serving, "Document", side_effect=AssertionError):
         assert decode(body, signatures, NOTHING).inputs["x"].shape[1] == 2
 
 
-def test_the_quick_way_keeps_the_limit_of_nesting(serve: Serve) -> None:
-    serve(MAX_NESTING="2")
-    assert decode(b'{"instances": [1.5]}', signature("float32", (None,))).inputs["x"].shape == (1,)
+def test_the_quick_way_keeps_the_limit_of_nesting() -> None:
+    context = Context(limits=DefaultLimits(max_nesting=2))
+    assert decode(b'{"instances": [1.5]}', signature("float32", (None,)), context).inputs["x"].shape == (1,)
     with pytest.raises(BadRequest, match="nested too deep: expected at most 2 levels"):
-        decode(b'{"instances": [[1.5]]}', signature("float32", (None, 1)))
+        decode(b'{"instances": [[1.5]]}', signature("float32", (None, 1)), context)

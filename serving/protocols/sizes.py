@@ -1,0 +1,71 @@
+"""How large a request may be: the limits that protocols hold, and the checks of rows and of decoded tensors."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from serving.http import TooLarge
+
+
+class Limits(Protocol):
+    """The limits of one request. The server's settings are such limits: each has the name of its variable."""
+
+    @property
+    def max_body_bytes(self) -> int: ...
+    @property
+    def max_rows(self) -> int: ...
+    @property
+    def max_elements(self) -> int: ...
+    @property
+    def max_string_bytes(self) -> int: ...
+    @property
+    def max_nesting(self) -> int: ...
+    @property
+    def max_number_length(self) -> int: ...
+    @property
+    def max_id_length(self) -> int: ...
+
+
+class DefaultLimits(NamedTuple):
+    """The limits where no setting changes them; a test compares them with the defaults of the settings."""
+
+    max_body_bytes: int = 8 << 20
+    max_rows: int = 1 << 40
+    max_elements: int = 16 << 20
+    max_string_bytes: int = 8 << 20
+    max_nesting: int = 32
+    max_number_length: int = 40
+    max_id_length: int = 256
+
+
+DEFAULTS: Limits = DefaultLimits()
+STRING_OVERHEAD = 64  # bytes of memory that a string takes beyond its own
+
+
+def check_rows(count: int, place: str, limits: Limits) -> None:
+    """Raise TooLarge for too many rows, before anything is made of them."""
+    if count > limits.max_rows:
+        raise TooLarge(f"{place}: expected at most {limits.max_rows} rows (MAX_ROWS), got {count}")
+
+
+def check_arrays(inputs: Mapping[str, np.ndarray[Any, Any]], limits: Limits) -> int:
+    """Return the bytes that decoded inputs take; raise TooLarge for too many rows or elements, and too long strings."""
+    elements = size = 0
+    for name, array in inputs.items():
+        elements += array.size
+        size += array.nbytes
+        if array.ndim and array.size:
+            check_rows(len(array), name, limits)
+        if array.dtype == object:
+            lengths = [*map(len, array.flat)]
+            longest = max(lengths, default=0)
+            size += sum(lengths) + STRING_OVERHEAD * len(lengths)
+            if longest > limits.max_string_bytes:
+                raise TooLarge(
+                    f"{name}: expected strings of at most {limits.max_string_bytes} bytes (MAX_STRING_BYTES), "
+                    f"got one of {longest}"
+                )
+    if elements > limits.max_elements:
+        raise TooLarge(f"expected at most {limits.max_elements} elements (MAX_ELEMENTS), got {elements}")
+    return size
