@@ -72,41 +72,26 @@ test-image: compiled
 image: compiled
 	.venv/bin/python -m container.build $(or $(OUT),.cache/function)
 
-# Minutes: the table of bench/RESULTS.md.
+# Minutes: docs/benchmarks/results.md. Each subject has an environment of its own, made once: 5 GB in .cache/bench.
 bench: compiled
-	.venv/bin/python -m bench --quick --repeat 7 --minutes 10
+	.venv/bin/python -m bench --quick --models mlp
 
-# That table with mosec beside it, which needs an environment of its own.
-mosec := .cache/mosec
-bench-mosec: compiled $(mosec)/.ready
-	MOSEC_PYTHON=$(CURDIR)/$(mosec)/bin/python .venv/bin/python -m bench --quick --repeat 7 --minutes 10
-.PHONY: bench-mosec
-
-$(mosec)/.ready: requirements/mosec.txt requirements/constraints.txt requirements.txt
-	$(PYTHON) -m venv $(mosec)
-	$(mosec)/bin/pip install --quiet -r requirements/mosec.txt
-	@touch $@
-
-# Instances killed, ended and started under load, behind nginx where there is one: bench/SOAK.md.
+# Instances killed, ended and started under load, behind nginx where there is one: docs/benchmarks/soak.md.
 soak: compiled
-	.venv/bin/python -m bench.soak --seconds $(or $(SECONDS),600)
+	.venv/bin/python -m tests.harness.soak --seconds $(or $(SECONDS),600)
 .PHONY: soak
 
-# An hour: that table with more repetitions, and every other page of bench/.
+# Hours: every page of docs/benchmarks.
 bench-full: compiled
-	.venv/bin/python -m bench
-	.venv/bin/python -m bench.threads
-	.venv/bin/python -m bench.profile
+	.venv/bin/python -m bench --minutes 120 --models mlp,digits,mobilenet,dense,transformer
+	.venv/bin/python -m bench.settings
 	.venv/bin/python -m bench.codecs
 	.venv/bin/python -m bench.million
-	.venv/bin/python -m bench.memory --full
+	.venv/bin/python -m bench.memory
 	.venv/bin/python -m bench.score --largest 1024
 	.venv/bin/python -m bench.plan_check
 	.venv/bin/python -m bench.bake
-	.venv/bin/python -m bench.observe
 	.venv/bin/python -m bench.overload
-	.venv/bin/python -m bench.litert
-	.venv/bin/python -m bench.container
 
 # Every parser for SECONDS each, guided by coverage where atheris can be had; 5,000 requests to each door.
 # What breaks one stays in tests/fuzz/corpus/.

@@ -1,75 +1,90 @@
-"""Measure everything in one run, interleaved: `python -m bench`. Linux."""
+"""Measure all subjects in one run, interleaved: `python -m bench`. Linux.
+
+It writes docs/benchmarks/results.md. The environments that it makes first, once, take 4 GB of the disk.
+"""
 
 import argparse
-import json
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
-from pathlib import Path
 
-from bench.compiled import compile_all
-from bench.machine import about, repeated
-from bench.measure import Effort, measure
-from bench.models import CACHE, PLANS, ROOT, SERVED, Model, load
-from bench.picture import draw
-from bench.prepared import Skipped
+from bench import environments
+from bench.environments import Unavailable
+from bench.machine import about, interleaved
+from bench.measure import CONNECTIONS, Effort, measure
+from bench.models import CACHE, PLANS, SERVED, Model, load
+from bench.page import publish
 from bench.process import Failed
-from bench.report import Results, markdown, terminal
+from bench.report import Results, parts
 from bench.subjects import SUBJECTS, Subject
 
-QUICK = Effort(share=0.5)
 
-
-def main() -> None:
+def main() -> int:
     options = arguments()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: sys.exit("bench: interrupted"))  # children are ended on the way out
-    for file in compile_all():
-        say(f"not compiled, so slower than it would be: {file}")
-
-    results = Results(about(options.repeat), samples={}, failures={})
+        signal.signal(number, lambda *_: sys.exit("bench: interrupted"))  # servers are stopped on the way out
+    effort = Effort(0.5 if options.quick else 1.0, tuple(options.connections))
+    results = Results()
     models = [model for name in options.models if (model := made(name))]
     subjects = [subject for subject in SUBJECTS if subject.name in options.subjects]
+    facts = about("", "python -m bench")  # before the run: it reads the load of the machine
     prepare(results, models, subjects)
+    done = rounds(results, models, subjects, effort, options.repeat, options.minutes)
+    facts |= {"repetitions": interleaved(done), "environments": environments.disk()}
+    publish("results.md", "Results", facts, parts(results, options.connections))
+    return (
+        1
+        if any(reason.startswith("failed") for reasons in results.failures.values() for reason in reasons.values())
+        else 0
+    )
+
+
+def prepare(results: Results, models: list[Model], subjects: list[Subject]) -> None:
+    """Make what the subjects need before anything is measured; note the subjects that cannot be measured, and why."""
+    environments.upload()
+    for subject in subjects:
+        try:
+            environments.make(subject.environment, say)
+            missing = ""
+        except Unavailable as unavailable:
+            missing = str(unavailable)
+        for model in models:
+            try:
+                if missing:
+                    raise Unavailable(missing)
+                subject.settings(model)
+            except Unavailable as unavailable:
+                results.fail(model.name, subject.name, f"not measured: {unavailable}")
+                say(f"{model.name} {subject.name} is not measured: {unavailable}")
+
+
+def rounds(
+    results: Results, models: list[Model], subjects: list[Subject], effort: Effort, repeat: int, minutes: float
+) -> int:
+    """Measure each subject once a round; return the number of rounds that were done in this time."""
     started = time.monotonic()
-    for repetition in range(1, options.repeat + 1):
-        each = (time.monotonic() - started) / max(repetition - 1, 1)
-        if repetition > 1 and each * repetition > 60 * options.minutes:
-            break  # this one would not end in time
-        results.about["repetitions"] = repeated(repetition)
+    for done in range(repeat):
+        if done and (time.monotonic() - started) * (done + 1) / done > 60 * minutes:
+            return done  # the next one would end too late
         for model in models:
             for subject in subjects:
                 if subject.name in results.failures.get(model.name, {}):
                     continue
                 began = time.monotonic()
                 try:
-                    measured = measure(subject, model, QUICK if options.quick else Effort())
+                    measured = measure(subject, model, effort)
                 except Failed as failed:
-                    results.failures.setdefault(model.name, {})[subject.name] = f"failed: {failed}"
+                    results.fail(model.name, subject.name, f"failed: {failed}")
                     say("\n    ".join([f"{model.name} {subject.name} failed: {failed}", *failed.log]))
                     continue
-                values = results.samples.setdefault(model.name, {}).setdefault(subject.name, {})
-                for key, value in measured.items():
-                    values.setdefault(key, []).append(value)
+                results.add(model.name, subject.name, measured)
+                seconds, lasted = measured["start_seconds"], time.monotonic() - began
                 say(
-                    f"{repetition}/{options.repeat} {model.name:9} {subject.name:9} first answer after "
-                    f"{measured['start_seconds']:.2f} s  ({time.monotonic() - began:.0f} s)"
+                    f"{done + 1}/{repeat} {model.name:9} {subject.name:11} first answer after {seconds:.2f} s  ({lasted:.0f} s)"
                 )
-    write(results, options.output)
-
-
-def prepare(results: Results, models: list[Model], subjects: list[Subject]) -> None:
-    """Make what the subjects need, before anything is measured; say which cannot be."""
-    for model in models:
-        for subject in subjects:
-            try:
-                subject.settings(model)
-            except Skipped as skipped:
-                results.failures.setdefault(model.name, {})[subject.name] = f"skipped: {skipped}"
-                say(f"{model.name} {subject.name} skipped: {skipped}")
+    return repeat
 
 
 def arguments() -> argparse.Namespace:
@@ -79,11 +94,18 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=60, help="begin no repetition that would end later")
     parser.add_argument("--models", type=listed(list(PLANS)), default=SERVED, help=f"of {','.join(PLANS)}")
     parser.add_argument("--subjects", type=listed(names), default=names, help=f"of {','.join(names)}")
+    parser.add_argument("--connections", type=numbers, default=list(CONNECTIONS), help="of the loads (default 1,16)")
     parser.add_argument("--quick", action="store_true", help="fewer requests, shorter load")
-    parser.add_argument("--output", type=Path, default=ROOT / "bench", help="folder of the results (default bench/)")
     options = parser.parse_args()
     options.repeat = options.repeat or (3 if options.quick else 7)
     return options
+
+
+def numbers(text: str) -> list[int]:
+    values = [int(value) for value in text.split(",")]
+    if min(values) < 1:
+        raise argparse.ArgumentTypeError(f"expected numbers of at least 1, got {text}")
+    return values
 
 
 def listed(known: list[str]) -> Callable[[str], list[str]]:
@@ -91,13 +113,14 @@ def listed(known: list[str]) -> Callable[[str], list[str]]:
         names = text.split(",")
         for name in names:
             if name not in known:
-                raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(known)}")
+                raise argparse.ArgumentTypeError(f"expected names of {', '.join(known)}, got {name!r}")
         return names
 
     return read
 
 
 def made(name: str) -> Model | None:
+    """Return a model, None where it cannot be made, with the reason printed."""
     try:
         return load(name, say)
     except (OSError, subprocess.CalledProcessError) as error:
@@ -107,18 +130,9 @@ def made(name: str) -> Model | None:
         return None
 
 
-def write(results: Results, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    draw(results, folder / "results.png")
-    (folder / "results.json").write_text(json.dumps(asdict(results), indent=1) + "\n")
-    (folder / "RESULTS.md").write_text(markdown(results, "results.png"))
-    say("\n" + terminal(results) + "\n")
-    say(f"written: {', '.join(str(folder / name) for name in ('RESULTS.md', 'results.png', 'results.json'))}")
-
-
 def say(text: str) -> None:
     print(text, flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

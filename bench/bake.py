@@ -19,19 +19,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import matplotlib
 import numpy as np
 
-from bench.compiled import compile_all
-from bench.machine import about
+from bench.machine import about, interleaved
 from bench.models import CACHE, PLANS, ROOT, TOLERANCE, load
-from bench.page import publish, relative
-from bench.process import clean
-from bench.report import Rows, fraction
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
+from bench.page import Rows, fraction, publish
+from bench.process import inherited
 
 # fmt: off
 MODELS = {
@@ -107,7 +100,9 @@ def measured(subject: Subject, folder: Path, out: Path) -> tuple[dict[str, float
     """Start a process with the model; return its figures and its outputs."""
     command = [sys.executable, "-m", "bench.bake_start", str(folder), str(subject.inputs), str(out)]
     began = time.perf_counter()
-    with subprocess.Popen(command, cwd=ROOT, env=clean(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        command, cwd=ROOT, env=inherited(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
         assert process.stdout
         said = process.stdout.readline()
         start = time.perf_counter() - began
@@ -141,7 +136,7 @@ def repeated(subjects: list[Subject], repeat: int, minutes: float) -> Iterator[t
                     found, came = measured(subject, place, Path(folder) / "out.npz")
                     right = right or came
                     if not alike(right, came):
-                        raise SystemExit(f"{subject.name}: {form}, it answers otherwise")
+                        raise SystemExit(f"{subject.name}: {form}, its answers differ")
                     if repetition:  # the first only brings the files into memory
                         yield subject.name, form, found
             print(f"{repetition}/{repeat}", flush=True)
@@ -161,35 +156,11 @@ def table(names: dict[str, str], medians: Medians) -> Rows:
     return rows
 
 
-def draw(medians: Medians, file: Path) -> None:
-    figure, grid = plt.subplots(2, 3, figsize=(15, 6.5), layout="constrained", sharey=True)
-    pairs = {title: list(medians[name].values()) for name, title in MODELS.items() if name in medians}
-    for axes, (key, heading, form, unit) in zip(grid.flat, MEASURES, strict=True):
-        for place, (before, after) in enumerate(pairs.values()):
-            length = after[key] / before[key]
-            for shift, long, value, colour, more in (
-                (-0.2, 1.0, before[key], "#9aa5b1", ""),
-                (0.2, length, after[key], "#2da44e", f" ({fraction(length)})"),
-            ):
-                axes.barh(place + shift, long, 0.36, color=colour)
-                text = form.format(value / unit) + more
-                axes.annotate(text, (long, place + shift), (4, 0), textcoords="offset points", va="center", fontsize=8)
-        axes.set_yticks(range(len(pairs)), pairs)
-        axes.set_xlim(0, 1.3 * max(1.0, *(after[key] / before[key] for before, after in pairs.values())))
-        axes.set_title(f"{heading}, shorter is better", fontsize=11)
-        axes.spines[["top", "right"]].set_visible(False)
-    grid[0, 0].invert_yaxis()
-    figure.suptitle("Grey: as exported. Green: baked, as a ratio to it", fontsize=12)
-    figure.savefig(file, dpi=100)
-    plt.close(figure)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.bake", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--repeat", type=int, default=15, help="repetitions (default 15)")
     parser.add_argument("--minutes", type=float, default=20, help="begin no repetition that would end later")
     options = parser.parse_args()
-    compile_all()
     subjects = []
     for name in (*MODELS, *BOTH_WAYS):
         print(f"baking {name}", flush=True)
@@ -202,15 +173,9 @@ def main() -> None:
         name: {form: {key: median(values) for key, values in found.items()} for form, found in forms.items()}
         for name, forms in samples.items()
     }
-    facts = about(len(samples["mlp"]["as exported"]["start"]), "python -m bench.bake")
-    del facts["load generator"]
-    bench = ROOT / "bench"
-    draw(medians, bench / "bake.png")
-    (bench / "bake.json").write_text(json.dumps({"about": facts, "samples": samples}, indent=1) + "\n")
+    facts = about(interleaved(len(samples["mlp"]["as exported"]["start"])), "python -m bench.bake")
     explained = " ".join((__doc__ or "").split("\n\n", 1)[1].split())
-    tables = [table(MODELS, medians), "![The same as bars](bake.png)", table(BOTH_WAYS, medians)]
-    publish("BAKE.md", "Baking", facts, [explained, *tables])
-    print(f"written: {', '.join(relative(bench / name) for name in ('bake.png', 'bake.json'))}", flush=True)
+    publish("bake.md", "Baking", facts, [explained, table(MODELS, medians), table(BOTH_WAYS, medians)])
 
 
 if __name__ == "__main__":

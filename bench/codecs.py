@@ -19,8 +19,7 @@ import numpy as np
 
 from bench.forms import FORMS, INFER, Body, Input, dumps
 from bench.machine import about
-from bench.page import publish, word
-from bench.report import Rows, fraction
+from bench.page import Rows, fraction, publish, word
 from serving.dtypes import BY_CODE
 from serving.http import BadRequest, Response
 from serving.protocols import open_inference, tensorflow_serving
@@ -221,12 +220,10 @@ def main() -> None:
     gc.collect()
     gc.freeze()  # as the server does when its model is there
     found = {(one.tensor, one.form): figures(one, options.seconds) for one in made}
-    facts = about(1, "python -m bench.codecs")
-    for irrelevant in ("load generator", "repetitions"):
-        del facts[irrelevant]
+    facts = about("1", "python -m bench.codecs")
     rows = [HEADINGS, *(row(one, found[one.tensor, one.form]) for one in made)]
     explained = " ".join((__doc__ or "").split("\n\n", 1)[1].split())
-    publish("CODECS.md", "Codecs", facts, [explained, budgets(found), rows])
+    publish("codecs.md", "Codecs", facts, [explained, budgets(found), rows])
 
 
 if __name__ == "__main__":

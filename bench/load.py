@@ -1,69 +1,73 @@
-"""Load over 16 connections from a process of its own: wrk where it is installed, otherwise this module.
+"""Load from a process of its own, on a core of its own.
 
-    python -m bench.load PORT PATH BODY_FILE SECONDS HEADERS_AS_JSON
+    python -m bench.load PORT PATH BODY_FILE SECONDS CONNECTIONS RATE HEADERS_AS_JSON
 
-prints {"requests": ..., "seconds": ..., "errors": ...}, as bench/post.lua does for wrk.
+RATE 0 is a closed loop: each connection sends a request as soon as the last is answered. Any other RATE is an open
+loop: requests a second at fixed times, whether the last was answered or not, over at most CONNECTIONS connections; a
+request that finds all of them busy has failed. A time counts from when a request was due. It prints the fields of `Load`
+as JSON.
 """
 
 import json
 import os
 import selectors
-import shutil
 import socket
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from bench.client import NONE, Headers, connect, length, post
 from bench.models import ROOT
 
-CONNECTIONS = 16
-
-
-def generator() -> str:
-    """Name what makes the load."""
-    return "wrk" if shutil.which("wrk") else "bench/load.py"
+PATIENCE = 5.0  # seconds for the last answers
 
 
 @dataclass(frozen=True)
 class Load:
-    requests: int
-    seconds: float
-    errors: int
+    """What came of a load: counts, and the times of the answers in milliseconds."""
+
+    per_second: float  # answers with status 200, of those that came before the end
+    p50_ms: float
+    p99_ms: float
+    answered: int  # with status 200
+    refused: int  # with status 429 or 503
+    refused_p50_ms: float
+    refused_p99_ms: float
+    failed: int  # with any other status, or without an answer
 
 
-def load(port: int, path: str, body: Path, seconds: float, cores: set[int], headers: Headers = NONE) -> Load:
-    """Ask as fast as the server answers."""
-    told = json.dumps(dict(headers))
-    lines = [f"{name}: {value}" for name, value in headers.items()]
-    wrk = [
-        "wrk", "--threads", "1", "--connections", str(CONNECTIONS), "--duration", f"{max(round(seconds), 1)}s",
-        "--timeout", "60s", "--script", "bench/post.lua", f"http://127.0.0.1:{port}{path}", "--", str(body), *lines,
-    ]  # fmt: skip
-    own = [sys.executable, "-m", "bench.load", str(port), path, str(body), str(seconds), told]
-    process = subprocess.run(
-        wrk if generator() == "wrk" else own,
+def load(
+    port: int, path: str, body: Path, seconds: float, cores: set[int],
+    *, connections: int = 16, rate: float = 0, headers: Headers = NONE,
+) -> Load:  # fmt: skip
+    """Put load on a server from a process that runs on these cores."""
+    values = (port, path, body, seconds, connections, rate, json.dumps(dict(headers)))
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.load", *map(str, values)],
         cwd=ROOT,
+        stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         check=True,
         preexec_fn=lambda: os.sched_setaffinity(0, cores),
     )
-    return Load(**json.loads(process.stdout.splitlines()[-1]))
+    return Load(**json.loads(done.stdout))
 
 
 @dataclass(eq=False)
 class Connection:
-    """One client: sends a request as soon as the last was answered."""
+    """One client, with one request at a time."""
 
     socket: socket.socket
     request: bytes
-    unsent: memoryview = field(init=False)
+    due: float = 0.0  # when the request was to be sent; 0: none is under way
+    unsent: memoryview = field(default_factory=lambda: memoryview(b""))
     received: bytes = b""
 
-    def ask(self) -> None:
-        self.unsent, self.received = memoryview(self.request), b""
+    def ask(self, due: float) -> None:
+        self.due, self.unsent, self.received = due, memoryview(self.request), b""
         self.send()
 
     def send(self) -> None:
@@ -77,7 +81,7 @@ class Connection:
         return selectors.EVENT_WRITE if self.unsent else selectors.EVENT_READ
 
     def receive(self) -> bytes | None:
-        """Give the answer, None as long as it is not complete."""
+        """Return the answer, None as long as it is not complete."""
         part = self.socket.recv(1 << 16)
         if not part:
             raise ConnectionResetError("closed before the answer was complete")
@@ -86,29 +90,111 @@ class Connection:
         return self.received if whole and len(self.received) >= whole else None
 
 
-def main(port: str, path: str, body: str, seconds: str, headers: str) -> None:
-    request = post(int(port), path, Path(body).read_bytes(), json.loads(headers))
-    answers = errors = 0
-    with selectors.DefaultSelector() as selector:
-        for _ in range(CONNECTIONS):
-            connection = Connection(connect(int(port)), request)
+class Clients:
+    """The connections to a server, and what came back."""
+
+    def __init__(self, port: int, request: bytes, connections: int) -> None:
+        self.port, self.request, self.most = port, request, connections
+        self.selector = selectors.DefaultSelector()
+        self.idle: list[Connection] = []
+        self.open = self.busy = self.lost = 0
+        self.answers: list[tuple[int, float, float]] = []  # status (0: broken off), milliseconds, when
+
+    def ask(self, due: float) -> None:
+        """Send a request on an idle connection, or on a new one."""
+        if self.idle:
+            connection = self.idle.pop()
+        elif self.open < self.most:
+            try:
+                connection = Connection(connect(self.port), self.request)
+            except OSError:
+                self.answers.append((0, 0.0, due))
+                return
             connection.socket.setblocking(False)
-            connection.ask()
-            selector.register(connection.socket, connection.waits_for(), connection)
-        started = time.perf_counter()
-        while (now := time.perf_counter()) < started + float(seconds):
-            for key, _ in selector.select(started + float(seconds) - now):
-                connection = key.data
-                if connection.unsent:
+            self.selector.register(connection.socket, selectors.EVENT_READ, connection)
+            self.open += 1
+        else:
+            self.lost += 1
+            return
+        self.busy += 1
+        try:
+            connection.ask(due)
+        except OSError:
+            self._end(connection, 0)
+        else:
+            if connection.unsent:
+                self.selector.modify(connection.socket, selectors.EVENT_WRITE, connection)
+
+    def _end(self, connection: Connection, status: int) -> None:
+        """Note what became of a request; keep the connection where there was an answer."""
+        if connection.due:
+            now = time.perf_counter()
+            self.answers.append((status, 1000 * (now - connection.due), now))
+            self.busy -= 1
+            connection.due = 0.0
+        elif connection in self.idle:  # the server closed it
+            self.idle.remove(connection)
+        if status and b"connection: close" not in connection.received[:500].lower():
+            self.idle.append(connection)
+            return
+        self.selector.unregister(connection.socket)
+        connection.socket.close()
+        self.open -= 1
+
+    def wait(self, seconds: float) -> None:
+        """Send and receive what can be, for at most this time."""
+        for key, events in self.selector.select(max(seconds, 0)):
+            connection: Connection = key.data
+            try:
+                if events & selectors.EVENT_WRITE:
                     connection.send()
+                    if not connection.unsent:
+                        self.selector.modify(connection.socket, selectors.EVENT_READ, connection)
                 elif answer := connection.receive():
-                    answers += 1
-                    errors += not answer.startswith(b"HTTP/1.1 200")
-                    connection.ask()
-                if key.events != connection.waits_for():
-                    selector.modify(connection.socket, connection.waits_for(), connection)
-    print(json.dumps({"requests": answers, "seconds": now - started, "errors": errors}))
+                    self._end(connection, int(answer[9:12]))
+            except OSError:
+                self._end(connection, 0)
+
+    def summary(self, seconds: float, end: float) -> Load:
+        good = sorted(taken for status, taken, _ in self.answers if status == 200)
+        refused = sorted(taken for status, taken, _ in self.answers if status in (429, 503))
+        return Load(
+            per_second=sum(status == 200 and at <= end for status, _, at in self.answers) / seconds,
+            p50_ms=quantile(good, 0.5),
+            p99_ms=quantile(good, 0.99),
+            answered=len(good),
+            refused=len(refused),
+            refused_p50_ms=quantile(refused, 0.5),
+            refused_p99_ms=quantile(refused, 0.99),
+            failed=len(self.answers) - len(good) - len(refused) + self.lost + self.busy,
+        )
+
+
+def quantile(ordered: list[float], share: float) -> float:
+    return ordered[min(int(share * len(ordered)), len(ordered) - 1)] if ordered else 0.0
+
+
+def main(arguments: Iterable[str]) -> None:
+    port, path, body, duration, connections, frequency, headers = arguments
+    seconds, rate = float(duration), float(frequency)
+    clients = Clients(int(port), post(int(port), path, Path(body).read_bytes(), json.loads(headers)), int(connections))
+    began = due = time.perf_counter()
+    end = began + seconds
+    while (now := time.perf_counter()) < end:
+        if rate:
+            while due <= now:
+                clients.ask(due)
+                due += 1 / rate
+            clients.wait(due - time.perf_counter())
+        else:
+            for _ in range(clients.most - clients.busy):
+                clients.ask(time.perf_counter())
+            clients.wait(end - now)
+    last = time.perf_counter() + PATIENCE
+    while clients.busy and time.perf_counter() < last:
+        clients.wait(0.1)
+    print(json.dumps(asdict(clients.summary(seconds, end))))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(sys.argv[1:])

@@ -9,36 +9,34 @@ import sysconfig
 from datetime import datetime, timezone
 from pathlib import Path
 
-from bench.load import CONNECTIONS, generator
 from bench.models import ROOT, versions
 
 PACKAGES = (
-    "tensorflow-cpu", "tensorflow", "functions-framework", "flask", "gunicorn", "granian",
+    "tensorflow-cpu", "tensorflow", "functions-framework", "flask", "gunicorn", "granian", "ai-edge-litert",
     "numpy", "orjson", "pysimdjson",
 )  # fmt: skip
 
 
-def about(repetitions: int, command: str = "python -m bench") -> dict[str, str]:
+def about(repetitions: str, command: str) -> dict[str, str]:
+    """Return what a page of figures says about its run, by heading."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
         "date": f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC",
         "command": " ".join([command, *sys.argv[1:]]),
         "commit": commit(),
-        "repetitions": repeated(repetitions),
+        "repetitions": repetitions,
         "machine": f"{cpu()}, {len(os.sched_getaffinity(0))} cores, {memory:.0f} GiB, Linux {platform.release()}",
         "load before the run": f"{os.getloadavg()[0]:.2f} processes (1 minute); above 0.3 others were using the cores",
-        "load generator": f"{generator()}, {CONNECTIONS} connections, on a core of its own",
         "versions": ", ".join([interpreter(), *versions(*PACKAGES)]),
-        "bytecode": "compiled on all sides",
     }
 
 
-def repeated(repetitions: int) -> str:
+def interleaved(repetitions: int) -> str:
     return f"{repetitions}, interleaved; medians"
 
 
 def interpreter() -> str:
-    """Name the Python; one built without profile-guided optimization is slower, which its figures should say."""
+    """Name the Python, and whether it was built with profile-guided optimization, which makes it faster."""
     optimized = "--enable-optimizations" in (sysconfig.get_config_var("CONFIG_ARGS") or "")
     return f"Python {platform.python_version()} (built {'with' if optimized else 'without'} --enable-optimizations)"
 

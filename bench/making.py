@@ -1,7 +1,7 @@
 """Make one model and what it must answer, with TensorFlow: `python -m bench.making NAME`.
 
 Run in a process of its own, so that the measuring one never imports tensorflow. In the model's folder it leaves
-request.json, answer.json, an .npy file for each input, and model.json, read by `bench.models`.
+request.json, answer.json, the same of a batch where its rows are small, an .npy file for the input, and model.json, read by `bench.models`.
 """
 
 import base64
@@ -14,13 +14,13 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
-from bench.models import CACHE, EMBEDDED, MOST_ROWS, recipe_of
+from bench.models import BATCH, CACHE, EMBEDDED, MOST_ROWS, recipe_of
 
 Instances = list[Any]
 
 
 def mlp(folder: Path) -> tuple[Path, Instances]:
-    """64 -> 128 -> 10, one row."""
+    """64 -> 128 -> 10."""
     random = np.random.default_rng(1)
     module = tf.Module()
     module.hidden = tf.Variable(random.normal(0, 0.125, (64, 128)).astype(np.float32))
@@ -32,7 +32,7 @@ def mlp(folder: Path) -> tuple[Path, Instances]:
         return {"probabilities": tf.nn.softmax(tf.nn.relu(x @ module.hidden + module.offset) @ module.out)}
 
     tf.saved_model.save(module, str(folder / "saved_model"), signatures=serve)
-    return folder / "saved_model", random.random((1, 64)).round(6).tolist()
+    return folder / "saved_model", random.random((BATCH, 64)).round(6).tolist()
 
 
 def mobilenet(folder: Path) -> tuple[Path, Instances]:
@@ -52,9 +52,9 @@ def mobilenet(folder: Path) -> tuple[Path, Instances]:
 
 
 def digits(folder: Path) -> tuple[Path, Instances]:
-    """The embedded model, and the first of its own examples."""
-    examples = json.loads((EMBEDDED / "assets.extra" / "examples.json").read_bytes())
-    return EMBEDDED, examples["serving_default"]["instances"][:1]
+    """The embedded model, and its own examples."""
+    examples = json.loads((EMBEDDED / "assets.extra" / "examples.json").read_bytes())["serving_default"]["instances"]
+    return EMBEDDED, [examples[number % len(examples)] for number in range(BATCH)]
 
 
 def large(folder: Path) -> tuple[Path, Instances]:
@@ -73,8 +73,42 @@ def large(folder: Path) -> tuple[Path, Instances]:
     return folder / "saved_model", random.random((1, LARGE)).round(6).tolist()
 
 
-LARGE = 5000
-MAKERS = {"mlp": mlp, "digits": digits, "mobilenet": mobilenet, "large": large}
+def dense(folder: Path) -> tuple[Path, Instances]:
+    """Three layers of 4096 x 4096: a row alone costs as much as several together, since the weights are read once."""
+    random = np.random.default_rng(1)
+    module = tf.Module()
+    module.layers = [tf.Variable(random.standard_normal((DENSE, DENSE), np.float32) / DENSE**0.5) for _ in range(3)]
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 64], tf.float32, "x")])
+    def serve(x: tf.Tensor) -> dict[str, tf.Tensor]:
+        x = tf.tile(x, [1, DENSE // 64])
+        for layer in module.layers:
+            x = tf.nn.relu(x @ layer)
+        return {"y": x[:, :10]}
+
+    tf.saved_model.save(module, str(folder / "saved_model"), signatures=serve)
+    return folder / "saved_model", random.random((BATCH, 64)).round(6).tolist()
+
+
+def transformer(folder: Path) -> tuple[Path, Instances]:
+    """Two encoder layers of 128 over 32 words."""
+    import keras
+
+    keras.utils.set_random_seed(1)
+    words = keras.Input((32,), dtype="int32", name="words")
+    x = keras.layers.Embedding(1000, 128)(words)
+    for _ in range(2):
+        x = keras.layers.LayerNormalization()(x + keras.layers.MultiHeadAttention(4, 32)(x, x))
+        x = keras.layers.LayerNormalization()(x + keras.layers.Dense(128)(keras.layers.Dense(512, "relu")(x)))
+    scores = keras.layers.Dense(10, "softmax")(keras.layers.GlobalAveragePooling1D()(x))
+    keras.Model(words, scores).export(str(folder / "saved_model"), verbose=False)
+    return folder / "saved_model", np.random.default_rng(1).integers(0, 1000, (BATCH, 32)).tolist()
+
+
+LARGE, DENSE = 5000, 4096
+MAKERS = {
+    "mlp": mlp, "digits": digits, "mobilenet": mobilenet, "large": large, "dense": dense, "transformer": transformer,
+}  # fmt: skip
 ROWS = {"mlp": "serving_default", "digits": "pixels"}  # the signatures that take many small rows
 
 
@@ -95,6 +129,21 @@ def plain(value: Any) -> Any:
     return base64.b64decode(value["b64"]) if isinstance(value, dict) else value
 
 
+def answer(signature: Any, argument: str, spec: Any, instances: Instances, folder: Path, suffix: str) -> dict[str, Any]:
+    """Write a request of these instances and what it must be answered; return the outputs, arrays by name."""
+    rows = tf.constant([plain(instance) for instance in instances], spec.dtype)
+    outputs = {key: tensor.numpy() for key, tensor in signature(**{argument: rows}).items()}
+    lists = {key: array.tolist() for key, array in sorted(outputs.items())}
+    if len(lists) == 1:
+        (predictions,) = lists.values()
+    else:
+        predictions = [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]
+    for file, value in (("request", {"instances": instances}), ("answer", {"predictions": predictions})):
+        text = json.dumps(value, separators=(",", ":"), default=bytes.decode)
+        (folder / f"{file}{suffix}.json").write_text(text)
+    return outputs
+
+
 def main(name: str) -> None:
     folder = CACHE / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -103,19 +152,11 @@ def main(name: str) -> None:
     signatures = tf.saved_model.load(str(saved_model)).signatures
     signature = signatures["serving_default"]
     ((argument, spec),) = signature.structured_input_signature[1].items()
-    rows = np.asarray([plain(instance) for instance in instances], spec.dtype.as_numpy_dtype)
-    outputs = {key: tensor.numpy() for key, tensor in signature(**{argument: tf.constant(rows)}).items()}
-    rows_out = {key: array.tolist() for key, array in sorted(outputs.items())}
-    if len(rows_out) == 1:
-        (predictions,) = rows_out.values()
-    else:
-        predictions = [dict(zip(rows_out, row, strict=True)) for row in zip(*rows_out.values(), strict=True)]
-
+    rows = np.asarray([plain(instances[0])], spec.dtype.as_numpy_dtype)
+    outputs = answer(signature, argument, spec, instances[:1], folder, "")
+    if len(instances) > 1:
+        answer(signature, argument, spec, instances, folder, "-batch")
     np.save(folder / "input.npy", rows.astype("S") if spec.dtype == tf.string else rows)
-    (folder / "request.json").write_text(json.dumps({"instances": instances}, separators=(",", ":")))
-    (folder / "answer.json").write_text(
-        json.dumps({"predictions": predictions}, separators=(",", ":"), default=bytes.decode)
-    )
 
     graph = SavedModel.FromString((saved_model / "saved_model.pb").read_bytes()).meta_graphs[0]
     tensors = graph.signature_def["serving_default"]
@@ -123,7 +164,7 @@ def main(name: str) -> None:
     floor = {
         "input": tensors.inputs[argument].name,
         "outputs": [tensors.outputs[key].name for key in floats],
-        "answer": [rows_out[key] for key in floats],
+        "answer": [outputs[key].tolist() for key in floats],
     }
     facts = {
         "saved_model": str(saved_model),

@@ -1,38 +1,45 @@
 """One repetition of everything for one subject and one model; a server is started twice.
 
 First on every core: start to first right answer, latency of one connection, memory. Then pinned to one core with
-the load on another, as an instance of one core would run: answers a second.
+the load on another, as an instance of one core would run: requests a second.
 """
 
 import os
+import re
 import select
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 import psutil
 
-from bench.client import NONE, Headers, Refused, ask, connect, exchange, post
-from bench.load import load
-from bench.models import CACHE, Model
-from bench.process import Running, memory, running
-from bench.subjects import Subject, environment, free_port
+from bench.client import NONE, Headers, Refused, connect, exchange, post
+from bench.environments import python
+from bench.load import Load, load, quantile
+from bench.models import BATCH, CACHE, Model
+from bench.process import Running, private_mb, running
+from bench.subjects import Subject, free_port, variables
 
 PATIENCE = 60.0  # seconds until a start counts as failed
 PAUSE = 0.002  # seconds between two looks at a starting server
 CORES = sorted(os.sched_getaffinity(0))
 SERVER, LOAD = CORES[0], CORES[-1]
+CONNECTIONS = (1, 16)
+
+Measured = dict[str, float]
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How much of the plan of a model is done."""
+    """How much of a model's plan is done, and with how many connections."""
 
     share: float = 1.0
+    connections: tuple[int, ...] = CONNECTIONS
 
     def requests(self, model: Model) -> int:
         return max(int(model.plan.requests * self.share), 10)
@@ -41,103 +48,124 @@ class Effort:
         return max(model.plan.seconds * self.share, 1.0)
 
 
-def measure(subject: Subject, model: Model, effort: Effort) -> dict[str, float]:
-    """Give each measure of this subject by its name; raise Failed if it does not answer rightly."""
-    if not subject.serves:
+def measure(subject: Subject, model: Model, effort: Effort) -> Measured:
+    """Return each measure of this subject by its key (bench/report.py); raise Failed if it does not answer rightly."""
+    if not subject.path:
         return bare_start(subject, model)
     return on_all_cores(subject, model, effort) | on_one_core(subject, model, effort)
 
 
 @contextmanager
-def started(subject: Subject, model: Model, port: int, cores: set[int]) -> Iterator[Running]:
+def started(
+    subject: Subject, model: Model, port: int, cores: set[int], settings: dict[str, str] | None = None
+) -> Iterator[Running]:
     """Start a subject; what its client sees of a broken server becomes the server's failure, with its log."""
-    command, log = subject.command(model, port), CACHE / f"{model.name}-{subject.name}.log"
-    with running(
-        command, subject.folder, environment(subject, model, port), log, cores, piped=not subject.serves
-    ) as process:
+    command = subject.command(python(subject.environment), model, port)
+    log = CACHE / f"{model.name}-{subject.name}.log"
+    environment = variables(subject, model, port) | (settings or {})
+    with running(command, subject.folder, environment, log, cores, piped=not subject.path) as process:
         try:
             yield process
         except (OSError, Refused, subprocess.CalledProcessError, psutil.Error) as error:
             raise process.failed(str(error)) from error
 
 
-def bare_start(subject: Subject, model: Model) -> dict[str, float]:
+def bare_start(subject: Subject, model: Model) -> Measured:
     with started(subject, model, 0, set(CORES)) as process:
         assert process.popen.stdout
         ready, _, _ = select.select([process.popen.stdout], [], [], PATIENCE)
         line = process.popen.stdout.readline() if ready else b"nothing"
-        wall, cpu = time.perf_counter() - process.started, process.cpu_seconds()
+        wall = time.perf_counter() - process.started
         if not model.floor_answers(line):
             raise process.failed(f"not the answer: {line[:300].decode(errors='replace')}")
-    return {"start_seconds": wall, "start_cpu_seconds": cpu}
+    return {"start_seconds": wall}
 
 
-def on_all_cores(subject: Subject, model: Model, effort: Effort) -> dict[str, float]:
+def on_all_cores(subject: Subject, model: Model, effort: Effort) -> Measured:
     port = free_port()
     with started(subject, model, port, set(CORES)) as process:
         request = post(port, subject.path, model.request_file.read_bytes())
-        first_right_answer(process, port, request, subject, model)
-        wall, cpu = time.perf_counter() - process.started, process.cpu_seconds()
-
+        head = first_right_answer(process, port, request, lambda body: subject.answers(model, body))
+        measured = {"start_seconds": time.perf_counter() - process.started}
+        measured |= {f"start: {step}": taken for step, taken in server_timing(head).items()}
         with connect(port) as connection:
-            latencies = sorted(timed(connection, request) for _ in range(effort.requests(model)))
-        of_memory = memory(process)
-    return {
-        "start_seconds": wall,
-        "start_cpu_seconds": cpu,
-        "p50_ms": 1000 * latencies[len(latencies) // 2],
-        "p99_ms": 1000 * latencies[int(len(latencies) * 0.99)],
-        "private_mb": of_memory.private,
-        "uss_mb": of_memory.uss,
-        "pss_mb": of_memory.pss,
-        "rss_mb": of_memory.rss,
-    }
+            answers = [timed(connection, request) for _ in range(effort.requests(model))]
+        latencies = sorted(taken for taken, _ in answers)
+        steps = [server_timing(head) for _, head in answers]
+        measured |= {f"request: {step}": median([each.get(step, 0.0) for each in steps]) for step in steps[-1]}
+        return measured | {
+            "p50_ms": quantile(latencies, 0.5),
+            "p99_ms": quantile(latencies, 0.99),
+            "private_mb": private_mb(process),
+        }
 
 
-def timed(connection: socket.socket, request: bytes) -> float:
+def server_timing(head: bytes) -> Measured:
+    """Read `Server-Timing: decode;dur=0.02, run;dur=0.1, ...`, milliseconds by step; empty without that field."""
+    line = re.search(rb"(?im)^server-timing: (.*)$", head)
+    return (
+        {name.decode(): float(taken) for name, taken in re.findall(rb"([\w-]+);dur=([0-9.]+)", line[1])} if line else {}
+    )
+
+
+def timed(connection: socket.socket, request: bytes) -> tuple[float, bytes]:
+    """Return the milliseconds until the answer is there, and its head."""
     began = time.perf_counter()
-    ask(connection, request)
-    return time.perf_counter() - began
+    head, _ = exchange(connection, request)
+    return 1000 * (time.perf_counter() - began), head
 
 
-def on_one_core(subject: Subject, model: Model, effort: Effort) -> dict[str, float]:
-    port = free_port()
+def on_one_core(subject: Subject, model: Model, effort: Effort) -> Measured:
+    port, seconds = free_port(), effort.seconds(model)
     with started(subject, model, port, {SERVER}) as process:
         request = post(port, subject.path, model.request_file.read_bytes())
-        first_right_answer(process, port, request, subject, model)
+        first_right_answer(process, port, request, lambda body: subject.answers(model, body))
         with connect(port) as connection:
             for _ in range(effort.requests(model) // 10):
-                ask(connection, request)
-
-        return under_load(process, port, subject.path, model.request_file, effort.seconds(model), {LOAD})
+                exchange(connection, request)
+        measured = {}
+        for count in effort.connections:
+            loaded = under_load(process, port, subject.path, model.request_file, seconds, connections=count)
+            measured |= {f"{key}@{count}": value for key, value in loaded.items()}
+        if model.batch_file and subject.serves_model:
+            batch = post(port, subject.path, model.batch_file.read_bytes())
+            first_right_answer(process, port, batch, model.batch_answers)
+            loaded = under_load(process, port, subject.path, model.batch_file, seconds, connections=16)
+            measured["rows_per_second"] = BATCH * loaded["requests_per_second"]
+        return measured
 
 
 def under_load(
-    process: Running, port: int, path: str, body: Path, seconds: float, cores: set[int], headers: Headers = NONE
-) -> dict[str, float]:
+    process: Running, port: int, path: str, body: Path, seconds: float,
+    cores: frozenset[int] = frozenset({LOAD}), *, connections: int, headers: Headers = NONE,
+) -> Measured:  # fmt: skip
     """Measure a server while the load comes from these cores; its shares are of the cores that it may use."""
     own = process.cores()
     began, used, idle = time.perf_counter(), process.cpu_seconds(), idle_seconds(own)
-    answered = load(port, path, body, seconds, cores, headers)
+    answered: Load = load(port, path, body, seconds, set(cores), connections=connections, headers=headers)
     lasted, busy, idle = time.perf_counter() - began, process.cpu_seconds() - used, idle_seconds(own) - idle
-    if answered.errors or not answered.requests or busy <= 0:
-        raise process.failed(f"{answered.errors} errors under load, beside {answered.requests} answers")
+    if answered.refused or answered.failed or not answered.answered:
+        raise process.failed(
+            f"{answered.refused} refused and {answered.failed} failed under load, {answered.answered} answered"
+        )
     return {
-        "requests_per_second": answered.requests / answered.seconds,
-        "requests_per_cpu_second": answered.requests / busy,
+        "requests_per_second": answered.per_second,
+        "load_p50_ms": answered.p50_ms,
+        "load_p99_ms": answered.p99_ms,
+        "cpu_us": 1e6 * busy / answered.answered,
         "busy_share": busy / lasted / len(own),
         "idle_share": idle / lasted / len(own),
     }
 
 
 def idle_seconds(cores: set[int]) -> float:
-    """How long these cores have had nothing to do since the machine started."""
+    """Return how long these cores have had nothing to do since the machine started."""
     times = psutil.cpu_times(percpu=True)
     return sum(float(times[core].idle + times[core].iowait) for core in cores)
 
 
-def first_right_answer(process: Running, port: int, request: bytes, subject: Subject, model: Model) -> bytes:
-    """Ask until an answer comes, give its head; a refused connection and 503 are a server that is not ready yet."""
+def first_right_answer(process: Running, port: int, request: bytes, right: Callable[[bytes], bool]) -> bytes:
+    """Ask until an answer comes, return its head; a refused connection and 503 are a server that is not ready yet."""
     last = ""
     while time.perf_counter() < process.started + PATIENCE:
         process.must_live()
@@ -151,7 +179,7 @@ def first_right_answer(process: Running, port: int, request: bytes, subject: Sub
             if "status 503" not in last:
                 raise
         else:
-            if not subject.answers(model, body):
+            if not right(body):
                 raise process.failed(f"a wrong answer: {body[:300].decode(errors='replace')}")
             return head
         time.sleep(PAUSE)

@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache" / "bench"
 EMBEDDED = ROOT / "model"
 MOST_ROWS = 16384  # in a request
+BATCH = 32  # rows of the request of many rows
 TOLERANCE = 1e-4  # of the largest number in the answer
 
 
@@ -32,6 +33,8 @@ PLANS = {
     "digits":    Plan("embedded digits model, one picture as base64",    1000, 2.0),
     "mobilenet": Plan("MobileNetV2, one 224x224x3 picture as JSON numbers", 40, 4.0),
     "large":     Plan("500 MB of dense variables, one row",                50, 2.0),
+    "dense":     Plan("three dense layers of 4096x4096, one row",         100, 4.0),
+    "transformer": Plan("transformer, 2 layers of 128, 32 words",         300, 2.0),
 }
 # fmt: on
 SERVED = ["mlp", "digits", "mobilenet"]  # those of the main table
@@ -58,9 +61,18 @@ class Model:
     floor_answer: Any
     rows: Rows | None = None
 
+    @property
+    def batch_file(self) -> Path | None:
+        """The request of BATCH rows, None where it would be too large."""
+        file = self.request_file.with_name("request-batch.json")
+        return file if file.exists() else None
+
     def answers(self, body: bytes) -> bool:
-        """Tell whether this is what TensorFlow's Python API answered."""
+        """Whether this is what TensorFlow's Python API answered."""
         return alike(read(body), json.loads(self.answer_file.read_bytes()))
+
+    def batch_answers(self, body: bytes) -> bool:
+        return alike(read(body), json.loads(self.answer_file.with_name("answer-batch.json").read_bytes()))
 
     def floor_answers(self, line: bytes) -> bool:
         return alike(read(line), self.floor_answer)
@@ -95,12 +107,12 @@ def alike(got: Any, expected: Any) -> bool:
 
 def versions(*packages: str) -> list[str]:
     """Name those of the packages that are installed, each with its version."""
-    installed = {found.name.lower().replace("_", "-"): found.version for found in distributions()}
+    installed = {each.name.lower().replace("_", "-"): each.version for each in distributions()}
     return [f"{package} {installed[package]}" for package in packages if package in installed]
 
 
 def recipe_of(name: str) -> str:
-    """Tell one making of a model from another: by the code, TensorFlow's version, and the embedded model's bytes."""
+    """Identify one making of a model by the code, TensorFlow's version, and the embedded model's bytes."""
     digest = hashlib.sha256(" ".join([name, *versions("tensorflow-cpu", "tensorflow")]).encode())
     digest.update((ROOT / "bench" / "making.py").read_bytes())
     if name == "digits":
@@ -110,7 +122,7 @@ def recipe_of(name: str) -> str:
 
 
 def load(name: str, say: Callable[[str], None]) -> Model:
-    """Give a model, made first if it is not in the cache or was made otherwise."""
+    """Give a model, made first if the cache has none of this recipe."""
     folder = CACHE / name
     facts_file = folder / "model.json"
     if not facts_file.exists() or json.loads(facts_file.read_bytes())["recipe"] != recipe_of(name):

@@ -1,34 +1,43 @@
-"""A page of figures: a heading, where and with what was measured, tables and remarks; and what it prints meanwhile."""
+"""A page of figures: a heading, where and with what was measured, tables and remarks."""
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 from bench.models import ROOT
-from bench.report import Rows, aligned, piped
 
-Part = str | Rows  # a paragraph or a table, its headings first
+PAGES = ROOT / "docs" / "benchmarks"
+
+Rows = list[list[str]]  # a table, its headings first
+Part = str | Rows  # a paragraph or a table
 
 
 def publish(name: str, title: str, about: Mapping[str, str], parts: Iterable[Part]) -> None:
-    """Write bench/NAME and print its tables."""
-    parts = list(parts)
-    file = ROOT / "bench" / name
+    """Write docs/benchmarks/NAME and print its tables."""
+    parts, file = list(parts), PAGES / name
     facts = "\n".join(f"- {key}: {value}" for key, value in about.items())
+    file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("\n\n".join([f"# {title}", facts, *map(markdown, parts)]) + "\n")
-    print("\n\n".join(map(terminal, parts)) + f"\n\nwritten: {relative(file)}", flush=True)
+    print("\n\n".join([facts, *map(terminal, parts)]) + f"\n\nwritten: {file.relative_to(ROOT)}", flush=True)
 
 
 def markdown(part: Part) -> str:
-    return part if isinstance(part, str) else "\n".join(piped(part))
+    if isinstance(part, str):
+        return part
+    heading, *rest = ["| " + " | ".join(row) + " |" for row in part]
+    return "\n".join([heading, "| " + " | ".join("---" for _ in part[0]) + " |", *rest])
 
 
 def terminal(part: Part) -> str:
-    return part if isinstance(part, str) else "\n".join(aligned(part))
-
-
-def relative(file: Path) -> str:
-    return str(file.relative_to(ROOT))
+    if isinstance(part, str):
+        return part
+    widths = [max(map(len, column)) for column in zip(*part, strict=True)]
+    lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in part]
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def word(met: bool) -> str:
     return "met" if met else "MISSED"
+
+
+def fraction(value: float) -> str:
+    """Write a ratio so that it can be read: 1/4.0, 0.75, 9.1."""
+    return f"1/{1 / value:.1f}" if 0 < value < 0.5 else f"{value:.2f}"

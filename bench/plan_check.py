@@ -1,4 +1,4 @@
-"""Is what `python -m serving plan` simulates what happens? `python -m bench.plan_check` writes bench/PLAN.md.
+"""Is what `python -m serving plan` simulates what happens? `python -m bench.plan_check` writes docs/benchmarks/plan.md.
 
 A small platform of its own starts and stops real Granian servers by the simulated rules, with shortened windows, under
 a load that is drawn once. The simulator gets the same arrivals, the starts that happened, and what the model was
@@ -22,11 +22,10 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.compiled import compile_all
 from bench.machine import about
 from bench.models import ROOT
 from bench.page import Part, publish, terminal
-from bench.process import clean
+from bench.process import inherited
 from planning import events
 from planning.measure import CONCURRENCIES, example, measure
 from planning.measured import Instance, Measured, instance
@@ -168,7 +167,7 @@ class Platform:
         environment = {"MODEL_DIR": str(self.directory), "HOST": "127.0.0.1", "PORT": str(port)}
         popen = subprocess.Popen(
             [sys.executable, "-m", "serving.granian"], cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL, env=clean() | environment | {"THREADS": str(self.limit)},
+            stderr=subprocess.DEVNULL, env=inherited() | environment | {"THREADS": str(self.limit)},
         )  # fmt: skip
         running = Running(popen, port, self.now())
         self.running.add(running)
@@ -304,9 +303,8 @@ def main() -> None:
     parser.add_argument("--base", type=float, default=0.1, help="requests/s, as a share of what a core answers")
     parser.add_argument("--peak", type=float, default=0.6, help="the same, in bursts")
     parser.add_argument("--most", type=int, default=3, help="instances (default 3)")
-    parser.add_argument("--no-page", action="store_true", help="print, and leave bench/PLAN.md alone")
+    parser.add_argument("--no-page", action="store_true", help="print, and leave docs/benchmarks/plan.md alone")
     options = parser.parse_args()
-    compile_all()
     body = larger(example(options.model), options.rows)
     measured: Measured = measure(options.model, body, 3, 1.0, CONCURRENCIES[:4], print)
     parts: list[Part] = []
@@ -320,17 +318,13 @@ def main() -> None:
     if options.no_page:
         print("\n\n".join(map(terminal, parts)))
     else:
-        facts = {
-            **about(1, "python -m bench.plan_check"),
-            "repetitions": "1",
-            "load generator": "one process, open loop",
-        }
+        facts = about("1", "python -m bench.plan_check") | {"load generator": "one process, open loop"}
         facts["the load"] = (
             f"requests of {options.rows} rows; every ten seconds two of {options.peak:g} of what a core answers, then "
             f"{options.base:g} of it or nothing; at most {options.most} instances on the same cores"
         )
         facts["windows"] = f"{SHORT.window:g} s for the averages, {SHORT.tick:g} s a tick, idle for {SHORT.idle:g} s"
-        publish("PLAN.md", "Simulated and real", facts, parts)
+        publish("plan.md", "Simulated and real", facts, parts)
 
 
 if __name__ == "__main__":

@@ -1,102 +1,84 @@
-"""What some subjects need first, made once and kept: the accelerator, the bound library, baked models, mosec."""
+"""What some subjects need besides an environment, made once and kept: native codec, bound library, baked models, twins."""
 
 import functools
 import hashlib
-import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from accelerator.build import Refused, cached
+from bench.environments import FOLDER, Unavailable, python
 from bench.models import CACHE, ROOT, Model, recipe_of
 
-
-class Skipped(Exception):
-    """A subject cannot be measured here; says why."""
+Settings = dict[str, str]
 
 
-def bound(model: Model) -> dict[str, str]:
-    """Serve with the library whose symbols are bound."""
-    return {"TENSORFLOW_LIBRARY_DIR": _bound()}
+def python_alone(model: Model) -> Settings:
+    """Serve without the native codec."""
+    return {"ACCELERATOR": "off"}
 
 
-def accelerated(model: Model) -> dict[str, str]:
-    """Serve with the accelerator."""
-    return {"ACCELERATOR": _accelerator()}
-
-
-def baked(model: Model) -> dict[str, str]:
-    """Serve the model frozen and optimized."""
-    return {"MODEL_DIR": _baked(model.name, model.saved_model)}
-
-
-def with_mosec(model: Model) -> dict[str, str]:
-    """Nothing to set, but mosec has to be there."""
-    _mosec()
-    return {}
-
-
-def _remembered(make):  # functools.cache, for refusals too: what failed once is not tried at each repetition
-    @functools.cache
-    def made(*arguments):
-        try:
-            return make(*arguments), None
-        except Skipped as skipped:
-            return None, str(skipped)
-
-    def value(*arguments):
-        found, refusal = made(*arguments)
-        if refusal:
-            raise Skipped(refusal)
-        return found
-
-    return value
-
-
-def _output(command: list[str], title: str) -> str:
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        said = (done.stderr.strip() or done.stdout.strip() or "no word").splitlines()[-1]
-        raise Skipped(f"{title}: {said[:200]}")
-    return done.stdout
-
-
-@_remembered
-def _bound() -> str:
-    return _output([sys.executable, "-m", "container.bind", "--cached"], "the library cannot be bound").strip()
-
-
-@_remembered
-def _accelerator() -> str:
+@functools.cache
+def native() -> Settings:
+    """Serve with the native codec; raise Unavailable."""
     try:
-        return str(cached())
+        return {"ACCELERATOR": str(cached())}
     except Refused as refused:
-        raise Skipped(f"there is no accelerator: {refused}") from None
+        raise Unavailable(f"the native codec cannot be compiled: {refused}") from None
 
 
-@_remembered
-def _baked(name: str, saved_model: Path) -> str:
-    if not (ROOT / "exporting" / "bake.py").exists():
-        raise Skipped("there is no exporting/bake.py")
-    digest = hashlib.sha256(recipe_of(name).encode())
-    for file in sorted((ROOT / "exporting").glob("*.py")):
+@functools.cache
+def bound() -> Settings:
+    """Serve with a TensorFlow library whose symbols are bound for the environment `image`; raise Unavailable."""
+    folder, code = FOLDER / "image" / "bound", (ROOT / "container").glob("*.py")
+    _make([python("image"), "-m", "container.bind", folder], folder, _digest("bound", code))
+    return {"TENSORFLOW_LIBRARY_DIR": str(folder)}
+
+
+@functools.cache
+def _exported(name: str, saved_model: Path, kind: str, options: tuple[str, ...]) -> Settings:
+    folder, code = CACHE / name / kind, (ROOT / "exporting").rglob("*.py")
+    command = [sys.executable, "-m", "exporting", "bake", *options, saved_model, folder]
+    _make(command, folder, _digest(recipe_of(name), code))
+    return {"MODEL_DIR": str(folder)}
+
+
+def with_native(model: Model) -> Settings:
+    return native()
+
+
+def as_serve_fast(model: Model) -> Settings:
+    """What `make serve-fast` serves with."""
+    return native() | bound()
+
+
+def baked(model: Model) -> Settings:
+    return as_serve_fast(model) | _exported(model.name, model.saved_model, "baked", ())
+
+
+def twin(model: Model) -> Settings:
+    """Serve the model's twin for LiteRT; raise Unavailable where it has none."""
+    return _exported(model.name, model.saved_model, "twin", ("--litert",))
+
+
+def _digest(text: str, files: Iterable[Path]) -> str:
+    digest = hashlib.sha256(text.encode())
+    for file in sorted(files):
         digest.update(file.read_bytes())
-    folder, recipe = CACHE / name / "baked", CACHE / name / "baked.recipe"
-    if not recipe.exists() or recipe.read_text() != digest.hexdigest():
-        bake = [sys.executable, "-m", "exporting", "bake", str(saved_model), str(folder), "--force"]
-        _output(bake, "the model cannot be baked")
-        recipe.write_text(digest.hexdigest())
-    return str(folder)
+    return digest.hexdigest()
 
 
-@_remembered
-def _mosec() -> None:
-    python = os.environ.get("MOSEC_PYTHON")
-    if not python:
-        raise Skipped("MOSEC_PYTHON names no Python that has mosec and tensorflow: `make bench-mosec` makes one")
-    check = (
-        "import compileall, importlib.util, sysconfig, mosec\n"
-        "assert importlib.util.find_spec('tensorflow'), 'it has no tensorflow'\n"
-        "compileall.compile_dir(sysconfig.get_path('purelib'), quiet=2)"
-    )
-    _output([python, "-c", check], "MOSEC_PYTHON")
+def _make(command: list[str | Path], folder: Path, recipe: str) -> None:
+    """Run a command that writes a folder, unless the folder is there and was made by this recipe; raise Unavailable."""
+    mark = folder.with_name(f"{folder.name}.recipe")
+    if folder.exists() and mark.exists() and mark.read_text() == recipe:
+        return
+    mark.unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    done = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = (done.stderr.strip() or done.stdout.strip() or "it gave no reason").splitlines()[-1]
+        raise Unavailable(f"{folder.name}: {reason[:300]}")
+    mark.write_text(recipe)

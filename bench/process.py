@@ -12,10 +12,8 @@ from pathlib import Path
 import psutil
 
 from bench.models import ROOT
-from serving.settings import VARIABLES
 
-# Inherited, these would change what is measured.
-UNWANTED = {"PYTHONDONTWRITEBYTECODE", "PYTHONPROFILEIMPORTTIME", "DEBUG", *VARIABLES}
+INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH")  # any other variable could change what is measured
 
 
 class Failed(Exception):
@@ -51,9 +49,9 @@ class Running:
         return sum(sum(process.cpu_times()[:4]) for process in self.tree())
 
 
-def clean() -> dict[str, str]:
-    """Give this process's environment without what would change a measurement."""
-    return {name: value for name, value in os.environ.items() if name not in UNWANTED}
+def inherited() -> dict[str, str]:
+    """Return the variables of this process that a measured process gets as well."""
+    return {name: os.environ[name] for name in INHERITED if name in os.environ}
 
 
 def output(command: list[str], environment: dict[str, str], cores: set[int] | None = None) -> bytes:
@@ -75,7 +73,7 @@ def running(
         popen = subprocess.Popen(
             command,
             cwd=folder,
-            env=clean() | environment,
+            env=inherited() | environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE if piped else file,
             stderr=file,
@@ -90,24 +88,9 @@ def running(
         popen.communicate()
 
 
-@dataclass(frozen=True)
-class Memory:
-    """Megabytes (10**6 bytes). `uss`, `pss` and `rss` are the worker's: the process of the tree that answers."""
-
-    uss: float
-    pss: float
-    rss: float
-    private: float  # of the whole tree: anonymous pages, which no file and no other instance can share
-
-
-def memory(process: Running) -> Memory:
-    of_worker = rollup(worker(process).pid)
-    return Memory(
-        uss=of_worker["Private_Clean"] + of_worker["Private_Dirty"],
-        pss=of_worker["Pss"],
-        rss=of_worker["Rss"],
-        private=sum(rollup(member.pid)["Pss_Anon"] for member in process.tree()),
-    )
+def private_mb(process: Running) -> float:
+    """Return the anonymous pages of the whole tree, 10**6 bytes: no file and no other instance can share them."""
+    return sum(rollup(member.pid)["Pss_Anon"] for member in process.tree())
 
 
 def worker(process: Running) -> psutil.Process:

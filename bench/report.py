@@ -1,13 +1,13 @@
-"""The figures as text: for the terminal, and as Markdown for RESULTS.md."""
+"""The figures of `python -m bench` as the tables of docs/benchmarks/results.md."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from operator import ge
 from statistics import median
-from textwrap import fill
 
-from bench.budgets import MODEL, Medians, Verdict, ratio, verdicts
-from bench.models import PLANS
+from bench.budgets import Medians, Verdict, verdicts
+from bench.models import BATCH, PLANS
+from bench.page import Part, fraction
 from bench.subjects import SUBJECTS
 
 REFERENCE = "naive"
@@ -20,138 +20,135 @@ class Measure:
     title: str
     heading: str
     form: str
-    more_is_better: bool = False
 
 
-# fmt: off
-MEASURES = (
-    Measure("start_seconds",       "start → first right answer, wall",  "start s",     "{:.2f}"),
-    Measure("start_cpu_seconds",   "start → first right answer, CPU",   "start CPU s", "{:.2f}"),
-    Measure("private_mb",          "private memory",                    "private MB",  "{:.0f}"),
-    Measure("uss_mb",              "worker's USS",                      "USS MB",      "{:.0f}"),
-    Measure("pss_mb",              "worker's PSS",                      "PSS MB",      "{:.0f}"),
-    Measure("rss_mb",              "worker's resident memory",          "RSS MB",      "{:.0f}"),
-    Measure("p50_ms",              "median latency, one connection",    "p50 ms",      "{:.2f}"),
-    Measure("p99_ms",              "p99 latency, one connection",       "p99 ms",      "{:.2f}"),
-    Measure("requests_per_second", "requests/s on one core",            "req/s",       "{:.0f}", more_is_better=True),
-    Measure("requests_per_cpu_second", "requests a CPU second",         "req/CPU s",   "{:.0f}", more_is_better=True),
-)
-# fmt: on
-TITLES = {measure.key: measure.title for measure in MEASURES}
+def of_load(connections: int) -> tuple[Measure, ...]:
+    at = f"{connections} connection{'s' if connections > 1 else ''}"
+    rate = Measure(f"requests_per_second@{connections}", f"requests/s on one core, {at}", f"req/s, {at}", "{:.0f}")
+    if connections == 1:
+        return (rate,)
+    return (
+        rate,
+        Measure(f"load_p99_ms@{connections}", f"p99 latency, {at}", f"p99 ms, {at}", "{:.2f}"),
+        Measure(f"cpu_us@{connections}", f"CPU of a request, {at}", f"CPU µs a request, {at}", "{:.0f}"),
+    )
+
+
+def measures(connections: Iterable[int]) -> tuple[Measure, ...]:
+    """Return the columns of a table, in order."""
+    return (
+        Measure("start_seconds", "start → first right answer", "start s", "{:.3f}"),
+        Measure("private_mb", "private memory", "private MB", "{:.0f}"),
+        Measure("p50_ms", "median latency, 1 connection", "p50 ms", "{:.2f}"),
+        Measure("p99_ms", "p99 latency, 1 connection", "p99 ms", "{:.2f}"),
+        *(measure for count in connections for measure in of_load(count)),
+        Measure("rows_per_second", f"rows/s on one core, {BATCH} a request", f"rows/s, {BATCH} a request", "{:.0f}"),
+    )
+
 
 NOTES = (
-    "In brackets: the ratio to the naive function, 1/4.0 for a quarter.",
-    "start: from the start of the process to the first answer that is right (compared with what TensorFlow's Python "
-    "API answers), over HTTP; the floor's over a pipe. CPU: user and system time of the process tree until then.",
-    "private MB: anonymous pages of the whole process tree after the requests on one connection, which is what one "
-    "more instance costs. The worker's own USS says less: gunicorn forks it from a parent that has imported "
-    "everything, what they share counts for neither, and the library's file pages count or not depending on who else "
-    "maps them.",
-    "p50, p99: one keep-alive connection, a request after the other.",
-    "req/s: 16 connections, the server on one core from its start, the load on another. req/CPU s: the same, divided "
-    "by what the server used of its core, which suffers less when others use that core too.",
+    "In brackets: the ratio to the naive function, 1/4.0 for a quarter. Ratios hold from machine to machine, seconds do not.",
+    "Each subject runs in an environment of its own, made from its requirements alone (bench/environments.py), with "
+    "bytecode compiled. Ours from source is a folder of exactly the files that a deploy uploads.",
+    "start s: from the start of the process to the first answer over HTTP that is right, compared with what TensorFlow's "
+    "Python API answers; files are in the page cache. The floor's answer comes over a pipe.",
+    "private MB: anonymous pages of the whole process tree after the requests on one connection: what one more instance costs.",
+    "p50, p99 ms: one keep-alive connection, a request after the other, all cores.",
+    "req/s: keep-alive connections, each with a request at a time; the server on one core from its start, the load on another.",
+    f"rows/s: {BATCH} rows of JSON a request, 16 connections, one core.",
 )
-
-Samples = dict[str, dict[str, dict[str, list[float]]]]  # model → subject → measure → one value a repetition
 
 
 @dataclass(frozen=True)
 class Results:
-    about: dict[str, str]
-    samples: Samples
-    failures: dict[str, dict[str, str]]  # model → subject → why
+    samples: dict[str, dict[str, dict[str, list[float]]]] = field(
+        default_factory=dict
+    )  # model → subject → key → values
+    failures: dict[str, dict[str, str]] = field(default_factory=dict)  # model → subject → reason
 
-    def medians(self, model: str) -> Medians:
+    def add(self, model: str, subject: str, measured: dict[str, float]) -> None:
+        values = self.samples.setdefault(model, {}).setdefault(subject, {})
+        for key, value in measured.items():
+            values.setdefault(key, []).append(value)
+
+    def fail(self, model: str, subject: str, reason: str) -> None:
+        self.failures.setdefault(model, {})[subject] = reason
+
+    def medians(self) -> dict[str, dict[str, dict[str, float]]]:
         return {
-            subject: {measure: median(values) for measure, values in measures.items()}
-            for subject, measures in self.samples.get(model, {}).items()
+            model: {
+                subject: {key: median(values) for key, values in measured.items()}
+                for subject, measured in subjects.items()
+            }
+            for model, subjects in self.samples.items()
         }
 
 
-Rows = list[list[str]]
+def parts(results: Results, connections: Iterable[int]) -> Iterator[Part]:
+    """Give the page: subjects, budgets, a table for each model with its remarks, where the time goes, how to read it."""
+    connections, medians = tuple(connections), results.medians()
+    yield "\n".join(f"- **{subject.name}**: {subject.title}" for subject in SUBJECTS)
+    yield "## Budgets"
+    titles = {measure.key: measure.title for measure in measures(connections)}
+    yield list(budget_rows(verdicts(medians), titles))
+    for model in dict.fromkeys([*medians, *results.failures]):
+        yield f"## {PLANS[model].title}"
+        if model in medians:
+            yield list(figures(medians[model], measures(connections)))
+            yield from (list(steps(medians[model], kind)) for kind in ("start", "request"))
+        yield "\n".join(f"- {remark}" for remark in remarks(results, model))
+    yield "## How to read it"
+    yield "\n".join(f"- {note}" for note in NOTES)
 
 
-def fraction(value: float) -> str:
-    """Write a ratio so that it can be read: 1/4.0, 0.75, 9.1."""
-    return f"1/{1 / value:.1f}" if 0 < value < 0.5 else f"{value:.2f}"
-
-
-def limit(value: float) -> str:
-    return f"{value:g} x" if value >= 1 else f"{value:g} of" if value >= 0.5 else f"1/{1 / value:g} of"
-
-
-def figures(results: Results, model: str) -> Rows:
+def figures(medians: Medians, columns: tuple[Measure, ...]) -> Iterator[list[str]]:
     """Give one row a subject, the headings first."""
-    medians = results.medians(model)
-    rows = [["", *(measure.heading for measure in MEASURES)]]
+    yield ["", *(measure.heading for measure in columns)]
     for subject in SUBJECTS:
         if subject.name in medians:
-            rows.append([subject.name, *(cell(medians, subject.name, measure) for measure in MEASURES)])
-    return rows
+            yield [subject.name, *(cell(medians, subject.name, measure) for measure in columns)]
 
 
 def cell(medians: Medians, subject: str, measure: Measure) -> str:
-    value = medians[subject].get(measure.key)
+    value, reference = (medians.get(name, {}).get(measure.key) for name in (subject, REFERENCE))
     if value is None:
         return "-"
-    against = ratio(medians, subject, measure.key, REFERENCE)
-    compared = f" ({fraction(against)})" if against and subject != REFERENCE else ""
+    compared = f" ({fraction(value / reference)})" if reference and subject != REFERENCE else ""
     return measure.form.format(value) + compared
 
 
-def budget_rows(judged: Iterable[Verdict]) -> Rows:
-    rows = [["budget", "promised", "measured", "verdict"]]
+def steps(medians: Medians, kind: str) -> Iterator[list[str]]:
+    """Give the milliseconds of each step of a start or a request, of the subjects that report them (Server-Timing)."""
+    prefix = f"{kind}: "
+    told = {
+        name: {key: value for key, value in values.items() if key.startswith(prefix)}
+        for name, values in medians.items()
+    }
+    names = list(dict.fromkeys(key for values in told.values() for key in values))
+    yield [f"ms of a {kind}", *(name.removeprefix(prefix) for name in names)]
+    for subject, values in told.items():
+        if values:
+            yield [subject, *(f"{values[name]:.3g}" if name in values else "-" for name in names)]
+
+
+def budget_rows(judged: Iterable[Verdict], titles: dict[str, str]) -> Iterator[list[str]]:
+    yield ["model", "budget", "promised", "measured", "verdict"]
     for verdict in judged:
         budget = verdict.budget
         sign = "≥" if budget.holds is ge else "≤"
+        limit = f"1/{1 / budget.limit:g}" if budget.limit < 0.5 else f"{budget.limit:g} ×"
+        other = f"{budget.of}'s with {budget.of_model}" if budget.of_model else budget.of
         measured = "-" if verdict.ratio is None else fraction(verdict.ratio)
-        promised = f"{sign} {limit(budget.limit)} {budget.of}"
-        rows.append([f"{budget.subject}: {TITLES[budget.measure]}", promised, measured, verdict.word])
-    return rows
+        title = titles.get(budget.measure, budget.measure)
+        yield [budget.model, f"{budget.subject}: {title}", f"{sign} {limit} {other}", measured, verdict.word]
 
 
-def remarks(results: Results, model: str) -> list[str]:
-    """Say what a reader must know before believing the figures."""
-    said = [f"{subject}: {why}" for subject, why in results.failures.get(model, {}).items()]
-    for subject, measures in results.medians(model).items():
-        busy, idle = measures.get("busy_share", 1), measures.get("idle_share", 0)
-        others = 1 - busy - idle
+def remarks(results: Results, model: str) -> Iterator[str]:
+    """Say what limits the figures: subjects that failed, cores that were idle or shared with other processes."""
+    yield from (f"{subject}: {reason}" for subject, reason in results.failures.get(model, {}).items())
+    for subject, measured in results.medians().get(model, {}).items():
+        busy, idle = measured.get("busy_share@16", 1), measured.get("idle_share@16", 0)
         if idle > MARGIN:
-            said.append(
-                f"{subject}: its core was idle for {idle:.0%} of the load, so it can do more than its req/s say"
-            )
-        if others > MARGIN:
-            said.append(f"{subject}: others had {others:.0%} of its core, so its req/s are too low (req/CPU s less so)")
-    return said
-
-
-def terminal(results: Results) -> str:
-    parts = [f"{name}: {value}" for name, value in results.about.items()]
-    for model in results.samples:
-        parts += ["", PLANS[model].title, *aligned(figures(results, model)), *remarks(results, model)]
-    parts += ["", f"Budgets ({PLANS[MODEL].title})", *aligned(budget_rows(verdicts(results.medians(MODEL)))), ""]
-    parts += [fill(note, 118, subsequent_indent="    ") for note in NOTES]
-    return "\n".join(parts)
-
-
-def markdown(results: Results, picture: str) -> str:
-    parts = ["# Results", "", "Written by `make bench`; ratios hold from machine to machine, seconds do not.", ""]
-    parts += [f"- {name}: {value}" for name, value in results.about.items()]
-    parts += ["", "## Subjects", "", *(f"- **{subject.name}**: {subject.title}" for subject in SUBJECTS)]
-    parts += ["", f"## Budgets: {PLANS[MODEL].title}", "", *piped(budget_rows(verdicts(results.medians(MODEL))))]
-    for model in results.samples:
-        parts += ["", f"## {PLANS[model].title}", "", *piped(figures(results, model))]
-        if said := remarks(results, model):
-            parts += ["", *(f"- {remark}" for remark in said)]
-    parts += ["", f"![The same as bars]({picture})", "", "## How to read it", "", *(f"- {note}" for note in NOTES)]
-    return "\n".join(parts) + "\n"
-
-
-def aligned(rows: Rows) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-
-
-def piped(rows: Rows) -> list[str]:
-    heading, *rest = ["| " + " | ".join(row) + " |" for row in rows]
-    return [heading, "| " + " | ".join("---" for _ in rows[0]) + " |", *rest]
+            yield f"{subject}: its core was idle for {idle:.0%} of the load of 16 connections: it can do more than its req/s"
+        if 1 - busy - idle > MARGIN:
+            yield f"{subject}: other processes used {1 - busy - idle:.0%} of its core: its req/s are too low"

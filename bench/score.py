@@ -1,7 +1,7 @@
 """Scoring files: rows a second and peak memory by the size of the file: `python -m bench.score [--largest MB]`.
 
 A file of JSON lines with 64 numbers a row is scored by `python -m serving score`, once with rows one by one, as it is
-done where a model answers them otherwise in company (the digits model does), and once 64 at a time. Peak memory is the
+done where the results depend on the batch size (as with the digits model), and once 64 at a time. Peak memory is the
 process's VmHWM, TensorFlow's library included, so the smallest file is the base.
 """
 
@@ -15,11 +15,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench.compiled import compile_all
 from bench.machine import about
 from bench.models import ROOT
-from bench.page import publish
-from bench.report import Rows
+from bench.page import Rows, publish
 
 SIZES = (1, 16, 128, 1024, 5120)  # MB
 MODES = {"one by one": "1", "64 at a time": "64"}
@@ -63,10 +61,7 @@ def main() -> None:
     parser.add_argument("--largest", type=int, default=SIZES[-1], metavar="MB")
     parser.add_argument("--folder", type=Path, help="where there is room for the files (default: the temporary folder)")
     options = parser.parse_args()
-    compile_all()
-    facts = about(1, "python -m bench.score")
-    for unused in ("load generator", "repetitions"):
-        facts.pop(unused)
+    facts = about("1", "python -m bench.score")
     table: Rows = [["MB", "rows", *(f"{mode}: {what}" for mode in MODES for what in ("rows/s", "peak MB"))]]
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         source, output = Path(folder) / "rows.jsonl", Path(folder) / "predictions.jsonl"
@@ -81,7 +76,7 @@ def main() -> None:
                 cells += [f"{rows / seconds:,.0f}", f"{peak:.0f}"]
             table.append(cells)
             print(" · ".join(cells), flush=True)
-    publish("SCORE.md", "Scoring files", facts, [
+    publish("score.md", "Scoring files", facts, [
         " ".join((__doc__ or "").split("\n\n", 1)[1].split()),
         "The rows a second include the start of the process and the loading of the model.",
         table,

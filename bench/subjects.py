@@ -1,24 +1,19 @@
 """What is measured: one row for each way of serving a model."""
 
-import importlib.util
-import os
 import socket
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.models import ROOT, Model
-from bench.prepared import accelerated, baked, bound, with_mosec
+from bench import prepared
+from bench.environments import FUNCTIONS, UPLOAD
+from bench.models import Model
+from bench.prepared import Settings
 
-BENCH = ROOT / "bench"
-BIN = Path(sys.executable).parent
 TWO_BYTES = b"ok"
 
-Environment = dict[str, str]
 
-
-def nothing(model: Model) -> Environment:
+def nothing(model: Model) -> Settings:
     return {}
 
 
@@ -26,70 +21,72 @@ def nothing(model: Model) -> Environment:
 class Subject:
     name: str
     title: str
-    command: Callable[[Model, int], list[str]]  # of the model and the port
-    folder: Path = ROOT  # where it is started
-    serves: bool = True  # over HTTP; else its answer is a line of its output
+    environment: str  # of bench/environments.py
+    command: Callable[[Path, Model, int], list[str]]  # of the environment's Python, the model and the port
+    folder: Path  # where it is started
+    settings: Callable[[Model], Settings] = nothing  # made at first need; raises Unavailable
     path: str = "/v1/models/model:predict"
     answers: Callable[[Model, bytes], bool] = Model.answers
-    settings: Callable[[Model], Environment] = nothing  # made at first need; raises Skipped where it cannot be
+    serves_model: bool = True  # else it is a reference: it answers a constant or, without a path, prints one line
 
 
-def functions_framework(model: Model, port: int) -> list[str]:
-    return [str(BIN / "functions-framework"), "--target", "predict", "--host", "127.0.0.1", "--port", str(port)]
+def functions_framework(interpreter: Path, model: Model, port: int) -> list[str]:
+    program = interpreter.with_name("functions-framework")
+    return [str(program), "--target", "predict", "--host", "127.0.0.1", "--port", str(port)]
 
 
-def module(name: str) -> Callable[[Model, int], list[str]]:
-    return lambda model, port: [sys.executable, "-m", name]
+def granian(interpreter: Path, model: Model, port: int) -> list[str]:
+    return [str(interpreter), "-m", "serving.granian"]
 
 
-def mosec(model: Model, port: int) -> list[str]:
-    return [os.environ["MOSEC_PYTHON"], "-m", "bench.mosec_server", "--address", "127.0.0.1", "--port", str(port)]
+def module(interpreter: Path, model: Model, port: int) -> list[str]:
+    return [str(interpreter), "-m", "main"]  # as a module, since Python caches no bytecode of a script
 
 
-def bare_process(model: Model, port: int) -> list[str]:
-    compiled = importlib.util.cache_from_source(str(BENCH / "floor.py"))
-    return [sys.executable, compiled, str(model.saved_model), *model.floor_arguments]
+def mosec(interpreter: Path, model: Model, port: int) -> list[str]:
+    return [*module(interpreter, model, port), "--address", "127.0.0.1", "--port", str(port)]
+
+
+def bare_process(interpreter: Path, model: Model, port: int) -> list[str]:
+    return [*module(interpreter, model, port), str(model.saved_model), *model.floor_arguments]
 
 
 def two_bytes(model: Model, body: bytes) -> bool:
     return body == TWO_BYTES
 
 
-def bound_too(model: Model) -> Environment:
-    return accelerated(model) | bound(model)
+def batching(model: Model) -> Settings:
+    return prepared.as_serve_fast(model) | {"BATCH_ROWS": "16", "THREADS": "16"}
 
-
-def baked_too(model: Model) -> Environment:
-    return bound_too(model) | baked(model)
-
-
-FAST = module("serving.granian")
 
 # fmt: off
 SUBJECTS = (
-    Subject("naive",     "naive function: import tensorflow, saved_model.load", functions_framework, BENCH / "naive"),
-    Subject("ours",      "this repository, functions-framework",                functions_framework),
-    Subject("ours_quick", "functions-framework, accelerated",                  functions_framework, settings=accelerated),
-    Subject("fast",      "this repository, Granian",                            FAST),
-    Subject("quick",     "Granian, accelerated",                              FAST, settings=accelerated),
-    Subject("bound",     "Granian, accelerated, TensorFlow's library bound",  FAST, settings=bound_too),
-    Subject("baked",     "the same, and the model baked",                       FAST, settings=baked_too),
-    Subject("mosec",     "mosec, a batching server, with saved_model.load",     mosec, path="/inference", settings=with_mosec),
-    Subject("constant",  "functions-framework answering a constant",            functions_framework, BENCH / "constant"),
-    Subject("two_bytes", "Granian answering two bytes",                         module("bench.two_bytes"), answers=two_bytes),
-    Subject("floor",     "bare process: NumPy, C library, model, one run",      bare_process, serves=False),
+    Subject("naive",       "naive function: import tensorflow, saved_model.load",   "naive",  functions_framework, FUNCTIONS / "naive"),
+    Subject("litert",      "LiteRT behind functions-framework, its .tflite file",   "litert", functions_framework, FUNCTIONS / "litert", prepared.twin),
+    Subject("mosec",       "mosec, a batching server, with saved_model.load",       "mosec",  mosec, FUNCTIONS / "mosec", path="/inference"),
+    Subject("ours",        "functions-framework, as deployed from source",          "source", functions_framework, UPLOAD),
+    Subject("ours_python", "the same without the native codec",                     "source", functions_framework, UPLOAD, prepared.python_alone),
+    Subject("ours_native", "the same with the native codec",                        "source", functions_framework, UPLOAD, prepared.with_native),
+    Subject("fast_python", "Granian without the native codec, library not bound",   "image",  granian, UPLOAD, prepared.python_alone),
+    Subject("fast",        "Granian, `make serve-fast`: native codec, bound library", "image", granian, UPLOAD, prepared.as_serve_fast),
+    Subject("batching",    "`make serve-fast` with BATCH_ROWS=16",                  "image",  granian, UPLOAD, batching),
+    Subject("baked",       "`make serve-fast` with the model baked",                "image",  granian, UPLOAD, prepared.baked),
+    Subject("twin",        "Granian, light twin, no TensorFlow",                    "twin",   granian, UPLOAD, prepared.twin),
+    Subject("constant",    "functions-framework answering a constant",              "constant", functions_framework, FUNCTIONS / "constant", serves_model=False),
+    Subject("two_bytes",   "Granian answering two bytes",                           "granian", module, FUNCTIONS / "two_bytes", answers=two_bytes, serves_model=False),
+    Subject("floor",       "bare process: NumPy, C library, model, one run",        "source", bare_process, FUNCTIONS / "floor", path="", serves_model=False),
 )
 # fmt: on
-REFERENCES = ("constant", "two_bytes", "floor")  # these serve no model over HTTP
 BY_NAME = {subject.name: subject for subject in SUBJECTS}
 
 
-def environment(subject: Subject, model: Model, port: int) -> Environment:
-    """What a subject is told; each reads what it knows."""
-    told = {"MODEL_DIR": str(model.saved_model), "ANSWER": str(model.answer_file)}
-    limits = {"MAX_WAIT": "60"}  # what is measured is not to be refused
-    told["ACCELERATOR"] = "off"  # but for those that say otherwise
-    return told | {"HOST": "127.0.0.1", "PORT": str(port)} | limits | subject.settings(model)
+def variables(subject: Subject, model: Model, port: int) -> Settings:
+    """Return what a subject is started with; each reads the variables that it knows."""
+    place = {"HOST": "127.0.0.1", "PORT": str(port)}
+    wait = {"MAX_WAIT": "60"}  # the load is to be answered, not refused
+    return (
+        {"MODEL_DIR": str(model.saved_model), "ANSWER": str(model.answer_file)} | place | wait | subject.settings(model)
+    )
 
 
 def free_port() -> int:

@@ -45,6 +45,11 @@ def test_flask_and_ctypes_and_the_environment_stay_behind_their_doors(path: Path
         assert not re.search(r"os\.getenv|os\.environ(?!\.setdefault)", path.read_text())
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "bench").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
+def test_benchmarks_import_nothing_of_the_tests(path: Path) -> None:
+    assert "tests" not in imports(path)
+
+
 def test_nothing_tracked_names_the_machine_it_was_written_on() -> None:
     pattern = re.compile(r"(?<![\w.])/(?:work|root|home|Users)/\w")
     for path in ROOT.rglob("*"):

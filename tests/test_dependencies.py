@@ -1,5 +1,6 @@
 """What the function is made of besides its own code: exact versions, those that are installed, none known to be broken."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -17,12 +18,17 @@ from tests.conftest import ROOT
 
 FOLDER = ROOT / "requirements"
 ROOT_FILE, CONSTRAINTS = ROOT / "requirements.txt", FOLDER / "constraints.txt"
-SETS = sorted(path for path in FOLDER.glob("*.txt") if path != CONSTRAINTS)
+MEASURED = sorted((ROOT / "bench" / "functions").glob("*/requirements.txt"))  # of functions that ours is compared with
+SETS = [*sorted(path for path in FOLDER.glob("*.txt") if path != CONSTRAINTS), *MEASURED]
 RUN_TIME = (ROOT_FILE, FOLDER / "fast.txt")
 ADVISORIES = Path(__file__).parent / "data" / "advisories.txt"
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 OF_MOSEC = {"defspec", "msgspec", "offapi"}  # what it brings along; it isn't in the developers' environment
 HAS = set[str]()  # no extra
+
+
+def name_of(file: Path) -> str:
+    return str(file.relative_to(ROOT))
 
 
 def canonical(name: str) -> str:
@@ -99,13 +105,13 @@ def test_no_version_stands_twice(python: str) -> None:
     assert [name for name, count in names.items() if count > 1] == []
 
 
-@pytest.mark.parametrize("file", SETS, ids=lambda file: file.name)
+@pytest.mark.parametrize("file", SETS, ids=name_of)
 def test_a_set_names_packages_and_leaves_their_versions_to_the_constraints(file: Path) -> None:
-    assert f"-c {CONSTRAINTS.name}" in file.read_text().splitlines()
+    assert f"-c {os.path.relpath(CONSTRAINTS, file.parent)}" in file.read_text().splitlines()
     assert [str(requirement) for requirement in lines(file) if requirement.specifier] == []
 
 
-@pytest.mark.parametrize("file", [ROOT_FILE, *SETS], ids=lambda file: file.name)
+@pytest.mark.parametrize("file", [ROOT_FILE, *SETS], ids=name_of)
 def test_every_requirement_has_its_reason(file: Path) -> None:
     reason = False
     for line in file.read_text().partition("\n\n")[2].splitlines():
@@ -118,7 +124,7 @@ def test_every_requirement_has_its_reason(file: Path) -> None:
 
 
 @pytest.mark.parametrize("python", PYTHONS)
-@pytest.mark.parametrize("file", [ROOT_FILE, *SETS], ids=lambda file: file.name)
+@pytest.mark.parametrize("file", [ROOT_FILE, *SETS], ids=name_of)
 def test_everything_that_is_installed_is_pinned(file: Path, python: str) -> None:
     """The indirect requirements too: gunicorn's private members are overridden, and the rest makes a build repeatable."""
     needed = closure(named(file, python), python).keys()
