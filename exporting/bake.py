@@ -34,7 +34,7 @@ from serving.signature import DEFAULT, Contents, Signature
 
 PROTOBUF_BYTES = (1 << 31) - (1 << 20)  # a message holds less than 2 GB; the graph itself needs some of it
 # Constants take five times their size in memory for as long as the model is loaded, variables little more than once;
-# and layers in which nothing can be computed ahead start faster as variables: bench/BAKE.md.
+# and layers in which nothing can be computed ahead start faster as variables: docs/benchmarks/bake.md.
 LARGE = 100_000_000  # bytes of variables that are never folded unasked
 SMALL = 8_000_000  # and that always are; between the two, where operations are saved
 FREE = frozenset({"Const", "Identity", "NoOp", "Placeholder", "ReadVariableOp", *VARIABLES})

@@ -10,8 +10,8 @@ mean over the batch, would let one caller's rows change another's answer. So the
 each call gives alone, and at the first difference beyond rounding the signature runs its calls one by one for good.
 That finds what happens on the first calls; it is no proof, which is why batching is off until it is asked for.
 
-Kernels round one row (a matrix by a vector) differently from two, and two as any number: `python -m bench.concurrency`
-shows it. So one row runs as two, itself twice, and the same request has the same bytes with company and without.
+Kernels round one row (a matrix by a vector) differently from two, and two as any number. So one row runs as two,
+itself twice, and the same request has the same bytes with company and without.
 """
 
 import os
