@@ -93,8 +93,8 @@ bench-full: compiled
 	.venv/bin/python -m bench.bake
 	.venv/bin/python -m bench.overload
 
-# Every parser for SECONDS each, guided by coverage where atheris can be had; 5,000 requests to each door.
-# What breaks one stays in tests/fuzz/corpus/.
+# Every parser for SECONDS each, guided by coverage where atheris and clang++ can be had; the native code under
+# ThreadSanitizer; 5,000 requests to each door. What breaks one stays in tests/fuzz/corpus/; what cannot run is named.
 atheris := .cache/atheris
 fuzz: compiled
 	@test -d $(atheris)/atheris || .venv/bin/pip install --quiet --no-deps --target $(atheris) \

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from serving.settings import ACCELERATOR
@@ -29,8 +29,9 @@ FLAGS = (
     "-Wall", "-Wextra", "-Wconversion",
     "-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=2", "-fstack-protector-strong", "-Wl,-z,relro,-z,now",
     # Nothing of the C++ library's is shared with TensorFlow's copy, nor looked for on the machine that serves.
-    "-static-libstdc++", "-static-libgcc", "-fvisibility=hidden", "-Wl,--gc-sections", "-s",
+    "-static-libstdc++", "-static-libgcc", "-fvisibility=hidden", "-Wl,--gc-sections",
 )  # fmt: skip
+STRIPPED = ("-s",)  # without the names of functions and lines
 EXPORTED = "{ global: PyInit__accelerator; local: *; };\n"
 LOAD = (
     "import importlib.machinery as machinery, importlib.util as util, sys; "
@@ -44,8 +45,16 @@ class Refused(Exception):
     """It cannot be built here; the text says why."""
 
 
-def build(folder: Path, flags: Sequence[str] = ()) -> Path:
-    """Compile the extension into a folder, with more flags if need be; return its path. Raise Refused."""
+def build(
+    folder: Path,
+    flags: Sequence[str] = STRIPPED,
+    environment: Mapping[str, str] | None = None,
+    command: Sequence[str] | None = None,
+) -> Path:
+    """Compile the extension into a folder and load it once; return its path. Raise Refused.
+
+    `flags` come behind FLAGS; `environment` is that of the process that loads it; `command` names another compiler.
+    """
     headers = Path(sysconfig.get_path("include"))
     if not (headers / "Python.h").is_file():
         raise Refused(f"Python's headers are not installed: there is no {headers / 'Python.h'}")
@@ -53,8 +62,8 @@ def build(folder: Path, flags: Sequence[str] = ()) -> Path:
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         exported, out = Path(scratch) / "exported.map", Path(scratch) / ACCELERATOR.name
         exported.write_text(EXPORTED)
-        command: list[str | Path] = [
-            *_compiler(),
+        compile_: list[str | Path] = [
+            *(command or compiler()),
             *FLAGS,
             *flags,
             f"-Wl,--version-script={exported}",
@@ -63,17 +72,17 @@ def build(folder: Path, flags: Sequence[str] = ()) -> Path:
             "-o",
             out,
         ]
-        _run(command, "the compiler")
-        _run([sys.executable, "-c", LOAD, out], "what was compiled cannot be loaded")
+        run(compile_, "the compiler")
+        run([sys.executable, "-c", LOAD, out], "what was compiled cannot be loaded", environment)
         return out.rename(folder / ACCELERATOR.name)
 
 
 def cached() -> Path:
     """Return the extension, compiled now unless that was done before; raise Refused."""
-    told = _run([*_compiler(), "--version"], "the compiler")
-    by = (_compiler(), told, platform.machine(), sysconfig.get_path("include"), sys.version_info[:2])
+    told = run([*compiler(), "--version"], "the compiler")
+    by = (compiler(), told, platform.machine(), sysconfig.get_path("include"), sys.version_info[:2])
     sources = [path.read_bytes() for path in sorted(SOURCE.parent.glob("[!.]*.[ch]*"))]
-    recipe = repr((sources, FLAGS, EXPORTED, by))
+    recipe = repr((sources, FLAGS, STRIPPED, EXPORTED, by))
     folder = ROOT / ".cache" / f"accelerator-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}"
     path = folder / ACCELERATOR.name
     if not path.is_file():
@@ -86,7 +95,8 @@ def cached() -> Path:
     return path
 
 
-def _compiler() -> list[str]:
+def compiler() -> list[str]:
+    """Return the command of the C++ compiler: CXX, or c++; raise Refused."""
     text = os.environ.get("CXX") or "c++"
     try:
         return shlex.split(text)
@@ -94,9 +104,10 @@ def _compiler() -> list[str]:
         raise Refused(f"CXX: expected a command, got {text!r}: {error}") from None
 
 
-def _run(command: Sequence[str | Path], who: str) -> str:
+def run(command: Sequence[str | Path], who: str, environment: Mapping[str, str] | None = None) -> str:
+    """Run a command of the build; return its output. Raise Refused with the line that says why it failed."""
     try:
-        ran = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        ran = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=environment)
     except OSError as error:
         raise Refused(f"there is no C++ compiler: {error}") from None
     if ran.returncode:

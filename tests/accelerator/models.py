@@ -196,6 +196,30 @@ def _make(folder: Path) -> None:
         unread=of(words)(lambda x: {"size": tf.strings.length(x)}),  # measured all the same
     )
 
+    save(
+        "fuzzed",  # all that the extension reads and writes, in as few signatures as it takes
+        serving_default=of(spec("a", shape=(None, 2)), spec("b", tf.int64), text("s"))(
+            lambda a, b, s: {
+                "a": tf.identity(a), "b": tf.identity(b), "s": tf.identity(s), "s_bytes": tf.identity(s), "above": a > 0,
+                "wide": 1 / tf.cast(a, tf.float64),
+            }
+        ),
+        types=of([spec(name, name) for name in DTYPES])(
+            lambda tensors: {name: tf.identity(tensor) for name, tensor in zip(DTYPES, tensors)}
+        ),
+        matrix=echo(shape=(None, None)),
+        cube=of(text(shape=(None, 1, None)))(lambda x: {"y": tf.identity(x)}),
+        scalar=echo(tf.float64, ()),
+        fixed=echo(tf.int32, (2, 3)),
+        words=of(words)(lambda x: {"y": tf.identity(x)}),
+        reduced=of(x)(lambda x: {"sum": tf.reduce_sum(x)}),
+        shorter=of(x)(lambda x: {"first": x[:1], "all": tf.identity(x)}),
+        inverse=of(x)(lambda x: {"y": 1 / x}),
+        refused=of(x)(lambda x: {"y": tf.debugging.check_numerics(1 / x, "inverse")}),
+        # Python alone answers it; for it, the headers of all pictures are read.
+        decoded=of(text(shape=()), spec("b", tf.bool, ()))(lambda x, b: {"size": tf.where(b, pixels(x), 0)}),
+    )  # fmt: skip
+
     pair = spec("x", tf.uint32, (None, 2))
     save(
         "bits",  # of numbers: as whole numbers in, or out, so that what is read or written is one side alone

@@ -16,6 +16,7 @@ from container import elf
 from serving import accelerator, handler, model, settings
 from serving.http import Request
 from tests.accelerator import models
+from tests.accelerator.conftest import built
 from tests.conftest import ROOT, Serve, plain_environment
 
 BODY = b'{"instances":[1,0.5]}'
@@ -44,22 +45,20 @@ COMPILERS = [
 ]  # fmt: skip
 
 
+@pytest.mark.usefixtures("headers")
 @pytest.mark.parametrize(("name", "lines", "told"), COMPILERS)
 def test_a_compiler_that_is_not_there_or_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, lines: list[str], told: str
 ) -> None:
     monkeypatch.setenv("CXX", script(tmp_path / name, *lines) if lines else "nope")
-    if not Path(sysconfig.get_path("include"), "Python.h").is_file():
-        pytest.skip("Python's headers are not installed")
     with pytest.raises(build.Refused) as raised:
         build.build(tmp_path / "out")
     assert str(raised.value).startswith(told)
     assert list((tmp_path / "out").iterdir()) == []
 
 
+@pytest.mark.usefixtures("headers")
 def test_what_cannot_be_loaded_is_not_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not Path(sysconfig.get_path("include"), "Python.h").is_file():
-        pytest.skip("Python's headers are not installed")
     writes = 'for last in "$@"; do :; done; echo junk > "$last"'
     monkeypatch.setenv("CXX", script(tmp_path / "compiler", writes))
     with pytest.raises(build.Refused, match=r"^what was compiled cannot be loaded: ImportError"):
@@ -102,6 +101,16 @@ def test_the_cache_is_of_one_source_and_one_compiler(
     before = len(built)
     assert len({first, build.cached(), build.cached()}) == 2
     assert len(built) == before + 1
+
+
+@pytest.mark.parametrize(("ci", "outcome"), [("true", pytest.fail.Exception), ("", pytest.skip.Exception)])
+def test_without_a_compiler_tests_fail_under_ci_and_are_skipped_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, ci: str, outcome: type[BaseException]
+) -> None:
+    monkeypatch.setenv("CI", ci)
+    monkeypatch.setenv("CXX", "nope")
+    with pytest.raises(outcome, match=r"there is no C\+\+ compiler: "):
+        built(build.cached)
 
 
 def command(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from serving.settings import ACCELERATOR
+from tests.accelerator.conftest import missing
 from tests.container import image as cell
 from tests.container.dockerfile import stages
 from tests.container.image import LIMIT, Group, family, first, limited, proportional, started
@@ -60,7 +61,7 @@ def test_the_examples_are_answered_as_tensorflow_answers_them(
 
 def test_it_has_the_accelerator(tree: Path, running: Cell) -> None:
     if shutil.which("c++") is None:
-        pytest.skip("needs a C++ compiler; the image's builder has one")
+        missing("needs a C++ compiler; the image's builder has one")
     assert (tree / "serving" / ACCELERATOR.name).is_file()
     assert running.server.ask("GET", "/readyz").status == 200
     running.server.ask("POST", PREDICT, {"instances": ["no picture"]})

@@ -17,8 +17,10 @@ import time
 import traceback
 from pathlib import Path
 
+from accelerator.build import Refused
 from tests.fuzz.mutate import mutate
 
+NATIVE, RACES = "native", "races"
 CORPUS = Path(__file__).parent / "corpus"
 HANG = 20.0  # seconds
 
@@ -36,19 +38,50 @@ def main() -> int:
         return _guided(options.targets[0], options.seconds, options.seed)
     from tests.fuzz.targets import TARGETS
 
-    guided = importlib.util.find_spec("atheris") is not None and not options.runs
+    by_atheris = importlib.util.find_spec("atheris") is not None and not options.runs
     failed = 0
-    for name in options.targets or TARGETS:
-        if guided:
-            command = [sys.executable, "-m", "tests.fuzz", "--guided", "--seconds", str(options.seconds), name]
-            ended = subprocess.run([*command, "--seed", str(options.seed)], stderr=subprocess.PIPE, text=True)
-            told = [line for line in ended.stderr.splitlines() if "cov:" in line or "Done" in line]
-            print(f"{name}: {told[-1] if told else ended.stderr[-2000:]}", flush=True)
-            if ended.returncode:
-                print(ended.stderr[-6000:])
-                failed += 1
-        failed += fuzz(name, options.seconds, options.runs, options.seed)
+    for name in options.targets or [*TARGETS, RACES]:
+        try:
+            if name == RACES:
+                failed += _races()
+                continue
+            if name == NATIVE and not options.runs:
+                failed += _by_libfuzzer(options.seconds, options.seed)
+            elif by_atheris:
+                failed += _by_atheris(name, options.seconds, options.seed)
+            failed += fuzz(name, options.seconds, options.runs, options.seed)
+        except Refused as refused:
+            print(f"{name}: NOT RUN: {refused}", flush=True)
     return 1 if failed else 0
+
+
+def _by_atheris(name: str, seconds: float, seed: int) -> int:
+    command = [sys.executable, "-m", "tests.fuzz", "--guided", "--seconds", str(seconds), name]
+    ended = subprocess.run([*command, "--seed", str(seed)], stderr=subprocess.PIPE, text=True)
+    told = [line for line in ended.stderr.splitlines() if "cov:" in line or "Done" in line]
+    print(f"{name}: {told[-1] if told else ended.stderr[-2000:]}", flush=True)
+    if ended.returncode:
+        print(ended.stderr[-6000:])
+    return int(ended.returncode != 0)
+
+
+def _by_libfuzzer(seconds: float, seed: int) -> int:
+    from tests.fuzz import libfuzzer
+
+    try:
+        return libfuzzer.fuzz(seconds, seed)
+    except Refused as refused:
+        print(f"{NATIVE}: NOT RUN under libFuzzer and the sanitizers: {refused} "
+              "(Debian's packages are clang and libclang-rt-14-dev)", flush=True)  # fmt: skip
+        return 0
+
+
+def _races() -> int:
+    from tests.accelerator import races
+
+    ended = races.run("clean")
+    print(f"{RACES}: " + (f"found\n{ended.stderr[-6000:]}" if ended.returncode else "none"), flush=True)
+    return int(ended.returncode != 0)
 
 
 def seeds(name: str) -> list[bytes]:
@@ -58,8 +91,9 @@ def seeds(name: str) -> list[bytes]:
 
 def fuzz(name: str, seconds: float, runs: int, seed: int) -> int:
     """Run one target on mutated inputs; return how many broke it."""
-    from tests.fuzz.targets import TARGETS
+    from tests.fuzz.targets import TARGETS, prepare
 
+    prepare(name)
     target, random_, pool = TARGETS[name], random.Random(seed), seeds(name)
     kept, begin, done, slowest = len(pool), time.monotonic(), 0, 0.0
     found: dict[str, bytes] = {}

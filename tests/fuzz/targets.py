@@ -10,14 +10,14 @@ import sys
 import tempfile
 import zlib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 
-from serving import assets, cloud_events, composite, model, prediction_log, settings, wsgi
+from serving import assets, cloud_events, composite, prediction_log, settings
 from serving.errors import LoadError
 from serving.http import HttpError, Request, read_body
 from serving.protocols import bodies, classify, open_inference, raw, regress, tensorflow_serving
@@ -26,8 +26,8 @@ from serving.protocols.options import from_query
 from serving.protocols.tensorflow_serving import COLUMN, ROW
 from serving.purity import impurities
 from serving.signature import Signature, read
-from tests.conftest import EMBEDDED, ROOT
 from tests.fuzz import readings
+from tests.fuzz.requests import Fields, message, native, prepared, request
 from tests.protocols.test_tensorflow_serving import SIGNATURES
 
 Target = Callable[[bytes], None]
@@ -109,7 +109,7 @@ def open_inference_(data: bytes) -> None:
     length, _, body = data.partition(b"\n")
     headers = {open_inference.HEADER: length.decode("latin-1")} if length else {}
     try:
-        call = open_inference.decode(body, SIGNATURES, CONTEXT._replace(headers=_Headers(headers)))
+        call = open_inference.decode(body, SIGNATURES, CONTEXT._replace(headers=Fields(headers)))
     except HttpError as error:
         refused(error)
         return
@@ -124,19 +124,11 @@ def open_inference_(data: bytes) -> None:
                 same(flat, array.ravel(), data)
 
 
-class _Headers:
-    def __init__(self, fields: Mapping[str, str]) -> None:
-        self._fields = {name.lower(): value for name, value in fields.items()}
-
-    def get(self, name: str) -> str | None:
-        return self._fields.get(name.lower())
-
-
 def raw_(data: bytes) -> None:
     """Pictures, text, forms, lines and tables: a line with the content type, `?` and the query; the body."""
     line, _, body = data.partition(b"\n")
     content_type, _, query = line.decode("latin-1").partition("?")
-    headers = _Headers({"content-type": content_type})
+    headers = Fields({"content-type": content_type})
     try:
         context = CONTEXT._replace(headers=headers, query=from_query(query))
         if not raw.takes(content_type, body):
@@ -186,8 +178,8 @@ def examples(data: bytes) -> None:
         if (classes := protobuf()) is None:
             continue
         root = plain_json(data)
-        for features, message in zip(root["examples"], call.inputs["inputs"].tolist()):
-            found = classes["Example"].FromString(message).features.feature
+        for features, encoded in zip(root["examples"], call.inputs["inputs"].tolist()):
+            found = classes["Example"].FromString(encoded).features.feature
             assert set(found) == {*features, *root.get("context", {})}
             for name, value in features.items():
                 kind = found[name].WhichOneof("kind")
@@ -200,8 +192,6 @@ def examples(data: bytes) -> None:
 
 def _examples() -> dict[str, Signature]:
     text, scores = SIGNATURES["text"].inputs["text"], SIGNATURES["scalars"].inputs["x"]
-    from dataclasses import replace
-
     inputs = {"inputs": replace(text, name="inputs")}
     outputs = {
         "serving_default": {"scores": replace(scores, name="scores")},
@@ -213,24 +203,10 @@ def _examples() -> dict[str, Signature]:
 EXAMPLES = _examples()
 
 
-def message(data: bytes) -> tuple[str, str, str, dict[str, str], bytes]:
-    """Read an HTTP message as a friendly server would: method, path, query, header fields, body."""
-    head, _, body = data.partition(b"\r\n\r\n")
-    first, *lines = head.decode("latin-1").split("\r\n")
-    method, _, target = first.partition(" ")
-    path, _, query = target.removesuffix(" HTTP/1.1").partition("?")
-    fields = {}
-    for line in lines:
-        name, colon, value = line.partition(":")
-        if colon and name and name.isascii():
-            fields[name.strip().lower()] = value.strip()
-    return method, path, query, fields, body
-
-
 def events(data: bytes) -> None:
     """CloudEvents and what Google's platforms send; the oracle is the official package."""
     _, _, _, fields, body = message(data)
-    found = cloud_events.parse(_Headers(fields), body)
+    found = cloud_events.parse(Fields(fields), body)
     assert found or body.strip() == b"[]"
     for event in found:
         if isinstance(event, cloud_events.Malformed):
@@ -326,7 +302,7 @@ def packed(data: bytes) -> None:
     limit = 1 << 16
     try:
         found = read_body(
-            Request("POST", "/", headers=_Headers({"content-encoding": encoding.decode("latin-1")}), body=body), limit
+            Request("POST", "/", headers=Fields({"content-encoding": encoding.decode("latin-1")}), body=body), limit
         )
     except HttpError as error:
         refused(error)
@@ -339,90 +315,6 @@ def packed(data: bytes) -> None:
         assert zlib.decompress(body) == found
     else:
         assert body == found
-
-
-INSIDE = (str(ROOT), "Traceback", "{{node", "StatefulPartitionedCall", "__inference", 'File "')
-
-
-@cache
-def _served() -> None:
-    """Serve the embedded model in this process, as its defaults are."""
-    for variable in settings.VARIABLES:
-        os.environ.pop(variable, None)
-    os.environ["MODEL_DIR"] = str(EMBEDDED)
-    settings.current.cache_clear()
-    model.forget()
-    with contextlib.redirect_stdout(io.StringIO()):
-        model.cache().get()
-
-
-def request(data: bytes) -> None:
-    """A whole HTTP message through the WSGI door and the embedded model."""
-    if not model._cache or not model._cache.loaded:
-        _served.cache_clear()
-    _served()
-    first = ask(data)
-    status, headers, body = first
-    judge(status, headers, body, data)
-    if zlib.crc32(data) % 8 == 0:
-        again = ask(data)
-        assert (again[0], again[2]) == (status, body), "the same request, another answer"
-
-
-def environ(data: bytes) -> dict[str, Any]:
-    """Return what a server makes of an HTTP message, PEP 3333."""
-    from urllib.parse import unquote_to_bytes
-
-    method, path, query, fields, body = message(data)
-    found: dict[str, Any] = {
-        "REQUEST_METHOD": method, "PATH_INFO": unquote_to_bytes(path.encode("latin-1")).decode("latin-1"),
-        "QUERY_STRING": query, "wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": str(len(body)),
-        "SCRIPT_NAME": "", "SERVER_NAME": "localhost", "SERVER_PORT": "80", "SERVER_PROTOCOL": "HTTP/1.1",
-        "wsgi.version": (1, 0), "wsgi.url_scheme": "http", "wsgi.errors": sys.stderr,
-        "wsgi.multithread": True, "wsgi.multiprocess": False, "wsgi.run_once": False,
-    }  # fmt: skip
-    for name, value in fields.items():
-        key = name.upper().replace("-", "_")
-        if key != "CONTENT_LENGTH":
-            found[key if key == "CONTENT_TYPE" else f"HTTP_{key}"] = value
-    return found
-
-
-def ask(data: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
-    started: list[Any] = []
-    log = io.StringIO()
-    with contextlib.redirect_stdout(log):
-        body = b"".join(wsgi.app(environ(data), lambda *of: started.append(of)))
-    for line in log.getvalue().splitlines():
-        assert isinstance(orjson.loads(line), dict), line
-        assert line.isprintable() or not any(ord(character) < 32 for character in line)
-    (status, headers), *more = started
-    assert not more
-    return int(status[:3]), headers, body
-
-
-def judge(status: int, headers: list[tuple[str, str]], body: bytes, data: bytes) -> None:
-    """Assert what holds of every answer."""
-    if status == 503:  # an object in a bucket, which has nowhere to go
-        assert b"EVENT_OUTPUT" in body, body
-    else:
-        assert 200 <= status < 500, (status, body)
-    for name, value in headers:
-        assert "\r" not in value
-        assert "\n" not in value
-        (name + value).encode("latin-1")
-    kinds = [value for name, value in headers if name == "Content-Type"]
-    if message(data)[0] == "HEAD" or status == 204:
-        assert not body
-        return
-    if kinds == ["application/json"] and not any(name == "Content-Encoding" for name, _ in headers):
-        answer = json.loads(body)
-        if status >= 400:
-            assert set(answer) == {"error"}
-            assert len(body) <= 2048 + 6 * 2048  # \u escapes of what came
-            text = answer["error"]
-            assert len(text) <= 2048
-            assert not any(part in text for part in INSIDE), text
 
 
 @cache
@@ -461,4 +353,11 @@ TARGETS: dict[str, Target] = {
     "settings": settings_,
     "packed": packed,
     "request": request,
+    "native": native,
 }
+
+
+def prepare(name: str) -> None:
+    """Do what a target does once and may take long, before its inputs are timed."""
+    if name == "native":
+        prepared()

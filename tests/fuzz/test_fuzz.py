@@ -12,10 +12,12 @@ from contextlib import closing
 
 import pytest
 
-from tests.conftest import ROOT, forget, plain_environment
+from tests.accelerator.conftest import built
+from tests.conftest import EMBEDDED, ROOT, forget, plain_environment
 from tests.fuzz.__main__ import CORPUS, attempt, seeds
 from tests.fuzz.mutate import mutate
-from tests.fuzz.targets import INSIDE, TARGETS, message
+from tests.fuzz.requests import INSIDE, ask, message, served
+from tests.fuzz.targets import TARGETS, prepare
 from tests.server import running
 
 SHORT = 400  # inputs
@@ -33,6 +35,7 @@ def anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_what_broke_a_parser_once_does_so_no_more(name: str) -> None:
+    built(lambda: prepare(name))
     assert len(seeds(name)) >= 2
     for path in sorted((CORPUS / name).iterdir()):
         assert attempt(TARGETS[name], path.read_bytes()) is None, path
@@ -40,6 +43,7 @@ def test_what_broke_a_parser_once_does_so_no_more(name: str) -> None:
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_nothing_breaks_a_parser(name: str) -> None:
+    built(lambda: prepare(name))
     pool, random_ = seeds(name), random.Random(f"{name} 1")
     for _ in range(SHORT):
         data = mutate(random_.choice(pool), pool, random_)
@@ -56,12 +60,10 @@ def test_parsers_agree_with_tensorflows_own_messages() -> None:
 
 def test_the_mutations_reach_all_kinds_of_answers() -> None:
     """That a fuzzer finds nothing says little where all its inputs fail at the first step."""
-    from tests.fuzz import targets
-
-    targets._served()
+    served(EMBEDDED)
     pool, random_, statuses = seeds("request"), random.Random(3), Counter[int]()
     for _ in range(1200):
-        statuses[targets.ask(mutate(random_.choice(pool), pool, random_))[0]] += 1
+        statuses[ask(mutate(random_.choice(pool), pool, random_))[0]] += 1
     assert {200, 204, 400, 404, 405} <= statuses.keys()
     assert statuses[200] > 60
 

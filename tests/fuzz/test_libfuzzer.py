@@ -1,0 +1,33 @@
+"""That libFuzzer and the sanitizers would find a fault of the native code."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from accelerator import build
+from tests.fuzz import libfuzzer
+
+CHECK = "if (end - at < 4) return false;"
+
+
+def test_a_bounds_check_that_is_missing_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A length of a binary string is read behind the end of the body."""
+    source = shutil.copytree(build.SOURCE.parent, tmp_path / "source")
+    text = (source / "infer.h").read_text()
+    assert text.count(CHECK) == 1
+    (source / "infer.h").write_text(text.replace(CHECK, ""))
+    kept: list[bytes] = []
+    monkeypatch.setattr(build, "SOURCE", source / build.SOURCE.name)
+    monkeypatch.setattr(libfuzzer, "WORK", tmp_path / "work")
+    monkeypatch.setattr(libfuzzer, "keep", lambda _name, data: kept.append(data))
+    try:
+        found = libfuzzer.fuzz(seconds=60, seed=1)
+    except build.Refused as refused:
+        pytest.skip(str(refused))
+    output = capfd.readouterr().out
+    assert found == 1, output
+    assert "heap-buffer-overflow" in output
+    assert len(kept) == 1, output
