@@ -1,1 +1,1 @@
-"""Measurements: what a request and a cold start cost, beside the naive function and the floor."""
+"""Benchmarks: each carries a claim of the documentation; docs/benchmarks/README.md lists them with their pages."""

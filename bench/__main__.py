@@ -25,7 +25,7 @@ def main() -> int:
     options = arguments()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: sys.exit("bench: interrupted"))  # servers are stopped on the way out
-    effort = Effort(0.5 if options.quick else 1.0, tuple(options.connections))
+    effort = Effort(0.5 if options.quick else 1.0, tuple(options.connections), options.cold)
     results = Results()
     models = [model for name in options.models if (model := made(name))]
     subjects = [subject for subject in SUBJECTS if subject.name in options.subjects]
@@ -43,6 +43,7 @@ def main() -> int:
 
 def prepare(results: Results, models: list[Model], subjects: list[Subject]) -> None:
     """Make what the subjects need before anything is measured; note the subjects that cannot be measured, and why."""
+    environments.alone()
     environments.upload()
     for subject in subjects:
         try:
@@ -96,6 +97,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--subjects", type=listed(names), default=names, help=f"of {','.join(names)}")
     parser.add_argument("--connections", type=numbers, default=list(CONNECTIONS), help="of the loads (default 1,16)")
     parser.add_argument("--quick", action="store_true", help="fewer requests, shorter load")
+    parser.add_argument("--cold", action="store_true", help="measure starts with a cold page cache as well")
     options = parser.parse_args()
     options.repeat = options.repeat or (3 if options.quick else 7)
     return options

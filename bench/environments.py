@@ -5,18 +5,18 @@ Large files that two environments share (TensorFlow's library is in four of them
 """
 
 import compileall
+import fcntl
 import filecmp
 import hashlib
 import os
 import shutil
-import subprocess
 import sys
 import venv
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from bench.models import CACHE, ROOT
-from bench.process import inherited
+from bench.process import finish, inherited
 
 FOLDER = CACHE / "environments"
 FUNCTIONS = ROOT / "bench" / "functions"
@@ -63,9 +63,7 @@ def make(name: str, say: Callable[[str], None]) -> None:
     venv.create(folder)
     listed = [word for file in ENVIRONMENTS[name] for word in ("-r", str(file))]
     pip = [sys.executable, "-m", "pip", "--python", str(python(name)), "--disable-pip-version-check", "install"]
-    done = subprocess.run(
-        [*pip, "--quiet", *listed], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
-    )
+    done = finish([*pip, "--quiet", *listed])
     if done.returncode:
         reason = next((line for line in done.stderr.splitlines() if "ERROR" in line), "pip failed without a word")
         shutil.rmtree(folder)
@@ -82,9 +80,9 @@ def _digest(files: Iterable[Path]) -> str:
         file = pending.pop(0).resolve()
         if file not in seen:
             seen.add(file)
-            text = file.read_text()
-            digest.update(text.encode())
-            options = [line.split() for line in text.splitlines() if line.startswith(("-r ", "-c "))]
+            lines = [line for line in file.read_text().splitlines() if line and not line.startswith("#")]
+            digest.update("\n".join(lines).encode())
+            options = [line.split() for line in lines if line.startswith(("-r ", "-c "))]
             pending += [file.parent / name for _, name in options]
     return digest.hexdigest()
 
@@ -112,18 +110,20 @@ def disk() -> str:
     return f"{sum(own.values()) / 1e9:.1f} GB on the disk; {sum(file.st_size for file in files) / 1e9:.1f} GB without hard links"
 
 
+def alone() -> None:
+    """Exit where another benchmark is running: they would share cores and files. Holds until this process ends."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    lock = os.open(FOLDER / ".lock", os.O_CREAT | os.O_RDWR)  # never closed
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        sys.exit("bench: another benchmark is running; their figures would be of half a machine")
+
+
 def upload() -> None:
     """Copy what `deploy.sh run` would send into UPLOAD, and compile it; raise Unavailable."""
     listing = "set -e; . deploy/values.sh; . deploy/check.sh; upload_list"
-    done = subprocess.run(
-        ["bash", "-c", listing],
-        cwd=ROOT,
-        env=inherited(),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = finish(["bash", "-c", listing], inherited())
     if done.returncode or not done.stdout:
         raise Unavailable(f"the upload cannot be listed: {done.stderr.strip() or 'neither gcloud nor git is here'}")
     shutil.rmtree(UPLOAD, ignore_errors=True)

@@ -103,6 +103,7 @@ def main() -> None:
     peaks: dict[str, tuple[float, float]] = {}
     facts = about("1", "python -m bench.memory")
     try:
+        environments.alone()
         environments.upload()
         for name in options.subjects:
             environments.make(BY_NAME[name].environment, print)

@@ -103,6 +103,7 @@ def main() -> None:
         sys.exit(f"bench.million: {', '.join(unfit)} has no signature that takes small rows")
     facts, rates = about("1", "python -m bench.million"), Rates()
     try:
+        environments.alone()
         environments.upload()
         for name in options.subjects:
             environments.make(BY_NAME[name].environment, print)

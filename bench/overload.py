@@ -147,6 +147,7 @@ def main() -> None:
     subjects = [BY_NAME[name] for name in options.subjects.split(",")]
     runs: dict[str, list[dict[str, Figures]]] = {subject.name: [] for subject in subjects}
     try:
+        environments.alone()
         environments.upload()
         for subject in subjects:
             environments.make(subject.environment, print)

@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 from accelerator.build import Refused, cached
 from bench.environments import FOLDER, Unavailable, python
 from bench.models import CACHE, ROOT, Model, recipe_of
+from bench.process import finish
 
 Settings = dict[str, str]
 
@@ -77,7 +77,7 @@ def _make(command: list[str | Path], folder: Path, recipe: str) -> None:
         return
     mark.unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
-    done = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    done = finish(command)
     if done.returncode:
         reason = (done.stderr.strip() or done.stdout.strip() or "it gave no reason").splitlines()[-1]
         raise Unavailable(f"{folder.name}: {reason[:300]}")

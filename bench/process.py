@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,13 +54,21 @@ def inherited() -> dict[str, str]:
     return {name: os.environ[name] for name in INHERITED if name in os.environ}
 
 
-def output(command: list[str], environment: dict[str, str], cores: set[int] | None = None) -> bytes:
-    """Give the last line that a command prints; raise Failed where it fails."""
-    pin = (lambda: os.sched_setaffinity(0, cores)) if cores else None
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=False, preexec_fn=pin)
-    if done.returncode:
-        raise Failed(" ".join(command[1:4]), tuple(done.stderr.decode(errors="replace").splitlines()[-15:]))
-    return done.stdout.splitlines()[-1]
+def finish(
+    command: Sequence[str | Path], environment: dict[str, str] | None = None
+) -> "subprocess.CompletedProcess[str]":
+    """Run a command to its end in the repository's root; on an interruption, kill it and what it has started."""
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, start_new_session=True, text=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as popen:  # fmt: skip
+        try:
+            output, errors = popen.communicate()
+        except BaseException:
+            os.killpg(popen.pid, signal.SIGKILL)
+            popen.wait()
+            raise
+    return subprocess.CompletedProcess(command, popen.returncode, output, errors)
 
 
 @contextmanager

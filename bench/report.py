@@ -38,6 +38,8 @@ def measures(connections: Iterable[int]) -> tuple[Measure, ...]:
     """Return the columns of a table, in order."""
     return (
         Measure("start_seconds", "start → first right answer", "start s", "{:.3f}"),
+        Measure("cold_start_seconds", "start with a cold page cache", "cold start s", "{:.2f}"),
+        Measure("cold_read_mb", "read from the disk in a cold start", "cold, MB read", "{:.0f}"),
         Measure("private_mb", "private memory", "private MB", "{:.0f}"),
         Measure("p50_ms", "median latency, 1 connection", "p50 ms", "{:.2f}"),
         Measure("p99_ms", "p99 latency, 1 connection", "p99 ms", "{:.2f}"),
@@ -52,6 +54,7 @@ NOTES = (
     "bytecode compiled. Ours from source is a folder of exactly the files that a deploy uploads.",
     "start s: from the start of the process to the first answer over HTTP that is right, compared with what TensorFlow's "
     "Python API answers; files are in the page cache. The floor's answer comes over a pipe.",
+    "cold start s (with --cold): the same after the files of the subject have left the page cache; MB read: from the disk until then.",
     "private MB: anonymous pages of the whole process tree after the requests on one connection: what one more instance costs.",
     "p50, p99 ms: one keep-alive connection, a request after the other, all cores.",
     "req/s: keep-alive connections, each with a request at a time; the server on one core from its start, the load on another.",
@@ -102,7 +105,8 @@ def parts(results: Results, connections: Iterable[int]) -> Iterator[Part]:
 
 
 def figures(medians: Medians, columns: tuple[Measure, ...]) -> Iterator[list[str]]:
-    """Give one row a subject, the headings first."""
+    """Give one row a subject, the headings first; a column that no subject has is left out."""
+    columns = tuple(measure for measure in columns if any(measure.key in of for of in medians.values()))
     yield ["", *(measure.heading for measure in columns)]
     for subject in SUBJECTS:
         if subject.name in medians:

@@ -130,6 +130,7 @@ def main() -> None:
     options = parser.parse_args()
     facts = about(interleaved(options.repeat), "python -m bench.settings")
     parts: list[Part] = [" ".join((__doc__ or "").split("\n\n", 1)[1].split())]
+    environments.alone()
     environments.upload()
     try:
         with collector() as traces:

@@ -1,6 +1,9 @@
 """Each subject of the benchmarks has its own packages and nothing else; what is measured is what would be deployed."""
 
 import os
+import signal
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -8,7 +11,8 @@ import pytest
 
 from bench import environments
 from bench.environments import ENVIRONMENTS, Unavailable
-from bench.process import inherited
+from bench.models import ROOT
+from bench.process import finish, inherited
 from bench.subjects import SUBJECTS
 
 
@@ -96,6 +100,37 @@ def test_the_function_from_source_is_a_folder_of_what_a_deploy_uploads(
     assert {"main.py", "requirements.txt", "serving", "model"} <= names
     assert not names & {"bench", "tests", "deploy.sh", ".venv", ".cache", "exporting"}
     assert list((tmp_path / "upload").glob("__pycache__/main.*.pyc"))  # compiled, as the cloud's build does it
+
+
+def test_two_benchmarks_do_not_run_at_once() -> None:
+    environments.alone()
+    second = "from bench import environments; from pathlib import Path; import sys; "
+    second += "environments.FOLDER = Path(sys.argv[1]); environments.alone()"
+    command = [sys.executable, "-c", second, str(environments.FOLDER)]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (
+        1,
+        "bench: another benchmark is running; their figures would be of half a machine\n",
+    )
+
+
+def test_an_interrupted_command_is_killed_with_what_it_has_started(tmp_path: Path) -> None:
+    mark = tmp_path / "pid"
+    script = f"sleep 60 & echo $! > {mark}.new; mv {mark}.new {mark}; wait"
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 1.0)
+        with pytest.raises(KeyboardInterrupt):
+            finish(["sh", "-c", script])
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+    status = Path(f"/proc/{mark.read_text().strip()}/status")
+    assert not status.exists() or "State:\tZ" in status.read_text()
 
 
 def test_a_measured_process_inherits_nothing_that_could_change_a_figure(monkeypatch: pytest.MonkeyPatch) -> None:
