@@ -1,4 +1,4 @@
-# make serve · make test · make bench: each sets up what it needs, in .venv
+# Each target sets up what it needs, in .venv; `make help` lists those with two number signs.
 SHELL  := /bin/bash
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
             $$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
@@ -9,9 +9,13 @@ venv   := .venv/.ready
 fast   := .venv/.ready-fast
 dev    := .venv/.ready-dev
 
-.PHONY: setup serve serve-fast test test-image image bench bench-full train clean
+.PHONY: help setup compiled serve serve-fast quick lint test test-tools test-image image bench soak bench-full \
+  fuzz train clean
 
-setup: $(venv)
+help: ## list the targets (the default)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(venv) ## install what serving needs into .venv
 
 # A folder that another Python made, or that was left half made, is made again.
 $(venv): requirements.txt
@@ -37,10 +41,9 @@ $(dev): $(fast) $(addprefix requirements/,dev.txt light.txt observe.txt)
 compile := .venv/bin/python -m compileall -q main.py serving fallback container accelerator
 compiled: $(dev)
 	@$(compile)
-.PHONY: compiled
 
 # The banner comes when the server listens; it looks while this make runs.
-serve: $(venv)
+serve: $(venv) ## serve model/ at localhost:8080 (PORT) behind functions-framework
 	@$(compile)
 	@.venv/bin/python -m serving banner --port $(PORT) --while $$PPID
 	@exec .venv/bin/functions-framework --target predict --port $(PORT)
@@ -48,7 +51,7 @@ serve: $(venv)
 # The same on Granian, with TensorFlow's library bound (container/BIND.md), so that it starts in half the time, and with
 # the accelerator (accelerator/README.md), so that it answers more than twice as many plain requests. They are made before the
 # server's shell is started: a server counts its start from there.
-serve-fast: $(fast)
+serve-fast: $(fast) ## the same behind Granian, with the bound library and the accelerator
 	@$(compile)
 	@mkdir -p .cache && { \
 	  printf 'TENSORFLOW_LIBRARY_DIR=%q\n' "$${TENSORFLOW_LIBRARY_DIR-$$(.venv/bin/python -m container.bind --cached)}"; \
@@ -56,33 +59,44 @@ serve-fast: $(fast)
 	@.venv/bin/python -m serving banner --port $(PORT) --while $$PPID
 	@set -a; . .cache/serve-fast.env; PORT=$(PORT) exec .venv/bin/python -m serving.granian
 
-test: compiled
+# Says why a test was skipped. A worker that crashed, or that the time limit ended, isn't replaced: it would run the same again.
+pytest := .venv/bin/python -m pytest -rs --numprocesses=logical --maxprocesses=4 --dist=loadfile --max-worker-restart=0
+
+lint: compiled ## style, types and the imports between modules
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
-	.venv/bin/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile
+
+quick: lint ## what a change needs: lint and the tests that start no server, in less than two minutes
+	$(pytest) -m 'not slow'
+
+test: lint ## lint and every test, in about ten minutes on two cores
+	$(pytest)
+
+# The programs that tests need and pip doesn't install; a test without its program is skipped.
+test-tools: ## install the programs that optional tests need: Debian's packages, as root
+	@tests/tools.sh
 
 # Minutes: every test of serving, with the packages of the image instead of the environment's.
-test-image: compiled
+test-image: compiled ## the tests of serving with the packages of the image: minutes
 	TEST_IMAGE=1 .venv/bin/python -m pytest tests/container
 	.venv/bin/python -m tests.container.suite
 
 # The image's own files, in a folder: what container/Dockerfile builds, without Docker.
-image: compiled
+image: compiled ## the image's files in a folder (OUT), without Docker
 	.venv/bin/python -m container.build $(or $(OUT),.cache/function)
 
 # Minutes: docs/benchmarks/results.md. Each subject has an environment of its own, made once: 5 GB in .cache/bench.
-bench: compiled
+bench: compiled ## the figures of docs/benchmarks/results.md: minutes
 	.venv/bin/python -m bench --quick --models mlp
 
 # Instances killed, ended and started under load, behind nginx where there is one: docs/benchmarks/soak.md.
-soak: compiled
+soak: compiled ## kill, end and start instances under load for SECONDS
 	.venv/bin/python -m tests.harness.soak --seconds $(or $(SECONDS),600)
-.PHONY: soak
 
 # Hours: every page of docs/benchmarks.
-bench-full: compiled
+bench-full: compiled ## every page of docs/benchmarks: hours
 	.venv/bin/python -m bench --minutes 120 --models mlp,digits,mobilenet,dense,transformer
 	.venv/bin/python -m bench.settings
 	.venv/bin/python -m bench.codecs
@@ -96,15 +110,15 @@ bench-full: compiled
 # Every parser for SECONDS each, guided by coverage where atheris and clang++ can be had; the native code under
 # ThreadSanitizer; 5,000 requests to each door. What breaks one stays in tests/fuzz/corpus/; what cannot run is named.
 atheris := .cache/atheris
-fuzz: compiled
-	@test -d $(atheris)/atheris || .venv/bin/pip install --quiet --no-deps --target $(atheris) \
-	  -r requirements/fuzz.txt || echo "make: atheris cannot be had here: mutation alone" >&2
+fuzz: compiled ## fuzz every parser for SECONDS each
+	@test $(atheris)/.ready -nt requirements/constraints.txt || { rm -rf $(atheris) && \
+	  .venv/bin/pip install --quiet --no-deps --target $(atheris) -r requirements/fuzz.txt && touch $(atheris)/.ready; } || \
+	  echo "make: atheris cannot be installed here: mutation alone" >&2
 	PYTHONPATH=$(atheris) .venv/bin/python -m tests.fuzz --seconds $(or $(SECONDS),60) $(TARGETS)
 	FUZZ_REQUESTS=5000 .venv/bin/python -m pytest tests/fuzz -k over_http
-.PHONY: fuzz
 
-train: $(dev)
+train: $(dev) ## train and export the embedded model
 	.venv/bin/python -m training.digits
 
-clean:
+clean: ## remove what these targets made
 	rm -rf .venv .cache
