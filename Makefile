@@ -57,7 +57,7 @@ serve-fast: $(fast) ## the same behind Granian, with the bound library and the a
 	  printf 'TENSORFLOW_LIBRARY_DIR=%q\n' "$${TENSORFLOW_LIBRARY_DIR-$$(.venv/bin/python -m container.bind --cached)}"; \
 	  printf 'ACCELERATOR=%q\n' "$${ACCELERATOR-$$(.venv/bin/python -m accelerator.build --cached)}"; } > .cache/serve-fast.env
 	@.venv/bin/python -m serving banner --port $(PORT) --while $$PPID
-	@set -a; . .cache/serve-fast.env; PORT=$(PORT) exec .venv/bin/python -m serving.granian
+	@set -a; . .cache/serve-fast.env; PORT=$(PORT) exec .venv/bin/python -m serving.servers.granian
 
 # Says why a test was skipped. A worker that crashed, or that the time limit ended, isn't replaced: it would run the same again.
 pytest := .venv/bin/python -m pytest -rs --numprocesses=logical --maxprocesses=4 --dist=loadfile --max-worker-restart=0

@@ -10,10 +10,13 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import flask
 import functions_framework
 
-from serving import gunicorn, model, observe, settings
-from serving.flask import from_flask, to_flask
-from serving.functions import take_over
-from serving.handler import handle
+from serving.core import settings
+from serving.core.telemetry import observe
+from serving.pipeline.handler import handle
+from serving.runtime import model
+from serving.servers import gunicorn
+from serving.servers.flask import from_flask, to_flask
+from serving.servers.functions import take_over
 
 try:
     _settings = settings.current()
@@ -39,7 +42,7 @@ def predict(request: flask.Request) -> flask.Response:
 @functions_framework.cloud_event  # type: ignore[untyped-decorator]
 def predict_event(event: Any) -> Any:
     """Act on a CloudEvent, and return how it went; raise where it has to be delivered again."""
-    from serving.events import receive_object  # a process of `predict` alone does without
+    from serving.events.delivery import receive_object  # a process of `predict` alone does without
 
     return receive_object(event, handle)
 

@@ -31,7 +31,7 @@ using namespace accelerator;
 
 namespace {
 
-constexpr int VERSION = 2;  // of what this and serving/accelerator.py say to each other
+constexpr int VERSION = 2;  // of what this and serving/pipeline/accelerator.py say to each other
 
 // What a run holds of TensorFlow's, given back at its end.
 class Run {

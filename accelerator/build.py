@@ -20,7 +20,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from serving.settings import ACCELERATOR
+from serving.core.settings import ACCELERATOR
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = Path(__file__).with_name("accelerator.cc")

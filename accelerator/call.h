@@ -127,7 +127,7 @@ bool nest(Reader& json, const Input& input, Column& column, int depth, int64_t m
     }
 }
 
-// How many pixels a picture says that it has: what serving/images.py reads, of the two commonest formats. -1: another.
+// How many pixels a picture says that it has: what serving/savedmodel/images.py reads, of the two commonest formats. -1: another.
 int64_t pixels(const char* text, size_t size) {
     const auto* data = reinterpret_cast<const unsigned char*>(text);
     const auto begins = [&](const char* with, size_t length) {

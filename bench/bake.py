@@ -90,7 +90,7 @@ def _quietly(module: str, *arguments: str) -> None:
 
 
 def _input(directory: Path) -> str:
-    from serving.signature import read
+    from serving.savedmodel.signature import read
 
     (name,) = read(directory).signatures["serving_default"].inputs
     return name

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from serving import settings
-from serving.model import Model, Source, open_library, open_session
+from serving.core import settings
+from serving.runtime.model import Model, Source, open_library, open_session
 
 CALLS = 50
 

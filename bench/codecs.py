@@ -20,12 +20,12 @@ import numpy as np
 from bench.forms import FORMS, INFER, Body, Input, dumps
 from bench.machine import about
 from bench.page import Rows, fraction, publish, word
-from serving.dtypes import BY_CODE
-from serving.http import BadRequest, Response
+from serving.core.dtypes import BY_CODE
+from serving.core.http import BadRequest, Response
 from serving.protocols import open_inference, tensorflow_serving
 from serving.protocols.call import Call, Context
 from serving.protocols.codec import Codec
-from serving.signature import Signature, TensorSpec
+from serving.savedmodel.signature import Signature, TensorSpec
 
 FLOAT, STRING = BY_CODE[1], BY_CODE[7]
 ROW, IMAGE = "1x64", "224x224x3"

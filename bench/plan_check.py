@@ -166,7 +166,7 @@ class Platform:
             port = listener.getsockname()[1]
         environment = {"MODEL_DIR": str(self.directory), "HOST": "127.0.0.1", "PORT": str(port)}
         popen = subprocess.Popen(
-            [sys.executable, "-m", "serving.granian"], cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL,
+            [sys.executable, "-m", "serving.servers.granian"], cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL, env=inherited() | environment | {"THREADS": str(self.limit)},
         )  # fmt: skip
         running = Running(popen, port, self.now())

@@ -36,7 +36,7 @@ def functions_framework(interpreter: Path, model: Model, port: int) -> list[str]
 
 
 def granian(interpreter: Path, model: Model, port: int) -> list[str]:
-    return [str(interpreter), "-m", "serving.granian"]
+    return [str(interpreter), "-m", "serving.servers.granian"]
 
 
 def module(interpreter: Path, model: Model, port: int) -> list[str]:

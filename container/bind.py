@@ -34,7 +34,7 @@ from pathlib import Path
 from container import elf
 from container.elf import Elf, Refused
 from container.rewrite import RELR_VERSION, decode, plan, tables, verify, write
-from serving.tensorflow_c import find
+from serving.runtime.tensorflow_c import find
 
 NAMES = ("libtensorflow_cc.so.2", "libtensorflow_framework.so.2")
 ROOT = Path(__file__).resolve().parent.parent

@@ -1,7 +1,7 @@
 """The image's own files, in a folder: what container/Dockerfile copies, and the same without Docker.
 
     python -m container.build /tmp/function
-    cd /tmp/function && PYTHONPATH=packages python3.13 -S -m serving.granian
+    cd /tmp/function && PYTHONPATH=packages python3.13 -S -m serving.servers.granian
 
     packages/   what serving needs of the environment (prune.py), TensorFlow's libraries bound, their pages listed
     serving/    the code, bytecode for both, and the accelerator where a C++ compiler is there
@@ -25,9 +25,9 @@ from container import pages, prune
 from container.bind import ROOT
 from container.elf import Refused
 from container.trial import answers, differences
-from serving import litert
-from serving.errors import LoadError
-from serving.model import Source
+from serving.core.errors import LoadError
+from serving.runtime import litert
+from serving.runtime.model import Source
 
 LIGHT = (ROOT / "requirements" / "light.txt", ROOT / "requirements" / "fast.txt")
 

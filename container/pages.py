@@ -34,11 +34,11 @@ import numpy as np
 
 from container.bind import NAMES, ROOT, installed
 from container.elf import PF_X, PT_LOAD, Elf, Refused
-from serving import settings
-from serving.errors import RunError
-from serving.model import Model, Source, open_session
-from serving.signature import TensorSpec
-from serving.tensorflow_c import TF_STRING, api
+from serving.core import settings
+from serving.core.errors import RunError
+from serving.runtime.model import Model, Source, open_session
+from serving.runtime.tensorflow_c import TF_STRING, api
+from serving.savedmodel.signature import TensorSpec
 
 # void handler(int, siginfo_t* info, void*) { mprotect(info->si_addr & ~4095, 4096, PROT_READ | PROT_EXEC); }
 ALLOW = bytes.fromhex("488b7e10 4881e700f0ffff be00100000 ba05000000 b80a000000 0f05 c3")

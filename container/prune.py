@@ -35,7 +35,7 @@ from container.reach import asked, imported
 from container.strip import stripped
 from container.trial import answers, differences
 
-ENTRY = "serving.granian"
+ENTRY = "serving.servers.granian"
 REQUIREMENTS = (ROOT / "requirements.txt", ROOT / "requirements" / "fast.txt")
 LIBRARIES = tuple(f"tensorflow/{name}" for name in NAMES)
 LICENCE = re.compile(r"(licen[cs]e|notice|copying|third_party)", re.IGNORECASE)

@@ -16,11 +16,11 @@ from pathlib import Path
 
 from container.bind import ROOT
 from container.elf import Refused
-from serving import settings
-from serving.errors import LoadError
-from serving.model import Source
+from serving.core import settings
+from serving.core.errors import LoadError
 from serving.protocols import tensorflow_serving
-from serving.signature import DEFAULT
+from serving.runtime.model import Source
+from serving.savedmodel.signature import DEFAULT
 
 SECONDS = 300
 
@@ -75,7 +75,8 @@ def _serving(packages: Path, model: Path, root: Path) -> Iterator[str]:
         "HOST": "127.0.0.1",
         "PORT": str(port),
     }
-    command = [sys.executable, "-S", "-m", "serving.granian"]  # -S: without the packages of the Python that runs this
+    # -S: without the packages of the Python that runs this
+    command = [sys.executable, "-S", "-m", "serving.servers.granian"]
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
             command, cwd=root, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True

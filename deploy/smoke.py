@@ -13,11 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from serving.check import answers, otherwise
-from serving.errors import LoadError
-from serving.model import Source
+from serving.core.errors import LoadError
 from serving.protocols import tensorflow_serving
-from serving.signature import DEFAULT
+from serving.runtime.model import Source
+from serving.savedmodel.signature import DEFAULT
+from serving.servers.commands.check import answers, otherwise
 
 REPETITIONS = 10
 SECONDS = 300  # a cold instance may load its model first

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from exporting.refusal import Refusal, Unreadable
-from serving import terminal
-from serving.settings import SettingError
+from serving.core import terminal
+from serving.core.settings import SettingError
 
 EPILOG = {
     "audit": """\

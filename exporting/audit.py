@@ -29,10 +29,10 @@ from exporting.refusal import Unreadable
 from exporting.report import Cost, Finding, Report, progress
 from exporting.runner import UNCALLABLE
 from exporting.values import VARIABLES, custom_operations
-from serving import purity
-from serving.errors import LoadError
-from serving.purity import LOADING, Use
-from serving.signature import Contents
+from serving.core.errors import LoadError
+from serving.savedmodel.safety import purity
+from serving.savedmodel.safety.purity import LOADING, Use
+from serving.savedmodel.signature import Contents
 
 NOT_TRIED = purity.DANGEROUS | {"outside", "missing", "unregistered"}  # to try it might do what is feared
 CUSTOM = "{} is an operation of a library; its purity was not checked"

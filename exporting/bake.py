@@ -26,11 +26,12 @@ from exporting.refusal import Refusal
 from exporting.report import progress, size
 from exporting.runner import UNCALLABLE, Answer, Answers, Job, ask
 from exporting.values import VARIABLES, bytes_of, custom_operations, values_of
-from serving import litert, purity
-from serving.errors import LoadError
-from serving.files import problem as foreign_file
-from serving.manifest import leftovers
-from serving.signature import DEFAULT, Contents, Signature
+from serving.core.errors import LoadError
+from serving.core.files import problem as foreign_file
+from serving.runtime import litert
+from serving.savedmodel.folder.manifest import leftovers
+from serving.savedmodel.safety import purity
+from serving.savedmodel.signature import DEFAULT, Contents, Signature
 
 PROTOBUF_BYTES = (1 << 31) - (1 << 20)  # a message holds less than 2 GB; the graph itself needs some of it
 # Constants take five times their size in memory for as long as the model is loaded, variables little more than once;

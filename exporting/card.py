@@ -1,4 +1,4 @@
-"""Write a model's card: `assets.extra/card.json`, see `serving.card`."""
+"""Write a model's card: `assets.extra/card.json`, see `serving.savedmodel.folder.card`."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from typing import Any
 
 from exporting.function import is_keras
 from exporting.refusal import Refusal
-from serving import card
+from serving.savedmodel.folder import card
 
 
 def write(folder: Path, source: str, **more: str) -> None:

@@ -35,10 +35,10 @@ from exporting.refusal import Refusal
 from exporting.report import progress
 from exporting.runner import Answer, Job, ask
 from exporting.state import State, save
-from serving.dtypes import by_code
-from serving.errors import plain
-from serving.signature import DEFAULT, Signature, check, shape_text
-from serving.warmup import PLACE as WARMUP
+from serving.core.dtypes import by_code
+from serving.core.errors import plain
+from serving.runtime.warmup import PLACE as WARMUP
+from serving.savedmodel.signature import DEFAULT, Signature, check, shape_text
 
 Tensors = dict[str, Any]
 FATAL = frozenset({"signature", "rank"})  # notes to an audit, which looks at what others made; reasons to refuse here

@@ -15,8 +15,8 @@ from typing import Any
 
 from exporting.inputs import Array, Inputs, batched
 from serving.protocols.json_tensors import text_of
-from serving.signature import DEFAULT, Signature
-from serving.wire import varint
+from serving.savedmodel.signature import DEFAULT, Signature
+from serving.savedmodel.wire import varint
 
 EXACT = 2**24  # up to here every integer is a float32
 

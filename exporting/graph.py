@@ -11,10 +11,10 @@ from typing import Any
 
 from exporting.refusal import Unreadable
 from exporting.runner import ONEDNN
-from serving.errors import LoadError
-from serving.initialization import LOST, Initialization, needed
-from serving.purity import INIT
-from serving.signature import Contents, read, served_graph
+from serving.core.errors import LoadError
+from serving.savedmodel.initialization import LOST, Initialization, needed
+from serving.savedmodel.safety.purity import INIT
+from serving.savedmodel.signature import Contents, read, served_graph
 
 # TensorFlow's generated classes have no types.
 MetaGraph = Any

@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 
 from exporting.refusal import Refusal
-from serving import composite, examples, parsing, settings
-from serving.examples import Recipe, recipes
-from serving.http import BadRequest
-from serving.model import Source
+from serving.core import settings
+from serving.core.http import BadRequest
 from serving.protocols import tensorflow_serving
 from serving.protocols.call import Context
-from serving.signature import Signature, TensorSpec, check
+from serving.runtime.model import Source
+from serving.savedmodel import composite, examples, parsing
+from serving.savedmodel.examples import Recipe, recipes
+from serving.savedmodel.signature import Signature, TensorSpec, check
 
 Array = np.ndarray[Any, Any]
 Inputs = dict[str, Array]

@@ -2,7 +2,7 @@
 
 The converter takes what LiteRT has operations for; what it makes of them is compared with the original before
 anything is written. Signatures that it cannot have are left out, each with its reason, which a client is told too.
-`serving/litert.py` says what a twin is on disk.
+`serving/runtime/litert.py` says what a twin is on disk.
 """
 
 import json
@@ -41,11 +41,11 @@ from exporting.refusal import Refusal
 from exporting.report import size
 from exporting.runner import Answer, Job, ask
 from exporting.values import bytes_of
-from serving import litert
-from serving.errors import LoadError, did_you_mean
-from serving.examples import Recipe
-from serving.signature import DEFAULT, Contents, Signature
-from serving.warmup import PLACE as WARMUP
+from serving.core.errors import LoadError, did_you_mean
+from serving.runtime import litert
+from serving.runtime.warmup import PLACE as WARMUP
+from serving.savedmodel.examples import Recipe
+from serving.savedmodel.signature import DEFAULT, Contents, Signature
 
 Reasons = dict[str, str]  # signature → why the twin lacks it
 

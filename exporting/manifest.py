@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from exporting.refusal import Unreadable
-from serving import files, manifest
-from serving.errors import LoadError
-from serving.manifest import PLACE
+from serving.core import files
+from serving.core.errors import LoadError
+from serving.savedmodel.folder import manifest
+from serving.savedmodel.folder.manifest import PLACE
 
 __all__ = ["PLACE", "differences", "digests", "sha256", "write"]
 

@@ -17,8 +17,8 @@ import numpy as np
 from exporting import compare
 from exporting.inputs import Array, Inputs, made
 from exporting.runner import Answer, Job, ask
-from serving.examples import Recipe
-from serving.signature import Signature
+from serving.savedmodel.examples import Recipe
+from serving.savedmodel.signature import Signature
 
 FLOATS = (1e-5, 1.0, 1e2, *(10.0**exponent for exponent in range(3, 11)), 1e15, 1e20, 1e30, math.inf)
 INTEGERS = (100, 50_000, 1_000_000)  # larger ones may count the steps of a loop

@@ -22,10 +22,11 @@ from typing import Any, NoReturn
 
 from exporting.inputs import Inputs
 from exporting.refusal import Refusal
-from serving import litert, settings, tensorflow_c
-from serving.errors import LoadError, RunError
-from serving.model import Session, Source
-from serving.signature import Signature, check
+from serving.core import settings
+from serving.core.errors import LoadError, RunError
+from serving.runtime import litert, tensorflow_c
+from serving.runtime.model import Session, Source
+from serving.savedmodel.signature import Signature, check
 
 ONEDNN = "TF_ENABLE_ONEDNN_OPTS"
 AS_STARTED = os.environ.get(ONEDNN)
@@ -234,7 +235,7 @@ def _uncallable(reason: str) -> Any:
 
 
 def _call(function: Any, signature: Signature, inputs: Inputs) -> Answer:
-    for name, spec in signature.inputs.items():  # as serving.model does: a wrong rank would end the process
+    for name, spec in signature.inputs.items():  # as serving.runtime.model does: a wrong rank would end the process
         if check(spec, inputs[name].shape) or inputs[name].dtype != spec.dtype.numpy:
             return Answer(None, "NOT_THE_SPEC", f"{name} does not fit the signature")
     try:

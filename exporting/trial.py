@@ -10,8 +10,8 @@ import numpy as np
 from exporting import compare
 from exporting.inputs import Inputs, batched, joined, made, ways
 from exporting.runner import Answer, Answers, Job, ask
-from serving.examples import Recipe
-from serving.signature import Signature
+from serving.savedmodel.examples import Recipe
+from serving.savedmodel.signature import Signature
 
 INPUTS_FAULT = frozenset({"INVALID_ARGUMENT", "OUT_OF_RANGE", "NOT_THE_SPEC"})  # others no input can help
 AT_ONCE = 60  # recipes that one process is asked by

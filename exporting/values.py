@@ -7,8 +7,8 @@ from typing import Any
 
 from exporting.graph import MetaGraph, names, reached, signatures
 from exporting.refusal import Refusal
-from serving import settings
-from serving.initialization import needed
+from serving.core import settings
+from serving.savedmodel.initialization import needed
 
 VARIABLES = frozenset({"VarHandleOp", "VariableV2", "Variable"})
 

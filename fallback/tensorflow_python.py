@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from serving.errors import LoadError, RunError
-from serving.initialization import NOTHING, Initialization
-from serving.settings import Settings
-from serving.signature import Signature
+from serving.core.errors import LoadError, RunError
+from serving.core.settings import Settings
+from serving.savedmodel.initialization import NOTHING, Initialization
+from serving.savedmodel.signature import Signature
 
 
 class Session:
-    """A loaded SavedModel; the twin of serving.tensorflow_c.Session."""
+    """A loaded SavedModel; the twin of serving.runtime.tensorflow_c.Session."""
 
     def __init__(self, directory: Path, tags: Sequence[str], options: Settings, left: Initialization = NOTHING) -> None:
         """Load the graph tagged exactly `tags`; raise RunError where TensorFlow cannot."""

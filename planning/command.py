@@ -12,7 +12,7 @@ from planning.measured import Measured
 from planning.plan import Plan, Wishes, plan
 from planning.problem import PlanError
 from planning.rules import MEMORIES, MOST_CONCURRENCY, SIZES
-from serving import settings
+from serving.core import settings
 
 EPILOG = """\
 examples:

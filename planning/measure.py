@@ -26,11 +26,11 @@ import numpy as np
 
 from planning.measured import SHARES, Load, Measured
 from planning.problem import PlanError
-from serving.errors import LoadError
-from serving.model import Source
+from serving.core.errors import LoadError
+from serving.core.settings import ROOT
 from serving.protocols import tensorflow_serving
-from serving.settings import ROOT
-from serving.signature import DEFAULT
+from serving.runtime.model import Source
+from serving.savedmodel.signature import DEFAULT
 
 CONCURRENCIES = (1, 2, 4, 8, 16, 32)
 LONGEST_START = 240.0  # seconds; the platform gives up after as many
@@ -129,7 +129,7 @@ def running(directory: Path, threads: int, cores: set[int]) -> Iterator[Server]:
         log = Path(folder) / "log"
         with log.open("wb") as output:
             popen = subprocess.Popen(
-                [sys.executable, "-m", "serving.granian"], cwd=ROOT, env=environment, stdin=subprocess.DEVNULL,
+                [sys.executable, "-m", "serving.servers.granian"], cwd=ROOT, env=environment, stdin=subprocess.DEVNULL,
                 stdout=output, stderr=output, start_new_session=True,
                 preexec_fn=lambda: os.sched_setaffinity(0, cores),
             )  # fmt: skip

@@ -8,11 +8,14 @@ import signal
 import sys
 from pathlib import Path
 
-from serving import __version__, connections, settings, shown, terminal
-from serving.errors import LoadError
-from serving.model import Source
+from serving import __version__
+from serving.core import settings, terminal
+from serving.core.errors import LoadError
+from serving.pipeline import shown
 from serving.protocols import tensorflow_serving
-from serving.signature import DEFAULT, Signature, TensorSpec, shape_text
+from serving.runtime.model import Source
+from serving.savedmodel.signature import DEFAULT, Signature, TensorSpec, shape_text
+from serving.servers import connections
 
 LONGEST_EXAMPLE = 2000
 
@@ -110,7 +113,7 @@ exit status:  0 answered as by TensorFlow, 1 not, 2 there is nothing to send"""
 
 
 def _replay(options: argparse.Namespace) -> int:
-    from serving.replay import ReplayError, replay
+    from serving.servers.commands.replay import ReplayError, replay
 
     wrong = 0
     try:
@@ -139,7 +142,7 @@ def _check_apart(directory: str | None) -> int:
 
 
 def _check(directory: str | None) -> int:
-    from serving.check import UnprovedError, check  # loads what the other commands do not need
+    from serving.servers.commands.check import UnprovedError, check  # loads what the other commands do not need
 
     place: Path | str = directory or "MODEL_DIR"
     try:
@@ -213,10 +216,10 @@ def main(arguments: list[str] | None = None) -> int:
     scores = commands.add_parser("score", help="answer every row of a file: JSON lines, CSV or a picture")
     given = sys.argv[1:] if arguments is None else arguments
     if given[:1] == ["score"]:
-        from serving.scoring import command  # loads what the other commands do not need
+        from serving.servers.commands import score  # loads what the other commands do not need
 
-        command.add_arguments(scores)
-        return command.main(parser.parse_args(given))
+        score.add_arguments(scores)
+        return score.main(parser.parse_args(given))
     if given and given[0] in NOT_DEPLOYED:
         return _elsewhere(given[0], given[1:])
     options = parser.parse_args(given)

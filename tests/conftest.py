@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
-from serving import handler, limits, model, settings
-from serving.handler import handle
-from serving.http import Request, Response
+from serving.core import settings
+from serving.core.http import Request, Response
+from serving.pipeline import handler, limits
+from serving.pipeline.handler import handle
+from serving.runtime import model
 
 ROOT = Path(__file__).parent.parent
 EMBEDDED = ROOT / "model"

@@ -1,4 +1,4 @@
-"""Operations whose kernels trust a request: one model for each line of serving/guards.py, and what breaks it.
+"""Operations whose kernels trust a request: one model for each line of serving/savedmodel/safety/guards.py, and what breaks it.
 
     build() / "lines"   a SavedModel for each, made once; beside it two that cannot be checked
     LINES[name]         Line(make, good, bad): the graph, a request that is answered, requests that are not
@@ -178,8 +178,8 @@ def _in_a_map(tf: Any, i: Any) -> Any:
 
 def _example(splits: list[int]) -> Any:
     """Write a tf.Example of three values and these row splits, and give it in base64."""
-    from serving.rewrite import string
-    from serving.wire import varint
+    from serving.savedmodel.safety.rewrite import string
+    from serving.savedmodel.wire import varint
 
     values = string(2, string(1, b"\0\0\x80\x3f" * 3))
     lists = string(3, string(1, *(varint(one) for one in splits)))
@@ -401,9 +401,9 @@ def _make(folder: Path) -> None:
 
 
 def _serve() -> Iterator[str]:
-    from serving import settings
-    from serving.errors import InputError, RunError, plain
-    from serving.model import Model, Source, open_session
+    from serving.core import settings
+    from serving.core.errors import InputError, RunError, plain
+    from serving.runtime.model import Model, Source, open_session
 
     for name, line in LINES.items():
         source, answers = Source(build() / "lines" / name, "model"), []

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from serving import tensorflow_c
+from serving.runtime import tensorflow_c
 
 # What makes a handle, by what ends it. TF_LoadSessionFromSavedModel's session is one; so are an output's tensors.
 MAKES = {

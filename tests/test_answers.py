@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from serving.errors import plain
+from serving.core.errors import plain
 from tests import answer_models
 from tests.accelerator.conftest import Ask, extension  # noqa: F401 - a fixture
 from tests.accelerator.conftest import compare as compare_fixture

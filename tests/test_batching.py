@@ -17,13 +17,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving import model as served
-from serving import settings
-from serving.batching import Batcher, batchable
-from serving.dtypes import by_code
-from serving.errors import RunError
-from serving.model import Model, Source, open_session
-from serving.signature import Signature, TensorSpec
+from serving.core import settings
+from serving.core.dtypes import by_code
+from serving.core.errors import RunError
+from serving.runtime import model as served
+from serving.runtime.batching import Batcher, batchable
+from serving.runtime.model import Model, Source, open_session
+from serving.savedmodel.signature import Signature, TensorSpec
 from tests.conftest import EMBEDDED, ROOT, Serve, plain_environment
 from tests.zoo import build, cases
 
@@ -268,7 +268,7 @@ def test_one_who_gives_up_waiting_does_not_take_the_turn_along() -> None:
 FORK = """
 import os, sys, threading, faulthandler
 import numpy as np
-from serving.batching import Batcher
+from serving.runtime.batching import Batcher
 faulthandler.dump_traceback_later(60, exit=True)
 busy, free = threading.Event(), threading.Event()
 def double(inputs):

@@ -22,9 +22,9 @@ from container import elf, pages
 from container.bind import bind, bound, main
 from container.elf import Elf, Refused
 from container.rewrite import decode
-from serving import settings
-from serving.errors import LoadError, RunError
-from serving.model import Model, Source, open_session
+from serving.core import settings
+from serving.core.errors import LoadError, RunError
+from serving.runtime.model import Model, Source, open_session
 from tests.zoo import BROKEN, IMPURE, ZOO, build, cases
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -563,5 +563,5 @@ def test_lists_that_fit_no_more_do_no_harm(tmp_path: Path) -> None:
 def test_pages_of_a_model_that_cannot_be_loaded_are_refused(linked: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert pages.main([str(linked), "--model", str(linked / "nowhere")]) == 1
     error = capsys.readouterr().err
-    assert error == "container.pages: the model cannot be run: serving.errors.LoadError: there is no such folder\n"
+    assert error == "container.pages: the model cannot be run: serving.core.errors.LoadError: there is no such folder\n"
     assert sorted(path.name for path in linked.iterdir()) == sorted(binding.NAMES)

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving import settings, tensorflow_c
-from serving.errors import InputError, LoadError, RunError
-from serving.model import Model, Source
-from serving.signature import read
+from serving.core import settings
+from serving.core.errors import InputError, LoadError, RunError
+from serving.runtime import tensorflow_c
+from serving.runtime.model import Model, Source
+from serving.savedmodel.signature import read
 from tests.conftest import EMBEDDED, ROOT, plain_environment
 from tests.live_handles import CountingApi
 from tests.zoo import ZOO, absent, build, cases
@@ -175,8 +176,8 @@ def test_strings_are_copied_to_the_byte(api: CountingApi, length: int) -> None:
 
 CHECKED = """
 from serving import settings, tensorflow_c
-from serving.model import Model, Source, open_session
-from serving.errors import InputError, RunError
+from serving.runtime.model import Model, Source, open_session
+from serving.core.errors import InputError, RunError
 from tests.zoo import build, cases
 for name in ("dtype_string", "dtype_float32", "many_named", "failures", "decode_image", "ragged_input", "passthrough"):
     source = Source(build() / name, name)

@@ -11,8 +11,8 @@ import pytest
 
 from exporting import card as written
 from exporting import manifest
-from serving import card
 from serving.__main__ import show
+from serving.savedmodel.folder import card
 from tests.conftest import EMBEDDED, Serve
 from tests.zoo import build, kinds
 

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving import settings
-from serving.composite import Ragged, Sparse
-from serving.errors import InputError
-from serving.model import Model, Source, judge, open_session
+from serving.core import settings
+from serving.core.errors import InputError
+from serving.runtime.model import Model, Source, judge, open_session
+from serving.savedmodel.composite import Ragged, Sparse
 from tests.conftest import Serve
 from tests.hostile import answers, build
 from tests.zoo import ZOO

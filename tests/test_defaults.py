@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from serving import model, openapi
 from serving.__main__ import show
-from serving.model import Source
+from serving.pipeline import openapi
+from serving.runtime import model
+from serving.runtime.model import Source
 from tests import answer_models
 from tests.conftest import Serve
 from tests.test_openapi import described, problems

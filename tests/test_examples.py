@@ -11,11 +11,12 @@ import pytest
 
 from exporting.inputs import given
 from exporting.refusal import Refusal
-from serving import examples, parsing, settings
-from serving.dtypes import by_code
-from serving.errors import InputError, RunError
-from serving.model import Model, Source, open_session
-from serving.signature import Signature, TensorSpec
+from serving.core import settings
+from serving.core.dtypes import by_code
+from serving.core.errors import InputError, RunError
+from serving.runtime.model import Model, Source, open_session
+from serving.savedmodel import examples, parsing
+from serving.savedmodel.signature import Signature, TensorSpec
 from tests.zoo.kinds import KINDS, build
 
 NEVER = ("answers_nothing", "prints_to_a_file", "trees")

@@ -11,10 +11,10 @@ from urllib.parse import quote
 
 import pytest
 
-from serving import model
-from serving.errors import LoadError
-from serving.fetch import fetch
-from serving.storage import Object, Storage
+from serving.core.errors import LoadError
+from serving.core.storage import Object, Storage
+from serving.runtime import model
+from serving.savedmodel.folder.fetch import fetch
 from tests.conftest import EMBEDDED, Serve
 from tests.zoo import build
 
@@ -130,7 +130,7 @@ def test_names_in_a_bucket_stay_inside_the_folder(
 
 
 def test_a_server_that_does_not_answer_is_503(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.storage.PAUSES", (0.0,))
+    monkeypatch.setattr("serving.core.storage.PAUSES", (0.0,))
     answer = serve(MODEL_DIR="gs://models/digits", STORAGE_EMULATOR_HOST="http://127.0.0.1:9")("GET", "/readyz")
     assert answer.status == 503
     assert b"cannot be fetched: " in answer.body

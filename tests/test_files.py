@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from serving import files
-from serving.errors import LoadError
+from serving.core import files
+from serving.core.errors import LoadError
 from tests.conftest import EMBEDDED, ROOT, Serve
 from tests.hostile import build
 
@@ -126,7 +126,7 @@ def test_a_twins_files_are_its_own(tmp_path: Path) -> None:
     (tmp_path / "signatures.json").write_text("{}")
     (tmp_path / "model" / "model.tflite").write_bytes(b"x")
     link(tmp_path / "model" / "signatures.json", "../signatures.json")
-    from serving.litert import read
+    from serving.runtime.litert import read
 
     with pytest.raises(LoadError, match=OUT):
         read(tmp_path / "model")
@@ -159,9 +159,10 @@ def test_a_size_has_its_bound(tmp_path: Path) -> None:
 
 # Modules that open other files than a model's: libraries, /proc, MODEL_DIR itself where it is a file, rows and answers, what
 # is fetched or written.
-OTHERS = {"files.py", "tensorflow_c.py", "phases.py", "metrics.py", "inflight.py", "storage.py", "fetch.py", "sinks.py",
-          "memory.py", "mistaken.py", "rewrite.py", "terminal.py",
-          "scoring/command.py", "scoring/outputs.py", "scoring/formats.py", "scoring/__init__.py"}  # fmt: skip
+OTHERS = {"core/files.py", "core/inflight.py", "core/memory.py", "core/storage.py", "core/terminal.py",
+          "core/telemetry/phases.py", "core/telemetry/metrics.py", "events/sinks.py", "runtime/tensorflow_c.py",
+          "savedmodel/mistaken.py", "savedmodel/folder/fetch.py", "savedmodel/safety/rewrite.py",
+          "scoring/outputs.py", "scoring/formats.py", "scoring/__init__.py", "servers/commands/score.py"}  # fmt: skip
 OPENING = {"open", "read_bytes", "read_text", "fdopen", "mmap", "listdir", "scandir", "walk", "memmap", "fromfile"}
 
 
@@ -176,4 +177,4 @@ def test_nothing_else_opens_a_file() -> None:
                 called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
                 if called in OPENING:
                     found.append(f"{name} {ast.unparse(node.func)}")
-    assert found == ["saved_model.py mmap.mmap"]
+    assert found == ["savedmodel/saved_model.py mmap.mmap"]

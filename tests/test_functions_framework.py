@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from serving.flask import from_flask, to_flask
-from serving.http import Response
+from serving.core.http import Response
+from serving.servers.flask import from_flask, to_flask
 from tests.conftest import ROOT, plain_environment
 from tests.server import Server, free_port, running
 from tests.test_handler import PREDICT, close_to

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from serving import graph, settings
-from serving.graph import Graph
-from serving.model import Cache
+from serving.core import settings
+from serving.runtime.model import Cache
+from serving.savedmodel import graph
+from serving.savedmodel.graph import Graph
 
 MODEL = Path(__file__).parents[1] / "model"
 

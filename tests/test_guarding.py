@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
-from serving import guards, settings
-from serving.errors import LoadError
-from serving.guarding import needs
-from serving.model import Source, open_session
-from serving.signature import served_graph
+from serving.core import settings
+from serving.core.errors import LoadError
+from serving.runtime.model import Source, open_session
+from serving.savedmodel.safety import guards
+from serving.savedmodel.safety.guarding import needs
+from serving.savedmodel.signature import served_graph
 from tests import killers
 from tests.conftest import Serve
 from tests.zoo import ZOO
@@ -48,7 +49,7 @@ def test_the_bad_request_is_refused_and_the_good_one_answered(checked: dict[str,
     assert good == "answered ['y']"
     assert bad.startswith("INVALID_ARGUMENT ")
     assert "expected" in bad
-    assert "got" in bad or name == "RaggedTensorToTensor_rows"  # whose parts are inputs: serving.composite
+    assert "got" in bad or name == "RaggedTensorToTensor_rows"  # whose parts are inputs: serving.savedmodel.composite
 
 
 def test_over_http_it_is_a_bad_request(serve: Serve) -> None:

@@ -13,9 +13,10 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 
-from serving import handler, model
-from serving.errors import LoadError, RunError
-from serving.http import Request, Response
+from serving.core.errors import LoadError, RunError
+from serving.core.http import Request, Response
+from serving.pipeline import handler
+from serving.runtime import model
 from tests.conftest import EMBEDDED, Serve
 from tests.zoo import ZOO, build, cases, kinds
 

@@ -5,7 +5,7 @@ import signal
 import time
 from collections.abc import Callable
 
-from serving import inflight
+from serving.core import inflight
 
 
 def child(act: Callable[[], None]) -> int:

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serving import settings
-from serving.model import Model, Source, open_session
+from serving.core import settings
+from serving.runtime.model import Model, Source, open_session
 from tests.conftest import EMBEDDED
 from tests.zoo.kinds import KINDS, build, cases
 from tests.zoo_check import compare

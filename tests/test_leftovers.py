@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from serving.__main__ import main
-from serving.manifest import leftovers
+from serving.savedmodel.folder.manifest import leftovers
 from tests.conftest import EMBEDDED, Serve
 from tests.zoo.kinds import build
 

@@ -19,11 +19,13 @@ from typing import Any
 import psutil
 import pytest
 
-from serving import handler, limits, model, signature, wire
-from serving.errors import DeadlineError, LoadError
-from serving.handler import handle
-from serving.http import Request
-from serving.record import Record
+from serving.core.errors import DeadlineError, LoadError
+from serving.core.http import Request
+from serving.core.record import Record
+from serving.pipeline import handler, limits
+from serving.pipeline.handler import handle
+from serving.runtime import model
+from serving.savedmodel import signature, wire
 from tests.conftest import EMBEDDED, ROOT, Serve, plain_environment
 from tests.server import DOORS as DOOR_COMMANDS
 from tests.server import Server, running
@@ -367,7 +369,8 @@ def test_a_port_that_is_taken_is_told_in_a_line(name: str, what: str, shared: bo
     assert str(port) in said
     assert not any(word in said for word in ("Traceback", "panicked"))
     if name == "granian":
-        assert run.stderr == f"serving.granian: cannot listen on 0.0.0.0:{port} (HOST, PORT): Address already in use\n"
+        refusal = f"serving.servers.granian: cannot listen on 0.0.0.0:{port} (HOST, PORT): Address already in use\n"
+        assert run.stderr == refusal
 
 
 @pytest.mark.parametrize("name", DOORS)

@@ -19,13 +19,15 @@ from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 from PIL import Image
 
-from serving import images, limits, model
-from serving.errors import DeadlineError
-from serving.http import Response, TooLarge, Unavailable
-from serving.limits import Admission
+from serving.core.errors import DeadlineError
+from serving.core.http import Response, TooLarge, Unavailable
+from serving.core.settings import read
+from serving.pipeline import limits
+from serving.pipeline.limits import Admission
 from serving.protocols.sizes import check_arrays
-from serving.rewrite import string
-from serving.settings import read
+from serving.runtime import model
+from serving.savedmodel import images
+from serving.savedmodel.safety.rewrite import string
 from tests.conftest import Serve
 from tests.server import Answer, Server, running
 from tests.zoo import build
@@ -502,8 +504,8 @@ def test_one_too_many_is_refused_unread_and_health_is_told(busy: Any) -> None:
         waiting = pool.submit(ask, "POST", "/", {"instances": [1.0]})
         while not limits.admission()._queue:
             time.sleep(0.001)
-        from serving.handler import handle
-        from serving.http import Request
+        from serving.core.http import Request
+        from serving.pipeline.handler import handle
 
         limits.admission()._mean, limits.admission()._known = 0.3, limits.KNOWN
         for path in ("/", PREDICT, INFER):

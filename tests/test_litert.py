@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving import litert, settings
-from serving.errors import InputError, LoadError, RunError
-from serving.model import Model, Source, open_session
-from serving.signature import DEFAULT
+from serving.core import settings
+from serving.core.errors import InputError, LoadError, RunError
+from serving.runtime import litert
+from serving.runtime.model import Model, Source, open_session
+from serving.savedmodel.signature import DEFAULT
 from tests.conftest import EMBEDDED, Serve
 from tests.exporting import twins
 from tests.server import running
@@ -63,7 +64,7 @@ def test_a_twin_answers_as_tensorflows_python_api(name: str, folder: Path) -> No
 
 
 def test_the_signatures_are_the_originals(folder: Path) -> None:
-    from serving.signature import read
+    from serving.savedmodel.signature import read
     from tests.zoo import build
 
     for name in ("odd_names", "shared_variables", "dtype_float32", "tf1_tags"):

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from exporting.manifest import write
-from serving import manifest, model
-from serving.card import digest
-from serving.errors import LoadError
+from serving.core.errors import LoadError
+from serving.runtime import model
+from serving.savedmodel.folder import manifest
+from serving.savedmodel.folder.card import digest
 from tests.conftest import EMBEDDED, Serve
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from serving import memory
+from serving.core import memory
 
 GIB = 1 << 30
 # fmt: off

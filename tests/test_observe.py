@@ -15,8 +15,10 @@ from typing import Any
 
 import pytest
 
-from serving import __version__, log, observe, wsgi
-from serving.http import Response
+from serving import __version__
+from serving.core.http import Response
+from serving.core.telemetry import log, observe
+from serving.servers import wsgi
 from tests.conftest import ROOT, Serve, plain_environment
 from tests.server import running
 from tests.test_handler import PREDICT
@@ -287,7 +289,7 @@ def test_lines_gather_beside_a_request_and_the_last_one_writes_them(capsys: pyte
 def test_a_reader_that_went_away_fails_no_request(examples: dict[str, Any]) -> None:
     script = (
         "import os, sys\nreader, writer = os.pipe()\nos.dup2(writer, 1)\nos.close(reader)\n"
-        "from serving.log import log\nlog('INFO', 'x')\nlog('INFO', 'y')\nprint('alive', file=sys.stderr)"
+        "from serving.core.telemetry.log import log\nlog('INFO', 'x')\nlog('INFO', 'y')\nprint('alive', file=sys.stderr)"
     )
     run = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, env=plain_environment(), capture_output=True, text=True

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from serving import handler, model, openapi
-from serving.http import Request, Response
+from serving.core.http import Request, Response
+from serving.pipeline import handler, openapi
 from serving.protocols import open_inference, tensorflow_serving
+from serving.runtime import model
 from tests.conftest import EMBEDDED, Serve
 from tests.zoo import ZOO, absent, build
 
@@ -151,7 +152,7 @@ def test_every_route_is_described(serve: Serve) -> None:
         for route in handler.routes():
             if getattr(route.protocol, "__name__", "").endswith({"tf1_classify": "regress"}.get(name, "classify")):
                 continue  # no signature is of that kind
-            assert openapi.operation(route).answer != "Any", f"serving/openapi.py says nothing of {route.path}"
+            assert openapi.operation(route).answer != "Any", f"serving/pipeline/openapi.py says nothing of {route.path}"
             paths = [path.replace("{name}", "model") for path in openapi.templates(route.path)]
             assert {(route.method, path) for path in paths} <= told
 
@@ -207,7 +208,7 @@ def test_a_model_that_cannot_be_read_is_503_like_elsewhere(serve: Serve) -> None
 
 
 def test_it_needs_no_loaded_model(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.model.open_session", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("serving.runtime.model.open_session", lambda *_: pytest.fail("the model was loaded"))
     described(serve())
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving.settings import SettingError, read
+from serving.core.settings import SettingError, read
 from tests.conftest import EMBEDDED, Serve
 from tests.zoo import build
 

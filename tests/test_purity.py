@@ -6,7 +6,7 @@ import sys
 from functools import cache
 from typing import Any
 
-from serving.purity import CALLING, DANGEROUS, DOES, kind
+from serving.savedmodel.safety.purity import CALLING, DANGEROUS, DOES, kind
 from tests.conftest import ROOT, plain_environment
 
 OPERATIONS = """

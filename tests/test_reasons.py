@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from serving import settings
 from serving.__main__ import main
-from serving.errors import LoadError
-from serving.model import Model, Source, judge, open_session
+from serving.core import settings
+from serving.core.errors import LoadError
+from serving.runtime.model import Model, Source, judge, open_session
 from tests import zoo
 from tests.conftest import ROOT, Serve, plain_environment
 from tests.zoo.kinds import build

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from serving.replay import difference
-from serving.replay import replay as answers
+from serving.servers.commands.replay import difference
+from serving.servers.commands.replay import replay as answers
 from tests.conftest import EMBEDDED, ROOT, plain_environment
 from tests.events.sink import mail_server
 from tests.server import Server, running

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from serving.rewrite import constant, edited, node, of_number, of_type, of_types, rewritten, string
+from serving.savedmodel.safety.rewrite import constant, edited, node, of_number, of_type, of_types, rewritten, string
 
 # The oracle imports tensorflow, so it runs in a process of its own: field by field, what protobuf reads.
 ORACLE = """

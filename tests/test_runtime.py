@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving import settings, tensorflow_c
-from serving.errors import InputError, LoadError, RunError
-from serving.model import Model, Source, open_session
+from serving.core import settings
+from serving.core.errors import InputError, LoadError, RunError
+from serving.runtime import tensorflow_c
+from serving.runtime.model import Model, Source, open_session
 from tests.conftest import EMBEDDED, ROOT, plain_environment
 from tests.zoo import BROKEN, ZOO, absent, build, cases
 from tests.zoo_check import compare, differences
@@ -65,8 +66,8 @@ def test_the_python_package_is_chosen_where_the_wheel_has_no_c_library(tmp_path:
 import sys, json, pathlib
 from serving import tensorflow_c
 tensorflow_c.find = lambda directory=None: None
-from serving.handler import handle
-from serving.http import Request
+from serving.pipeline.handler import handle
+from serving.core.http import Request
 body = json.dumps(json.loads(pathlib.Path("model/assets.extra/examples.json").read_text())["pixels"]).encode()
 answer = handle(Request("POST", "/", body=body))
 print(answer.status, json.loads(answer.body)["predictions"][0]["label"], "tensorflow" in sys.modules)
@@ -81,8 +82,8 @@ print(answer.status, json.loads(answer.body)["predictions"][0]["label"], "tensor
 def test_tensorflow_stays_unimported() -> None:
     script = """
 import sys, json, pathlib
-from serving.handler import handle
-from serving.http import Request
+from serving.pipeline.handler import handle
+from serving.core.http import Request
 for body in json.loads(pathlib.Path("model/assets.extra/examples.json").read_text()).values():
     assert handle(Request("POST", "/", body=json.dumps(body).encode())).status == 200
 print([name for name in sys.modules if name.partition(".")[0] in ("tensorflow", "keras", "ml_dtypes") or name.startswith("google.protobuf")])
@@ -132,8 +133,8 @@ LEAKS = """
 import resource, pathlib, sys
 import numpy as np
 from serving import settings, tensorflow_c
-from serving.errors import RunError
-from serving.model import Model, Source, open_session
+from serving.core.errors import RunError
+from serving.runtime.model import Model, Source, open_session
 from tests.zoo import build, cases
 
 def resident():
@@ -182,8 +183,8 @@ def test_memory_is_flat_over_a_hundred_thousand_calls_good_and_failing() -> None
 FORKS = """
 import os, sys, faulthandler
 from serving import model, tensorflow_c
-from serving.handler import handle
-from serving.http import Request
+from serving.pipeline.handler import handle
+from serving.core.http import Request
 faulthandler.dump_traceback_later(60, exit=True)
 def ask():
     return handle(Request("GET", "/readyz"))
@@ -264,8 +265,8 @@ def test_a_custom_op_library_must_be_named() -> None:
     script = """
 import sys, pathlib
 from serving import settings
-from serving.errors import LoadError
-from serving.model import Source, open_session
+from serving.core.errors import LoadError
+from serving.runtime.model import Source, open_session
 try:
     open_session(Source(pathlib.Path(sys.argv[1]), "model"), settings.read({}))
 except LoadError as error:

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from serving import manifest
-from serving.saved_model import LARGEST
+from serving.savedmodel.folder import manifest
+from serving.savedmodel.saved_model import LARGEST
 from tests.conftest import EMBEDDED, ROOT, Serve, plain_environment
 from tests.hostile import build
 from tests.server import DOORS, running

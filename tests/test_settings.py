@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.settings import VARIABLES, SettingError, read
+from serving.core.settings import VARIABLES, SettingError, read
 from tests.conftest import ROOT, plain_environment
 
 WRONG = [

@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 
-from serving.dtypes import DTYPES
-from serving.errors import LoadError
-from serving.model import Source
-from serving.signature import Contents, check, read
+from serving.core.dtypes import DTYPES
+from serving.core.errors import LoadError
+from serving.runtime.model import Source
+from serving.savedmodel.signature import Contents, check, read
 from tests.conftest import EMBEDDED, ROOT, plain_environment
 from tests.zoo import VERSIONS, ZOO, absent, build
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from serving import strict
-from serving.errors import LoadError
-from serving.signature import read
-from serving.wire import varint
+from serving.core.errors import LoadError
+from serving.savedmodel import strict
+from serving.savedmodel.signature import read
+from serving.savedmodel.wire import varint
 from tests.conftest import EMBEDDED, ROOT, plain_environment
 from tests.zoo import ZOO, absent, build
 
@@ -182,8 +182,8 @@ from pathlib import Path
 from google.protobuf.message import DecodeError
 from tests.fuzz import mutate, readings, targets
 from tests.fuzz.__main__ import seeds
-from serving.errors import LoadError
-from serving.signature import read
+from serving.core.errors import LoadError
+from serving.savedmodel.signature import read
 classes, folder, random_ = targets.protobuf(), targets._folder(), random.Random(19)
 pool = [data for data in seeds("saved_model") if len(data) < 20_000]
 counts = dict(equal=0, refused=0, unread=0)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from serving import settings
 from serving.__main__ import main
+from serving.core import settings
 from tests.conftest import ROOT, Serve, plain_environment
 
 MAKE = """

@@ -62,7 +62,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from serving import settings
-from serving.model import Model, Source, judge, open_session
+from serving.runtime.model import Model, Source, judge, open_session
 source, options = Source(Path(sys.argv[1]), "model"), settings.read({"RUNTIME": sys.argv[2]})
 judge(source, options)
 model = Model(source, open_session(source, options))

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving import examples, parsing
 from serving.__main__ import main
-from serving.dtypes import by_code
+from serving.core.dtypes import by_code
 from serving.protocols import requests
-from serving.signature import Signature, TensorSpec
+from serving.savedmodel import examples, parsing
+from serving.savedmodel.signature import Signature, TensorSpec
 from tests.conftest import EMBEDDED, ROOT
 from tests.zoo import ZOO, absent, build, cases
 from verifying.compare import share, told, tolerance

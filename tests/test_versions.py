@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from serving.errors import LoadError
-from serving.fetch import fetch
-from serving.model import Source
-from serving.storage import Object, Storage
-from serving.versions import lacking
+from serving.core.errors import LoadError
+from serving.core.storage import Object, Storage
+from serving.runtime.model import Source
+from serving.savedmodel.folder.fetch import fetch
+from serving.savedmodel.folder.versions import lacking
 from tests.conftest import Serve
 from tests.zoo.kinds import build
 

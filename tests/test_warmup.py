@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving import model, warmup
-from serving.dtypes import DTYPES, DType, by_code
-from serving.prediction_log import Logged, array, records, request
-from serving.signature import Signature, TensorSpec
+from serving.core.dtypes import DTYPES, DType, by_code
+from serving.runtime import model, warmup
+from serving.savedmodel.prediction_log import Logged, array, records, request
+from serving.savedmodel.signature import Signature, TensorSpec
 from tests.conftest import EMBEDDED, ROOT, Serve, plain_environment
 
 # Written by tensorflow-serving-api 2.21's own classes and TensorFlow's TFRecordWriter: a predict request of three
@@ -233,9 +233,9 @@ def test_requests_are_answered_while_the_model_warms_up(serve: Serve, examples: 
 
 PHASES = """
 import json, pathlib, sys
-from serving.handler import handle
-from serving.http import Request
-from serving.record import Record
+from serving.pipeline.handler import handle
+from serving.core.http import Request
+from serving.core.record import Record
 body = json.dumps(json.loads(pathlib.Path("model/assets.extra/examples.json").read_text())["pixels"]).encode()
 for path in sys.argv[1:]:
     method, sent = ("POST", body) if path == "/" else ("GET", b"")

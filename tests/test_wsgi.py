@@ -16,9 +16,9 @@ from wsgiref.validate import validator
 import flask
 import pytest
 
-from serving import wsgi
-from serving.flask import from_flask, to_flask
-from serving.handler import handle
+from serving.pipeline.handler import handle
+from serving.servers import wsgi
+from serving.servers.flask import from_flask, to_flask
 from tests.conftest import ROOT, Serve, plain_environment
 from tests.server import running
 from tests.test_handler import ADDRESSES, PREDICT, REFUSED
@@ -129,9 +129,7 @@ def test_a_body_that_breaks_off_is_the_clients_fault(serve: Serve) -> None:
 
 
 def test_the_fast_door_imports_no_web_framework(tmp_path: Path) -> None:
-    script = (
-        "import sys, serving.wsgi; print([m for m in ('flask', 'werkzeug', 'functions_framework') if m in sys.modules])"
-    )
+    script = "import sys, serving.servers.wsgi; print([m for m in ('flask', 'werkzeug', 'functions_framework') if m in sys.modules])"
     run = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, env=plain_environment(), capture_output=True, text=True
     )
@@ -194,8 +192,8 @@ def test_after_a_probe_that_loaded_the_model_no_request_is_told_of_a_start(door:
 
 def test_a_bad_setting_ends_the_fast_door_with_one_line() -> None:
     run = subprocess.run(
-        [sys.executable, "-m", "serving.granian"], cwd=ROOT, env=plain_environment(THREADS="many"),
+        [sys.executable, "-m", "serving.servers.granian"], cwd=ROOT, env=plain_environment(THREADS="many"),
         capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert run.returncode == 1
-    assert run.stderr == "serving.granian: THREADS: expected a whole number from 1 to 1024, got 'many'\n"
+    assert run.stderr == "serving.servers.granian: THREADS: expected a whole number from 1 to 1024, got 'many'\n"

@@ -8,7 +8,7 @@ function returns: any number of values of the same field, or Raw bytes in its pl
 
 from collections.abc import Callable, Sequence
 
-from serving.wire import varint
+from serving.savedmodel.wire import varint
 
 Value = int | bytes
 Step = int | tuple[int, bytes]

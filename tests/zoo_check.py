@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from serving import settings
-from serving.errors import InputError, LoadError, RunError
-from serving.model import Model, Source, open_session
+from serving.core import settings
+from serving.core.errors import InputError, LoadError, RunError
+from serving.runtime.model import Model, Source, open_session
 from tests.zoo import ZOO, absent, build, cases
 
 # Python's session gives these back by itself; the signatures are refused here, and say why.
@@ -47,7 +47,7 @@ def _model(runtime: str, name: str) -> list[str]:
             outputs = served.run(signature, case["inputs"])
         except RunError as error:
             wanted = "UNIMPLEMENTED" if name == "py_function" else case["error"]
-            if wanted == "RESOURCE_EXHAUSTED":  # the size is checked before TensorFlow tries: serving.guarding
+            if wanted == "RESOURCE_EXHAUSTED":  # the size is checked before TensorFlow tries: safety.guarding
                 wanted = "INVALID_ARGUMENT"
             if error.code != wanted:
                 found.append(f"{place}: expected {wanted or 'an answer'}, got {error.code}: {error}")

@@ -14,14 +14,16 @@ from urllib.parse import quote
 
 import numpy as np
 
-from serving import files, prediction_log, warmup
-from serving.dtypes import DTYPES
-from serving.examples import Recipe, made, recipes
-from serving.model import Source
-from serving.parsing import GUESSES
+from serving.core import files
+from serving.core.dtypes import DTYPES
 from serving.protocols import requests
 from serving.protocols.answers import has_rows
-from serving.signature import Signature, TensorSpec
+from serving.runtime import warmup
+from serving.runtime.model import Source
+from serving.savedmodel import prediction_log
+from serving.savedmodel.examples import Recipe, made, recipes
+from serving.savedmodel.parsing import GUESSES
+from serving.savedmodel.signature import Signature, TensorSpec
 from verifying.client import Answer, Case, Client, VerifyError
 
 Array = np.ndarray[Any, Any]

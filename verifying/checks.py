@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from serving.core.settings import ROOT
 from serving.protocols.requests import in_rows
-from serving.purity import against, impurities
-from serving.settings import ROOT
-from serving.signature import Signature
+from serving.savedmodel.safety.purity import against, impurities
+from serving.savedmodel.signature import Signature
 from verifying.cases import LARGEST, Asked
 from verifying.client import Answer, Case, Client, VerifyError, leave
 from verifying.compare import by_output, largest, output_name, share, told, tolerance

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
-from serving import settings
-from serving.errors import LoadError
-from serving.model import Source, judge_operations
-from serving.purity import impurities
+from serving.core import settings
+from serving.core.errors import LoadError
+from serving.runtime.model import Source, judge_operations
+from serving.savedmodel.safety.purity import impurities
 from verifying import cases, checks
 from verifying.checks import DIFFERS, ROUNDS, UNTESTED, Subject, Verdict
 from verifying.client import Client, VerifyError

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from serving.signature import Signature
+from serving.savedmodel.signature import Signature
 
 TOLERANCE = 1e-4  # of the largest number of an output: other kernels round otherwise
 HALF_TOLERANCE = 1e-2  # of outputs of 16 bits and less

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from serving.settings import ROOT
+from serving.core.settings import ROOT
 from verifying.client import Client, VerifyError
 
 STARTING = 120.0  # seconds
@@ -39,7 +39,7 @@ class Instance:
         settings = {"MODEL_DIR": str(directory), "HOST": "127.0.0.1", "PORT": str(self.port), "WORKERS": "1"}
         with self._log.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "serving.granian"],
+                [sys.executable, "-m", "serving.servers.granian"],
                 cwd=ROOT,
                 env={**(os.environ if environment is None else environment), **settings},
                 stdin=subprocess.DEVNULL,

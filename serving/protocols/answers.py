@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from serving.errors import did_you_mean
-from serving.http import BadRequest, ModelFault
+from serving.core.errors import did_you_mean
+from serving.core.http import BadRequest, ModelFault
 from serving.protocols.call import Arrays, Call, Context, option, row_errors
 from serving.protocols.json_tensors import to_values
-from serving.signature import Signature
+from serving.savedmodel.signature import Signature
 
 Array = np.ndarray[Any, Any]
 

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import simdjson
 
-from serving.http import BadRequest
+from serving.core.http import BadRequest
 from serving.protocols.json_tensors import Document, parse_carefully, parse_short
 from serving.protocols.sizes import Limits
 from serving.protocols.tensorflow_serving import ROW
-from serving.signature import TensorSpec
+from serving.savedmodel.signature import TensorSpec
 
 Array = np.ndarray[Any, Any]
 

@@ -5,12 +5,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from serving.errors import did_you_mean, nearest
-from serving.http import BadRequest, Headers, TooLarge
+from serving.core.errors import did_you_mean, nearest
+from serving.core.http import BadRequest, Headers, TooLarge
 from serving.protocols.json_tensors import kind
 from serving.protocols.options import from_parameters
 from serving.protocols.sizes import DEFAULTS, Limits
-from serving.signature import DEFAULT, Signature
+from serving.savedmodel.signature import DEFAULT, Signature
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 

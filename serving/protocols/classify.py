@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from serving.http import ModelFault, Response, to_json
+from serving.core.http import ModelFault, Response, to_json
 from serving.protocols import tf_example
 from serving.protocols.call import NOTHING, Arrays, Call, Context
 from serving.protocols.json_tensors import to_values
 from serving.protocols.tensorflow_serving import metadata
 from serving.protocols.tf_example import place
-from serving.signature import Signature
+from serving.savedmodel.signature import Signature
 
 __all__ = ["decode", "encode", "example", "metadata", "place"]
 

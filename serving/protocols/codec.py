@@ -7,9 +7,9 @@ each of them. A codec is pure: its answers depend on its arguments alone.
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from serving.http import Response
+from serving.core.http import Response
 from serving.protocols.call import Arrays, Call, Context
-from serving.signature import Contents, Signature
+from serving.savedmodel.signature import Contents, Signature
 
 
 class Codec(Protocol):

@@ -22,10 +22,10 @@ import numpy as np
 import orjson
 import simdjson
 
-from serving.dtypes import DType
-from serving.http import BadRequest, to_json
+from serving.core.dtypes import DType
+from serving.core.http import BadRequest, to_json
 from serving.protocols.sizes import DefaultLimits, Limits
-from serving.signature import Shape, TensorSpec, check, fits, shape_text
+from serving.savedmodel.signature import Shape, TensorSpec, check, fits, shape_text
 
 Array = np.ndarray[Any, Any]
 

@@ -9,13 +9,13 @@ answered in its place as well.
 
 from collections.abc import Callable, Sequence
 
-from serving.http import BadRequest
+from serving.core.http import BadRequest
 from serving.protocols import tensorflow_serving
 from serving.protocols.bodies import BOM, LINES, SPACE, Form, joined, placed
 from serving.protocols.call import MISSING, Call, Context, check_rows_apart, row_errors
 from serving.protocols.json_tensors import Document
 from serving.protocols.sizes import check_rows
-from serving.signature import Signature
+from serving.savedmodel.signature import Signature
 
 
 def decode(body: bytes, signature: Signature, context: Context) -> Call:

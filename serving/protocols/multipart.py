@@ -14,8 +14,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
-from serving.errors import did_you_mean
-from serving.http import BadRequest
+from serving.core.errors import did_you_mean
+from serving.core.http import BadRequest
 from serving.protocols.bodies import (
     Array,
     Form,
@@ -30,7 +30,7 @@ from serving.protocols.call import Call, Context
 from serving.protocols.json_tensors import rows_to_array, to_array
 from serving.protocols.sizes import Limits
 from serving.protocols.tensorflow_serving import COLUMN, ROW
-from serving.signature import Signature, TensorSpec, check
+from serving.savedmodel.signature import Signature, TensorSpec, check
 
 MOST_PARTS = 1000
 LARGEST_HEAD = 8192  # bytes of the header fields of one part

@@ -33,9 +33,9 @@ import orjson
 import simdjson
 
 from serving import __version__
-from serving.dtypes import DType
-from serving.errors import did_you_mean
-from serving.http import BadRequest, Headers, Response, TooLarge, to_json
+from serving.core.dtypes import DType
+from serving.core.errors import did_you_mean
+from serving.core.http import BadRequest, Headers, Response, TooLarge, to_json
 from serving.protocols import tensorflow_serving
 from serving.protocols.answers import class_names, order
 from serving.protocols.call import NOTHING, Call, Context, choose, option
@@ -43,7 +43,7 @@ from serving.protocols.json_tensors import MAX_RANK, Document, kind, members, ne
 from serving.protocols.options import OPTIONS, refuse_others, refuse_slips
 from serving.protocols.sizes import Limits, check_rows
 from serving.protocols.unclear import explained
-from serving.signature import DEFAULT, Contents, Signature, TensorSpec, check, shape_text
+from serving.savedmodel.signature import DEFAULT, Contents, Signature, TensorSpec, check, shape_text
 
 Array = np.ndarray[Any, Any]
 

@@ -10,8 +10,8 @@ from collections.abc import Collection, Mapping, Set
 from itertools import islice
 from typing import Any
 
-from serving.errors import slip_of
-from serving.http import BadRequest
+from serving.core.errors import slip_of
+from serving.core.http import BadRequest
 from serving.protocols.json_tensors import kind
 
 OPTIONS = frozenset({"signature_name", "on_error", "top_k", "scores", "arrays"})

@@ -18,13 +18,13 @@ from collections.abc import Callable, Mapping
 
 import orjson
 
-from serving.http import JSON, BadRequest, Response, media_type
+from serving.core.http import JSON, BadRequest, Response, media_type
 from serving.protocols import answers, tensorflow_serving
 from serving.protocols.bodies import LINES, Form, bytes_shape, to_strings, to_text
 from serving.protocols.call import NOTHING, Arrays, Call, Context, choose, option
 from serving.protocols.tensorflow_serving import COLUMN, ROW, example, metadata
 from serving.protocols.unclear import cut
-from serving.signature import Signature, TensorSpec, shape_text
+from serving.savedmodel.signature import Signature, TensorSpec, shape_text
 
 __all__ = ["decode", "encode", "example", "metadata", "place", "takes"]
 

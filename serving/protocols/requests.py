@@ -9,7 +9,7 @@ import orjson
 
 from serving.protocols.answers import has_rows
 from serving.protocols.tensorflow_serving import COLUMN, ROW
-from serving.signature import DEFAULT, Signature
+from serving.savedmodel.signature import DEFAULT, Signature
 
 Array = np.ndarray[Any, Any]
 

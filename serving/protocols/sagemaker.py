@@ -14,7 +14,7 @@ from serving.protocols.bodies import BOM, SPACE, joined
 from serving.protocols.call import NOTHING, Call, Context, option
 from serving.protocols.json_tensors import Document, b64
 from serving.protocols.tensorflow_serving import COLUMN, ROW, encode, example, metadata, place
-from serving.signature import DEFAULT, Signature
+from serving.savedmodel.signature import DEFAULT, Signature
 
 __all__ = ["decode", "encode", "example", "metadata", "place"]
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from serving.http import TooLarge
+from serving.core.http import TooLarge
 
 
 class Limits(Protocol):

@@ -22,14 +22,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from serving.dtypes import DType
-from serving.errors import did_you_mean
-from serving.http import BadRequest
+from serving.core.dtypes import DType
+from serving.core.errors import did_you_mean
+from serving.core.http import BadRequest
 from serving.protocols.bodies import LINES, Array, Form, parameter, to_strings, to_text
 from serving.protocols.call import MISSING, Call, Context, check_rows_apart, row_errors
 from serving.protocols.json_tensors import Document, limits, nest_to_array
 from serving.protocols.sizes import DEFAULTS, check_rows
-from serving.signature import Signature, TensorSpec, check, shape_text
+from serving.savedmodel.signature import Signature, TensorSpec, check, shape_text
 
 Rows = Sequence[Sequence[str]]
 Place = Callable[[int | None], str]

@@ -22,10 +22,9 @@ import numpy as np
 import orjson
 import simdjson
 
-from serving import prediction_log
-from serving.dtypes import by_code
-from serving.errors import did_you_mean
-from serving.http import BadRequest, Response, to_json
+from serving.core.dtypes import by_code
+from serving.core.errors import did_you_mean
+from serving.core.http import BadRequest, Response, to_json
 from serving.protocols import answers
 from serving.protocols.call import (
     MISSING,
@@ -52,7 +51,8 @@ from serving.protocols.json_tensors import (
 from serving.protocols.options import refuse_slips
 from serving.protocols.sizes import check_rows
 from serving.protocols.unclear import explained
-from serving.signature import DEFAULT, Contents, Signature, TensorSpec, _number, shape_text
+from serving.savedmodel import prediction_log
+from serving.savedmodel.signature import DEFAULT, Contents, Signature, TensorSpec, _number, shape_text
 
 ROW, COLUMN = "instances", "inputs"
 MEMBERS = frozenset({ROW, COLUMN, "signature_name", "parameters"})  # of a body

@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 import simdjson
 
-from serving.errors import did_you_mean
-from serving.http import BadRequest, TooLarge
+from serving.core.errors import did_you_mean
+from serving.core.http import BadRequest, TooLarge
 from serving.protocols.call import Call, Context, choose, option
 from serving.protocols.json_tensors import Document, b64, bytes_of, kind, members
 from serving.protocols.options import refuse_others, refuse_slips
 from serving.protocols.unclear import explained
-from serving.signature import Signature, check
-from serving.wire import varint
+from serving.savedmodel.signature import Signature, check
+from serving.savedmodel.wire import varint
 
 LISTS = (simdjson.Array, list)
 OBJECTS = (simdjson.Object, dict)

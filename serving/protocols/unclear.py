@@ -1,6 +1,6 @@
 """What may be meant by a body that is not what its headers say: hints for error messages."""
 
-from serving.http import BadRequest, Headers, media_type
+from serving.core.http import BadRequest, Headers, media_type
 
 FORM = "application/x-www-form-urlencoded"  # curl's content type where none is given
 DATA_BINARY = "curl -d drops line ends and what follows a zero byte: use --data-binary @FILE"

@@ -15,14 +15,14 @@ from collections.abc import Mapping
 from hashlib import sha256
 from typing import NamedTuple
 
-from serving import settings
-from serving.http import to_json
-from serving.log import log
+from serving.core import settings
+from serving.core.http import to_json
+from serving.core.storage import NotThere, Object, Storage, StorageError, split
+from serving.core.telemetry.log import log
 from serving.scoring.faults import BadFile, Gone, Passing
 from serving.scoring.formats import GZIP, content_type_of
 from serving.scoring.outputs import MARK, BucketOutput, clean
 from serving.scoring.run import Source, Work, prepare, score
-from serving.storage import NotThere, Object, Storage, StorageError, split
 
 __all__ = ["BadFile", "Gone", "Passing", "Scored", "ours", "record_error", "score_object"]
 

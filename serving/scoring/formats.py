@@ -16,13 +16,13 @@ from typing import Any, NamedTuple, Protocol
 
 import orjson
 
-from serving.http import BadRequest
+from serving.core.http import BadRequest
 from serving.protocols import lines, raw, table
 from serving.protocols.bodies import BOM, CHARSETS, SPACE, json_problem, parameter
 from serving.protocols.call import Call, Context
 from serving.protocols.sizes import Limits
+from serving.savedmodel.signature import Signature
 from serving.scoring.faults import BadFile
-from serving.signature import Signature
 
 ROWS = 1024  # of a batch, at most,
 BYTES = 2 << 20  # and about so much text

@@ -14,9 +14,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Protocol
 
-from serving.log import log
+from serving.core.storage import MOST_COMPOSED, NotThere, Storage, StorageError
+from serving.core.telemetry.log import log
 from serving.scoring.faults import Passing
-from serving.storage import MOST_COMPOSED, NotThere, Storage, StorageError
 
 NDJSON = "application/x-ndjson"
 MARK = "serving-output"  # metadata of everything that is written here: what it is

@@ -5,21 +5,21 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from serving import card
-from serving.errors import LoadError
-from serving.http import BadRequest
-from serving.log import log
-from serving.model import Model, cache
+from serving.core.errors import LoadError
+from serving.core.http import BadRequest
+from serving.core.settings import Settings
+from serving.core.storage import NotThere, StorageError
+from serving.core.telemetry.log import log
 from serving.protocols import answers, tensorflow_serving
 from serving.protocols.call import Context, choose, option
 from serving.protocols.options import from_query
+from serving.runtime.model import Model, cache
+from serving.savedmodel.folder import card
+from serving.savedmodel.signature import Signature
 from serving.scoring.faults import BadFile, Gone, Passing
 from serving.scoring.formats import Whole, format_of, free, gunzip
 from serving.scoring.outputs import Output, identity_text
 from serving.scoring.scorer import Scorer, Uneven
-from serving.settings import Settings
-from serving.signature import Signature
-from serving.storage import NotThere, StorageError
 
 FORM = 1  # of the lines; another one when the same file would be written otherwise
 

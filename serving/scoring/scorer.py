@@ -15,17 +15,17 @@ from typing import Any
 import numpy as np
 import orjson
 
-from serving.errors import CLIENTS_FAULT, InputError, RunError, plain
-from serving.http import BadRequest
-from serving.log import log
-from serving.model import Model
+from serving.core.errors import CLIENTS_FAULT, InputError, RunError, plain
+from serving.core.http import BadRequest
+from serving.core.telemetry.log import log
 from serving.protocols import answers
 from serving.protocols.bodies import Form
 from serving.protocols.call import MISSING, Arrays, Call
 from serving.protocols.tensorflow_serving import COLUMN
+from serving.runtime.model import Model
+from serving.savedmodel.signature import Signature
 from serving.scoring.faults import BadFile, Passing
 from serving.scoring.formats import Batch, Format
-from serving.signature import Signature
 
 MOST_ROWS = 256  # of a slice, where the model decides
 COMPARED = 32

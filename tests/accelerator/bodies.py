@@ -6,7 +6,7 @@ import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from serving.signature import Signature, TensorSpec, read
+from serving.savedmodel.signature import Signature, TensorSpec, read
 from tests.fuzz.mutate import mutate
 
 SPACES = ["", "", "", "", " ", "\n", "\t", "\r\n", "  \t "]

@@ -9,10 +9,10 @@ from typing import NamedTuple, NoReturn, TypeVar
 import pytest
 
 from accelerator import build
-from serving import handler
-from serving.handler import handle
-from serving.http import Request, Response
-from serving.record import Record
+from serving.core.http import Request, Response
+from serving.core.record import Record
+from serving.pipeline import handler
+from serving.pipeline.handler import handle
 from tests.conftest import Serve
 
 Built = TypeVar("Built")

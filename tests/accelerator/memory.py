@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from serving.signature import Signature, read
+from serving.savedmodel.signature import Signature, read
 from tests.accelerator.bodies import STRINGS, Writer
 from tests.accelerator.models import build
 from tests.fuzz.mutate import mutate

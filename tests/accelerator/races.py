@@ -13,7 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from serving import accelerator, model, settings
+from serving.core import settings
+from serving.pipeline import accelerator
+from serving.runtime import model
 from tests.accelerator import sanitizers
 from tests.accelerator.bodies import Writer
 from tests.accelerator.models import build

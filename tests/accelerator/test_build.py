@@ -13,8 +13,10 @@ import pytest
 
 from accelerator import build
 from container import elf
-from serving import accelerator, handler, model, settings
-from serving.http import Request
+from serving.core import settings
+from serving.core.http import Request
+from serving.pipeline import accelerator, handler
+from serving.runtime import model
 from tests.accelerator import models
 from tests.accelerator.conftest import built
 from tests.conftest import ROOT, Serve, plain_environment
@@ -257,7 +259,7 @@ def test_auto_finds_it_beside_the_code(
 def test_a_model_of_another_runtime_goes_the_other_way(
     serve: Serve, extension: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from serving import tensorflow_c
+    from serving.runtime import tensorflow_c
 
     serve(models.build() / "types", ACCELERATOR=str(extension))
     monkeypatch.setattr(tensorflow_c.Function, "addresses", lambda self: None)

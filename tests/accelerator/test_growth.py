@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from serving import accelerator, model
+from serving.pipeline import accelerator
+from serving.runtime import model
 from tests.accelerator.models import build
 from tests.conftest import Serve
 from tests.growth import MOST, Make, grows

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serving import inflight
+from serving.core import inflight
 from tests.conftest import Serve
 from tests.zoo import build
 

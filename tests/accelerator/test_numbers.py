@@ -11,7 +11,8 @@ import numpy as np
 import orjson
 import pytest
 
-from serving import accelerator, model
+from serving.pipeline import accelerator
+from serving.runtime import model
 from tests.accelerator.models import DTYPES, build
 from tests.conftest import Serve
 

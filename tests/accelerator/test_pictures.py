@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from serving import images
+from serving.savedmodel import images
 from tests.accelerator.conftest import Ask, Question
 from tests.accelerator.models import build
 from tests.conftest import EMBEDDED

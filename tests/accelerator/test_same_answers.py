@@ -13,8 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving import accelerator, handler, model, phases, wsgi
-from serving.http import Request
+from serving.core.http import Request
+from serving.core.telemetry import phases
+from serving.pipeline import accelerator, handler
+from serving.runtime import model
+from serving.servers import wsgi
 from tests import zoo
 from tests.accelerator.bodies import STRINGS, Writer
 from tests.accelerator.conftest import Ask

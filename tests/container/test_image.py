@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from serving.settings import ACCELERATOR
+from serving.core.settings import ACCELERATOR
 from tests.accelerator.conftest import missing
 from tests.container import image as cell
 from tests.container.dockerfile import stages

@@ -19,7 +19,7 @@ from container.elf import Refused
 from container.prune import main, packages_of, plan
 from container.reach import imported
 from container.trial import differences
-from serving.signature import read
+from serving.savedmodel.signature import read
 from tests.conftest import EMBEDDED, ROOT
 from tests.container.image import image, make, started
 from tests.test_handler import close_to
@@ -86,9 +86,11 @@ def small(tmp_path: Path) -> Path:
             (site / file).write_text(text)
         rows = [f"{file},sha256=x,1\n" for file in [*contents, f"{info}/RECORD", f"../bin/{name}"]]
         (site / info / "RECORD").write_text("".join(rows))
-    (tmp_path / "root" / "serving").mkdir(parents=True)
-    (tmp_path / "root" / "serving" / "__init__.py").touch()
-    (tmp_path / "root" / "serving" / "granian.py").write_text("import server")
+    servers = tmp_path / "root" / "serving" / "servers"
+    servers.mkdir(parents=True)
+    for package in (servers, servers.parent):
+        (package / "__init__.py").touch()
+    (servers / "granian.py").write_text("import server")
     (tmp_path / "requirements.txt").write_text(
         "# why\nserver_of.ours==1.0\nweb==1.0\n\ntensorflow-cpu==1.0\nother==2; platform_system == 'None'\n"
     )

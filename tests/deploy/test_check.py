@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from serving.errors import LoadError
-from serving.settings import read
+from serving.core.errors import LoadError
+from serving.core.settings import read
 from tests.conftest import EMBEDDED, ROOT, plain_environment
 from tests.deploy.conftest import Deploy
 from tests.zoo import kinds
@@ -161,8 +161,8 @@ def test_without_gcloudignore_what_git_ignores_is_kept_out(deploy: Deploy) -> No
 
 def test_a_module_of_serving_that_is_kept_out_of_the_upload(deploy: Deploy) -> None:
     with (deploy.folder / ".gcloudignore").open("a") as file:
-        file.write("serving/http.py\n")
-    assert refusal(deploy) == "upload: expected serving/http.py in it; .gcloudignore keeps it out"
+        file.write("serving/core/http.py\n")
+    assert refusal(deploy) == "upload: expected serving/core/http.py in it; .gcloudignore keeps it out"
 
 
 def test_a_model_that_answers_nothing(deploy: Deploy) -> None:
@@ -199,7 +199,7 @@ def test_a_model_in_a_bucket_is_not_looked_for_here(deploy: Deploy) -> None:
 
 
 def test_a_model_that_is_no_pure_function() -> None:
-    from serving.check import check
+    from serving.servers.commands.check import check
     from tests import zoo
 
     directory = zoo.build() / "counter"
@@ -227,7 +227,7 @@ def test_the_command_tells_a_model_and_refuses_what_is_none(tmp_path: Path) -> N
 
 
 def test_a_file_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from serving.check import check
+    from serving.servers.commands.check import check
 
     copy = tmp_path / "model"
     shutil.copytree(EMBEDDED, copy)

@@ -10,7 +10,7 @@ from cloudevents.http import CloudEvent, from_http
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.cloud_events import FINALIZED, MESSAGE, Event, Malformed, parse, seconds
+from serving.events.cloud_events import FINALIZED, MESSAGE, Event, Malformed, parse, seconds
 
 OURS = {"specversion": "1.0", "id": "1", "source": "/shop/1", "type": "com.example.asked"}
 BINARY = {f"ce-{name}": value for name, value in OURS.items()}

@@ -16,7 +16,7 @@ from wsgiref.validate import validator
 import pytest
 from cloudevents.http import CloudEvent, from_http
 
-from serving import wsgi
+from serving.servers import wsgi
 from tests.conftest import ROOT, Serve
 from tests.events.sink import Sink, sink
 from tests.events.test_events import CE, FORMS, NAME, PREDICT, push, sent_as

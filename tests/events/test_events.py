@@ -15,11 +15,14 @@ from typing import Any
 import pytest
 from cloudevents.http import CloudEvent, from_http
 
-from serving import events, model, scoring, settings, sinks
-from serving.errors import LoadError, RunError
-from serving.handler import handle
-from serving.http import Request, Response
-from serving.storage import StorageError
+from serving import scoring
+from serving.core import settings
+from serving.core.errors import LoadError, RunError
+from serving.core.http import Request, Response
+from serving.core.storage import StorageError
+from serving.events import delivery, sinks
+from serving.pipeline.handler import handle
+from serving.runtime import model
 from tests.conftest import ROOT, Serve
 from tests.events.sink import Sink, mail_server, sink
 from tests.test_handler import PREDICT
@@ -753,7 +756,7 @@ def test_one_passing_fault_brings_the_whole_batch_again(
 
 def test_every_row_of_the_table_is_in_the_readme() -> None:
     readme = (ROOT / "README.md").read_text()
-    table = [line for line in (events.__doc__ or "").splitlines() if re.search(r"  (200/)?(204|400|503) ", line)]
+    table = [line for line in (delivery.__doc__ or "").splitlines() if re.search(r"  (200/)?(204|400|503) ", line)]
     assert len(table) == 8
     for line in table:
         assert f"| {re.split(r'  +', line)[0]} |" in readme, line
@@ -812,14 +815,14 @@ def test_the_decorated_function_takes_a_platforms_event(serve: Serve, examples: 
         ({"type": MESSAGE}, message),
         ({"datacontenttype": "image/png"}, picture),
     ):
-        events.receive_object(CloudEvent({**attributes, **extra}, data), handle)
+        delivery.receive_object(CloudEvent({**attributes, **extra}, data), handle)
     assert [body == wanted for _, _, body in receiver.received] == [True, True, True, False]
     assert json.loads(receiver.received[3][2])["predictions"][0]["label"] == "3"
-    events.receive_object(CloudEvent(attributes, None), handle)
+    delivery.receive_object(CloudEvent(attributes, None), handle)
     assert receiver.received[4][1]["ce-type"] == "savedmodel.failed.v1"
     receiver.status = 500
     with pytest.raises(RuntimeError, match="the sink answers 500"):
-        events.receive_object(CloudEvent(attributes, examples["pixels"]), handle)
+        delivery.receive_object(CloudEvent(attributes, examples["pixels"]), handle)
 
 
 # The settings

@@ -20,9 +20,9 @@ import pytest
 from serving import scoring
 from serving.__main__ import main
 from serving.scoring import formats
-from serving.scoring.command import EXAMPLE
 from serving.scoring.faults import Passing
 from serving.scoring.outputs import LocalOutput
+from serving.servers.commands.score import EXAMPLE
 from tests.conftest import EMBEDDED, ROOT, Serve, plain_environment
 from tests.events.emulators import Store, storage
 from tests.zoo import build
@@ -152,7 +152,7 @@ def test_the_exit_status_says_how_it_went(
     source: str, output: str, more: list[str], status: int, words: str,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("serving.storage.PAUSES", (0.0,))
+    monkeypatch.setattr("serving.core.storage.PAUSES", (0.0,))
     Path("rows.jsonl").write_text('"cat"\n"dog"\n')
     Path("bad.jsonl").write_text('"cat"\n7\n')
     Path("rows").write_text("cat\ndog\n")

@@ -15,9 +15,11 @@ from hypothesis import given
 from hypothesis import settings as settings_of_hypothesis
 from hypothesis import strategies as st
 
-from serving import model, scoring, settings
-from serving import storage as client
-from serving.errors import LoadError
+from serving import scoring
+from serving.core import settings
+from serving.core import storage as client
+from serving.core.errors import LoadError
+from serving.runtime import model
 from serving.scoring import BadFile, Gone, Passing, formats, outputs, run
 from serving.scoring.scorer import Scorer
 from tests.conftest import EMBEDDED, Serve
@@ -214,8 +216,8 @@ def test_any_file_is_read_as_its_bytes_are_online(parts: list[bytes], cuts: list
 @cache
 def _lookup_table() -> Any:
     """Return a model without any of the server's state, and a way to ask it online."""
-    from serving import handler
-    from serving.http import Request
+    from serving.core.http import Request
+    from serving.pipeline import handler
 
     options = settings.read({"MODEL_DIR": str(build() / "lookup_table")})
     own = model.Cache(options)
@@ -656,5 +658,5 @@ def test_nothing_of_storage_is_imported_for_a_prediction() -> None:
     import subprocess
     import sys
 
-    code = "import sys, serving.wsgi; print([name for name in sys.modules if 'scoring' in name or 'storage' in name])"
+    code = "import sys, serving.servers.wsgi as _; print([m for m in sys.modules if 'scoring' in m or 'storage' in m])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"

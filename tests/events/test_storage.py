@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from serving import storage as subject
-from serving.storage import NotThere, Object, Storage, StorageError
+from serving.core import storage as subject
+from serving.core.storage import NotThere, Object, Storage, StorageError
 from tests.events.emulators import Fault, Store, line, storage
 
 CONTENT = bytes(range(256)) * 16384  # 4 MiB

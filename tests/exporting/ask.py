@@ -9,9 +9,9 @@ from pathlib import Path
 
 from exporting import compare
 from exporting.runner import UNOPTIMIZED, Answer, _call
-from serving import tensorflow_c
-from serving.errors import RunError
-from serving.signature import read
+from serving.core.errors import RunError
+from serving.runtime import tensorflow_c
+from serving.savedmodel.signature import read
 from tests.zoo import ZOO, cases
 
 

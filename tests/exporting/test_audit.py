@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from serving import purity
-from serving.errors import LoadError
+from serving.core.errors import LoadError
+from serving.savedmodel.safety import purity
 from tests.exporting.conftest import ROOT, python
 from tests.zoo import build
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from serving.card import digest
-from serving.model import Source
-from serving.purity import impurities
-from serving.signature import read
+from serving.runtime.model import Source
+from serving.savedmodel.folder.card import digest
+from serving.savedmodel.safety.purity import impurities
+from serving.savedmodel.signature import read
 from tests.exporting.conftest import ROOT, python
 from tests.zoo import build
 

@@ -8,7 +8,7 @@ import pytest
 
 from exporting import Refusal, class_names, export, forward, from_saved_model, probability, top_k
 from exporting.runner import Job, ask
-from serving.warmup import PLACE as WARMUP
+from serving.runtime.warmup import PLACE as WARMUP
 
 tf: Any = pytest.importorskip("tensorflow")
 keras: Any = pytest.importorskip("keras")

@@ -33,9 +33,9 @@ from exporting.inputs import batched
 from exporting.refusal import Unreadable
 from exporting.runner import Job, ask
 from exporting.state import load, save
-from serving.model import Source
+from serving.runtime.model import Source
+from serving.savedmodel.signature import _each, _one, _text, read
 from serving.scoring import run
-from serving.signature import _each, _one, _text, read
 from tests.exporting.conftest import python
 
 NAMES = ["ant", "bee", "cat"]
@@ -160,7 +160,7 @@ def test_keys_come_back_untouched(exported: Exported) -> None:
 
 def test_the_server_answers_the_examples_as_written(exported: Exported) -> None:
     code = (
-        "import json, sys; from serving.handler import handle; from serving.http import Request\n"
+        "import json, sys; from serving.pipeline.handler import handle; from serving.core.http import Request\n"
         "for body in json.load(open(sys.argv[1])).values():\n"
         "    print(handle(Request('POST', '/', '', {}, json.dumps(body).encode())).body.decode())"
     )

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from exporting.conversion import reason
-from serving.card import digest
-from serving.model import Source
+from serving.runtime.model import Source
+from serving.savedmodel.folder.card import digest
 from tests.conftest import EMBEDDED
 from tests.exporting import twins
 from tests.exporting.conftest import python

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from serving.graph import Graph, Node
-from serving.purity import _roots, asset_definitions
-from serving.signature import _each, _map, _number, _one, _text, _whole, served_graph, tags
+from serving.savedmodel.graph import Graph, Node
+from serving.savedmodel.safety.purity import _roots, asset_definitions
+from serving.savedmodel.signature import _each, _map, _number, _one, _text, _whole, served_graph, tags
 
 
 def ours(directory: Path) -> dict[str, Any]:

@@ -15,11 +15,14 @@ from typing import Any
 import orjson
 
 from accelerator import build
-from serving import accelerator, handler, model, settings, wsgi
-from serving.http import Request
-from serving.model import Model
+from serving.core import settings
+from serving.core.http import Request
+from serving.core.record import Record
+from serving.pipeline import accelerator, handler
 from serving.protocols import open_inference
-from serving.record import Record
+from serving.runtime import model
+from serving.runtime.model import Model
+from serving.servers import wsgi
 from tests.accelerator import models as echoes
 from tests.conftest import EMBEDDED, ROOT
 

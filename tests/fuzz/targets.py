@@ -17,15 +17,18 @@ from typing import Any
 
 import numpy as np
 
-from serving import assets, cloud_events, composite, prediction_log, settings
-from serving.errors import LoadError
-from serving.http import HttpError, Request, read_body
+from serving.core import settings
+from serving.core.errors import LoadError
+from serving.core.http import HttpError, Request, read_body
+from serving.events import cloud_events
 from serving.protocols import bodies, classify, open_inference, raw, regress, tensorflow_serving
 from serving.protocols.call import Call, Context
 from serving.protocols.options import from_query
 from serving.protocols.tensorflow_serving import COLUMN, ROW
-from serving.purity import impurities
-from serving.signature import Signature, read
+from serving.savedmodel import composite, prediction_log
+from serving.savedmodel.folder import assets
+from serving.savedmodel.safety.purity import impurities
+from serving.savedmodel.signature import Signature, read
 from tests.fuzz import readings
 from tests.fuzz.requests import Fields, message, native, prepared, request
 from tests.protocols.test_tensorflow_serving import SIGNATURES

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from serving.errors import InputError, LoadError
-from serving.http import HttpError
+from serving.core.errors import InputError, LoadError
+from serving.core.http import HttpError
 
 MOST = 16  # times as long for 8 n
 ENOUGH = 0.002  # seconds: below, a clock's grain and a cache decide

@@ -5,14 +5,16 @@ from typing import Any
 
 import pytest
 
-from serving import cloud_events, images, observe
-from serving.dtypes import BY_CODE
-from serving.errors import did_you_mean
-from serving.http import _wanted_encoding, unpack
+from serving.core.dtypes import BY_CODE
+from serving.core.errors import did_you_mean
+from serving.core.http import _wanted_encoding, unpack
+from serving.core.telemetry import observe
+from serving.events import cloud_events
 from serving.protocols import classify, open_inference, raw, regress, sagemaker, tensorflow_serving
 from serving.protocols.call import Context
 from serving.protocols.options import from_query
-from serving.signature import Signature, TensorSpec
+from serving.savedmodel import images
+from serving.savedmodel.signature import Signature, TensorSpec
 from tests.conftest import Serve
 from tests.growth import MOST, Make, Reader, grows
 from tests.growth.grown import binary, j, keys, members, part, parts, pushed, v2

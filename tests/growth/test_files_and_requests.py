@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from serving import assets, composite, manifest, prediction_log, saved_model
-from serving.errors import LoadError
-from serving.purity import impurities
-from serving.signature import read
-from serving.wire import varint
+from serving.core.errors import LoadError
+from serving.savedmodel import composite, prediction_log, saved_model
+from serving.savedmodel.folder import assets, manifest
+from serving.savedmodel.safety.purity import impurities
+from serving.savedmodel.signature import read
+from serving.savedmodel.wire import varint
 from tests.accelerator.models import build
 from tests.conftest import Serve
 from tests.growth import MOST, Make, grows

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.replay import difference
+from serving.servers.commands.replay import difference
 from tests.conftest import EMBEDDED, plain_environment
 from tests.harness.asked import cases
 from tests.harness.balancer import NGINX, Balancer, Direct, Nginx

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 
-from serving.dtypes import DTYPES
-from serving.http import BadRequest, ModelFault, TooLarge
+from serving.core.dtypes import DTYPES
+from serving.core.http import BadRequest, ModelFault, TooLarge
 from serving.protocols import classify, regress
-from serving.signature import Signature, TensorSpec
+from serving.savedmodel.signature import Signature, TensorSpec
 from tests.conftest import ROOT, Serve, plain_environment
 from tests.zoo import build
 

@@ -12,12 +12,12 @@ from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from serving.dtypes import DTYPES, DType
-from serving.http import BadRequest
+from serving.core.dtypes import DTYPES, DType
+from serving.core.http import BadRequest
 from serving.protocols import json_tensors
 from serving.protocols.json_tensors import Document, to_array, to_values
 from serving.protocols.sizes import DEFAULTS
-from serving.signature import TensorSpec
+from serving.savedmodel.signature import TensorSpec
 
 BY_NAME = {dtype.numpy_name: dtype for dtype in DTYPES}
 FLOAT, INT, UINT, BYTE, BOOL, TEXT = (

@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
-from serving.dtypes import BY_CODE, BY_V2_NAME
-from serving.http import BadRequest, Request, Response, TooLarge, compress, read_body
+from serving.core.dtypes import BY_CODE, BY_V2_NAME
+from serving.core.http import BadRequest, Request, Response, TooLarge, compress, read_body
 from serving.protocols import open_inference
 from serving.protocols.call import Call, Context
 from serving.protocols.open_inference import HEADER, decode, encode, to_bytes
-from serving.signature import Contents, Shape, Signature, TensorSpec
+from serving.savedmodel.signature import Contents, Shape, Signature, TensorSpec
 
 Array = np.ndarray[Any, Any]
 

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from werkzeug.datastructures import FileStorage, MultiDict
 from werkzeug.test import encode_multipart
 
-from serving.dtypes import DTYPES
-from serving.http import BadRequest, ModelFault
+from serving.core.dtypes import DTYPES
+from serving.core.http import BadRequest, ModelFault
 from serving.protocols.bodies import parameter
 from serving.protocols.call import Call, Context
 from serving.protocols.raw import decode, encode, example, place, takes
-from serving.signature import Shape, Signature, TensorSpec
+from serving.savedmodel.signature import Shape, Signature, TensorSpec
 
 BY_NAME = {dtype.numpy_name: dtype for dtype in DTYPES}
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from serving import settings
-from serving.http import TooLarge
+from serving.core import settings
+from serving.core.http import TooLarge
 from serving.protocols.sizes import DEFAULTS, DefaultLimits, check_arrays
 
 

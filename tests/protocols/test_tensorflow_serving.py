@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 
-from serving.dtypes import DTYPES
-from serving.http import BadRequest, ModelFault, TooLarge
+from serving.core.dtypes import DTYPES
+from serving.core.http import BadRequest, ModelFault, TooLarge
 from serving.protocols.call import MOST_ROWS_APART, Call, Context
 from serving.protocols.tensorflow_serving import decode, encode, example, metadata
-from serving.signature import Contents, Shape, Signature, TensorSpec
+from serving.savedmodel.signature import Contents, Shape, Signature, TensorSpec
 from tests.conftest import Serve
 
 BY_NAME = {dtype.numpy_name: dtype for dtype in DTYPES}

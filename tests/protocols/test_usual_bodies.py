@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 
-from serving.dtypes import DTYPES
-from serving.http import BadRequest, ModelFault
+from serving.core.dtypes import DTYPES
+from serving.core.http import BadRequest, ModelFault
 from serving.protocols import tensorflow_serving
 from serving.protocols.call import NOTHING, Call, Context
 from serving.protocols.json_tensors import sole_numbers
 from serving.protocols.sizes import DEFAULTS, DefaultLimits
 from serving.protocols.tensorflow_serving import decode, encode
-from serving.signature import Shape, Signature, TensorSpec
+from serving.savedmodel.signature import Shape, Signature, TensorSpec
 
 BY_NAME = {dtype.numpy_name: dtype for dtype in DTYPES}
 TYPES = ("float32", "float64", "float16", "bfloat16", "int8", "int32", "int64", "uint8", "uint64", "bool", "object")

@@ -22,9 +22,9 @@ from tests.zoo.kinds import KINDS, build, cases
 
 
 def serve(directory: Path) -> str:
-    from serving import settings
-    from serving.errors import LoadError
-    from serving.model import Model, Source, judge, open_session
+    from serving.core import settings
+    from serving.core.errors import LoadError
+    from serving.runtime.model import Model, Source, judge, open_session
     from tests.zoo_check import compare
 
     options = settings.read({})

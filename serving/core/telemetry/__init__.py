@@ -1,0 +1,1 @@
+"""Logs, phases of the start, metrics and traces."""

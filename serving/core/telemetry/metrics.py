@@ -1,0 +1,184 @@
+"""Metrics for Prometheus, at GET /metrics where METRICS=1; through prometheus_client, which is imported nowhere else.
+
+    serving_requests_total            {protocol, action, status}   status: 2xx, 4xx, 5xx
+    serving_request_seconds           {protocol, action}           a histogram
+    serving_step_seconds              {step}                       the same of decode, run, encode
+    serving_rows_total                {protocol, action}
+    serving_refused_total             {status}                     413, 429, 503, 504
+    serving_requests_in_flight
+    serving_loads_total               {outcome}                    loaded, failed
+    serving_cold_requests_total                                    came when the model was not there yet
+    serving_start_seconds             {phase}                      what the start was made of, see `phases`
+
+No label is a client's: what it may choose (paths, names, versions) has no series, whatever it asks for.
+
+Several workers write to files in one folder, which `begin` makes before the fork, and any of them adds up all of them.
+"""
+
+import atexit
+import os
+from collections.abc import Callable
+from typing import Any
+
+from serving.core.settings import Settings
+from serving.core.telemetry import phases
+from serving.core.telemetry.log import log
+
+# fmt: off
+REQUEST_SECONDS = (.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60)
+STEP_SECONDS = (.00001, .000025, .00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 5)
+# fmt: on
+STEPS = ("decode", "run", "encode")
+REFUSED = (413, 429, 503, 504)
+
+on = False
+_meters: "Meters | None" = None
+
+
+class Meters:
+    """The metrics of this process."""
+
+    def __init__(self, client: Any, shared: str) -> None:
+        """Make them; `shared` is the folder of several workers, empty for one."""
+        self.client, self.shared = client, shared
+        self.registry = client.CollectorRegistry()
+        # Where several workers share files, the files are collected and not what this process holds of them.
+        own = None if shared else self.registry
+        if own:
+            client.ProcessCollector(registry=own)
+
+        def counter(name: str, help_: str, *labels: str) -> Any:
+            return client.Counter(name, help_, labels, registry=own)
+
+        requests = "protocol", "action"
+        self.requests = counter("serving_requests", "Requests answered.", *requests, "status")
+        self.seconds = client.Histogram(
+            "serving_request_seconds", "From the request's head to its answer.", requests,
+            registry=own, buckets=REQUEST_SECONDS,
+        )  # fmt: skip
+        self.steps = client.Histogram(
+            "serving_step_seconds", "The steps of a prediction.", ("step",), registry=own, buckets=STEP_SECONDS,
+        )  # fmt: skip
+        self.rows = counter("serving_rows", "Rows predicted.", *requests)
+        self.refused = counter("serving_refused", "Requests too large, too many, too early, too late.", "status")
+        self.loads = counter("serving_loads", "Loads of the model.", "outcome")
+        self.cold = counter("serving_cold_requests", "Requests that came when the model was not there yet.")
+        self.flying = client.Gauge(
+            "serving_requests_in_flight", "Requests begun and not answered.", registry=own, multiprocess_mode="livesum",
+        )  # fmt: skip
+        self.start = client.Gauge(
+            "serving_start_seconds", "What the start of a process was made of.", ("phase",),
+            registry=own, multiprocess_mode="max",
+        )  # fmt: skip
+        self.by_step = [self.steps.labels(step) for step in STEPS]
+        self.by_request: dict[tuple[str, str, str], tuple[Any, Any, Any]] = {}  # a name costs a look-up under a lock
+
+    def of(self, protocol: str, action: str, status: str) -> tuple[Any, Any, Any]:
+        """Return the count, the histogram and the rows of requests of this kind."""
+        found = self.by_request.get((protocol, action, status))
+        if found is None:
+            found = (
+                self.requests.labels(protocol, action, status),
+                self.seconds.labels(protocol, action),
+                self.rows.labels(protocol, action),
+            )
+            self.by_request[protocol, action, status] = found
+        return found
+
+
+def begin(options: Settings) -> None:
+    """Import the library and make the metrics, where METRICS=1 asks for them."""
+    global on, _meters
+    if not options.metrics:
+        on = False
+        return
+    shared = _share(options)
+    try:
+        import prometheus_client
+        import prometheus_client.multiprocess
+        import prometheus_client.openmetrics.exposition
+    except ImportError:
+        log("WARNING", f"METRICS=1, but {MISSING}")
+        return
+    _meters = Meters(prometheus_client, shared)
+    on = True
+
+
+MISSING = "prometheus_client is not installed: pip install -r requirements/observe.txt"
+
+
+def _share(options: Settings) -> str:
+    """Return the folder in which workers share what they count, made where nobody has named one."""
+    if options.prometheus_multiproc_dir is None and options.workers > 1:
+        return _folder()
+    return str(options.prometheus_multiproc_dir or "")
+
+
+def _folder() -> str:
+    """Make a folder for this process and those that it forks; it goes when this one ends."""
+    import shutil
+    import tempfile
+
+    made, process = tempfile.mkdtemp(prefix="metrics-"), os.getpid()
+    atexit.register(lambda: shutil.rmtree(made, ignore_errors=True) if os.getpid() == process else None)
+    os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", made)  # before the library is imported, which reads it then
+    return made
+
+
+def count(protocol: str, action: str, status: int, steps: tuple[int | None, ...], rows: int, cold: bool) -> None:
+    """Count a request that has been answered; `steps` are decode, run, encode and the whole, in microseconds."""
+    assert _meters
+    requests, seconds, counted = _meters.of(protocol, action, f"{status // 100}xx")
+    requests.inc()
+    seconds.observe((steps[3] or 0) / 1e6)
+    if rows:
+        counted.inc(rows)
+    for meter, took in zip(_meters.by_step, steps):
+        if took is not None:
+            meter.observe(took / 1e6)
+    if status in REFUSED:
+        _meters.refused.labels(str(status)).inc()
+    if cold:
+        _meters.cold.inc()
+
+
+def began() -> None:
+    """Count a request that is in flight until `ended`."""
+    if _meters:
+        _meters.flying.inc()
+
+
+def ended() -> None:
+    """Count it no longer."""
+    if _meters:
+        _meters.flying.dec()
+
+
+def loaded(outcome: str) -> None:
+    """Count a load of the model: loaded or failed."""
+    if on and _meters:
+        _meters.loads.labels(outcome).inc()
+
+
+def expose(accept: str) -> tuple[bytes, str]:
+    """Return all metrics in the form that the scraper accepts, and its content type; raise LookupError without any."""
+    if not on or _meters is None:
+        raise LookupError(MISSING)
+    for phase, seconds in phases.durations().items():
+        _meters.start.labels(phase).set(seconds)
+    registry = _meters.registry
+    if _meters.shared:
+        multiprocess = _meters.client.multiprocess
+        _forget_the_dead(multiprocess.mark_process_dead, _meters.shared)
+        registry = _meters.client.CollectorRegistry()
+        multiprocess.MultiProcessCollector(registry, path=_meters.shared)
+    encode, content_type = _meters.client.exposition.choose_encoder(accept)
+    return encode(registry), content_type
+
+
+def _forget_the_dead(forget: Callable[[int, str], None], shared: str) -> None:
+    """Drop what workers that have ended say of their requests in flight."""
+    for name in os.listdir(shared):
+        _, _, process = name.removesuffix(".db").rpartition("_")
+        if name.startswith("gauge_live") and process.isdecimal() and not os.path.exists(f"/proc/{process}"):
+            forget(int(process), shared)

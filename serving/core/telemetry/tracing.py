@@ -1,0 +1,155 @@
+"""Traces, where OTEL_EXPORTER_OTLP_ENDPOINT says who takes them; through OpenTelemetry's SDK, imported nowhere else.
+
+A request is a span with the caller's as its parent, and in it decode, run and encode. They are made when the request
+has been answered, from the times that were taken anyway, and sent by a thread of the SDK's, over HTTP in protobuf. The
+SDK reads its own variables: OTEL_TRACES_SAMPLER, OTEL_RESOURCE_ATTRIBUTES, OTEL_EXPORTER_OTLP_HEADERS and so on.
+"""
+
+import atexit
+import os
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from serving.core.http import Request
+from serving.core.record import Record
+from serving.core.settings import Settings
+from serving.core.telemetry.log import handler, log
+
+MISSING = "the SDK of OpenTelemetry is not installed: pip install -r requirements/observe.txt"
+
+on = False
+_options: Settings | None = None
+_sdk: Any = None
+_tracer: Any = None
+_lock = threading.Lock()
+
+
+class Trace(NamedTuple):
+    """Where a request belongs in a trace: both ids in hexadecimal digits, `span` empty where the caller has none."""
+
+    id: str
+    span: str
+    sampled: bool
+
+
+def begin(options: Settings) -> None:
+    """Import the SDK where the settings name a collector; its thread begins with the first request, after any fork."""
+    global on, _options, _sdk, _tracer
+    on, _tracer = False, None
+    if not options.otel_exporter_otlp_endpoint and not options.otel_exporter_otlp_traces_endpoint:
+        return
+    if options.otel_sdk_disabled:
+        return
+    try:
+        import opentelemetry.exporter.otlp.proto.http.trace_exporter
+        import opentelemetry.sdk.resources
+        import opentelemetry.sdk.trace.export
+        import opentelemetry.trace.status  # noqa: F401
+    except ImportError:
+        log("WARNING", f"OTEL_EXPORTER_OTLP_ENDPOINT is set, but {MISSING}")
+        return
+    on, _options, _sdk = True, options, sys.modules["opentelemetry"]
+
+
+def _begin_tracer() -> Any:
+    """Make the tracer of this process."""
+    global _tracer
+    with _lock:
+        if _tracer is None:
+            assert _options
+            named = {"service.name": _options.otel_service_name} if _options.otel_service_name else {}
+            sdk = _sdk.sdk
+            provider = sdk.trace.TracerProvider(resource=sdk.resources.Resource.create(named), shutdown_on_exit=False)
+            # The exporter waits for a collector that does not answer, and the platform gives ten seconds to leave.
+            os.environ.setdefault("OTEL_EXPORTER_OTLP_TIMEOUT", "3")
+            exporter = _sdk.exporter.otlp.proto.http.trace_exporter.OTLPSpanExporter()
+            provider.add_span_processor(sdk.trace.export.BatchSpanProcessor(exporter))
+            _log_its_complaints()
+            _at_exit(provider.shutdown)
+            _tracer = provider.get_tracer("serving")
+        return _tracer
+
+
+def _log_its_complaints() -> None:
+    """Have what the SDK says of itself, such as a collector that is not there, in our log and its form."""
+    import logging
+
+    logger = logging.getLogger("opentelemetry")
+    if not logger.handlers:
+        logger.addHandler(handler())
+    logger.propagate = False
+
+
+def _at_exit(end: Callable[[], None]) -> None:
+    """Have `end` called once when this process ends; one that multiprocessing began does not run atexit before 3.13."""
+    process, lock = os.getpid(), threading.Lock()
+
+    def once() -> None:
+        if os.getpid() == process and lock.acquire(blocking=False):
+            end()
+
+    atexit.register(once)
+    if "multiprocessing.util" in sys.modules:
+        sys.modules["multiprocessing.util"].Finalize(None, once, exitpriority=1)
+
+
+def trace(request: Request, status: int, parent: Trace | None, named: tuple[str, str], rows: int) -> Trace:
+    """Make the spans of a request that has been answered just now; return where its own span belongs."""
+    tracer, api = _tracer or _begin_tracer(), _sdk.trace
+    record: Record = request.record
+    now = time.perf_counter_ns()
+    offset = time.time_ns() - now
+    template = _template(record.route.path) if record.route else ""
+    method = request.method if request.method in METHODS else "_OTHER"
+    attributes = {"http.request.method": method, "http.response.status_code": status,
+                  "serving.protocol": named[0], "serving.action": named[1], "serving.rows": rows}  # fmt: skip
+    if template:
+        attributes["http.route"] = template
+    if record.signature is not None:
+        attributes["serving.signature"] = record.signature
+    span = tracer.start_span(
+        f"{method} {template}".rstrip(), _context(parent, request.headers.get("tracestate")), api.SpanKind.SERVER,
+        attributes, start_time=record.began + offset,
+    )  # fmt: skip
+    if span.is_recording():
+        inside = api.set_span_in_context(span)
+        for one in record.children or (record,):
+            stamps = zip(STEPS, (one.decoding, one.decoded, one.ran), (one.decoded, one.ran, one.encoded))
+            for step, start, end in stamps:
+                if end:
+                    tracer.start_span(step, inside, start_time=start + offset).end(end + offset)
+        if status >= 500:
+            span.set_status(api.Status(api.StatusCode.ERROR))
+        span.end(now + offset)
+    own = span.get_span_context()
+    return Trace(f"{own.trace_id:032x}", f"{own.span_id:016x}", own.trace_flags.sampled)
+
+
+STEPS = ("decode", "run", "encode")
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"})
+
+
+def _context(parent: Trace | None, state: str | None) -> Any:
+    """Return a context that holds the caller's span, and nothing that this thread may have done before."""
+    api, nothing = _sdk.trace, _sdk.context.Context()
+    if parent is None or not parent.span:
+        return nothing
+    told = api.TraceState.from_header([state[:LONGEST_STATE]]) if state else None
+    flags = api.TraceFlags(api.TraceFlags.SAMPLED if parent.sampled else api.TraceFlags.DEFAULT)
+    caller = api.SpanContext(int(parent.id, 16), int(parent.span, 16), True, flags, told)
+    return api.set_span_in_context(api.NonRecordingSpan(caller), nothing)
+
+
+LONGEST_STATE = 512  # what the recommendation has everybody pass on
+
+
+@lru_cache(maxsize=64)
+def _template(pattern: str) -> str:
+    """Return what OpenTelemetry calls a route: /v1/models/{name}:predict."""
+    path = re.sub(r"\(\?P<(\w+)>[^()]*\)", r"{\1}", pattern)
+    return re.sub(r"\(\?:[^()]*\)\?|/\?|\\", "", path)

@@ -1,0 +1,361 @@
+"""What happens with an event: decide, call, and say how it went. Deliveries come at least once, in any order.
+
+what it is                                 status   what is written                          comes again
+a predict request, answered                200/204  the prediction, as an event              no
+an object, scored (or scored before)       200/204  the predictions; an event that says so   no
+refused for good: a bad request or file    200/204  an error object; a failed-event; log     no
+a CloudEvent that is none                  400      log                                      no
+no event at all                            200/204  a failed-event; log (EVENT_STRICT: 400)  no (yes)
+not for us, ours, gone, or a folder        204      log                                      no
+too old to come again                      200/204  a failed-event; log                      no
+storage, sink, memory, model not there     503      log                                      yes
+
+200 is with the answer as an event in the response, 204 where it went elsewhere or nowhere (EVENT_REPLY).
+400 is for what says that it is a CloudEvent: brokers do not send that again, and its sender learns of it. Pub/Sub
+repeats whatever is not acknowledged, so poison in a push is.
+The answer's id follows from the event's source and id: a delivery that comes twice is answered twice alike.
+"""
+
+import base64
+import hashlib
+import json
+import time
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import orjson
+
+from serving.core import settings
+from serving.core.errors import LoadError
+from serving.core.http import (
+    JSON,
+    SMALLEST_COMPRESSED,
+    BadRequest,
+    Changed,
+    Headers,
+    HttpError,
+    Request,
+    Response,
+    TooLarge,
+    compress,
+    media_type,
+    read_body,
+    to_json,
+)
+from serving.core.telemetry.log import log
+from serving.events import cloud_events
+from serving.events.cloud_events import FINALIZED, Event, Malformed, NotAnEvent
+from serving.protocols import open_inference
+
+Answer = Callable[[Request], Response]
+
+# The types of what we send, and what no request for a prediction is.
+PREDICTED, SCORED, FAILED = "savedmodel.predicted.v1", "savedmodel.scored.v1", "savedmodel.failed.v1"
+KSERVE = "io.kserve.inference.response"  # what KServe calls an answer, at the addresses that it has too
+OURS, PLATFORMS = ("savedmodel.", KSERVE), ("google.", "providers/")
+LARGEST_KEPT = 64 << 10  # bytes of a refused event's data that a failed-event repeats
+
+
+class Outcome(NamedTuple):
+    """How one event went: 204, or 503 or 400 with a message; and the event to answer with, 200."""
+
+    status: int
+    message: str = ""
+    reply: Event | None = None
+
+
+DONE = Outcome(204)
+PASSING = (429, 500, 502, 503, 504)  # what another instance, or this one later, may answer otherwise
+
+
+def receive(request: Request, answer: Answer) -> Response:
+    """Act on every event of a request; `answer` is what answers a predict request."""
+    found = _read(request)
+    request.record.events = tuple(_cause(event)["id"] for event in found)
+    deliver = request.deliver or act
+    outcomes = [(act if isinstance(event, Malformed) else deliver)(event, answer) for event in found]
+    for status in (503, 400):
+        if bad := [outcome for outcome in outcomes if outcome.status == status]:
+            headers = (("Retry-After", "1"),) if status == 503 else ()
+            return Response(status, to_json({"error": bad[0].message}), headers=headers)
+    replies = [outcome.reply for outcome in outcomes if outcome.reply]
+    if not replies:
+        return Response(204, b"")
+    if len(found) > 1:
+        return Response(200, cloud_events.to_batch(replies), cloud_events.BATCHED)
+    (reply,) = replies
+    return Response(200, reply.data, reply.content_type, tuple(cloud_events.to_binary(reply).items()))
+
+
+class Redelivery(RuntimeError):
+    """An event has to be delivered again."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(outcome.message)
+        self.outcome = outcome
+
+
+def receive_object(event: Any, answer: Answer) -> Outcome:
+    """Act on a platform's CloudEvent object, and return how it went; raise Redelivery where it has to come again.
+
+    A platform's own framework takes no answer from here: it goes where EVENT_REPLY says, or into the log's warning.
+    """
+    if (found := getattr(event, "unchanged", lambda: None)()) is not None:  # it came through serving.servers.functions
+        return _settled(act(found, event.answer))
+    attributes, data = event.get_attributes(), event.get_data()
+    if data is not None and not isinstance(data, (bytes, bytearray)):
+        kind = attributes.get("datacontenttype") or JSON
+        text = isinstance(data, str) and not cloud_events.is_json(kind)
+        data = (data if text else json.dumps(data, ensure_ascii=False)).encode()
+    try:
+        got = cloud_events.from_attributes(
+            attributes.get, bytes(data or b""), attributes.get("datacontenttype") or JSON, ""
+        )
+        found = cloud_events.checked(cloud_events.unwrap(got))._replace(pushed=not hasattr(event, "answer"))
+    except NotAnEvent as error:
+        found = Malformed(str(error), bytes(data or b""))
+    return _settled(act(found, getattr(event, "answer", answer)))
+
+
+def _settled(outcome: Outcome) -> Outcome:
+    if outcome.status != 204 and not outcome.reply:
+        raise Redelivery(outcome)
+    return outcome
+
+
+def answer_in_kind(request: Request, infer: Answer) -> Response:
+    """Answer an event at a model's own address by an event in the same form, binary or structured, as KServe does.
+
+    What goes wrong is answered as it would be without the event.
+    """
+    options, headers = settings.current(), request.headers
+    found = cloud_events.parse(headers, read_body(request, options.max_body_bytes))
+    if len(found) != 1:
+        raise BadRequest("body: expected one event, got a batch, which /events takes", example=False)
+    (event,) = found
+    if isinstance(event, Malformed):
+        raise BadRequest(event.message, example=False)
+    structured = media_type(headers) == cloud_events.STRUCTURED
+    changed = {"content-type": event.content_type or None, "content-encoding": None}
+    if structured:
+        changed["accept-encoding"] = None  # what is compressed is the event
+    response = infer(request._replace(headers=Changed(headers, changed), body=event.data, length=None))
+    source = f"io.kserve.inference.{options.model_name}"
+    reply = _answer_to(_cause(event), KSERVE, source, response.body, response.content_type)
+    if not structured:
+        return response._replace(headers=(*response.headers, *cloud_events.to_binary(reply).items()))
+    whole = Response(200, cloud_events.to_structured(reply), cloud_events.STRUCTURED, response.headers)
+    return compress(whole, headers.get("accept-encoding")) if len(whole.body) >= SMALLEST_COMPRESSED else whole
+
+
+def _read(request: Request) -> list[Event | Malformed]:
+    """Return the events of a request. A body that broke off on its way raises, and is sent again."""
+    limit = max(cloud_events.LARGEST_MESSAGE, settings.current().max_body_bytes)
+    too_large = f"body: expected at most {limit} bytes, got more"
+    try:
+        packed = read_body(request._replace(headers={}), limit)
+    except TooLarge:
+        return [Malformed(too_large, _named(request.headers))]
+    try:
+        body = read_body(request._replace(body=packed), limit)
+    except HttpError as error:
+        claimed = media_type(request.headers).startswith(cloud_events.STRUCTURED)
+        return [Malformed(too_large if isinstance(error, TooLarge) else str(error), packed, claimed)]
+    return cloud_events.parse(request.headers, body)
+
+
+def _named(headers: Headers) -> bytes:
+    """Return what tells an event whose body is too large to read from others of its kind."""
+    names = ("ce-source", "ce-id", "x-goog-pubsub-message-id", "x-cloud-trace-context", "traceparent", "content-length")
+    return repr([headers.get(name) for name in names]).encode()
+
+
+def act(event: Event | Malformed, answer: Answer) -> Outcome:
+    """Do what an event asks for. Nothing escapes: what has gone wrong is in the outcome."""
+    try:
+        return _act(event, answer)
+    except LoadError as error:
+        return _again(event, f"the model cannot be loaded: {error}")
+    except MemoryError:
+        return _again(event, "out of memory")
+    except Exception as error:
+        log("ERROR", f"an event failed: {error!r}", traceback=traceback.format_exc(), **_cause(event))
+        return DONE if isinstance(event, Event) and _too_old(event) else Outcome(503, INTERNAL)
+
+
+INTERNAL = "internal error; the log has the reason"
+
+
+def _act(event: Event | Malformed, answer: Answer) -> Outcome:
+    options = settings.current()
+    if isinstance(event, Malformed):
+        if options.event_strict or event.claimed:  # the dead letter, or the sender's error, is the record
+            log("ERROR", f"no event: {event.message}", **_cause(event))
+            return Outcome(400, event.message)
+        return _refuse(event, event.message)
+    if event.type == FINALIZED:
+        return _score(event)
+    if event.type.startswith(OURS):
+        return _leave(event, "it is one of our own answers")
+    if event.type != cloud_events.MESSAGE and event.type.startswith(PLATFORMS):
+        return _leave(event, f"no model is asked for by the type {event.type}")
+    if not _is_asked_for(event.type, options.event_types):
+        return _leave(event, f"EVENT_TYPES does not hold the type {event.type}")
+    return _predict(event, answer)
+
+
+def _is_asked_for(type_: str, asked: Iterable[str]) -> bool:
+    return any(type_.startswith(one[:-1]) if one.endswith("*") else type_ == one for one in asked)
+
+
+def _too_old(event: Event) -> str:
+    limit = settings.current().event_max_age
+    age = time.time() - cloud_events.seconds(event.time) if event.time and limit else 0
+    told = f"time: expected an event of the last {limit} seconds (EVENT_MAX_AGE) to come again, got an older one"
+    return told if age > limit else ""
+
+
+def _predict(event: Event, answer: Answer) -> Outcome:
+    """Answer a predict request as it would be answered over HTTP, byte for byte."""
+    if event.path and not _is_predict(event.path):
+        return _refuse(event, "path: expected the address of a predict or infer, such as /v1/models/model:predict")
+    name = settings.current().model_name
+    infers = not event.path and open_inference.takes(event.data)
+    path = event.path or (f"/v2/models/{name}/infer" if infers else f"/v1/models/{name}:predict")
+    headers = {"content-type": event.content_type} if event.content_type else {}
+    response = answer(Request("POST", path, headers=headers, body=event.data))
+    if response.status == 200:
+        if event.pushed and settings.current().event_reply == "response":
+            log(
+                "WARNING",
+                "nobody reads this answer: Pub/Sub takes none; EVENT_REPLY names another place",
+                **_cause(event),
+            )
+        return _reply(event, PREDICTED, response.body, response.content_type)
+    message = orjson.loads(response.body)["error"]
+    if response.status in PASSING:
+        return _again(event, message)
+    return _refuse(event, "path: there is no such model here" if response.status == 404 else message)
+
+
+def _is_predict(path: str) -> bool:
+    return path.startswith(("/v1/models/", "/v2/models/")) and path.endswith(
+        (":predict", ":classify", ":regress", "/infer")
+    )
+
+
+def _score(event: Event) -> Outcome:
+    """Write the predictions of the object that the event is about."""
+    from serving import scoring  # most events are requests
+
+    options = settings.current()
+    try:
+        bucket, name, generation, metadata = _object(event)
+    except NotAnEvent as error:
+        return _refuse(event, str(error))
+    source = f"gs://{bucket}/{name}"
+    if name.endswith("/"):
+        return _leave(event, f"{source} is a folder")
+    if scoring.ours(bucket, name, metadata):
+        return _leave(event, f"{source} is one of our own outputs")
+    if not options.event_input:
+        return _again(
+            event,
+            "EVENT_INPUT and EVENT_OUTPUT: expected gs://BUCKET/FOLDER in each, got nothing: no objects are scored",
+        )
+    if not source.startswith(options.event_input):
+        return _leave(event, f"{source} is not in EVENT_INPUT")
+    try:
+        scored = scoring.score_object(source, generation)
+    except scoring.Gone as error:
+        return _leave(event, f"{source} is gone: {error}")
+    except scoring.Passing as error:
+        return _again(event, f"{source}: {error}")
+    except scoring.BadFile as error:
+        try:
+            scoring.record_error(source, generation, str(error))
+        except scoring.Passing as failure:
+            return _again(event, f"{source}: {error}; and that cannot be recorded: {failure}")
+        return _refuse(event, f"{source}: {error}")
+    told = "was scored before" if scored.already else "is scored"
+    log("INFO", f"{source} {told}", output=scored.output, rows=scored.rows, failed=scored.failed, **_cause(event))
+    said = {"source": source, "generation": generation, "predictions": scored.output, "rows": scored.rows,
+            "failed": scored.failed}  # fmt: skip
+    return _reply(event, SCORED, to_json(said), JSON)
+
+
+def _object(event: Event) -> tuple[str, str, str | None, Mapping[str, str]]:
+    """Return the bucket, name, generation and metadata of an object that an event of Cloud Storage tells."""
+    try:
+        data = orjson.loads(event.data)
+    except orjson.JSONDecodeError:
+        raise NotAnEvent("data: expected an object of Cloud Storage as JSON, got no JSON") from None
+    if not isinstance(data, dict):
+        raise NotAnEvent("data: expected an object of Cloud Storage, got something else")
+    for name in ("bucket", "name"):
+        if not isinstance(data.get(name), str) or not data[name]:
+            raise NotAnEvent(f"data.{name}: expected text, got {'something else' if name in data else 'nothing'}")
+    generation = data.get("generation")
+    if generation is not None and not (isinstance(generation, (str, int)) and str(generation).isdecimal()):
+        raise NotAnEvent("data.generation: expected a whole number, got something else")
+    metadata = data.get("metadata")
+    kept = metadata if isinstance(metadata, dict) else {}
+    return data["bucket"], data["name"], None if generation is None else str(generation), kept
+
+
+def _leave(event: Event, why: str) -> Outcome:
+    """Acknowledge what is not for us."""
+    log("INFO", f"an event is left alone: {why}", **_cause(event))
+    return DONE
+
+
+def _again(event: Event | Malformed, why: str) -> Outcome:
+    """Ask for another delivery, but for an event that has come for too long."""
+    if isinstance(event, Event) and (old := _too_old(event)):
+        return _refuse(event, f"{why}; {old}")
+    return _later(event, why)
+
+
+def _later(event: Event | Malformed, why: str) -> Outcome:
+    log("WARNING", f"an event has to come again: {why}", **_cause(event))
+    return Outcome(503, why)
+
+
+def _refuse(event: Event | Malformed, why: str) -> Outcome:
+    """Acknowledge what can never be done, and record it."""
+    log("ERROR", f"an event is refused for good: {why}", **_cause(event))
+    told: dict[str, Any] = {"error": why, "event": dict(_cause(event))}
+    if len(event.data) <= LARGEST_KEPT:
+        told["event"]["data_base64"] = base64.b64encode(event.data).decode()
+    return _reply(event, FAILED, to_json(told), JSON)
+
+
+def _cause(event: Event | Malformed) -> dict[str, str]:
+    """Return what an event is called, in the log and in a failed-event."""
+    if isinstance(event, Malformed):
+        return {"id": hashlib.sha256(event.data).hexdigest()[:32]}
+    named = {"id": event.id, "source": event.source, "type": event.type, "subject": event.subject}
+    return {name: value for name, value in named.items() if value}
+
+
+def _reply(event: Event | Malformed, type_: str, data: bytes, content_type: str) -> Outcome:
+    """Send the answer to where EVENT_REPLY says."""
+    options = settings.current()
+    reply = _answer_to(_cause(event), type_, f"/v1/models/{options.model_name}", data, content_type)
+    if options.event_reply == "response":
+        return Outcome(200, reply=reply)
+    if options.event_reply != "none":
+        from serving.events import sinks  # only where answers go elsewhere
+
+        try:
+            sinks.send(reply, options)
+        except sinks.SinkError as error:
+            return _later(event, str(error)) if type_ == FAILED else _again(event, str(error))
+    return DONE
+
+
+def _answer_to(cause: Mapping[str, str], type_: str, source: str, data: bytes, content_type: str) -> Event:
+    subject = f"{cause.get('source', '')}#{cause['id']}"
+    identity = hashlib.sha256(subject.encode()).hexdigest()[:32]
+    return Event(identity, source, type_, subject, content_type=content_type, data=data)

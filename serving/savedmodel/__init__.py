@@ -1,0 +1,1 @@
+"""What a SavedModel says, read from its files without loading it and without TensorFlow."""

@@ -1,0 +1,150 @@
+"""Which numbered version in a folder is served: the highest that is whole. One that is still being copied is not.
+
+A version is whole where saved_model.pb can be read, every file that it names is there, and no variables' file is
+shorter than the index beside it says.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from serving.core import files
+from serving.core.errors import LoadError
+from serving.runtime import litert
+from serving.savedmodel import mistaken, saved_model
+from serving.savedmodel.safety.purity import asset_definitions
+from serving.savedmodel.signature import _each, _number, _one, _text, _varint, _whole
+
+INDEX = "variables/variables.index"
+SHARD = re.compile(r"variables/variables\.data-(\d{5})-of-(\d{5})")
+MAGIC = bytes.fromhex("57fb808b247547db")  # of a table, LevelDB's format: the last 8 bytes of a file of 48 and more
+FOOTER = 48
+
+
+class Chosen(NamedTuple):
+    """What is served of a folder."""
+
+    directory: Path
+    passed_over: tuple[str, ...] = ()  # higher versions, and what each lacks
+
+
+def chosen(directory: Path) -> Chosen:
+    """Return the folder itself, or the highest version in it that is whole; raise LoadError where none is."""
+    if holds(directory) or not directory.is_dir():
+        return Chosen(directory)
+    numbered = sorted((path for path in directory.iterdir() if path.name.isdecimal()), key=_number_of, reverse=True)
+    passed_over: list[str] = []
+    for path in numbered:
+        if (problem := lacking(path)) is None:
+            return Chosen(path, tuple(passed_over))
+        passed_over.append(f"version {path.name}: {problem}")
+    if passed_over:
+        raise LoadError(f"no version is whole: {'; '.join(passed_over[:5])}")
+    return Chosen(directory)
+
+
+def _number_of(path: Path) -> int:
+    return int(path.name)
+
+
+def holds(directory: Path) -> bool:
+    """Say whether there is a model in the folder itself, whole or not."""
+    return (directory / saved_model.NAME).exists() or litert.holds(directory)
+
+
+def lacking(directory: Path) -> str | None:
+    """Say what a model lacks to be whole, or None."""
+    if litert.holds(directory):
+        return None
+    try:
+        message = saved_model.message(directory)
+        graphs = list(_each(message, 2))
+        for graph in graphs:
+            if problem := missing(directory, graph):
+                return problem
+        return _short(directory) if any(restores(graph) for graph in graphs) else None
+    except (LoadError, ValueError, OSError) as error:
+        return str(error)
+
+
+def restores(graph: memoryview) -> bool:
+    """Say whether a graph reads its variables from files."""
+    return bool(_one(_whole(graph, 3), 3))
+
+
+def missing(directory: Path, graph: memoryview) -> str | None:
+    """Say which file is not there that a graph reads when it is loaded, or None."""
+    for asset in asset_definitions(graph):
+        name = f"assets/{_text(_one(asset, 2))}"
+        if not (directory / name).exists():
+            return f"{name} is missing"
+    if not restores(graph):
+        return None
+    if not (directory / INDEX).is_file():
+        return f"{INDEX} is missing"
+    return missing_shard(files.names(directory, "variables"))
+
+
+def missing_shard(names: Iterable[str]) -> str | None:
+    """Say which file of variables is missing among the names of a model's files, or None."""
+    shards = [match for name in names if (match := SHARD.fullmatch(name))]
+    if not shards:
+        return "variables/variables.data-00000-of-00001 is missing"
+    count = int(shards[0][2])
+    there = {int(match[1]) for match in shards if int(match[2]) == count}
+    lost = next((number for number in range(count) if number not in there), None)
+    return None if lost is None else f"variables/variables.data-{lost:05}-of-{count:05} is missing"
+
+
+def _short(directory: Path) -> str | None:
+    """Say which file of variables ends before the index says, or None; raise ValueError where the index is cut off."""
+    index = files.content(directory, INDEX) or b""
+    ends: dict[int, int] = {}
+    count = 1
+    for key, value in _entries(index):
+        if not key:
+            count = _number(memoryview(value), 1)
+            continue
+        shard, offset, size = (_number(memoryview(value), field) for field in (3, 4, 5))
+        ends[shard] = max(ends.get(shard, 0), offset + size)
+    for shard, end in ends.items():
+        name = f"variables/variables.data-{shard:05}-of-{count:05}"
+        if (size := files.size(directory, name)) < end:
+            with files.opened(directory, name, files.ANY) as file:
+                kind = mistaken.content(file.read(64))
+            return f"{name} is {kind}" if kind else f"{name} has {size} bytes of {end}"
+    return None
+
+
+def _entries(table: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the entries of a table <https://github.com/google/leveldb/blob/main/doc/table_format.md>."""
+    if len(table) < FOOTER or table[-8:] != MAGIC:
+        raise ValueError(f"{INDEX} is {mistaken.content(table[:64]) or 'cut off'}")
+    footer = memoryview(table)[-FOOTER:]
+    position = 0
+    handle = []
+    for _ in range(4):  # of the meta index, and of the index
+        number, position = _varint(footer, position)
+        handle.append(number)
+    for _, value in _block(table, handle[2], handle[3]):
+        start, position = _varint(memoryview(value), 0)
+        size, _ = _varint(memoryview(value), position)
+        yield from _block(table, start, size)
+
+
+def _block(table: bytes, start: int, size: int) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the entries of a block, whose keys share their beginnings with those before."""
+    block = memoryview(table)[start : start + size]
+    if len(block) < size or len(table) < start + size + 5 or table[start + size]:
+        raise ValueError(f"{INDEX} is cut off, or compressed")
+    restarts = int.from_bytes(block[-4:], "little")
+    end, position, key = size - 4 * (restarts + 1), 0, b""
+    while position < end:
+        shared, position = _varint(block, position)
+        own, position = _varint(block, position)
+        length, position = _varint(block, position)
+        key = key[:shared] + bytes(block[position : position + own])
+        position += own
+        yield key, bytes(block[position : position + length])
+        position += length

@@ -1,0 +1,103 @@
+"""What is left to do after TensorFlow has loaded a SavedModel, before its signatures can answer.
+
+Keras 3 models written by `tf.saved_model.save` have two variables for each weight. The signatures read the first. The
+saver knows only a copy of it, made while the graph was traced, so the restore fills the copy and nothing fills the
+first. The graph says which belong together: it holds the assignment that made the copy.
+
+    Variable_7/Initializer/ReadVariableOp   reads     s/d/kernel      the one that the signature reads
+    Variable_7/Assign                       assigns   Variable_7      the one that is restored
+
+TensorFlow 1 models saved without an init operation name the operations that fill their tables in the collection
+table_initializer, which no loader runs.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from serving.savedmodel.graph import Graph, Node, reached
+from serving.savedmodel.safety.purity import LOADING, _roots, asset_definitions, table_initializers
+from serving.savedmodel.signature import _number, _one, _text, served_graph
+
+HANDLE = b"VarHandleOp"
+LOST = (
+    "it reads the variable {!r}, for which the SavedModel holds no value; "
+    "export it with model.export(...), or keep the variable in the object that is saved"
+)
+
+
+class Copy(NamedTuple):
+    """A variable that has to be filled after the load, by node."""
+
+    variable: str
+    source: str  # the node of the variable that holds its value
+    dtype: int  # a TF_DataType
+
+
+class Initialization(NamedTuple):
+    """What is left to do."""
+
+    copies: tuple[Copy, ...] = ()
+    lost: Mapping[str, str] = {}  # by signature: a variable that it reads and nothing can fill
+    operations: tuple[str, ...] = ()  # nodes to run, which fill tables
+    assets: tuple[tuple[str, str], ...] = ()  # what those are fed: a tensor, and the name of the file in assets/
+
+
+NOTHING = Initialization()
+
+
+def needed(directory: Path) -> Initialization:
+    """Return what is left to do after a load of the SavedModel in `directory`."""
+    graph = served_graph(directory)
+    if not _one(graph, 7):  # the object graph: TensorFlow 2 wrote it
+        return _tables(graph)
+    return _variables(graph, Graph.of(graph).main)
+
+
+def _tables(graph: memoryview) -> Initialization:
+    operations = table_initializers(graph)
+    if not operations:
+        return NOTHING
+    assets = [(_text(_one(_one(asset, 1), 1)), _text(_one(asset, 2))) for asset in asset_definitions(graph)]
+    return Initialization(operations=tuple(name.decode() for name in operations), assets=tuple(assets))
+
+
+def _variables(graph: memoryview, nodes: Mapping[bytes, Node]) -> Initialization:
+    handles = {name for name, node in nodes.items() if node.op == HANDLE}
+    if not handles:
+        return NOTHING
+    roots = _roots(graph)
+    filled = {node.name for node in reached(nodes, roots.pop(LOADING))} & handles
+    read = {name: {node.name for node in reached(nodes, wanted)} & handles for name, wanted in roots.items()}
+    empty = set().union(*read.values()) - filled
+    if not empty:
+        return NOTHING
+    attributes = {name: nodes[name].attributes for name in handles}
+    shared = {_shared_name(attributes[name]) for name in filled}  # two handles may be of one variable
+    empty = {name for name in empty if _shared_name(attributes[name]) not in shared}
+    sources = {variable: copy for copy, variable in _copied(nodes) if copy in filled and variable in empty}
+    lost = {name: min(left) for name, reads in read.items() if (left := reads & empty - sources.keys())}
+    return Initialization(
+        tuple(
+            Copy(name.decode(), source.decode(), _number(attributes[name]["dtype"], 6))
+            for name, source in sorted(sources.items())
+        ),
+        {signature: name.decode() for signature, name in lost.items()},
+    )
+
+
+def _copied(nodes: Mapping[bytes, Node]) -> Iterator[tuple[bytes, bytes]]:
+    """Yield each variable that the graph assigns another's value, and that other."""
+    for node in nodes.values():
+        if node.op == b"AssignVariableOp" and len(node.inputs) > 1:
+            value = nodes.get(_name(node.inputs[1]))
+            if value is not None and value.op == b"ReadVariableOp" and value.inputs:
+                yield _name(node.inputs[0]), _name(value.inputs[0])
+
+
+def _shared_name(attributes: Mapping[str, memoryview]) -> bytes:
+    return bytes(_one(attributes.get("shared_name", memoryview(b"")), 2))
+
+
+def _name(tensor: bytes) -> bytes:
+    return tensor.lstrip(b"^").partition(b":")[0]

@@ -1,0 +1,390 @@
+"""What a graph expects its strings to hold: tf.Examples with their features, pictures, sound, base64, numbers, words.
+
+    texts(directory, signature)       one function for each guess, the likeliest first, each of a random generator
+
+Nothing is run: the operations that the signature reaches say what they parse, by their attributes and their constants.
+"""
+
+import base64
+import json
+import struct
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from serving.core import files
+from serving.core.dtypes import by_code
+from serving.core.errors import LoadError
+from serving.savedmodel.graph import MAIN, Graph, Node, reached
+from serving.savedmodel.safety.purity import LOADING, _roots, asset_definitions
+from serving.savedmodel.signature import Signature, _each, _fields, _number, _one, _text, _varint, _whole, served_graph
+from serving.savedmodel.wire import varint
+
+Text = Callable[[np.random.Generator], bytes]
+
+STRING, FLOAT, INTEGER = 7, 1, 9  # TF_DataType
+MOST_VALUES = 1 << 16  # of one feature; an example of more is not made up
+WORDS = (b"the cat sat", b"a dog", "Straße".encode(), b"7", b"unknown words")
+
+
+class Feature(NamedTuple):
+    """One feature of a tf.Example or a tf.SequenceExample."""
+
+    key: bytes
+    dtype: int
+    values: int
+    steps: bool = False  # a list of features, one for each step of a sequence
+
+
+class Operation(NamedTuple):
+    """One operation that a signature reaches."""
+
+    op: bytes
+    function: bytes  # b"" for the main graph
+    inputs: list[bytes]
+    attributes: dict[str, memoryview]
+
+
+def texts(directory: Path, signature: Signature) -> list[Text]:
+    """Return functions that make strings for a signature's inputs, the likeliest first."""
+    graph = served_graph(directory)
+    reader = _Reader(graph)
+    found = list(reader.reached([spec.tensor.encode() for spec in signature.outputs.values()]))
+    ops = {one.op for one in found}
+    restore = bytes(_one(_whole(graph, 3), 3))  # its constants are the names of variables
+    loading = [root for root in _roots(graph)[LOADING] if root != restore]
+    plain = [*_decoded(found, ops), *map(_same, _vocabulary(directory, reader, loading))]
+    words = GUESSES[:1]
+    made: list[Text] = []
+    for features in _features(reader, found):
+        made += [_example(features, inner) for inner in [*plain, *words]]
+    made += plain
+    if b"DecodeJSONExample" in ops:
+        made = [_example_in_json(features) for features in _features(reader, found)] + made
+    if b"DecodeBase64" in ops:
+        made = [_then(one, lambda text: base64.urlsafe_b64encode(text).rstrip(b"=")) for one in [*made, *words]] + made
+    if b"DecodeCompressed" in ops:
+        made = [_then(one, zlib.compress) for one in [*made, *words]] + made
+    return [*made, *GUESSES]
+
+
+def parsed(directory: Path, signature: Signature) -> frozenset[bytes]:
+    """Return the operations that a signature reaches."""
+    reached = _Reader(served_graph(directory)).reached([spec.tensor.encode() for spec in signature.outputs.values()])
+    return frozenset(one.op for one in reached)
+
+
+def _same(text: bytes) -> Text:
+    return lambda _random: text
+
+
+def _then(first: Text, second: Callable[[bytes], bytes]) -> Text:
+    return lambda random: second(first(random))
+
+
+def _number_text(random: np.random.Generator) -> bytes:
+    return b"%d" % random.integers(1, 4)
+
+
+SQUARE = 8  # pixels
+
+
+def png(side: int, random: np.random.Generator, channels: int = 3) -> bytes:
+    """Return a picture of random squares (RFC 2083), which is small enough to be shown in an error."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    squares = random.integers(0, 256, (-(-side // SQUARE), -(-side // SQUARE), channels), np.uint8)
+    pixels = squares.repeat(SQUARE, axis=0).repeat(SQUARE, axis=1)[:side, :side]
+    lines = b"".join(b"\0" + line.tobytes() for line in pixels)
+    head = struct.pack(">IIBBBBB", side, side, 8, 0 if channels == 1 else 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+
+
+GUESSES: tuple[Text, ...] = (  # where the graph says nothing
+    lambda random: WORDS[int(random.integers(len(WORDS)))],
+    _number_text,
+    _same(b""),  # also a tf.Example without features
+    _same(b"a"),
+    lambda random: png(32, random),
+)
+
+
+def _bmp(random: np.random.Generator) -> bytes:
+    pixels = random.integers(0, 256, 8 * 8 * 3, np.uint8).tobytes()
+    header = struct.pack("<IiiHHIIiiII", 40, 8, 8, 1, 24, 0, len(pixels), 0, 0, 0, 0)
+    return b"BM" + struct.pack("<IHHI", 54 + len(pixels), 0, 0, 54) + header + pixels
+
+
+def _wav(random: np.random.Generator, channels: int = 1) -> bytes:
+    samples = random.integers(-9999, 9999, 1600 * channels).astype("<i2").tobytes()
+    head = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, channels, 16000, 32000 * channels, 2 * channels, 16)
+    body = b"WAVE" + head + b"data" + struct.pack("<I", len(samples)) + samples
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+PICTURES = frozenset({b"DecodeJpeg", b"DecodePng", b"DecodeImage", b"DecodeAndCropJpeg", b"DecodeGif", b"DecodeWebP"})
+RAW_COUNTS = (*range(1, 33), 64, 128, 256, 784, 1024, 3072)  # values in a string of raw bytes
+
+
+def _decoded(found: Sequence[Operation], ops: set[bytes]) -> Iterator[Text]:
+    """Yield what the decoders among the operations take."""
+    if ops & PICTURES:
+        yield lambda random: png(32, random)
+        yield lambda random: png(32, random, 1)
+    if b"DecodeBmp" in ops:
+        yield _bmp
+    if b"DecodeWav" in ops:
+        yield _wav
+        yield lambda random: _wav(random, 2)
+    if b"StringToNumber" in ops:
+        yield _number_text
+    for one in found:
+        if one.op == b"DecodeCSV":
+            types = list(_numbers(_one(one.attributes["OUT_TYPE"], 1), 6))
+            delimiter = bytes(_one(one.attributes.get("field_delim", memoryview(b"")), 2)) or b","
+            yield _same(delimiter.join(b"a" if code == STRING else b"1" for code in types))
+        elif one.op == b"ParseTensor":
+            yield _same(_tensor(_number(one.attributes["out_type"], 6)))
+        elif one.op in (b"DecodeRaw", b"DecodePaddedRaw"):
+            size = _item_size(_number(one.attributes["out_type"], 6))
+            yield from (_same(bytes(size * count)) for count in RAW_COUNTS)
+
+
+def _item_size(code: int) -> int:
+    dtype = by_code(code)
+    return dtype.numpy.itemsize if dtype.numpy_name and dtype.kind != "S" else 1
+
+
+def _tensor(code: int) -> bytes:
+    """Return a serialized tensor of one zero."""
+    return b"\x08" + varint(code) + b"\x12\x04\x12\x02\x08\x01" + _field(4, bytes(_item_size(code)))
+
+
+# ---- tf.Examples
+
+
+def _features(reader: "_Reader", found: Sequence[Operation]) -> list[list[Feature]]:
+    """Return the features of all that is parsed, together; then of each parsing operation."""
+    each = [features for one in found if one.op in _PARSERS for features in [_PARSERS[one.op](reader, one)]]
+    if len(each) < 2:
+        return each
+    return [list({feature.key: feature for features in each for feature in features}.values()), *each]
+
+
+def _dense(keys: Sequence[bytes], one: Operation, types: str, shapes: str, steps: bool = False) -> Iterator[Feature]:
+    sizes = [_size(shape) for shape in _each(_one(one.attributes.get(shapes, memoryview(b"")), 1), 7)]
+    for key, code, size in zip(keys, _types(one, types), sizes):
+        yield Feature(key, code, size, steps)
+
+
+def _sparse(keys: Sequence[bytes], one: Operation, types: str, steps: bool = False) -> Iterator[Feature]:
+    yield from (Feature(key, code, 1, steps) for key, code in zip(keys, _types(one, types)))
+
+
+def _parse_example(reader: "_Reader", one: Operation) -> list[Feature]:
+    sparse, dense = (_number(one.attributes.get(name, memoryview(b"")), 3) for name in ("Nsparse", "Ndense"))
+    keys = [key for tensor in one.inputs[2 : 2 + sparse + dense] for key in reader.strings(one.function, tensor)]
+    return [*_dense(keys[sparse:], one, "Tdense", "dense_shapes"), *_sparse(keys[:sparse], one, "sparse_types")]
+
+
+def _parse_example_v2(reader: "_Reader", one: Operation) -> list[Feature]:
+    sparse, dense, ragged = (reader.strings(one.function, tensor) for tensor in one.inputs[2:5])
+    return [
+        *_dense(dense, one, "Tdense", "dense_shapes"),
+        *_sparse(sparse, one, "sparse_types"),
+        *_sparse(ragged, one, "ragged_value_types"),
+    ]
+
+
+def _parse_single(_reader: "_Reader", one: Operation) -> list[Feature]:
+    return [
+        *_dense(_listed(one, "dense_keys"), one, "Tdense", "dense_shapes"),
+        *_sparse(_listed(one, "sparse_keys"), one, "sparse_types"),
+    ]
+
+
+def _sequence(keys: Sequence[Sequence[bytes]], one: Operation) -> list[Feature]:
+    return [
+        *_sparse(keys[0], one, "context_sparse_types"),
+        *_dense(keys[1], one, "Tcontext_dense", "context_dense_shapes"),
+        *_sparse(keys[2], one, "context_ragged_value_types"),
+        *_sparse(keys[3], one, "feature_list_sparse_types", steps=True),
+        *_dense(keys[4], one, "feature_list_dense_types", "feature_list_dense_shapes", steps=True),
+        *_sparse(keys[5], one, "feature_list_ragged_value_types", steps=True),
+    ]
+
+
+def _parse_sequence(_reader: "_Reader", one: Operation) -> list[Feature]:
+    names = ("context_sparse_keys", "context_dense_keys", "", "feature_list_sparse_keys", "feature_list_dense_keys", "")
+    return _sequence([_listed(one, name) for name in names], one)
+
+
+def _parse_sequence_v2(reader: "_Reader", one: Operation) -> list[Feature]:
+    return _sequence([reader.strings(one.function, tensor) for tensor in one.inputs[2:8]], one)
+
+
+def _parse_single_sequence(reader: "_Reader", one: Operation) -> list[Feature]:
+    counts = ("Ncontext_sparse", "Ncontext_dense", "", "Nfeature_list_sparse", "Nfeature_list_dense", "")
+    keys, position = [], 2
+    for name in counts:
+        end = position + _number(one.attributes.get(name, memoryview(b"")), 3)
+        keys.append([key for tensor in one.inputs[position:end] for key in reader.strings(one.function, tensor)])
+        position = end
+    return _sequence(keys, one)
+
+
+_PARSERS = {
+    b"ParseExample": _parse_example,
+    b"ParseExampleV2": _parse_example_v2,
+    b"ParseSequenceExample": _parse_sequence,
+    b"ParseSequenceExampleV2": _parse_sequence_v2,
+    b"ParseSingleExample": _parse_single,
+    b"ParseSingleSequenceExample": _parse_single_sequence,
+}
+
+
+def _types(one: Operation, name: str) -> list[int]:
+    return list(_numbers(_one(one.attributes.get(name, memoryview(b"")), 1), 6))
+
+
+def _listed(one: Operation, name: str) -> list[bytes]:
+    return list(map(bytes, _each(_one(one.attributes.get(name, memoryview(b"")), 1), 2)))
+
+
+def _size(shape: memoryview) -> int:
+    """Return how many values a shape has; a free dimension counts one."""
+    size = 1
+    for dimension in _each(shape, 2):
+        size *= max(_number(dimension, 1), 1)
+    return size
+
+
+def _example(features: Sequence[Feature], inner: Text) -> Text:
+    """Return a function that makes a serialized tf.Example, or a tf.SequenceExample where features have steps."""
+
+    def make(random: np.random.Generator) -> bytes:
+        once = [_entry(one.key, _feature(one, inner, random)) for one in features if not one.steps]
+        steps = [_entry(one.key, _field(1, _feature(one, inner, random)) * 2) for one in features if one.steps]
+        return _field(1, b"".join(once)) + (_field(2, b"".join(steps)) if steps else b"")
+
+    return make
+
+
+def _feature(of: Feature, inner: Text, random: np.random.Generator) -> bytes:
+    count = min(of.values, MOST_VALUES)
+    if of.dtype == STRING:
+        return _field(1, b"".join(_field(1, inner(random)) for _ in range(count)))
+    if of.dtype == FLOAT:
+        return _field(2, _field(1, random.normal(size=count).astype("<f4").tobytes()))
+    return _field(3, _field(1, bytes(random.integers(0, 2, count, np.uint8))))
+
+
+def _example_in_json(features: Sequence[Feature]) -> Text:
+    def make(random: np.random.Generator) -> bytes:
+        found = {}
+        for one in features:
+            count = min(one.values, MOST_VALUES)
+            if one.dtype == STRING:
+                value = {"bytesList": {"value": ["dGhlIGNhdA=="] * count}}
+            elif one.dtype == FLOAT:
+                value = {"floatList": {"value": random.normal(size=count).tolist()}}
+            else:
+                value = {"int64List": {"value": ["1"] * count}}
+            found[one.key.decode("utf-8", "replace")] = value
+        return json.dumps({"features": {"feature": found}}).encode()
+
+    return make
+
+
+def _field(number: int, content: bytes) -> bytes:
+    return varint(number << 3 | 2) + varint(len(content)) + content
+
+
+def _entry(key: bytes, value: bytes) -> bytes:
+    return _field(1, _field(1, key) + _field(2, value))
+
+
+# ---- Reading the graph
+
+
+def _numbers(message: memoryview, wanted: int) -> Iterator[int]:
+    """Yield the numbers of a repeated field, packed or not."""
+    for number, value in _fields(message):
+        if number == wanted and isinstance(value, int):
+            yield value
+        elif number == wanted and not isinstance(value, int):
+            position = 0
+            while position < len(value):
+                one, position = _varint(value, position)
+                yield one
+
+
+def _vocabulary(directory: Path, reader: "_Reader", loading: list[bytes]) -> list[bytes]:
+    """Return some words of the model's own tables: of its assets, and of the constants that fill them."""
+    found: list[bytes] = []
+    for asset in asset_definitions(reader.graph)[:8]:
+        with (
+            suppress(OSError, LoadError),
+            files.opened(directory, f"assets/{_text(_one(asset, 2))}", files.ANY) as file,
+        ):
+            found += [line for line in file.read(1 << 12).splitlines()[:2] if line]
+    for one in reader.reached(loading):
+        if one.op == b"Const" and _number(one.attributes.get("dtype", memoryview(b"")), 6) == STRING:
+            found += _constant(one.attributes["value"])[:2]
+    return list(dict.fromkeys(found))[:6]
+
+
+def _constant(value: memoryview) -> list[bytes]:
+    """Return the strings of a constant."""
+    tensor = _whole(value, 8)
+    strings = list(map(bytes, _each(tensor, 8)))
+    count = _size(_whole(tensor, 2))
+    return strings + strings[-1:] * (min(count, MOST_VALUES) - len(strings))
+
+
+class _Reader:
+    """The bodies of a graph, and what calls what."""
+
+    def __init__(self, graph: memoryview) -> None:
+        self.graph = graph
+        self._parsed = Graph.of(graph)
+        self._callers: dict[bytes, tuple[bytes, Node]] = {}
+
+    def reached(self, roots: Sequence[bytes]) -> Iterator[Operation]:
+        """Yield the operations that tensors or nodes of the main graph need, in functions too."""
+        parsed = self._parsed
+        pending = [(MAIN, reached(parsed.main, roots))]
+        seen = set()
+        while pending:
+            function, nodes = pending.pop()
+            for node in nodes:
+                yield Operation(node.op, function, node.inputs, node.attributes)
+                for called in (*node.calls, node.op):
+                    if called in parsed.functions and called not in seen:
+                        seen.add(called)
+                        self._callers[called] = function, node
+                        pending.append((called, list(parsed.nodes(called).values())))
+
+    def strings(self, function: bytes, tensor: bytes) -> list[bytes]:
+        """Return the strings of a constant tensor, which may be handed in from outside the function."""
+        for _ in range(32):
+            name = tensor.lstrip(b"^").partition(b":")[0]
+            node = self._parsed.nodes(function).get(name)
+            if node is not None and node.op == b"Const":
+                return _constant(node.attributes["value"])
+            if node is not None and node.inputs:
+                tensor = node.inputs[0]  # an Identity, as a rule
+            elif node is None and function in self._callers:
+                arguments = self._parsed.arguments(function)
+                function, call = self._callers[function]
+                position = arguments.index(name) + (call.op in (b"If", b"StatelessIf", b"Case", b"StatelessCase"))
+                tensor = call.inputs[position]
+            else:
+                break
+        return []

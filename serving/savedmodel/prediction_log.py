@@ -1,0 +1,142 @@
+"""TensorFlow Serving's warm-up requests: a TFRecord of PredictionLog messages, read without any protobuf library.
+
+    TFRecord        8 bytes length, 4 bytes checksum, the record, 4 bytes checksum; and so on
+    PredictionLog   { predict_log: 6 | classify_log: 2 | regress_log: 3 { request: 1 } }
+    PredictRequest  { model_spec: 1 { signature_name: 3 }, inputs: 2 { name: 1, TensorProto: 2 } }
+    ClassificationRequest, RegressionRequest
+                    { model_spec: 1, input: 2 { example_list: 1 { examples: 1 } } }
+
+tensorflow_serving/apis/prediction_log.proto, predict.proto, input.proto; tensorflow/core/framework/tensor.proto. The
+checksums are not looked at: a damaged record is told by what it says.
+"""
+
+import math
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+from serving.core.dtypes import DType, by_code
+from serving.savedmodel.signature import DEFAULT, Signature, _each, _fields, _number, _one, _text, _varint, _whole
+
+PREDICT, CLASSIFY, REGRESS = 6, 2, 3
+OTHER = {4: "MultiInference", 5: "SessionRun", 7: "PredictStreamed"}
+LARGEST = 1 << 28  # bytes of a tensor: a message of a few bytes may claim any shape
+
+Array = np.ndarray[Any, Any]
+
+
+class Logged(NamedTuple):
+    """One request."""
+
+    signature: str
+    inputs: dict[str, Array]
+
+
+def records(file: BinaryIO, most: int) -> Iterator[memoryview]:
+    """Yield the records of a TFRecord file as long as they fit into its first `most` bytes, and close it.
+
+    Raise ValueError where the file ends in the middle of one.
+    """
+    with file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        while head := file.read(12):
+            length = int.from_bytes(head[:8], "little")
+            end = file.tell() + length + 4
+            if len(head) < 12 or end > size:
+                raise ValueError("the file ends in the middle of a record, or is no TFRecord")
+            if end > most:
+                return
+            yield memoryview(file.read(length))
+            file.seek(end)
+
+
+def request(record: memoryview, signatures: Mapping[str, Signature]) -> Logged:
+    """Return what a PredictionLog asks; raise ValueError where it is none, or of a kind that is not served."""
+    for field, kind in OTHER.items():
+        if len(_whole(record, field)):
+            raise ValueError(f"a {kind} request is not served")
+    for field in (PREDICT, CLASSIFY, REGRESS):
+        if len(message := _whole(_whole(record, field), 1)):
+            name = _text(_one(_whole(message, 1), 3)) or DEFAULT
+            if name not in signatures:
+                raise ValueError(f"the model has no signature {name!r}")
+            return Logged(name, _inputs(message) if field == PREDICT else _examples(message, signatures[name]))
+    raise ValueError("it is no PredictionLog with a request")
+
+
+def _inputs(message: memoryview) -> dict[str, Array]:
+    return {_text(_one(entry, 1)): array(_whole(entry, 2)) for entry in _each(message, 2)}
+
+
+def _examples(message: memoryview, signature: Signature) -> dict[str, Array]:
+    """Return the serialized examples as the one input of a signature that takes them."""
+    given = _whole(message, 2)
+    if len(_whole(given, 2)):
+        raise ValueError("examples with a context are not served")
+    if len(signature.inputs) != 1:
+        raise ValueError(f"expected a signature with one input for examples, got {len(signature.inputs)} inputs")
+    (name,) = signature.inputs
+    return {name: _strings([bytes(example) for example in _each(_whole(given, 1), 1)])}
+
+
+def _strings(values: list[bytes]) -> Array:
+    found = np.empty(len(values), object)
+    found[:] = values
+    return found
+
+
+def array(tensor: memoryview) -> Array:
+    """Return the array of a TensorProto; where it has fewer values than elements, the last one stands for the rest."""
+    dtype, shape = by_code(_number(tensor, 1)), _whole(tensor, 2)
+    if dtype.numpy_name is None:
+        raise ValueError(f"no array holds {dtype.name}")
+    sizes = tuple(_number(dimension, 1) for dimension in _each(shape, 2))
+    count = math.prod(sizes)
+    if _number(shape, 3) or any(size < 0 for size in sizes):
+        raise ValueError("a tensor without a shape")
+    if count * dtype.numpy.itemsize > LARGEST:
+        raise ValueError(f"a tensor of more than {LARGEST} bytes")
+    values = _values(tensor, dtype)
+    if len(values) > count or (not len(values) and count):
+        raise ValueError(f"expected {count} values, got {len(values)}")
+    if len(values) < count:
+        values = np.concatenate([values, np.repeat(values[-1:], count - len(values))])
+    return values.reshape(sizes)
+
+
+# Which field holds the values, by TensorFlow's number of the type; those as they lie in memory, and those as varints.
+PLAIN = {1: 5, 2: 6, 8: 9, 18: 12, 24: 18, 25: 18}
+VARINTS = {3: 7, 4: 7, 5: 7, 6: 7, 17: 7, 9: 10, 10: 11, 22: 16, 23: 17}
+BITS = {14: 13, 19: 13}  # bfloat16 and half, two bytes in each varint
+
+
+def _values(tensor: memoryview, dtype: DType) -> Array:
+    if dtype.kind == "S":
+        return _strings([bytes(value) for value in _each(tensor, 8)])
+    content = _one(tensor, 4)
+    if not len(content) and dtype.code in PLAIN:
+        content = memoryview(b"".join(_each(tensor, PLAIN[dtype.code])))
+    if len(content) % dtype.numpy.itemsize:
+        raise ValueError(f"{len(content)} bytes are no whole number of {dtype.label}")
+    if len(content) or dtype.code in PLAIN:
+        return np.frombuffer(content, dtype.numpy.newbyteorder("<")).astype(dtype.numpy)
+    if dtype.code in BITS:
+        return _numbers(tensor, BITS[dtype.code]).astype(np.uint16).view(dtype.numpy)
+    return _numbers(tensor, VARINTS[dtype.code]).astype(dtype.numpy)
+
+
+def _numbers(tensor: memoryview, wanted: int) -> Array:
+    """Return the varints of a repeated field, packed or one by one."""
+    found = []
+    for number, value in _fields(tensor):
+        if number == wanted and isinstance(value, int):
+            found.append(value)
+        elif number == wanted and not isinstance(value, int):
+            position = 0
+            while position < len(value):
+                one, position = _varint(value, position)
+                found.append(one)
+    return np.array([value & (1 << 64) - 1 for value in found], np.uint64)

@@ -1,0 +1,1 @@
+"""What a graph's operations do, and which of their arguments a request decides."""

@@ -1,0 +1,342 @@
+"""What a graph's operations do: which are pure, and which write state, draw random numbers, or reach outside.
+
+A SavedModel is a program. PURE is a list of what is allowed, not of what is forbidden: an operation that nobody has
+looked at is named with the rest. `impurities` reads saved_model.pb as `signature` does, without TensorFlow,
+and follows what a signature, or the loading of the model, reaches through the graph and its function library.
+
+    for use in impurities(directory):
+        print(use)          signature 'serving_default': ReadFile touches files (node read, in __inference_serve_12)
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from serving.core.errors import LoadError
+from serving.savedmodel import strict
+from serving.savedmodel.graph import MAIN, Graph, Node, reached
+from serving.savedmodel.safety import filenames
+from serving.savedmodel.safety.filenames import READING
+from serving.savedmodel.signature import _each, _map, _one, _whole, served_graph
+
+LOADING = ""  # in place of a signature's name: what runs once, when the model is loaded
+INIT = "__saved_model_init_op"  # the signature that TensorFlow 2 writes for it
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Use:
+    """One operation that is not pure, and where it is."""
+
+    signature: str  # LOADING for what loading the model runs
+    op: str
+    kind: str  # a key of DOES
+    node: str
+    function: str  # "" for the main graph
+
+    def __str__(self) -> str:
+        where = f"signature {self.signature!r}" if self.signature != LOADING else "loading the model"
+        inside = f", in {self.function}" if self.function else ""
+        return f"{where}: {self.op} {DOES[self.kind]} (node {self.node}{inside})"
+
+
+# fmt: off
+DOES = {
+    "state":   "keeps or changes state between calls",
+    "random":  "draws random numbers that no input decides",
+    "files":   "touches files",
+    "network": "talks to other processes",
+    "python":  "calls Python, of which the exported model holds nothing",
+    "hidden":  "runs operations that are written in a value, where they cannot be read",
+    "unknown": "is not on the list of pure operations",
+    "prints":  "prints what it is given, to the log",
+}
+DANGEROUS = frozenset({"files", "network", "python", "hidden", "unknown"})  # refused, unless DANGEROUS_OPS=allow
+
+# What speaks against none: prints go to the log, as the server's own lines do.
+HARMLESS = frozenset({"prints"})
+# The operations of a custom library are on no list: naming the library vouches for them.
+VOUCHED = HARMLESS | {"unknown"}
+
+# What each kind looks like, for what is not in PURE; the first that fits counts.
+KINDS = (
+    ("python",  r"(Eager)?PyFunc(Stateless)?|GeneratorDataset"),
+    ("hidden",  r"DatasetFromGraph|DeserializeIterator"),
+    ("files",   r"(Read|Write|Matching)Files?|.*Reader(V2)?|Reader.*|(Save|Restore)(V2|Slices?)?|MergeV2Checkpoints"
+                r"|PrintV2|(Distributed)?Save|.*(CSV|Sql|LMDB|Snapshot\w*|Cache|MatchingFiles|TextLine|Record|Load|Save)"
+                r"Dataset(V\d|Reader)?"
+                r"|.*DatasetToTFRecord|ListSnapshotChunksDataset|InitializeTableFromTextFile(V2)?|LoadAndRemapMatrix"
+                r"|RecordInput|GenerateVocabRemapping|ImmutableConst|DecodeProtoV2|EncodeProto|FileSystemSetConfiguration|DumpTensor"
+                r"|CreateSummary(File|Db)Writer|Debug(Identity|NumericSummary).*|Skipgram|FixedUnigramCandidateSampler|CalibrationStatisticsSaver|CustomAggregator"),
+    ("network", r"Rpc.*|Collective.*|_?Nccl.*|_?(Host)?(Send|Recv)|RemoteCall|DataService.*|RegisterDataset(V2)?"),
+    ("random",  r"Random\w*(?<!Dataset)(?<!DatasetV2)(?<!Queue)(?<!QueueV2)|.*CandidateSampler|Multinomial"
+                r"|Timestamp|(Parameterized)?TruncatedNormal|SampleDistortedBoundingBox(V2)?|Fractional(Avg|Max)Pool"
+                r"|NonDeterministicInts|Stateful(Random|Standard|Truncated|Uniform).*|Rng\w+|Anonymous(Random)?SeedGenerator"),
+    ("state",   r"Assign.*|(Resource)?((Sparse)?Apply|Scatter).*|ResourceStridedSliceAssign"
+                r"|StridedSliceAssign|(Resource)?CountUpTo|.*(Queue|Barrier|Accumulator|Iterator|Summary|Mutex|SessionHandle|SessionTensor).*"
+                r"|.*Summary|Stack.*|TensorArray.*|(Ordered)?Map(Clear|IncompleteSize|Peek|Size|Stage|Unstage).*|Stage.*"
+                r"|Unstage|LookupTable(Insert|Import|Remove).*|InitializeTable.*|DestroyResourceOp|.*TemporaryVariable|BoostedTrees.*"
+                r"|.*SparseTo?TensorsMap|TakeManySparseFromTensorsMap|.*Dataset.*|ImportEvent|BatchFunction|Unbatch"),
+)
+# fmt: on
+
+# Allowed when the model is loaded, and only then.
+INITIALIZING = frozenset(
+    """
+    Assign AssignVariableOp InitializeTable InitializeTableFromTextFile InitializeTableFromTextFileV2 InitializeTableV2
+    LookupTableImport LookupTableImportV2 LookupTableInsert LookupTableInsertV2 Restore RestoreSlice RestoreV2
+    """.split()  # noqa: SIM905 - a list of words is read, and grows, as words
+)
+
+# Of TensorFlow 2.21's 1,908 operations: the stateless ones that reach nothing outside the graph, the stateful ones that
+# only read, check, call a function or live as long as one call (TensorArray...V3, Stack...V2), and what TensorFlow's
+# graph optimizer puts in their place (_Fused...). A mutable table may be read; what writes it is not in the list.
+# CudnnRNN is what Keras 2 has beside an LSTM for a GPU; it draws numbers in training alone.
+PURE = frozenset(
+    """
+    Abs AccumulateNV2 Acos Acosh Add AddN AddV2 AdjustContrast AdjustContrastv2 AdjustHue AdjustSaturation All Angle
+    AnonymousHashTable AnonymousMutableDenseHashTable AnonymousMutableHashTable AnonymousMutableHashTableOfTensors Any
+    ApproxTopK ApproximateEqual ArgMax ArgMin AsString Asin Asinh Assert Atan Atan2 Atanh AudioSpectrogram AvgPool
+    AvgPool3D AvgPool3DGrad AvgPoolGrad BandedTriangularSolve BatchCholesky BatchCholeskyGrad BatchFFT BatchFFT2D
+    BatchFFT3D BatchIFFT BatchIFFT2D BatchIFFT3D BatchMatMul BatchMatMulV2 BatchMatMulV3 BatchMatrixBandPart
+    BatchMatrixDeterminant BatchMatrixDiag BatchMatrixDiagPart BatchMatrixInverse BatchMatrixSetDiag BatchMatrixSolve
+    BatchMatrixSolveLs BatchMatrixTriangularSolve BatchNormWithGlobalNormalization
+    BatchNormWithGlobalNormalizationGrad BatchSelfAdjointEig BatchSelfAdjointEigV2 BatchSvd BatchToSpace
+    BatchToSpaceND BesselI0 BesselI0e BesselI1 BesselI1e BesselJ0 BesselJ1 BesselK0 BesselK0e BesselK1 BesselK1e
+    BesselY0 BesselY1 Betainc BiasAdd BiasAddGrad BiasAddV1 Bincount Bitcast BitwiseAnd BitwiseOr BitwiseXor BlockLSTM
+    BlockLSTMGrad BlockLSTMGradV2 BlockLSTMV2 BroadcastArgs BroadcastGradientArgs BroadcastTo Bucketize
+    CSRSparseMatrixComponents CSRSparseMatrixToDense CSRSparseMatrixToSparseTensor CTCBeamSearchDecoder
+    CTCGreedyDecoder CTCLoss CTCLossV2 Case Cast Ceil CheckNumerics CheckNumericsV2 Cholesky CholeskyGrad ClipByValue
+    CombinedNonMaxSuppression Complex ComplexAbs CompositeTensorVariantFromComponents
+    CompositeTensorVariantToComponents ComputeAccidentalHits Concat ConcatOffset ConcatV2 Conj ConjugateTranspose
+    Const ControlTrigger Conv Conv2D Conv2DBackpropFilter Conv2DBackpropFilterV2 Conv2DBackpropInput
+    Conv2DBackpropInputV2 Conv3D Conv3DBackpropFilter Conv3DBackpropFilterV2 Conv3DBackpropInput Conv3DBackpropInputV2
+    Cos Cosh CropAndResize CropAndResizeGradBoxes CropAndResizeGradImage Cross CudnnRNN CudnnRNNCanonicalToParams
+    CudnnRNNCanonicalToParamsV2 CudnnRNNParamsSize CudnnRNNParamsToCanonical CudnnRNNParamsToCanonicalV2 CudnnRNNV2
+    CudnnRNNV3 Cumprod Cumsum CumulativeLogsumexp
+    DataFormatDimMap DataFormatVecPermute Dawsn DecodeAndCropJpeg DecodeBase64 DecodeBmp DecodeCSV DecodeCompressed
+    DecodeGif DecodeImage DecodeJSONExample DecodeJpeg DecodeJxl DecodePaddedRaw DecodePng DecodeRaw DecodeWav
+    DecodeWebP DeepCopy DenseBincount DenseCountSparseOutput DenseToCSRSparseMatrix DenseToDenseSetOperation
+    DenseToSparseSetOperation DepthToSpace DepthwiseConv2dNative DepthwiseConv2dNativeBackpropFilter
+    DepthwiseConv2dNativeBackpropInput Dequantize DeserializeManySparse DeserializeSparse DeviceIndex Diag DiagPart
+    Digamma Dilation2D Dilation2DBackpropFilter Dilation2DBackpropInput DisableCopyOnRead Div DivNoNan
+    DrawBoundingBoxes DrawBoundingBoxesV2 DynamicPartition DynamicStitch EditDistance Eig Einsum Elu EluGrad Empty
+    EmptyTensorList EmptyTensorMap EncodeBase64 EncodeJpeg EncodeJpegVariableQuality EncodePng EncodeWav EnsureShape
+    Enter Equal Erf Erfc Erfinv EuclideanNorm Exit Exp ExpandDims Expint Expm1 ExtractGlimpse ExtractGlimpseV2
+    ExtractImagePatches ExtractJpegShape ExtractVolumePatches FFT FFT2D FFT3D FFTND FakeParam FakeQuantWithMinMaxArgs
+    FakeQuantWithMinMaxArgsGradient FakeQuantWithMinMaxVars FakeQuantWithMinMaxVarsGradient
+    FakeQuantWithMinMaxVarsPerChannel FakeQuantWithMinMaxVarsPerChannelGradient Fill Fingerprint Floor FloorDiv
+    FloorMod For FresnelCos FresnelSin FusedBatchNorm FusedBatchNormGrad FusedBatchNormGradV2 FusedBatchNormGradV3
+    FusedBatchNormV2 FusedBatchNormV3 FusedPadConv2D FusedResizeAndPadConv2D GRUBlockCell GRUBlockCellGrad Gather
+    GatherNd GatherV2 GenerateBoundingBoxProposals Greater GreaterEqual GuaranteeConst HSVToRGB HashTable HashTableV2
+    HistogramFixedWidth IFFT IFFT2D IFFT3D IFFTND IRFFT IRFFT2D IRFFT3D IRFFTND Identity IdentityN If Igamma
+    IgammaGradA Igammac Imag ImageProjectiveTransformV2 ImageProjectiveTransformV3 InTopK InTopKV2 InplaceAdd
+    InplaceSub InplaceUpdate Inv InvGrad Invert InvertPermutation IsFinite IsInf IsNan IsTensorFloat32Enabled
+    IsVariableInitialized IsotonicRegression KthOrderStatistic L2Loss LRN LRNGrad LSTMBlockCell LSTMBlockCellGrad
+    LeakyRelu LeakyReluGrad LeftShift Less LessEqual Lgamma LinSpace ListDiff Log Log1p LogMatrixDeterminant
+    LogSoftmax LogicalAnd LogicalNot LogicalOr LookupTableExport LookupTableExportV2 LookupTableFind LookupTableFindV2
+    LookupTableSize LookupTableSizeV2 LoopCond LowerBound Lu MakeUnique MapDefun MatMul MatrixBandPart
+    MatrixDeterminant MatrixDiag MatrixDiagPart MatrixDiagPartV2 MatrixDiagPartV3 MatrixDiagV2 MatrixDiagV3
+    MatrixExponential MatrixInverse MatrixLogarithm MatrixSetDiag MatrixSetDiagV2 MatrixSetDiagV3 MatrixSolve
+    MatrixSolveLs MatrixSquareRoot MatrixTriangularSolve Max MaxPool MaxPool3D MaxPool3DGrad MaxPool3DGradGrad
+    MaxPoolGrad MaxPoolGradGrad MaxPoolGradGradV2 MaxPoolGradGradWithArgmax MaxPoolGradV2 MaxPoolGradWithArgmax
+    MaxPoolV2 MaxPoolWithArgmax Maximum Mean Merge Mfcc Min Minimum MirrorPad MirrorPadGrad Mod Mul MulNoNan
+    MutableDenseHashTable MutableDenseHashTableV2 MutableHashTable MutableHashTableOfTensors
+    MutableHashTableOfTensorsV2 MutableHashTableV2 Ndtri NearestNeighbors Neg NextAfter NextIteration NoOp
+    NonMaxSuppression NonMaxSuppressionV2 NonMaxSuppressionV3 NonMaxSuppressionV4 NonMaxSuppressionV5
+    NonMaxSuppressionWithOverlaps NotEqual NthElement OneHot OnesLike OptionalFromValue OptionalGetValue
+    OptionalHasValue OptionalNone Pack Pad PadV2 ParallelConcat ParallelDynamicStitch ParseExample ParseExampleV2
+    ParseSequenceExample ParseSequenceExampleV2 ParseSingleExample ParseSingleSequenceExample ParseTensor
+    PartitionedCall Placeholder PlaceholderV2 PlaceholderWithDefault Polygamma PopulationCount Pow PreventGradient
+    Prod Qr QuantizeAndDequantize QuantizeAndDequantizeV2 QuantizeAndDequantizeV3 QuantizeAndDequantizeV4
+    QuantizeAndDequantizeV4Grad QuantizeDownAndShrinkRange QuantizeV2 QuantizedAdd QuantizedAvgPool
+    QuantizedBatchNormWithGlobalNormalization QuantizedBiasAdd QuantizedConcat QuantizedConcatV2 QuantizedConv2D
+    QuantizedConv2DAndRelu QuantizedConv2DAndReluAndRequantize QuantizedConv2DAndRequantize QuantizedConv2DPerChannel
+    QuantizedConv2DWithBias QuantizedConv2DWithBiasAndRelu QuantizedConv2DWithBiasAndReluAndRequantize
+    QuantizedConv2DWithBiasAndRequantize QuantizedConv2DWithBiasSignedSumAndReluAndRequantize
+    QuantizedConv2DWithBiasSumAndRelu QuantizedConv2DWithBiasSumAndReluAndRequantize QuantizedDepthwiseConv2D
+    QuantizedDepthwiseConv2DWithBias QuantizedDepthwiseConv2DWithBiasAndRelu
+    QuantizedDepthwiseConv2DWithBiasAndReluAndRequantize QuantizedInstanceNorm QuantizedMatMul QuantizedMatMulWithBias
+    QuantizedMatMulWithBiasAndDequantize QuantizedMatMulWithBiasAndRelu QuantizedMatMulWithBiasAndReluAndRequantize
+    QuantizedMatMulWithBiasAndRequantize QuantizedMaxPool QuantizedMul QuantizedRelu QuantizedRelu6 QuantizedReluX
+    QuantizedReshape QuantizedResizeBilinear RFFT RFFT2D RFFT3D RFFTND RGBToHSV RaggedBincount RaggedCountSparseOutput
+    RaggedCross RaggedFillEmptyRows RaggedFillEmptyRowsGrad RaggedGather RaggedRange RaggedTensorFromVariant
+    RaggedTensorToSparse RaggedTensorToTensor RaggedTensorToVariant RaggedTensorToVariantGradient RandomGammaGrad
+    RandomIndexShuffle Range Rank ReadVariableOp Real RealDiv Reciprocal ReciprocalGrad ReduceJoin RefEnter RefExit
+    RefIdentity RefMerge RefNextIteration RefSelect RefSwitch RegexFullMatch RegexReplace Relu Relu6 Relu6Grad
+    ReluGrad RequantizationRange RequantizationRangePerChannel Requantize RequantizePerChannel Reshape ResizeArea
+    ResizeBicubic ResizeBicubicGrad ResizeBilinear ResizeBilinearGrad ResizeNearestNeighbor ResizeNearestNeighborGrad
+    ResourceGather ResourceGatherNd Reverse ReverseSequence ReverseV2 RightShift Rint Roll Round Rsqrt RsqrtGrad
+    ScaleAndTranslate ScaleAndTranslateGrad ScatterNd ScatterNdNonAliasingAdd SegmentMax SegmentMaxV2 SegmentMean
+    SegmentMin SegmentMinV2 SegmentProd SegmentProdV2 SegmentSum SegmentSumV2 Select SelectV2 SelfAdjointEig
+    SelfAdjointEigV2 Selu SeluGrad SerializeManySparse SerializeSparse SerializeTensor SetSize Shape ShapeN
+    ShardedFilename ShardedFilespec Sigmoid SigmoidGrad Sign Sin Sinh Size Slice Snapshot SobolSample Softmax
+    SoftmaxCrossEntropyWithLogits Softplus SoftplusGrad Softsign SoftsignGrad SpaceToBatch SpaceToBatchND SpaceToDepth
+    SparseAdd SparseAddGrad SparseBincount SparseConcat SparseCountSparseOutput SparseCross SparseCrossHashed
+    SparseCrossV2 SparseDenseCwiseAdd SparseDenseCwiseDiv SparseDenseCwiseMul SparseFillEmptyRows
+    SparseFillEmptyRowsGrad SparseMatMul SparseMatrixAdd SparseMatrixMatMul SparseMatrixMul SparseMatrixNNZ
+    SparseMatrixOrderingAMD SparseMatrixSoftmax SparseMatrixSoftmaxGrad SparseMatrixSparseCholesky
+    SparseMatrixSparseMatMul SparseMatrixTranspose SparseMatrixZeros SparseReduceMax SparseReduceMaxSparse
+    SparseReduceSum SparseReduceSumSparse SparseReorder SparseReshape SparseSegmentMean SparseSegmentMeanGrad
+    SparseSegmentMeanGradV2 SparseSegmentMeanWithNumSegments SparseSegmentSqrtN SparseSegmentSqrtNGrad
+    SparseSegmentSqrtNGradV2 SparseSegmentSqrtNWithNumSegments SparseSegmentSum SparseSegmentSumGrad
+    SparseSegmentSumGradV2 SparseSegmentSumWithNumSegments SparseSlice SparseSliceGrad SparseSoftmax
+    SparseSoftmaxCrossEntropyWithLogits SparseSparseMaximum SparseSparseMinimum SparseSplit SparseTensorDenseAdd
+    SparseTensorDenseMatMul SparseTensorToCSRSparseMatrix SparseToDense SparseToSparseSetOperation Spence Split SplitV
+    Sqrt SqrtGrad Square SquaredDifference Squeeze StackCloseV2 StackPopV2 StackPushV2 StackV2 StatefulPartitionedCall
+    StatelessCase StatelessIf StatelessMultinomial StatelessParameterizedTruncatedNormal StatelessRandomBinomial
+    StatelessRandomGammaV2 StatelessRandomGammaV3 StatelessRandomGetAlg StatelessRandomGetKeyCounter
+    StatelessRandomGetKeyCounterAlg StatelessRandomNormal StatelessRandomNormalV2 StatelessRandomPoisson
+    StatelessRandomUniform StatelessRandomUniformFullInt StatelessRandomUniformFullIntV2 StatelessRandomUniformInt
+    StatelessRandomUniformIntV2 StatelessRandomUniformV2 StatelessSampleDistortedBoundingBox StatelessShuffle
+    StatelessTruncatedNormal StatelessTruncatedNormalV2 StatelessWhile StaticRegexFullMatch StaticRegexReplace
+    StochasticCastToInt StopGradient StridedSlice StridedSliceGrad StringFormat StringJoin StringLength StringLower
+    StringNGrams StringSplit StringSplitV2 StringStrip StringToHashBucket StringToHashBucketFast
+    StringToHashBucketStrong StringToNumber StringUpper Sub Substr Sum Svd Switch SymbolicGradient Tan Tanh TanhGrad
+    TensorArrayCloseV3 TensorArrayConcatV3 TensorArrayGatherV3 TensorArrayGradV3 TensorArrayGradWithShape
+    TensorArrayReadV3 TensorArrayScatterV3 TensorArraySizeV3 TensorArraySplitV3 TensorArrayV3 TensorArrayWriteV3
+    TensorListConcat TensorListConcatLists TensorListConcatV2 TensorListElementShape TensorListFromTensor
+    TensorListGather TensorListGetItem TensorListLength TensorListPopBack TensorListPushBack TensorListPushBackBatch
+    TensorListReserve TensorListResize TensorListScatter TensorListScatterIntoExistingList TensorListScatterV2
+    TensorListSetItem TensorListSplit TensorListStack TensorMapErase TensorMapHasKey TensorMapInsert TensorMapLookup
+    TensorMapSize TensorMapStackKeys TensorScatterAdd TensorScatterMax TensorScatterMin TensorScatterSub
+    TensorScatterUpdate TensorStridedSliceUpdate Tile TileGrad ToBool TopK TopKUnique TopKV2 TopKWithUnique Transpose
+    TridiagonalMatMul TridiagonalSolve TruncateDiv TruncateMod UnicodeDecode UnicodeDecodeWithOffsets UnicodeEncode
+    UnicodeScript UnicodeTranscode UniformDequantize UniformQuantize UniformQuantizedAdd UniformQuantizedClipByValue
+    UniformQuantizedConvolution UniformQuantizedConvolutionHybrid UniformQuantizedDot UniformQuantizedDotHybrid
+    UniformRequantize Unique UniqueV2 UniqueWithCounts UniqueWithCountsV2 Unpack UnravelIndex UnsortedSegmentJoin
+    UnsortedSegmentMax UnsortedSegmentMin UnsortedSegmentProd UnsortedSegmentSum UpperBound VarHandleOp
+    VarIsInitializedOp Variable VariableShape VariableV2 Where While WindowOp Xdivy XlaBroadcastHelper XlaCallModule
+    XlaClusterOutput XlaConcatND XlaConv XlaConvV2 XlaDot XlaDotV2 XlaDynamicSlice XlaDynamicUpdateSlice XlaEinsum
+    XlaGather XlaIf XlaKeyValueSort XlaOptimizationBarrier XlaPad XlaReduce XlaReducePrecision XlaReduceWindow
+    XlaRemoveDynamicDimensionSize XlaRngBitGenerator XlaScatter XlaSelectAndScatter XlaSelfAdjointEig XlaSetBound
+    XlaSetDynamicDimensionSize XlaSharding XlaSort XlaSplitND XlaSvd XlaVariadicReduce XlaVariadicReduceV2
+    XlaVariadicSort XlaWhile Xlog1py Xlogy ZerosLike Zeta _FusedBatchNormEx _FusedConv2D _FusedConv3D
+    _FusedDepthwiseConv2dNative _FusedMatMul _FusedQuantizedConv2D _FusedQuantizedDepthwiseConv2D
+    _MklFusedBatchMatMulV2 _MklFusedMish _MklLayerNorm _MklSwish _QuantizedMatMul _QuantizedMaxPool3D _SwitchN
+    _UnaryOpsComposition
+    """.split()  # noqa: SIM905 - a list of words is read, and grows, as words
+)
+
+# Operations that call functions, which are pure if those are.
+CALLING = frozenset(
+    """
+    Case For If MapDefun PartitionedCall StatefulPartitionedCall StatelessCase StatelessIf StatelessWhile
+    SymbolicGradient While XlaCallModule XlaIf XlaReduce XlaReduceWindow XlaScatter XlaSelectAndScatter
+    XlaVariadicReduce XlaVariadicReduceV2 XlaVariadicSort XlaWhile
+    """.split()  # noqa: SIM905 - a list of words is read, and grows, as words
+)
+
+_PURE = frozenset(op.encode() for op in PURE)
+_PLAIN = frozenset(op.encode() for op in PURE - CALLING)
+
+
+def kind(op: str, loading: bool = False) -> str | None:
+    """Return what an operation does, a key of DOES, or None for a pure one."""
+    if op in PURE or (loading and op in INITIALIZING):
+        return None
+    return next((name for name, pattern in KINDS if re.fullmatch(pattern, op)), "unknown")
+
+
+def impurities(directory: Path) -> list[Use]:
+    """Return the operations that are not pure in what signatures and loading reach; raise LoadError if unreadable."""
+    try:
+        return sorted(_impurities(served_graph(directory)))
+    except (ValueError, IndexError, RecursionError) as error:
+        raise LoadError(f"saved_model.pb is not a SavedModel, or only part of one ({error})") from None
+
+
+def against(uses: Iterable[Use], custom: bool) -> list[Use]:
+    """Return the uses for which a model is no pure function; `custom`: CUSTOM_OP_LIBRARIES names libraries."""
+    allowed = VOUCHED if custom else HARMLESS
+    return [use for use in uses if use.kind not in allowed]
+
+
+def _impurities(graph: memoryview) -> set[Use]:
+    parsed = Graph.of(graph)
+    found = set()
+    reads = False  # loading reads a file
+    for signature, roots in _roots(graph).items():
+        pending: list[tuple[bytes, Iterable[Node]]] = [(MAIN, reached(parsed.main, roots))]
+        seen = {MAIN}
+        while pending:
+            function, nodes = pending.pop()
+            for node in nodes:
+                calls = () if node.op in _PLAIN else node.calls
+                for called in (*calls, node.op):  # an operation may be a function's name
+                    if called not in seen and called in parsed.functions:
+                        others = [one for one in parsed.instead(called) if one not in seen]
+                        seen.update(others)
+                        pending += [(one, parsed.nodes(one).values()) for one in others]
+                if node.op not in _PURE and node.op not in parsed.functions:
+                    reads = reads or (signature == LOADING and node.op in READING)
+                    does = kind(str(node.op, "utf-8", "replace"), loading=signature == LOADING)
+                    if node.op == b"PrintV2" and _to_the_log(node):
+                        does = "prints"
+                    if does:
+                        found.add(_use(signature, does, node.op, node.name, function))
+    return found | _other_files(parsed) if reads else found
+
+
+STREAMS = (b"", b"stderr", b"stdout", b"log(info)", b"log(warning)", b"log(error)")
+
+
+def _to_the_log(node: Node) -> bool:
+    """Say whether a PrintV2 prints to no file."""
+    return bytes(_one(node.attributes.get("output_stream", memoryview(b"")), 2)) in STREAMS
+
+
+def _other_files(parsed: Graph) -> set[Use]:
+    """Return the operations that read a file while the model is loaded, where it is none of the model's own."""
+    graph = parsed.meta
+    assets = {filenames.tensor(bytes(_one(_one(of, 1), 1))) for of in asset_definitions(graph)}
+    saver = filenames.tensor(bytes(_one(_whole(graph, 3), 1)))
+    fed = assets | (filenames.kept(parsed, assets) if assets else set()) | {saver}
+    places = filenames.foreign(parsed, fed, reached(parsed.main, _roots(graph)[LOADING]))
+    return {_use(LOADING, "files", *place) for place in places}
+
+
+def _use(signature: str, does: str, *place: bytes) -> Use:
+    op, node, function = (str(part, "utf-8", "replace") for part in place)
+    return Use(signature, op, does, node, function)
+
+
+_INIT_OPERATIONS = frozenset({"saved_model_main_op", "legacy_init_op"})  # collections
+
+
+def asset_definitions(graph: memoryview) -> list[memoryview]:
+    """Return the AssetFileDefs of a MetaGraphDef; where there are none those of a collection, as TensorFlow does."""
+    if found := list(_each(graph, 6)):
+        return found
+    old = _map(graph, 4).get("saved_model_assets", memoryview(b""))
+    packed = [_one(one, 2) for one in _each(_one(old, 5), 1)]
+    for definition in packed:
+        strict.check(bytes(definition), "AssetFileDef")
+    return packed
+
+
+def _roots(graph: memoryview) -> dict[str, list[bytes]]:
+    """Return what is asked of the main graph: tensors or nodes, by signature, and by the load."""
+    roots: dict[str, list[bytes]] = {LOADING: [bytes(_one(_whole(graph, 3), 3))]}  # the saver's restore operation
+    for name, signature in _map(graph, 5).items():
+        tensors = [tensor for info in _map(signature, 2).values() for tensor in _tensors(info)]
+        roots.setdefault(LOADING if name == INIT else name, []).extend(tensors)
+    for name, collection in _map(graph, 4).items():
+        if name in _INIT_OPERATIONS:
+            roots[LOADING] += map(bytes, _each(_whole(collection, 1), 1))
+    roots[LOADING] += table_initializers(graph)
+    return roots
+
+
+def table_initializers(graph: memoryview) -> list[bytes]:
+    """Return the nodes that fill the tables of a TensorFlow 1 model which was saved without an init operation."""
+    collections = _map(graph, 4)
+    found = list(map(bytes, _each(_whole(collections.get("table_initializer", memoryview(b"")), 1), 1)))
+    return [] if not found or _INIT_OPERATIONS & collections.keys() or INIT in _map(graph, 5) else found
+
+
+def _tensors(info: memoryview) -> list[bytes]:
+    """Return the tensors of a TensorInfo: one, the three of a sparse one, or those of a composite one."""
+    tensors = [bytes(_one(info, 1)), *(bytes(_one(_one(info, 4), field)) for field in (1, 2, 3))]
+    composite = _one(info, 5)
+    return [*filter(None, tensors), *(tensor for part in _each(composite, 2) for tensor in _tensors(part))]

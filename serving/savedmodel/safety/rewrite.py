@@ -1,0 +1,109 @@
+"""Change the graph of a SavedModel before it is loaded, at the level of protobuf's wire format.
+
+
+    with rewritten(directory, lambda graph: [*edited(graph, 2, change)]) as changed:
+        load(changed)       a folder whose saved_model.pb is changed and whose other files are the same, by links
+
+A changed message is a list of its pieces, most of them views of the file: a graph that holds gigabytes is not copied.
+https://protobuf.dev/programming-guides/encoding, tensorflow/core/framework/node_def.proto and attr_value.proto.
+"""
+
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from serving.savedmodel.signature import _varint, served_graph
+from serving.savedmodel.wire import varint
+
+Piece = bytes | memoryview
+DOUBLE, INT32, STRING = 2, 3, 7  # tensorflow/core/framework/types.proto
+
+
+@contextmanager
+def rewritten(directory: Path, change: Callable[[memoryview], list[Piece]]) -> Iterator[Path]:
+    """Lend a copy of a SavedModel whose served MetaGraphDef is what `change` makes of it."""
+    import shutil  # most models are loaded as they are
+    import tempfile
+
+    graph = served_graph(directory)
+    folder = Path(tempfile.mkdtemp(prefix="model-"))
+    try:
+        for path in directory.iterdir():
+            if path.name != "saved_model.pb":
+                (folder / path.name).symlink_to(path.resolve())
+        message = memoryview(graph.obj)  # the whole file, of which the graph is a part
+        with (folder / "saved_model.pb").open("wb") as file:
+            for piece in edited(message, 2, lambda one: change(graph) if _same(one, graph) else None):
+                file.write(piece)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _same(one: memoryview, other: memoryview) -> bool:
+    return np.may_share_memory(np.frombuffer(one, np.uint8), np.frombuffer(other, np.uint8))
+
+
+def edited(message: memoryview, number: int, change: Callable[[memoryview], list[Piece] | None]) -> list[Piece]:
+    """Return a message, each of its fields `number` replaced by what `change` returns; None leaves it as it is."""
+    pieces: list[Piece] = []
+    kept = position = 0  # what is kept is one piece, from the last change on
+    while position < len(message):
+        begin = position
+        key, position = _varint(message, position)
+        if key & 7 == 0:
+            _, position = _varint(message, position)
+            continue
+        if key & 7 != 2:
+            position += 8 if key & 7 == 1 else 4
+            continue
+        size, start = _varint(message, position)
+        position = start + size
+        if key >> 3 == number and (changed := change(message[start:position])) is not None:
+            pieces += [message[kept:begin], *field(number, *changed)]
+            kept = position
+    return [*pieces, message[kept:]]
+
+
+def field(number: int, *pieces: Piece) -> list[Piece]:
+    """Return a string or message field."""
+    return [varint(number << 3 | 2) + varint(sum(map(len, pieces))), *pieces]
+
+
+def string(number: int, *pieces: Piece) -> bytes:
+    """Return a string or message field in one piece."""
+    return b"".join(field(number, *pieces))
+
+
+def node(name: bytes, op: bytes, inputs: Iterable[bytes], attributes: Mapping[bytes, bytes]) -> bytes:
+    """Return a NodeDef; an attribute is a whole AttrValue."""
+    parts = [string(1, name), string(2, op), *(string(3, one) for one in inputs)]
+    return b"".join([*parts, *(string(5, string(1, key), string(2, value)) for key, value in attributes.items())])
+
+
+def of_type(code: int) -> bytes:
+    """Return the AttrValue of a dtype."""
+    return b"\x30" + varint(code)
+
+
+def of_types(*codes: int) -> bytes:
+    """Return the AttrValue of a list of dtypes."""
+    return string(1, string(6, *map(varint, codes)))
+
+
+def of_number(number: int) -> bytes:
+    """Return the AttrValue of a whole number."""
+    return b"\x18" + varint(number)
+
+
+def constant(value: float | bytes | tuple[int, ...]) -> tuple[int, bytes]:
+    """Return the dtype and the AttrValue of a tensor: a float64 or a string scalar, or a list of int32."""
+    if isinstance(value, tuple):
+        shape = string(2, b"\x08" + varint(len(value)))
+        return INT32, string(8, b"\x08\x03", string(2, shape), string(4, struct.pack(f"<{len(value)}i", *value)))
+    if isinstance(value, bytes):
+        return STRING, string(8, b"\x08\x07", string(2), string(8, value))
+    return DOUBLE, string(8, b"\x08\x02", string(2), string(4, struct.pack("<d", value)))

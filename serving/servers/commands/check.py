@@ -1,0 +1,136 @@
+"""Would this model be served? `python -m serving check DIR` finds out before anything is deployed.
+
+It loads the model as the server does and sends each signature's example through decode → run → encode; where the
+exporter left the answer, it has to come out. For a signature without an example, inputs are made until it takes one; a
+model of which no signature could be shown to answer does not pass. It is stricter than the server in one more thing: a
+model that is no pure function of its inputs is refused, unless DANGEROUS_OPS=allow.
+"""
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from serving.core import files, settings
+from serving.core.errors import InputError, LoadError, RunError
+from serving.core.http import BadRequest
+from serving.core.settings import Settings
+from serving.protocols import requests, tensorflow_serving
+from serving.protocols.call import Context
+from serving.runtime.model import Model, Source, judge_files, judge_operations, open_session
+from serving.runtime.trying import Tried, tried
+from serving.savedmodel.folder import manifest
+from serving.savedmodel.safety.purity import DANGEROUS, against, impurities
+from serving.savedmodel.signature import Signature
+from serving.servers.commands.replay import TOLERANCE, difference
+
+CURE = "put a request that works beside the model: export it with examples="
+COARSE = 0.05  # of the largest number: where an output has 16 bits or fewer, other CPUs round by more than TOLERANCE
+
+
+class UnprovedError(Exception):
+    """The model loads, and no signature of it could be shown to answer."""
+
+
+def check(directory: Path, options: Settings) -> str:
+    """Return one line on the model in `directory`.
+
+    Raise LoadError where it cannot be served, or should not be, and UnprovedError where nothing shows that it answers.
+    """
+    source = Source(directory, options.model_name)
+    _refuse_impure(source, options)
+    _refuse_unreadable(source.directory)
+    manifest.check(source.directory, options.manifest)
+    model = Model(source, open_session(source, replace(options, model_dir=directory)))
+    right = answers(source.directory)
+    try:
+        callable_ = {name: one for name, one in model.signatures.items() if _asked(one)}
+        found = {name: _problem(model, one, right.get(name)) for name, one in callable_.items()}
+    finally:
+        model.close()
+    proved = [name for name, problem in found.items() if problem is None]
+    left = {name: problem for name, problem in found.items() if problem is not None}
+    unproved = "; ".join(f"{name!r}: {problem.reason}" for name, problem in left.items())
+    if not proved:
+        cure = "" if all(problem.fault for problem in left.values()) else f"; {CURE}"
+        raise UnprovedError(f"no signature could be shown to answer: {unproved or 'none can be called'}{cure}")
+    size = sum(path.stat().st_size for path in source.directory.rglob("*") if path.is_file())
+    line = f"version {source.version}, {', '.join(proved)} answered, {max(size >> 20, 1)} MiB"
+    return f"{line}; not shown to answer: {unproved}" if unproved else line
+
+
+def _asked(signature: Signature) -> bool:
+    """Say whether a signature has to answer: TensorFlow's own, such as __saved_model_init_op, do not."""
+    return signature.refusal is None and not signature.name.startswith("__")
+
+
+def _refuse_impure(source: Source, options: Settings) -> None:
+    if options.dangerous_ops == "refuse":
+        judge_files(source)
+    if source.light:
+        return  # only a pure model becomes a twin
+    found = impurities(source.directory)
+    judge_operations(found, options)
+    uses = against(found, bool(options.custom_op_libraries))
+    if uses and options.dangerous_ops == "refuse":
+        more = f", and {len(uses) - 1} more" if len(uses) > 1 else ""
+        dangerous = any(use.kind in DANGEROUS for use in uses)
+        way = "DANGEROUS_OPS=allow serves it still" if dangerous else "a server serves it, with a warning in its log"
+        raise LoadError(f"it is no pure function: {uses[0]}{more}; {way}")
+
+
+def _refuse_unreadable(directory: Path) -> None:
+    for name in files.served(directory):
+        with suppress(FileNotFoundError):
+            files.opened(directory, name, files.ANY).close()
+
+
+def answers(directory: Path) -> Mapping[str, Any]:
+    """Return what TensorFlow answered to the exporter's examples, by signature; nothing where nobody wrote it down."""
+    try:
+        found = json.loads(manifest.extra(directory, "answers.json") or b"")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def otherwise(right: Any, answer: bytes, signature: Signature) -> str | None:
+    """Say where an answer differs from the exporter's by more than other CPUs do, or None."""
+    coarse = any(spec.dtype.kind == "f" and spec.dtype.numpy.itemsize <= 2 for spec in signature.outputs.values())
+    return difference(right, json.loads(answer), COARSE if coarse else TOLERANCE)
+
+
+def _problem(model: Model, signature: Signature, right: Any) -> Tried | None:
+    """Return None where the signature answers the exporter's example, or inputs made for it; else what came of it."""
+    saved = model.source.examples.get(signature.name)
+    if saved is None:
+        return _made_problem(model, signature)
+    try:
+        answer = _answer(model, tensorflow_serving.example(signature, saved))
+    except (BadRequest, InputError, RunError) as error:
+        raise LoadError(f"signature {signature.name!r} refuses its own example: {error}") from None
+    if right is not None and (wrong := otherwise(right, answer, signature)):
+        text = f"signature {signature.name!r} answers its example otherwise than when it was exported: {wrong}"
+        raise LoadError(text)
+    return None
+
+
+def _made_problem(model: Model, signature: Signature) -> Tried | None:
+    found = tried(model, signature, model.source.recipes(signature))
+    if found.inputs is None:
+        return found
+    if any(spec.dtype.kind == "c" for side in (signature.inputs, signature.outputs) for spec in side.values()):
+        return None  # JSON has no complex numbers
+    try:
+        _answer(model, requests.predict(signature, found.inputs))
+    except (BadRequest, InputError, RunError) as error:
+        return Tried(None, f"it answers, and not in JSON: {error}")
+    return None
+
+
+def _answer(model: Model, body: bytes) -> bytes:
+    context = Context(name=model.name, version=model.version, labels=model.source.labels, limits=settings.current())
+    call = tensorflow_serving.decode(body, model.signatures, context)
+    return bytes(tensorflow_serving.encode(call, model.run(call.signature, call.inputs)).body)

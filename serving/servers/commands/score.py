@@ -1,0 +1,200 @@
+"""`python -m serving score INPUT -o OUTPUT`: what an event does to an object, at a terminal, for files and objects.
+
+A run that was cut short goes on where it ended when the same command is given again. Exit status 0: every row is
+answered; 3: done, and some lines are errors; 1: not done, the last line says why; 2: the arguments are wrong.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from dataclasses import replace
+from pathlib import Path
+
+from serving.core import settings
+from serving.core.storage import NotThere, Storage, StorageError, split
+from serving.scoring.faults import BadFile, Gone, Passing
+from serving.scoring.formats import CHUNK, GZIP, content_type_of
+from serving.scoring.outputs import BucketOutput, LocalOutput, Output
+from serving.scoring.run import Source, prepare, score
+
+EXAMPLE = """\
+example:
+  echo '[[0,0,6,14,13,3,0,0],[0,0,12,2,3,14,0,0],[0,0,0,0,8,13,0,0],[0,0,0,12,16,3,0,0],
+         [0,0,0,0,8,13,1,0],[0,1,7,0,0,7,11,0],[0,3,13,2,0,7,13,0],[0,0,5,14,14,15,6,0]]' | tr -d '\\n' > rows.jsonl
+  python -m serving score rows.jsonl -o predictions.jsonl --signature pixels
+"""
+DONE, NOT_DONE, WRONG, WITH_ERRORS, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command."""
+    parser.description = (
+        "Answer every row of a file with the model of MODEL_DIR: JSON lines, CSV with a header, a picture, packed with "
+        "gzip or not. The same command goes on where it was cut short. Exit status 0: every row is answered; 3: done, "
+        "and some lines are errors; 1: not done; 2: wrong arguments."
+    )
+    parser.epilog = EXAMPLE
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("input", metavar="INPUT", help="a file, or gs://BUCKET/NAME")
+    parser.add_argument(
+        "-o", "--output", required=True, metavar="OUTPUT", help="a file, or gs://BUCKET/NAME; a new one"
+    )
+    parser.add_argument("--signature", metavar="NAME", help="a signature other than serving_default")
+    parser.add_argument("--options", metavar="QUERY", help="as in an address: top_k=3&arrays=base64 (SCORE_OPTIONS)")
+    parser.add_argument(
+        "--batch-rows",
+        type=int,
+        metavar="N",
+        help="rows that run together (SCORE_BATCH_ROWS; by default as many as pay)",
+    )
+    parser.add_argument("--instances", action="store_true", default=None, help="write each row beside its prediction")
+    parser.add_argument("--content-type", metavar="TYPE", help="where the name does not tell it: text/csv, image/png")
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Score one file; return the exit status."""
+    try:
+        options = _options(arguments)
+        storage = Storage(options.storage_emulator_host, options.google_oauth_access_token)
+        _check_places(arguments.input, arguments.output)
+    except settings.SettingError as error:
+        print(f"serving: {error}", file=sys.stderr)
+        return WRONG
+    bar = _Bar(not arguments.quiet and sys.stderr.isatty())
+    try:
+        with redirect_stdout(sys.stderr):  # the log's place is beside the progress here
+            source = _source(arguments.input, arguments.content_type or "", storage)
+            _check_output(arguments.output, storage)
+            work = prepare(source, options)
+
+            def make(identity: str) -> Output:
+                output = _output(arguments.output, identity, storage, options)
+                bar.begin(source.size, output.rows)
+                return output
+
+            output, new = score(work, make, bar)
+    except (BadFile, Gone, Passing, StorageError, OSError) as error:
+        bar.end()
+        print(f"serving: {arguments.input}: {error}", file=sys.stderr)
+        return NOT_DONE
+    except KeyboardInterrupt:
+        bar.end()
+        print("serving: interrupted; the same command goes on from here", file=sys.stderr)
+        return INTERRUPTED
+    bar.end()
+    if not new:
+        print(f"serving: {arguments.output}: expected a new place, got one that is there by now", file=sys.stderr)
+        return NOT_DONE
+    seconds = time.monotonic() - bar.began  # the loading of the model is not in it
+    rate = (output.rows - bar.rows_before) / seconds
+    print(f"{arguments.output}: {output.rows} rows, {output.failed} errors, {seconds:.1f} s, {rate:.0f} rows/s")
+    return WITH_ERRORS if output.failed else DONE
+
+
+def _options(arguments: argparse.Namespace) -> settings.Settings:
+    options = settings.current()
+    query = options.score_options
+    if arguments.options is not None:
+        try:
+            query = settings.VARIABLES["SCORE_OPTIONS"][1](arguments.options)
+        except ValueError as error:
+            raise settings.SettingError(f"--options: expected {error}, got {arguments.options!r}") from None
+    if arguments.signature:
+        query = "&".join(filter(None, [query, f"signature_name={arguments.signature}"]))
+    rows = options.score_batch_rows if arguments.batch_rows is None else arguments.batch_rows
+    if rows < 0:
+        raise settings.SettingError(f"--batch-rows: expected a whole number from 0, got {rows}")
+    instances = options.score_instances if arguments.instances is None else True
+    return replace(options, score_options=query, score_batch_rows=rows, score_instances=instances)
+
+
+def _in_bucket(place: str) -> bool:
+    return place.startswith("gs://")
+
+
+def _check_places(source: str, output: str) -> None:
+    for place in (source, output):
+        if _in_bucket(place) and not all(split(place)):
+            raise settings.SettingError(f"expected gs://BUCKET/NAME, got {place!r}")
+    same = (
+        source == output
+        if _in_bucket(source) or _in_bucket(output)
+        else Path(source).resolve() == Path(output).resolve()
+    )
+    if same:
+        raise settings.SettingError(f"-o: expected another place than the input's, got {output!r}")
+
+
+def _source(place: str, content_type: str, storage: Storage) -> Source:
+    if _in_bucket(place):
+        found = storage.stat(*split(place))
+        packed = found.encoding == "gzip" or found.name.endswith(GZIP)
+        kind = content_type or content_type_of(found.name, found.content_type)
+        return Source(place, found.generation, found.size, kind, packed, lambda: storage.read(found))
+    path = Path(place)
+    if path.is_dir():
+        raise BadFile("expected a file, got a folder")
+    about = path.stat()
+    kind = content_type_of("", content_type) if content_type else content_type_of(path.name)
+
+    def read() -> Iterator[bytes]:
+        with path.open("rb") as file:
+            while chunk := file.read(CHUNK):
+                yield chunk
+
+    return Source(str(path.resolve()), str(about.st_mtime_ns), about.st_size, kind, path.name.endswith(GZIP), read)
+
+
+def _check_output(place: str, storage: Storage) -> None:
+    try:
+        if _in_bucket(place):
+            storage.stat(*split(place))
+        elif not Path(place).exists():
+            return
+    except NotThere:
+        return
+    raise BadFile(f"-o: expected a new place, got {place!r}, which is there")
+
+
+def _output(place: str, identity: str, storage: Storage, options: settings.Settings) -> Output:
+    if not _in_bucket(place):
+        return LocalOutput(Path(place), identity)
+    bucket, name = split(place)
+    folder = name.rpartition("/")[0]
+    return BucketOutput(storage, bucket, name, f"{folder}/" if folder else "", identity, options.score_part_bytes)
+
+
+class _Bar:
+    """Progress on a terminal: how far, how many rows, how fast."""
+
+    WIDTH = 30
+
+    def __init__(self, shown: bool) -> None:
+        self._shown, self._size = shown, 0
+        self.rows_before = 0
+        self.began = self._drawn = time.monotonic()
+
+    def begin(self, size: int, rows: int) -> None:
+        self._size, self.rows_before, self.began = size, rows, time.monotonic()
+        if rows:
+            print(f"serving: going on after {rows} rows", file=sys.stderr)
+
+    def __call__(self, read: int, rows: int) -> None:
+        now = time.monotonic()
+        if not self._shown or now - self._drawn < 0.2:
+            return
+        self._drawn = now
+        share = min(read / max(self._size, 1), 1)
+        rate = (rows - self.rows_before) / max(now - self.began, 1e-9)
+        done = "#" * int(share * self.WIDTH)
+        print(
+            f"\r[{done:<{self.WIDTH}}] {share:4.0%}  {rows:,} rows  {rate:,.0f} rows/s \x1b[K", end="", file=sys.stderr
+        )
+        sys.stderr.flush()
+
+    def end(self) -> None:
+        if self._shown:
+            print("\r\x1b[K", end="", file=sys.stderr)

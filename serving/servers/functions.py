@@ -1,0 +1,175 @@
+"""functions-framework's application: what calls the functions of main.py, for every request of any method and path.
+
+What functions-framework and Flask do around a function (routing, hooks, sessions) takes longer than a prediction, and
+what they refuse themselves is HTML. `Application` stands before them. The function runs inside Flask's contexts, so
+flask.request, flask.g, flask.abort and the like work in it. An exception of its own is answered in JSON.
+"""
+
+import traceback
+from collections.abc import Iterable
+from functools import cached_property
+from typing import Any
+
+import flask
+import functions_framework
+from flask.ctx import RequestContext
+from flask.globals import _cv_app, _cv_request
+from functions_framework.execution_id import WsgiMiddleware
+from werkzeug.exceptions import HTTPException
+
+from serving.core.http import Response, to_json
+from serving.core.telemetry.log import log
+from serving.pipeline.handler import handle, is_probe
+from serving.servers import wsgi
+from serving.servers.flask import PlainRequest, PlainResponse, to_flask
+from serving.servers.wsgi import Environ
+
+
+def take_over(app: Any, functions: dict[str, Any]) -> None:
+    """Put an Application before Flask's; called at the end of main.py, with flask.current_app and main's globals."""
+    app = app._get_current_object()
+    app.wsgi_app = Application(app, functions)
+
+
+class Context(RequestContext):
+    """The context of a request and of its application, which makes what it holds when that is first used.
+
+    It routes nothing. Flask's own two take 10 µs.
+    """
+
+    flashes = None
+
+    def __init__(self, app: flask.Flask, request: flask.Request) -> None:
+        self.app = app
+        self.request = request
+
+    @cached_property
+    def g(self) -> Any:
+        return self.app.app_ctx_globals_class()
+
+    @cached_property
+    def url_adapter(self) -> Any:  # type: ignore[override]
+        return self.app.create_url_adapter(self.request)
+
+    @cached_property
+    def _session(self) -> Any:  # type: ignore[override]
+        interface = self.app.session_interface
+        opened = interface.open_session(self.app, self.request)
+        return interface.make_null_session(self.app) if opened is None else opened
+
+    @cached_property
+    def _after_request_functions(self) -> list[Any]:  # type: ignore[override]
+        return []
+
+    @cached_property
+    def _cv_tokens(self) -> list[Any]:  # type: ignore[override]
+        return []
+
+    @property
+    def changes_the_answer(self) -> bool:
+        """Say whether the function has used a session, or flask.after_this_request."""
+        return "_after_request_functions" in self.__dict__ or "_session" in self.__dict__
+
+    def copy(self) -> RequestContext:
+        """Return a context of the same request for another thread."""
+        return RequestContext(self.app, self.request.environ, self.request, self._session)
+
+
+class Application:
+    """WSGI that calls the function of main.py which the application of functions-framework is named after."""
+
+    def __init__(self, app: flask.Flask, functions: dict[str, Any]) -> None:
+        """Take the application, and where its function will be: main.py has yet to be run to its end."""
+        self._app = app
+        self._functions = functions
+        self._flask = app.wsgi_app
+
+    @cached_property
+    def _kind(self) -> str:
+        """Return what is called: "http", "event", or "flask" where Flask is to do all that it does."""
+        wrapped = type(self._flask) is not WsgiMiddleware  # functions-framework's own
+        if wrapped or not _is_plain(self._app):
+            return "flask"
+        return "event" if "cloudevent" in self._app.view_functions else "http"
+
+    def __call__(self, environ: Environ, start_response: Any) -> Iterable[bytes]:
+        """Answer one request (PEP 3333)."""
+        kind = self._kind
+        if kind == "flask":
+            return self._flask(environ, start_response)
+        request = PlainRequest(environ)
+        context: Any = Context(self._app, request)  # it stands for both
+        in_app, in_request = _cv_app.set(context), _cv_request.set(context)
+        try:
+            try:
+                response = self._call(kind, request, context)
+            except Exception as error:
+                response = self._failed(error)
+            if type(response) is PlainResponse:
+                return wsgi.respond(environ, start_response, response.__dict__["plain"])
+            return wsgi.and_drop(environ, response.status_code, response(environ, start_response))
+        finally:
+            _cv_request.reset(in_request)
+            _cv_app.reset(in_app)
+
+    def _call(self, kind: str, request: flask.Request, context: Context) -> flask.Response:
+        if kind == "event":
+            answer: Any = to_flask(self._receive(request.environ))
+        else:
+            answer = self._functions[self._app.name](request)
+        response = answer if isinstance(answer, flask.Response) else self._app.make_response(answer)
+        if context.changes_the_answer:
+            request._cached_data = b""  # functions-framework reads the body again
+            response = self._app.process_response(response)
+        return response
+
+    def _failed(self, error: Exception) -> flask.Response:
+        """Answer an exception of the function's: as an error handler of the application does, or in JSON."""
+        try:
+            answer: Any = self._app.handle_user_exception(error)
+        except Exception as failure:
+            flask.got_request_exception.send(self._app, exception=failure)
+            log("ERROR", f"{self._app.name} failed: {failure!r}", traceback=traceback.format_exc())
+            return to_flask(Response(500, to_json({"error": "internal error; the log has the reason"})))
+        return self._app.make_response(_in_json(answer) if isinstance(answer, HTTPException) else answer)
+
+    def _receive(self, environ: Environ) -> Response:
+        """Have each event of a request acted on by the function; what else is asked of such a process is its health."""
+        from serving.servers.delivered import through  # a process of an HTTP function does without
+
+        request = wsgi.to_request(environ)
+        if request.method == "POST":
+            return handle(request._replace(path="/events", deliver=through(self._functions[self._app.name])))
+        if is_probe(request.method, request.path):
+            return handle(request)
+        error = {"error": f"{request.path[:200]}: expected POST, with an event, got {request.method[:20]}"}
+        return Response(405, to_json(error), headers=(("Allow", "POST"),))
+
+
+def _in_json(error: HTTPException) -> flask.Response:
+    """Return what flask.abort was called with, in JSON unless it was a response."""
+    response: Any = error.get_response()
+    if error.response is None:
+        response.data = to_json({"error": error.description or error.name})
+        response.content_type = "application/json"
+    return response  # type: ignore[no-any-return]
+
+
+def _is_plain(app: flask.Flask) -> bool:
+    """Say whether nothing but the function is to be called: main.py has added no hook to the application.
+
+    functions-framework's own answer to an exception is plain text, and left out; so is its reading of the body after
+    the answer.
+    """
+    framework = (functions_framework.read_request, functions_framework.crash_handler)
+    after = [one for functions in app.after_request_funcs.values() for one in functions if one not in framework]
+    hooks = (app.before_request_funcs, app.teardown_request_funcs, app.url_value_preprocessors)
+    added = after or any(any(found.values()) for found in hooks) or app.teardown_appcontext_funcs
+    kinds = app.request_class is not flask.Request or app.response_class is not flask.Response
+    called = "cloudevent" in app.view_functions or functions_framework.read_request in app.after_request_funcs[None]
+    if added or kinds or not called or functions_framework._enable_execution_id_logging():
+        return False
+    for handlers in app.error_handler_spec[None].values():
+        for kind in [kind for kind, handler in handlers.items() if handler in framework]:
+            del handlers[kind]
+    return True

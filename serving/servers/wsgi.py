@@ -1,0 +1,110 @@
+"""The handler as plain WSGI, `serving.servers.wsgi:app`, for any server. It imports no web framework.
+
+functions.py uses its parts inside functions-framework; behind Granian, incoming.py takes its place.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from functools import lru_cache
+from typing import Any
+
+from serving.core.http import Request, Response, status_line
+from serving.core.record import Record
+from serving.core.telemetry import phases
+from serving.pipeline.handler import handle
+
+Environ = dict[str, Any]
+StartResponse = Callable[[str, list[tuple[str, str]]], Any]
+
+
+def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """Answer one request (PEP 3333)."""
+    return respond(environ, start_response, handle(to_request(environ)))
+
+
+def to_request(environ: Environ) -> Request:
+    """Return the request, its body still unread."""
+    path = environ.get("PATH_INFO") or "/"
+    if not path.isascii():  # a server hands over the bytes of the path as if they were Latin-1
+        path = path.encode("latin-1").decode("utf-8", "replace")
+    return Request(
+        environ["REQUEST_METHOD"],
+        path,
+        environ.get("QUERY_STRING", ""),
+        Headers(environ),
+        environ["wsgi.input"],
+        _length(environ),
+        Record(),
+    )
+
+
+def respond(environ: Environ, start_response: StartResponse, response: Response) -> Iterable[bytes]:
+    """Give a response to the server."""
+    size = str(len(response.body))
+    headers = [("Content-Type", response.content_type), ("Content-Length", size), *response.headers]
+    start_response(status_line(response.status), headers if response.status != 204 else headers[2:])
+    body = [] if environ["REQUEST_METHOD"] == "HEAD" else [response.body]
+    return body if response.status < 400 else and_drop(environ, response.status, body)
+
+
+def and_drop(environ: Environ, status: int, answer: Iterable[bytes]) -> Iterable[bytes]:
+    """Return an answer; after one that refuses its request, what is left of the body is read and dropped."""
+    length = _length(environ)
+    if status >= 400 and (length is None or length > UNREAD) and "HTTP_EXPECT" not in environ:
+        return _and_drop(answer, environ["wsgi.input"])
+    return answer
+
+
+UNREAD = 1 << 14  # bytes: what a server has received anyway
+DROPPED, PIECE = 64 << 20, 1 << 16  # bytes
+LINGER = 2.0  # seconds
+
+
+def _and_drop(answer: Iterable[bytes], rest: Any) -> Iterator[bytes]:
+    """Give the answer, then read and drop what is left of a refused body.
+
+    A client that still sends when its connection is closed is told of a reset, and never sees the answer.
+    """
+    yield from answer
+    until, left = time.monotonic() + LINGER, DROPPED
+    with suppress(Exception):  # each server has its own, for a client that went away
+        while left > 0 and (part := rest.read(PIECE)) and time.monotonic() < until:
+            left -= len(part)
+
+
+def event_app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """Answer one request to a process that is there for events: whatever is posted is one."""
+    return app({**environ, "PATH_INFO": "/events"} if environ["REQUEST_METHOD"] == "POST" else environ, start_response)
+
+
+class Headers:
+    """Header fields as WSGI keeps them."""
+
+    __slots__ = ("_environ",)
+
+    def __init__(self, environ: Environ) -> None:
+        self._environ = environ
+
+    def get(self, name: str) -> str | None:
+        """Return a field by its name in any case."""
+        value: str | None = self._environ.get(_key(name))
+        return value
+
+
+@lru_cache(maxsize=64)
+def _key(name: str) -> str:
+    key = name.upper().replace("-", "_")
+    return key if key == "CONTENT_TYPE" else f"HTTP_{key}"
+
+
+def _length(environ: Environ) -> int | None:
+    """Return the length of the body; None for one that tells its own end, in chunks."""
+    text: str = environ.get("CONTENT_LENGTH", "")
+    if text.isdecimal():
+        return int(text[:19])
+    chunked = environ.get("wsgi.input_terminated") or "HTTP_TRANSFER_ENCODING" in environ
+    return None if chunked else 0
+
+
+phases.imported()
