@@ -38,7 +38,7 @@ $(dev): $(fast) $(addprefix requirements/,dev.txt light.txt observe.txt)
 	@touch $@
 
 # Bytecode is compiled as the cloud build does it: without it every import takes twice as long.
-compile := .venv/bin/python -m compileall -q main.py serving fallback container accelerator
+compile := .venv/bin/python -m compileall -q main.py serving fallback tools accelerator
 compiled: $(dev)
 	@$(compile)
 
@@ -48,13 +48,13 @@ serve: $(venv) ## serve model/ at localhost:8080 (PORT) behind functions-framewo
 	@.venv/bin/python -m serving banner --port $(PORT) --while $$PPID
 	@exec .venv/bin/functions-framework --target predict --port $(PORT)
 
-# The same on Granian, with TensorFlow's library bound (container/BIND.md), so that it starts in half the time, and with
+# The same on Granian, with TensorFlow's library bound (tools/image/BIND.md), so that it starts in half the time, and with
 # the accelerator (accelerator/README.md), so that it answers more than twice as many plain requests. They are made before the
 # server's shell is started: a server counts its start from there.
 serve-fast: $(fast) ## the same behind Granian, with the bound library and the accelerator
 	@$(compile)
 	@mkdir -p .cache && { \
-	  printf 'TENSORFLOW_LIBRARY_DIR=%q\n' "$${TENSORFLOW_LIBRARY_DIR-$$(.venv/bin/python -m container.bind --cached)}"; \
+	  printf 'TENSORFLOW_LIBRARY_DIR=%q\n' "$${TENSORFLOW_LIBRARY_DIR-$$(.venv/bin/python -m tools.image.bind --cached)}"; \
 	  printf 'ACCELERATOR=%q\n' "$${ACCELERATOR-$$(.venv/bin/python -m accelerator.build --cached)}"; } > .cache/serve-fast.env
 	@.venv/bin/python -m serving banner --port $(PORT) --while $$PPID
 	@set -a; . .cache/serve-fast.env; PORT=$(PORT) exec .venv/bin/python -m serving.servers.granian
@@ -69,7 +69,7 @@ lint: compiled ## style, types and the imports between modules
 	.venv/bin/lint-imports
 
 # Tests that need no other model than the embedded one, and few processes.
-fast_tests := $(addprefix tests/,protocols deploy events/test_cloud_events.py events/test_storage.py planning/test_queueing.py \
+fast_tests := $(addprefix tests/,protocols deploy events/test_cloud_events.py events/test_storage.py tools/plan/test_queueing.py \
   test_answers.py test_architecture.py test_dependencies.py test_files.py test_graph.py test_settings.py test_version.py \
   test_wsgi.py)
 quick: lint ## what a change needs: lint and a fast part of the tests, in less than two minutes on two cores
@@ -87,9 +87,9 @@ test-image: compiled ## the tests of serving with the packages of the image: min
 	TEST_IMAGE=1 .venv/bin/python -m pytest tests/container
 	.venv/bin/python -m tests.container.suite
 
-# The image's own files, in a folder: what container/Dockerfile builds, without Docker.
+# The image's own files, in a folder: what deploy/Dockerfile builds, without Docker.
 image: compiled ## the image's files in a folder (OUT), without Docker
-	.venv/bin/python -m container.build $(or $(OUT),.cache/function)
+	.venv/bin/python -m tools.image.build $(or $(OUT),.cache/function)
 
 # Minutes: docs/benchmarks/results.md. Each subject has an environment of its own, made once: 5 GB in .cache/bench.
 bench: compiled ## the figures of docs/benchmarks/results.md: minutes
@@ -122,7 +122,7 @@ fuzz: compiled ## fuzz every parser for SECONDS each
 	FUZZ_REQUESTS=5000 .venv/bin/python -m pytest tests/fuzz -k over_http
 
 train: $(dev) ## train and export the embedded model
-	.venv/bin/python -m training.digits
+	.venv/bin/python -m examples.digits
 
 clean: ## remove what these targets made
 	rm -rf .venv .cache

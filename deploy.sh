@@ -28,7 +28,7 @@ usage() {
 usage: ./deploy.sh [COMMAND] [FLAGS]
 
   run              this folder as a Cloud Run function (the default)
-  container        the image of container/Dockerfile, built by Cloud Build: the fast server
+  container        the image of deploy/Dockerfile, built by Cloud Build: the fast server
   function         the same function through the older Cloud Functions API
   check            only what each of these does first: would this folder be served? Nothing is sent
   events           a topic, a subscription and their rights: files in --event-input are answered in --event-output

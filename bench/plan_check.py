@@ -2,7 +2,7 @@
 
 A small platform of its own starts and stops real Granian servers by the simulated rules, with shortened windows, under
 a load that is drawn once. The simulator gets the same arrivals, the starts that happened, and what the model was
-measured to do beforehand. Both share the formulas of planning.rules and nothing else.
+measured to do beforehand. Both share the formulas of tools.plan.rules and nothing else.
 """
 
 import argparse
@@ -26,11 +26,11 @@ from bench.machine import about
 from bench.models import ROOT
 from bench.page import Part, publish, terminal
 from bench.process import inherited
-from planning import events
-from planning.measure import CONCURRENCIES, example, measure
-from planning.measured import Instance, Measured, instance
-from planning.outcome import Outcome
-from planning.rules import Rules, Scale, started
+from tools.plan import events
+from tools.plan.measure import CONCURRENCIES, example, measure
+from tools.plan.measured import Instance, Measured, instance
+from tools.plan.outcome import Outcome
+from tools.plan.rules import Rules, Scale, started
 
 SHORT = Rules(window=3.0, tick=0.25, idle=4.0, pending=10.0)
 

@@ -32,8 +32,8 @@ def native() -> Settings:
 @functools.cache
 def bound() -> Settings:
     """Serve with a TensorFlow library whose symbols are bound for the environment `image`; raise Unavailable."""
-    folder, code = FOLDER / "image" / "bound", (ROOT / "container").glob("*.py")
-    _make([python("image"), "-m", "container.bind", folder], folder, _digest("bound", code))
+    folder, code = FOLDER / "image" / "bound", (ROOT / "tools" / "image").glob("*.py")
+    _make([python("image"), "-m", "tools.image.bind", folder], folder, _digest("bound", code))
     return {"TENSORFLOW_LIBRARY_DIR": str(folder)}
 
 

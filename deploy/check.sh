@@ -15,7 +15,7 @@ check() {
 check_root() {
   local name
   for name in Dockerfile Procfile; do
-    [[ ! -e $name ]] || refuse "$name: expected none in this folder, where it changes what is built; the image's is container/Dockerfile"
+    [[ ! -e $name ]] || refuse "$name: expected none in this folder, where it changes what is built; the image's is deploy/Dockerfile"
   done
 }
 

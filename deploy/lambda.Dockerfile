@@ -1,4 +1,4 @@
-# The image of container/Dockerfile on AWS Lambda: the Lambda Web Adapter turns each invocation into a request.
+# The image of deploy/Dockerfile on AWS Lambda: the Lambda Web Adapter turns each invocation into a request.
 #   docker build --provenance=false --file deploy/lambda.Dockerfile --build-arg IMAGE=function --tag function-lambda deploy
 ARG IMAGE=function
 FROM public.ecr.aws/awsguru/aws-lambda-adapter:0.9.1 AS adapter

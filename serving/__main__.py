@@ -1,7 +1,6 @@
 """The command line: look at a model, try it, score files with it, plan its deploy."""
 
 import argparse
-import importlib
 import os
 import shlex
 import signal
@@ -165,20 +164,22 @@ UNPROVED = 3  # exit status: the model loads, and nothing shows that it answers
 CHECK = """\
 example:  python -m serving check model/
 exit status:  0 it answers, 1 it is not served or is no pure function, 3 nothing shows that it answers"""
-NOT_DEPLOYED = {"plan": "planning", "verify": "verifying"}  # the packages of commands that an upload leaves out
+NOT_DEPLOYED = {"plan", "verify"}  # commands that an upload leaves out
 
 
-def _elsewhere(name: str, arguments: list[str]) -> int:
-    package = NOT_DEPLOYED[name]
+def _tool(name: str, arguments: list[str]) -> int:
+    """Run a command of tools/, which is not deployed."""
     try:
-        command = importlib.import_module(f"{package}.command")
+        if name == "plan":
+            from tools.plan.command import main
+        else:
+            from tools.verify.command import main
     except ModuleNotFoundError as error:
-        if error.name not in (package, f"{package}.command"):
+        if error.name is None or error.name.partition(".")[0] != "tools":
             raise
-        print(f"serving: {name}: the {package}/ folder is not here; it is not deployed", file=sys.stderr)
+        print(f"serving: {name}: the tools/ folder is not here; it is not deployed", file=sys.stderr)
         return 1 if name == "plan" else 2
-    status: int = command.main(arguments)
-    return status
+    return main(arguments)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -221,7 +222,7 @@ def main(arguments: list[str] | None = None) -> int:
         score.add_arguments(scores)
         return score.main(parser.parse_args(given))
     if given and given[0] in NOT_DEPLOYED:
-        return _elsewhere(given[0], given[1:])
+        return _tool(given[0], given[1:])
     options = parser.parse_args(given)
     if options.command == "replay":
         return _replay(options)

@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from container import bind as binding
-from container import elf, pages
-from container.bind import bind, bound, main
-from container.elf import Elf, Refused
-from container.rewrite import decode
 from serving.core import settings
 from serving.core.errors import LoadError, RunError
 from serving.runtime.model import Model, Source, open_session
 from tests.zoo import BROKEN, IMPURE, ZOO, build, cases
+from tools.image import bind as binding
+from tools.image import elf, pages
+from tools.image.bind import bind, bound, main
+from tools.image.elf import Elf, Refused
+from tools.image.rewrite import decode
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -404,7 +404,7 @@ def test_the_command_says_what_is_wrong(
 def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
-    assert "example: python -m container.bind /opt/tensorflow" in " ".join(capsys.readouterr().out.split())
+    assert "example: python -m tools.image.bind /opt/tf" in " ".join(capsys.readouterr().out.split())
 
 
 # --- TensorFlow's own ------------------------------------------------------------------------------------------------
@@ -563,5 +563,6 @@ def test_lists_that_fit_no_more_do_no_harm(tmp_path: Path) -> None:
 def test_pages_of_a_model_that_cannot_be_loaded_are_refused(linked: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert pages.main([str(linked), "--model", str(linked / "nowhere")]) == 1
     error = capsys.readouterr().err
-    assert error == "container.pages: the model cannot be run: serving.core.errors.LoadError: there is no such folder\n"
+    reason = "the model cannot be run: serving.core.errors.LoadError: there is no such folder"
+    assert error == f"tools.image.pages: {reason}\n"
     assert sorted(path.name for path in linked.iterdir()) == sorted(binding.NAMES)

@@ -175,7 +175,7 @@ def test_strings_are_copied_to_the_byte(api: CountingApi, length: int) -> None:
 
 
 CHECKED = """
-from serving import settings, tensorflow_c
+from serving.core import settings; from serving.runtime import tensorflow_c
 from serving.runtime.model import Model, Source, open_session
 from serving.core.errors import InputError, RunError
 from tests.zoo import build, cases

@@ -36,7 +36,7 @@ ENDS = [
 def test_a_command_ends_in_a_line(what: str, status: int, said: str) -> None:
     script = f"""if True:
         import os, signal, sys
-        from serving import terminal
+        from serving.core import terminal
         def main():
             try:
                 {what}

@@ -10,7 +10,7 @@ from serving.__main__ import UNPROVED, main
 from tests import zoo
 from tests.conftest import ROOT, Serve, plain_environment
 from tests.zoo.kinds import KINDS, build
-from verifying.checks import DIFFERS, SAME, graph
+from tools.verify.checks import DIFFERS, SAME, graph
 
 NOTHING = ("answers_nothing", "prints_to_a_file", "trees")
 
@@ -55,7 +55,7 @@ def test_a_model_that_answers_is_ready(name: str, serve: Serve, capsys: pytest.C
 
 ABORTING = """
 import os, sys
-from serving import tensorflow_c
+from serving.runtime import tensorflow_c
 from serving.__main__ import main
 tensorflow_c.Function.__call__ = lambda *_: os.abort()
 sys.exit(main())

@@ -396,7 +396,7 @@ class Absent:
         if name.partition(".")[0] in ("prometheus_client", "opentelemetry") and {blocked}:
             raise ModuleNotFoundError("No module named " + name, name=name)
 sys.meta_path.insert(0, Absent())
-from serving import observe, settings, wsgi
+from serving.core import settings; from serving.core.telemetry import observe; from serving.servers import wsgi
 observe.begin(settings.current())
 def ask(path):
     environ = {{"REQUEST_METHOD": "GET", "PATH_INFO": path, "wsgi.input": io.BytesIO()}}

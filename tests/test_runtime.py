@@ -64,7 +64,7 @@ def test_the_python_package_answers_alike_behind_the_same_interface() -> None:
 def test_the_python_package_is_chosen_where_the_wheel_has_no_c_library(tmp_path: Path) -> None:
     script = """
 import sys, json, pathlib
-from serving import tensorflow_c
+from serving.runtime import tensorflow_c
 tensorflow_c.find = lambda directory=None: None
 from serving.pipeline.handler import handle
 from serving.core.http import Request
@@ -132,7 +132,7 @@ def test_a_run_lets_other_threads_run() -> None:
 LEAKS = """
 import resource, pathlib, sys
 import numpy as np
-from serving import settings, tensorflow_c
+from serving.core import settings; from serving.runtime import tensorflow_c
 from serving.core.errors import RunError
 from serving.runtime.model import Model, Source, open_session
 from tests.zoo import build, cases
@@ -182,7 +182,7 @@ def test_memory_is_flat_over_a_hundred_thousand_calls_good_and_failing() -> None
 
 FORKS = """
 import os, sys, faulthandler
-from serving import model, tensorflow_c
+from serving.runtime import model, tensorflow_c
 from serving.pipeline.handler import handle
 from serving.core.http import Request
 faulthandler.dump_traceback_later(60, exit=True)
@@ -218,7 +218,7 @@ def test_a_child_loads_its_own_model_or_says_why_it_cannot(before: str, status: 
 
 
 def test_numpy_random_imports_beside_the_open_library() -> None:
-    script = "from serving import tensorflow_c as t; t.api(t.find()); import numpy.random; numpy.random.default_rng(0)"
+    script = "from serving.runtime import tensorflow_c as t; t.api(t.find()); import numpy.random; numpy.random.default_rng(0)"
     assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=plain_environment()).returncode == 0
 
 
@@ -264,7 +264,7 @@ def test_a_custom_op_library_must_be_named() -> None:
         pytest.skip(reason)
     script = """
 import sys, pathlib
-from serving import settings
+from serving.core import settings
 from serving.core.errors import LoadError
 from serving.runtime.model import Source, open_session
 try:

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 MODEL = ROOT / "model"
 OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"  # the names of the variables, stored beside them
-STATE = json.loads((ROOT / "training" / "digits.state.json").read_text())
+STATE = json.loads((ROOT / "examples" / "digits" / "digits.state.json").read_text())
 
 PICTURES = [
     # file                  digit
@@ -54,7 +54,7 @@ def model(tf: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def held_out() -> Any:
-    from training.data import load, split
+    from examples.digits.data import load, split
 
     return split(load())[1]
 
@@ -65,7 +65,7 @@ def test_the_state_is_of_this_model() -> None:
 
 
 def test_the_state_is_of_this_data(held_out: Any) -> None:
-    from training.data import load
+    from examples.digits.data import load
 
     assert load().fingerprint() == STATE["data"]["sha256"]
     assert held_out.fingerprint() == STATE["data"]["held_out"]["sha256"]
@@ -83,7 +83,7 @@ def test_the_stated_accuracy_is_what_the_model_does(tf: Any, model: Any, held_ou
 def test_the_same_scans_as_pictures(
     tf: Any, model: Any, held_out: Any, side: int, mode: str, form: str, dark_on_light: bool
 ) -> None:
-    from training.pictures import encode, paint
+    from examples.digits.pictures import encode, paint
 
     files = [encode(paint(scan, side, dark_on_light=dark_on_light).convert(mode)) for scan in held_out.scans]
     labels = model.signatures["serving_default"](image=tf.constant(files))["label"].numpy().astype(int)
@@ -151,7 +151,7 @@ def test_pictures_in_one_batch_are_read_as_each_alone(tf: Any, model: Any) -> No
 
 
 def test_a_large_photograph(tf: Any, model: Any, held_out: Any) -> None:
-    from training.pictures import encode, paint
+    from examples.digits.pictures import encode, paint
 
     large = paint(held_out.scans[0], 4000, margin=500, dark_on_light=True).convert("RGB")  # 25 million pixels
     outputs = model.signatures["serving_default"](image=tf.constant([encode(large, "JPEG")]))
@@ -186,6 +186,6 @@ def test_every_file_is_as_it_was_exported() -> None:
 
 
 def test_the_pictures_are_of_held_out_scans(held_out: Any) -> None:
-    from training.pictures import FOLDER, draw
+    from examples.digits.pictures import FOLDER, draw
 
     assert sorted(draw(held_out)) == sorted(file.name for file in FOLDER.glob("digit-*"))

@@ -61,7 +61,7 @@ ANSWER = """
 import sys
 from pathlib import Path
 import numpy as np
-from serving import settings
+from serving.core import settings
 from serving.runtime.model import Model, Source, judge, open_session
 source, options = Source(Path(sys.argv[1]), "model"), settings.read({"RUNTIME": sys.argv[2]})
 judge(source, options)

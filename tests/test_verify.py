@@ -22,7 +22,7 @@ from serving.savedmodel import examples, parsing
 from serving.savedmodel.signature import Signature, TensorSpec
 from tests.conftest import EMBEDDED, ROOT
 from tests.zoo import ZOO, absent, build, cases
-from verifying.compare import share, told, tolerance
+from tools.verify.compare import share, told, tolerance
 
 # ---------------------------------------------------------------------------- a server that can be made to fail
 
@@ -391,9 +391,10 @@ def test_a_difference_names_its_output() -> None:
 def test_a_deployed_function_says_that_the_command_is_not_there(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in ("verifying", "verifying.command"):
-        monkeypatch.setitem(sys.modules, name, None)  # as if it were not there
+    for name in [name for name in sys.modules if name.partition(".")[0] == "tools"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "tools", None)  # as if it were not there
     with pytest.raises(ModuleNotFoundError):
-        import verifying.command  # noqa: F401
+        import tools.verify.command  # noqa: F401
     assert main(["verify"]) == 2
-    assert "the verifying/ folder is not here" in capsys.readouterr().err
+    assert "the tools/ folder is not here" in capsys.readouterr().err

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from accelerator import build
-from container import elf
 from serving.core import settings
 from serving.core.http import Request
 from serving.pipeline import accelerator, handler
@@ -20,6 +19,7 @@ from serving.runtime import model
 from tests.accelerator import models
 from tests.accelerator.conftest import built
 from tests.conftest import ROOT, Serve, plain_environment
+from tools.image import elf
 
 BODY = b'{"instances":[1,0.5]}'
 ANSWER = b'{"predictions":[1.0,0.5]}'

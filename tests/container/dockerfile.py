@@ -1,4 +1,4 @@
-"""container/Dockerfile, read: its stages, each a list of instructions with the arguments' defaults filled in."""
+"""deploy/Dockerfile, read: its stages, each a list of instructions with the arguments' defaults filled in."""
 
 import json
 import re
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from tests.conftest import ROOT
 
-DOCKERFILE = ROOT / "container" / "Dockerfile"
+DOCKERFILE = ROOT / "deploy" / "Dockerfile"
 
 
 @dataclass
@@ -69,5 +69,5 @@ def stages(text: str | None = None) -> list[Stage]:
 def built_by() -> list[str]:
     """Return the builder's command that writes the image's own files, with its Python and its folder as written."""
     builder = stages()[0]
-    (command,) = (shlex.split(rest) for rest in builder.all("RUN") if "container.build" in rest)
+    (command,) = (shlex.split(rest) for rest in builder.all("RUN") if "tools.image.build" in rest)
     return command

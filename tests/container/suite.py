@@ -14,10 +14,10 @@ import tempfile
 from importlib.metadata import distributions
 from pathlib import Path
 
-from container import prune
 from tests.conftest import ROOT, plain_environment
 from tests.container.image import image
 from tests.zoo import build
+from tools.image import prune
 
 # Tests of what is not in the image, and is not to be.
 ELSEWHERE = {

@@ -13,16 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from container import prune, strip
-from container.build import main as build_main
-from container.elf import Refused
-from container.prune import main, packages_of, plan
-from container.reach import imported
-from container.trial import differences
 from serving.savedmodel.signature import read
 from tests.conftest import EMBEDDED, ROOT
 from tests.container.image import image, make, started
 from tests.test_handler import close_to
+from tools.image import prune, strip
+from tools.image.build import main as build_main
+from tools.image.elf import Refused
+from tools.image.prune import main, packages_of, plan
+from tools.image.reach import imported
+from tools.image.trial import differences
 
 # --- What code imports -----------------------------------------------------------------------------------------------
 
@@ -130,7 +130,7 @@ def test_what_is_needed_and_not_installed_is_named(small: Path) -> None:
 
 COMMANDS = [
     # arguments                                       status  on standard error
-    (["/nowhere", "out"],                             1,      "container.prune: /nowhere: expected a virtual environment, or a folder of packages, got neither"),
+    (["/nowhere", "out"],                             1,      "tools.image.prune: /nowhere: expected a virtual environment, or a folder of packages, got neither"),
     ([sys.prefix],                                    2,      "expected OUT, or --in-place"),
     ([sys.prefix, "out", "--in-place"],               2,      "expected OUT, or --in-place"),
     ([sys.prefix, str(ROOT)],                         1,      "expected no such folder, or an empty one"),

@@ -40,7 +40,7 @@ def test_a_file_that_changes_what_is_built(deploy: Deploy, name: str) -> None:
     (deploy.folder / name).touch()
     assert (
         refusal(deploy)
-        == f"{name}: expected none in this folder, where it changes what is built; the image's is container/Dockerfile"
+        == f"{name}: expected none in this folder, where it changes what is built; the image's is deploy/Dockerfile"
     )
 
 

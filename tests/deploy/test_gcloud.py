@@ -108,7 +108,7 @@ def test_only_what_serving_needs_is_uploaded(tmp_path: Path, tree: Path) -> None
 
 def test_cloud_build_gets_what_the_dockerfile_copies(tmp_path: Path, tree: Path) -> None:
     copied = set()
-    for line in (ROOT / "container" / "Dockerfile").read_text().splitlines():
+    for line in (ROOT / "deploy" / "Dockerfile").read_text().splitlines():
         if line.startswith("COPY ") and "--from" not in line:
             copied |= {word.rstrip("/").replace("${MODEL}", "model") for word in line.split()[1:-1]}
     assert {"serving", "requirements.txt"} <= copied
@@ -122,7 +122,7 @@ def test_cloud_build_gets_what_the_dockerfile_copies(tmp_path: Path, tree: Path)
     finally:
         shutil.move(tree / "kept", tree / ".gcloudignore")
         (tree / "rules").unlink()
-    assert everything(*copied, "container/Dockerfile") <= uploaded
+    assert everything(*copied, "deploy/Dockerfile") <= uploaded
     assert not [file for file in uploaded if file.startswith(("tests/", ".venv/", ".git/", "bench/", "deploy"))]
 
 

@@ -170,7 +170,7 @@ def test_cloud_build_says_what_the_dockerfile_asks() -> None:
     said = {
         word.removeprefix("--build-arg=").partition("=")[0] for word in step["args"] if word.startswith("--build-arg=")
     }
-    asked = set(re.findall(r"^ARG (\w+)", (ROOT / "container" / "Dockerfile").read_text(), re.MULTILINE))
+    asked = set(re.findall(r"^ARG (\w+)", (ROOT / "deploy" / "Dockerfile").read_text(), re.MULTILINE))
     assert said <= asked
     used = set(re.findall(r"\$\{(_\w+)\}", json.dumps(build)))
     assert used == {*build["substitutions"], "_IMAGE"}

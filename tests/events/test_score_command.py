@@ -217,7 +217,7 @@ def test_progress_is_shown_on_a_terminal(tmp_path: Path) -> None:
 
 INTERRUPTED = """if True:
     import os, signal, sys
-    from serving import __main__, terminal
+    from serving import __main__; from serving.core import terminal
     from serving.scoring import command
     command._Bar.__call__ = lambda *_: os.kill(os.getpid(), signal.SIGINT)  # after the first batch
     sys.exit(terminal.run("serving", __main__.main))

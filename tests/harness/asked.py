@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from verifying.client import Case
+from tools.verify.client import Case
 
 JSON = (("Content-Type", "application/json"),)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from tests.harness.balancer import Balancer
-from verifying.instances import ENDING, Instance
+from tools.verify.instances import ENDING, Instance
 
 
 class Fleet:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tests.harness.balancer import Balancer
-from verifying.client import Answer, Case
+from tools.verify.client import Answer, Case
 
 PATIENCE = 30.0  # seconds after which a request that nobody answers is lost
 PAUSE = 0.02  # between two attempts

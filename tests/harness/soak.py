@@ -24,7 +24,7 @@ from tests.harness.asked import cases
 from tests.harness.balancer import NGINX, Direct, Nginx
 from tests.harness.fleet import Fleet, chaos
 from tests.harness.load import Counts, Load, ask_all
-from verifying.instances import Instance
+from tools.verify.instances import Instance
 
 MODEL = ROOT / "model"
 SIZE, CLIENTS = 2, 4

@@ -12,8 +12,8 @@ from tests.harness.asked import cases
 from tests.harness.balancer import NGINX, Balancer, Direct, Nginx
 from tests.harness.fleet import STEPS, Fleet, chaos
 from tests.harness.load import Load, ask_all
-from verifying.client import Answer, Case
-from verifying.instances import Instance
+from tools.verify.client import Answer, Case
+from tools.verify.instances import Instance
 
 SIZE = 2  # instances
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from planning.measured import SHARES, Instance, Measured, from_dict
+from tools.plan.measured import SHARES, Instance, Measured, from_dict
 
 ONES = np.ones(1000)
 # As many equally likely values of an exponential distribution, whose mean is 1

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from planning import events
-from planning.outcome import Outcome
-from planning.rules import Rules, Scale
 from tests.planning.made import EXPONENTIAL, ONES, made
+from tools.plan import events
+from tools.plan.outcome import Outcome
+from tools.plan.rules import Rules, Scale
 
 PATIENT = Rules(pending=1e9)
 

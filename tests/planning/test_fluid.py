@@ -5,14 +5,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planning import events, fluid, traffic
-from planning.cost import BY_REQUEST, cost, read
-from planning.cost import DEFAULT as PRICES
-from planning.measured import Instance
-from planning.outcome import Outcome
-from planning.plan import begins, steady_rate
-from planning.rules import Rules, Scale
 from tests.planning.made import made
+from tools.plan import events, fluid, traffic
+from tools.plan.cost import BY_REQUEST, cost, read
+from tools.plan.cost import DEFAULT as PRICES
+from tools.plan.measured import Instance
+from tools.plan.outcome import Outcome
+from tools.plan.plan import begins, steady_rate
+from tools.plan.rules import Rules, Scale
 
 # fmt: off
 CASES = {

@@ -12,16 +12,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planning import cost as costs
-from planning import traffic
-from planning.command import main
-from planning.measured import instance, throughput
-from planning.outcome import MIDDLES, Outcome, bins
-from planning.plan import Wishes, plan, size
-from planning.problem import PlanError
-from planning.rules import MEMORIES, SIZES
 from tests.conftest import ROOT
 from tests.planning.made import MEASURED, measured
+from tools.plan import cost as costs
+from tools.plan import traffic
+from tools.plan.command import main
+from tools.plan.measured import instance, throughput
+from tools.plan.outcome import MIDDLES, Outcome, bins
+from tools.plan.plan import Wishes, plan, size
+from tools.plan.problem import PlanError
+from tools.plan.rules import MEMORIES, SIZES
 
 PRICES = costs.read(costs.DEFAULT, "1")
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from planning.queueing import station
 from tests.planning.test_events import erlang_c
+from tools.plan.queueing import station
 
 
 @pytest.mark.parametrize(("servers", "load"), [(1, 0.5), (2, 1.2), (8, 6.0), (60, 50.0)])

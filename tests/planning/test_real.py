@@ -6,10 +6,10 @@ import math
 import pytest
 
 from bench.plan_check import Platform, simulated
-from planning.measure import example
-from planning.rules import Rules, Scale
 from tests.conftest import EMBEDDED
 from tests.planning.made import made
+from tools.plan.measure import example
+from tools.plan.rules import Rules, Scale
 
 RULES = Rules(window=0.4, tick=0.2, idle=1.0, pending=100.0)
 

@@ -1,0 +1,1 @@
+"""Examples: how a model is trained and exported."""

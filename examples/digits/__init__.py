@@ -1,0 +1,1 @@
+"""How the embedded model was made, from real data: `python -m examples.digits`."""

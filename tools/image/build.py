@@ -1,0 +1,148 @@
+"""The image's own files, in a folder: what deploy/Dockerfile copies, and the same without Docker.
+
+    python -m tools.image.build /tmp/function
+    cd /tmp/function && PYTHONPATH=packages python3.13 -S -m serving.servers.granian
+
+    packages/   what serving needs of the environment (prune.py), TensorFlow's libraries bound, their pages listed
+    serving/    the code, bytecode for both, and the accelerator where a C++ compiler is there
+    model/      the model; with --bake 1, baked; with --litert 1, its light twin, and no TensorFlow in packages/
+
+Nothing in it needs to be written to, and everybody may read it. The server is started on it, and has to answer as from
+the whole environment; otherwise the folder is not left behind.
+"""
+
+import argparse
+import compileall
+import py_compile
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import accelerator.build
+from serving.core.errors import LoadError
+from serving.runtime import litert
+from serving.runtime.model import Source
+from tools.image import pages, prune
+from tools.image.bind import ROOT
+from tools.image.elf import Refused
+from tools.image.trial import answers, differences
+
+LIGHT = (ROOT / "requirements" / "light.txt", ROOT / "requirements" / "fast.txt")
+
+
+def build(environment: Path, out: Path, model: Path, baking: Sequence[str] | None = None, *, bound: bool = True) -> str:
+    """Write the folder `out`, which must not be there or be empty; return the table of sizes. Raise Refused.
+
+    The model is baked with the options `baking`, if they are given; one of them may be --litert.
+    """
+    prune.must_be_new(out)
+    directory = _served(model)
+    site = prune.packages_of(environment)
+    light = (baking is not None and "--litert" in baking) or litert.holds(directory)
+    found = prune.plan(site, LIGHT if light else prune.REQUIREMENTS)
+    before = prune.sizes(site, found)
+    try:
+        packages = out / "packages"
+        prune.copy(site, found, packages, bound=bound)
+        shutil.copytree(
+            ROOT / "serving", out / "serving", ignore=shutil.ignore_patterns("__pycache__", "_accelerator*")
+        )
+        notes = [] if light else [_accelerate(out / "serving")]
+        if baking is None:
+            shutil.copytree(model, out / "model")
+        else:
+            _bake(directory, out / "model" / directory.relative_to(model), baking)
+        notes.append(_list_pages(packages / "tensorflow", out / "model"))
+        mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
+        compileall.compile_dir(out / "serving", quiet=2, force=True, invalidation_mode=mode)
+        for path in out.rglob("*"):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        if problem := differences(answers(site, out / "model"), answers(packages, out / "model", root=out)):
+            raise Refused(f"{out}: the server answers otherwise than from {environment}: {problem}")
+        return "\n".join([prune.table(found, before, prune.sizes(packages, found)), _rest(out), *notes])
+    except BaseException:
+        shutil.rmtree(out, ignore_errors=True)
+        raise
+
+
+def _served(model: Path) -> Path:
+    """Return the folder of the SavedModel that would be served."""
+    try:
+        return Source(model, "model").directory
+    except LoadError as error:
+        raise Refused(f"{model}: {error}") from None
+
+
+def _bake(directory: Path, out: Path, options: Sequence[str]) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "exporting", "bake", *options, str(directory.absolute()), str(out.absolute())]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if ran.returncode:
+        raise Refused((ran.stderr.strip() or f"baking ended with status {ran.returncode}").splitlines()[-1])
+    print(ran.stdout, end="")
+
+
+def _accelerate(serving: Path) -> str:
+    try:
+        path = accelerator.build.build(serving)
+    except accelerator.build.Refused as refused:
+        return f"no accelerator, so plain requests take twice as long: {refused}"
+    return f"{path.name}: answers plain requests"
+
+
+def _list_pages(libraries: Path, model: Path) -> str:
+    if not libraries.is_dir():
+        return "no TensorFlow, and no pages of it to list"
+    try:
+        lists = pages.record(libraries, _served(model))
+    except Refused as refused:  # advice, which a server does without
+        return f"no pages listed, so the first start on a new host reads more: {refused}"
+    return f"{' and '.join(path.name for path in lists)}: what a first answer touches"
+
+
+def _rest(out: Path) -> str:
+    sizes = {
+        name: sum(path.stat().st_size for path in (out / name).rglob("*") if path.is_file()) / 1e6
+        for name in ("packages", "serving", "model")
+    }
+    lines = [f"{f'{name}/, with everything in it':<36}{'':>9}{size:>9.1f}" for name, size in sizes.items()]
+    return "\n".join([*lines, f"{'the folder':<36}{'':>9}{sum(sizes.values()):>9.1f}"])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Build the folder; return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.image.build",
+        description="Write what the image holds besides Python into a folder.",
+        epilog="example: python -m tools.image.build /tmp/function",
+    )
+    parser.add_argument("out", type=Path, metavar="OUT", help="the folder to write")
+    parser.add_argument(
+        "--environment", type=Path, default=Path(sys.prefix), metavar="DIR",
+        help="the virtual environment to take packages from (default: that of the Python that runs this)",
+    )  # fmt: skip
+    parser.add_argument("--model", type=Path, default=ROOT / "model", metavar="DIR", help="default: model/")
+    parser.add_argument("--bake", choices=("0", "1"), default="0", help="1: bake the model first")
+    parser.add_argument(
+        "--litert", choices=("0", "1"), default="0", help="1: bake a twin for LiteRT, without TensorFlow"
+    )
+    parser.add_argument("--signature", default="", metavar="NAME", help="of the twin: what answers as serving_default")
+    parser.add_argument("--no-bind", action="store_true", help="leave TensorFlow's libraries as they are")
+    options = parser.parse_args(arguments)
+    try:
+        baking: list[str] | None = [] if options.bake == "1" else None
+        if options.litert == "1":
+            baking = ["--litert", *(["--signature", options.signature] if options.signature else [])]
+        elif options.signature:
+            raise Refused("--signature: it goes with --litert 1")
+        print(build(options.environment, options.out, options.model, baking, bound=not options.no_bind))
+    except (Refused, OSError) as error:
+        print(f"tools.image.build: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,121 @@
+"""The server on a folder of packages, started for a moment and asked each signature's example."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from serving.core import settings
+from serving.core.errors import LoadError
+from serving.protocols import tensorflow_serving
+from serving.runtime.model import Source
+from serving.savedmodel.signature import DEFAULT
+from tools.image.bind import ROOT
+from tools.image.elf import Refused
+
+SECONDS = 300
+
+Answers = dict[str, tuple[int, bytes]]
+
+
+def answers(packages: Path, model: Path, root: Path = ROOT) -> Answers:
+    """Return what the server of `root` answers for each signature of the model; raise Refused where it does not start.
+
+    Nothing but `packages` and the standard library can be imported. What differs from one time to the next, as with a
+    model that draws random numbers, has its status alone.
+    """
+    bodies = _bodies(model)
+    with _serving(packages, model, root) as address:
+        asked = [{name: _ask(address, body) for name, body in bodies.items()} for _ in range(2)]
+    return {name: (one[0], one[1] if one == asked[1][name] else b"") for name, one in asked[0].items()}
+
+
+def differences(before: Answers, after: Answers) -> str:
+    """Say where answers differ; nothing where they do not."""
+    told = []
+    for name, (status, body) in before.items():
+        now_status, now_body = after.get(name, (0, b""))
+        if status != now_status or (body and now_body and body != now_body):
+            told.append(f"{name}: {status} {body[:80]!r}, now {now_status} {now_body[:80]!r}")
+    return "; ".join(told)
+
+
+def _bodies(model: Path) -> dict[str, bytes]:
+    try:
+        source = Source(model.absolute(), "model")
+    except LoadError as error:
+        raise Refused(f"{model}: {error}") from None
+    found = {}
+    for name, signature in source.signatures.items():
+        if signature.refusal is None:
+            body = json.loads(tensorflow_serving.example(signature, source.examples.get(name)))
+            found[name] = json.dumps(body if name == DEFAULT else body | {"signature_name": name}).encode()
+    return found
+
+
+@contextmanager
+def _serving(packages: Path, model: Path, root: Path) -> Iterator[str]:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+    unwanted = {*settings.VARIABLES, "PYTHONHOME", "PYTHONSTARTUP"} - {"SAVED_MODEL_TAGS"}  # by which it was built
+    environment = {name: value for name, value in os.environ.items() if name not in unwanted} | {
+        "PYTHONPATH": str(packages.absolute()),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "MODEL_DIR": str(model.absolute()),
+        "HOST": "127.0.0.1",
+        "PORT": str(port),
+    }
+    # -S: without the packages of the Python that runs this
+    command = [sys.executable, "-S", "-m", "serving.servers.granian"]
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(
+            command, cwd=root, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            _wait(process, f"http://127.0.0.1:{port}")
+            yield f"http://127.0.0.1:{port}"
+        except Refused as refused:
+            log.seek(0)
+            last = log.read().decode(errors="replace").strip().splitlines()[-1:]
+            raise Refused(f"{packages}: {': '.join([str(refused), *last])}") from None
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGTERM)
+                try:
+                    process.wait(15)
+                except subprocess.TimeoutExpired:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    process.wait()
+
+
+def _wait(process: "subprocess.Popen[bytes]", address: str) -> None:
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end:
+        if process.poll() is not None:
+            raise Refused(f"the server ended with status {process.returncode}")
+        try:
+            with urllib.request.urlopen(f"{address}/readyz", timeout=SECONDS):
+                return
+        except urllib.error.HTTPError as error:
+            raise Refused(f"the model cannot be served: {error.read().decode(errors='replace')[:300]}") from None
+        except OSError:
+            time.sleep(0.05)
+    raise Refused(f"the server was not ready after {SECONDS} seconds")
+
+
+def _ask(address: str, body: bytes) -> tuple[int, bytes]:
+    try:
+        with urllib.request.urlopen(f"{address}/v1/models/model:predict", body, timeout=SECONDS) as response:
+            return response.status, response.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()

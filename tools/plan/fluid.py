@@ -1,0 +1,292 @@
+"""Requests as a stream, instances as a number: the simulator for high rates, at a cost that the rate does not change.
+
+While there is room, the requests in the instances are in the steady state of queueing; time then advances
+by the autoscaler's tick. While requests wait or instances start, it advances by STEP, and what waits is a queue of
+streams. Both follow the rules that events follows request by request; where both can be run they agree
+(tests/planning/test_fluid.py).
+"""
+
+import math
+from collections import deque
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from tools.plan.measured import Floats, Instance
+from tools.plan.outcome import BUCKETS, MIDDLES, Outcome, Timeline, bins
+from tools.plan.queueing import Station, station
+from tools.plan.rules import Rules, Scale, started
+from tools.plan.traffic import STEP
+
+FINE = 400  # steps to an e-fold of the rate: how closely steady states are told apart
+
+
+class Spread(NamedTuple):
+    """A steady state of instances of which some share alike: means over time, and what an arrival finds."""
+
+    full: float  # share of arrivals that find no room anywhere
+    seen: Floats
+    active: float  # instances that are billed
+    inside: float  # requests in instances
+    busy: float  # instances that are not empty
+
+
+class Fluid:
+    """One run over rates."""
+
+    def __init__(self, rates: Floats, instance: Instance, scale: Scale, rules: Rules, steady: float) -> None:
+        self.rates, self.instance, self.scale, self.rules = rates, instance, scale, rules
+        self.limit, self.best, self.start_seconds = instance.concurrency, instance.best, instance.start
+        self.longest_wait = rules.longest_wait(instance.start)
+        self.seconds = len(rates) * STEP
+        self.outcome = Outcome("as a stream", self.seconds)
+        self.line = self.outcome.timeline = Timeline(self.seconds / BUCKETS)
+        self.seen = np.zeros((BUCKETS, self.limit + 1))  # answered, by the number of requests in their instance
+        self.station = lru_cache(maxsize=None)(self._station)
+        self.spread = lru_cache(maxsize=None)(self._spread)
+        self.kept = lru_cache(maxsize=None)(self._kept)
+
+        self.initial = max(scale.least, scale.initial or 0)
+        self.ready, self.desired = self.initial, self.initial
+        self.starting: deque[tuple[float, int]] = deque()  # (when ready, how many)
+        self.queue: deque[list[float]] = deque()  # [when they came, how many, instances that were ready then]
+        self.waiting = 0.0
+        self.hits = 0.0  # starts that single requests without a place ask for, not yet whole
+        self.inside_sum = self.cpu_sum = 0.0
+        steps = max(1, round(rules.window / rules.tick))
+        work = 1 / float(instance.throughput[1])
+        self.history = deque(
+            (
+                (tick * rules.tick * steady * work, tick * rules.tick * steady * instance.cpu_seconds)
+                for tick in range(-steps, 0)
+            ),
+            maxlen=steps,
+        )
+        self.needs: deque[tuple[float, int]] = deque(
+            [(0.0, self.initial)]
+        )  # falling: the most needed in `idle` seconds
+        self.counted(0.0, 0.0)
+
+    def _station(self, instances: int, level: int, waits: bool = True) -> Station:
+        return station(math.exp(level / FINE), instances, self.instance.throughput, waits)
+
+    def _spread(self, level: int, asked: int, ready: int) -> Spread:
+        """Return the steady state where `asked` instances share alike; the others take, in turn, what is too much."""
+        rate = remaining = math.exp(level / FINE)
+        seen = np.zeros(self.limit + 1)
+        active = inside = busy = 0.0
+        place, size = 0, asked
+        while place < ready and remaining > 1e-9 * rate:
+            size = min(size, ready - place)
+            found = self.station(size, round(math.log(remaining) * FINE), size == ready)
+            stays = remaining if size == ready else remaining * (1 - found.full)
+            seen += stays / rate * found.seen
+            active += size * billed(remaining / size, found.idle, self.rules.quantum)
+            inside += found.inside
+            busy += size * (1 - found.idle)
+            remaining = remaining * found.full
+            place += size
+            size = 1 if place == asked else place - asked  # 1, 1, 2, 4, ...
+        if remaining > 0 and seen.sum() < 1:
+            seen[self.limit] += 1 - seen.sum()
+        return Spread(remaining / rate if place >= ready else 0.0, seen, active, inside, busy)
+
+    def _kept(self, level: int, least: int, most: int) -> int:
+        """Return how many instances are used once in `idle` seconds, more likely than not."""
+        rate = math.exp(level / FINE)
+
+        def unused(instances: int) -> bool:
+            return rate * self.rules.idle * self.station(instances, level, False).full < math.log(2)
+
+        low, step = least, 1
+        while low < most and not unused(low):
+            if unused(min(low + step, most)) and step > 1:
+                step = 1
+            low, step = min(low + step, most), step * 2
+        return low
+
+    def run(self) -> Outcome:
+        """Simulate all of the time, and what waits at its end until it is answered or refused."""
+        each = max(1, round(self.rules.tick / STEP))
+        for first in range(0, len(self.rates), each):
+            rates = self.rates[first : first + each]
+            most = float(rates.max())
+            now = first * STEP
+            room = self.ready * self.best * 0.98
+            if not self.starting and self.waiting <= 0 and (most < room or most == 0):
+                self.calm(now, float(rates.mean()), len(rates) * STEP)
+            else:
+                for place, rate in enumerate(rates.tolist()):
+                    self.step(now + place * STEP, rate)
+            self.look(now + len(rates) * STEP)
+        now = self.seconds
+        while self.waiting > 1e-9:
+            self.step(now, 0.0)
+            now += STEP
+        return self.close()
+
+    def bucket(self, now: float) -> int:
+        return min(int(now / self.line.seconds), BUCKETS - 1)
+
+    def step(self, now: float, rate: float) -> None:
+        """Advance by STEP, with instances that start or requests that wait."""
+        while self.starting and self.starting[0][0] <= now + STEP / 2:
+            self.ready += self.starting.popleft()[1]
+        capacity = self.ready * self.best * STEP
+        if self.waiting <= 0 and rate * STEP < capacity * 0.9999:
+            self.calm(now, rate, STEP)
+            return
+        new = rate * STEP
+        bucket = self.bucket(now)
+        self.outcome.requests += new
+        self.line.requests[bucket] += new
+        if new:
+            self.queue.append([now, new, float(self.ready)])
+            self.waiting += new
+        served = 0.0
+        while self.queue and served < capacity:
+            came, count, there = self.queue[0]
+            part = min(count, capacity - served)
+            served += part
+            self.answer(came, part, now - came, max(0.0, 1 - there / self.ready))
+            self.queue[0][1] -= part
+            self.waiting -= part
+            if self.queue[0][1] <= 1e-12:
+                self.queue.popleft()
+        while self.queue and now - self.queue[0][0] >= self.longest_wait:
+            count = self.queue.popleft()[1]
+            self.outcome.refused += count
+            self.waiting -= count
+        if not self.queue:
+            self.waiting = 0.0
+        share = served / capacity if capacity else 0.0
+        self.used(now, STEP, self.ready * self.limit * share, served, self.ready * share, self.ready * share)
+        if self.waiting > 0 or new:  # at its limit somebody waits, even where the means do not say so
+            waiting = max(self.waiting, 1.0)
+            self.start(now, started(waiting, sum(count for _, count in self.starting), self.limit))
+            self.need(now, self.ready)
+
+    def answer(self, came: float, count: float, wait: float, cold: float) -> None:
+        """Count requests that waited; their instance is full."""
+        bucket = self.bucket(came)
+        full = self.limit / self.best
+        if wait < STEP / 2:
+            self.seen[bucket, self.limit] += count
+        else:
+            self.line.latency[bucket, int(bins(wait + full))] += count
+        self.outcome.latency_sum += count * (wait + full)
+        self.outcome.answered += count
+        self.outcome.cold += count * cold
+        self.line.cold[bucket] += count * cold
+
+    def calm(self, now: float, rate: float, seconds: float) -> None:
+        """Advance by `seconds` in the steady state of what is ready."""
+        count = rate * seconds
+        bucket = self.bucket(now)
+        outcome = self.outcome
+        outcome.requests += count
+        self.line.requests[bucket] += count
+        if count and not self.ready:
+            self.queue.append([now, count, 0.0])
+            self.waiting += count
+            self.used(now, seconds, 0.0, 0.0, 0.0, 0.0)
+            self.start(now, started(self.waiting, sum(number for _, number in self.starting), self.limit))
+            return
+        if not count:
+            self.used(now, seconds, 0.0, 0.0, 0.0, 0.0)
+            return
+        asked = min(max(self.desired, 1), self.ready)
+        found = self.spread(round(math.log(rate) * FINE), asked, self.ready)
+        self.seen[bucket] += count * found.seen
+        outcome.answered += count
+        outcome.latency_sum += found.inside * seconds
+        if found.full > 0:
+            # Most find a place that is left before an instance has started.
+            blocked = count * found.full
+            cold = blocked * math.exp(-self.start_seconds * self.ready * self.best)
+            outcome.cold += cold
+            self.line.cold[bucket] += cold
+            self.hits += seconds / (self.start_seconds + seconds / blocked)
+            if self.hits >= 1:
+                self.start(now, int(self.hits))
+                self.hits %= 1
+        self.used(now, seconds, found.inside, count, found.active, found.busy)
+
+    def used(self, now: float, seconds: float, inside: float, served: float, active: float, busy: float) -> None:
+        """Add up what the time of instances was used for."""
+        self.outcome.active += active * seconds
+        self.outcome.idle_least += max(0.0, self.scale.least - busy) * seconds
+        self.inside_sum += inside * seconds
+        self.cpu_sum += served * self.instance.cpu_seconds
+        self.counted(now, seconds)
+
+    def counted(self, now: float, seconds: float) -> None:
+        total = self.ready + sum(count for _, count in self.starting)
+        self.outcome.lifetime += total * seconds
+        self.outcome.peak = max(self.outcome.peak, total)
+        self.line.instances[self.bucket(now)] += total * seconds / self.line.seconds
+
+    def start(self, now: float, more: int) -> None:
+        more = min(more, self.scale.most - self.ready - sum(count for _, count in self.starting))
+        if more > 0:
+            self.starting.append((now + self.start_seconds, more))
+            self.outcome.starts += more
+            self.outcome.starting += more * self.start_seconds
+            self.need(now, self.ready + sum(count for _, count in self.starting))
+
+    def need(self, now: float, instances: int) -> None:
+        while self.needs and self.needs[-1][1] <= instances:
+            self.needs.pop()
+        self.needs.append((now, instances))
+
+    def look(self, now: float) -> None:
+        """Do what the autoscaler does at each of its ticks."""
+        rules, scale, instance = self.rules, self.scale, self.instance
+        inside_before, cpu_before = self.history[0]
+        self.history.append((self.inside_sum, self.cpu_sum))
+        wanted = rules.desired(
+            (self.inside_sum - inside_before) / rules.window, (self.cpu_sum - cpu_before) / rules.window,
+            self.limit, instance.cpus,
+        )  # fmt: skip
+        self.desired = min(max(wanted, scale.least), scale.most)
+        self.start(now, self.desired - self.ready - sum(count for _, count in self.starting))
+        rate = float(self.rates[min(int(now / STEP), len(self.rates)) - 1])
+        if rate > 0 and self.ready:
+            asked = min(max(self.desired, 1), self.ready)
+            used = asked
+            if asked < self.ready:
+                used = self.kept(round(math.log(rate) * FINE), asked, self.ready)
+            self.need(now, used)
+        while self.needs and now - self.needs[0][0] > rules.idle:
+            self.needs.popleft()
+        most = max(self.needs[0][1] if self.needs else 0, scale.least)
+        self.ready = min(self.ready, most)
+
+    def close(self) -> Outcome:
+        """Turn what arrivals found in their instance into latencies."""
+        limit, rates = self.limit, self.instance.throughput
+        mixed = np.zeros((limit + 1, len(MIDDLES)))
+        for number in range(1, limit + 1):
+            found = bins(self.instance.work * number / rates[number])
+            mixed[number] = np.bincount(found, minlength=len(MIDDLES)) / len(self.instance.work)
+        self.line.latency += self.seen @ mixed
+        return self.outcome
+
+
+def billed(rate: float, idle: float, quantum: float) -> float:
+    """Return the share of its time for which an instance is billed, with `rate` requests/s and empty for `idle` of it.
+
+    A stretch of billed time goes on as long as the instance is busy when it would end; then it rests until the next
+    request.
+    """
+    if idle <= 1e-12:
+        return 1.0
+    busy = (1 - idle) / (idle * rate)  # mean seconds of a busy period
+    stretch = max(quantum / idle, busy + quantum / 2)
+    return stretch / (stretch + 1 / rate)
+
+
+def simulate(rates: Floats, instance: Instance, scale: Scale, rules: Rules, steady: float = 0.0) -> Outcome:
+    """Simulate these rates, in requests/s for each STEP; before them the traffic was `steady` requests/s."""
+    return Fluid(rates, instance, scale, rules, steady).run()

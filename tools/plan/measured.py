@@ -1,0 +1,165 @@
+"""What was measured of a model: read from and written to JSON, and turned into the instance that is simulated."""
+
+import json
+import math
+from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tools.plan.problem import PlanError
+
+Floats = NDArray[np.float64]
+
+# The shares at which the time of a request alone is kept.
+SHARES = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 1.0)
+
+
+@dataclass(frozen=True)
+class Load:
+    """A closed loop of `concurrency` clients: requests a second, and the milliseconds below which 50 % and 99 % lay."""
+
+    concurrency: int
+    requests_per_second: float
+    p50_ms: float
+    p99_ms: float
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One model on one machine, by one core where requests are answered, by all where it starts."""
+
+    model: str
+    date: str
+    machine: str
+    server: str
+    body_bytes: int
+    start_seconds: tuple[float, ...]  # process start until the first right answer, each start
+    start_cpu_seconds: float  # of a start, median
+    peak_mib: float  # of one worker and what belongs to it, under load
+    worker_mib: float  # what a second worker adds
+    pss_mib: float  # proportional set size, under load
+    loaded_pss_mib: float  # the same after the first answer
+    cpu_seconds: float  # of a request, under load
+    alone_ms: tuple[float, ...]  # of a request alone, at SHARES
+    loads: tuple[Load, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def start(self) -> float:
+        return sum(self.start_seconds) / len(self.start_seconds)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1) + "\n"
+
+
+def read(path: Path) -> Measured:
+    """Read a saved measurement; raise PlanError where it is none."""
+    try:
+        found = json.loads(path.read_bytes())
+    except OSError as error:
+        raise PlanError(f"--measured: {path}: {error.strerror}") from None
+    except ValueError:
+        raise PlanError(f"--measured: {path}: expected JSON that --save wrote") from None
+    return from_dict(found, str(path))
+
+
+def from_dict(found: Any, place: str) -> Measured:
+    """Check and convert what JSON gave."""
+    if not isinstance(found, dict):
+        raise PlanError(f"--measured: {place}: expected an object, got {type(found).__name__}")
+    names = {field.name for field in fields(Measured)}
+    if missing := sorted(names - {"notes"} - found.keys()):
+        raise PlanError(f"--measured: {place}: expected {missing[0]!r}, which is missing")
+    found = {name: value for name, value in found.items() if name in names}
+    for name, value in found.items():
+        if name in ("model", "date", "machine", "server", "notes", "loads"):
+            continue
+        if name in ("start_seconds", "alone_ms"):
+            if not isinstance(value, list) or not value or not all(_positive(one) for one in value):
+                raise PlanError(f"--measured: {place}: {name}: expected numbers above 0, got {value!r}"[:300])
+            found[name] = tuple(float(one) for one in value)
+        elif not _positive(value) and not (name == "worker_mib" and value == 0):
+            raise PlanError(f"--measured: {place}: {name}: expected a number above 0, got {value!r}"[:300])
+    if len(found["alone_ms"]) != len(SHARES) or list(found["alone_ms"]) != sorted(found["alone_ms"]):
+        raise PlanError(f"--measured: {place}: alone_ms: expected {len(SHARES)} numbers, rising")
+    try:
+        loads = tuple(Load(**load) for load in found["loads"])
+        if (
+            not loads
+            or loads[0].concurrency != 1
+            or any(not _positive(load.concurrency) or not _positive(load.requests_per_second) for load in loads)
+            or any(one.concurrency >= other.concurrency for one, other in pairwise(loads))
+        ):
+            raise TypeError
+    except TypeError:
+        raise PlanError(f"--measured: {place}: loads: expected one for each concurrency, from 1 upwards") from None
+    return Measured(**{**found, "loads": loads, "notes": tuple(found.get("notes", ()))})
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
+
+
+@dataclass(frozen=True)
+class Instance:
+    """How one instance answers: with n requests in it, it finishes `throughput[n]` a second, all sharing alike."""
+
+    throughput: Floats  # requests/s, [concurrency + 1], the first 0
+    cpus: float
+    cpu_seconds: float  # of a request
+    starts: Floats  # seconds, each as likely as the others
+    work: Floats  # of a request, relative to the mean: equally likely values whose mean is 1
+
+    @property
+    def concurrency(self) -> int:
+        return len(self.throughput) - 1
+
+    @property
+    def start(self) -> float:
+        return float(self.starts.mean())
+
+    @property
+    def best(self) -> float:
+        """Requests/s of an instance that is full."""
+        return float(self.throughput[-1])
+
+
+POINTS = 1000
+
+
+def work(measured: Measured) -> Floats:
+    """Return the time of a request alone as POINTS equally likely values, relative to their mean."""
+    values = np.interp((np.arange(POINTS) + 0.5) / POINTS, SHARES, measured.alone_ms)
+    return np.asarray(values / values.mean(), dtype=np.float64)
+
+
+def throughput(measured: Measured, concurrency: int, workers: int) -> Floats:
+    """Return the requests/s of `workers` processes, each on a core, with 0 to `concurrency` requests among them.
+
+    Between what was measured it is interpolated; it never falls, since a fall within the measured is noise.
+    """
+    counts = [0, *(load.concurrency for load in measured.loads)]
+    rates = np.maximum.accumulate([0.0, *(load.requests_per_second for load in measured.loads)])
+    each, more = np.divmod(np.arange(concurrency + 1), workers)
+    one = np.interp(np.arange(concurrency + 2), counts, rates)
+    return np.asarray((workers - more) * one[each] + more * one[each + 1], dtype=np.float64)
+
+
+def instance(
+    measured: Measured, concurrency: int, cpu: int, workers: int, start_cpus: float, overhead: float, period: float
+) -> Instance:
+    """Return what is simulated: `start_cpus` while it starts, `overhead` seconds before its process runs.
+
+    The startup probe asks every `period` seconds, and an instance that is ready waits for its next question; 0: it does
+    not wait.
+    """
+    starts = np.maximum(np.asarray(measured.start_seconds), measured.start_cpu_seconds / start_cpus)
+    if period:
+        starts = np.ceil(starts / period - 1e-9) * period
+    return Instance(
+        throughput(measured, concurrency, workers), float(cpu), measured.cpu_seconds, starts + overhead, work(measured)
+    )

@@ -1,0 +1,207 @@
+"""A plan as a table for people, and as JSON."""
+
+import json
+import math
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from tools.plan.cost import BY_INSTANCE
+from tools.plan.outcome import BUCKETS, percentile
+from tools.plan.plan import Choice, Plan, Service
+
+ROWS = 12  # of the table over time
+SHARES = {"p50": 0.5, "p95": 0.95, "p99": 0.99, "p99.9": 0.999}
+
+
+def number(value: float) -> str:
+    """Return three significant digits, and whole numbers whole."""
+    if math.isnan(value):
+        return "-"
+    if value == 0 or abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3g}" if abs(value) >= 0.001 else f"{value:.1g}"
+
+
+def milliseconds(seconds: float) -> str:
+    if math.isnan(seconds):
+        return "-"
+    return f"{number(seconds * 1000)} ms" if seconds < 10 else f"{number(seconds)} s"
+
+
+def share(part: float, whole: float) -> str:
+    """Return a percentage; few in many stay visible."""
+    if not whole or not part:
+        return "0 %"
+    percent = 100 * part / whole
+    return f"{percent:.2g} %" if percent < 10 else f"{percent:.0f} %"
+
+
+def size(memory: int) -> str:
+    """Return MiB as the platform writes it."""
+    return f"{memory // 1024}Gi" if memory % 1024 == 0 else f"{memory}Mi"
+
+
+def columns(rows: list[list[str]]) -> list[str]:
+    """Return lines; the first column to the left, the others to the right."""
+    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
+    return [
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))]).rstrip()
+        for row in rows
+    ]
+
+
+def name(service: Service, plan: Plan) -> str:
+    words = [f"min {service.least}", f"by {service.billing}"]
+    if service.concurrency != plan.proposed.service.concurrency:
+        words.append(f"concurrency {service.concurrency}")
+    return ", ".join(words)
+
+
+def command(service: Service) -> str:
+    """Return how to deploy it."""
+    workers = f" --env WORKERS={service.workers}" if service.workers > 1 else ""
+    return (
+        f"./deploy.sh container --memory {size(service.memory)} --cpu {service.cpu} "
+        f"--concurrency {service.concurrency} --min {service.least} --max {service.most}{workers}"
+    )
+
+
+def as_text(plan: Plan) -> str:
+    """Return the whole plan as tables."""
+    measured, service, outcome = plan.measured, plan.proposed.service, plan.proposed.outcome
+    one = measured.loads[0]
+    best = max(measured.loads, key=lambda load: load.requests_per_second)
+    lines = [
+        f"Model      {measured.model}, measured {measured.date}: {measured.machine}",
+        f"           starts in {measured.start:.2f} s, {measured.start_cpu_seconds:.2f} CPU s; "
+        f"{measured.peak_mib:.0f} MiB at its highest",
+        f"           a request alone {number(1000 / one.requests_per_second)} ms; one core answers "
+        f"{best.requests_per_second:,.0f}/s with {best.concurrency} at a time",
+        f"Traffic    {plan.traffic.label}; {plan.traffic.requests:,.0f} requests in {_hours(plan.traffic.seconds)}",
+        f"Simulated  {outcome.simulator}; an instance is there {plan.start:.2f} s after it is asked for",
+        "",
+        f"Proposed   {command(service)}",
+        *(
+            ["           then: gcloud run services update SERVICE --no-cpu-throttling"]
+            * (service.billing == BY_INSTANCE)
+        ),
+        f"           THREADS={service.concurrency} WORKERS={service.workers}, billed by {service.billing}",
+        "",
+        "Alternatives",
+    ]
+    rows = [["", "instances", "cold", "refused", *SHARES, "per million", "a month"]]
+    for choice in plan.choices:
+        found = choice.outcome
+        rows.append(
+            [
+                ("> " if choice is plan.proposed else "  ") + name(choice.service, plan),
+                f"{number(found.mean_instances)}, {number(found.peak)} max",
+                share(found.cold, found.answered),
+                share(found.refused, found.requests),
+                *(milliseconds(found.percentile(at)) for at in SHARES.values()),
+                f"{number(choice.cost.million)}",
+                f"{choice.cost.month_free:,.2f}",
+            ]
+        )
+    lines += columns(rows)
+    lines += [
+        f"{plan.prices.currency} at list prices of {plan.prices.date}, tier {plan.prices.tier}; the month is after its "
+        "free use. Cold: answered by an",
+        "instance that was not there when the request came. Refused: waited longer than "
+        f"{plan.rules.longest_wait(plan.start):g} s (429).",
+        "",
+        "Over time, as proposed",
+        *columns(_over_time(plan.proposed, plan.traffic.seconds)),
+    ]
+    lines += [""] * bool(plan.notes) + [f"Note: {note}." for note in plan.notes]
+    return "\n".join(lines)
+
+
+def _hours(seconds: float) -> str:
+    return f"{number(seconds / 3600)} h" if seconds >= 3600 else f"{number(seconds)} s"
+
+
+def _over_time(choice: Choice, seconds: float) -> list[list[str]]:
+    line = choice.outcome.timeline
+    each = BUCKETS // ROWS
+    rows = [["from", "requests/s", "instances", "cold", "p50", "p99"]]
+    for row in range(ROWS):
+        part = slice(row * each, (row + 1) * each)
+        latency = line.latency[part].sum(axis=0)
+        requests = float(line.requests[part].sum())
+        rows.append(
+            [
+                _clock(row * seconds / ROWS, seconds),
+                number(requests / (each * line.seconds)),
+                number(float(line.instances[part].mean())),
+                share(float(line.cold[part].sum()), requests),
+                milliseconds(percentile(latency, 0.5)),
+                milliseconds(percentile(latency, 0.99)),
+            ]
+        )
+    return rows
+
+
+def _clock(seconds: float, whole: float) -> str:
+    if whole < 3600:
+        return f"{number(seconds)} s"
+    if whole > 2 * 86400:
+        return f"day {seconds / 86400:.1f}"
+    return f"{int(seconds // 3600):02}:{int(seconds % 3600 // 60):02}"
+
+
+def as_json(plan: Plan) -> str:
+    """Return the plan with its numbers in full; latencies in seconds."""
+    return json.dumps(_clean(to_dict(plan)), indent=1)
+
+
+def to_dict(plan: Plan) -> dict[str, Any]:
+    line = plan.proposed.outcome.timeline
+    return {
+        "measured": asdict(plan.measured),
+        "traffic": {
+            "label": plan.traffic.label,
+            "seconds": plan.traffic.seconds,
+            "requests": plan.traffic.requests,
+        },
+        "rules": asdict(plan.rules),
+        "prices": asdict(plan.prices),
+        "start_seconds": plan.start,
+        "proposed": _choice(plan.proposed),
+        "alternatives": [_choice(choice) for choice in plan.choices],
+        "over_time": {
+            "seconds": line.seconds,
+            "requests_per_second": (line.requests / line.seconds).tolist(),
+            "instances": line.instances.tolist(),
+            "cold": line.cold.tolist(),
+            **{key: [percentile(one, at) for one in line.latency] for key, at in SHARES.items()},
+        },
+        "notes": list(plan.notes),
+    }
+
+
+def _choice(choice: Choice) -> dict[str, Any]:
+    found = choice.outcome
+    kept = (
+        "simulator", "seconds", "requests", "answered", "refused", "cold", "starts", "peak", "lifetime", "starting",
+        "active", "idle_least", "mean_instances", "mean_latency",
+    )  # fmt: skip
+    return {
+        "service": asdict(choice.service),
+        "outcome": {key: getattr(found, key) for key in kept},
+        "latency": {key: found.percentile(at) for key, at in SHARES.items()},
+        "cost": asdict(choice.cost),
+    }
+
+
+def _clean(value: Any) -> Any:
+    """Return what strict JSON parsers take: null for nan."""
+    if isinstance(value, dict):
+        return {key: _clean(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_clean(one) for one in value]
+    if isinstance(value, (float, np.floating)):
+        return None if math.isnan(value) else float(value)
+    return value

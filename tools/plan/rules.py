@@ -1,0 +1,79 @@
+"""The platform's rules and limits, as published for Cloud Run.
+
+Sources, read in November 2026: run/docs/about-instance-autoscaling (targets, windows, idle instances),
+run/docs/container-contract (pending requests), run/docs/configuring/services/cpu (pairs, boost), run/quotas.
+How the platform chooses among instances with room is not published: here, the instances that the autoscaler asks for
+share the requests evenly, and what is more than those is used when they are full.
+"""
+
+import math
+from dataclasses import dataclass
+
+from tools.plan.problem import PlanError
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Seconds and shares."""
+
+    cpu_target: float = 0.6  # of the instance's CPU
+    concurrency_target: float = 0.6  # of the instance's largest number of requests at a time
+    window: float = 60.0  # both are averaged over it
+    tick: float = 5.0  # the autoscaler looks so often
+    idle: float = 900.0  # an instance without requests is kept so long
+    pending: float = 10.0  # a request waits so long for an instance, or
+    pending_starts: float = 3.5  # so many times the mean start, whichever is longer; then it is refused with 429
+    quantum: float = 0.1  # billed time is rounded up to it
+
+    def longest_wait(self, start: float) -> float:
+        return max(self.pending, self.pending_starts * start)
+
+    def desired(self, concurrency: float, cpu: float, limit: int, cpus: float) -> int:
+        """Return how many instances bring these averages, over all instances, down to the targets."""
+        by_concurrency = concurrency / (self.concurrency_target * limit)
+        by_cpu = cpu / (self.cpu_target * cpus)
+        return math.ceil(max(by_concurrency, by_cpu) - 1e-9)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How many instances there may be, and how many there are at the beginning."""
+
+    least: int = 0
+    most: int = 100
+    initial: int | None = None  # None: `least`
+
+
+def started(waiting: float, starting: int, limit: int) -> int:
+    """Return how many more instances requests without a place ask for: one for each `limit` of them."""
+    return max(0, math.ceil(waiting / limit - 1e-9) - starting)
+
+
+# vCPUs: least and most MiB, vCPUs while it starts with the CPU boost
+SIZES: dict[int, tuple[int, int, int]] = {
+    1: (512, 4096, 2),  # the second generation's least
+    2: (512, 8192, 4),
+    4: (2048, 16384, 8),
+    6: (4096, 24576, 8),
+    8: (4096, 32768, 8),
+}
+MEMORIES = (512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384, 24576, 32768)  # MiB
+MOST_CONCURRENCY = 1000
+DEFAULT_MOST_INSTANCES = 100
+
+
+def check_size(cpu: int, memory: int) -> None:
+    """Refuse a pair of vCPUs and MiB that the platform refuses."""
+    if cpu not in SIZES:
+        raise PlanError(f"--cpu: expected one of {', '.join(map(str, SIZES))}, got {cpu}")
+    least, most, _ = SIZES[cpu]
+    if not least <= memory <= most:
+        raise PlanError(f"--memory: expected {least} to {most} MiB with {cpu} vCPU, got {memory} MiB")
+
+
+def memory_for(mebibytes: float) -> int:
+    """Return the smallest memory that holds this."""
+    for memory in MEMORIES:
+        if memory >= mebibytes:
+            return memory
+    raise PlanError(f"memory: expected at most {MEMORIES[-1]} MiB, the platform's limit, got {mebibytes:.0f} MiB")

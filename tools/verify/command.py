@@ -1,0 +1,242 @@
+"""The command line of `python -m serving verify`."""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+from serving.core import settings
+from serving.core.errors import LoadError
+from serving.runtime.model import Source, judge_operations
+from serving.savedmodel.safety.purity import impurities
+from tools.verify import cases, checks
+from tools.verify.checks import DIFFERS, ROUNDS, UNTESTED, Subject, Verdict
+from tools.verify.client import Client, VerifyError
+from tools.verify.compare import HALF_TOLERANCE, TOLERANCE
+from tools.verify.instances import Instance
+
+EPILOG = f"""\
+examples:
+  python -m serving verify model/                             starts its own instances
+  python -m serving verify model/ --quick                     a few seconds
+  python -m serving verify --url http://localhost:8080        one that runs, and may be behind a balancer
+  python -m serving verify model/ --url https://ONE --url https://OTHER \\
+      --header "Authorization: Bearer $(gcloud auth print-identity-token)"
+
+The requests are the examples and the warm-up requests beside the model, and some made from its signatures. The same
+request has to be answered with the same bytes: again, in another order, by another instance, beside other requests,
+after many others, after errors, as an event and in a file. A row in a batch may round otherwise than alone, for other
+kernels run: by how much is told, and more than {TOLERANCE:g} of the largest value of an output is a failure
+({HALF_TOLERANCE:g} for outputs of 16 bits).
+
+exit status:  0 stateless, 1 not, 2 could not be verified, or not to the end"""
+STATELESS, NOT, NOTHING = 0, 1, 2
+Timed = tuple[Verdict, float]  # seconds
+SIZES, QUICK_SIZES = (2, 3, 8, 32), (2, 8)
+
+
+def _whole(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 10_000_000:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to 10000000, got {text!r}")
+    return int(text)
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"expected a share from 0 to 1, got {text!r}")
+    return value
+
+
+def _header(text: str) -> tuple[str, str]:
+    name, colon, value = text.partition(":")
+    if not colon or not name.strip() or not value.strip().isprintable():
+        raise argparse.ArgumentTypeError(f"expected 'NAME: VALUE', got {text!r}")
+    return name.strip(), value.strip()
+
+
+def parser() -> argparse.ArgumentParser:
+    """Describe the command."""
+    found = argparse.ArgumentParser(
+        prog="python -m serving verify",
+        description="Is a served model a function of its request alone? Real servers are asked.",
+        formatter_class=argparse.RawDescriptionHelpFormatter, epilog=EPILOG,
+    )  # fmt: skip
+    found.add_argument("directory", nargs="?", type=Path, metavar="MODEL_DIR", help=(
+        "the model (default: the variable); with --url, a copy of what is served there, for its examples"))  # fmt: skip
+    found.add_argument("--url", action="append", default=[], help="a running server; again for another instance of it")
+    found.add_argument("--header", action="append", type=_header, default=[], metavar="'NAME: VALUE'",
+                       help="of every request to --url; may be repeated")  # fmt: skip
+    found.add_argument("--signature", action="append", default=[], metavar="NAME", help=(
+        "this one alone; may be repeated (default: all)"))  # fmt: skip
+    found.add_argument("--others", type=_whole, metavar="N", help=(
+        "other requests before those that are compared (default: 10000; with --quick 500)"))  # fmt: skip
+    found.add_argument("--tolerance", type=_share, default=TOLERANCE, metavar="SHARE", help=(
+        f"of an output's largest value, for rows in a batch (default: {TOLERANCE:g}; 0: bit for bit)"))  # fmt: skip
+    found.add_argument("--quick", action="store_true", help="fewer requests")
+    found.add_argument("--json", action="store_true", help="the table as JSON")
+    return found
+
+
+def main(arguments: list[str]) -> int:
+    """Verify a model; return the exit status."""
+    options = parser().parse_args(arguments)
+    show = _Table(options.json)
+    told: dict[str, object] = {}
+    found: list[Timed] = []
+    problem = ""
+    try:
+        with ExitStack() as ends:
+            for one in _verify(options, show.progress, told, ends):
+                show.row(one, told)
+                found.append(one)
+    except (VerifyError, LoadError, settings.SettingError) as error:
+        problem = f"{options.directory or 'MODEL_DIR'}: {error}" if isinstance(error, LoadError) else str(error)
+    except KeyboardInterrupt:
+        problem = "interrupted"
+    show.clear()
+    if problem:
+        print(f"serving: verify: {problem}", file=sys.stderr)
+    verdicts = [verdict for verdict, _ in found]
+    tested = any(one.compared for one in verdicts) and not problem
+    status = NOT if any(one.verdict == DIFFERS for one in verdicts) else STATELESS if tested else NOTHING
+    if options.json:
+        checked = [{**one._asdict(), "seconds": round(seconds, 2)} for one, seconds in found]
+        print(json.dumps({**told, "stateless": (True, False, None)[status], "problem": problem, "checks": checked}))
+    else:
+        print(_summary(verdicts, status))
+    return status
+
+
+class _Table:
+    """Rows as they come, and at a terminal what is being done meanwhile."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._quiet, self._terminal, self._begun = quiet, sys.stderr.isatty(), False
+
+    def progress(self, check: str, done: int, total: int) -> None:
+        if self._terminal:
+            print(f"\r\x1b[K{check}: {done:,} of {total:,}", end="", file=sys.stderr, flush=True)
+
+    def clear(self) -> None:
+        if self._terminal:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+    def row(self, one: Timed, told: Mapping[str, object]) -> None:
+        self.clear()
+        if self._quiet:
+            return
+        verdict, seconds = one
+        if not self._begun:
+            print(f"{told.get('model')}: {told.get('requests', 0)} requests\n")
+            print(f"{'check':<24} {'verdict':<9} {'answers':>8} {'seconds':>8}")
+            self._begun = True
+        figures = f"{verdict.compared:>8,} {seconds:>8.1f}"
+        print(f"{verdict.check:<24} {verdict.verdict:<9} {figures}  {verdict.detail}", flush=True)
+
+
+def _summary(verdicts: list[Verdict], status: int) -> str:
+    of = {verdict: sum(1 for one in verdicts if one.verdict == verdict) for verdict in (ROUNDS, DIFFERS, UNTESTED)}
+    rest = f"{of[UNTESTED]} of {len(verdicts)} checks untested" if of[UNTESTED] else f"{len(verdicts)} checks"
+    if status == NOTHING:
+        done = any(one.compared for one in verdicts)
+        return "\nNot verified to the end." if done else "\nNothing could be verified."
+    if status == NOT:
+        return f"\nNOT STATELESS: {of[DIFFERS]} of {len(verdicts)} checks differ."
+    return f"\nStateless: {rest}{'; batches round' if of[ROUNDS] else ''}."
+
+
+def _verify(
+    options: argparse.Namespace, progress: checks.Progress, told: dict[str, object], ends: ExitStack
+) -> Iterator[Timed]:
+    headers = dict(options.header)
+    urls = list(options.url)
+    environment = dict(os.environ)
+    if urls:
+        directory = None
+        with Client(urls[0], headers) as client:
+            offer = cases.from_server(client, options.directory)
+        told["model"] = f"{urls[0]} ({offer.name})"
+    else:
+        if options.header:
+            raise VerifyError("--header goes with --url")
+        source = Source(settings.folder(options.directory), "model")
+        directory = source.directory.resolve()
+        environment |= {"MODEL_DIR": str(directory), "MODEL_NAME": "model"}
+        offer = cases.from_source(source)
+        told["model"] = str(settings.folder(options.directory))
+    asked_for = _signatures(offer, options.signature)
+    first: list[Timed] = []
+    if directory is not None:
+        if not source.light:
+            judge_operations(impurities(directory), settings.current())
+        first = _timed(lambda: checks.graph(directory, bool(settings.current().custom_op_libraries)))
+        folder = Path(ends.enter_context(tempfile.TemporaryDirectory()))
+        try:
+            urls = _start(directory, folder, environment, ends)
+        except VerifyError:
+            yield from first
+            raise
+    client = ends.enter_context(Client(urls[0], headers))
+    count, others = (3, 16) if options.quick else (8, 64)
+    asked = []
+    for number, name in enumerate(asked_for):
+        progress("finding requests", number, len(asked_for))
+        asked.append(cases.ask_for(offer, offer.signatures[name], client.post, count, others))
+    told["requests"] = sum(len(one.cases) for one in asked)
+    yield from first
+    for one in asked:
+        if one.problem:
+            yield Verdict(f"requests, {one.signature.name}", UNTESTED, one.problem), 0.0
+    if not told["requests"]:
+        raise VerifyError("no signature has a request that is answered")
+    subject = Subject(asked, checks.first_answers(asked, client), urls, headers, directory, progress)
+    yield from _checked(subject, options, environment)
+
+
+def _checked(subject: Subject, options: argparse.Namespace, environment: dict[str, str]) -> Iterator[Timed]:
+    quick = options.quick
+    others = options.others or (500 if quick else 10_000)
+    run: list[Callable[[], Verdict | list[Verdict]]] = [
+        lambda: checks.again(subject),
+        lambda: checks.order(subject, 2 if quick else 5),
+        lambda: checks.instance(subject),
+        lambda: checks.beside(subject, 200 if quick else 2000),
+        lambda: checks.after_others(subject, others),
+        lambda: checks.after_errors(subject),
+        lambda: checks.events(subject),
+        lambda: checks.in_batch(subject, QUICK_SIZES if quick else SIZES, options.tolerance),
+    ]
+    if subject.directory is not None:
+        run.append(lambda: checks.scored(subject, environment))
+    for check in run:
+        yield from _timed(check)
+
+
+def _timed(check: Callable[[], Verdict | list[Verdict]]) -> list[Timed]:
+    found, seconds = checks.timed(check)
+    return [(one, seconds / len(found)) for one in found]
+
+
+def _start(directory: Path, folder: Path, environment: dict[str, str], ends: ExitStack) -> list[str]:
+    """Start two instances."""
+    instances = []
+    for _ in range(2):
+        instances.append(Instance(directory, folder, environment))
+        ends.callback(instances[-1].stop)
+    return [instance.wait().url for instance in instances]
+
+
+def _signatures(offer: cases.Offer, wanted: list[str]) -> list[str]:
+    known = [name for name in offer.signatures if not name.startswith("__")]
+    for name in wanted:
+        if name not in known:
+            raise VerifyError(f"--signature: expected one of {', '.join(known)}, got {name!r}")
+    return wanted or known
