@@ -38,7 +38,7 @@ $(dev): $(fast) $(addprefix requirements/,dev.txt light.txt observe.txt)
 	@touch $@
 
 # Bytecode is compiled as the cloud build does it: without it every import takes twice as long.
-compile := .venv/bin/python -m compileall -q main.py serving fallback tools accelerator
+compile := .venv/bin/python -m compileall -q main.py serving fallback tools
 compiled: $(dev)
 	@$(compile)
 
@@ -49,13 +49,13 @@ serve: $(venv) ## serve model/ at localhost:8080 (PORT) behind functions-framewo
 	@exec .venv/bin/functions-framework --target predict --port $(PORT)
 
 # The same on Granian, with TensorFlow's library bound (tools/image/BIND.md), so that it starts in half the time, and with
-# the accelerator (accelerator/README.md), so that it answers more than twice as many plain requests. They are made before the
-# server's shell is started: a server counts its start from there.
+# the accelerator (serving/pipeline/native/README.md), so that it answers more than twice as many plain requests. They are
+# made before the server's shell is started: a server counts its start from there.
 serve-fast: $(fast) ## the same behind Granian, with the bound library and the accelerator
 	@$(compile)
 	@mkdir -p .cache && { \
 	  printf 'TENSORFLOW_LIBRARY_DIR=%q\n' "$${TENSORFLOW_LIBRARY_DIR-$$(.venv/bin/python -m tools.image.bind --cached)}"; \
-	  printf 'ACCELERATOR=%q\n' "$${ACCELERATOR-$$(.venv/bin/python -m accelerator.build --cached)}"; } > .cache/serve-fast.env
+	  printf 'ACCELERATOR=%q\n' "$${ACCELERATOR-$$(.venv/bin/python -m serving.pipeline.native.build --cached)}"; } > .cache/serve-fast.env
 	@.venv/bin/python -m serving banner --port $(PORT) --while $$PPID
 	@set -a; . .cache/serve-fast.env; PORT=$(PORT) exec .venv/bin/python -m serving.servers.granian
 

@@ -7,10 +7,10 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from accelerator.build import Refused, cached
 from bench.environments import FOLDER, Unavailable, python
 from bench.models import CACHE, ROOT, Model, recipe_of
 from bench.process import finish
+from serving.pipeline.native.build import Refused, cached
 
 Settings = dict[str, str]
 

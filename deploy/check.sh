@@ -94,6 +94,6 @@ check_upload() {
 
 needed_files() {
   printf '%s\n' main.py requirements.txt .python-version
-  find serving fallback -name '*.py'
+  find serving fallback -name '*.py' -not -path 'serving/pipeline/native/*'
   if [[ $MODEL_DIR != gs://* ]]; then find "$MODEL_DIR" -type f; fi
 }

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-ACCELERATOR = ROOT / "serving" / "_accelerator.abi3.so"  # where an image has it
+ACCELERATOR = ROOT / "serving" / "pipeline" / "native" / "_accelerator.abi3.so"  # where an image has it
 BUCKET = "[a-z0-9][a-z0-9._-]{1,221}[a-z0-9]"
 
 

@@ -8,11 +8,11 @@ from typing import NamedTuple, NoReturn, TypeVar
 
 import pytest
 
-from accelerator import build
 from serving.core.http import Request, Response
 from serving.core.record import Record
 from serving.pipeline import handler
 from serving.pipeline.handler import handle
+from serving.pipeline.native import build
 from tests.conftest import Serve
 
 Built = TypeVar("Built")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from accelerator import build
+from serving.pipeline.native import build
 from tests.conftest import plain_environment
 
 HERE = Path(__file__).parent

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from accelerator import build
 from serving.core import settings
 from serving.core.http import Request
 from serving.pipeline import accelerator, handler
+from serving.pipeline.native import build
 from serving.runtime import model
 from tests.accelerator import models
 from tests.accelerator.conftest import built
@@ -117,7 +117,7 @@ def test_without_a_compiler_tests_fail_under_ci_and_are_skipped_elsewhere(
 
 def command(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, "-m", "accelerator.build", *arguments], cwd=ROOT, env=plain_environment(**environment),
+        [sys.executable, "-m", "serving.pipeline.native.build", *arguments], cwd=ROOT, env=plain_environment(**environment),
         capture_output=True, text=True,
     )  # fmt: skip
 
@@ -130,14 +130,14 @@ def test_the_command_prints_where_it_is(extension: Path) -> None:
 def test_the_command_says_off_where_it_cannot_be_built(tmp_path: Path) -> None:
     ran = command("--cached", CXX="nope")
     assert (ran.returncode, ran.stdout) == (0, "off\n")
-    assert ran.stderr.startswith("accelerator.build: there is no C++ compiler: ")
+    assert ran.stderr.startswith("serving.pipeline.native.build: there is no C++ compiler: ")
     assert ran.stderr.count("\n") == 1
 
 
 def test_the_command_fails_where_a_folder_is_asked_for(tmp_path: Path) -> None:
     ran = command(str(tmp_path / "out"), CXX="nope")
     assert (ran.returncode, ran.stdout) == (1, "")
-    assert ran.stderr.startswith("accelerator.build: ")
+    assert ran.stderr.startswith("serving.pipeline.native.build: ")
     assert command().returncode == command("--cached", str(tmp_path)).returncode == 2
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from accelerator import build
+from serving.pipeline.native import build
 from tests.accelerator import models, sanitizers
 from tests.accelerator.conftest import built
 from tests.accelerator.sanitizers import ADDRESS

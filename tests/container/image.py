@@ -29,7 +29,7 @@ CACHE = ROOT / ".cache"
 PLACE = "/opt/function"
 LIMIT = 512 << 20
 OLD = 3600  # seconds
-SOURCES = ("accelerator", "tools", "serving", "exporting", "model", "requirements.txt", "requirements")
+SOURCES = ("tools", "serving", "exporting", "model", "requirements.txt", "requirements")
 
 
 @cache

@@ -62,7 +62,7 @@ def test_the_examples_are_answered_as_tensorflow_answers_them(
 def test_it_has_the_accelerator(tree: Path, running: Cell) -> None:
     if shutil.which("c++") is None:
         missing("needs a C++ compiler; the image's builder has one")
-    assert (tree / "serving" / ACCELERATOR.name).is_file()
+    assert (tree / "serving" / "pipeline" / "native" / ACCELERATOR.name).is_file()
     assert running.server.ask("GET", "/readyz").status == 200
     running.server.ask("POST", PREDICT, {"instances": ["no picture"]})
     maps = [Path(f"/proc/{pid}/maps").read_text() for pid in family(first(running.server))]

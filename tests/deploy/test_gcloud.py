@@ -95,6 +95,7 @@ def everything(*places: str) -> set[str]:
 
 def test_only_what_serving_needs_is_uploaded(tmp_path: Path, tree: Path) -> None:
     expected = everything("main.py", "requirements.txt", ".python-version", "serving", "fallback", "model")
+    expected -= everything("serving/pipeline/native")  # nothing is compiled there
     assert listed(tmp_path, tree) == expected
     # deploy.sh reads the same rules with git's matcher where there is no gcloud
     command = ["bash", "-c", ". deploy/values.sh; . deploy/check.sh; upload_list"]
@@ -123,7 +124,10 @@ def test_cloud_build_gets_what_the_dockerfile_copies(tmp_path: Path, tree: Path)
         shutil.move(tree / "kept", tree / ".gcloudignore")
         (tree / "rules").unlink()
     assert everything(*copied, "deploy/Dockerfile") <= uploaded
-    assert not [file for file in uploaded if file.startswith(("tests/", ".venv/", ".git/", "bench/", "deploy"))]
+    assert not [file for file in uploaded if file.startswith(("tests/", ".venv/", ".git/", "bench/", "deploy.sh"))]
+    assert {file for file in uploaded if file.startswith(("deploy", "tools/plan", "tools/verify"))} == {
+        "deploy/Dockerfile", "deploy/Dockerfile.dockerignore",
+    }  # fmt: skip
 
 
 class Cloud(ThreadingHTTPServer):

@@ -17,7 +17,7 @@ import time
 import traceback
 from pathlib import Path
 
-from accelerator.build import Refused
+from serving.pipeline.native.build import Refused
 from tests.fuzz.mutate import mutate
 
 NATIVE, RACES = "native", "races"

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from accelerator.build import run
+from serving.pipeline.native.build import run
 from tests.accelerator.sanitizers import FUZZER, extension, library
 from tests.accelerator.sanitizers import environment as sanitized
 from tests.conftest import ROOT

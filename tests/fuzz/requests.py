@@ -14,11 +14,11 @@ from typing import Any
 
 import orjson
 
-from accelerator import build
 from serving.core import settings
 from serving.core.http import Request
 from serving.core.record import Record
 from serving.pipeline import accelerator, handler
+from serving.pipeline.native import build
 from serving.protocols import open_inference
 from serving.runtime import model
 from serving.runtime.model import Model

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from accelerator import build
+from serving.pipeline.native import build
 from tests.fuzz import libfuzzer
 
 CHECK = "if (end - at < 4) return false;"

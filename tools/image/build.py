@@ -20,8 +20,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import accelerator.build
 from serving.core.errors import LoadError
+from serving.pipeline.native import build as native
 from serving.runtime import litert
 from serving.runtime.model import Source
 from tools.image import pages, prune
@@ -46,9 +46,7 @@ def build(environment: Path, out: Path, model: Path, baking: Sequence[str] | Non
     try:
         packages = out / "packages"
         prune.copy(site, found, packages, bound=bound)
-        shutil.copytree(
-            ROOT / "serving", out / "serving", ignore=shutil.ignore_patterns("__pycache__", "_accelerator*")
-        )
+        shutil.copytree(ROOT / "serving", out / "serving", ignore=shutil.ignore_patterns("__pycache__", "native"))
         notes = [] if light else [_accelerate(out / "serving")]
         if baking is None:
             shutil.copytree(model, out / "model")
@@ -86,8 +84,8 @@ def _bake(directory: Path, out: Path, options: Sequence[str]) -> None:
 
 def _accelerate(serving: Path) -> str:
     try:
-        path = accelerator.build.build(serving)
-    except accelerator.build.Refused as refused:
+        path = native.build(serving / "pipeline" / "native")
+    except native.Refused as refused:
         return f"no accelerator, so plain requests take twice as long: {refused}"
     return f"{path.name}: answers plain requests"
 

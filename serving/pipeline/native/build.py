@@ -1,7 +1,7 @@
 """The accelerator, compiled: a C++ compiler and Python's headers are all that it needs.
 
-    python -m accelerator.build serving        writes serving/_accelerator.abi3.so, where serving finds it by itself
-    python -m accelerator.build --cached       builds it once on this machine and prints where it is, for ACCELERATOR
+    python -m serving.pipeline.native.build FOLDER      writes FOLDER/_accelerator.abi3.so; it is found beside this
+    python -m serving.pipeline.native.build --cached    builds it once on this machine and prints where, for ACCELERATOR
 
 CXX names another compiler than c++. What was compiled holds the C++ library's few functions that it uses, needs glibc
 alone, and is loaded once before it is left behind. It serves CPython 3.10 and later, whichever compiled it.
@@ -20,9 +20,9 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from serving.core.settings import ACCELERATOR
+from serving.core.settings import ACCELERATOR, ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
+NAME = "serving.pipeline.native.build"
 SOURCE = Path(__file__).with_name("accelerator.cc")
 FLAGS = (
     "-std=c++17", "-O2", "-fPIC", "-shared", "-fno-exceptions", "-fno-rtti",
@@ -90,7 +90,7 @@ def cached() -> Path:
         with (folder.parent / "accelerator.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not path.is_file():
-                print("accelerator.build: compiling, once, which takes up to a minute", file=sys.stderr, flush=True)
+                print(f"{NAME}: compiling, once, which takes up to a minute", file=sys.stderr, flush=True)
                 build(folder)
     return path
 
@@ -119,9 +119,9 @@ def run(command: Sequence[str | Path], who: str, environment: Mapping[str, str] 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Build it; return the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m accelerator.build",
+        prog=f"python -m {NAME}",
         description="Compile the accelerator, which answers plain requests in a third of the time.",
-        epilog="example: ACCELERATOR=$(python -m accelerator.build --cached) make serve",
+        epilog="example: ACCELERATOR=$(python -m serving.pipeline.native.build --cached) make serve",
     )
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help="the folder to write it to")
@@ -132,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         print(cached() if options.cached else build(options.folder))
     except (Refused, OSError) as error:
-        print(f"accelerator.build: {error}", file=sys.stderr)
+        print(f"{NAME}: {error}", file=sys.stderr)
         if options.cached:
             print("off")
             return 0
