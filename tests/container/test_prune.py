@@ -155,7 +155,7 @@ def test_the_command_says_what_is_wrong(
 def test_a_model_that_cannot_be_served_leaves_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "model").mkdir()
     assert build_main([str(tmp_path / "out"), "--model", str(tmp_path / "model")]) == 1
-    assert capsys.readouterr().err.startswith(f"container.build: {tmp_path / 'model'}: ")
+    assert capsys.readouterr().err.startswith(f"tools.image.build: {tmp_path / 'model'}: ")
     assert not (tmp_path / "out").exists()
 
 
