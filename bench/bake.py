@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -21,23 +21,15 @@ from typing import Any
 
 import numpy as np
 
+from bench import environments
 from bench.machine import about, interleaved
 from bench.models import CACHE, PLANS, ROOT, TOLERANCE, load
 from bench.page import Rows, fraction, publish
-from bench.process import inherited
+from bench.process import finish, inherited
 
 # fmt: off
-MODELS = {
-    "mlp":         "MLP 64→128→10",
-    "digits":      "embedded digits model, PNG in",
-    "mobilenet":   "MobileNetV2, 224x224x3",
-    "transformer": "transformer, 4 layers of 256, 64 words",
-    "loop":        "TensorFlow 1, recurrent, while loop",
-}
-BOTH_WAYS = {
-    "dense16":     "16 MB of dense layers",
-    "dense96":     "96 MB of dense layers",
-}
+MODELS = ("mlp", "digits", "mobilenet", "transformer", "loop")
+BOTH_WAYS = ("dense16", "dense96")
 MEASURES = (
     # key         heading        form        in
     ("size",      "size MB",      "{:.3g}",  1e6),
@@ -57,43 +49,25 @@ class Subject:
 
     name: str
     inputs: Path
-    folders: dict[str, Path]  # by what is said of each, the original first
+    folders: dict[str, Path]  # by a title, the original first
 
 
 def prepared(name: str) -> Subject:
     """Make a model and bake it."""
     folder = CACHE / "bake" / name
     folder.mkdir(parents=True, exist_ok=True)
-    if name not in PLANS:
-        if not (folder / "inputs.npz").exists():
-            _quietly("bench.bake_models", name, str(folder))
-        original = folder / "saved_model"
-    else:
-        model = load(name, print)
-        original = model.saved_model
-        np.savez(folder / "inputs.npz", **{_input(original): np.load(CACHE / name / "input.npy")})
-    folders = {"as exported": original}
+    model = load(name, print)
+    np.savez(folder / "inputs.npz", **{model.input: np.load(CACHE / name / "input.npy")})
+    folders = {"as exported": model.saved_model}
     for way in ((),) if name in MODELS else (("--fold-variables",), ("--keep-variables",)):
         baked = folder / "".join(["baked", *way])
-        _quietly("exporting", "bake", str(original), str(baked), "--force", *way)
+        bake = [sys.executable, "-m", "exporting", "bake", model.saved_model, baked, "--force", *way]
+        done = finish(bake)
+        if done.returncode:
+            raise SystemExit(f"bench.bake: {name}: {(done.stderr.strip() or 'it gave no reason').splitlines()[-1]}")
         card = json.loads((baked / "assets.extra" / "baked.json").read_bytes())
         folders[f"baked, variables {'folded' if card['variables_folded'] else 'kept'}"] = baked
     return Subject(name, folder / "inputs.npz", folders)
-
-
-def _quietly(module: str, *arguments: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", module, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise SystemExit(f"{module} {arguments[0]} failed: {(done.stderr.strip() or 'no word').splitlines()[-1]}")
-
-
-def _input(directory: Path) -> str:
-    from serving.savedmodel.signature import read
-
-    (name,) = read(directory).signatures["serving_default"].inputs
-    return name
 
 
 def measured(subject: Subject, folder: Path, out: Path) -> tuple[dict[str, float], dict[str, Any]]:
@@ -104,10 +78,10 @@ def measured(subject: Subject, folder: Path, out: Path) -> tuple[dict[str, float
         command, cwd=ROOT, env=inherited(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as process:
         assert process.stdout
-        said = process.stdout.readline()
+        line = process.stdout.readline()
         start = time.perf_counter() - began
         rest = process.stdout.read()
-    if said != b"answered\n" or process.returncode:
+    if line != b"answered\n" or process.returncode:
         raise SystemExit(f"{subject.name}: no answer from {folder}")
     size = sum(
         file.stat().st_size for file in folder.rglob("*") if file.is_file() and file.parent.name != "assets.extra"
@@ -133,26 +107,26 @@ def repeated(subjects: list[Subject], repeat: int, minutes: float) -> Iterator[t
             for subject in subjects:
                 right: dict[str, Any] = {}
                 for form, place in subject.folders.items():
-                    found, came = measured(subject, place, Path(folder) / "out.npz")
-                    right = right or came
-                    if not alike(right, came):
+                    figures, outputs = measured(subject, place, Path(folder) / "out.npz")
+                    right = right or outputs
+                    if not alike(right, outputs):
                         raise SystemExit(f"{subject.name}: {form}, its answers differ")
                     if repetition:  # the first only brings the files into memory
-                        yield subject.name, form, found
+                        yield subject.name, form, figures
             print(f"{repetition}/{repeat}", flush=True)
 
 
-def table(names: dict[str, str], medians: Medians) -> Rows:
+def table(names: Iterable[str], medians: Medians) -> Rows:
     rows = [["", "", *(heading for _, heading, _, _ in MEASURES)]]
-    for name, title in names.items():
+    for name in names:
         first: dict[str, float] = {}
-        for which, found in medians.get(name, {}).items():
+        for which, figures in medians.get(name, {}).items():
             cells = [
-                form.format(found[key] / unit) + (f" ({fraction(found[key] / first[key])})" if first else "")
+                form.format(figures[key] / unit) + (f" ({fraction(figures[key] / first[key])})" if first else "")
                 for key, _, form, unit in MEASURES
             ]
-            rows.append(["" if first else title, which, *cells])
-            first = first or found
+            rows.append(["" if first else PLANS[name].title, which, *cells])
+            first = first or figures
     return rows
 
 
@@ -161,6 +135,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=15, help="repetitions (default 15)")
     parser.add_argument("--minutes", type=float, default=20, help="begin no repetition that would end later")
     options = parser.parse_args()
+    environments.alone()
     subjects = []
     for name in (*MODELS, *BOTH_WAYS):
         print(f"baking {name}", flush=True)
@@ -170,7 +145,7 @@ def main() -> None:
         for key, value in values.items():
             samples.setdefault(name, {}).setdefault(form, {}).setdefault(key, []).append(value)
     medians = {
-        name: {form: {key: median(values) for key, values in found.items()} for form, found in forms.items()}
+        name: {form: {key: median(values) for key, values in keys.items()} for form, keys in forms.items()}
         for name, forms in samples.items()
     }
     facts = about(interleaved(len(samples["mlp"]["as exported"]["start"])), "python -m bench.bake")

@@ -68,17 +68,17 @@ def protocol(body: Body) -> Codec:
 
 
 def cases() -> list[Case]:
-    found = []
+    made = []
     for tensor, shape in SHAPES.items():
         array = np.random.default_rng(1).random(shape).round(6).astype(np.float32)
         signatures = {"serving_default": signature(FLOAT, shape)}
         for form, write in FORMS.items():
-            found.append(case(form, tensor, write(Input("x", array)), signatures, array))
+            made.append(case(form, tensor, write(Input("x", array)), signatures, array))
         raw = array.tobytes()
         body = Body("", dumps({"instances": [{"b64": base64.b64encode(raw).decode()}]}))
         strings = np.array([raw], object)
-        found.append(case("bytes as b64", tensor, body, {"serving_default": signature(STRING, (1,))}, strings))
-    return found
+        made.append(case("bytes as b64", tensor, body, {"serving_default": signature(STRING, (1,))}, strings))
+    return made
 
 
 def case(form: str, tensor: str, body: Body, signatures: dict[str, Signature], array: Array) -> Case:
@@ -133,7 +133,7 @@ def measure(works: dict[str, Work], seconds: float) -> dict[str, Figures]:
     for work in works.values():
         work()
     gc.collect()
-    while time.perf_counter() < end:
+    while time.perf_counter() < end or not all(samples.values()):
         for name, work in works.items():
             began = time.perf_counter_ns()
             work()
@@ -168,13 +168,13 @@ HEADINGS = [
 ]  # fmt: skip
 
 
-def row(one: Case, found: dict[str, Figures]) -> list[str]:
-    decode, encode_ = found["decode"], found["encode"]
+def row(one: Case, times: dict[str, Figures]) -> list[str]:
+    decode, encode_ = times["decode"], times["encode"]
     return [
         one.tensor, one.form, f"{one.size / 1000:.1f}",
         f"{decode.p50:.1f}", f"{decode.p90:.1f}", f"{one.size / decode.p50:.0f}",
-        fraction(decode.p50 / found["plain decode"].p50), f"{decode.p50 / found['memcpy'].p50:.1f}",
-        f"{encode_.p50:.1f}", f"{encode_.p90:.1f}", fraction(encode_.p50 / found["plain encode"].p50),
+        fraction(decode.p50 / times["plain decode"].p50), f"{decode.p50 / times['memcpy'].p50:.1f}",
+        f"{encode_.p50:.1f}", f"{encode_.p90:.1f}", fraction(encode_.p50 / times["plain encode"].p50),
     ]  # fmt: skip
 
 
@@ -197,8 +197,8 @@ def refused(decode: Work) -> bool:
     return False
 
 
-def budgets(found: dict[tuple[str, str], dict[str, Figures]]) -> Rows:
-    image, small = found[IMAGE, "JSON rows"], found[ROW, "JSON rows"]
+def budgets(measured: dict[tuple[str, str], dict[str, Figures]]) -> Rows:
+    image, small = measured[IMAGE, "JSON rows"], measured[ROW, "JSON rows"]
     faster = image["plain decode"].p50 / image["decode"].p50
     even = image["decode"].p90 / image["decode"].p50
     both = small["decode"].p50 + small["encode"].p50
@@ -219,11 +219,11 @@ def main() -> None:
     made = cases()
     gc.collect()
     gc.freeze()  # as the server does when its model is there
-    found = {(one.tensor, one.form): figures(one, options.seconds) for one in made}
+    measured = {(one.tensor, one.form): figures(one, options.seconds) for one in made}
     facts = about("1", "python -m bench.codecs")
-    rows = [HEADINGS, *(row(one, found[one.tensor, one.form]) for one in made)]
+    rows = [HEADINGS, *(row(one, measured[one.tensor, one.form]) for one in made)]
     explained = " ".join((__doc__ or "").split("\n\n", 1)[1].split())
-    publish("codecs.md", "Codecs", facts, [explained, budgets(found), rows])
+    publish("codecs.md", "Codecs", facts, [explained, budgets(measured), rows])
 
 
 if __name__ == "__main__":

@@ -75,9 +75,9 @@ def v1(tensor: Input, **members: Any) -> Body:
 
 def v2(tensor: Input, data: Mapping[str, Any], **parameters: Any) -> Body:
     entry = {"name": tensor.name, "shape": tensor.array.shape, "datatype": "FP32", **data}
-    told = {"signature_name": tensor.signature, **parameters}
+    parameters = {"signature_name": tensor.signature, **parameters}
     wanted = {"outputs": [{"name": name} for name in tensor.outputs]} if tensor.outputs else {}
-    return Body(INFER, dumps({"parameters": told, "inputs": [entry], **wanted}))
+    return Body(INFER, dumps({"parameters": parameters, "inputs": [entry], **wanted}))
 
 
 # fmt: off

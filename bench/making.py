@@ -7,6 +7,7 @@ request.json, answer.json, the same of a batch where its rows are small, an .npy
 import base64
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,37 +58,42 @@ def digits(folder: Path) -> tuple[Path, Instances]:
     return EMBEDDED, [examples[number % len(examples)] for number in range(BATCH)]
 
 
-def large(folder: Path) -> tuple[Path, Instances]:
-    """Five matrices of 100 MB, to see what loading them takes."""
+def dense(layers: int, side: int, folder: Path) -> tuple[Path, Instances]:
+    """Square layers: their weights are read once for any number of rows, and nothing in them can be computed ahead."""
     random = np.random.default_rng(1)
     module = tf.Module()
-    module.layers = [tf.Variable(random.standard_normal((LARGE, LARGE), np.float32) / LARGE**0.5) for _ in range(5)]
+    module.layers = [tf.Variable(random.standard_normal((side, side), np.float32) / side**0.5) for _ in range(layers)]
 
-    @tf.function(input_signature=[tf.TensorSpec([None, LARGE], tf.float32, "x")])
+    @tf.function(input_signature=[tf.TensorSpec([None, NARROW], tf.float32, "x")])
     def serve(x: tf.Tensor) -> dict[str, tf.Tensor]:
-        for layer in module.layers:
-            x = x @ layer
-        return {"y": x[:, :10]}
-
-    tf.saved_model.save(module, str(folder / "saved_model"), signatures=serve)
-    return folder / "saved_model", random.random((1, LARGE)).round(6).tolist()
-
-
-def dense(folder: Path) -> tuple[Path, Instances]:
-    """Three layers of 4096 x 4096: a row alone costs as much as several together, since the weights are read once."""
-    random = np.random.default_rng(1)
-    module = tf.Module()
-    module.layers = [tf.Variable(random.standard_normal((DENSE, DENSE), np.float32) / DENSE**0.5) for _ in range(3)]
-
-    @tf.function(input_signature=[tf.TensorSpec([None, 64], tf.float32, "x")])
-    def serve(x: tf.Tensor) -> dict[str, tf.Tensor]:
-        x = tf.tile(x, [1, DENSE // 64])
+        x = tf.tile(x, [1, side // NARROW])
         for layer in module.layers:
             x = tf.nn.relu(x @ layer)
         return {"y": x[:, :10]}
 
     tf.saved_model.save(module, str(folder / "saved_model"), signatures=serve)
-    return folder / "saved_model", random.random((BATCH, 64)).round(6).tolist()
+    return folder / "saved_model", random.random((BATCH, NARROW)).round(6).tolist()
+
+
+def loop(folder: Path) -> tuple[Path, Instances]:
+    """A recurrent network in TensorFlow 1's graph and while loop, with reference variables."""
+    v1 = tf.compat.v1
+    random = np.random.default_rng(1)
+    with tf.Graph().as_default(), v1.Session() as session:
+        v1.disable_control_flow_v2()
+        x = v1.placeholder(tf.float32, [None, STEPS, NARROW], "x")
+        weights = v1.get_variable(
+            "w", initializer=random.normal(0, 0.1, (2 * NARROW, NARROW)).astype("f"), use_resource=False
+        )
+        offset = v1.get_variable("b", initializer=np.zeros(NARROW, np.float32), use_resource=False)
+
+        def step(at: Any, state: Any) -> Any:
+            return at + 1, tf.tanh(tf.matmul(tf.concat([x[:, at], state], 1), weights) + offset)
+
+        _, state = tf.while_loop(lambda at, _: at < STEPS, step, (0, tf.zeros_like(x[:, 0])))
+        session.run(v1.global_variables_initializer())
+        v1.saved_model.simple_save(session, str(folder / "saved_model"), {"x": x}, {"y": tf.identity(state, "y")})
+    return folder / "saved_model", random.random((1, STEPS, NARROW)).round(6).tolist()
 
 
 def transformer(folder: Path) -> tuple[Path, Instances]:
@@ -105,10 +111,18 @@ def transformer(folder: Path) -> tuple[Path, Instances]:
     return folder / "saved_model", np.random.default_rng(1).integers(0, 1000, (BATCH, 32)).tolist()
 
 
-LARGE, DENSE = 5000, 4096
+NARROW, STEPS = 64, 32
 MAKERS = {
-    "mlp": mlp, "digits": digits, "mobilenet": mobilenet, "large": large, "dense": dense, "transformer": transformer,
-}  # fmt: skip
+    "mlp": mlp,
+    "digits": digits,
+    "mobilenet": mobilenet,
+    "transformer": transformer,
+    "loop": loop,
+    "dense": partial(dense, 3, 4096),
+    "dense16": partial(dense, 1, 2048),
+    "dense96": partial(dense, 6, 2048),
+    "large": partial(dense, 5, 5056),
+}
 ROWS = {"mlp": "serving_default", "digits": "pixels"}  # the signatures that take many small rows
 
 
@@ -168,6 +182,7 @@ def main(name: str) -> None:
     }
     facts = {
         "saved_model": str(saved_model),
+        "input": argument,
         "floor": floor,
         "rows": many_rows(name, signatures, folder / "rows.npz"),
         "recipe": recipe_of(name),

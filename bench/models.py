@@ -32,9 +32,12 @@ PLANS = {
     "mlp":       Plan("MLP 64→128→10, one row",                          1000, 2.0),
     "digits":    Plan("embedded digits model, one picture as base64",    1000, 2.0),
     "mobilenet": Plan("MobileNetV2, one 224x224x3 picture as JSON numbers", 40, 4.0),
-    "large":     Plan("500 MB of dense variables, one row",                50, 2.0),
-    "dense":     Plan("three dense layers of 4096x4096, one row",         100, 4.0),
     "transformer": Plan("transformer, 2 layers of 128, 32 words",         300, 2.0),
+    "loop":      Plan("TensorFlow 1, recurrent, while loop",              300, 2.0),
+    "dense":     Plan("200 MB of dense layers, 4096x4096, one row",       100, 4.0),
+    "dense16":   Plan("16 MB of dense layers, one row",                   300, 2.0),
+    "dense96":   Plan("96 MB of dense layers, one row",                   100, 2.0),
+    "large":     Plan("500 MB of dense layers, one row",                   50, 2.0),
 }
 # fmt: on
 SERVED = ["mlp", "digits", "mobilenet"]  # those of the main table
@@ -55,6 +58,7 @@ class Model:
     name: str
     plan: Plan
     saved_model: Path
+    input: str  # of serving_default
     request_file: Path
     answer_file: Path  # of the HTTP function
     floor_arguments: tuple[str, ...]
@@ -138,6 +142,7 @@ def load(name: str, say: Callable[[str], None]) -> Model:
         name=name,
         plan=PLANS[name],
         saved_model=Path(facts["saved_model"]),
+        input=facts["input"],
         request_file=folder / "request.json",
         answer_file=folder / "answer.json",
         floor_arguments=(f"{floor['input']}={folder / 'input.npy'}", *floor["outputs"]),

@@ -124,13 +124,13 @@ def cell(medians: Medians, subject: str, measure: Measure) -> str:
 def steps(medians: Medians, kind: str) -> Iterator[list[str]]:
     """Give the milliseconds of each step of a start or a request, of the subjects that report them (Server-Timing)."""
     prefix = f"{kind}: "
-    told = {
+    reported = {
         name: {key: value for key, value in values.items() if key.startswith(prefix)}
         for name, values in medians.items()
     }
-    names = list(dict.fromkeys(key for values in told.values() for key in values))
+    names = list(dict.fromkeys(key for values in reported.values() for key in values))
     yield [f"ms of a {kind}", *(name.removeprefix(prefix) for name in names)]
-    for subject, values in told.items():
+    for subject, values in reported.items():
         if values:
             yield [subject, *(f"{values[name]:.3g}" if name in values else "-" for name in names)]
 

@@ -50,13 +50,13 @@ def test_an_environment_holds_what_its_requirements_name_and_nothing_else(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     requirements(tmp_path, monkeypatch, f"{wheel(tmp_path)}\n")
-    said: list[str] = []
-    environments.make("tried", said.append)
+    messages: list[str] = []
+    environments.make("tried", messages.append)
     (site,) = (folder / "tried" / "lib").glob("python*/site-packages")
     assert {path.name for path in site.glob("*.py")} == {"tried.py"}
     assert not (site / "pip").exists()
-    environments.make("tried", said.append)
-    assert len(said) == 1  # the second call finds it made
+    environments.make("tried", messages.append)
+    assert len(messages) == 1  # the second call has nothing to do
 
 
 def test_an_environment_that_cannot_be_installed_is_refused_with_pips_reason_and_removed(

@@ -31,7 +31,7 @@ SIZE, CLIENTS = 2, 4
 SAMPLE = 1.0  # seconds
 GROWTH = 1.0  # MB a minute
 SETTLED = 30.0  # seconds: a new process's memory, before its caches are full, says nothing of growth
-SHORTEST = 60.0  # seconds of what has settled, below which no growth is told
+SHORTEST = 60.0  # seconds of what has settled, below which no growth is given
 
 
 class Sample(NamedTuple):
@@ -60,8 +60,8 @@ class Memory:
         end = self.samples[-1].second
         width = min(60.0, max((end - SETTLED) / 2, 0))
         low, high = (end - width, end) if last else (SETTLED, SETTLED + width)
-        found = [sample.private for sample in self.samples if low <= sample.second <= high]
-        return sum(found) / len(found) if found and width else None
+        settled = [sample.private for sample in self.samples if low <= sample.second <= high]
+        return sum(settled) / len(settled) if settled and width else None
 
     def slope(self) -> float | None:
         """Give the growth in MB a minute: the least squares' line through what has settled."""

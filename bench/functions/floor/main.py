@@ -3,7 +3,7 @@
     python floor.py SAVED_MODEL input:0=array.npy [...] output:0 [...]
 
 Nothing is checked and nothing is freed. It prints the outputs as one JSON list and lives until its standard
-input closes, so that whoever measures it can read what it has used.
+input closes, so that what it has used can be read.
 """
 
 import ctypes
@@ -14,7 +14,8 @@ from ctypes import POINTER, c_char_p, c_int, c_int64, c_size_t, c_void_p
 import numpy as np
 
 NO_INTER_OP_THREADS = b"\x28" + b"\xff" * 9 + b"\x01"  # ConfigProto: field 5, inter_op_parallelism_threads, is -1
-FLOAT, STRING = 1, 7
+STRING = 7
+NUMBERS = {"float32": 1, "int32": 3, "int64": 9}  # TF_DataType
 
 
 class TF_Output(ctypes.Structure):
@@ -65,13 +66,13 @@ def output(name: str) -> TF_Output:
 
 def to_tensor(array: np.ndarray) -> int:
     shape = (c_int64 * array.ndim)(*array.shape)
-    if array.dtype == np.float32:
-        tensor = tf.TF_AllocateTensor(FLOAT, shape, array.ndim, array.nbytes)
+    if number := NUMBERS.get(array.dtype.name):
+        tensor = tf.TF_AllocateTensor(number, shape, array.ndim, array.nbytes)
         ctypes.memmove(tf.TF_TensorData(tensor), array.ctypes.data, array.nbytes)
         return tensor
     tensor = tf.TF_AllocateTensor(STRING, shape, array.ndim, 24 * array.size)
-    for place, value in enumerate(array.flat):
-        address = tf.TF_TensorData(tensor) + 24 * place
+    for position, value in enumerate(array.flat):
+        address = tf.TF_TensorData(tensor) + 24 * position
         tf.TF_StringInit(address)
         tf.TF_StringCopy(address, value, len(value))
     return tensor
