@@ -48,10 +48,10 @@ serve: $(venv) ## serve model/ at localhost:8080 (PORT) behind functions-framewo
 	@.venv/bin/python -m serving banner --port $(PORT) --while $$PPID
 	@exec .venv/bin/functions-framework --target predict --port $(PORT)
 
-# The same on Granian, with TensorFlow's library bound (tools/image/BIND.md), so that it starts in half the time, and with
-# the accelerator (serving/pipeline/native/README.md), so that it answers more than twice as many plain requests. They are
-# made before the server's shell is started: a server counts its start from there.
-serve-fast: $(fast) ## the same behind Granian, with the bound library and the accelerator
+# The same on Granian, with TensorFlow's library bound (docs/image.md), so that it starts in half the time, and with the
+# native codec (docs/performance.md), so that it answers more than twice as many plain requests. They are made before the
+# server's shell is started: a server counts its start from there.
+serve-fast: $(fast) ## the same behind Granian, with the bound library and the native codec
 	@$(compile)
 	@mkdir -p .cache && { \
 	  printf 'TENSORFLOW_LIBRARY_DIR=%q\n' "$${TENSORFLOW_LIBRARY_DIR-$$(.venv/bin/python -m tools.image.bind --cached)}"; \

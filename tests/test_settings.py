@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from serving.core.settings import VARIABLES, SettingError, read
+from serving.core.settings import SUBSTITUTES, VARIABLES, SettingError, read
 from tests.conftest import ROOT, plain_environment
+from tools import settings_page
 
 WRONG = [
     # variable                 value            words
@@ -38,13 +39,33 @@ def test_an_unset_or_empty_variable_has_its_default() -> None:
     assert read({}).port == 8080
 
 
-def test_every_variable_is_in_the_readme_with_its_default() -> None:
-    readme = (ROOT / "README.md").read_text()
+SUBSTITUTED = [
+    # variable             what the platform sets                            value               read as
+    ("PORT",               "AIP_HTTP_PORT",                                  "9000",             9000),
+    ("MODEL_DIR",          "AIP_STORAGE_URI",                                "gs://bucket/m",    "gs://bucket/m"),
+    ("REQUEST_TIMEOUT",    "CLOUD_RUN_TIMEOUT_SECONDS",                      "60",               60),
+    ("REQUEST_TIMEOUT",    "CLOUD_RUN_TIMEOUT_SECONDS",                      "soon",             300),
+    ("EVENT_REPLY",        "K_SINK",                                         "http://broker/",   "http://broker/"),
+    ("OTEL_SERVICE_NAME",  "K_SERVICE",                                      "predict",          "predict"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("variable", "substitute", "value", "parsed"), SUBSTITUTED)
+def test_a_platforms_variable_is_used_where_its_setting_is_not_set(
+    variable: str, substitute: str, value: str, parsed: object
+) -> None:
+    assert SUBSTITUTES[variable] == substitute
+    assert getattr(read({substitute: value}), variable.lower()) == parsed
+    own = {"PORT": "81", "MODEL_DIR": "/tmp", "REQUEST_TIMEOUT": "7", "EVENT_REPLY": "none"}.get(variable, "own")
+    assert str(getattr(read({substitute: value, variable: own}), variable.lower())) == own
+
+
+def test_the_page_of_settings_is_complete_and_current() -> None:
+    written = settings_page.PAGE.read_text()
+    assert written == settings_page.page(), "python -m tools.settings_page writes it"
     for variable, (default, _) in VARIABLES.items():
-        row = next((line for line in readme.splitlines() if line.startswith(f"| `{variable}`")), "")
-        shown = "model/" if variable == "MODEL_DIR" else default
-        assert row, variable
-        assert not shown or f"`{shown}`" in row, row
+        row = next(line for line in written.splitlines() if line.startswith(f"| `{variable}`"))
+        assert f"`{'model/' if variable == 'MODEL_DIR' else default}`" in row or not default, row
 
 
 def test_a_bad_value_stops_the_start_with_one_line(tmp_path: Path) -> None:

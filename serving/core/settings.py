@@ -11,9 +11,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from serving.core import values
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 ACCELERATOR = ROOT / "serving" / "pipeline" / "native" / "_accelerator.abi3.so"  # where an image has it
-BUCKET = "[a-z0-9][a-z0-9._-]{1,221}[a-z0-9]"
 
 
 class SettingError(ValueError):
@@ -24,336 +25,276 @@ class SettingError(ValueError):
 class Settings:
     """One field for each variable; its upper-case name is the variable's."""
 
+    # The model
     model_dir: Path | str  # str: an address in a bucket, gs://...
+    """A SavedModel, a folder of numbered versions, or `gs://BUCKET/FOLDER`, which is copied to the disk once."""
     model_name: str
+    """The NAME in the addresses."""
     saved_model_tags: frozenset[str]
+    """The tags of the graph that is served, separated by commas: the graph with exactly these tags, or else the one
+    with the fewest tags besides them. `show`, `check`, `verify`, audit and bake use it too."""
+
+    # The server
     host: str
+    """The address that Granian listens on."""
     port: int
+    """The port. Platforms set it."""
     workers: int
+    """Processes. Each has its own copy of the model."""
     threads: int
+    """Requests that a process accepts at a time. As many of them run as there are cores, and one more."""
+
+    # Time and admission
     max_wait: float
+    """Seconds that a request may be expected to wait for its turn, by how long the last requests ran. A request that
+    would wait longer gets [503](limits.md), unless fewer than `THREADS` are there."""
     request_timeout: int
+    """Seconds after which a waiting request is not begun. A request may ask for less, in `X-Request-Timeout`."""
     run_timeout: int
+    """Seconds that a run may take; `REQUEST_TIMEOUT` if not set. After that its client gets 504, and its
+    process is replaced."""
     read_timeout: int
+    """Seconds in which a request must arrive, with its body. A client that reads nothing of its answer for so long is
+    cut off (Linux)."""
+
+    # Limits on a request
     max_body_bytes: int
+    """The largest body in bytes, compressed or not."""
     max_header_bytes: int
+    """The largest header field in bytes; with Granian, all header fields together."""
     max_rows: int
+    """Rows of a request. By default only the limits on bytes and elements apply."""
     max_elements: int
+    """Elements of all inputs of a request together, and the largest size that a request may give to a [guarded
+    operation](../SECURITY.md#values-that-a-kernel-trusts)."""
     max_string_bytes: int
+    """Bytes of one string of an input, decoded."""
     max_nesting: int
+    """Depth of nested lists and objects in JSON."""
     max_number_length: int
+    """Characters of a number that does not fit into 64 bits."""
     max_id_length: int
+    """Characters of the `id` of a request."""
     max_pixels: int
+    """Pixels of all pictures of a request together, with all frames, according to their headers, for models that decode
+    pictures."""
+
+    # Protocols
     key_field: str
+    """The field of an instance that is returned with its prediction, and not given to the model."""
     non_finite: str
+    """How NaN and the infinities are written in JSON: `tokens`, as TensorFlow Serving does, or `null`, for strict
+    parsers."""
+
+    # Running the model
     runtime: str
+    """`c`: TensorFlow's C library. `python`: its Python package. `litert`: LiteRT, for
+    [twins](exporting.md#a-twin-for-litert-without-tensorflow) only. `auto`: LiteRT for a twin, else the first of
+    TensorFlow's two that is installed."""
     dangerous_ops: str
+    """`refuse`: a model that uses files, the network or Python, or names or links to files outside its folder, is not
+    served (`cp -rL` copies what is linked). `allow`: it is."""
     callers: str
+    """`anyone`: sizes, indices and row splits that the graph takes from a request are
+    [checked](../SECURITY.md#values-that-a-kernel-trusts) in the graph, up to `MAX_ELEMENTS`, and a model in which
+    they cannot be checked is refused. `trusted`: they are not checked."""
     intra_op_threads: int
+    """Threads for one operation; 0: as many as there are cores. More than 1 pays for large layers only, and [rounds
+    differently](performance.md#threads-and-batching) from machine to machine."""
     inter_op_threads: int
+    """Threads for operations side by side; -1: the thread of the request runs the graph."""
     batch_rows: int
+    """Dynamic batching: requests that meet at a busy model run together, up to this number of rows; 0: each runs by
+    itself. See [when it pays](performance.md#threads-and-batching)."""
     warmup: str
+    """When the [warm-up requests](exporting.md#what-is-written-beside-the-model) beside the model are run. `ready`:
+    once, when a readiness probe asks. `load`: before the first answer. `off`: never."""
     manifest: str
+    """A model that differs from its [manifest](exporting.md#what-is-written-beside-the-model) is not served. `quick`:
+    compares digests of files up to 16 MB, and the sizes of larger ones. `full`: compares all digests. `off`:
+    compares nothing."""
     tensorflow_library_dir: Path | None
+    """The folder of `libtensorflow_cc.so.2`, if it is not the installed package."""
     custom_op_libraries: tuple[Path, ...]
+    """Libraries with custom ops, separated by `:`."""
     accelerator: Path | None
+    """The [native codec](performance.md#the-native-codec). `auto`: the one of the image. `off`: none. Or a file."""
+
+    # Platforms
     aip_predict_route: str
+    """One more address for predict. Vertex AI sets it."""
     aip_health_route: str
+    """One more address for readiness. Vertex AI sets it."""
     storage_emulator_host: str
+    """A server that replaces Cloud Storage in tests: `http://HOST:PORT`. It gets no token."""
     google_oauth_access_token: str = field(repr=False)
+    """A token for Cloud Storage where no metadata server gives one: `$(gcloud auth print-access-token)`."""
+
+    # Events
     event_input: str
+    """`gs://BUCKET/FOLDER`: objects written there are scored. Events of other objects are acknowledged and ignored.
+    Needs `EVENT_OUTPUT`. With neither, no object is read, and such events are answered 503."""
     event_output: str
+    """`gs://BUCKET/FOLDER`: the predictions of an object are written there. Needs `EVENT_INPUT`."""
     event_types: tuple[str, ...]
+    """The types of events whose data is a predict request, separated by commas; `com.example.*` matches all types with
+    that prefix."""
     event_reply: str
+    """Where the answer to an event goes: `response`, an `http(s)://` address, `projects/PROJECT/topics/TOPIC`, or
+    `none`."""
     event_max_age: int
+    """Seconds. An event that fails and is older is refused permanently, and not delivered again; 0: at no age."""
     event_strict: bool
+    """1: a body that is not an event gets 400, whatever it claims to be, so that it ends in the dead letter topic."""
     pubsub_emulator_host: str
+    """A server that replaces Pub/Sub in tests: `HOST:PORT`. It gets no token."""
     event_timeout: int
+    """Seconds that the platform gives an event (`--timeout`). Pub/Sub and Eventarc deliver again after 600 at most. A
+    file that would take longer is refused at its beginning."""
+
+    # Files
     score_options: str
+    """The options for rows of files, as in the query of an address: `signature_name=pixels&top_k=3`."""
     score_batch_rows: int
+    """Rows of a file that run together; 0: as many as pay and give the same bytes as each row alone."""
     score_instances: bool
+    """1: each prediction has its instance beside it."""
     score_part_bytes: int
+    """The predictions of a large file are kept in parts of this number of bytes until it is complete."""
+
+    # Observing
     log_requests: str
+    """Which requests are [logged](observing.md#logs): this number of successful ones and of failed ones a second,
+    `all`, `errors` or `none`."""
     google_cloud_project: str
+    """The project of the traces that the log refers to."""
     metrics: bool
+    """1: `GET /metrics` for Prometheus."""
     prometheus_multiproc_dir: Path | None
+    """The folder in which several workers share their metrics; a new one if not set."""
     otel_exporter_otlp_endpoint: str
+    """Where traces are sent, over HTTP: `http://localhost:4318`. OpenTelemetry's other variables work too."""
     otel_exporter_otlp_traces_endpoint: str
+    """The same with the path: `http://localhost:4318/v1/traces`."""
     otel_service_name: str
+    """The name of the service in traces."""
     otel_sdk_disabled: bool
-
-
-def _name(text: str) -> str:
-    if not re.fullmatch(r"[^/:\s\x00-\x1f\x7f]{1,128}", text):
-        raise ValueError("a name of 1 to 128 characters without '/', ':' or white space")
-    return text
-
-
-def _host(text: str) -> str:
-    if not re.fullmatch(r"[0-9A-Za-z.:_-]{1,255}", text):
-        raise ValueError("an address to listen on")
-    return text
-
-
-def _address(text: str) -> str:
-    if text and not re.fullmatch(r"/[!-~]*", text):
-        raise ValueError("the path of an address, which begins with '/'")
-    return text
-
-
-def _path(text: str) -> Path:
-    try:
-        path = Path(text).expanduser().absolute()
-        path.is_dir()  # raises for a name that is too long
-    except (OSError, RuntimeError):  # RuntimeError: a home that is unknown
-        raise ValueError("a path that can be looked up") from None
-    return path
-
-
-def _model(text: str) -> Path | str:
-    if not text.startswith("gs://"):
-        return _path(text)
-    if not re.fullmatch(rf"gs://{BUCKET}(/[^\x00-\x1f]*)?", text):
-        raise ValueError("a folder, or gs://BUCKET/FOLDER")
-    return text
-
-
-def _url(text: str) -> str:
-    if text and not re.fullmatch(r"https?://[^\s/]+/?", text):
-        raise ValueError("http://HOST:PORT")
-    return text
-
-
-def _place(text: str) -> str:
-    """Read a place in a bucket; it ends with a slash, so that gs://b/in is no beginning of gs://b/inside."""
-    if not text:
-        return ""
-    if not re.fullmatch(rf"gs://{BUCKET}(/[^\x00-\x1f\x7f]*)?", text):
-        raise ValueError("gs://BUCKET/FOLDER")
-    return text.rstrip("/") + "/"
-
-
-def _reply(text: str) -> str:
-    topic = r"projects/[A-Za-z0-9:.-]{1,100}/topics/[A-Za-z][A-Za-z0-9._~+%-]{2,254}"
-    if not re.fullmatch(rf"response|none|{topic}|https?://[^\s/]+(/[!-~]*)?", text):
-        raise ValueError("response, none, an http:// or https:// address, or projects/PROJECT/topics/TOPIC")
-    return text
-
-
-def _types(text: str) -> tuple[str, ...]:
-    types = tuple(part.strip() for part in text.split(","))
-    if not all(re.fullmatch(r"[!-)+-~]+\*?|\*", part) for part in types):
-        raise ValueError("types of events separated by commas; '*' at the end of one stands for anything")
-    return types
-
-
-def _tags(text: str) -> frozenset[str]:
-    tags = [part.strip() for part in text.split(",")]
-    if not all(tags):
-        raise ValueError("tags separated by commas")
-    return frozenset(tags)
-
-
-def _query(text: str) -> str:
-    if not re.fullmatch(r"[!-~]*", text) or "?" in text:
-        raise ValueError("options as in the query of an address, NAME=VALUE&NAME=VALUE")
-    return text
-
-
-def _yes(text: str) -> bool:
-    return _choice("0", "1")(text) == "1"
-
-
-def _log_requests(text: str) -> str:
-    if not re.fullmatch(r"all|errors|none|[1-9][0-9]{0,6}", text):
-        raise ValueError("all, errors, none, or a number of lines a second")
-    return text
-
-
-def _project(text: str) -> str:
-    if text and not re.fullmatch(r"[A-Za-z0-9:._-]{1,100}", text):
-        raise ValueError("the id of a project")
-    return text
-
-
-def _collector(text: str) -> str:
-    if text and not re.fullmatch(r"https?://[^\s/]+(/[!-~]*)?", text):
-        raise ValueError("an http:// or https:// address")
-    return text
-
-
-def _server(text: str) -> str:
-    """Read HOST:PORT, as Google's own tools set it, with http:// before it or not."""
-    if not text:
-        return ""
-    if not re.fullmatch(r"(https?://)?[^\s/]+/?", text):
-        raise ValueError("HOST:PORT")
-    return text.rstrip("/") if "://" in text else f"http://{text.rstrip('/')}"
-
-
-def _folder(text: str) -> Path | None:
-    if not text:
-        return None
-    if not _path(text).is_dir():
-        raise ValueError("an existing folder")
-    return _path(text)
-
-
-def _files(text: str) -> tuple[Path, ...]:
-    paths = tuple(_path(part) for part in text.split(os.pathsep) if part)
-    missing = [path for path in paths if not path.is_file()]
-    if missing:
-        raise ValueError(f"existing files, separated by {os.pathsep!r} (there is no {missing[0]})")
-    return paths
-
-
-def _extension(text: str) -> Path | None:
-    if text in ("auto", "off"):
-        return ACCELERATOR if text == "auto" and ACCELERATOR.is_file() else None
-    if not _path(text).is_file():
-        raise ValueError("auto, off or an existing file")
-    return _path(text)
-
-
-def _number(least: int, most: int) -> Callable[[str], int]:
-    def read(text: str) -> int:
-        if not re.fullmatch(r"-?[0-9]{1,19}", text) or not least <= int(text) <= most:
-            raise ValueError(f"a whole number from {least} to {most}")
-        return int(text)
-
-    return read
-
-
-def _seconds(text: str) -> float:
-    if not re.fullmatch(r"[0-9]{1,5}(\.[0-9]{1,3})?", text):
-        raise ValueError("seconds as a decimal number, such as 0.5")
-    return float(text)
-
-
-def _choice(*words: str) -> Callable[[str], str]:
-    def read(text: str) -> str:
-        if text not in words:
-            raise ValueError(f"one of {', '.join(words)}")
-        return text
-
-    return read
+    """`true`: no traces."""
 
 
 # fmt: off
 VARIABLES: dict[str, tuple[str, Callable[[str], Any]]] = {
     # variable                 default               how it is read
-    "MODEL_DIR":               (str(ROOT / "model"), _model),
-    "MODEL_NAME":              ("model",             _name),
-    "SAVED_MODEL_TAGS":        ("serve",             _tags),  # TensorFlow Serving's --saved_model_tags
-    "HOST":                    ("0.0.0.0",           _host),
-    "PORT":                    ("8080",              _number(1, 65535)),
-    "WORKERS":                 ("1",                 _number(1, 256)),
-    "THREADS":                 ("8",                 _number(1, 1024)),
-    "MAX_WAIT":                ("1",                 _seconds),
-    # The platform's CLOUD_RUN_TIMEOUT_SECONDS stands in for it
-    "REQUEST_TIMEOUT":         ("300",               _number(1, 86400)),
-    # without one, REQUEST_TIMEOUT
-    "RUN_TIMEOUT":             ("",                  lambda text: _number(1, 86400)(text) if text else 0),
-    "READ_TIMEOUT":            ("20",                _number(1, 3600)),
-    "MAX_BODY_BYTES":          (str(8 << 20),        _number(1, 1 << 40)),
-    "MAX_HEADER_BYTES":        (str(32 << 10),       _number(8 << 10, 1 << 20)),
-    "MAX_ROWS":                (str(1 << 40),             _number(1, 1 << 40)),
-    "MAX_ELEMENTS":            (str(16 << 20),       _number(1, 1 << 40)),
-    "MAX_STRING_BYTES":        (str(8 << 20),        _number(1, 1 << 40)),
-    "MAX_NESTING":             ("32",                _number(1, 200)),  # the JSON writer ends at 254
-    "MAX_NUMBER_LENGTH":       ("40",                _number(1, 4000)),
-    "MAX_ID_LENGTH":           ("256",               _number(1, 1 << 20)),
-    "MAX_PIXELS":              ("50000000",          _number(1, 1 << 40)),
-    "KEY_FIELD":               ("key",               _name),
-    "NON_FINITE":              ("tokens",            _choice("tokens", "null")),
-    "RUNTIME":                 ("auto",              _choice("auto", "c", "python", "litert")),
-    "DANGEROUS_OPS":           ("refuse",            _choice("refuse", "allow")),
-    "CALLERS":                 ("anyone",            _choice("anyone", "trusted")),
-    "INTRA_OP_THREADS":        ("1",                 _number(0, 1024)),
-    "INTER_OP_THREADS":        ("-1",                _number(-1, 1024)),
-    "BATCH_ROWS":              ("0",                 _number(0, 65536)),
-    "WARMUP":                  ("ready",             _choice("ready", "load", "off")),
-    "MANIFEST":                ("quick",             _choice("quick", "full", "off")),
-    "TENSORFLOW_LIBRARY_DIR":  ("",                  _folder),
-    "CUSTOM_OP_LIBRARIES":     ("",                  _files),
-    "ACCELERATOR":             ("auto",              _extension),
-    # Vertex AI's; its AIP_HTTP_PORT stands in for PORT, its AIP_STORAGE_URI for MODEL_DIR
-    "AIP_PREDICT_ROUTE":       ("",                  _address),
-    "AIP_HEALTH_ROUTE":        ("",                  _address),
-    # The usual name for a server that stands in for Cloud Storage
-    "STORAGE_EMULATOR_HOST":   ("",                  _url),
+    "MODEL_DIR":               (str(ROOT / "model"), values.model),
+    "MODEL_NAME":              ("model",             values.name),
+    "SAVED_MODEL_TAGS":        ("serve",             values.tags),  # TensorFlow Serving's --saved_model_tags
+    "HOST":                    ("0.0.0.0",           values.host),
+    "PORT":                    ("8080",              values.number(1, 65535)),
+    "WORKERS":                 ("1",                 values.number(1, 256)),
+    "THREADS":                 ("8",                 values.number(1, 1024)),
+    "MAX_WAIT":                ("1",                 values.seconds),
+    "REQUEST_TIMEOUT":         ("300",               values.number(1, 86400)),
+    "RUN_TIMEOUT":             ("",                  lambda text: values.number(1, 86400)(text) if text else 0),
+    "READ_TIMEOUT":            ("20",                values.number(1, 3600)),
+    "MAX_BODY_BYTES":          (str(8 << 20),        values.number(1, 1 << 40)),
+    "MAX_HEADER_BYTES":        (str(32 << 10),       values.number(8 << 10, 1 << 20)),
+    "MAX_ROWS":                (str(1 << 40),       values.number(1, 1 << 40)),
+    "MAX_ELEMENTS":            (str(16 << 20),       values.number(1, 1 << 40)),
+    "MAX_STRING_BYTES":        (str(8 << 20),        values.number(1, 1 << 40)),
+    "MAX_NESTING":             ("32",                values.number(1, 200)),  # the JSON writer ends at 254
+    "MAX_NUMBER_LENGTH":       ("40",                values.number(1, 4000)),
+    "MAX_ID_LENGTH":           ("256",               values.number(1, 1 << 20)),
+    "MAX_PIXELS":              ("50000000",          values.number(1, 1 << 40)),
+    "KEY_FIELD":               ("key",               values.name),
+    "NON_FINITE":              ("tokens",            values.choice("tokens", "null")),
+    "RUNTIME":                 ("auto",              values.choice("auto", "c", "python", "litert")),
+    "DANGEROUS_OPS":           ("refuse",            values.choice("refuse", "allow")),
+    "CALLERS":                 ("anyone",            values.choice("anyone", "trusted")),
+    "INTRA_OP_THREADS":        ("1",                 values.number(0, 1024)),
+    "INTER_OP_THREADS":        ("-1",                values.number(-1, 1024)),
+    "BATCH_ROWS":              ("0",                 values.number(0, 65536)),
+    "WARMUP":                  ("ready",             values.choice("ready", "load", "off")),
+    "MANIFEST":                ("quick",             values.choice("quick", "full", "off")),
+    "TENSORFLOW_LIBRARY_DIR":  ("",                  values.folder),
+    "CUSTOM_OP_LIBRARIES":     ("",                  values.files),
+    "ACCELERATOR":             ("auto",              values.extension(ACCELERATOR)),
+    "AIP_PREDICT_ROUTE":       ("",                  values.address),
+    "AIP_HEALTH_ROUTE":        ("",                  values.address),
+    "STORAGE_EMULATOR_HOST":   ("",                  values.url),
     "GOOGLE_OAUTH_ACCESS_TOKEN": ("",                str.strip),
-    "EVENT_INPUT":             ("",                  _place),
-    "EVENT_OUTPUT":            ("",                  _place),
-    "EVENT_TYPES":             ("*",                 _types),
-    # Knative's K_SINK stands in for it
-    "EVENT_REPLY":             ("response",          _reply),
-    "EVENT_MAX_AGE":           (str(24 * 3600),      _number(0, 1 << 31)),
-    "EVENT_STRICT":            ("0",                 _yes),
-    # The usual name for Google's emulator of Pub/Sub
-    "PUBSUB_EMULATOR_HOST":    ("",                  _server),
-    "EVENT_TIMEOUT":           ("300",               _number(1, 600)),
-    "SCORE_OPTIONS":           ("",                  _query),
-    "SCORE_BATCH_ROWS":        ("0",                 _number(0, 65536)),
-    "SCORE_INSTANCES":         ("0",                 _yes),
-    "SCORE_PART_BYTES":        (str(8 << 20),        _number(1, 1 << 30)),
-    "LOG_REQUESTS":            ("100",               _log_requests),
-    "GOOGLE_CLOUD_PROJECT":    ("",                  _project),
-    "METRICS":                 ("0",                 _yes),
-    # prometheus_client's and OpenTelemetry's own names
-    "PROMETHEUS_MULTIPROC_DIR": ("",                 _folder),
-    "OTEL_EXPORTER_OTLP_ENDPOINT": ("",              _collector),
-    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": ("",       _collector),
-    # Knative's and Cloud Run's K_SERVICE stands in for it
+    "EVENT_INPUT":             ("",                  values.bucket_folder),
+    "EVENT_OUTPUT":            ("",                  values.bucket_folder),
+    "EVENT_TYPES":             ("*",                 values.event_types),
+    "EVENT_REPLY":             ("response",          values.reply),
+    "EVENT_MAX_AGE":           (str(24 * 3600),      values.number(0, 1 << 31)),
+    "EVENT_STRICT":            ("0",                 values.flag),
+    "PUBSUB_EMULATOR_HOST":    ("",                  values.server),
+    "EVENT_TIMEOUT":           ("300",               values.number(1, 600)),
+    "SCORE_OPTIONS":           ("",                  values.query),
+    "SCORE_BATCH_ROWS":        ("0",                 values.number(0, 65536)),
+    "SCORE_INSTANCES":         ("0",                 values.flag),
+    "SCORE_PART_BYTES":        (str(8 << 20),        values.number(1, 1 << 30)),
+    "LOG_REQUESTS":            ("100",               values.log_requests),
+    "GOOGLE_CLOUD_PROJECT":    ("",                  values.project),
+    "METRICS":                 ("0",                 values.flag),
+    "PROMETHEUS_MULTIPROC_DIR": ("",                 values.folder),
+    "OTEL_EXPORTER_OTLP_ENDPOINT": ("",              values.collector),
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": ("",       values.collector),
     "OTEL_SERVICE_NAME":       ("",                  str.strip),
-    "OTEL_SDK_DISABLED":       ("false",             lambda text: _choice("true", "false")(text.lower()) == "true"),
+    "OTEL_SDK_DISABLED":       ("false",             values.true),
 }
 # fmt: on
 
 
+# What a platform sets, and the variable that takes its value where it is not set itself
+SUBSTITUTES = {
+    "MODEL_DIR": "AIP_STORAGE_URI",
+    "PORT": "AIP_HTTP_PORT",
+    "REQUEST_TIMEOUT": "CLOUD_RUN_TIMEOUT_SECONDS",
+    "EVENT_REPLY": "K_SINK",
+    "OTEL_SERVICE_NAME": "K_SERVICE",
+}
+
+
 def read(environment: Mapping[str, str]) -> Settings:
     """Read every variable; an unset or empty one has its default. Raise SettingError at the first that is wrong."""
-    values = {}
-    if environment.get("AIP_STORAGE_URI") and not environment.get("MODEL_DIR"):
-        environment = {**environment, "MODEL_DIR": environment["AIP_STORAGE_URI"]}
-    if environment.get("AIP_HTTP_PORT") and not environment.get("PORT"):
-        environment = {**environment, "PORT": environment["AIP_HTTP_PORT"]}
-    if environment.get("K_SINK") and not environment.get("EVENT_REPLY"):
-        environment = {**environment, "EVENT_REPLY": environment["K_SINK"]}
-    if environment.get("K_SERVICE") and not environment.get("OTEL_SERVICE_NAME"):
-        environment = {**environment, "OTEL_SERVICE_NAME": environment["K_SERVICE"]}
-    seconds = environment.get("CLOUD_RUN_TIMEOUT_SECONDS", "")
-    if re.fullmatch(r"0*[1-9][0-9]{0,4}", seconds) and not environment.get("REQUEST_TIMEOUT"):
-        environment = {**environment, "REQUEST_TIMEOUT": seconds}
-    for variable, (default, reader) in VARIABLES.items():
-        text = environment.get(variable) or default
+    parsed = {}
+    for variable, (default, parse) in VARIABLES.items():
+        text = environment.get(variable) or _substitute(variable, environment) or default
         try:
-            values[variable.lower()] = reader(text)
+            parsed[variable.lower()] = parse(text)
         except ValueError as error:
             raise SettingError(f"{variable}: expected {error}, got {text!r}") from None
-    values["run_timeout"] = values["run_timeout"] or values["request_timeout"]
-    _check_places(values["event_input"], values["event_output"])
-    return Settings(**values)
+    parsed["run_timeout"] = parsed["run_timeout"] or parsed["request_timeout"]
+    _check_places(parsed["event_input"], parsed["event_output"])
+    return Settings(**parsed)
 
 
-def _check_places(place: str, output: str) -> None:
-    """Refuse one place without the other, and an input inside the output: predictions would be scored for ever."""
-    for variable, text, other in (("EVENT_INPUT", place, "EVENT_OUTPUT"), ("EVENT_OUTPUT", output, "EVENT_INPUT")):
-        if not text and (place or output):
+def _substitute(variable: str, environment: Mapping[str, str]) -> str:
+    text = environment.get(SUBSTITUTES.get(variable, ""), "")
+    if variable == "REQUEST_TIMEOUT" and not re.fullmatch(r"0*[1-9][0-9]{0,4}", text):
+        return ""  # Cloud Run's may be anything; it is no setting of ours
+    return text
+
+
+def _check_places(source: str, output: str) -> None:
+    """Refuse one without the other, and an input inside the output: predictions would be scored for ever."""
+    for variable, text, other in (("EVENT_INPUT", source, "EVENT_OUTPUT"), ("EVENT_OUTPUT", output, "EVENT_INPUT")):
+        if not text and (source or output):
             raise SettingError(
                 f"{variable}: expected gs://BUCKET/FOLDER beside {other}, or neither of them, got nothing"
             )
-    if output and place.startswith(output):
-        wanted = f"a place that does not hold EVENT_INPUT, {place.rstrip('/')!r}"
+    if output and source.startswith(output):
+        wanted = f"a place that does not hold EVENT_INPUT, {source.rstrip('/')!r}"
         raise SettingError(f"EVENT_OUTPUT: expected {wanted}, got {output.rstrip('/')!r}")
 
 
-def folder(told: Path | None) -> Path:
-    """Return the model that a command is to look at: the folder that it was told, or MODEL_DIR's."""
-    found = told or current().model_dir
-    if isinstance(found, str):
-        raise SettingError(f"MODEL_DIR: expected a folder on this machine, or one named by the command, got {found!r}")
-    return found
+def folder(named: Path | None) -> Path:
+    """Return the model of a command: the folder that its arguments name, or MODEL_DIR."""
+    path = named or current().model_dir
+    if isinstance(path, str):
+        raise SettingError(f"MODEL_DIR: expected a folder on this machine, or one named by the command, got {path!r}")
+    return path
 
 
 @lru_cache(maxsize=1)

@@ -1,19 +1,19 @@
-"""What happens with an event: decide, call, and say how it went. Deliveries come at least once, in any order.
+"""What happens with an event: decide, call, and report the outcome. Deliveries come at least once, in any order.
 
-what it is                                 status   what is written                          comes again
-a predict request, answered                200/204  the prediction, as an event              no
-an object, scored (or scored before)       200/204  the predictions; an event that says so   no
-refused for good: a bad request or file    200/204  an error object; a failed-event; log     no
-a CloudEvent that is none                  400      log                                      no
-no event at all                            200/204  a failed-event; log (EVENT_STRICT: 400)  no (yes)
-not for us, ours, gone, or a folder        204      log                                      no
-too old to come again                      200/204  a failed-event; log                      no
-storage, sink, memory, model not there     503      log                                      yes
+what happened                                status   what is written                          delivered again
+a predict request, answered                  200/204  the prediction, as an event              no
+an object, scored (or scored before)         200/204  the predictions; an event that says so   no
+refused permanently: a bad request or file   200/204  an error object; a failed-event; log     no
+an invalid CloudEvent                        400      log                                      no
+not an event                                 200/204  a failed-event; log (EVENT_STRICT: 400)  no (yes)
+not for us, sent by us, deleted, a folder    204      log                                      no
+failed, and older than EVENT_MAX_AGE         200/204  a failed-event; log                      no
+storage, sink, memory or model missing       503      log                                      yes
 
-200 is with the answer as an event in the response, 204 where it went elsewhere or nowhere (EVENT_REPLY).
-400 is for what says that it is a CloudEvent: brokers do not send that again, and its sender learns of it. Pub/Sub
-repeats whatever is not acknowledged, so poison in a push is.
-The answer's id follows from the event's source and id: a delivery that comes twice is answered twice alike.
+200: the answer is an event in the response; 204: it was sent elsewhere, or there is none (EVENT_REPLY).
+400 is for a body that claims to be a CloudEvent: brokers do not send it again, and its sender gets the error. Pub/Sub
+delivers again whatever is not acknowledged, so a bad message in a push is acknowledged.
+The answer's id is derived from the event's source and id: a duplicate delivery is answered under the same id.
 """
 
 import base64

@@ -1,4 +1,4 @@
-"""The quick way of a request for predictions, where the extension in C++ has been built: native/README.md.
+"""Offer a request for predictions to the native codec in C++, where it has been built (docs/performance.md).
 
 It takes what most requests are, tensors of numbers and strings, and gives the same bytes as the rest of serving/ in a
 third of the time. It declines everything else and whatever is wrong: nothing depends on it.

@@ -1,4 +1,4 @@
-"""What happens with an event: the README's table row by row, and what is the same as over HTTP, byte for byte."""
+"""What happens with an event: the table of docs/events.md row by row, and what is the same as over HTTP, byte for byte."""
 
 import base64
 import gzip
@@ -754,12 +754,12 @@ def test_one_passing_fault_brings_the_whole_batch_again(
     assert answer.status == 400
 
 
-def test_every_row_of_the_table_is_in_the_readme() -> None:
-    readme = (ROOT / "README.md").read_text()
+def test_every_row_of_the_table_is_in_the_page() -> None:
+    page = (ROOT / "docs" / "events.md").read_text()
     table = [line for line in (delivery.__doc__ or "").splitlines() if re.search(r"  (200/)?(204|400|503) ", line)]
     assert len(table) == 8
     for line in table:
-        assert f"| {re.split(r'  +', line)[0]} |" in readme, line
+        assert f"| {re.split(r'  +', line)[0]} |" in page, line
 
 
 # Delivered at least once

@@ -13,7 +13,7 @@ relocation becomes a relative one. Names that another library has too stay as th
 object in the whole process (a vague-linkage object, a replaced operator new) remains one.
 
 The other libraries are those that the two need and those of the Python that runs this: bind with the Python that
-will serve. What was measured, and what does not pay, is in BIND.md.
+will serve. docs/image.md has the figures, and what does not pay.
 """
 
 import argparse

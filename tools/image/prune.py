@@ -5,7 +5,7 @@
 
 What is needed is found, not listed: the distributions that the requirement files name and that the code of the server
 imports, anywhere in it; what those require; and, of the distribution that carries TensorFlow's C library, the two
-libraries, with its licences and metadata. The libraries are bound (BIND.md). Left out of the rest is what only
+libraries, with its licences and metadata. The libraries are bound (docs/image.md). Left out of the rest is what only
 compilers, type checkers, debuggers and test runners read.
 
 The distributions that stay are whole to `pip check` and importlib.metadata: their records name the files that are

@@ -1,0 +1,173 @@
+"""How the text of a variable becomes a value: each function returns it, or raises ValueError with what it expects."""
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+BUCKET = "[a-z0-9][a-z0-9._-]{1,221}[a-z0-9]"
+
+
+def name(text: str) -> str:
+    if not re.fullmatch(r"[^/:\s\x00-\x1f\x7f]{1,128}", text):
+        raise ValueError("a name of 1 to 128 characters without '/', ':' or white space")
+    return text
+
+
+def host(text: str) -> str:
+    if not re.fullmatch(r"[0-9A-Za-z.:_-]{1,255}", text):
+        raise ValueError("an address to listen on")
+    return text
+
+
+def address(text: str) -> str:
+    if text and not re.fullmatch(r"/[!-~]*", text):
+        raise ValueError("the path of an address, which begins with '/'")
+    return text
+
+
+def local_path(text: str) -> Path:
+    try:
+        path = Path(text).expanduser().absolute()
+        path.is_dir()  # raises for a name that is too long
+    except (OSError, RuntimeError):  # RuntimeError: a home that is unknown
+        raise ValueError("a path that can be looked up") from None
+    return path
+
+
+def model(text: str) -> Path | str:
+    if not text.startswith("gs://"):
+        return local_path(text)
+    if not re.fullmatch(rf"gs://{BUCKET}(/[^\x00-\x1f]*)?", text):
+        raise ValueError("a folder, or gs://BUCKET/FOLDER")
+    return text
+
+
+def url(text: str) -> str:
+    if text and not re.fullmatch(r"https?://[^\s/]+/?", text):
+        raise ValueError("http://HOST:PORT")
+    return text
+
+
+def bucket_folder(text: str) -> str:
+    """Read gs://BUCKET/FOLDER; return it with a slash at the end, so that gs://b/in is no prefix of gs://b/inside."""
+    if not text:
+        return ""
+    if not re.fullmatch(rf"gs://{BUCKET}(/[^\x00-\x1f\x7f]*)?", text):
+        raise ValueError("gs://BUCKET/FOLDER")
+    return text.rstrip("/") + "/"
+
+
+def reply(text: str) -> str:
+    topic = r"projects/[A-Za-z0-9:.-]{1,100}/topics/[A-Za-z][A-Za-z0-9._~+%-]{2,254}"
+    if not re.fullmatch(rf"response|none|{topic}|https?://[^\s/]+(/[!-~]*)?", text):
+        raise ValueError("response, none, an http:// or https:// address, or projects/PROJECT/topics/TOPIC")
+    return text
+
+
+def event_types(text: str) -> tuple[str, ...]:
+    types = tuple(part.strip() for part in text.split(","))
+    if not all(re.fullmatch(r"[!-)+-~]+\*?|\*", part) for part in types):
+        raise ValueError("types of events separated by commas; '*' at the end of one stands for anything")
+    return types
+
+
+def tags(text: str) -> frozenset[str]:
+    tags = [part.strip() for part in text.split(",")]
+    if not all(tags):
+        raise ValueError("tags separated by commas")
+    return frozenset(tags)
+
+
+def query(text: str) -> str:
+    if not re.fullmatch(r"[!-~]*", text) or "?" in text:
+        raise ValueError("options as in the query of an address, NAME=VALUE&NAME=VALUE")
+    return text
+
+
+def flag(text: str) -> bool:
+    return choice("0", "1")(text) == "1"
+
+
+def true(text: str) -> bool:
+    return choice("true", "false")(text.lower()) == "true"
+
+
+def log_requests(text: str) -> str:
+    if not re.fullmatch(r"all|errors|none|[1-9][0-9]{0,6}", text):
+        raise ValueError("all, errors, none, or a number of lines a second")
+    return text
+
+
+def project(text: str) -> str:
+    if text and not re.fullmatch(r"[A-Za-z0-9:._-]{1,100}", text):
+        raise ValueError("the id of a project")
+    return text
+
+
+def collector(text: str) -> str:
+    if text and not re.fullmatch(r"https?://[^\s/]+(/[!-~]*)?", text):
+        raise ValueError("an http:// or https:// address")
+    return text
+
+
+def server(text: str) -> str:
+    """Read HOST:PORT or http://HOST:PORT, as Google's own tools set it; return it with http://."""
+    if not text:
+        return ""
+    if not re.fullmatch(r"(https?://)?[^\s/]+/?", text):
+        raise ValueError("HOST:PORT")
+    return text.rstrip("/") if "://" in text else f"http://{text.rstrip('/')}"
+
+
+def folder(text: str) -> Path | None:
+    if not text:
+        return None
+    if not local_path(text).is_dir():
+        raise ValueError("an existing folder")
+    return local_path(text)
+
+
+def files(text: str) -> tuple[Path, ...]:
+    paths = tuple(local_path(part) for part in text.split(os.pathsep) if part)
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        raise ValueError(f"existing files, separated by {os.pathsep!r} (there is no {missing[0]})")
+    return paths
+
+
+def extension(default: Path) -> Callable[[str], Path | None]:
+    """Read a file; `auto` is `default` if that exists."""
+
+    def read(text: str) -> Path | None:
+        if text in ("auto", "off"):
+            return default if text == "auto" and default.is_file() else None
+        if not local_path(text).is_file():
+            raise ValueError("auto, off or an existing file")
+        return local_path(text)
+
+    return read
+
+
+def number(smallest: int, largest: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        if not re.fullmatch(r"-?[0-9]{1,19}", text) or not smallest <= int(text) <= largest:
+            raise ValueError(f"a whole number from {smallest} to {largest}")
+        return int(text)
+
+    return read
+
+
+def seconds(text: str) -> float:
+    if not re.fullmatch(r"[0-9]{1,5}(\.[0-9]{1,3})?", text):
+        raise ValueError("seconds as a decimal number, such as 0.5")
+    return float(text)
+
+
+def choice(*words: str) -> Callable[[str], str]:
+    def read(text: str) -> str:
+        if text not in words:
+            raise ValueError(f"one of {', '.join(words)}")
+        return text
+
+    return read
