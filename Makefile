@@ -69,7 +69,7 @@ lint: compiled ## style, types and the imports between modules
 	.venv/bin/lint-imports
 
 # Tests that need no other model than the embedded one, and few processes.
-fast_tests := $(addprefix tests/,protocols deploy events/test_cloud_events.py events/test_storage.py tools/plan/test_queueing.py \
+fast_tests := $(addprefix tests/,protocols deploy events/test_cloud_events.py events/test_storage.py planning/test_queueing.py \
   test_answers.py test_architecture.py test_dependencies.py test_files.py test_graph.py test_settings.py test_version.py \
   test_wsgi.py)
 quick: lint ## what a change needs: lint and a fast part of the tests, in less than two minutes on two cores

@@ -124,6 +124,13 @@ def test_make_alone_lists_every_target_with_its_line() -> None:
     assert set(listed) == set(phony[1].replace("\\\n", " ").split()) - {"help", "compiled"} | {"help"}
 
 
+def test_the_tests_that_quick_runs_exist() -> None:
+    planned = subprocess.run(["make", "--dry-run", "quick"], cwd=ROOT, capture_output=True, text=True, check=True)
+    paths = re.findall(r" (tests/\S+)", planned.stdout.splitlines()[-1])
+    assert len(paths) > 5
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
 class Ci:
     """A folder with .ci/run, and the programs that it calls, which only log their names."""
 

@@ -134,18 +134,18 @@ def npm() -> Path:
     """Return a folder with the generators of npm, which are installed there once."""
     folder = ROOT / ".cache" / "generators"
     written = (HERE / "package.json").read_text()
-    kept = folder / "package.json"
-    if not (
-        kept.is_file() and kept.read_text() == written and (folder / "node_modules" / ".package-lock.json").is_file()
-    ):
+    installed = folder / "installed.json"  # what was installed, written when it was
+    if not (installed.is_file() and installed.read_text() == written):
         if not shutil.which("npm"):
             pytest.skip("npm is not installed")
-        folder.mkdir(parents=True, exist_ok=True)
-        kept.write_text(written)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        (folder / "package.json").write_text(written)
         command = ["npm", "install", "--no-audit", "--no-fund", "--silent"]
         ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
         if ended.returncode:
             pytest.skip(f"npm cannot install the generators: {ended.stderr[-200:]}")
+        installed.write_text(written)
     return folder / "node_modules"
 
 
