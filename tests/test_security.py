@@ -119,13 +119,15 @@ def test_a_hidden_asset_is_compared_and_a_pipe_is_not_read(serve: Serve, vocabul
 
 OPENED = """
 import io, json, os, sys
-from tests.fuzz import targets
+from tests.conftest import EMBEDDED
+from tests.fuzz import requests
 from tests.fuzz.__main__ import seeds
 from tests.fuzz.mutate import mutate
 import random
 pool, random_ = seeds("request"), random.Random(11)
 for data in pool:
-    targets.ask(data) if targets._served() is None else None
+    requests.served(EMBEDDED)
+    requests.ask(data)
 opened = []
 def hook(event, arguments):
     if event in ("open", "os.listdir", "os.scandir", "os.mkdir", "os.remove", "os.rename", "os.link", "os.symlink",
@@ -136,7 +138,7 @@ sys.addaudithook(hook)
 open(os.devnull).close()
 assert opened.pop() == ("open", os.devnull)
 for _ in range(3000):
-    targets.ask(mutate(random_.choice(pool), pool, random_))
+    requests.ask(mutate(random_.choice(pool), pool, random_))
 found = [one for one in opened if not (one[0] in ("import", "exec", "compile") or one[1].endswith((".py", ".pyc", ".so")))]
 import sysconfig
 folders = (os.getcwd(), sysconfig.get_paths()["stdlib"], sysconfig.get_paths()["purelib"])

@@ -827,7 +827,7 @@ def test_the_model_of_another_folder_is_answered_by_its_own(serve: Serve, compar
 
 def test_through_the_door(serve: Serve, extension: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
     """As a server asks: the headers, their names at least, are the same too, the first time and later."""
-    from tests.fuzz.targets import environ
+    from tests.fuzz.requests import environ
 
     quickly, taken = handler._quickly, Counter[bool]()
 
