@@ -154,7 +154,7 @@ def on_one_core(subject: Subject, model: Model, effort: Effort) -> Measured:
         with connect(port) as connection:
             for _ in range(effort.requests(model) // 10):
                 exchange(connection, request)
-        measured = {}
+        measured: Measured = {}
         for count in effort.connections:
             loaded = under_load(process, port, subject.path, model.request_file, seconds, connections=count)
             measured |= {f"{key}@{count}": value for key, value in loaded.items()}

@@ -40,7 +40,7 @@ def bound() -> Settings:
 @functools.cache
 def _exported(name: str, saved_model: Path, kind: str, options: tuple[str, ...]) -> Settings:
     folder, code = CACHE / name / kind, (ROOT / "exporting").rglob("*.py")
-    command = [sys.executable, "-m", "exporting", "bake", *options, saved_model, folder]
+    command: list[str | Path] = [sys.executable, "-m", "exporting", "bake", *options, saved_model, folder]
     _make(command, folder, _digest(recipe_of(name), code))
     return {"MODEL_DIR": str(folder)}
 

@@ -19,7 +19,7 @@ from bench.client import connect, exchange, post
 from bench.environments import Unavailable
 from bench.load import quantile
 from bench.machine import about, interleaved
-from bench.measure import CORES, SERVER, Measured, first_right_answer, started, timed, under_load
+from bench.measure import CORES, LOAD, SERVER, Measured, first_right_answer, started, timed, under_load
 from bench.models import PLANS, Model, load
 from bench.page import Part, Rows, fraction, publish
 from bench.process import Failed
@@ -99,9 +99,9 @@ def measure(group: Group, settings: dict[str, str], model: Model, seconds: float
             for _ in range(5):
                 _, answer = exchange(connection, request)
             latencies = sorted(timed(connection, request)[0] for _ in range(max(model.plan.requests // 10, 10)))
-        loads = {"cores": own} if group.all_cores else {}
-        under_load(process, port, subject.path, model.request_file, seconds / 2, connections=16, **loads)
-        loaded = under_load(process, port, subject.path, model.request_file, seconds, connections=16, **loads)
+        cores = own if group.all_cores else frozenset({LOAD})
+        under_load(process, port, subject.path, model.request_file, seconds / 2, cores, connections=16)
+        loaded = under_load(process, port, subject.path, model.request_file, seconds, cores, connections=16)
         return loaded | {"p50_ms": quantile(latencies, 0.5)}, answer
 
 
@@ -111,7 +111,8 @@ def table(samples: dict[str, list[Measured]], answers: dict[str, bytes]) -> Rows
         ("cpu_us", "CPU µs a request", "{:.0f}"),
         ("p50_ms", "p50 ms, 1 connection", "{:.2f}"),
     )
-    rows, first = [["", *(heading for _, heading, _ in columns), "the same bytes"]], {}
+    rows: Rows = [["", *(heading for _, heading, _ in columns), "the same bytes"]]
+    first: dict[str, float] = {}
     right = next(iter(answers.values()))
     for title, runs in samples.items():
         medians = {key: median(run[key] for run in runs) for key, _, _ in columns}
