@@ -439,7 +439,7 @@ def _try() -> Iterator[str]:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             resource.setrlimit(resource.RLIMIT_AS, (12 << 30, 12 << 30))
-            resource.setrlimit(resource.RLIMIT_CPU, (4, 5))  # seconds that a busy machine does not shorten
+            resource.setrlimit(resource.RLIMIT_CPU, (2, 3))  # seconds that a busy machine does not shorten
             os.write(writing, _ask(tf, line).encode())
             os._exit(0)
         os.close(writing)
