@@ -28,7 +28,7 @@ from exporting.runner import UNCALLABLE, Answer, Answers, Job, ask
 from exporting.values import VARIABLES, bytes_of, custom_operations, values_of
 from serving.core.errors import LoadError
 from serving.core.files import problem as foreign_file
-from serving.runtime import litert
+from serving.savedmodel.folder import twin
 from serving.savedmodel.folder.manifest import leftovers
 from serving.savedmodel.safety import purity
 from serving.savedmodel.signature import DEFAULT, Contents, Signature
@@ -204,7 +204,7 @@ def _check_places(directory: Path, out: Path, force: bool) -> None:
         raise Refusal(f"{out}: it holds {directory}; write beside it")
     if (out.exists() or out.is_symlink()) and not force:
         raise Refusal(f"{out}: it exists; --force replaces it")
-    known = (out / "saved_model.pb").exists() or litert.holds(out)
+    known = (out / "saved_model.pb").exists() or twin.holds(out)
     if force and out.exists() and not known and (not out.is_dir() or any(out.iterdir())):
         raise Refusal(f"{out}: it exists and is no SavedModel; --force replaces SavedModels and twins only")
     if not out.absolute().parent.is_dir():

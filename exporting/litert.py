@@ -2,7 +2,7 @@
 
 The converter takes what LiteRT has operations for; what it makes of them is compared with the original before
 anything is written. Signatures that it cannot have are left out, each with its reason, which a client is told too.
-`serving/runtime/litert.py` says what a twin is on disk.
+`serving/savedmodel/folder/twin.py` says what a twin is on disk.
 """
 
 import json
@@ -45,6 +45,7 @@ from serving.core.errors import LoadError, did_you_mean
 from serving.runtime import litert
 from serving.runtime.warmup import PLACE as WARMUP
 from serving.savedmodel.examples import Recipe
+from serving.savedmodel.folder import twin as twin_files
 from serving.savedmodel.signature import DEFAULT, Contents, Signature
 
 Reasons = dict[str, str]  # signature → why the twin lacks it
@@ -97,7 +98,7 @@ def convert(
             with joined(directory, graph, changed) as readable:
                 runs = _convert(directory, readable, offered, wanted, reasons, default, folder)
             left = replace(offered, signatures={k: v for k, v in wanted.items() if k not in reasons})
-            litert.write(folder, left, runs, renamed)
+            twin_files.write(folder, left, runs, renamed)
             questions = _ask_original(directory, left, [call for call in own if call[0] not in reasons])
             if questions.unproved:
                 reasons |= {name: f"nothing shows that it works: {why}" for name, why in questions.unproved.items()}
@@ -149,7 +150,7 @@ def _convert(
 
     Return whose graph runs for a signature that has none: of two functions that are alike, the converter keeps one.
     """
-    target = folder / litert.MODEL
+    target = folder / twin_files.MODEL
     names = [name for name in wanted if name not in reasons]
     _say(f"converting {', '.join(names) or 'nothing'}")
     if names and (why := conversion.convert(readable, offered.tags, names, target)):
@@ -362,7 +363,7 @@ def _complete(
             f"{default!r} answers as serving_default" + (f"; the original's is left out: {why}" if why else "")
         )
     notes += [f"signature {name!r} is left out: {why}" for name, why in reasons.items()]
-    litert.write(folder, replace(offered, signatures=all_of_them), runs, renamed)
+    twin_files.write(folder, replace(offered, signatures=all_of_them), runs, renamed)
     for path in sorted(directory.iterdir()):
         if path.name == "assets.extra":
             _copy(path, folder / path.name)

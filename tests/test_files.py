@@ -126,7 +126,7 @@ def test_a_twins_files_are_its_own(tmp_path: Path) -> None:
     (tmp_path / "signatures.json").write_text("{}")
     (tmp_path / "model" / "model.tflite").write_bytes(b"x")
     link(tmp_path / "model" / "signatures.json", "../signatures.json")
-    from serving.runtime.litert import read
+    from serving.savedmodel.folder.twin import read
 
     with pytest.raises(LoadError, match=OUT):
         read(tmp_path / "model")
@@ -159,7 +159,7 @@ def test_a_size_has_its_bound(tmp_path: Path) -> None:
 
 # Modules that open other files than a model's: libraries, /proc, MODEL_DIR itself where it is a file, rows and answers, what
 # is fetched or written.
-OTHERS = {"core/files.py", "core/inflight.py", "core/memory.py", "core/storage.py", "core/terminal.py",
+OTHERS = {"core/files.py", "core/inflight.py", "core/machine.py", "core/storage.py", "core/terminal.py",
           "core/telemetry/phases.py", "core/telemetry/metrics.py", "events/sinks.py", "pipeline/native/build.py", "runtime/tensorflow_c.py",
           "savedmodel/mistaken.py", "savedmodel/folder/fetch.py", "savedmodel/safety/rewrite.py",
           "scoring/outputs.py", "scoring/formats.py", "scoring/__init__.py", "servers/commands/score.py"}  # fmt: skip

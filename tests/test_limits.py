@@ -420,7 +420,7 @@ def test_large_bodies_together_have_a_limit() -> None:
 
 def test_bodies_and_inputs_have_a_share_of_the_containers_memory(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     assert limits.memory_share() > 1 << 40  # there is no limit here
-    monkeypatch.setattr(limits.memory, "limit", lambda: 4 << 20)
+    monkeypatch.setattr(limits.machine, "memory_limit", lambda: 4 << 20)
     assert admission()._most_bytes == 1 << 20
     ask = serve(HALF, MAX_BODY_BYTES="2000000")
     for count, status in ((1 << 18, 200), ((1 << 18) + 1, 413)):

@@ -12,6 +12,7 @@ from serving.core import settings
 from serving.core.errors import InputError, LoadError, RunError
 from serving.runtime import litert
 from serving.runtime.model import Model, Source, open_session
+from serving.savedmodel.folder import twin as twin_files
 from serving.savedmodel.signature import DEFAULT
 from tests.conftest import EMBEDDED, Serve
 from tests.exporting import twins
@@ -68,7 +69,7 @@ def test_the_signatures_are_the_originals(folder: Path) -> None:
     from tests.zoo import build
 
     for name in ("odd_names", "shared_variables", "dtype_float32", "tf1_tags"):
-        twin, original = litert.read(folder / name), read(build() / name)
+        twin, original = twin_files.read(folder / name), read(build() / name)
         assert twin.tags == original.tags
         assert twin.tensorflow_version == original.tensorflow_version
         for key, signature in twin.signatures.items():
@@ -250,13 +251,13 @@ def test_a_folder_of_numbered_versions(embedded: Path, tmp_path: Path) -> None:
     (tmp_path / "3").symlink_to(EMBEDDED)
     (tmp_path / "10").symlink_to(embedded)
     (tmp_path / "11").mkdir()
-    (tmp_path / "11" / litert.SIGNATURES).write_text("{}")  # half uploaded
+    (tmp_path / "11" / twin_files.SIGNATURES).write_text("{}")  # half uploaded
     source = Source(tmp_path, "model")
     assert (source.version, source.light) == ("10", True)
 
 
 def broken(embedded: Path, tmp_path: Path) -> dict[str, Path]:
-    model, facts = (embedded / litert.MODEL).read_bytes(), (embedded / litert.SIGNATURES).read_text()
+    model, facts = (embedded / twin_files.MODEL).read_bytes(), (embedded / twin_files.SIGNATURES).read_text()
     lies = json.dumps({**json.loads(facts), "bytes": 5000})
     other = facts.replace('"pixels": {\n   "method', '"pixel": {\n   "method')
     content = {
@@ -271,9 +272,9 @@ def broken(embedded: Path, tmp_path: Path) -> dict[str, Path]:
     }
     for name, (first, second) in content.items():
         (tmp_path / name).mkdir()
-        (tmp_path / name / litert.MODEL).write_bytes(first)
+        (tmp_path / name / twin_files.MODEL).write_bytes(first)
         if second is not None:
-            (tmp_path / name / litert.SIGNATURES).write_text(second)
+            (tmp_path / name / twin_files.SIGNATURES).write_text(second)
     return {name: tmp_path / name for name in content}
 
 

@@ -21,12 +21,11 @@ from typing import Any
 
 import numpy as np
 
-from serving.core import memory, settings
+from serving.core import machine, settings
 from serving.core.errors import DeadlineError
 from serving.core.http import BadRequest, Headers, Request, Stream, TooLarge, Unavailable
 from serving.core.settings import Settings
 from serving.core.telemetry.log import log
-from serving.runtime.litert import cores
 
 HEADER = "X-Request-Timeout"
 SMALL_BODY = 1 << 18  # bytes: many of them at once are no matter
@@ -56,7 +55,7 @@ class Admission:
         # More at once than there are cores would only take turns, each with all others' time, and who is refused would
         # wait for a turn too; one more, so that a large request does not hold up every small one. Requests that are to
         # meet in a batch all have to be there.
-        self._free = options.threads if options.batch_rows else min(options.threads, cores() + 1)
+        self._free = options.threads if options.batch_rows else min(options.threads, machine.cores() + 1)
         self._running = self._free
         self._may_wait = options.threads - self._free  # whatever they wait
         self._most_bytes = min(MOST_BODIES * options.max_body_bytes, memory_share())
@@ -219,7 +218,7 @@ SHARE = 4  # of the container's memory, one part in so many: for the inputs of a
 
 def memory_share() -> int:
     """Return how many bytes the inputs of one request may take, and the bodies of all that wait."""
-    return (memory.limit() or 1 << 60) // SHARE
+    return (machine.memory_limit() or 1 << 60) // SHARE
 
 
 def check_memory(size: int) -> None:

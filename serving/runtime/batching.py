@@ -26,7 +26,7 @@ import numpy as np
 
 from serving.core.errors import LoadError
 from serving.core.telemetry.log import log
-from serving.runtime import litert
+from serving.savedmodel.folder import twin
 from serving.savedmodel.safety.purity import impurities
 from serving.savedmodel.signature import Signature
 
@@ -50,7 +50,7 @@ def batched(
     """Return a model's functions by signature, those that shapes and operations allow to with their calls batched."""
     try:
         # Only a pure model becomes a light twin.
-        impure = set() if litert.holds(directory) else {use.signature for use in impurities(directory)}
+        impure = set() if twin.holds(directory) else {use.signature for use in impurities(directory)}
     except LoadError:
         impure = set(functions)  # a graph of other tags: nobody knows
     meet = {name for name in functions if name not in impure and batchable(signatures[name])}

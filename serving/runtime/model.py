@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from serving.core import files, inflight, settings
+from serving.core import files, inflight, machine, settings
 from serving.core.errors import DeadlineError, InputError, LoadError, RunError, plain
 from serving.core.settings import Settings
 from serving.core.telemetry import metrics, phases
 from serving.core.telemetry.log import log
 from serving.runtime import litert, tensorflow_c
 from serving.savedmodel import graph
-from serving.savedmodel.folder import assets, manifest, versions
+from serving.savedmodel.folder import assets, manifest, twin, versions
 from serving.savedmodel.folder.card import read as read_card
 from serving.savedmodel.initialization import NOTHING, Initialization, needed
 from serving.savedmodel.safety.purity import DANGEROUS, HARMLESS, Use, against, impurities
@@ -151,8 +151,8 @@ class Source:
         self.name = name
         self.directory, self.passed_over = versions.chosen(directory)
         self.version = self.directory.name if self.directory.name.isdecimal() else "1"
-        self.light = litert.holds(self.directory)
-        self.contents: Contents = litert.read(self.directory) if self.light else read(self.directory)
+        self.light = twin.holds(self.directory)
+        self.contents: Contents = twin.read(self.directory) if self.light else read(self.directory)
         if any(one.defaults for one in self.contents.signatures.values()):
             checked = {name: _with_good_defaults(one) for name, one in self.contents.signatures.items()}
             self.contents = replace(self.contents, signatures=checked)
@@ -278,7 +278,7 @@ def open_library(options: Settings) -> None:
     """Open the model's library before it is needed, if it is there; whoever needs it is told what is wrong with it."""
     directory, light = options.model_dir, options.runtime == "litert"
     with suppress(OSError, LoadError):  # the load will tell
-        light = light or (isinstance(directory, Path) and litert.holds(versions.chosen(directory).directory))
+        light = light or (isinstance(directory, Path) and twin.holds(versions.chosen(directory).directory))
     if light:
         with suppress(LoadError):
             litert.open_library()
@@ -299,7 +299,7 @@ def open_session(source: Source, options: Settings) -> Session:
     if source.light:
         if options.runtime not in ("auto", "litert"):
             raise LoadError(f"it is a twin for LiteRT, which TensorFlow cannot run (RUNTIME={options.runtime})")
-        most = min(options.threads, litert.cores())  # more would wait for a core, and need memory for it
+        most = min(options.threads, machine.cores())  # more would wait for a core, and need memory for it
         return litert.Session(source.directory, options.intra_op_threads, most)
     path = None if options.runtime == "python" else tensorflow_c.find(options.tensorflow_library_dir)
     if path is None and options.runtime == "c":

@@ -22,8 +22,8 @@ from pathlib import Path
 
 from serving.core.errors import LoadError
 from serving.pipeline.native import build as native
-from serving.runtime import litert
 from serving.runtime.model import Source
+from serving.savedmodel.folder import twin
 from tools.image import pages, prune
 from tools.image.bind import ROOT
 from tools.image.elf import Refused
@@ -40,7 +40,7 @@ def build(environment: Path, out: Path, model: Path, baking: Sequence[str] | Non
     prune.must_be_new(out)
     directory = _served(model)
     site = prune.packages_of(environment)
-    light = (baking is not None and "--litert" in baking) or litert.holds(directory)
+    light = (baking is not None and "--litert" in baking) or twin.holds(directory)
     found = prune.plan(site, LIGHT if light else prune.REQUIREMENTS)
     before = prune.sizes(site, found)
     try:

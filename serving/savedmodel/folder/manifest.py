@@ -12,14 +12,14 @@ from typing import Any
 
 from serving.core import files
 from serving.core.errors import LoadError
-from serving.runtime import litert
 from serving.savedmodel import saved_model
+from serving.savedmodel.folder import twin
 from serving.savedmodel.signature import _each, _one, _whole
 
 EXTRA = "assets.extra"
 PB = saved_model.NAME
 PLACE = f"{EXTRA}/manifest.json"
-ON_TOP = (".pb", ".tflite", litert.SIGNATURES)  # names of files on top that decide an answer end so
+ON_TOP = (".pb", ".tflite", twin.SIGNATURES)  # names of files on top that decide an answer end so
 LARGE = 16 << 20  # bytes; to digest more would be felt in a cold start
 OFF = "MANIFEST=off serves it still"
 

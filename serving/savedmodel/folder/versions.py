@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from serving.core import files
 from serving.core.errors import LoadError
-from serving.runtime import litert
 from serving.savedmodel import mistaken, saved_model
+from serving.savedmodel.folder import twin
 from serving.savedmodel.safety.purity import asset_definitions
 from serving.savedmodel.signature import _each, _number, _one, _text, _varint, _whole
 
@@ -50,12 +50,12 @@ def _number_of(path: Path) -> int:
 
 def holds(directory: Path) -> bool:
     """Say whether there is a model in the folder itself, whole or not."""
-    return (directory / saved_model.NAME).exists() or litert.holds(directory)
+    return (directory / saved_model.NAME).exists() or twin.holds(directory)
 
 
 def lacking(directory: Path) -> str | None:
     """Say what a model lacks to be whole, or None."""
-    if litert.holds(directory):
+    if twin.holds(directory):
         return None
     try:
         message = saved_model.message(directory)

@@ -1,13 +1,19 @@
-"""How much memory the container of this process may use, by its control groups."""
+"""What this process may use of its machine: memory, by the control groups of its container, and cores."""
 
+import os
 from functools import lru_cache
 from pathlib import Path
 
 UNLIMITED = 1 << 60  # version 1 writes a number for none, the largest multiple of a page below 2**63
 
 
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @lru_cache(maxsize=1)
-def limit(root: Path = Path("/")) -> int | None:
+def memory_limit(root: Path = Path("/")) -> int | None:
     """Return the smallest limit in bytes of the control groups that this process is in; None where there is none."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()

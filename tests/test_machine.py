@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.core import memory
+from serving.core import machine
 
 GIB = 1 << 30
 # fmt: off
@@ -35,4 +35,4 @@ def test_the_limit_is_read(
     if groups is not None:
         (tmp_path / "proc/self").mkdir(parents=True)
         (tmp_path / "proc/self/cgroup").write_text(groups)
-    assert memory.limit.__wrapped__(tmp_path) == limit
+    assert machine.memory_limit.__wrapped__(tmp_path) == limit
