@@ -27,10 +27,10 @@ import numpy as np
 from exporting import card as model_card
 from exporting import compare, golden, manifest, trial
 from exporting.audit import audit
-from exporting.bake import folder_beside, put_in_place
 from exporting.function import Function, as_function, is_keras
 from exporting.graph import contents, import_tensorflow
 from exporting.inputs import Inputs
+from exporting.placing import folder_beside, put_in_place
 from exporting.refusal import Refusal
 from exporting.report import progress
 from exporting.runner import Answer, Job, ask

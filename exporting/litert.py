@@ -17,26 +17,22 @@ import numpy as np
 
 from exporting import card as model_card
 from exporting import compare, conversion, manifest, ranges
-from exporting.bake import (
-    NOT_CARRIED,
+from exporting.derived import (
     PROTOBUF_BYTES,
     ROUNDS,
     Baked,
-    _ask_original,
-    _callable,
-    _check_graph,
-    _check_places,
-    _copy,
-    _measure,
-    _Questions,
-    _say,
-    _write_card,
-    folder_beside,
-    put_in_place,
+    Questions,
+    ask_original,
+    callable_signatures,
+    check_graph,
+    measure,
+    say,
+    write_figures,
 )
 from exporting.graph import MetaGraph, contents, functions, joined, names, reached, served, signatures
 from exporting.inputs import Inputs, exported, given, made, ways
 from exporting.lowering import forget_training, lower, rename_inputs
+from exporting.placing import NOT_CARRIED, check_places, copy_folder, folder_beside, put_in_place
 from exporting.refusal import Refusal
 from exporting.report import size
 from exporting.runner import Answer, Job, ask
@@ -71,7 +67,7 @@ def convert(
     `default` names the signature that answers as serving_default; without it, a serving_default that LiteRT cannot
     have refuses the whole twin, and any other one is left out. Answers are compared over inputs up to `largest`.
     """
-    _check_places(directory, out, force)
+    check_places(directory, out, force)
     try:
         litert.open_library()
     except LoadError as error:
@@ -79,8 +75,8 @@ def convert(
     conversion.prepare()
     offered = contents(directory)
     graph = served(directory)
-    notes = _check_graph(directory, graph)
-    wanted = _callable(offered)
+    notes = check_graph(directory, graph)
+    wanted = callable_signatures(offered)
     if default is not None and default not in wanted:
         raise Refusal(f"{directory}: --signature: it has no callable {default!r}{did_you_mean(default, wanted)}")
     if (needed := bytes_of(graph)) > limit:
@@ -99,7 +95,7 @@ def convert(
                 runs = _convert(directory, readable, offered, wanted, reasons, default, folder)
             left = replace(offered, signatures={k: v for k, v in wanted.items() if k not in reasons})
             twin_files.write(folder, left, runs, renamed)
-            questions = _ask_original(directory, left, [call for call in own if call[0] not in reasons])
+            questions = ask_original(directory, left, [call for call in own if call[0] not in reasons])
             if questions.unproved:
                 reasons |= {name: f"nothing shows that it works: {why}" for name, why in questions.unproved.items()}
                 continue
@@ -111,10 +107,10 @@ def convert(
             reasons |= wrong
         notes += [*questions.notes, *told, *_assertions(graph, left)]
         _complete(directory, folder, offered, wanted, reasons, default, runs, renamed, notes)
-        _say("measuring")
-        before, after = _measure(directory, folder, questions.timed, rounds)
+        say("measuring")
+        before, after = measure(directory, folder, questions.timed, rounds)
         twin = Baked(out, True, questions.timed[0], before, after, allowed, difference, compared, tuple(notes))
-        _write_card(twin, graph, folder)
+        write_figures(twin, graph, folder)
         model_card.write_baked(folder, "bake --litert", directory)
         if (folder / manifest.PLACE).exists():
             manifest.write(folder)
@@ -152,7 +148,7 @@ def _convert(
     """
     target = folder / twin_files.MODEL
     names = [name for name in wanted if name not in reasons]
-    _say(f"converting {', '.join(names) or 'nothing'}")
+    say(f"converting {', '.join(names) or 'nothing'}")
     if names and (why := conversion.convert(readable, offered.tags, names, target)):
         for name in names if len(names) > 1 else ():  # which of them is it?
             if alone := conversion.convert(readable, offered.tags, [name], target):
@@ -201,13 +197,13 @@ class _Odd:
 def _compare(
     directory: Path,
     folder: Path,
-    questions: _Questions,
+    questions: Questions,
     wanted: Mapping[str, Signature],
     tolerance: float,
     largest: float,
 ) -> tuple[float, int, Reasons, list[str]]:
     """Return the largest difference, the number of calls, which signatures answer otherwise, and what is of note."""
-    _say("comparing with the original")
+    say("comparing with the original")
     calls, answers = list(questions.calls), list(questions.answers)
     odd, recipes = [], {}
     for name, signature in wanted.items():
@@ -366,7 +362,7 @@ def _complete(
     twin_files.write(folder, replace(offered, signatures=all_of_them), runs, renamed)
     for path in sorted(directory.iterdir()):
         if path.name == "assets.extra":
-            _copy(path, folder / path.name)
+            copy_folder(path, folder / path.name)
         elif path.is_file() and path.name not in NOT_CARRIED:
             shutil.copyfile(path, folder / path.name)
     if reasons or new:
