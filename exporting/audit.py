@@ -30,8 +30,9 @@ from exporting.report import Cost, Finding, Report, progress
 from exporting.runner import UNCALLABLE
 from exporting.values import VARIABLES, custom_operations
 from serving.core.errors import LoadError
+from serving.savedmodel.roots import INIT, LOADING
 from serving.savedmodel.safety import purity
-from serving.savedmodel.safety.purity import LOADING, Use
+from serving.savedmodel.safety.purity import Use
 from serving.savedmodel.signature import Contents
 
 NOT_TRIED = purity.DANGEROUS | {"outside", "missing", "unregistered"}  # to try it might do what is feared
@@ -72,7 +73,7 @@ def audit(directory: Path, run: bool = True, command: str = "audit") -> Report:
         directory=directory,
         tags=offered.tags,
         tensorflow_version=offered.tensorflow_version,
-        signatures=tuple(sorted(name for name in offered.signatures if name != purity.INIT)),
+        signatures=tuple(sorted(name for name in offered.signatures if name != INIT)),
         baked=is_baked(graph),
         findings=tuple(findings),
         cost=_cost(directory, graph),
@@ -89,7 +90,7 @@ def _static(directory: Path, offered: Contents, graph: MetaGraph) -> Iterator[Fi
     yield from _variables(graph)
     known = {node.name for node in graph.graph_def.node}
     for name, signature in offered.signatures.items():
-        if name == purity.INIT:
+        if name == INIT:
             continue
         for spec in (*signature.inputs.values(), *signature.outputs.values()):
             if spec.tensor and node_of(spec.tensor) not in known:

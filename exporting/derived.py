@@ -20,6 +20,7 @@ from exporting.runner import UNCALLABLE, Answer, Answers, Job, ask
 from exporting.values import VARIABLES, custom_operations
 from serving.core.errors import LoadError
 from serving.core.files import problem as foreign_file
+from serving.savedmodel.roots import INIT
 from serving.savedmodel.safety import purity
 from serving.savedmodel.signature import DEFAULT, Contents, Signature
 
@@ -112,7 +113,7 @@ class Questions:
 
 def callable_signatures(offered: Contents) -> dict[str, Signature]:
     """Return the signatures that can be called, without the one that initializes."""
-    return trial.callable_signatures({name: one for name, one in offered.signatures.items() if name != purity.INIT})
+    return trial.callable_signatures({name: one for name, one in offered.signatures.items() if name != INIT})
 
 
 def ask_original(directory: Path, offered: Contents, own: list[tuple[str, Inputs]]) -> Questions:
@@ -142,7 +143,7 @@ def ask_original(directory: Path, offered: Contents, own: list[tuple[str, Inputs
     notes = [
         f"signature {name!r} {'is left out' if one.problem else 'was not compared'}: {one.refusal}"
         for name, one in offered.signatures.items()
-        if name not in wanted and name != purity.INIT
+        if name not in wanted and name != INIT
     ]
     notes += [
         f"signature {name!r} was not compared: {one.detail.removeprefix(UNCALLABLE).lstrip(': ')}"

@@ -25,7 +25,8 @@ from exporting.graph import (
 )
 from exporting.mark import MARK
 from exporting.refusal import Refusal
-from serving.savedmodel.safety.purity import CALLING, INIT
+from serving.savedmodel.roots import INIT
+from serving.savedmodel.safety.purity import CALLING
 
 CPU = "/job:localhost/replica:0/task:0/device:CPU:0"
 NAME = re.compile(r"[A-Za-z0-9.][\w.>-]*", re.ASCII)  # of a node; the optimizer's own begin with underscores

@@ -15,8 +15,8 @@ from typing import Any
 
 from exporting.inputs import Array, Inputs, batched
 from serving.protocols.json_tensors import text_of
+from serving.savedmodel.protobuf import write_varint
 from serving.savedmodel.signature import DEFAULT, Signature
-from serving.savedmodel.wire import varint
 
 EXACT = 2**24  # up to here every integer is a float32
 
@@ -113,7 +113,7 @@ def _prediction_log(signature: str, inputs: Inputs) -> bytes:
 
 def _field(number: int, content: bytes) -> bytes:
     """Return a protobuf field of bytes, text or a message: https://protobuf.dev/programming-guides/encoding."""
-    return varint(number << 3 | 2) + varint(len(content)) + content
+    return write_varint(number << 3 | 2) + write_varint(len(content)) + content
 
 
 def arrays(given: Mapping[str, Any], specs: Mapping[str, Any]) -> Iterable[tuple[str, Array]]:

@@ -13,7 +13,7 @@ from exporting.refusal import Unreadable
 from exporting.runner import ONEDNN
 from serving.core.errors import LoadError
 from serving.savedmodel.initialization import LOST, Initialization, needed
-from serving.savedmodel.safety.purity import INIT
+from serving.savedmodel.roots import INIT
 from serving.savedmodel.signature import Contents, read, served_graph
 
 # TensorFlow's generated classes have no types.

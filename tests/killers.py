@@ -178,11 +178,11 @@ def _in_a_map(tf: Any, i: Any) -> Any:
 
 def _example(splits: list[int]) -> Any:
     """Write a tf.Example of three values and these row splits, and give it in base64."""
+    from serving.savedmodel.protobuf import write_varint
     from serving.savedmodel.safety.rewrite import string
-    from serving.savedmodel.wire import varint
 
     values = string(2, string(1, b"\0\0\x80\x3f" * 3))
-    lists = string(3, string(1, *(varint(one) for one in splits)))
+    lists = string(3, string(1, *(write_varint(one) for one in splits)))
     features = (string(1, string(1, key), string(2, of)) for key, of in ((b"value", values), (b"splits", lists)))
     return [{"b64": b64encode(string(1, *features)).decode()}]
 

@@ -2,6 +2,7 @@
 
 import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,39 +10,82 @@ import pytest
 from tests.conftest import ROOT
 
 SERVING = sorted((ROOT / "serving").rglob("*.py"))
+OURS = [ROOT / "main.py", *(path for name in ("serving", "exporting", "tools", "fallback", "deploy", "bench", "examples")
+                            for path in sorted((ROOT / name).rglob("*.py")))]  # fmt: skip
 
 
-def imports(path: Path) -> set[str]:
+def modules(path: Path) -> set[str]:
+    """Return what a file imports, at its top or in a function: the names of modules and of what is in them."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module)
-    return {name.partition(".")[0] for name in names}
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
 
 
-@pytest.mark.parametrize("path", SERVING, ids=lambda path: str(path.relative_to(ROOT)))
-def test_serving_never_imports_tensorflows_python_package(path: Path) -> None:
-    never = {"tensorflow", "keras", "exporting", "examples", "bench", "tests"}
-    if path.name != "__main__.py":  # whose commands plan and verify are there where tools/ is
-        never.add("tools")
-    assert not imports(path) & never
+def packages(path: Path) -> set[str]:
+    return {name.partition(".")[0] for name in modules(path)}
+
+
+def private_names(path: Path) -> Iterator[str]:
+    """Yield what a file takes of our modules' private names: `from x import _y`, or `x._y` of an imported module."""
+    tree = ast.parse(path.read_text())
+    imported = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and (ROOT / node.module.partition(".")[0]).is_dir():
+            for alias in node.names:
+                if alias.name.startswith("_") and not alias.name.endswith("__"):
+                    yield f"from {node.module} import {alias.name}"
+                place = ROOT / node.module.replace(".", "/") / alias.name
+                if place.is_dir() or place.with_suffix(".py").is_file():
+                    imported.add(alias.asname or alias.name)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in imported:
+            private = node.attr.startswith("_") and not node.attr.endswith("__")
+            yield from [f"{node.value.id}.{node.attr}"] if private else []
+
+
+def imports_by_string(path: Path) -> Iterator[str]:
+    """Yield the calls that import a module by a string."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and node.args:
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if name in ("import_module", "__import__"):
+                yield ast.unparse(node.args[0])
 
 
 @pytest.mark.parametrize("path", SERVING, ids=lambda path: str(path.relative_to(ROOT)))
 def test_flask_and_ctypes_and_the_environment_stay_behind_their_doors(path: Path) -> None:
     if path.name not in ("flask.py", "functions.py", "delivered.py", "gunicorn.py"):
-        assert not imports(path) & {"flask", "functions_framework", "werkzeug"}
+        assert not packages(path) & {"flask", "functions_framework", "werkzeug"}
     if path.name != "tensorflow_c.py":
-        assert "ctypes" not in imports(path)
+        assert "ctypes" not in packages(path)
     if path.name not in ("settings.py", "build.py"):  # the codec's compiler is no part of what serves
         assert not re.search(r"os\.getenv|os\.environ(?!\.setdefault)", path.read_text())
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "bench").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
-def test_benchmarks_import_nothing_of_the_tests(path: Path) -> None:
-    assert "tests" not in imports(path)
+def test_no_module_uses_private_names_of_another() -> None:
+    assert {str(path.relative_to(ROOT)): taken for path in OURS if (taken := [*private_names(path)])} == {}
+
+
+def test_a_private_name_of_another_module_would_be_found(tmp_path: Path) -> None:
+    file = tmp_path / "x.py"
+    file.write_text(
+        "from serving.core import files, http as h\nfrom serving.core.http import _a, __doc__\nfiles._b, h._c, self._d"
+    )
+    assert list(private_names(file)) == ["from serving.core.http import _a", "files._b", "h._c"]
+
+
+def test_no_import_hides_in_a_string_but_that_of_the_fallback() -> None:
+    """A contract on imports sees statements alone."""
+    found = {str(path.relative_to(ROOT)): names for path in OURS if (names := [*imports_by_string(path)])}
+    assert found == {"serving/runtime/model.py": ["'fallback.tensorflow_python'"]}
+
+
+def test_serving_has_few_rooms() -> None:
+    assert len([path for path in (ROOT / "serving").iterdir() if path.name != "__pycache__"]) <= 10
 
 
 def test_nothing_tracked_names_the_machine_it_was_written_on() -> None:

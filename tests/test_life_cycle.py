@@ -25,7 +25,7 @@ from serving.core.record import Record
 from serving.pipeline import handler, limits
 from serving.pipeline.handler import handle
 from serving.runtime import model
-from serving.savedmodel import signature, wire
+from serving.savedmodel import protobuf
 from tests.conftest import EMBEDDED, ROOT, Serve, plain_environment
 from tests.server import DOORS as DOOR_COMMANDS
 from tests.server import Server, running
@@ -216,11 +216,11 @@ def test_any_failure_to_read_the_model_is_503_everywhere_and_stands_for_a_while(
 
 def test_a_name_that_stands_twice_in_a_map_is_503_everywhere(serve: Serve, tmp_path: Path) -> None:
     def written(number: int, value: Any) -> bytes:
-        return wire.varint(number << 3 | 2) + wire.varint(len(value)) + bytes(value)
+        return protobuf.write_varint(number << 3 | 2) + protobuf.write_varint(len(value)) + bytes(value)
 
     whole = (EMBEDDED / "saved_model.pb").read_bytes()
-    (graph,) = signature._each(memoryview(whole), 2)
-    entries = [dict(signature._fields(value)) for value in signature._each(memoryview(graph), 5)]
+    (graph,) = protobuf.each_field(memoryview(whole), 2)
+    entries = [dict(protobuf.fields_of(value)) for value in protobuf.each_field(memoryview(graph), 5)]
     again = written(1, entries[0][1]) + written(2, entries[1][2])
     copytree(EMBEDDED, tmp_path / "model", ignore=ignore_patterns("manifest.json"))
     (tmp_path / "model" / "saved_model.pb").write_bytes(written(2, bytes(graph) + written(5, again)))

@@ -9,8 +9,8 @@ import pytest
 
 from serving.core.errors import LoadError
 from serving.savedmodel import strict
+from serving.savedmodel.protobuf import write_varint
 from serving.savedmodel.signature import read
-from serving.savedmodel.wire import varint
 from tests.conftest import EMBEDDED, ROOT, plain_environment
 from tests.zoo import ZOO, absent, build
 
@@ -73,10 +73,10 @@ def test_the_table_of_messages_is_tensorflows() -> None:
 def field(number: int, value: bytes | int, wire: int | None = None) -> bytes:
     """Write a field: a number, or a string or message."""
     if isinstance(value, int):
-        return varint(number << 3 | (0 if wire is None else wire)) + varint(value)
+        return write_varint(number << 3 | (0 if wire is None else wire)) + write_varint(value)
     if wire in (1, 5):
-        return varint(number << 3 | wire) + value
-    return varint(number << 3 | 2) + varint(len(value)) + value
+        return write_varint(number << 3 | wire) + value
+    return write_varint(number << 3 | 2) + write_varint(len(value)) + value
 
 
 def graph(body: bytes = b"", *, tags: tuple[bytes, ...] = (b"serve",), definition: bytes = b"") -> bytes:

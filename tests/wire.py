@@ -8,7 +8,7 @@ function returns: any number of values of the same field, or Raw bytes in its pl
 
 from collections.abc import Callable, Sequence
 
-from serving.savedmodel.wire import varint
+from serving.savedmodel.protobuf import write_varint
 
 Value = int | bytes
 Step = int | tuple[int, bytes]
@@ -51,8 +51,8 @@ def split(data: bytes) -> list[tuple[int, int, Value]]:
 def field(number: int, value: Value, wire: int = 2) -> bytes:
     """Write a field: a number, a string or message, or, with their wire types, 4 or 8 bytes."""
     if isinstance(value, int):
-        return varint(number << 3 | (0 if wire == 2 else wire)) + varint(value)
-    return varint(number << 3 | wire) + (varint(len(value)) if wire == 2 else b"") + value
+        return write_varint(number << 3 | (0 if wire == 2 else wire)) + write_varint(value)
+    return write_varint(number << 3 | wire) + (write_varint(len(value)) if wire == 2 else b"") + value
 
 
 def edit(data: bytes, path: Sequence[Step], change: Callable[[bytes], list[bytes]]) -> bytes:

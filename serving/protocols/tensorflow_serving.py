@@ -52,7 +52,8 @@ from serving.protocols.options import refuse_slips
 from serving.protocols.sizes import check_rows
 from serving.protocols.unclear import explained
 from serving.savedmodel import prediction_log
-from serving.savedmodel.signature import DEFAULT, Contents, Signature, TensorSpec, _number, shape_text
+from serving.savedmodel.protobuf import number_field
+from serving.savedmodel.signature import DEFAULT, Contents, Signature, TensorSpec, shape_text
 
 ROW, COLUMN = "instances", "inputs"
 MEMBERS = frozenset({ROW, COLUMN, "signature_name", "parameters"})  # of a body
@@ -384,7 +385,7 @@ def _signature_def(signature: Signature) -> dict[str, Any]:
 def _tensor_proto(tensor: bytes) -> dict[str, Any]:
     """Return a value as protobuf's JSON form writes a TensorProto."""
     array = prediction_log.array(memoryview(tensor))
-    dtype = by_code(_number(memoryview(tensor), 1))
+    dtype = by_code(number_field(memoryview(tensor), 1))
     values: Any = array.ravel().tolist()
     if dtype.kind == "S":
         field, values = "string_val", [base64.b64encode(value).decode() for value in values]

@@ -21,8 +21,8 @@ from serving.protocols.call import Call, Context, choose, option
 from serving.protocols.json_tensors import Document, b64, bytes_of, kind, members
 from serving.protocols.options import refuse_others, refuse_slips
 from serving.protocols.unclear import explained
+from serving.savedmodel.protobuf import write_varint
 from serving.savedmodel.signature import Signature, check
-from serving.savedmodel.wire import varint
 
 LISTS = (simdjson.Array, list)
 OBJECTS = (simdjson.Object, dict)
@@ -102,7 +102,7 @@ def place(call: Call, row: int | None) -> str:
 
 
 def _field(number: int, content: bytes) -> bytes:
-    return bytes([number << 3 | 2]) + varint(len(content)) + content
+    return bytes([number << 3 | 2]) + write_varint(len(content)) + content
 
 
 def _features(value: Any, place: str) -> bytes:
@@ -131,7 +131,7 @@ def _feature(value: Any, place: str) -> bytes:
     for index, one in enumerate(values):
         if not -(1 << 63) <= one < 1 << 63:
             raise BadRequest(f"{place}[{index}]: expected int64, got {one}, which is out of its range")
-    return _field(3, _field(1, b"".join(varint(int(one)) for one in values)))
+    return _field(3, _field(1, b"".join(write_varint(int(one)) for one in values)))
 
 
 FLOATS, INTEGERS, BYTES = "a decimal", "an integer or a boolean", "text or bytes"

@@ -27,8 +27,8 @@ from serving.core.dtypes import BY_CODE, DType
 from serving.core.errors import LoadError, RunError
 from serving.core.telemetry import phases
 from serving.savedmodel.initialization import LOST, NOTHING, Copy, Initialization
+from serving.savedmodel.protobuf import write_varint
 from serving.savedmodel.signature import Signature, TensorSpec
-from serving.savedmodel.wire import varint
 
 NAME = "TensorFlow's C library"
 
@@ -241,7 +241,7 @@ def _load_custom_op(tf: Api, path: Path) -> None:
 def unregistered(tf: Api, ops: Iterable[str]) -> list[str]:
     """Return which operations the library does not have, nor any custom-op library that was loaded."""
     listed = _taken(tf, tf.TF_GetAllOpList())  # of OpDefs, which begin with their names
-    return [op for op in ops if b"\x0a" + varint(len(op.encode())) + op.encode() not in listed]
+    return [op for op in ops if b"\x0a" + write_varint(len(op.encode())) + op.encode() not in listed]
 
 
 def without_kernel(tf: Api, ops: Iterable[str]) -> list[str]:
@@ -250,7 +250,7 @@ def without_kernel(tf: Api, ops: Iterable[str]) -> list[str]:
     for op in ops:
         with checked(tf) as status:
             kernels = _taken(tf, tf.TF_GetRegisteredKernelsForOp(op.encode(), status))
-        if not any(b"\x12" + varint(len(device)) + device in kernels for device in (b"CPU", b"DEFAULT")):
+        if not any(b"\x12" + write_varint(len(device)) + device in kernels for device in (b"CPU", b"DEFAULT")):
             found.append(op)
     return found
 
@@ -274,7 +274,7 @@ def config(intra_op_threads: int, inter_op_threads: int, *, optimize: bool = Tru
 
     Without `optimize` the graph runs as it is: MobileNetV2 baked answers its first call in 0.07 s and not in 0.26 s.
     """
-    threads = b"\x10" + varint(intra_op_threads) + b"\x28" + varint(inter_op_threads)
+    threads = b"\x10" + write_varint(intra_op_threads) + b"\x28" + write_varint(inter_op_threads)
     return threads + SOFT_PLACEMENT + (b"" if optimize else UNOPTIMIZED)
 
 

@@ -18,9 +18,10 @@ import numpy as np
 
 from serving.core.errors import LoadError
 from serving.savedmodel.graph import Graph
+from serving.savedmodel.protobuf import each_field, last_field, map_field
+from serving.savedmodel.roots import tensors_of
 from serving.savedmodel.safety.flow import Flow, Sink
-from serving.savedmodel.safety.purity import _tensors
-from serving.savedmodel.signature import Signature, TensorSpec, _each, _map, _one, served_graph
+from serving.savedmodel.signature import Signature, TensorSpec, served_graph
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 
@@ -127,7 +128,7 @@ def parts(directory: Path, signatures: Mapping[str, Signature]) -> dict[str, tup
     graph = served_graph(directory)
     found: dict[str, tuple[Part, ...]] = {}
     try:
-        definitions = _map(graph, 5)
+        definitions = map_field(graph, 5)
         for name, signature in suspects.items():
             if of := _of_signature(graph, definitions[name], signature):
                 found[name] = of
@@ -160,7 +161,7 @@ def _one_value(spec: TensorSpec) -> Any:
 def _of_signature(graph: memoryview, definition: memoryview, signature: Signature) -> tuple[Part, ...]:
     feeds = {spec.tensor.rpartition(":")[0].encode(): spec.name for spec in signature.inputs.values()}
     flow = Flow(Graph.of(graph), feeds, RAGGED | SPARSE)
-    flow.run([tensor for info in _map(definition, 2).values() for tensor in _tensors(info)])
+    flow.run([tensor for info in map_field(definition, 2).values() for tensor in tensors_of(info)])
     return _parts(signature, flow.sinks) if flow.sinks else ()
 
 
@@ -207,7 +208,7 @@ def _parted(sink: Sink) -> list[_Parted]:
     if sink.node.op == _DENSE:
         splits, values = arguments[3:], arguments[1:2]
         listed = sink.node.attributes.get("row_partition_types", memoryview(b""))
-        kinds = [bytes(kind) for kind in _each(_one(listed, 1), 2)]
+        kinds = [bytes(kind) for kind in each_field(last_field(listed, 1), 2)]
     elif sink.node.op in _FIRST:
         splits, values = arguments[:1], arguments[1:2]
     else:

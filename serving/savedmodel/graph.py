@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from serving.savedmodel.signature import _each, _first, _map, _one, _varint, _whole
+from serving.savedmodel.protobuf import each_field, first_field, last_field, map_field, message_field, read_varint
 
 COPIED = 1 << 24  # bytes
 MAIN = b""  # in place of a function's name
@@ -42,7 +42,7 @@ class Node:
     @property
     def attributes(self) -> dict[str, memoryview]:
         """Return the attributes, each an AttrValue."""
-        return _map(self.message, 5)
+        return map_field(self.message, 5)
 
 
 class Graph:
@@ -51,10 +51,12 @@ class Graph:
     def __init__(self, meta: memoryview) -> None:
         """Read a MetaGraphDef; raise ValueError or IndexError where that is none."""
         self.meta = meta
-        self.definition = _whole(meta, 2)
-        library = _whole(self.definition, 2)
-        self.functions = {bytes(_first(_first(function, 1), 1)): function for function in _each(library, 1)}
-        self.gradients = {bytes(_one(of, 1)): bytes(_one(of, 2)) for of in _each(library, 2)}
+        self.definition = message_field(meta, 2)
+        library = message_field(self.definition, 2)
+        self.functions = {
+            bytes(first_field(first_field(function, 1), 1)): function for function in each_field(library, 1)
+        }
+        self.gradients = {bytes(last_field(of, 1)): bytes(last_field(of, 2)) for of in each_field(library, 2)}
         # TensorFlow's graph optimizer puts a function in the place of another that implements the same interface, by
         # the device that it prefers.
         self._interfaces: dict[bytes, list[bytes]] = {}
@@ -62,9 +64,9 @@ class Graph:
         for name, function in self.functions.items():
             if len(function) < COPIED and b"api_implements" not in bytes(function):
                 continue
-            for entry in _each(function, 5):
-                if bytes(_one(entry, 1)) == b"api_implements":
-                    self._interface[name] = interface = bytes(_one(_one(entry, 2), 2))
+            for entry in each_field(function, 5):
+                if bytes(last_field(entry, 1)) == b"api_implements":
+                    self._interface[name] = interface = bytes(last_field(last_field(entry, 2), 2))
                     self._interfaces.setdefault(interface, []).append(name)
         self._nodes: dict[bytes, dict[bytes, Node]] = {}
 
@@ -92,7 +94,9 @@ class Graph:
 
     def arguments(self, function: bytes) -> list[bytes]:
         """Return the names of a function's arguments."""
-        return [bytes(_one(argument, 1)) for argument in _each(_whole(self.functions[function], 1), 2)]
+        return [
+            bytes(last_field(argument, 1)) for argument in each_field(message_field(self.functions[function], 1), 2)
+        ]
 
     def instead(self, name: bytes) -> list[bytes]:
         """Return the function, its gradient, and every other implementation of its interface."""
@@ -126,7 +130,7 @@ def reached(nodes: Mapping[bytes, Node], roots: Iterable[bytes]) -> list[Node]:
 
 
 def _read(message: memoryview, field: int) -> Iterator[Node]:
-    """Read the NodeDefs in a field; written out, without `_fields`, it takes a fifth of the time."""
+    """Read the NodeDefs in a field; written out, without `fields_of`, it takes a fifth of the time."""
     # Bytes are quicker to take apart; a graph full of constants is not copied.
     data = bytes(message) if len(message) < COPIED else message
     wanted, position, end = field << 3 | 2, 0, len(message)
@@ -134,7 +138,7 @@ def _read(message: memoryview, field: int) -> Iterator[Node]:
         key, size = data[position], data[position + 1]
         position += 2
         if size > 0x7F:
-            size, position = _varint(message, position - 1)
+            size, position = read_varint(message, position - 1)
         if key == 0x18:  # the graph's version in numbers, of old; `size` was it
             continue
         if key & 0x87 != 2 or position + size > end:
@@ -155,7 +159,7 @@ def _node(data: bytes | memoryview, graph: memoryview, start: int, end: int) -> 
             if data[position] < 0x80:  # in two bytes, nearly always
                 size, position = size & 0x7F | data[position] << 7, position + 1
             else:
-                size, position = _varint(graph, position - 1)
+                size, position = read_varint(graph, position - 1)
         begin, position = position, position + size
         if key == 0x2A:  # field 5, as all of them a string or a message
             entries.append((begin - start, position - start))
@@ -175,12 +179,12 @@ def _node(data: bytes | memoryview, graph: memoryview, start: int, end: int) -> 
 @lru_cache(maxsize=4096)  # most attributes are like those of the node before
 def _calls(entry: bytes) -> tuple[bytes, ...]:
     """Return the functions that an attribute names."""
-    return tuple(_functions(_one(memoryview(entry), 2)))
+    return tuple(_functions(last_field(memoryview(entry), 2)))
 
 
 def _functions(value: memoryview) -> Iterator[bytes]:
     """Yield the functions of an AttrValue: one, a list of them, and those that their own attributes name."""
-    for function in (*_each(value, 10), *_each(_one(value, 1), 9)):
-        yield bytes(_one(function, 1))
-        for entry in _each(function, 2):
-            yield from _functions(_one(entry, 2))
+    for function in (*each_field(value, 10), *each_field(last_field(value, 1), 9)):
+        yield bytes(last_field(function, 1))
+        for entry in each_field(function, 2):
+            yield from _functions(last_field(entry, 2))

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from serving.savedmodel.graph import Graph, Node, reached
-from serving.savedmodel.safety.purity import LOADING, _roots, asset_definitions, table_initializers
-from serving.savedmodel.signature import _number, _one, _text, served_graph
+from serving.savedmodel.protobuf import last_field, number_field, text_of
+from serving.savedmodel.roots import LOADING, asset_definitions, roots_of, table_initializers
+from serving.savedmodel.signature import served_graph
 
 HANDLE = b"VarHandleOp"
 LOST = (
@@ -49,7 +50,7 @@ NOTHING = Initialization()
 def needed(directory: Path) -> Initialization:
     """Return what is left to do after a load of the SavedModel in `directory`."""
     graph = served_graph(directory)
-    if not _one(graph, 7):  # the object graph: TensorFlow 2 wrote it
+    if not last_field(graph, 7):  # the object graph: TensorFlow 2 wrote it
         return _tables(graph)
     return _variables(graph, Graph.of(graph).main)
 
@@ -58,7 +59,10 @@ def _tables(graph: memoryview) -> Initialization:
     operations = table_initializers(graph)
     if not operations:
         return NOTHING
-    assets = [(_text(_one(_one(asset, 1), 1)), _text(_one(asset, 2))) for asset in asset_definitions(graph)]
+    assets = [
+        (text_of(last_field(last_field(asset, 1), 1)), text_of(last_field(asset, 2)))
+        for asset in asset_definitions(graph)
+    ]
     return Initialization(operations=tuple(name.decode() for name in operations), assets=tuple(assets))
 
 
@@ -66,7 +70,7 @@ def _variables(graph: memoryview, nodes: Mapping[bytes, Node]) -> Initialization
     handles = {name for name, node in nodes.items() if node.op == HANDLE}
     if not handles:
         return NOTHING
-    roots = _roots(graph)
+    roots = roots_of(graph)
     filled = {node.name for node in reached(nodes, roots.pop(LOADING))} & handles
     read = {name: {node.name for node in reached(nodes, wanted)} & handles for name, wanted in roots.items()}
     empty = set().union(*read.values()) - filled
@@ -79,7 +83,7 @@ def _variables(graph: memoryview, nodes: Mapping[bytes, Node]) -> Initialization
     lost = {name: min(left) for name, reads in read.items() if (left := reads & empty - sources.keys())}
     return Initialization(
         tuple(
-            Copy(name.decode(), source.decode(), _number(attributes[name]["dtype"], 6))
+            Copy(name.decode(), source.decode(), number_field(attributes[name]["dtype"], 6))
             for name, source in sorted(sources.items())
         ),
         {signature: name.decode() for signature, name in lost.items()},
@@ -96,7 +100,7 @@ def _copied(nodes: Mapping[bytes, Node]) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _shared_name(attributes: Mapping[str, memoryview]) -> bytes:
-    return bytes(_one(attributes.get("shared_name", memoryview(b"")), 2))
+    return bytes(last_field(attributes.get("shared_name", memoryview(b"")), 2))
 
 
 def _name(tensor: bytes) -> bytes:

@@ -20,9 +20,18 @@ from serving.core import files
 from serving.core.dtypes import by_code
 from serving.core.errors import LoadError
 from serving.savedmodel.graph import MAIN, Graph, Node, reached
-from serving.savedmodel.safety.purity import LOADING, _roots, asset_definitions
-from serving.savedmodel.signature import Signature, _each, _fields, _number, _one, _text, _varint, _whole, served_graph
-from serving.savedmodel.wire import varint
+from serving.savedmodel.protobuf import (
+    each_field,
+    fields_of,
+    last_field,
+    message_field,
+    number_field,
+    read_varint,
+    text_of,
+    write_varint,
+)
+from serving.savedmodel.roots import LOADING, asset_definitions, roots_of
+from serving.savedmodel.signature import Signature, served_graph
 
 Text = Callable[[np.random.Generator], bytes]
 
@@ -55,8 +64,8 @@ def texts(directory: Path, signature: Signature) -> list[Text]:
     reader = _Reader(graph)
     found = list(reader.reached([spec.tensor.encode() for spec in signature.outputs.values()]))
     ops = {one.op for one in found}
-    restore = bytes(_one(_whole(graph, 3), 3))  # its constants are the names of variables
-    loading = [root for root in _roots(graph)[LOADING] if root != restore]
+    restore = bytes(last_field(message_field(graph, 3), 3))  # its constants are the names of variables
+    loading = [root for root in roots_of(graph)[LOADING] if root != restore]
     plain = [*_decoded(found, ops), *map(_same, _vocabulary(directory, reader, loading))]
     words = GUESSES[:1]
     made: list[Text] = []
@@ -146,13 +155,13 @@ def _decoded(found: Sequence[Operation], ops: set[bytes]) -> Iterator[Text]:
         yield _number_text
     for one in found:
         if one.op == b"DecodeCSV":
-            types = list(_numbers(_one(one.attributes["OUT_TYPE"], 1), 6))
-            delimiter = bytes(_one(one.attributes.get("field_delim", memoryview(b"")), 2)) or b","
+            types = list(_numbers(last_field(one.attributes["OUT_TYPE"], 1), 6))
+            delimiter = bytes(last_field(one.attributes.get("field_delim", memoryview(b"")), 2)) or b","
             yield _same(delimiter.join(b"a" if code == STRING else b"1" for code in types))
         elif one.op == b"ParseTensor":
-            yield _same(_tensor(_number(one.attributes["out_type"], 6)))
+            yield _same(_tensor(number_field(one.attributes["out_type"], 6)))
         elif one.op in (b"DecodeRaw", b"DecodePaddedRaw"):
-            size = _item_size(_number(one.attributes["out_type"], 6))
+            size = _item_size(number_field(one.attributes["out_type"], 6))
             yield from (_same(bytes(size * count)) for count in RAW_COUNTS)
 
 
@@ -163,7 +172,7 @@ def _item_size(code: int) -> int:
 
 def _tensor(code: int) -> bytes:
     """Return a serialized tensor of one zero."""
-    return b"\x08" + varint(code) + b"\x12\x04\x12\x02\x08\x01" + _field(4, bytes(_item_size(code)))
+    return b"\x08" + write_varint(code) + b"\x12\x04\x12\x02\x08\x01" + _field(4, bytes(_item_size(code)))
 
 
 # ---- tf.Examples
@@ -178,7 +187,7 @@ def _features(reader: "_Reader", found: Sequence[Operation]) -> list[list[Featur
 
 
 def _dense(keys: Sequence[bytes], one: Operation, types: str, shapes: str, steps: bool = False) -> Iterator[Feature]:
-    sizes = [_size(shape) for shape in _each(_one(one.attributes.get(shapes, memoryview(b"")), 1), 7)]
+    sizes = [_size(shape) for shape in each_field(last_field(one.attributes.get(shapes, memoryview(b"")), 1), 7)]
     for key, code, size in zip(keys, _types(one, types), sizes):
         yield Feature(key, code, size, steps)
 
@@ -188,7 +197,7 @@ def _sparse(keys: Sequence[bytes], one: Operation, types: str, steps: bool = Fal
 
 
 def _parse_example(reader: "_Reader", one: Operation) -> list[Feature]:
-    sparse, dense = (_number(one.attributes.get(name, memoryview(b"")), 3) for name in ("Nsparse", "Ndense"))
+    sparse, dense = (number_field(one.attributes.get(name, memoryview(b"")), 3) for name in ("Nsparse", "Ndense"))
     keys = [key for tensor in one.inputs[2 : 2 + sparse + dense] for key in reader.strings(one.function, tensor)]
     return [*_dense(keys[sparse:], one, "Tdense", "dense_shapes"), *_sparse(keys[:sparse], one, "sparse_types")]
 
@@ -233,7 +242,7 @@ def _parse_single_sequence(reader: "_Reader", one: Operation) -> list[Feature]:
     counts = ("Ncontext_sparse", "Ncontext_dense", "", "Nfeature_list_sparse", "Nfeature_list_dense", "")
     keys, position = [], 2
     for name in counts:
-        end = position + _number(one.attributes.get(name, memoryview(b"")), 3)
+        end = position + number_field(one.attributes.get(name, memoryview(b"")), 3)
         keys.append([key for tensor in one.inputs[position:end] for key in reader.strings(one.function, tensor)])
         position = end
     return _sequence(keys, one)
@@ -250,18 +259,18 @@ _PARSERS = {
 
 
 def _types(one: Operation, name: str) -> list[int]:
-    return list(_numbers(_one(one.attributes.get(name, memoryview(b"")), 1), 6))
+    return list(_numbers(last_field(one.attributes.get(name, memoryview(b"")), 1), 6))
 
 
 def _listed(one: Operation, name: str) -> list[bytes]:
-    return list(map(bytes, _each(_one(one.attributes.get(name, memoryview(b"")), 1), 2)))
+    return list(map(bytes, each_field(last_field(one.attributes.get(name, memoryview(b"")), 1), 2)))
 
 
 def _size(shape: memoryview) -> int:
     """Return how many values a shape has; a free dimension counts one."""
     size = 1
-    for dimension in _each(shape, 2):
-        size *= max(_number(dimension, 1), 1)
+    for dimension in each_field(shape, 2):
+        size *= max(number_field(dimension, 1), 1)
     return size
 
 
@@ -303,7 +312,7 @@ def _example_in_json(features: Sequence[Feature]) -> Text:
 
 
 def _field(number: int, content: bytes) -> bytes:
-    return varint(number << 3 | 2) + varint(len(content)) + content
+    return write_varint(number << 3 | 2) + write_varint(len(content)) + content
 
 
 def _entry(key: bytes, value: bytes) -> bytes:
@@ -315,13 +324,13 @@ def _entry(key: bytes, value: bytes) -> bytes:
 
 def _numbers(message: memoryview, wanted: int) -> Iterator[int]:
     """Yield the numbers of a repeated field, packed or not."""
-    for number, value in _fields(message):
+    for number, value in fields_of(message):
         if number == wanted and isinstance(value, int):
             yield value
         elif number == wanted and not isinstance(value, int):
             position = 0
             while position < len(value):
-                one, position = _varint(value, position)
+                one, position = read_varint(value, position)
                 yield one
 
 
@@ -331,20 +340,20 @@ def _vocabulary(directory: Path, reader: "_Reader", loading: list[bytes]) -> lis
     for asset in asset_definitions(reader.graph)[:8]:
         with (
             suppress(OSError, LoadError),
-            files.opened(directory, f"assets/{_text(_one(asset, 2))}", files.ANY) as file,
+            files.opened(directory, f"assets/{text_of(last_field(asset, 2))}", files.ANY) as file,
         ):
             found += [line for line in file.read(1 << 12).splitlines()[:2] if line]
     for one in reader.reached(loading):
-        if one.op == b"Const" and _number(one.attributes.get("dtype", memoryview(b"")), 6) == STRING:
+        if one.op == b"Const" and number_field(one.attributes.get("dtype", memoryview(b"")), 6) == STRING:
             found += _constant(one.attributes["value"])[:2]
     return list(dict.fromkeys(found))[:6]
 
 
 def _constant(value: memoryview) -> list[bytes]:
     """Return the strings of a constant."""
-    tensor = _whole(value, 8)
-    strings = list(map(bytes, _each(tensor, 8)))
-    count = _size(_whole(tensor, 2))
+    tensor = message_field(value, 8)
+    strings = list(map(bytes, each_field(tensor, 8)))
+    count = _size(message_field(tensor, 2))
     return strings + strings[-1:] * (min(count, MOST_VALUES) - len(strings))
 
 

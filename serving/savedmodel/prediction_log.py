@@ -18,7 +18,16 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from serving.core.dtypes import DType, by_code
-from serving.savedmodel.signature import DEFAULT, Signature, _each, _fields, _number, _one, _text, _varint, _whole
+from serving.savedmodel.protobuf import (
+    each_field,
+    fields_of,
+    last_field,
+    message_field,
+    number_field,
+    read_varint,
+    text_of,
+)
+from serving.savedmodel.signature import DEFAULT, Signature
 
 PREDICT, CLASSIFY, REGRESS = 6, 2, 3
 OTHER = {4: "MultiInference", 5: "SessionRun", 7: "PredictStreamed"}
@@ -56,11 +65,11 @@ def records(file: BinaryIO, most: int) -> Iterator[memoryview]:
 def request(record: memoryview, signatures: Mapping[str, Signature]) -> Logged:
     """Return what a PredictionLog asks; raise ValueError where it is none, or of a kind that is not served."""
     for field, kind in OTHER.items():
-        if len(_whole(record, field)):
+        if len(message_field(record, field)):
             raise ValueError(f"a {kind} request is not served")
     for field in (PREDICT, CLASSIFY, REGRESS):
-        if len(message := _whole(_whole(record, field), 1)):
-            name = _text(_one(_whole(message, 1), 3)) or DEFAULT
+        if len(message := message_field(message_field(record, field), 1)):
+            name = text_of(last_field(message_field(message, 1), 3)) or DEFAULT
             if name not in signatures:
                 raise ValueError(f"the model has no signature {name!r}")
             return Logged(name, _inputs(message) if field == PREDICT else _examples(message, signatures[name]))
@@ -68,18 +77,18 @@ def request(record: memoryview, signatures: Mapping[str, Signature]) -> Logged:
 
 
 def _inputs(message: memoryview) -> dict[str, Array]:
-    return {_text(_one(entry, 1)): array(_whole(entry, 2)) for entry in _each(message, 2)}
+    return {text_of(last_field(entry, 1)): array(message_field(entry, 2)) for entry in each_field(message, 2)}
 
 
 def _examples(message: memoryview, signature: Signature) -> dict[str, Array]:
     """Return the serialized examples as the one input of a signature that takes them."""
-    given = _whole(message, 2)
-    if len(_whole(given, 2)):
+    given = message_field(message, 2)
+    if len(message_field(given, 2)):
         raise ValueError("examples with a context are not served")
     if len(signature.inputs) != 1:
         raise ValueError(f"expected a signature with one input for examples, got {len(signature.inputs)} inputs")
     (name,) = signature.inputs
-    return {name: _strings([bytes(example) for example in _each(_whole(given, 1), 1)])}
+    return {name: _strings([bytes(example) for example in each_field(message_field(given, 1), 1)])}
 
 
 def _strings(values: list[bytes]) -> Array:
@@ -90,12 +99,12 @@ def _strings(values: list[bytes]) -> Array:
 
 def array(tensor: memoryview) -> Array:
     """Return the array of a TensorProto; where it has fewer values than elements, the last one stands for the rest."""
-    dtype, shape = by_code(_number(tensor, 1)), _whole(tensor, 2)
+    dtype, shape = by_code(number_field(tensor, 1)), message_field(tensor, 2)
     if dtype.numpy_name is None:
         raise ValueError(f"no array holds {dtype.name}")
-    sizes = tuple(_number(dimension, 1) for dimension in _each(shape, 2))
+    sizes = tuple(number_field(dimension, 1) for dimension in each_field(shape, 2))
     count = math.prod(sizes)
-    if _number(shape, 3) or any(size < 0 for size in sizes):
+    if number_field(shape, 3) or any(size < 0 for size in sizes):
         raise ValueError("a tensor without a shape")
     if count * dtype.numpy.itemsize > LARGEST:
         raise ValueError(f"a tensor of more than {LARGEST} bytes")
@@ -115,10 +124,10 @@ BITS = {14: 13, 19: 13}  # bfloat16 and half, two bytes in each varint
 
 def _values(tensor: memoryview, dtype: DType) -> Array:
     if dtype.kind == "S":
-        return _strings([bytes(value) for value in _each(tensor, 8)])
-    content = _one(tensor, 4)
+        return _strings([bytes(value) for value in each_field(tensor, 8)])
+    content = last_field(tensor, 4)
     if not len(content) and dtype.code in PLAIN:
-        content = memoryview(b"".join(_each(tensor, PLAIN[dtype.code])))
+        content = memoryview(b"".join(each_field(tensor, PLAIN[dtype.code])))
     if len(content) % dtype.numpy.itemsize:
         raise ValueError(f"{len(content)} bytes are no whole number of {dtype.label}")
     if len(content) or dtype.code in PLAIN:
@@ -131,12 +140,12 @@ def _values(tensor: memoryview, dtype: DType) -> Array:
 def _numbers(tensor: memoryview, wanted: int) -> Array:
     """Return the varints of a repeated field, packed or one by one."""
     found = []
-    for number, value in _fields(tensor):
+    for number, value in fields_of(tensor):
         if number == wanted and isinstance(value, int):
             found.append(value)
         elif number == wanted and not isinstance(value, int):
             position = 0
             while position < len(value):
-                one, position = _varint(value, position)
+                one, position = read_varint(value, position)
                 found.append(one)
     return np.array([value & (1 << 64) - 1 for value in found], np.uint64)

@@ -6,7 +6,7 @@ the few below are read; the graph, often many megabytes, is skipped over, and no
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -15,6 +15,7 @@ from serving.core import settings
 from serving.core.dtypes import DType, by_code
 from serving.core.errors import LoadError
 from serving.savedmodel import mistaken, saved_model
+from serving.savedmodel.protobuf import each_field, last_field, map_field, message_field, number_field, text_of
 
 DEFAULT = "serving_default"  # the signature that answers a request which names none
 NO_SIGNATURES = (
@@ -147,7 +148,7 @@ def served_graph(directory: Path) -> memoryview:
     """
     wanted = settings.current().saved_model_tags
     try:
-        graphs = [(tags(graph), graph) for graph in _each(saved_model.message(directory), 2)]
+        graphs = [(tags(graph), graph) for graph in each_field(saved_model.message(directory), 2)]
     except ValueError as error:
         raise LoadError(f"saved_model.pb is not a SavedModel, or only part of one ({error})") from None
     if not graphs:
@@ -164,7 +165,7 @@ def served_graph(directory: Path) -> memoryview:
 
 def tags(graph: memoryview) -> tuple[str, ...]:
     """Return the tags of a MetaGraphDef."""
-    return tuple(_text(tag) for tag in _each(_whole(graph, 1), 4))
+    return tuple(text_of(tag) for tag in each_field(message_field(graph, 1), 4))
 
 
 def _check_callable(signatures: Mapping[str, Signature]) -> None:
@@ -175,115 +176,32 @@ def _check_callable(signatures: Mapping[str, Signature]) -> None:
         raise LoadError("; ".join(["the SavedModel has no signature that can be served", *reasons]))
 
 
-# Wire format: https://protobuf.dev/programming-guides/encoding
-
-
-def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Yield (field number, value); the value is a number, or the bytes of a string or a message."""
-    position, end = 0, len(message)
-    while position < end:
-        key, position = _varint(message, position)
-        number, wire = key >> 3, key & 7
-        if wire == 0:
-            value, position = _varint(message, position)
-            yield number, value
-            continue
-        if wire == 2:
-            size, position = _varint(message, position)
-        elif wire in (1, 5):
-            size = 8 if wire == 1 else 4
-        else:
-            raise ValueError(f"wire type {wire} at byte {position}")
-        if number == 0 or size > end - position:
-            raise ValueError(f"field {number} at byte {position} runs past the end")
-        yield number, message[position : position + size]
-        position += size
-
-
-def _varint(message: memoryview, position: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        if position >= len(message):
-            raise ValueError("it ends in the middle of a number")
-        byte = message[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position
-    raise ValueError(f"a number of more than ten bytes at byte {position}")
-
-
-def _each(message: memoryview, wanted: int) -> Iterator[memoryview]:
-    """Yield every value of the repeated field `wanted`, a string or a message."""
-    for number, value in _fields(message):
-        if number == wanted:
-            if isinstance(value, int):
-                raise ValueError(f"field {number} is a number")
-            yield value
-
-
-def _one(message: memoryview, wanted: int) -> memoryview:
-    """Return the last value of a string field, as protobuf does; empty where it is absent."""
-    last = memoryview(b"")
-    for value in _each(message, wanted):
-        last = value
-    return last
-
-
-def _first(message: memoryview, wanted: int) -> memoryview:
-    """Return a string or message field that stands before the others, without reading those; empty where absent."""
-    return next(_each(message, wanted), memoryview(b""))
-
-
-def _whole(message: memoryview, wanted: int) -> memoryview:
-    """Return a message field; one that is written in parts is their concatenation, as protobuf has it."""
-    parts = list(_each(message, wanted))
-    return parts[0] if len(parts) == 1 else memoryview(b"".join(parts))
-
-
-def _number(message: memoryview, wanted: int) -> int:
-    last = 0
-    for number, value in _fields(message):
-        if number == wanted and isinstance(value, int):
-            last = value
-    return last - (1 << 64) if last >= 1 << 63 else last
-
-
-def _text(value: memoryview) -> str:
-    return str(value, "utf-8")
-
-
-def _map(message: memoryview, field: int) -> dict[str, memoryview]:
-    """Read a map field, in the order of its names: the file's own order means nothing."""
-    return dict(sorted((_text(_one(entry, 1)), _whole(entry, 2)) for entry in _each(message, field)))
-
-
 def _meta_graph(graph: memoryview) -> Contents:
-    info = _whole(graph, 1)
-    signatures = {name: _signature(name, value) for name, value in _map(graph, 5).items()}
-    if not _one(graph, 7):  # the object graph, of TensorFlow 2, whose signatures are the graph's own
-        signatures = _as_in_graph(signatures, _whole(graph, 2))
-    if re.search(b"PlaceholderWithDefault", definition := _whole(graph, 2)):
+    info = message_field(graph, 1)
+    signatures = {name: _signature(name, value) for name, value in map_field(graph, 5).items()}
+    if not last_field(graph, 7):  # the object graph, of TensorFlow 2, whose signatures are the graph's own
+        signatures = _as_in_graph(signatures, message_field(graph, 2))
+    if re.search(b"PlaceholderWithDefault", definition := message_field(graph, 2)):
         signatures = _with_placeholders(signatures, definition)
-    saver = _whole(graph, 3)
-    baked = _text(_one(info, 1)).startswith("baked")
-    return Contents(tags(graph), signatures, _text(_one(info, 5)), bool(_one(saver, 3)), baked)
+    saver = message_field(graph, 3)
+    baked = text_of(last_field(info, 1)).startswith("baked")
+    return Contents(tags(graph), signatures, text_of(last_field(info, 5)), bool(last_field(saver, 3)), baked)
 
 
 def _signature(name: str, message: memoryview) -> Signature:
-    inputs = {key: _tensor(key, value) for key, value in _map(message, 1).items()}
-    outputs = {key: _tensor(key, value) for key, value in _map(message, 2).items()}
-    defaults = {key: bytes(value) for key, value in _map(message, 4).items() if key in inputs}
-    return Signature(name, inputs, outputs, _text(_one(message, 3)), defaults=defaults)
+    inputs = {key: _tensor(key, value) for key, value in map_field(message, 1).items()}
+    outputs = {key: _tensor(key, value) for key, value in map_field(message, 2).items()}
+    defaults = {key: bytes(value) for key, value in map_field(message, 4).items() if key in inputs}
+    return Signature(name, inputs, outputs, text_of(last_field(message, 3)), defaults=defaults)
 
 
 def _tensor(name: str, info: memoryview) -> TensorSpec:
-    shape, dimensions = _dimensions(_whole(info, 3))
+    shape, dimensions = _dimensions(message_field(info, 3))
     return TensorSpec(
         name=name,
-        dtype=by_code(_number(info, 2) % 100),  # 100 and more: a TensorFlow 1 reference to the type
-        shape=shape if any(True for _ in _each(info, 3)) else None,  # a scalar's shape is there, and empty
-        tensor=_text(_one(info, 1)),
+        dtype=by_code(number_field(info, 2) % 100),  # 100 and more: a TensorFlow 1 reference to the type
+        shape=shape if any(True for _ in each_field(info, 3)) else None,  # a scalar's shape is there, and empty
+        tensor=text_of(last_field(info, 1)),
         dimensions=dimensions,
     )
 
@@ -292,10 +210,10 @@ def _as_in_graph(signatures: dict[str, Signature], definition: memoryview) -> di
     """Give the inputs the dtype and the shape that the graph has, where a signature says none or another."""
     fed = {spec.tensor.rpartition(":")[0] for one in signatures.values() for spec in one.inputs.values()} - {""}
     nodes = {}
-    for node in _each(definition, 1):
-        name = _text(_one(node, 1))
+    for node in each_field(definition, 1):
+        name = text_of(last_field(node, 1))
         if name in fed:
-            nodes[name] = _map(node, 5)
+            nodes[name] = map_field(node, 5)
             if len(nodes) == len(fed):
                 break
     return {
@@ -309,14 +227,14 @@ def _with_placeholders(signatures: dict[str, Signature], definition: memoryview)
     wanted = {spec.tensor.removesuffix(":0") for one in signatures.values() for spec in one.inputs.values()}
     constants: dict[str, memoryview] = {}
     sources: dict[str, str] = {}
-    for node in _each(definition, 1):
-        name, op = _text(_one(node, 1)), bytes(_one(node, 2))
+    for node in each_field(definition, 1):
+        name, op = text_of(last_field(node, 1)), bytes(last_field(node, 2))
         if op == b"Const":
             constants[name] = node
         elif op == b"PlaceholderWithDefault" and name in wanted:
-            sources[name] = _text(next(_each(node, 3))).removesuffix(":0")
+            sources[name] = text_of(next(each_field(node, 3))).removesuffix(":0")
     found = {
-        name: bytes(_one(_map(constants[source], 5).get("value", memoryview(b"")), 8))
+        name: bytes(last_field(map_field(constants[source], 5).get("value", memoryview(b"")), 8))
         for name, source in sources.items()
         if source in constants
     }
@@ -331,10 +249,10 @@ def _with_placeholders(signatures: dict[str, Signature], definition: memoryview)
 def _spec_in_graph(spec: TensorSpec, nodes: Mapping[str, Mapping[str, memoryview]]) -> TensorSpec:
     node, _, index = spec.tensor.rpartition(":")
     attributes = nodes.get(node, {})
-    dtype = _number(attributes.get("dtype") or attributes.get("T") or memoryview(b""), 6) % 100
+    dtype = number_field(attributes.get("dtype") or attributes.get("T") or memoryview(b""), 6) % 100
     if dtype and index == "0" and dtype != spec.dtype.code:
         spec = replace(spec, dtype=by_code(dtype))
-    shapes = list(_each(_one(attributes.get("_output_shapes", memoryview(b"")), 1), 7))
+    shapes = list(each_field(last_field(attributes.get("_output_shapes", memoryview(b"")), 1), 7))
     if index.isdecimal() and int(index) < len(shapes):
         shape, _ = _dimensions(shapes[int(index)])
         if spec.shape is None or (shape is not None and len(shape) != len(spec.shape)):
@@ -344,6 +262,6 @@ def _spec_in_graph(spec: TensorSpec, nodes: Mapping[str, Mapping[str, memoryview
 
 def _dimensions(shape: memoryview) -> tuple[Shape | None, tuple[str, ...]]:
     """Read a TensorShapeProto: the sizes, None for an unknown rank, and what the dimensions are called."""
-    dimensions = [(_number(dimension, 1), _text(_one(dimension, 2))) for dimension in _each(shape, 2)]
+    dimensions = [(number_field(dimension, 1), text_of(last_field(dimension, 2))) for dimension in each_field(shape, 2)]
     sizes = tuple(size if size >= 0 else None for size, _ in dimensions)
-    return None if _number(shape, 3) else sizes, tuple(label for _, label in dimensions)
+    return None if number_field(shape, 3) else sizes, tuple(label for _, label in dimensions)

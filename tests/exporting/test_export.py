@@ -34,7 +34,8 @@ from exporting.refusal import Unreadable
 from exporting.runner import Job, ask
 from exporting.state import load, save
 from serving.runtime.model import Source
-from serving.savedmodel.signature import _each, _one, _text, read
+from serving.savedmodel.protobuf import each_field, last_field, text_of
+from serving.savedmodel.signature import read
 from serving.scoring import run
 from tests.exporting.conftest import python
 
@@ -183,10 +184,10 @@ def test_warm_up_requests_are_what_tensorflow_serving_reads(tf: Any, picture: by
     records = tf.data.TFRecordDataset(str(exported.folder / "assets.extra" / "tf_serving_warmup_requests"))
     found = {}
     for record in records.as_numpy_iterator():
-        request = _one(_one(memoryview(record), 6), 1)  # predict_log, request
-        assert _text(_one(_one(request, 1), 1)) == "model"
-        tensors = {_text(_one(entry, 1)): bytes(_one(entry, 2)) for entry in _each(request, 2)}
-        found[_text(_one(_one(request, 1), 3))] = {
+        request = last_field(last_field(memoryview(record), 6), 1)  # predict_log, request
+        assert text_of(last_field(last_field(request, 1), 1)) == "model"
+        tensors = {text_of(last_field(entry, 1)): bytes(last_field(entry, 2)) for entry in each_field(request, 2)}
+        found[text_of(last_field(last_field(request, 1), 3))] = {
             name: tf.make_ndarray(TensorProto.FromString(tensor)) for name, tensor in tensors.items()
         }
     assert sorted(found) == ["classify", "pixels", "serving_default"]

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from serving.savedmodel.graph import Graph, Node
-from serving.savedmodel.safety.purity import _roots, asset_definitions
-from serving.savedmodel.signature import _each, _map, _number, _one, _text, _whole, served_graph, tags
+from serving.savedmodel.protobuf import each_field, last_field, map_field, message_field, number_field, text_of
+from serving.savedmodel.roots import asset_definitions, roots_of
+from serving.savedmodel.signature import served_graph, tags
 
 
 def ours(directory: Path) -> dict[str, Any]:
@@ -15,34 +16,37 @@ def ours(directory: Path) -> dict[str, Any]:
     library = Graph.of(graph)
     functions = {}
     for name, function in library.functions.items():
-        signature = _whole(function, 1)
+        signature = message_field(function, 1)
         functions[name.decode()] = {
             "nodes": _our_nodes(function, 3, library.nodes(name)),
-            "arguments": [_text(_one(one, 1)) for one in _each(signature, 2)],
-            "results": [_text(_one(one, 1)) for one in _each(signature, 3)],
-            "ret": {key: _text(value) for key, value in _map(function, 4).items()},
-            "attributes": {key: _our_value(value) for key, value in _map(function, 5).items()},
+            "arguments": [text_of(last_field(one, 1)) for one in each_field(signature, 2)],
+            "results": [text_of(last_field(one, 1)) for one in each_field(signature, 3)],
+            "ret": {key: text_of(value) for key, value in map_field(function, 4).items()},
+            "attributes": {key: _our_value(value) for key, value in map_field(function, 5).items()},
         }
     return {
         "tags": list(tags(graph)),
         "nodes": _our_nodes(library.definition, 1, library.main),
         "functions": functions,
         "gradients": {key.decode(): value.decode() for key, value in library.gradients.items()},
-        "assets": [(_text(_one(_one(one, 1), 1)), _text(_one(one, 2))) for one in asset_definitions(graph)],
-        "saver": [_text(_one(_whole(graph, 3), field)) for field in (1, 2, 3)],
-        "signatures": {key: _our_signature(value) for key, value in _map(graph, 5).items()},
-        "loading": sorted(one.decode() for one in _roots(graph)[""]),
+        "assets": [
+            (text_of(last_field(last_field(one, 1), 1)), text_of(last_field(one, 2)))
+            for one in asset_definitions(graph)
+        ],
+        "saver": [text_of(last_field(message_field(graph, 3), field)) for field in (1, 2, 3)],
+        "signatures": {key: _our_signature(value) for key, value in map_field(graph, 5).items()},
+        "loading": sorted(one.decode() for one in roots_of(graph)[""]),
     }
 
 
 def _our_nodes(message: memoryview, field: int, quickly: Mapping[bytes, Node]) -> dict[str, Any]:
     quick = {name.decode(): node for name, node in quickly.items()}
     found = {}
-    for node in _each(message, field):
-        attributes = {key: _our_value(value) for key, value in _map(node, 5).items()}
-        name, op = _text(_one(node, 1)), _text(_one(node, 2))
-        inputs = [_text(one) for one in _each(node, 3)]
-        found[name] = {"op": op, "inputs": inputs, "device": _text(_one(node, 4)), "attributes": attributes}
+    for node in each_field(message, field):
+        attributes = {key: _our_value(value) for key, value in map_field(node, 5).items()}
+        name, op = text_of(last_field(node, 1)), text_of(last_field(node, 2))
+        inputs = [text_of(one) for one in each_field(node, 3)]
+        found[name] = {"op": op, "inputs": inputs, "device": text_of(last_field(node, 4)), "attributes": attributes}
         assert (quick[name].op.decode(), [one.decode() for one in quick[name].inputs]) == (op, inputs)
         called = {name for value in attributes.values() for name in _functions(value)}
         assert {one.decode() for one in quick[name].calls} == called
@@ -57,28 +61,28 @@ def _functions(value: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _our_value(value: memoryview) -> dict[str, Any]:
-    listed = _one(value, 1)
-    functions = [*_each(value, 10), *_each(listed, 9)]
+    listed = last_field(value, 1)
+    functions = [*each_field(value, 10), *each_field(listed, 9)]
     return {
-        "s": bytes(_one(value, 2)), "i": _number(value, 3), "b": bool(_number(value, 5)), "type": _number(value, 6),
-        "placeholder": _text(_one(value, 9)), "tensor": len(_one(value, 8)), "strings": list(map(bytes, _each(listed, 2))),
+        "s": bytes(last_field(value, 2)), "i": number_field(value, 3), "b": bool(number_field(value, 5)), "type": number_field(value, 6),
+        "placeholder": text_of(last_field(value, 9)), "tensor": len(last_field(value, 8)), "strings": list(map(bytes, each_field(listed, 2))),
         "functions": [
-            (_text(_one(one, 1)), {key: _our_value(inner) for key, inner in _map(one, 2).items()}) for one in functions
+            (text_of(last_field(one, 1)), {key: _our_value(inner) for key, inner in map_field(one, 2).items()}) for one in functions
         ],
     }  # fmt: skip
 
 
 def _our_signature(signature: memoryview) -> list[Any]:
-    sides = [{key: _our_info(info) for key, info in _map(signature, field).items()} for field in (1, 2)]
-    return [*sides, _text(_one(signature, 3))]
+    sides = [{key: _our_info(info) for key, info in map_field(signature, field).items()} for field in (1, 2)]
+    return [*sides, text_of(last_field(signature, 3))]
 
 
 def _our_info(info: memoryview) -> list[Any]:
-    shape = _whole(info, 3)
-    sizes = [[_number(one, 1), _text(_one(one, 2))] for one in _each(shape, 2)]
-    sparse = [_text(_one(_one(info, 4), field)) for field in (1, 2, 3)]
-    parts = [_our_info(one) for one in _each(_one(info, 5), 2)]
-    return [_text(_one(info, 1)), _number(info, 2), sizes, bool(_number(shape, 3)), sparse, parts]
+    shape = message_field(info, 3)
+    sizes = [[number_field(one, 1), text_of(last_field(one, 2))] for one in each_field(shape, 2)]
+    sparse = [text_of(last_field(last_field(info, 4), field)) for field in (1, 2, 3)]
+    parts = [_our_info(one) for one in each_field(last_field(info, 5), 2)]
+    return [text_of(last_field(info, 1)), number_field(info, 2), sizes, bool(number_field(shape, 3)), sparse, parts]
 
 
 def official(message: Any) -> dict[str, Any]:

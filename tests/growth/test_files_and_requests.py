@@ -12,9 +12,9 @@ import pytest
 from serving.core.errors import LoadError
 from serving.savedmodel import composite, prediction_log, saved_model
 from serving.savedmodel.folder import assets, manifest
+from serving.savedmodel.protobuf import write_varint
 from serving.savedmodel.safety.purity import impurities
 from serving.savedmodel.signature import read
-from serving.savedmodel.wire import varint
 from tests.accelerator.models import build
 from tests.conftest import Serve
 from tests.growth import MOST, Make, grows
@@ -23,7 +23,7 @@ from tests.growth.test_bodies import ANY
 
 
 def field(number: int, content: bytes) -> bytes:
-    return varint(number << 3 | 2) + varint(len(content)) + content
+    return write_varint(number << 3 | 2) + write_varint(len(content)) + content
 
 
 TENSOR = field(1, b"x:0") + b"\x10\x01"
@@ -39,12 +39,12 @@ def _inputs(n: int) -> bytes:
 
 
 def _log(n: int) -> bytes:
-    tensor = b"\x08\x01" + field(2, field(2, b"\x08" + varint(n))) + field(5, b"\0\0\0\0" * n)
+    tensor = b"\x08\x01" + field(2, field(2, b"\x08" + write_varint(n))) + field(5, b"\0\0\0\0" * n)
     return field(6, field(1, field(1, b"") + field(2, field(1, b"x") + field(2, tensor))))
 
 
 def _varints(n: int) -> bytes:
-    tensor = b"\x08\x09" + field(2, field(2, b"\x08" + varint(n))) + b"\x50\x01" * n
+    tensor = b"\x08\x09" + field(2, field(2, b"\x08" + write_varint(n))) + b"\x50\x01" * n
     return field(6, field(1, field(2, field(1, b"x") + field(2, tensor))))
 
 

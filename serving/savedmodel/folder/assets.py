@@ -7,8 +7,9 @@ and a lookup table hands it out. Where links in the folder lead is checked in `s
 from pathlib import Path, PurePosixPath
 
 from serving.core.errors import LoadError
-from serving.savedmodel.safety.purity import asset_definitions
-from serving.savedmodel.signature import _one, _text, served_graph
+from serving.savedmodel.protobuf import last_field, text_of
+from serving.savedmodel.roots import asset_definitions
+from serving.savedmodel.signature import served_graph
 
 LONGEST = 1024  # characters of a name
 
@@ -16,7 +17,7 @@ LONGEST = 1024  # characters of a name
 def problem(directory: Path) -> str | None:
     """Say which asset is not a file of the model's own, or None; raise LoadError where saved_model.pb is unreadable."""
     try:
-        found = [_text(_one(definition, 2)) for definition in asset_definitions(served_graph(directory))]
+        found = [text_of(last_field(definition, 2)) for definition in asset_definitions(served_graph(directory))]
     except (ValueError, IndexError) as error:
         raise LoadError(f"saved_model.pb is not a SavedModel, or only part of one ({error})") from None
     for name in found:

@@ -14,7 +14,7 @@ from serving.core import files
 from serving.core.errors import LoadError
 from serving.savedmodel import saved_model
 from serving.savedmodel.folder import twin
-from serving.savedmodel.signature import _each, _one, _whole
+from serving.savedmodel.protobuf import each_field, last_field, message_field
 
 EXTRA = "assets.extra"
 PB = saved_model.NAME
@@ -77,7 +77,7 @@ def extra(directory: Path, name: str, largest: int = files.SMALL) -> bytes | Non
 
 def _variables(directory: Path) -> list[str]:
     """Return the names of the files of variables that the model reads."""
-    if not any(_one(_whole(graph, 3), 3) for graph in _each(saved_model.message(directory), 2)):
+    if not any(last_field(message_field(graph, 3), 3) for graph in each_field(saved_model.message(directory), 2)):
         return []
     return list(files.names(directory, "variables"))
 

@@ -13,8 +13,8 @@ from serving.core import files
 from serving.core.errors import LoadError
 from serving.savedmodel import mistaken, saved_model
 from serving.savedmodel.folder import twin
-from serving.savedmodel.safety.purity import asset_definitions
-from serving.savedmodel.signature import _each, _number, _one, _text, _varint, _whole
+from serving.savedmodel.protobuf import each_field, last_field, message_field, number_field, read_varint, text_of
+from serving.savedmodel.roots import asset_definitions
 
 INDEX = "variables/variables.index"
 SHARD = re.compile(r"variables/variables\.data-(\d{5})-of-(\d{5})")
@@ -59,7 +59,7 @@ def lacking(directory: Path) -> str | None:
         return None
     try:
         message = saved_model.message(directory)
-        graphs = list(_each(message, 2))
+        graphs = list(each_field(message, 2))
         for graph in graphs:
             if problem := missing(directory, graph):
                 return problem
@@ -70,13 +70,13 @@ def lacking(directory: Path) -> str | None:
 
 def restores(graph: memoryview) -> bool:
     """Say whether a graph reads its variables from files."""
-    return bool(_one(_whole(graph, 3), 3))
+    return bool(last_field(message_field(graph, 3), 3))
 
 
 def missing(directory: Path, graph: memoryview) -> str | None:
     """Say which file is not there that a graph reads when it is loaded, or None."""
     for asset in asset_definitions(graph):
-        name = f"assets/{_text(_one(asset, 2))}"
+        name = f"assets/{text_of(last_field(asset, 2))}"
         if not (directory / name).exists():
             return f"{name} is missing"
     if not restores(graph):
@@ -104,9 +104,9 @@ def _short(directory: Path) -> str | None:
     count = 1
     for key, value in _entries(index):
         if not key:
-            count = _number(memoryview(value), 1)
+            count = number_field(memoryview(value), 1)
             continue
-        shard, offset, size = (_number(memoryview(value), field) for field in (3, 4, 5))
+        shard, offset, size = (number_field(memoryview(value), field) for field in (3, 4, 5))
         ends[shard] = max(ends.get(shard, 0), offset + size)
     for shard, end in ends.items():
         name = f"variables/variables.data-{shard:05}-of-{count:05}"
@@ -125,11 +125,11 @@ def _entries(table: bytes) -> Iterator[tuple[bytes, bytes]]:
     position = 0
     handle = []
     for _ in range(4):  # of the meta index, and of the index
-        number, position = _varint(footer, position)
+        number, position = read_varint(footer, position)
         handle.append(number)
     for _, value in _block(table, handle[2], handle[3]):
-        start, position = _varint(memoryview(value), 0)
-        size, _ = _varint(memoryview(value), position)
+        start, position = read_varint(memoryview(value), 0)
+        size, _ = read_varint(memoryview(value), position)
         yield from _block(table, start, size)
 
 
@@ -141,9 +141,9 @@ def _block(table: bytes, start: int, size: int) -> Iterator[tuple[bytes, bytes]]
     restarts = int.from_bytes(block[-4:], "little")
     end, position, key = size - 4 * (restarts + 1), 0, b""
     while position < end:
-        shared, position = _varint(block, position)
-        own, position = _varint(block, position)
-        length, position = _varint(block, position)
+        shared, position = read_varint(block, position)
+        own, position = read_varint(block, position)
+        length, position = read_varint(block, position)
         key = key[:shared] + bytes(block[position : position + own])
         position += own
         yield key, bytes(block[position : position + length])

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from serving.savedmodel.graph import MAIN, Graph, Node
-from serving.savedmodel.signature import _each, _first, _one
+from serving.savedmodel.protobuf import each_field, first_field, last_field
 
 READING = {  # operations that read files when a model is loaded: the place of the name among their arguments
     b"InitializeTableFromTextFile": 1,
@@ -67,10 +67,10 @@ def foreign(graph: Graph, fed: Collection[bytes], reached: Iterable[Node]) -> se
 
 
 def _body(graph: Graph, name: bytes) -> Body:
-    arguments = list(_each(_first(graph.functions[name], 1), 2))
-    if any(_one(argument, 5) or _one(argument, 6) for argument in arguments):  # it takes lists of tensors
+    arguments = list(each_field(first_field(graph.functions[name], 1), 2))
+    if any(last_field(argument, 5) or last_field(argument, 6) for argument in arguments):  # it takes lists of tensors
         arguments = []
-    places = {bytes(_one(argument, 1)): place for place, argument in enumerate(arguments)}
+    places = {bytes(last_field(argument, 1)): place for place, argument in enumerate(arguments)}
     return Body(graph.nodes(name), places)
 
 
@@ -99,7 +99,7 @@ def _variables(graph: Graph) -> tuple[dict[bytes, bytes], list[bytes]]:
     for function in (MAIN, *graph.functions):
         for node in graph.nodes(function).values():
             if node.op == b"VarHandleOp":
-                called.append(bytes(_one(node.attributes.get("shared_name", memoryview(b"")), 2)))
+                called.append(bytes(last_field(node.attributes.get("shared_name", memoryview(b"")), 2)))
                 if function == MAIN:
                     handles[node.name] = called[-1]
     return handles, called

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from serving.savedmodel.graph import MAIN, Graph, Node
-from serving.savedmodel.signature import _each, _map, _number, _one, _whole
+from serving.savedmodel.protobuf import each_field, last_field, map_field, message_field, number_field
 
 # Their first argument comes out as it went in: its elements, in their order.
 HANDING_ON = frozenset(
@@ -134,12 +134,12 @@ class Flow:
     def _function(self, name: bytes) -> _Function:
         if name not in self._functions:
             message = self._library[name]
-            signature = _whole(message, 1)
-            returned = {name.encode(): bytes(tensor) for name, tensor in _map(message, 4).items()}
+            signature = message_field(message, 1)
+            returned = {name.encode(): bytes(tensor) for name, tensor in map_field(message, 4).items()}
             self._functions[name] = _Function(
                 self._graph.arguments(name),
                 self._graph.nodes(name),
-                [returned.get(bytes(_one(result, 1)), b"") for result in _each(signature, 3)],
+                [returned.get(bytes(last_field(result, 1)), b"") for result in each_field(signature, 3)],
             )
         return self._functions[name]
 
@@ -268,7 +268,8 @@ def _partly(node: Node, arguments: _Reached) -> list[tuple[bytes, _Reached]]:
     for output in PARTLY[node.op]:
         name, _, counted = output.partition("=")
         value = attributes.get(counted, memoryview(b""))
-        count = (_number(value, 3) or len(_one(_one(value, 1), 6))) if counted else 1  # a number, or a list of dtypes
+        dtypes = last_field(last_field(value, 1), 6)  # a byte for each
+        count = (number_field(value, 3) or len(dtypes)) if counted else 1
         reach = _bounded(given) if name.startswith("*") else given
         named.append((name.lstrip("*").encode(), (reach,) * count))
     return named

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from serving.core.errors import LoadError
 from serving.savedmodel.graph import Graph
+from serving.savedmodel.protobuf import each_field, last_field, map_field, message_field, number_field
 from serving.savedmodel.safety.flow import Flow, Sink
 from serving.savedmodel.safety.guards import GUARDED, RANKED, Check, Part, checks_of
 from serving.savedmodel.safety.rewrite import (
@@ -30,7 +31,7 @@ from serving.savedmodel.safety.rewrite import (
     of_types,
     rewritten,
 )
-from serving.savedmodel.signature import Signature, _each, _map, _number, _one, _whole, served_graph
+from serving.savedmodel.signature import Signature, served_graph
 
 Needed = Mapping[bytes, Mapping[bytes, tuple[Check, ...]]]  # function, node
 Attributes = Mapping[str, memoryview]
@@ -108,8 +109,8 @@ def guard(graph: memoryview, needed: Needed, most: int) -> list[Piece]:
     """Return the MetaGraphDef with the checks; `most` elements may come out of one operation."""
 
     def function(message: memoryview) -> list[Piece] | None:
-        name = bytes(_one(_whole(message, 1), 1))
-        arguments = {bytes(_one(argument, 1)) for argument in _each(_whole(message, 1), 2)}
+        name = bytes(last_field(message_field(message, 1), 1))
+        arguments = {bytes(last_field(argument, 1)) for argument in each_field(message_field(message, 1), 2)}
         return _guarded(message, 3, needed[name], arguments, most) if name in needed else None
 
     def definition(message: memoryview) -> list[Piece]:
@@ -130,12 +131,12 @@ def _guarded(
     added: list[Piece] = []
 
     def change(one: memoryview) -> list[Piece] | None:
-        name = bytes(_one(one, 1))
+        name = bytes(last_field(one, 1))
         if name not in needed:
             return None
         body = _Body(name + b"/guard", arguments, most)
-        inputs = [bytes(each) for each in _each(one, 3) if not bytes(each).startswith(b"^")]
-        asserts = [body.check(check, inputs, _map(one, 5)) for check in needed[name]]
+        inputs = [bytes(each) for each in each_field(one, 3) if not bytes(each).startswith(b"^")]
+        asserts = [body.check(check, inputs, map_field(one, 5)) for check in needed[name]]
         added.extend(piece for each in body.nodes for piece in field(number, each))
         return [one, *(piece for each in asserts for piece in field(3, b"^" + each))]
 
@@ -169,11 +170,11 @@ def _places(check: Check, count: int, attributes: Attributes) -> range | list[in
 
 
 def _flag(attributes: Attributes, name: str) -> int:
-    return _number(attributes.get(name, memoryview(b"")), 5)
+    return number_field(attributes.get(name, memoryview(b"")), 5)
 
 
 def _length(attributes: Attributes, name: str) -> int:
-    return len(_one(_one(attributes.get(name, memoryview(b"")), 1), 6))  # a byte for each dtype
+    return len(last_field(last_field(attributes.get(name, memoryview(b"")), 1), 6))  # a byte for each dtype
 
 
 # What the operations that are put in call their outputs, which a function names.
@@ -232,7 +233,7 @@ class _Body:
         name, _, default = dtype.partition("=")
         if name.isdecimal():
             return int(name)
-        return _number(self._attributes.get(name, memoryview(b"")), 6) or int(default or 0)
+        return number_field(self._attributes.get(name, memoryview(b"")), 6) or int(default or 0)
 
     def double(self, argument: int, dtype: str) -> bytes:
         cast = {b"SrcT": of_type(self.code(dtype)), b"DstT": of_type(DOUBLE)}
@@ -404,8 +405,8 @@ class _Body:
 
     def partitions(self, _check: Check) -> tuple[bytes, str, str]:
         """Check that row splits, or the row of each value, fit what they part, from the outermost to the innermost."""
-        listed = _one(self._attributes.get("row_partition_types", memoryview(b"")), 1)
-        kinds = [bytes(kind) for kind in _each(listed, 2)]
+        listed = last_field(self._attributes.get("row_partition_types", memoryview(b"")), 1)
+        kinds = [bytes(kind) for kind in each_field(listed, 2)]
         parted = [self.values(Part(3 + place, "Tindex")) for place in range(len(kinds))]
         conditions = []
         for place, (kind, values) in enumerate(zip(kinds, parted)):

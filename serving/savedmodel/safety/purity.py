@@ -14,14 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serving.core.errors import LoadError
-from serving.savedmodel import strict
 from serving.savedmodel.graph import MAIN, Graph, Node, reached
+from serving.savedmodel.protobuf import last_field, message_field
+from serving.savedmodel.roots import LOADING, asset_definitions, roots_of
 from serving.savedmodel.safety import filenames
 from serving.savedmodel.safety.filenames import READING
-from serving.savedmodel.signature import _each, _map, _one, _whole, served_graph
-
-LOADING = ""  # in place of a signature's name: what runs once, when the model is loaded
-INIT = "__saved_model_init_op"  # the signature that TensorFlow 2 writes for it
+from serving.savedmodel.signature import served_graph
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -256,7 +254,7 @@ def _impurities(graph: memoryview) -> set[Use]:
     parsed = Graph.of(graph)
     found = set()
     reads = False  # loading reads a file
-    for signature, roots in _roots(graph).items():
+    for signature, roots in roots_of(graph).items():
         pending: list[tuple[bytes, Iterable[Node]]] = [(MAIN, reached(parsed.main, roots))]
         seen = {MAIN}
         while pending:
@@ -283,60 +281,19 @@ STREAMS = (b"", b"stderr", b"stdout", b"log(info)", b"log(warning)", b"log(error
 
 def _to_the_log(node: Node) -> bool:
     """Say whether a PrintV2 prints to no file."""
-    return bytes(_one(node.attributes.get("output_stream", memoryview(b"")), 2)) in STREAMS
+    return bytes(last_field(node.attributes.get("output_stream", memoryview(b"")), 2)) in STREAMS
 
 
 def _other_files(parsed: Graph) -> set[Use]:
     """Return the operations that read a file while the model is loaded, where it is none of the model's own."""
     graph = parsed.meta
-    assets = {filenames.tensor(bytes(_one(_one(of, 1), 1))) for of in asset_definitions(graph)}
-    saver = filenames.tensor(bytes(_one(_whole(graph, 3), 1)))
+    assets = {filenames.tensor(bytes(last_field(last_field(of, 1), 1))) for of in asset_definitions(graph)}
+    saver = filenames.tensor(bytes(last_field(message_field(graph, 3), 1)))
     fed = assets | (filenames.kept(parsed, assets) if assets else set()) | {saver}
-    places = filenames.foreign(parsed, fed, reached(parsed.main, _roots(graph)[LOADING]))
+    places = filenames.foreign(parsed, fed, reached(parsed.main, roots_of(graph)[LOADING]))
     return {_use(LOADING, "files", *place) for place in places}
 
 
 def _use(signature: str, does: str, *place: bytes) -> Use:
     op, node, function = (str(part, "utf-8", "replace") for part in place)
     return Use(signature, op, does, node, function)
-
-
-_INIT_OPERATIONS = frozenset({"saved_model_main_op", "legacy_init_op"})  # collections
-
-
-def asset_definitions(graph: memoryview) -> list[memoryview]:
-    """Return the AssetFileDefs of a MetaGraphDef; where there are none those of a collection, as TensorFlow does."""
-    if found := list(_each(graph, 6)):
-        return found
-    old = _map(graph, 4).get("saved_model_assets", memoryview(b""))
-    packed = [_one(one, 2) for one in _each(_one(old, 5), 1)]
-    for definition in packed:
-        strict.check(bytes(definition), "AssetFileDef")
-    return packed
-
-
-def _roots(graph: memoryview) -> dict[str, list[bytes]]:
-    """Return what is asked of the main graph: tensors or nodes, by signature, and by the load."""
-    roots: dict[str, list[bytes]] = {LOADING: [bytes(_one(_whole(graph, 3), 3))]}  # the saver's restore operation
-    for name, signature in _map(graph, 5).items():
-        tensors = [tensor for info in _map(signature, 2).values() for tensor in _tensors(info)]
-        roots.setdefault(LOADING if name == INIT else name, []).extend(tensors)
-    for name, collection in _map(graph, 4).items():
-        if name in _INIT_OPERATIONS:
-            roots[LOADING] += map(bytes, _each(_whole(collection, 1), 1))
-    roots[LOADING] += table_initializers(graph)
-    return roots
-
-
-def table_initializers(graph: memoryview) -> list[bytes]:
-    """Return the nodes that fill the tables of a TensorFlow 1 model which was saved without an init operation."""
-    collections = _map(graph, 4)
-    found = list(map(bytes, _each(_whole(collections.get("table_initializer", memoryview(b"")), 1), 1)))
-    return [] if not found or _INIT_OPERATIONS & collections.keys() or INIT in _map(graph, 5) else found
-
-
-def _tensors(info: memoryview) -> list[bytes]:
-    """Return the tensors of a TensorInfo: one, the three of a sparse one, or those of a composite one."""
-    tensors = [bytes(_one(info, 1)), *(bytes(_one(_one(info, 4), field)) for field in (1, 2, 3))]
-    composite = _one(info, 5)
-    return [*filter(None, tensors), *(tensor for part in _each(composite, 2) for tensor in _tensors(part))]

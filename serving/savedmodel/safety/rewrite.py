@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from serving.savedmodel.signature import _varint, served_graph
-from serving.savedmodel.wire import varint
+from serving.savedmodel.protobuf import read_varint, write_varint
+from serving.savedmodel.signature import served_graph
 
 Piece = bytes | memoryview
 DOUBLE, INT32, STRING = 2, 3, 7  # tensorflow/core/framework/types.proto
@@ -53,14 +53,14 @@ def edited(message: memoryview, number: int, change: Callable[[memoryview], list
     kept = position = 0  # what is kept is one piece, from the last change on
     while position < len(message):
         begin = position
-        key, position = _varint(message, position)
+        key, position = read_varint(message, position)
         if key & 7 == 0:
-            _, position = _varint(message, position)
+            _, position = read_varint(message, position)
             continue
         if key & 7 != 2:
             position += 8 if key & 7 == 1 else 4
             continue
-        size, start = _varint(message, position)
+        size, start = read_varint(message, position)
         position = start + size
         if key >> 3 == number and (changed := change(message[start:position])) is not None:
             pieces += [message[kept:begin], *field(number, *changed)]
@@ -70,7 +70,7 @@ def edited(message: memoryview, number: int, change: Callable[[memoryview], list
 
 def field(number: int, *pieces: Piece) -> list[Piece]:
     """Return a string or message field."""
-    return [varint(number << 3 | 2) + varint(sum(map(len, pieces))), *pieces]
+    return [write_varint(number << 3 | 2) + write_varint(sum(map(len, pieces))), *pieces]
 
 
 def string(number: int, *pieces: Piece) -> bytes:
@@ -86,23 +86,23 @@ def node(name: bytes, op: bytes, inputs: Iterable[bytes], attributes: Mapping[by
 
 def of_type(code: int) -> bytes:
     """Return the AttrValue of a dtype."""
-    return b"\x30" + varint(code)
+    return b"\x30" + write_varint(code)
 
 
 def of_types(*codes: int) -> bytes:
     """Return the AttrValue of a list of dtypes."""
-    return string(1, string(6, *map(varint, codes)))
+    return string(1, string(6, *map(write_varint, codes)))
 
 
 def of_number(number: int) -> bytes:
     """Return the AttrValue of a whole number."""
-    return b"\x18" + varint(number)
+    return b"\x18" + write_varint(number)
 
 
 def constant(value: float | bytes | tuple[int, ...]) -> tuple[int, bytes]:
     """Return the dtype and the AttrValue of a tensor: a float64 or a string scalar, or a list of int32."""
     if isinstance(value, tuple):
-        shape = string(2, b"\x08" + varint(len(value)))
+        shape = string(2, b"\x08" + write_varint(len(value)))
         return INT32, string(8, b"\x08\x03", string(2, shape), string(4, struct.pack(f"<{len(value)}i", *value)))
     if isinstance(value, bytes):
         return STRING, string(8, b"\x08\x07", string(2), string(8, value))

@@ -1,0 +1,98 @@
+"""Protobuf's wire format, as far as it is read and written here <https://protobuf.dev/programming-guides/encoding>."""
+
+from collections.abc import Iterator
+
+
+def fields_of(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+    """Yield (field number, value); the value is a number, or the bytes of a string or a message."""
+    position, end = 0, len(message)
+    while position < end:
+        key, position = read_varint(message, position)
+        number, wire = key >> 3, key & 7
+        if wire == 0:
+            value, position = read_varint(message, position)
+            yield number, value
+            continue
+        if wire == 2:
+            size, position = read_varint(message, position)
+        elif wire in (1, 5):
+            size = 8 if wire == 1 else 4
+        else:
+            raise ValueError(f"wire type {wire} at byte {position}")
+        if number == 0 or size > end - position:
+            raise ValueError(f"field {number} at byte {position} runs past the end")
+        yield number, message[position : position + size]
+        position += size
+
+
+def read_varint(message: memoryview, position: int) -> tuple[int, int]:
+    """Return the number at a position, and the position behind it; raise ValueError where it does not end."""
+    value = 0
+    for shift in range(0, 70, 7):
+        if position >= len(message):
+            raise ValueError("it ends in the middle of a number")
+        byte = message[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+    raise ValueError(f"a number of more than ten bytes at byte {position}")
+
+
+def each_field(message: memoryview, wanted: int) -> Iterator[memoryview]:
+    """Yield every value of the repeated field `wanted`, a string or a message."""
+    for number, value in fields_of(message):
+        if number == wanted:
+            if isinstance(value, int):
+                raise ValueError(f"field {number} is a number")
+            yield value
+
+
+def last_field(message: memoryview, wanted: int) -> memoryview:
+    """Return the last value of a string field, as protobuf does; empty where it is absent."""
+    last = memoryview(b"")
+    for value in each_field(message, wanted):
+        last = value
+    return last
+
+
+def first_field(message: memoryview, wanted: int) -> memoryview:
+    """Return a string or message field that stands before the others, without reading those; empty where absent."""
+    return next(each_field(message, wanted), memoryview(b""))
+
+
+def message_field(message: memoryview, wanted: int) -> memoryview:
+    """Return a message field; one that is written in parts is their concatenation, as protobuf has it."""
+    parts = list(each_field(message, wanted))
+    return parts[0] if len(parts) == 1 else memoryview(b"".join(parts))
+
+
+def number_field(message: memoryview, wanted: int) -> int:
+    """Return the last value of a field of whole numbers, as a signed one; 0 where it is absent."""
+    last = 0
+    for number, value in fields_of(message):
+        if number == wanted and isinstance(value, int):
+            last = value
+    return last - (1 << 64) if last >= 1 << 63 else last
+
+
+def text_of(value: memoryview) -> str:
+    """Decode a string's UTF-8; raise ValueError where it is none."""
+    return str(value, "utf-8")
+
+
+def map_field(message: memoryview, field: int) -> dict[str, memoryview]:
+    """Read a map field, in the order of its names: the file's own order means nothing."""
+    entries = ((text_of(last_field(entry, 1)), message_field(entry, 2)) for entry in each_field(message, field))
+    return dict(sorted(entries))
+
+
+def write_varint(number: int) -> bytes:
+    """Write a number in groups of seven bits, the lowest first."""
+    number &= (1 << 64) - 1  # a negative number is written as its 64-bit complement
+    encoded = bytearray()
+    while number > 0x7F:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    encoded.append(number)
+    return bytes(encoded)
