@@ -10,7 +10,7 @@ import pytest
 
 from serving.core import settings
 from serving.core.http import Request, Response
-from serving.pipeline import handler, limits
+from serving.pipeline import limits, routes
 from serving.pipeline.handler import handle
 from serving.runtime import model
 
@@ -28,7 +28,7 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
 def forget() -> None:
     """Begin anew: settings and model are read again."""
     settings.current.cache_clear()
-    handler._route.cache_clear()
+    routes.find.cache_clear()
     limits.forget()
     model.forget()
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from serving.core.http import Request, Response
-from serving.pipeline import handler, openapi
+from serving.pipeline import handler, openapi, routes
 from serving.protocols import open_inference, tensorflow_serving
 from serving.runtime import model
 from tests.conftest import EMBEDDED, Serve
@@ -149,10 +149,10 @@ def test_every_route_is_described(serve: Serve) -> None:
     for name in ("tf1_classify", "tf1_regress"):
         document = described(serve(folder(name)))
         told = {(method, path) for method, path, _ in operations(document)}
-        for route in handler.routes():
-            if getattr(route.protocol, "__name__", "").endswith({"tf1_classify": "regress"}.get(name, "classify")):
+        for route in routes.routes():
+            if getattr(route.codec, "__name__", "").endswith({"tf1_classify": "regress"}.get(name, "classify")):
                 continue  # no signature is of that kind
-            assert openapi.operation(route).answer != "Any", f"serving/pipeline/openapi.py says nothing of {route.path}"
+            assert route.operation.answer != "Any", f"serving/pipeline/routes.py says nothing of {route.path}"
             paths = [path.replace("{name}", "model") for path in openapi.templates(route.path)]
             assert {(route.method, path) for path in paths} <= told
 

@@ -43,6 +43,9 @@ class Settings:
     """Processes. Each has its own copy of the model."""
     threads: int
     """Requests that a process accepts at a time. As many of them run as there are cores, and one more."""
+    layer: str
+    """A function of yours around every request: `module:function`, imported at the start. [Checks of your
+    own](own-checks.md) has an example."""
 
     # Time and admission
     max_wait: float
@@ -192,6 +195,7 @@ VARIABLES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "PORT":                    ("8080",              values.number(1, 65535)),
     "WORKERS":                 ("1",                 values.number(1, 256)),
     "THREADS":                 ("8",                 values.number(1, 1024)),
+    "LAYER":                   ("",                  values.function),
     "MAX_WAIT":                ("1",                 values.seconds),
     "REQUEST_TIMEOUT":         ("300",               values.number(1, 86400)),
     "RUN_TIMEOUT":             ("",                  lambda text: values.number(1, 86400)(text) if text else 0),

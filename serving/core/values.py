@@ -72,6 +72,12 @@ def event_types(text: str) -> tuple[str, ...]:
     return types
 
 
+def function(text: str) -> str:
+    if text and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", text):
+        raise ValueError("module:function, such as checks:with_api_key")
+    return text
+
+
 def tags(text: str) -> frozenset[str]:
     tags = [part.strip() for part in text.split(",")]
     if not all(tags):

@@ -13,9 +13,9 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import numpy as np
@@ -24,7 +24,8 @@ from serving.core.dtypes import EXTENDED, DType
 from serving.core.http import JSON, BadRequest, to_json
 from serving.core.settings import Settings
 from serving.pipeline import shown
-from serving.protocols import classify, open_inference, raw, regress
+from serving.pipeline.routes import TAGS, Operation, Route
+from serving.protocols import classify, open_inference, raw, regress, tensorflow_serving
 from serving.protocols.answers import has_rows
 from serving.protocols.call import Context
 from serving.protocols.codec import Codec
@@ -37,55 +38,9 @@ Schema = dict[str, Any]
 LONGEST_EXAMPLE = 8000  # bytes; of larger inputs the schema alone tells the form
 
 
-class Route(Protocol):
-    """An entry of the handler's table; its path is a regular expression."""
-
-    @property
-    def method(self) -> str: ...
-    @property
-    def path(self) -> str: ...
-    @property
-    def action(self) -> Callable[..., Any]: ...
-    @property
-    def protocol(self) -> Codec: ...
-
-
-class Operation(NamedTuple):
-    """What a route takes and gives; `body` names a request body, `answer` a schema."""
-
-    tag: str
-    summary: str
-    answer: str
-    body: str | None = None
-    refusals: Sequence[int] = ()
-
-
-PREDICT, INFER, EVENTS, HEALTH, ABOUT = "TensorFlow Serving", "Open Inference Protocol", "Events", "Health", "About"
-V1, V2 = "tensorflow_serving", "open_inference"
-RUNS, LOADS, READS = (400, 404, 413, 415, 500, 501, 503), (404, 500, 503), (404, 503)
 OPTIONS = ("on_error", "arrays", "top_k", "scores")
 
 # fmt: off
-OPERATIONS = {
-    # action, protocol              tag      summary                         answer           body        refusals
-    ("infer", V1):         Operation(PREDICT, "Predict",                      "Predicted",     "Predict",  RUNS),
-    ("infer", "classify"): Operation(PREDICT, "Classify tf.Examples",         "Classified",    "Classify", RUNS),
-    ("infer", "regress"):  Operation(PREDICT, "Regress on tf.Examples",       "Regressed",     "Regress",  RUNS),
-    ("status", V1):        Operation(PREDICT, "Tell the state of the model",  "Status",        None,       LOADS),
-    ("metadata", V1):      Operation(PREDICT, "Tell the signatures",          "Metadata",      None,       READS),
-    ("models", V1):        Operation(PREDICT, "List the model",               "Models"),
-    ("infer", V2):         Operation(INFER,   "Infer",                        "Inferred",      "Infer",    RUNS),
-    ("metadata", V2):      Operation(INFER,   "Tell the signatures",          "ModelMetadata", None,       READS),
-    ("server", V2):        Operation(INFER,   "Tell what the server is",      "ServerMetadata"),
-    ("live", V2):          Operation(INFER,   "Tell that the server lives",   "Live"),
-    ("model_ready", V2):   Operation(INFER,   "Tell that the model answers",  "ModelReady",    None,       LOADS),
-    ("receive", V1):       Operation(EVENTS,  "Take an event",                "Replied",       "Event",    (400, 503)),
-    ("live", V1):          Operation(HEALTH,  "Tell that the server lives",   "Live"),
-    ("ready", V1):         Operation(HEALTH,  "Tell that the model answers",  "Ready",         None,       LOADS),
-    ("index", V1):         Operation(ABOUT,   "Tell what is served, where",   "Index"),
-    ("describe", V1):      Operation(ABOUT,   "Tell all of this",             "OpenAPI",       None,       READS),
-}
-
 REFUSALS = {
     400: ("BadRequest",          "The body is not what the signature takes, or the model itself refuses what it says, "
                                  "as it does bytes that are no picture. The text names the place."),
@@ -116,8 +71,8 @@ def document(source: Source, options: Settings, routes: tuple[Route, ...]) -> by
     signatures = tuple(one for one in source.signatures.values() if one.refusal is None and one.name)
     subject = Subject(source, options, signatures, _ids([one.name for one in signatures]))
     schemas = {**_predict(subject), **_examples(subject), **_infer(subject)}
-    routes = tuple(route for route in routes if operation(route).body in (None, "Event", *schemas))
-    bodies = {body: route.protocol for route in routes if (body := operation(route).body)}
+    routes = tuple(route for route in routes if route.operation.body in (None, "Event", *schemas))
+    bodies = {body: route.codec or tensorflow_serving for route in routes if (body := route.operation.body)}
     told = "".join(f"\n- `{one.name}`: {_told(one.inputs, one.defaults)} → {_told(one.outputs)}" for one in signatures)
     return to_json({
         "openapi": "3.1.0",
@@ -127,7 +82,7 @@ def document(source: Source, options: Settings, routes: tuple[Route, ...]) -> by
             "description": f"A TensorFlow SavedModel, with the signatures\n{told}",
         },
         "servers": [{"url": "/"}],
-        "tags": [{"name": tag} for tag in (PREDICT, INFER, EVENTS, HEALTH, ABOUT)],
+        "tags": [{"name": tag} for tag in TAGS],
         "paths": _paths(subject, routes),
         "components": {
             "schemas": {**_fixed(source), **_elements(subject), **schemas},
@@ -178,9 +133,10 @@ def templates(pattern: str) -> list[str]:
 
 
 def _operation(route: Route, template: str, subject: Subject) -> Schema:
-    told = operation(route)
+    told = route.operation
+    name = "infer" if told.body and told.body != "Event" else route.name
     described: Schema = {
-        "operationId": re.sub(r"\W+", "_", f"{route.action.__name__}{template.replace('/{name}', '')}").strip("_"),
+        "operationId": re.sub(r"\W+", "_", f"{name}{template.replace('/{name}', '')}").strip("_"),
         "tags": [told.tag],
         "summary": told.summary,
         "responses": {
@@ -196,12 +152,6 @@ def _operation(route: Route, template: str, subject: Subject) -> Schema:
     if told.body:
         described["requestBody"] = _ref("requestBodies", told.body)
     return described
-
-
-def operation(route: Route) -> Operation:
-    """Return what is told of a route; of one that the table lacks, no more than that it is there."""
-    key = (route.action.__name__, route.protocol.__name__.rpartition(".")[2])
-    return OPERATIONS.get(key) or Operation(ABOUT, (route.action.__doc__ or key[0]).partition("\n")[0], "Any")
 
 
 def _answer(told: Operation) -> Schema:

@@ -17,17 +17,36 @@ import orjson
 
 from serving.core import settings
 from serving.core.errors import LoadError
-from serving.protocols import answers, open_inference, requests, tensorflow_serving
-from serving.protocols.call import Context
+from serving.core.http import JSON, BadRequest
+from serving.protocols import answers, classify, open_inference, raw, regress, requests, sagemaker, tensorflow_serving
+from serving.protocols.call import Context, option
 from serving.protocols.codec import Codec
 from serving.runtime.model import Model, Source, tried
 from serving.savedmodel import parsing
-from serving.savedmodel.signature import Signature
+from serving.savedmodel.signature import DEFAULT, Signature
 
 LONGEST = 600  # characters of a body in an error message
 
 _tried: "WeakKeyDictionary[Model, dict[tuple[str, str], bytes]]" = WeakKeyDictionary()
 _lock = Lock()
+
+
+def examples(served: Model, error: BadRequest, context: Context, codec: Codec) -> str:
+    """Return what an error says of bodies that are right: one that works, and the form where the model parses it."""
+    callable_ = {name: signature for name, signature in served.signatures.items() if signature.refusal is None}
+    name = error.signature or option(context, "signature_name")
+    signature = callable_.get(name or DEFAULT) or (None if name else next(iter(callable_.values())))
+    if signature is None:
+        return ""
+    label = f", as {JSON}" if codec is raw else ""  # under the request's content type it would not
+    if codec in (raw, sagemaker):
+        codec = tensorflow_serving
+    hint = ""
+    if codec not in (classify, regress) and not exported(served.source, signature, codec):
+        text = form(served.source, signature, codec)
+        hint = f"; the form of a body{label}: {text}" if text else ""
+    body = working(served, signature, codec).decode()
+    return hint + (f"; a body that works{label}: {body}" if body else "")
 
 
 def exported(source: Source, signature: Signature, protocol: Codec = tensorflow_serving) -> bytes:

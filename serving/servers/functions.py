@@ -19,7 +19,8 @@ from werkzeug.exceptions import HTTPException
 
 from serving.core.http import Response, to_json
 from serving.core.telemetry.log import log
-from serving.pipeline.handler import handle, is_probe
+from serving.pipeline.handler import handle
+from serving.pipeline.routes import is_probe
 from serving.servers import wsgi
 from serving.servers.flask import PlainRequest, PlainResponse, to_flask
 from serving.servers.wsgi import Environ

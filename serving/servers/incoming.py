@@ -20,7 +20,8 @@ from serving.core.record import Record
 from serving.core.settings import Settings
 from serving.core.telemetry.log import log
 from serving.pipeline import limits, watchdog
-from serving.pipeline.handler import handle, largest_body
+from serving.pipeline.handler import handle
+from serving.pipeline.layers import largest_body
 
 TICK = 0.25  # seconds
 GRACE = 4.0  # seconds for a body that is still coming when the server is told to end

@@ -10,7 +10,8 @@ import pytest
 
 from serving.core.http import Request, Response
 from serving.core.record import Record
-from serving.pipeline import handler
+from serving.pipeline import handler, layers
+from serving.pipeline.exchange import Exchange
 from serving.pipeline.handler import handle
 from serving.pipeline.native import build
 from tests.conftest import Serve
@@ -73,16 +74,17 @@ def extension() -> Path:
 @pytest.fixture
 def compare(serve: Serve, extension: Path, monkeypatch: pytest.MonkeyPatch) -> Ask:
     """Ask a model in both ways and assert that the answers are the same; return who was answered by the extension."""
-    quickly = handler._quickly
+    natively = layers.natively
     taken = ran = False
 
-    def watched(*arguments: object) -> object:
+    def watched(exchange: Exchange) -> Response | None:
         nonlocal taken, ran
-        answer = quickly(*arguments)  # type: ignore[arg-type]
-        taken, ran = answer is not None, isinstance(answer, Response)
-        return answer
+        response = natively(exchange)
+        ran = response is not None
+        taken = ran or exchange.failure is not None
+        return response
 
-    monkeypatch.setattr(handler, "_quickly", watched)
+    monkeypatch.setattr(layers, "natively", watched)
 
     def ask(questions: Iterable[Question], path: str) -> Iterable[tuple[Answer, bool]]:
         nonlocal taken, ran

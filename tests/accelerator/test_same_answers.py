@@ -15,7 +15,7 @@ import pytest
 
 from serving.core.http import Request
 from serving.core.telemetry import phases
-from serving.pipeline import accelerator, handler
+from serving.pipeline import accelerator, handler, layers
 from serving.runtime import model
 from serving.servers import wsgi
 from tests import zoo
@@ -829,14 +829,14 @@ def test_through_the_door(serve: Serve, extension: Path, monkeypatch: pytest.Mon
     """As a server asks: the headers, their names at least, are the same too, the first time and later."""
     from tests.fuzz.requests import environ
 
-    quickly, taken = handler._quickly, Counter[bool]()
+    natively, taken = layers.natively, Counter[bool]()
 
-    def watched(*arguments: Any) -> Any:
-        answer = quickly(*arguments)
-        taken[answer is not None] += 1
-        return answer
+    def watched(exchange: Any) -> Any:
+        response = natively(exchange)
+        taken[response is not None] += 1
+        return response
 
-    monkeypatch.setattr(handler, "_quickly", watched)
+    monkeypatch.setattr(layers, "natively", watched)
     message = b"POST /v1/models/types:predict HTTP/1.1\r\n\r\n" + PLAIN
     told = []
     for way in ("off", str(extension)):

@@ -21,7 +21,6 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable
 from functools import lru_cache
 from time import perf_counter_ns
 from typing import Any
@@ -183,22 +182,18 @@ def named(record: Record) -> tuple[str, str]:
         return "none", "none"
     if record.events:
         return "event", "receive"
-    return _named(record.route.action, (record.protocol or record.route.protocol).__name__)
-
-
-BARE = ("index", "live", "ready", "describe", "expose")  # actions without a protocol
+    codec = record.protocol or record.route.codec
+    return _named(record.route.name, codec.__name__ if codec else "none")
 
 
 @lru_cache(maxsize=64)
-def _named(action: Callable[..., Any], protocol: str) -> tuple[str, str]:
-    module, name = protocol.rpartition(".")[2], action.__name__
+def _named(name: str, codec: str) -> tuple[str, str]:
+    module = codec.rpartition(".")[2]
     if name == "receive":
         return "event", name
-    if name != "infer":
-        return "none" if name in BARE else module, name
-    if module in ("classify", "regress"):
-        return "tensorflow_serving", module
-    return module, "infer" if module == "open_inference" else "predict"
+    if name == "predict" and module == "open_inference":
+        return module, "infer"
+    return "tensorflow_serving" if module == name else module, name
 
 
 def _rows(record: Record) -> int:
@@ -249,9 +244,6 @@ def _traced(trace: Trace, project: str) -> dict[str, Any]:
     return told
 
 
-QUIET = frozenset({"live", "ready", "model_ready", "expose"})  # what probes and scrapers ask for, every few seconds
-
-
 def _line(
     method: str, path: str, headers: Headers, length: int | None, status: int, size: int, record: Record, ended: int,
     trace: Trace | None, untold: int,
@@ -260,7 +252,8 @@ def _line(
     get, text = headers.get, _milliseconds
     rows, steps = _rows(record), _steps(record, ended)
     seconds, nanoseconds = divmod(time.time_ns() - (perf_counter_ns() - ended), 1_000_000_000)
-    head = _head(method, path[: LONGEST + 1], status, get("user-agent") or "", named(record), record.signature)
+    head = _head(method, path[: LONGEST + 1], status, get("user-agent") or "", named(record), record.signature,
+                 record.route is not None and record.route.quiet)  # fmt: skip
     total = steps[3]
     more = "}" if length is None else f',"requestSize":"{length}"}}'
     if rows:
@@ -287,13 +280,15 @@ STEPS = ("decode", "run", "encode")
 
 
 @lru_cache(maxsize=256)
-def _head(method: str, path: str, status: int, agent: str, called: tuple[str, str], signature: str | None) -> str:
+def _head(
+    method: str, path: str, status: int, agent: str, called: tuple[str, str], signature: str | None, quiet: bool
+) -> str:
     """Return the beginning of a line, in which most requests are alike; `httpRequest` is still open at its end."""
     protocol, action = called
     http: dict[str, Any] = {"requestMethod": plain(method), "requestUrl": plain(path), "status": status}
     if agent:
         http["userAgent"] = plain(agent)
-    severity = "ERROR" if status >= 500 else "WARNING" if status >= 400 else "DEBUG" if action in QUIET else "INFO"
+    severity = "ERROR" if status >= 500 else "WARNING" if status >= 400 else "DEBUG" if quiet else "INFO"
     entry = {
         "severity": severity, "message": f"{http['requestMethod']} {http['requestUrl']} {status}",
         "protocol": protocol, "action": action,

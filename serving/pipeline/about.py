@@ -1,0 +1,98 @@
+"""What is answered without a prediction: the state of the server and of the model, its signatures, the addresses."""
+
+import time
+from time import perf_counter_ns
+
+from serving.core import settings
+from serving.core.errors import DeadlineError
+from serving.core.http import NotFound, Response, Unavailable, compress, to_json
+from serving.core.record import Record
+from serving.core.telemetry import metrics
+from serving.pipeline import limits, watchdog
+from serving.pipeline.exchange import Exchange
+from serving.protocols import open_inference, tensorflow_serving
+from serving.runtime import model
+from serving.runtime.model import Model
+
+PATIENCE = 5.0  # seconds that a probe waits for a load that another request has begun; one comes every second
+
+
+def live(_exchange: Exchange) -> Response:
+    """Say that the process answers, whatever the model does."""
+    return Response(200, b'{"live":true}')
+
+
+def ready(exchange: Exchange) -> Response:
+    """Load the model if nothing has yet, warm it up, and say that it is there."""
+    _ready(exchange.record)
+    return Response(200, b'{"ready":true}')
+
+
+def model_ready(exchange: Exchange) -> Response:
+    """Do as `ready` does, and answer in the Open Inference Protocol's form."""
+    _ready(exchange.record)
+    return Response(200, open_inference.ready(exchange.labels.get("name")))
+
+
+def status(exchange: Exchange) -> Response:
+    """Say that the model answers; load it if nothing has yet, so that it is true."""
+    served = _ready(exchange.record)
+    return Response(200, to_json({
+        "model_version_status": tensorflow_serving.status(served.version), "name": served.name, "ready": True,
+    }))  # fmt: skip
+
+
+def _ready(record: Record) -> Model:
+    if limits.stopping:
+        raise Unavailable("the server is stopping")
+    cache, began = model.cache(), perf_counter_ns()
+    waits = not cache.warm
+    if waits:
+        watchdog.watch(settings.current())
+    try:
+        served = cache.ready(time.monotonic() + PATIENCE)
+    except DeadlineError:
+        raise Unavailable("the model is being loaded") from None
+    if waits:
+        record.waited = perf_counter_ns() - began
+    return served
+
+
+def models(_exchange: Exchange) -> Response:
+    """List the one model."""
+    return Response(200, to_json({"models": [settings.current().model_name]}))
+
+
+def metadata(exchange: Exchange) -> Response:
+    """Describe every signature; reads saved_model.pb, and the model's card where there is one."""
+    source = model.cache().source()
+    return Response(200, exchange.codec.metadata(source.name, source.version, source.contents, source.card))
+
+
+def server(_exchange: Exchange) -> Response:
+    """Say what this server is, whatever the model does."""
+    return Response(200, open_inference.server())
+
+
+def index(exchange: Exchange) -> Response:
+    """Say what is served and where."""
+    name = settings.current().model_name
+    addresses = [route.address(name) for route in exchange.routes]
+    return Response(200, to_json({"status": "alive", "model": name, "addresses": addresses}))
+
+
+def describe(exchange: Exchange) -> Response:
+    """Describe every address and what this model takes there, as OpenAPI; reads saved_model.pb alone."""
+    from serving.pipeline import openapi  # not needed for an answer
+
+    response = Response(200, openapi.document(model.cache().source(), settings.current(), tuple(exchange.routes)))
+    return compress(response, exchange.request.headers.get("accept-encoding"))
+
+
+def expose(exchange: Exchange) -> Response:
+    """Render the metrics in the form that Prometheus reads."""
+    try:
+        body, content_type = metrics.expose(exchange.request.headers.get("accept") or "")
+    except LookupError as error:
+        raise NotFound(str(error)) from None
+    return Response(200, body, content_type)

@@ -1,0 +1,357 @@
+"""The layers around decode, run and encode. `serving.pipeline.routes` and `handler` say which stand in which order."""
+
+import importlib
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from time import perf_counter_ns
+from typing import TYPE_CHECKING, Any
+
+from serving.core import inflight, settings
+from serving.core.errors import DeadlineError, InputError, LoadError, RunError, did_you_mean
+from serving.core.http import (
+    SMALLEST_COMPRESSED,
+    BadRequest,
+    DeadlinePassed,
+    HttpError,
+    ModelFault,
+    NotFound,
+    NotImplementedHere,
+    Response,
+    TimedOut,
+    Unavailable,
+    check_origin,
+    compress,
+    to_json,
+    unpack,
+)
+from serving.core.http import receive as receive_body
+from serving.core.telemetry import metrics, observe, phases
+from serving.core.telemetry.log import begin, log
+from serving.pipeline import accelerator, limits, watchdog
+from serving.pipeline.exchange import Answer, Exchange, Layer
+from serving.protocols import open_inference, raw, sagemaker, tensorflow_serving
+from serving.protocols.codec import Codec
+from serving.runtime import model
+from serving.runtime.tensorflow_c import run_error
+
+if TYPE_CHECKING:
+    from serving.pipeline.routes import Route
+
+LARGEST_EVENT = 16 << 20  # bytes: a push of Pub/Sub's largest message, 10 MB in base64
+
+
+def infer(exchange: Exchange) -> Response:
+    """Answer with the outputs of one signature."""
+    call = exchange.decode()
+    outputs = exchange.run(call)
+    return exchange.encode(call, outputs)
+
+
+# Around a prediction, the innermost first
+
+
+def explained(answer: Answer) -> Answer:
+    """Add to the message of a refused body a body that works."""
+
+    def answer_or_explain(exchange: Exchange) -> Response:
+        try:
+            return answer(exchange)
+        except InputError as error:
+            assert exchange.call is not None
+            name = exchange.call.signature.name
+            whole = name not in exchange.model.source.parts  # of the parts of one tensor no example is better
+            refusal = BadRequest(str(error), name, example=whole)
+        except BadRequest as error:
+            refusal = error
+        if not refusal.example:
+            raise refusal from None
+        from serving.pipeline import shown  # not needed for an answer
+
+        examples = shown.examples(exchange.model, refusal, exchange.context, exchange.codec)
+        raise BadRequest(f"{refusal}{examples}") from None
+
+    return answer_or_explain
+
+
+def native(answer: Answer) -> Answer:
+    """Answer plain bodies by the native codec, in one step, where it is built: serving/pipeline/native/."""
+
+    def answer_in_one_step(exchange: Exchange) -> Response:
+        return natively(exchange) or answer(exchange)
+
+    return answer_in_one_step
+
+
+def natively(exchange: Exchange) -> Response | None:
+    """Return the native codec's response; None for a request that it declines, or whose run has failed."""
+    quick, codec = accelerator.of(exchange.model), exchange.codec
+    if not quick.names or codec not in (tensorflow_serving, sagemaker, open_inference) or exchange.request.query:
+        return None
+    body, record = exchange.body, exchange.record
+    slot = inflight.begin("the native codec")  # which writes a better text
+    note = inflight.address(slot)
+    try:
+        if codec is not open_inference:
+            result = quick.predict(body, note)
+        else:
+            size = open_inference.json_size(exchange.request.headers, len(body))
+            result = quick.infer(body, len(body) if size is None else size, note)
+    finally:
+        inflight.end(slot)
+    if result is None:
+        return None
+    if len(result) == 2:
+        exchange.failure = run_error(*result)
+        return None
+    text, head, place, record.rows, record.decoding, record.decoded, record.ran, _ = result
+    record.signature = quick.names[place]
+    if phases.pending:
+        phases.took("run", (record.ran - record.decoded) / 1e9)
+    return open_inference.with_binary(text, head) if head else Response(200, text)
+
+
+def negotiated(answer: Answer) -> Answer:
+    """Find the protocol of a body at an address that takes several."""
+
+    def answer_in_its_protocol(exchange: Exchange) -> Response:
+        if exchange.codec is tensorflow_serving and (codec := _codec_of(exchange)):
+            exchange.codec = exchange.record.protocol = codec
+        return answer(exchange)
+
+    return answer_in_its_protocol
+
+
+def _codec_of(exchange: Exchange) -> Codec | None:
+    request = exchange.request
+    if raw.takes(request.headers.get("content-type") or "", exchange.body):
+        return raw
+    if request.path == "/invocations":
+        return sagemaker
+    # Vertex AI has one address for whatever protocol its model speaks.
+    if request.path == settings.current().aip_predict_route and open_inference.takes(exchange.body):
+        return open_inference
+    return None
+
+
+def compressed(answer: Answer) -> Answer:
+    """Compress a large response where the client takes that."""
+
+    def answer_compressed(exchange: Exchange) -> Response:
+        response = answer(exchange)
+        if len(response.body) >= SMALLEST_COMPRESSED:
+            response = compress(response, exchange.request.headers.get("accept-encoding"))
+        exchange.record.encoded = perf_counter_ns()
+        return response
+
+    return answer_compressed
+
+
+def loaded(answer: Answer) -> Answer:
+    """Load the model where nothing has yet, and note how long the request waited for that."""
+
+    def answer_by_the_model(exchange: Exchange) -> Response:
+        cache = model.cache()
+        if cache.loaded:
+            exchange.model = cache.get(exchange.until)
+        else:
+            watchdog.watch(settings.current())
+            began = perf_counter_ns()
+            exchange.model = cache.get(exchange.until)
+            exchange.record.waited = perf_counter_ns() - began
+        return answer(exchange)
+
+    return answer_by_the_model
+
+
+def unpacked(answer: Answer) -> Answer:
+    """Undo the Content-Encoding of a body."""
+
+    def answer_unpacked(exchange: Exchange) -> Response:
+        exchange.body = unpack(exchange.body, exchange.request.headers, _most(exchange))
+        return answer(exchange)
+
+    return answer_unpacked
+
+
+def admitted(answer: Answer) -> Answer:
+    """Run a request when there is room for one more; refuse it where its time has passed by then."""
+
+    def answer_in_turn(exchange: Exchange) -> Response:
+        admission, record = limits.admission(), exchange.record
+        began, record.entered = record.entered, None
+        if began is None:
+            began = admission.enter(exchange.until)
+        if phases.pending or not model.cache().loaded:
+            began = None  # the load and the first run take longer than those that come after them
+        try:
+            return answer(exchange)
+        finally:
+            admission.leave(began)
+
+    return answer_in_turn
+
+
+def received(answer: Answer) -> Answer:
+    """Read the body, bounded and counted; refuse before that a request that would wait too long for its turn."""
+
+    def answer_with_body(exchange: Exchange) -> Response:
+        request, admission = exchange.request, limits.admission()
+        exchange.until = admission.expect(request.headers)
+        metered = admission.metered(request)
+        try:
+            exchange.body = receive_body(metered or request.body, request.length, _most(exchange))
+            return answer(exchange)
+        except (BadRequest, TimedOut):
+            if limits.stopping and not hasattr(exchange, "body"):  # clients that still send are cut off
+                raise Unavailable("the server is stopping; try again") from None
+            raise
+        finally:
+            if metered is not None:
+                metered.close()
+
+    return answer_with_body
+
+
+def _most(exchange: Exchange) -> int:
+    """Return how many bytes of a body are read: at the root it may be an event if it says that it is so large."""
+    request, most = exchange.request, settings.current().max_body_bytes
+    return largest_body(request.path) if (request.length or 0) > most else most
+
+
+def largest_body(path: str) -> int:
+    """Return the most bytes that are read of a body sent to this path."""
+    most = settings.current().max_body_bytes
+    return max(LARGEST_EVENT, most) if path in ("/", "/events") else most
+
+
+# Around every request, the innermost first
+
+
+def for_this_model(answer: Answer) -> Answer:
+    """Refuse an address that names another model, or another version of it."""
+
+    def answer_for_this_model(exchange: Exchange) -> Response:
+        if exchange.labels:
+            _check_labels(exchange.labels)
+        return answer(exchange)
+
+    return answer_for_this_model
+
+
+def _check_labels(labels: Mapping[str, str | None]) -> None:
+    asked, label, version = labels["name"] or "", labels.get("label"), labels.get("version")
+    name = settings.current().model_name
+    if asked != name:
+        raise NotFound(f"there is no model {asked[:200]!r}{did_you_mean(asked[:200], [name])}")
+    if label is not None:
+        raise BadRequest(f"there is no version labelled {label[:200]!r}; labels are not in use", example=False)
+    if version is not None:
+        served = model.cache().source().version
+        if int(version[:40]) != int(served):
+            raise NotFound(f"there is no version {version[:40]} of {name!r}; there is version {served}")
+
+
+def same_origin(answer: Answer) -> Answer:
+    """Refuse what a page of another site has a browser send without asking first."""
+
+    def answer_same_origin(exchange: Exchange) -> Response:
+        if exchange.request.method == "POST":
+            check_origin(exchange.request.headers)
+        return answer(exchange)
+
+    return answer_same_origin
+
+
+Find = Callable[[str, str], "tuple[Route, dict[str, str | None], Sequence[Route]]"]
+
+
+def routed(find: Find) -> Layer:
+    """Return the layer that finds the route of an address, and with it the codec."""
+
+    def layer(answer: Answer) -> Answer:
+        def answer_at_route(exchange: Exchange) -> Response:
+            exchange.route, exchange.labels, exchange.routes = find(exchange.request.method, exchange.request.path)
+            exchange.codec = exchange.route.codec
+            exchange.record.route = exchange.route
+            return answer(exchange)
+
+        return answer_at_route
+
+    return layer
+
+
+def own_layer() -> tuple[Layer, ...]:
+    """Return the layer that LAYER names, module:function, none where it is unset; raise SettingError."""
+    name = settings.current().layer
+    if not name:
+        return ()
+    module, _, function = name.partition(":")
+    try:
+        return (getattr(importlib.import_module(module), function),)
+    except Exception as error:
+        raise settings.SettingError(f"LAYER: cannot import {name}: {type(error).__name__}: {error}") from error
+
+
+FAULTS: dict[str, type[HttpError]] = {
+    "UNAVAILABLE": Unavailable,
+    "RESOURCE_EXHAUSTED": Unavailable,
+    "UNIMPLEMENTED": NotImplementedHere,
+}
+
+
+def errors_answered(answer: Answer) -> Answer:
+    """Answer every error in JSON, and log those that are no client's fault."""
+
+    def answer_errors(exchange: Exchange) -> Response:
+        try:
+            return answer(exchange)
+        except ModelFault as error:
+            _log(exchange, f"a wrong answer of the model: {error}")
+            return _refuse(error)
+        except HttpError as error:
+            return _refuse(error)
+        except LoadError as error:
+            return _refuse(Unavailable(f"the model cannot be loaded: {error}"))
+        except DeadlineError as error:
+            return _refuse(DeadlinePassed(str(error)))
+        except RunError as error:
+            _log(exchange, f"a run failed: {error.code}: {error}")
+            return _refuse(FAULTS.get(error.code, HttpError)(f"the model failed: {error.code}"))
+        except MemoryError:
+            _log(exchange, "out of memory")
+            return _refuse(Unavailable("out of memory; try again, or send less at once"))
+        except Exception as error:
+            _log(exchange, f"a request failed: {error!r}", traceback=traceback.format_exc())
+            return _refuse(HttpError("internal error; the log has the reason"))
+
+    return answer_errors
+
+
+def _log(exchange: Exchange, message: str, **fields: Any) -> None:
+    log("ERROR", message, **observe.about(exchange.request), **fields)
+
+
+LONGEST_MESSAGE = 1900  # characters: an error body stays below 2 kB
+
+
+def _refuse(error: HttpError) -> Response:
+    message = str(error)
+    if len(message) > LONGEST_MESSAGE:
+        message = message[:LONGEST_MESSAGE] + " ..."
+    return Response(error.status, to_json({"error": message}), headers=error.headers)
+
+
+def observed(answer: Answer) -> Answer:
+    """Log, count and trace a request, and add the times of its steps to the response."""
+
+    def answer_observed(exchange: Exchange) -> Response:
+        begin(None)
+        if not metrics.on:
+            return observe.finish(exchange.request, answer(exchange))
+        metrics.began()
+        try:
+            return observe.finish(exchange.request, answer(exchange))
+        finally:
+            metrics.ended()
+
+    return answer_observed

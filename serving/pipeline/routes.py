@@ -1,0 +1,165 @@
+"""What is at each address: one row has all that there is to say about a route.
+
+The index, the OpenAPI document, the log's names and docs/addresses.md are made from these rows.
+"""
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+from serving.core import settings
+from serving.core.http import HttpError, MethodNotAllowed, NotFound
+from serving.pipeline import about
+from serving.pipeline.arrivals import bodies_that_are_events, events_at_root, events_in_kind, receive
+from serving.pipeline.exchange import Answer, stack
+from serving.pipeline.layers import (
+    admitted,
+    compressed,
+    explained,
+    infer,
+    loaded,
+    native,
+    negotiated,
+    received,
+    unpacked,
+)
+from serving.pipeline.rows import row_errors
+from serving.protocols import classify, open_inference, regress, tensorflow_serving
+from serving.protocols.codec import Codec
+
+# The way of a request for a prediction, the innermost first: what is last here comes first.
+# fmt: off
+predict         = stack(infer, row_errors, explained, native, negotiated, compressed, loaded,
+                        unpacked, admitted, received, events_in_kind)
+predict_at_root = stack(infer, row_errors, explained, native, negotiated, compressed, loaded,
+                        bodies_that_are_events, unpacked, admitted, received, events_at_root)
+# fmt: on
+
+
+class Operation(NamedTuple):
+    """What a route takes and gives, for OpenAPI; `body` names a request body, `answer` a schema."""
+
+    tag: str
+    summary: str
+    answer: str
+    body: str | None = None
+    refusals: Sequence[int] = ()
+
+
+class Route(NamedTuple):
+    """One address. The path is a regular expression."""
+
+    method: str
+    path: str
+    action: Answer
+    name: str  # of the action, in the log, the metrics and the traces
+    codec: Codec | None  # None: the address belongs to no protocol
+    operation: Operation
+    quiet: bool = False  # asked for every few seconds: its line in the log has severity DEBUG
+
+    def address(self, model_name: str) -> str:
+        """Return the method and the path as a client writes it, without a version."""
+        path = self.path.replace(VERSION, "").replace(NUMBER, "").replace("\\", "")
+        return f"{self.method} {path.removesuffix('/?').replace(NAME, model_name)}"
+
+
+NAME = r"(?P<name>[^/:]+)"
+VERSION = r"(?:/versions/(?P<version>[0-9]+)|/labels/(?P<label>[^/:]+))?"
+NUMBER = r"(?:/versions/(?P<version>[0-9]+))?"
+
+SERVING, INFERENCE, EVENTS = "TensorFlow Serving", "Open Inference Protocol", "Events"  # tags
+HEALTH, ABOUT = "Health", "About"
+TAGS = (SERVING, INFERENCE, EVENTS, HEALTH, ABOUT)
+RUNS, LOADS, READS = (400, 404, 413, 415, 500, 501, 503), (404, 500, 503), (404, 503)  # refusals
+V1, V2 = tensorflow_serving, open_inference
+QUIET = True
+
+# fmt: off
+PREDICT  = Operation(SERVING,   "Predict",                     "Predicted", "Predict", RUNS)
+LIVE     = Operation(HEALTH,    "Tell that the server lives",  "Live")
+READY    = Operation(HEALTH,    "Tell that the model answers", "Ready", None, LOADS)
+LIVE_V2  = Operation(INFERENCE, "Tell that the server lives",  "Live")
+READY_V2 = Operation(INFERENCE, "Tell that the model answers", "ModelReady", None, LOADS)
+
+ROUTES = (
+    Route("GET",  r"/",                                    about.index,       "index",       None,
+          Operation(ABOUT,     "Tell what is served, where", "Index")),
+    Route("POST", r"/",                                    predict_at_root,   "predict",     V1,       PREDICT),
+    Route("GET",  r"/healthz",                             about.live,        "live",        None,     LIVE,     QUIET),
+    Route("GET",  r"/readyz",                              about.ready,       "ready",       None,     READY,    QUIET),
+    Route("GET",  r"/openapi\.json",                       about.describe,    "describe",    None,
+          Operation(ABOUT,     "Tell all of this", "OpenAPI", None, READS)),
+    Route("GET",  rf"/v1/models/{NAME}{VERSION}",          about.status,      "status",      V1,
+          Operation(SERVING,   "Tell the state of the model", "Status", None, LOADS)),
+    Route("GET",  rf"/v1/models/{NAME}{VERSION}/metadata", about.metadata,    "metadata",    V1,
+          Operation(SERVING,   "Tell the signatures", "Metadata", None, READS)),
+    Route("POST", rf"/v1/models/{NAME}{VERSION}:predict",  predict,           "predict",     V1,       PREDICT),
+    Route("POST", rf"/v1/models/{NAME}{VERSION}:classify", predict,           "classify",    classify,
+          Operation(SERVING,   "Classify tf.Examples", "Classified", "Classify", RUNS)),
+    Route("POST", rf"/v1/models/{NAME}{VERSION}:regress",  predict,           "regress",     regress,
+          Operation(SERVING,   "Regress on tf.Examples", "Regressed", "Regress", RUNS)),
+    Route("GET",  r"/v1/models",                           about.models,      "models",      V1,
+          Operation(SERVING,   "List the model", "Models")),
+    Route("GET",  r"/ping",                                about.ready,       "ready",       None,     READY,    QUIET),
+    Route("POST", r"/invocations",                         predict,           "predict",     V1,       PREDICT),
+    Route("POST", r"/events",                              receive,           "receive",     None,
+          Operation(EVENTS,    "Take an event", "Replied", "Event", (400, 503))),
+    Route("GET",  r"/v2/?",                                about.server,      "server",      V2,
+          Operation(INFERENCE, "Tell what the server is", "ServerMetadata")),
+    Route("GET",  r"/v2/health/live",                      about.live,        "live",        None,     LIVE_V2,  QUIET),
+    Route("GET",  r"/v2/health/ready",                     about.model_ready, "model_ready", V2,       READY_V2, QUIET),
+    Route("GET",  rf"/v2/models/{NAME}{NUMBER}",           about.metadata,    "metadata",    V2,
+          Operation(INFERENCE, "Tell the signatures", "ModelMetadata", None, READS)),
+    Route("GET",  rf"/v2/models/{NAME}{NUMBER}/ready",     about.model_ready, "model_ready", V2,       READY_V2, QUIET),
+    Route("POST", rf"/v2/models/{NAME}{NUMBER}/infer",     predict,           "infer",       V2,
+          Operation(INFERENCE, "Infer", "Inferred", "Infer", RUNS)),
+)
+# fmt: on
+
+
+def routes() -> tuple[Route, ...]:
+    """Return every route, those that the settings add included."""
+    options = settings.current()
+    metrics = Operation(ABOUT, "Render the metrics in the form that Prometheus reads.", "Any")
+    added = (
+        Route("POST", re.escape(options.aip_predict_route), predict, "predict", V1, PREDICT),
+        Route("GET", re.escape(options.aip_health_route), about.ready, "ready", None, READY, QUIET),
+        Route("GET", "/metrics" if options.metrics else "", about.expose, "expose", None, metrics, QUIET),
+    )
+    return (*ROUTES, *(route for route in added if route.path))
+
+
+@lru_cache(maxsize=256)
+def find(method: str, path: str) -> tuple[Route, dict[str, str | None], tuple[Route, ...]]:
+    """Return the route of an address, what the address names, and all routes.
+
+    Raise NotFound or MethodNotAllowed. The cache is bounded: clients choose the addresses.
+    """
+    table, allowed = routes(), []
+    for route in table:
+        if match := re.fullmatch(route.path, path, re.DOTALL):
+            if route.method == method or (method == "HEAD" and route.method == "GET"):
+                return route, match.groupdict(), table
+            allowed.append(route.method)
+    if allowed:
+        methods = ", ".join(allowed)
+        raise MethodNotAllowed(f"{path[:200]}: expected {methods}, got {method[:20]}", methods)
+    if path == "/metrics":
+        raise NotFound("there are no metrics: METRICS=1 turns them on")
+    listed = ", ".join(addresses())
+    raise NotFound(f"there is nothing at {path[:200]!r}; there is {listed}")
+
+
+def addresses() -> list[str]:
+    """Return every address, with this model's name in it."""
+    name = settings.current().model_name
+    return [route.address(name) for route in routes()]
+
+
+def is_probe(method: str, path: str) -> bool:
+    """Say whether an address is one that platforms ask to learn how the process does."""
+    try:
+        return find(method, path)[0].quiet
+    except HttpError:
+        return False
