@@ -12,7 +12,7 @@ import functions_framework
 
 from serving.core import settings
 from serving.core.telemetry import observe
-from serving.pipeline.handler import handle
+from serving.pipeline.handler import handle, prepare
 from serving.runtime import model
 from serving.servers import gunicorn
 from serving.servers.flask import from_flask, to_flask
@@ -20,6 +20,7 @@ from serving.servers.functions import take_over
 
 try:
     _settings = settings.current()
+    prepare()
 except settings.SettingError as error:
     sys.exit(f"main.py: {error}")
 
@@ -36,6 +37,8 @@ model.open_library(_settings)
 @functions_framework.http  # type: ignore[untyped-decorator]
 def predict(request: flask.Request) -> flask.Response:
     """Answer over HTTP, in the protocol that the path names: called for every request, whatever its method and path."""
+    # A check of yours goes here: `flask.abort(401)` refuses the request. docs/own-checks.md has one for every server.
+    # What `handle` does, layer by layer, is in serving/pipeline/handler.py and routes.py.
     return to_flask(handle(from_flask(request)))
 
 

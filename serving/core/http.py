@@ -84,6 +84,12 @@ class BadRequest(HttpError):
         self.example = example
 
 
+class Unauthorized(HttpError):
+    """The client has not said who it is; for layers of the user's own."""
+
+    status = 401
+
+
 class Forbidden(HttpError):
     status = 403
 

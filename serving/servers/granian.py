@@ -17,6 +17,7 @@ from serving.core.settings import Settings
 from serving.core.telemetry import observe, phases
 from serving.core.telemetry.log import log
 from serving.pipeline import limits
+from serving.pipeline.handler import prepare
 from serving.runtime import model
 from serving.servers import connections
 
@@ -52,6 +53,7 @@ def main() -> None:
     """Serve until a signal ends it."""
     try:
         options = settings.current()
+        prepare()
         listeners = listen(options)
     except settings.SettingError as error:
         sys.exit(f"serving.servers.granian: {error}")

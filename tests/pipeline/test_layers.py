@@ -1,0 +1,102 @@
+"""Layers: their order, and one of the user's own in front of real servers."""
+
+import json
+import subprocess
+
+import pytest
+
+from serving.core.http import Request, Response, Unauthorized
+from serving.core.record import Record
+from serving.pipeline import handler
+from serving.pipeline.exchange import Answer, Exchange, stack
+from tests.conftest import ROOT, Serve, plain_environment
+from tests.server import DOORS, free_port, running
+
+BODY = (ROOT / "examples" / "three.json").read_bytes()
+EVENT = {
+    "ce-specversion": "1.0",
+    "ce-id": "1",
+    "ce-source": "/test",
+    "ce-type": "test",
+    "content-type": "application/json",
+}
+KEYS = {"LAYER": "examples.api_key:with_api_key", "API_KEYS": "first, second"}
+SERVERS = [door for door in DOORS if door != "predict_event"]
+
+
+def test_a_stack_names_the_innermost_layer_first() -> None:
+    def named(name: str):  # type: ignore[no-untyped-def]
+        def layer(answer: Answer) -> Answer:
+            return lambda exchange: Response(200, name.encode() + answer(exchange).body)
+
+        return layer
+
+    answer = stack(lambda _: Response(200, b"."), named("inner "), named("outer "))
+    exchange = Exchange(Request("GET", "/", record=Record()), answer)
+    assert answer(exchange).body == b"outer inner ."
+
+
+def test_a_layer_sees_every_request_and_its_errors_are_answered(serve: Serve) -> None:
+    serve()
+    seen: list[str] = []
+
+    def watching(answer: Answer) -> Answer:
+        def answer_or_refuse(exchange: Exchange) -> Response:
+            seen.append(exchange.request.path)
+            if exchange.request.path == "/refused":
+                raise Unauthorized("no")
+            return answer(exchange)
+
+        return answer_or_refuse
+
+    answer = handler.compose(watching)
+    paths = ["/", "/nowhere", "/refused", "/v2"]
+    statuses = [answer(Exchange(Request("GET", path, record=Record()), answer)).status for path in paths]
+    assert (statuses, seen) == ([200, 404, 401, 200], paths)
+
+
+@pytest.mark.parametrize("door", SERVERS)
+def test_the_api_key_of_the_example_is_asked_for(door: str) -> None:
+    with running(door, **KEYS) as server:
+        refused = server.ask("POST", "/", BODY)
+        assert (refused.status, refused.json) == (401, {"error": "X-API-Key: expected a known key"})
+        assert [server.ask("POST", "/", BODY, x_api_key=key).status for key in ("first", "second", "third", "")] == [
+            200, 200, 401, 401,
+        ]  # fmt: skip
+        paths = ["/", "/healthz", "/readyz", "/nowhere", "/v1/models/model", "/openapi.json", "/metrics"]
+        assert [server.ask("GET", path).status for path in paths] == [401, 200, 200, 401, 401, 401, 401]
+        assert server.ask("POST", "/events", BODY, **EVENT).status == 401
+        assert server.ask("POST", "/events", BODY, **EVENT, x_api_key="first").status == 200
+
+
+def test_the_api_key_is_asked_for_by_the_event_function() -> None:
+    with running("predict_event", **KEYS) as server:
+        assert server.ask("POST", "/", BODY, **EVENT).status == 401
+        assert server.ask("POST", "/", BODY, **EVENT, x_api_key="second").status == 200
+
+
+BAD = [
+    # LAYER                          in the one line
+    ("nowhere:function",             "LAYER: cannot import nowhere:function: ModuleNotFoundError"),
+    ("examples.api_key:nothing",     "LAYER: cannot import examples.api_key:nothing: ValueError: API_KEYS"),
+    ("serving.pipeline:nothing",     "LAYER: cannot import serving.pipeline:nothing: AttributeError"),
+    ("not a name",                   "LAYER: expected module:function"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("door", SERVERS)
+@pytest.mark.parametrize(("layer", "words"), BAD)
+def test_a_layer_that_cannot_be_imported_stops_the_start(door: str, layer: str, words: str) -> None:
+    command = [part.format(port=1) for part in DOORS[door]]
+    environment = plain_environment(LAYER=layer, PORT=str(free_port()))
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    assert run.returncode != 0
+    lines = [line for line in run.stderr.splitlines() if words in line]
+    assert len(lines) == 1, run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_the_documentation_shows_the_layer_of_the_example() -> None:
+    text = (ROOT / "docs" / "own-checks.md").read_text()
+    assert KEYS["LAYER"] in text
+    assert json.dumps({"error": "X-API-Key: expected a known key"}, separators=(",", ":")) in text
