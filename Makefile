@@ -69,9 +69,9 @@ lint: compiled ## style, types and the imports between modules
 	.venv/bin/lint-imports
 
 # Tests that need no other model than the embedded one, and few processes.
-fast_tests := $(addprefix tests/,protocols deploy events/test_cloud_events.py events/test_storage.py planning/test_queueing.py \
-  test_answers.py test_architecture.py test_dependencies.py test_files.py test_graph.py test_settings.py test_version.py \
-  test_wsgi.py)
+fast_tests := $(addprefix tests/,protocols deploy core/test_files.py core/test_settings.py core/test_storage.py \
+  events/test_cloud_events.py product/test_answers.py repository/test_architecture.py repository/test_dependencies.py \
+  repository/test_version.py savedmodel/test_graph.py servers/test_wsgi.py tools/plan/test_queueing.py)
 quick: lint ## what a change needs: lint and a fast part of the tests, in less than two minutes on two cores
 	$(pytest) $(fast_tests)
 
@@ -84,8 +84,8 @@ test-tools: ## install the programs that optional tests need: Debian's packages,
 
 # Minutes: every test of serving, with the packages of the image instead of the environment's.
 test-image: compiled ## the tests of serving with the packages of the image: minutes
-	TEST_IMAGE=1 .venv/bin/python -m pytest tests/container
-	.venv/bin/python -m tests.container.suite
+	TEST_IMAGE=1 .venv/bin/python -m pytest tests/tools/image
+	.venv/bin/python -m tests.tools.image.suite
 
 # The image's own files, in a folder: what deploy/Dockerfile builds, without Docker.
 image: compiled ## the image's files in a folder (OUT), without Docker

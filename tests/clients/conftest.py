@@ -7,8 +7,8 @@ from functools import cache
 import pytest
 
 from tests.conftest import EMBEDDED
+from tests.models.zoo import build
 from tests.server import Server, running
-from tests.zoo import build
 
 Served = Callable[[str], Server]
 

@@ -10,8 +10,8 @@ import pytest
 
 from tests.clients.conftest import Served
 from tests.conftest import EMBEDDED
+from tests.models.zoo import Case, cases
 from tests.server import Server
-from tests.zoo import Case, cases
 
 Array = np.ndarray[Any, Any]
 

@@ -14,7 +14,7 @@ from serving.core.errors import LoadError
 from serving.core.settings import read
 from tests.conftest import EMBEDDED, ROOT, plain_environment
 from tests.deploy.conftest import Deploy
-from tests.zoo import kinds
+from tests.models.zoo import kinds
 
 
 def refusal(deploy: Deploy, *flags: str) -> str:
@@ -200,7 +200,7 @@ def test_a_model_in_a_bucket_is_not_looked_for_here(deploy: Deploy) -> None:
 
 def test_a_model_that_is_no_pure_function() -> None:
     from serving.servers.commands.check import check
-    from tests import zoo
+    from tests.models import zoo
 
     directory = zoo.build() / "counter"
     with pytest.raises(LoadError, match=r"it is no pure function: .* keeps or changes state between calls"):

@@ -17,9 +17,9 @@ import pytest
 from serving import scoring
 from tests.conftest import Serve
 from tests.events.emulators import Store, pubsub, storage
-from tests.events.test_score_command import pictures
+from tests.models.zoo import build
 from tests.server import Server, running
-from tests.zoo import build
+from tests.servers.commands.test_score import pictures
 
 KILLS = 20
 FINALIZED = "google.cloud.storage.object.v1.finalized"

@@ -21,7 +21,7 @@ from tests.conftest import ROOT, Serve
 from tests.events.sink import Sink, sink
 from tests.events.test_events import CE, FORMS, NAME, PREDICT, push, sent_as
 from tests.server import Answer, Server, running
-from tests.test_wsgi import call, environ, through_flask
+from tests.servers.test_wsgi import call, environ, through_flask
 
 DOORS = ["functions-framework", "predict_event", "granian"]
 

@@ -25,8 +25,8 @@ from serving.pipeline.handler import handle
 from serving.runtime import model
 from tests.conftest import ROOT, Serve
 from tests.events.sink import Sink, mail_server, sink
-from tests.test_handler import PREDICT
-from tests.zoo import build
+from tests.models.zoo import build
+from tests.pipeline.test_handler import PREDICT
 
 CE = {"ce_specversion": "1.0", "ce_id": "1", "ce_source": "/shop/1", "ce_type": "com.example.asked"}
 MESSAGE = "google.cloud.pubsub.topic.v1.messagePublished"

@@ -12,8 +12,8 @@ from cloudevents.http import from_http
 from tests.conftest import Serve
 from tests.events.pubsub import PubSub, emulator
 from tests.events.sink import Sink, sink
+from tests.pipeline.test_handler import PREDICT
 from tests.server import Server, running
-from tests.test_handler import PREDICT
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from exporting.runner import UNOPTIMIZED, Answer, _call
 from serving.core.errors import RunError
 from serving.runtime import tensorflow_c
 from serving.savedmodel.signature import read
-from tests.zoo import ZOO, cases
+from tests.models.zoo import ZOO, cases
 
 
 def main(folder: Path) -> None:

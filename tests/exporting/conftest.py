@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.zoo import build, locked
+from tests.models.zoo import build, locked
 
 ROOT = Path(__file__).resolve().parents[2]
 

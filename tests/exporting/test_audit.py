@@ -9,7 +9,7 @@ import pytest
 from serving.core.errors import LoadError
 from serving.savedmodel.safety import purity
 from tests.exporting.conftest import ROOT, python
-from tests.zoo import build
+from tests.models.zoo import build
 
 KINDS = [
     # operation                      kind

@@ -16,7 +16,7 @@ from serving.savedmodel.folder.card import digest
 from serving.savedmodel.safety.purity import impurities
 from serving.savedmodel.signature import read
 from tests.exporting.conftest import ROOT, python
-from tests.zoo import build
+from tests.models.zoo import build
 
 REFUSED = [
     # name          why

@@ -12,7 +12,7 @@ from serving.savedmodel.folder.card import digest
 from tests.conftest import EMBEDDED
 from tests.exporting import twins
 from tests.exporting.conftest import python
-from tests.zoo import ZOO, build
+from tests.models.zoo import ZOO, build
 
 pytest.importorskip("ai_edge_litert")
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.exporting.conftest import python
-from tests.zoo import BROKEN, DTYPES, VERSIONS, ZOO, absent
+from tests.models.zoo import BROKEN, DTYPES, VERSIONS, ZOO, absent
 
 PURE, BAKED = "", ""
 STATE = "keeps or changes state between calls"

@@ -16,8 +16,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tests import zoo
-from tests.zoo import ROOT, ZOO
+from tests.models import zoo
+from tests.models.zoo import ROOT, ZOO
 
 EMBEDDED = ROOT / "model"
 PIXELS = "embedded"  # the embedded model, asked for its numeric signature

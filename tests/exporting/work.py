@@ -26,7 +26,7 @@ from exporting.audit import audit  # noqa: E402
 from exporting.bake import bake  # noqa: E402
 from exporting.refusal import Refusal  # noqa: E402
 from tests.exporting import odd  # noqa: E402
-from tests.zoo import BROKEN, ZOO, absent, build, cases  # noqa: E402
+from tests.models.zoo import BROKEN, ZOO, absent, build, cases  # noqa: E402
 
 # What the made-up inputs do not fit is compared by one of the zoo's own cases.
 GIVEN = ("failures", "parse_example", "ragged_inside", "sparse_input", "tf1_classify", "tf1_regress")

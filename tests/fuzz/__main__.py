@@ -77,7 +77,7 @@ def _by_libfuzzer(seconds: float, seed: int) -> int:
 
 
 def _races() -> int:
-    from tests.accelerator import races
+    from tests.pipeline.native import races
 
     ended = races.run("clean")
     print(f"{RACES}: " + (f"found\n{ended.stderr[-6000:]}" if ended.returncode else "none"), flush=True)

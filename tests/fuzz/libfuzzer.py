@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from serving.pipeline.native.build import run
-from tests.accelerator.sanitizers import FUZZER, extension, library
-from tests.accelerator.sanitizers import environment as sanitized
 from tests.conftest import ROOT
 from tests.fuzz.__main__ import CORPUS, NATIVE, attempt, keep, seeds
 from tests.fuzz.mutate import mutate
+from tests.pipeline.native.sanitizers import FUZZER, extension, library
+from tests.pipeline.native.sanitizers import environment as sanitized
 
 WORK = ROOT / ".cache" / "fuzz" / NATIVE
 FOUND = 77  # the exit status of libFuzzer for what it has found itself

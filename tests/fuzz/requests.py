@@ -23,8 +23,8 @@ from serving.protocols import open_inference
 from serving.runtime import model
 from serving.runtime.model import Model
 from serving.servers import wsgi
-from tests.accelerator import models as echoes
 from tests.conftest import EMBEDDED, ROOT
+from tests.pipeline.native import models as echoes
 
 
 class Fields:

@@ -12,12 +12,12 @@ from contextlib import closing
 
 import pytest
 
-from tests.accelerator.conftest import built
 from tests.conftest import EMBEDDED, ROOT, forget, plain_environment
 from tests.fuzz.__main__ import CORPUS, attempt, seeds
 from tests.fuzz.mutate import mutate
 from tests.fuzz.requests import INSIDE, ask, message, served
 from tests.fuzz.targets import TARGETS, prepare
+from tests.pipeline.native.conftest import built
 from tests.server import running
 
 SHORT = 400  # inputs

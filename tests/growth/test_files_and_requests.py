@@ -15,11 +15,11 @@ from serving.savedmodel.folder import assets, manifest
 from serving.savedmodel.protobuf import write_varint
 from serving.savedmodel.safety.purity import impurities
 from serving.savedmodel.signature import read
-from tests.accelerator.models import build
 from tests.conftest import Serve
 from tests.growth import MOST, Make, grows
 from tests.growth.grown import keys
 from tests.growth.test_bodies import ANY
+from tests.pipeline.native.models import build
 
 
 def field(number: int, content: bytes) -> bytes:

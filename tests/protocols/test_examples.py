@@ -16,7 +16,7 @@ from serving.core.http import BadRequest, ModelFault, TooLarge
 from serving.protocols import classify, regress
 from serving.savedmodel.signature import Signature, TensorSpec
 from tests.conftest import ROOT, Serve, plain_environment
-from tests.zoo import build
+from tests.models.zoo import build
 
 BY_NAME = {dtype.numpy_name: dtype for dtype in DTYPES}
 

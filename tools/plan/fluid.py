@@ -3,7 +3,7 @@
 While there is room, the requests in the instances are in the steady state of queueing; time then advances
 by the autoscaler's tick. While requests wait or instances start, it advances by STEP, and what waits is a queue of
 streams. Both follow the rules that events follows request by request; where both can be run they agree
-(tests/planning/test_fluid.py).
+(tests/tools/plan/test_fluid.py).
 """
 
 import math

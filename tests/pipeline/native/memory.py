@@ -1,0 +1,497 @@
+"""What test_memory.py runs in a process of its own, where AddressSanitizer watches the extension.
+
+python -m tests.pipeline.native.memory EXTENSION FAKE_TENSORFLOW CHECK
+"""
+
+import base64
+import ctypes
+import importlib.machinery
+import importlib.util
+import json
+import random
+import struct
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from serving.savedmodel.signature import Signature, read
+from tests.fuzz.mutate import mutate
+from tests.pipeline.native.bodies import STRINGS, Writer
+from tests.pipeline.native.models import build
+
+MODELS = ("types", "shapes", "several", "strings", "named_b64")
+HEAD = b'{"model_name":"model","model_version":"1"'
+LIMITS = (10_000, 16 << 20, 256, 8 << 20, -1, False)  # rows, elements, id, string, pixels, null
+X, Y = (b"x", b"FP32", 1, (-1,), 0, 0), (b"y", b'"y":', b"FP32", False, 1, 0, 0)
+WORD = (b"x", b"BYTES", 7, (-1,), 0, 0)
+LONG = (b"x", b"INT64", 9, (-1,), 0, 0)
+
+
+class Fake:
+    """The extension over the library that stands in for TensorFlow's."""
+
+    def __init__(self, extension: str, library: str) -> None:
+        """Load both."""
+        loader = importlib.machinery.ExtensionFileLoader("_accelerator", extension)
+        spec = importlib.util.spec_from_loader("_accelerator", loader)
+        assert spec is not None
+        self.module = importlib.util.module_from_spec(spec)
+        loader.exec_module(self.module)
+        self.library = ctypes.CDLL(library)
+        for name in ("live_tensors", "live_statuses", "live_strings", "count_runs"):
+            getattr(self.library, name).restype = ctypes.c_int64
+
+    def predictor(self, *signatures: tuple[Any, ...], limits: tuple[Any, ...] = LIMITS) -> Any:
+        """Return a predictor for signatures in the extension's own form."""
+        return self.module.Predictor(self.library._handle, 1, signatures, HEAD, *limits, self)
+
+    def live(self) -> tuple[int, int, int]:
+        """Return how many of the library's tensors, statuses and strings nobody has deleted."""
+        return self.library.live_tensors(), self.library.live_statuses(), self.library.live_strings()
+
+
+def of(signature: Signature, random_: random.Random, strange: float) -> tuple[Any, ...]:
+    """Return a signature in the extension's form, with outputs that are inputs again, or what a fake makes of them."""
+    inputs = tuple(
+        (
+            spec.name.encode(),
+            (spec.dtype.v2_name or "").encode(),
+            spec.dtype.code,
+            tuple(-1 if size is None else size for size in spec.shape or ()),
+            0,
+            place,
+        )
+        for place, spec in enumerate(signature.inputs.values())
+    )
+    outputs = []
+    for place, (name, datatype, code, *_) in enumerate(inputs):
+        what = random_.choice([*range(10), 11, 12]) if random_.random() < strange else 0
+        as_bytes = random_.random() < 0.2
+        outputs.append((name, b'"%b":' % name, datatype, as_bytes, 10 if what == 4 else code, what, place))
+    return signature.name.encode(), inputs, tuple(outputs)
+
+
+def plain(signature: Signature) -> bool:
+    """Say whether the extension takes the signature."""
+    shapes = [spec.shape for spec in signature.inputs.values()]
+    return bool(shapes) and all(
+        shape is not None and len(shape) <= 8 and spec.dtype.kind in "iufS"
+        for shape, spec in zip(shapes, signature.inputs.values())
+    )
+
+
+def bodies(fake: Fake) -> None:
+    """Bodies of every kind, with every kind of output."""
+    answered = refused = 0
+    random_ = random.Random("bodies")
+    for name in MODELS:
+        found = Writer(build() / name, "memory").bodies(2000)
+        signatures = [one for one in read(build() / name).signatures.values() if plain(one)]
+        for strange, limits in (
+            (0.0, LIMITS),
+            (0.3, LIMITS),
+            (0.0, (2, 4, 8, 3, -1, True)),
+            (0.9, (10_000, 1 << 20, 256, 1 << 20, 100, True)),
+        ):
+            predictor = fake.predictor(*(of(one, random_, strange) for one in signatures), limits=limits)
+            for body in found:
+                answer = predictor.predict(body)
+                if answer == (3, b"not today"):
+                    refused += 1
+                elif answer is not None:
+                    answered += 1
+                    json.loads(answer[0])
+                assert fake.live() == (0, 0, 0), body
+    assert answered > 5000, answered
+    assert refused > 100, refused
+    assert fake.library.count_runs() > answered + refused
+
+
+def large(fake: Fake) -> None:
+    """Bodies that make every buffer grow, one whose tensor cannot be had, and every cut of one."""
+    signature = (
+        b"serving_default",
+        ((b"x", b"FP32", 1, (-1, -1), 0, 0),),
+        (Y, (b"z", b'"z":', b"FP32", False, 1, 2, 0)),
+    )
+    predictor = fake.predictor(signature, limits=(10**9, 10**9, 256, 10**9, -1, False))
+    for count in [*range(1, 300), 1000, 5000, 100_000]:
+        row = b"[%b]" % b",".join([b"-1.2345678e-30"] * count)
+        answer = predictor.predict(b'{"inputs":[%b]}' % row)
+        assert answer[0] == b'{"outputs":{"y":[%b],"z":-1.2345678e-30}}' % row
+        answer = predictor.predict(b'{"inputs":[%b]}' % b",".join([b"[1.5]"] * count))
+        assert answer[3] == count
+    assert predictor.predict(b'{"inputs":[[%b]]}' % b",".join([b"1"] * 300_000)) is None
+    body = (
+        b' { "signature_name" : "serving_default" , "instances" : [ { "x" : [ 1.5e3 , -2 ] } , { "x" : [ 0 , 1 ] } ] } '
+    )
+    for size in range(len(body) - 2):
+        assert predictor.predict(body[:size]) is None
+        assert predictor.predict(body[size:]) is None or not size
+    for body in (b"", b"{", b'{"', b'{"inputs":', b"[" * 100_000, b'{"inputs":' + b"[" * 100_000, b'{"inputs":[[' + b"1" * 100_000,
+                 b'{"inputs":[[1.' + b"1" * 100_000, b'{"inputs":[[1e' + b"1" * 100_000, b'{"' * 100_000, b" " * 100_000):  # fmt: skip
+        assert predictor.predict(body) is None
+    assert predictor.predict(b'{"inputs":[[1.' + b"1" * 100_000 + b"]]}")[0].startswith(
+        b'{"outputs":{"y":[[1.1111112]]'
+    )
+    assert fake.live() == (0, 0, 0)
+
+
+def without_one(value: Any) -> Iterator[Any]:
+    """Yield a JSON value without one of its members or elements, each at any depth in its turn."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield {name: other for name, other in value.items() if name != key}
+            yield from ({**value, key: less} for less in without_one(inner))
+    elif isinstance(value, list):
+        for place, inner in enumerate(value):
+            yield value[:place] + value[place + 1 :]
+            yield from ([*value[:place], less, *value[place + 1 :]] for less in without_one(inner))
+
+
+def infers(fake: Fake) -> None:
+    """Requests of the Open Inference Protocol, binary tensors among them, and what chance makes of them."""
+    random_ = random.Random("infers")
+    double = (b"a", b"FP64", 2, (-1, 2), 0, 1)
+    outputs = (Y, (b"a", b'"a":', b"FP64", False, 2, 0, 1))
+    predictors = [
+        fake.predictor((b"s", (X, double), outputs)),
+        fake.predictor((b"s", (X, double), (Y, (b"z", b'"z":', b"FP32", False, 1, 7, 0)))),
+        fake.predictor((b"s", (X, double), outputs), limits=(2, 4, 3, 3, -1, True)),
+    ]
+    seeds: list[tuple[bytes, bytes]] = []
+    for rows in (1, 2, 5):
+        for binary_x, binary_a, binary_y in ((0, 0, 0), (1, 0, 1), (0, 1, 0), (1, 1, 1)):
+            tail, tensors = b"", []
+            for name, datatype, size, shape, binary in (
+                ("x", "FP32", 4 * rows, [rows], binary_x), ("a", "FP64", 16 * rows, [rows, 2], binary_a)
+            ):  # fmt: skip
+                tensor: dict[str, Any] = {"name": name, "datatype": datatype, "shape": shape}
+                if binary:
+                    tensor["parameters"] = {"binary_data_size": size}
+                    tail += random_.randbytes(size)
+                else:
+                    tensor["data"] = [0.5] * (size // (4 if name == "x" else 8))
+                tensors.append(tensor)
+            body: dict[str, Any] = {
+                "id": "seven",
+                "inputs": tensors,
+                "parameters": {"binary_data_output": bool(binary_y)},
+            }
+            wanted = [{"name": "y", "parameters": {"binary_data": bool(binary_y)}}]
+            for one in (body, {"inputs": tensors}, {"inputs": tensors, "outputs": wanted}):
+                seeds.append((json.dumps(one, separators=random_.choice([None, (",", ":")])).encode(), tail))
+    texts = [text for text, _ in seeds]
+    answered = 0
+    for text, tail in seeds:
+        cases = [(text, tail), *((mutate(text, texts, random_, 4096), tail) for _ in range(60))]
+        cases += [(json.dumps(less).encode(), tail) for less in without_one(json.loads(text))]
+        cases += [(text, tail[:size]) for size in range(len(tail))] + [(text, tail + b"1")]
+        cases += [(text.replace(b'e":', b'e":1', 1), tail), (text.replace(b'e":', b'e":-', 1), tail)]
+        for text_, tail_ in cases:
+            body_ = text_ + tail_
+            sizes = {len(text_), len(body_), 0, -1, len(body_) + 1, random_.randrange(len(body_) + 1), (1 << 63) - 1}
+            for predictor in predictors:
+                for size in sizes:
+                    answer = predictor.infer(body_, size)
+                    answered += answer is not None and len(answer) > 2
+                    assert fake.live() == (0, 0, 0), (body_, size)
+    assert answered > 50, answered
+
+
+def echo(what: int = 0, *, as_bytes: bool = False) -> tuple[Any, ...]:
+    """Return an output of strings, what the fake makes of the first input."""
+    return (b"y", b'"y":', b"BYTES", as_bytes, 7, what, 0)
+
+
+def value(element: Any, as_bytes: bool = False) -> Any:
+    """Return an element of JSON as it comes back: text where it is UTF-8."""
+    data = element.encode() if isinstance(element, str) else base64.b64decode(element["b64"])
+    try:
+        if not as_bytes:
+            return data.decode()
+    except UnicodeDecodeError:
+        pass
+    return {"b64": base64.b64encode(data).decode()}
+
+
+def decoded(wanted: Any, as_bytes: bool = False) -> Any:
+    """Return an answer whose elements stand in it as a body has them."""
+    if isinstance(wanted, dict):
+        return {name: decoded(one, as_bytes) for name, one in wanted.items()}
+    if isinstance(wanted, list):
+        return [decoded(one, as_bytes) for one in wanted]
+    return value(json.loads(wanted), as_bytes)
+
+
+def strings(fake: Fake) -> None:
+    """Strings of every kind, the last of their body, cut at every byte; and answers cut within a character."""
+    scalar = (b"scalar", ((*WORD[:3], (), 0, 0),), (echo(),))
+    plain, binary = (fake.predictor((b"s", (WORD,), (echo(as_bytes=one),)), scalar) for one in (False, True))
+    more = [fake.predictor((b"s", (WORD,), (echo(what),))) for what in (11, 12)]
+    limited = fake.predictor((b"s", (WORD,), (echo(),)), limits=(2, 2, 1, 3, 10, False))
+    answered = 0
+    for text, taken in STRINGS:
+        element = text.encode("utf-8", "surrogateescape")
+        for form, wanted in (
+            (b'{"inputs":[%b]}', {"outputs": [text]}),
+            (b'{"instances":["a",%b]}', {"predictions": ['"a"', text]}),
+            (b'{"inputs":{"x":[%b]}}', {"outputs": [text]}),
+            (b'{"instances":[{"x":%b}]}', {"predictions": [text]}),
+            (b'{"signature_name":"scalar","inputs":%b}', {"outputs": text}),
+        ):
+            body = form % element
+            if (answer := plain.predict(body)) is not None:
+                assert taken, body
+                answered += 1
+                assert json.loads(answer[0]) == decoded(wanted), body
+            if (answer := binary.predict(body)) is not None:
+                assert json.loads(answer[0]) == decoded(wanted, as_bytes=b"scalar" not in body), body
+            for predictor in (*more, limited):
+                answer = predictor.predict(body)
+                assert answer is None or json.loads(answer[0]), body
+            for size in range(len(body)) if taken else ():
+                assert plain.predict(body[:size]) is None, body[:size]
+            for broken in (element, b'{"%b' % element, body[:-1], body[:-2]):
+                assert not taken or plain.predict(broken) is None
+                binary.predict(broken)
+            assert fake.live() == (0, 0, 0), body
+    assert answered > 400, answered
+    for text in (b"\\", b"\\u", b"\\u0", b"\\u00", b"\\u004", b"\\u0041", b"\\ud83d", b"\\ud83d\\", b"\\ud83d\\u", b"\\ud83d\\ude0", b"\xc3", b"\xe2",
+                 b"\xe2\x82", b"\xf0", b"\xf0\x9f", b"\xf0\x9f\x98", b"", b"a" * 5000):  # fmt: skip
+        for head in (b'{"inputs":["', b'{"inputs":[{"b64":"', b'{"', b'{"inputs":["a","', b'{"inputs":[{"x":"'):
+            assert plain.predict(head + text) is None
+    for text in ("a", "é", "€", "😀", "a€", "€a", "😀😀", ""):
+        for count in (*range(20), 1021, 1022, 1023, 1024, 1025, 2047, 2048):
+            element = (text * count).encode()
+            body = b'{"inputs":["%b"]}' % element
+            wanted_11 = {"b64": base64.b64encode(element + b"\xe2\x82").decode()}
+            assert json.loads(more[0].predict(body)[0]) == {"outputs": [wanted_11]}
+            assert json.loads(more[1].predict(body)[0]) == {"outputs": [value({"b64": base64.b64encode(element[:-1])})]}
+            assert json.loads(plain.predict(body)[0]) == {"outputs": [text * count]}
+            assert json.loads(binary.predict(body)[0]) == {"outputs": [value(text * count, True)]}
+    assert fake.live() == (0, 0, 0)
+
+
+def lengths(fake: Fake) -> None:
+    """BYTES behind their lengths, with wrong lengths and cut at every byte; answers in binary and in JSON."""
+    random_ = random.Random("lengths")
+    number = (b"n", b"FP32", 1, (-1,), 0, 1)
+    outputs = (echo(), (b"z", b'"z":', b"BYTES", True, 7, 11, 0), (b"c", b'"c":', b"BYTES", False, 7, 12, 0))
+    predictors = [
+        fake.predictor((b"s", (WORD, number), outputs)),
+        fake.predictor((b"s", (WORD, number), outputs), limits=(2, 4, 3, 3, 10, True)),
+        fake.predictor((b"s", (WORD, number), (*outputs, (b"w", b'"w":', b"BYTES", False, 7, 6, 0)))),
+        fake.predictor((b"s", (WORD, number), (*outputs, (b"w", b'"w":', b"BYTES", False, 7, 7, 0)))),
+    ]
+    answered = 0
+    for elements in ([b"a"], [b""], [b"", b"\xff", "é€😀".encode()], ["é€".encode(), b"x" * 40]):
+        data = b"".join(struct.pack("<I", len(one)) + one for one in elements)
+        tails = [data + bytes(4)]
+        for at in range(len(data)):
+            tails += [data[:at] + bytes([one]) + data[at + 1 :] + bytes(4) for one in (0, 1, data[at] ^ 1, 0x7F, 0xFF)]
+        tails += [(data + bytes(4))[:size] for size in range(len(data) + 4)] + [data + bytes(5)]
+        for binary in (True, False):
+            for told in {len(data), len(data) - 1, len(data) + 1, len(data) + 4, 0, 1 << 40}:
+                entries = [
+                    {
+                        "name": "x",
+                        "datatype": "BYTES",
+                        "shape": [len(elements)],
+                        "parameters": {"binary_data_size": told},
+                    },
+                    {"name": "n", "datatype": "FP32", "shape": [1], "parameters": {"binary_data_size": 4}},
+                ]
+                for asked in ([], [{"name": "z"}, {"name": "y"}], [{"name": "y"}]):
+                    body = {"parameters": {"binary_data_output": binary}, "outputs": asked, "inputs": entries}
+                    text = json.dumps(body).encode()
+                    for tail in tails if told == len(data) else random_.sample(tails, 3):
+                        for predictor in predictors:
+                            answer = predictor.infer(text + tail, len(text))
+                            if answer is not None and len(answer) > 2:
+                                answered += 1
+                                told_ = json.loads(answer[0][: answer[1] or None])
+                                if binary and told == len(data) and tail == tails[0] and asked[-1:] == [{"name": "y"}]:
+                                    assert answer[0].endswith(data), (answer, data)
+                                assert [one["name"] for one in told_["outputs"]][: len(asked)] == [
+                                    one["name"] for one in asked
+                                ]
+                            assert fake.live() == (0, 0, 0), text + tail
+    assert answered > 500, answered
+
+
+def refusal(fake: Fake) -> None:
+    """A tensor that cannot be had: what it was lent is given back once."""
+    predictor = fake.predictor((b"s", (WORD,), (echo(),)), limits=(10**9, 10**9, 256, 10**9, -1, False))
+    fine, many = (
+        (b'{"inputs":[%b]}' % b",".join([b'"a longer text than fits inside"'] * count)) for count in (40_000, 44_000)
+    )
+    assert predictor.predict(fine)[3] == 40_000
+    assert predictor.predict(many) is None
+    assert fake.live() == (0, 0, 0)
+
+
+def pictures(fake: Fake) -> None:
+    """Headers of pictures, in which everything may be wrong."""
+    random_ = random.Random("pictures")
+    predictor = fake.predictor((b"s", (WORD,), (echo(),)), limits=(100, 100, 256, 10**9, 1000, False))
+    png = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sII", 13, b"IHDR", 20, 30)
+    jpeg = b"\xff\xd8\xff\xe0\x00\x04ab\xff\xff\xd0\xff\xc4\x00\x02\xff\xc0\x00\x0b\x08\x00\x14\x00\x1e\x01"
+    answered = count = 0
+    for one in (
+        png,
+        jpeg,
+        b"\xff\xd8\xff\xc2",
+        b"\xff\xd8\xff\xfe\xff\xff",
+        b"\xff\xd8" + b"\xff\xe0\0\2" * 200,
+        b"GIF89a",
+        b"BM",
+        b"RIFF",
+    ):
+        changed = [one[:size] for size in range(min(len(one), 100) + 1)] + [one + bytes(200)]
+        for _ in range(300):
+            place = random_.randrange(min(len(one), 100))
+            changed.append(one[:place] + random_.choice([random_.randbytes(1), b"\xff", b"\0", b""]) + one[place + 1 :])
+        for data in changed:
+            if len(data) % 3 and data[:2] == b"\xff\xd8":
+                data = data[:2] + bytes(3 - len(data) % 3) + data[2:]
+            count += 1
+            # The memory of all strings has 1 kB more than the first: there the last one is the last of it.
+            filler = b"f" * (1024 - (len(data) + 2) // 3 * 3)
+            body = b'{"inputs":["first","%b",{"b64":"%b"}]}' % (filler, base64.b64encode(data))
+            answered += predictor.predict(body) is not None
+    assert count / 4 < answered < count, (answered, count)
+    assert fake.live() == (0, 0, 0)
+
+
+def threads(fake: Fake) -> None:
+    """Many calls of one predictor at once: each has its own answer."""
+    signature = (b"serving_default", (LONG,), ((b"y", b'"y":', b"INT64", False, 9, 0, 0),))
+    failing = (
+        b"failing",
+        (LONG,),
+        ((b"y", b'"y":', b"INT64", False, 9, 0, 0), (b"z", b'"z":', b"INT64", False, 9, 7, 0)),
+    )
+    predictor = fake.predictor(signature, failing)
+
+    def call(number: int) -> None:
+        numbers = list(range(number, number + 1 + number % 97 * 20))
+        answer = predictor.predict(json.dumps({"inputs": numbers}).encode())
+        assert json.loads(answer[0]) == {"outputs": numbers}
+        refused = predictor.predict(json.dumps({"signature_name": "failing", "inputs": numbers}).encode())
+        assert refused == (3, b"not today")
+        assert predictor.predict(json.dumps({"inputs": [numbers]}).encode()) is None
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(call, range(1000)))
+    assert fake.live() == (0, 0, 0)
+
+
+FINE = (b"s", (X,), (Y,))
+BAD: list[tuple[type[Exception], tuple[Any, ...]]] = [
+    (ValueError, ((), HEAD, 1, 1, 1, 1, 1, False, None)),
+    (ValueError, ((FINE,) * 17, HEAD, 1, 1, 1, 1, 1, False, None)),
+    (ValueError, (((b"s", (), (Y,)),), HEAD, 1, 1, 1, 1, 1, False, None)),
+    (ValueError, (((b"s", (X,), ()),), HEAD, 1, 1, 1, 1, 1, False, None)),
+    (ValueError, (((b"s", (X,) * 17, (Y,)),), HEAD, 1, 1, 1, 1, 1, False, None)),
+    (ValueError, (((b"s", (X,), (Y,) * 17),), HEAD, 1, 1, 1, 1, 1, False, None)),
+    (ValueError, (((b"s", ((b"x", b"FP32", 10, (-1,), 0, 0),), (Y,)),), HEAD, 1, 1, 1, 1, 1, False, None)),
+    (ValueError, (((b"s", ((b"x", b"FP16", 19, (-1,), 0, 0),), (Y,)),), HEAD, 1, 1, 1, 1, 1, False, None)),
+    (ValueError, (((b"s", ((b"x", b"FP32", -1, (-1,), 0, 0),), (Y,)),), HEAD, 1, 1, 1, 1, 1, False, None)),
+    (ValueError, (((b"s", ((b"x", b"FP32", 1, (-1,) * 33, 0, 0),), (Y,)),), HEAD, 1, 1, 1, 1, 1, False, None)),
+    (ValueError, (((b"s", (X,), ((b"y", b'"y":', b"FP16", False, 19, 0, 0),)),), HEAD, 1, 1, 1, 1, 1, False, None)),
+    (TypeError, (((b"s", ((b"x", b"FP32", 1, ("1",), 0, 0),), (Y,)),), HEAD, 1, 1, 1, 1, 1, False, None)),
+    (TypeError, (((b"s", ((b"x", b"FP32", 1, [1], 0, 0),), (Y,)),), HEAD, 1, 1, 1, 1, 1, False, None)),
+    (TypeError, ((("s", (X,), (Y,)),), HEAD, 1, 1, 1, 1, 1, False, None)),
+    (TypeError, (((b"s", (("x", b"FP32", 1, (-1,), 0, 0),), (Y,)),), HEAD, 1, 1, 1, 1, 1, False, None)),
+    (TypeError, (((b"s", (X,), ((b"y", "y", b"FP32", False, 1, 0, 0),)),), HEAD, 1, 1, 1, 1, 1, False, None)),
+    (TypeError, (((b"s", (X,)),), HEAD, 1, 1, 1, 1, 1, False, None)),
+    (TypeError, ([FINE], HEAD, 1, 1, 1, 1, 1, False, None)),
+    (TypeError, ((FINE,), HEAD, "1", 1, 1, 1, 1, False, None)),
+    (TypeError, ((FINE,), HEAD, 1, 1, 1, 1, 1, False)),
+    (OverflowError, ((FINE,), HEAD, 1 << 70, 1, 1, 1, 1, False, None)),
+    (OverflowError, (((b"s", ((b"x", b"FP32", 1, (1 << 70,), 0, 0),), (Y,)),), HEAD, 1, 1, 1, 1, 1, False, None)),
+    (TypeError, ((FINE,), HEAD, 1, 1, 1, "1", 1, False, None)),
+    (TypeError, ((FINE,), HEAD, 1, 1, 1, 1, None, False, None)),
+    (OverflowError, ((FINE,), HEAD, 1, 1, 1, 1 << 70, 1, False, None)),
+    (OverflowError, ((FINE,), HEAD, 1, 1, 1, 1, 1 << 70, False, None)),
+    (TypeError, (((b"s", (X,), ((b"y", b'"y":', b"FP32", 1, 0, 0),)),), HEAD, 1, 1, 1, 1, 1, False, None)),
+    (TypeError, ((FINE,), "{", 1, 1, 1, 1, 1, False, None)),
+]  # fmt: skip
+
+
+def leaks(fake: Fake) -> None:
+    """Whatever is made is freed: what AddressSanitizer counts as allocated does not grow."""
+    allocated = ctypes.CDLL(None).__sanitizer_get_current_allocated_bytes
+    allocated.restype = ctypes.c_size_t
+    small = ctypes.CDLL(None)
+    failing = (b"failing", (X,), (Y, (b"z", b'"z":', b"FP32", False, 1, 7, 0)))
+    wrong = (b"wrong", (X,), (Y, (b"z", b'"z":', b"FP32", False, 1, 6, 0)))
+    words = (b"words", (WORD,), (echo(), echo(11), echo(as_bytes=True)))
+    fails = (b"fails", (WORD,), (echo(), echo(7)))
+    odd = (b"odd", (WORD,), (echo(), echo(6)))
+    predictor = fake.predictor(FINE, failing, wrong, words, fails, odd)
+    texts = b"[%b]" % b",".join([b'"a longer text than fits inside, \\u00e9"', b'{"b64":"/w=="}'] * 50)
+    good = b"[%b]" % b",".join([b"0.5"] * 2000)
+
+    def refuses(error: type[Exception], arguments: tuple[Any, ...], handle: int | None = None) -> None:
+        try:
+            fake.module.Predictor(fake.library._handle if handle is None else handle, 1, *arguments)
+        except error:
+            return
+        raise AssertionError(f"taken: {arguments}")
+
+    def makes() -> None:
+        made = fake.predictor(FINE, FINE)
+        assert made.predict(b'{"inputs":[1]}')
+
+    def asks(body: Any) -> None:
+        try:
+            predictor.predict(body)
+        except TypeError:
+            assert not isinstance(body, bytes)
+
+    deeds: list[Callable[[], None]] = [
+        makes,
+        lambda: asks(b'{"inputs":%b}' % good),
+        lambda: asks(b'{"signature_name":"failing","inputs":%b}' % good),
+        lambda: asks(b'{"signature_name":"wrong","inputs":%b}' % good),
+        lambda: asks(b'{"inputs":%b' % good),
+        *(
+            lambda name=name: asks(b'{"signature_name":"%b","inputs":%b}' % (name, texts))
+            for name in (b"words", b"fails", b"odd")
+        ),
+        lambda: asks(b'{"signature_name":"words","inputs":%b' % texts),
+        lambda: asks(b'{"signature_name":"words","inputs":%b}' % texts.replace(b"w==", b"w=")),
+        lambda: asks("{}"),
+        lambda: asks(bytearray(b"{}")),
+        lambda: asks(None),
+        lambda: refuses(ValueError, ((FINE,), HEAD, 1, 1, 1, 1, 1, False, None), small._handle),
+        *(lambda case=case: refuses(*case) for case in BAD),
+    ]
+    references = sys.getrefcount(FINE), sys.getrefcount(fake), sys.getrefcount(fake.module.Predictor)
+    for number, deed in enumerate(deeds):
+        for _ in range(50):
+            deed()
+        before = allocated()
+        for _ in range(500):
+            deed()
+        assert allocated() - before < 8000, (number, allocated() - before)
+    assert (sys.getrefcount(FINE), sys.getrefcount(fake), sys.getrefcount(fake.module.Predictor)) == references
+    assert fake.live() == (0, 0, 0)
+
+
+def overrun(fake: Fake) -> None:
+    """A fault on purpose, in what the extension reads, which must end the process: that it is watched."""
+    predictor = fake.predictor((b"s", ((b"x", b"FP64", 2, (-1,), 0, 0),), ((b"y", b'"y":', b"FP64", False, 2, 10, 0),)))
+    predictor.predict(b'{"inputs":[1,2,3,4]}')
+
+
+if __name__ == "__main__":
+    CHECKS = {
+        check.__name__: check
+        for check in (bodies, large, infers, strings, lengths, pictures, refusal, threads, leaks, overrun)
+    }
+    CHECKS[sys.argv[3]](Fake(sys.argv[1], sys.argv[2]))
+    print("done")

@@ -1,0 +1,125 @@
+"""What runs in a process of its own under ThreadSanitizer: several callers at once, each through real models.
+
+python -m tests.pipeline.native.races EXTENSION CHECK
+"""
+
+import ctypes
+import json
+import os
+import random
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from serving.core import settings
+from serving.pipeline import accelerator
+from serving.runtime import model
+from tests.conftest import EMBEDDED, ROOT
+from tests.pipeline.native import sanitizers
+from tests.pipeline.native.bodies import Writer
+from tests.pipeline.native.models import build
+
+EXAMPLES = EMBEDDED / "assets.extra" / "examples.json"
+CALLERS = 6
+MODELS = ("types", "shapes", "several", "strings", "unlike")
+
+
+def serve(folder: Path, extension: str) -> accelerator.Quick:
+    """Load a model as a server does, and return what answers its plain requests."""
+    for variable in settings.VARIABLES:
+        os.environ.pop(variable, None)
+    os.environ |= {"MODEL_DIR": str(folder), "MODEL_NAME": "model", "ACCELERATOR": extension}
+    settings.current.cache_clear()
+    model.forget()
+    return accelerator.of(model.cache().get())
+
+
+def infers(count: int) -> list[bytes]:
+    """Return infer bodies for an input `x` of floats, JSON alone: right ones, wrong ones and cut ones."""
+    random_, bodies = random.Random("infers"), list[bytes]()
+    for _ in range(count):
+        rows = random_.choice([1, 2, 400])
+        shape = random_.choice([rows, rows, rows + 1])
+        data = b",".join(b"%d.5" % random_.randrange(100) for _ in range(rows))
+        body = b'{"inputs":[{"name":"x","shape":[%d],"datatype":"FP32","data":[%b]}]}' % (shape, data)
+        bodies.append(body[: random_.choice([None, None, None, len(body) // 2])])
+    return bodies
+
+
+def large(count: int) -> list[bytes]:
+    """Return predict bodies that take longer than a caller's turn at Python's lock, every other one wrong at its end."""
+    rows = b",".join(b"%d.5" % (place % 1000) for place in range(3000))
+    return [b'{"inputs":[%b,%b]}' % (rows, b"x" if place % 2 else b"%d" % place) for place in range(count)]
+
+
+def seen(answer: Any) -> Any:
+    """Return of an answer what does not depend on the time."""
+    return answer[:4] if answer is not None and len(answer) > 2 else answer
+
+
+def together(quick: accelerator.Quick, bodies: list[bytes], *, infer: bool = False, rounds: int = 1) -> None:
+    """Ask every body from each caller, in another order each; assert that each answer is as when asked alone.
+
+    The callers come first, so that they also make TensorFlow prepare the signatures.
+    """
+
+    def ask(body: bytes, note: int) -> Any:
+        answer = quick.infer(body, len(body), note) if infer else quick.predict(body, note)
+        return answer[:4] if answer is not None and len(answer) > 2 else answer  # times differ
+
+    def call(number: int) -> list[tuple[int, Any]]:
+        note = ctypes.create_string_buffer(512)
+        order = list(range(len(bodies))) * rounds
+        random.Random(number).shuffle(order)
+        return [(place, ask(bodies[place], ctypes.addressof(note))) for place in order]
+
+    with ThreadPoolExecutor(CALLERS) as pool:
+        answers = [one for caller in pool.map(call, range(CALLERS)) for one in caller]
+    alone = [ask(body, 0) for body in bodies]
+    for place, answer in answers:
+        assert answer == alone[place], (bodies[place][:300], answer, alone[place])
+    assert None in alone
+    assert any(answer is not None and len(answer) > 2 for answer in alone)
+
+
+def clean(extension: str) -> None:
+    """All that a server does at once."""
+    for name in MODELS:
+        quick = serve(build() / name, extension)
+        together(quick, Writer(build() / name, "races").bodies(300))
+        if name == "types":
+            together(quick, infers(300), infer=True)
+            together(quick, large(40), rounds=3)
+    quick = serve(EMBEDDED, extension)
+    examples = [json.dumps(example).encode() for example in json.loads(EXAMPLES.read_bytes()).values()]
+    together(quick, [*examples, *(example[:-2] for example in examples)], rounds=50)
+
+
+def race(extension: str) -> None:
+    """A race on purpose, in what the extension writes: all callers have one note."""
+    quick = serve(build() / "types", extension)
+    note = ctypes.create_string_buffer(512)
+    body = b'{"inputs":[%b]}' % b",".join([b"1.5"] * 2000)
+
+    def call(_: int) -> None:
+        for _ in range(200):
+            quick.predict(body, ctypes.addressof(note))
+
+    with ThreadPoolExecutor(CALLERS) as pool:
+        list(pool.map(call, range(CALLERS)))
+
+
+def run(check: str) -> "subprocess.CompletedProcess[str]":
+    """Run a check in a process that ThreadSanitizer watches; its status is 66 for a race. Raise Refused."""
+    folder = ROOT / ".cache" / "races"
+    extension = sanitizers.extension(sanitizers.THREAD, folder)
+    command = [sys.executable, "-m", "tests.pipeline.native.races", str(extension), check]
+    environment = sanitizers.environment(sanitizers.THREAD)
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+if __name__ == "__main__":
+    {"clean": clean, "race": race}[sys.argv[2]](sys.argv[1])
+    print("done")

@@ -1,0 +1,127 @@
+"""What becomes of each kind of model: one table, which docs/models.md shows. TABLE=1 finds out all of it anew."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT, plain_environment
+from tests.models.zoo.kinds import KINDS
+
+DOCUMENT = ROOT / "docs" / "models.md"
+STRINGS = "its input 'strings' holds strings"
+LOST = "for which the SavedModel holds no value"
+COLUMNS = ("serve", "check", "audit", "bake", "twin", "verify")
+
+# fmt: off
+OUTCOMES = {
+    # kind                served                     check  audit                         bake                    twin                     verify
+    "keras3_saved":      ("as TensorFlow",           "0",   "pure",                       "baked",                "converted",             "0"),
+    "keras3_untrained":  ("as TensorFlow",           "0",   "pure",                       "baked",                "converted",             "0"),
+    "keras3_signatures": ("as TensorFlow",           "0",   "pure",                       "baked",                "converted",             "0"),
+    "keras3_module":     ("as TensorFlow",           "0",   "pure",                       "baked",                "converted",             "0"),
+    "keras3_layer":      ("as TensorFlow",           "0",   "pure",                       "baked",                "converted",             "0"),
+    "keras3_text":       ("as TensorFlow",           "0",   "pure",                       "baked",                "its input 'inputs' holds strings", "0"),
+    "variable_lost":     (LOST,                      "0",   "pure",                       "baked",                "converted",             "0"),
+    "no_tensor_shape":   ("as TensorFlow",           "0",   "pure",                       "baked",                "the converter says",    "0"),
+    "output_dtype":      ("as TensorFlow",           "0",   "pure",                       "baked",                "converted",             "0"),
+    "pinned_to_gpu":     ("as TensorFlow",           "0",   "pure",                       "baked",                "the converter says",    "0"),
+    "table_collection":  ("as TensorFlow",           "0",   "pure",                       "baked",                "its input 'words' holds strings", "0"),
+    "vocabulary_scoped": ("as TensorFlow",           "0",   "pure",                       "baked",                "its input 'words' holds strings", "0"),
+    "answers_nothing":   ("served",                  "3",   "pure",                       "does not work as it is", "does not work as it is", "2"),
+    "prints":            ("as TensorFlow",           "0",   "pure",                       "baked",                "LiteRT has no",         "0"),
+    "prints_to_a_file":  ("PrintV2 (files)",         "1",   "PrintV2 touches files",      "PrintV2 touches files", "PrintV2 touches files", "1"),
+    "trees":             ("has no kernel on a CPU",  "1",   "no kernel for BoostedTrees", "no kernel for BoostedTrees", "no kernel for BoostedTrees", "2"),
+    "example_required":  ("as TensorFlow",           "0",   "pure",                       "baked",                "its input 'inputs' holds strings", "0"),
+    "example_any_rank":  ("as TensorFlow",           "0",   "pure",                       "baked",                "its input 'inputs' holds strings", "0"),
+    "example_features":  ("as TensorFlow",           "0",   "pure",                       "baked",                STRINGS,                 "0"),
+    "example_single":    ("as TensorFlow",           "0",   "pure",                       "baked",                STRINGS,                 "0"),
+    "example_sequence":  ("as TensorFlow",           "0",   "pure",                       "baked",                STRINGS,                 "0"),
+    "float_indices":     ("as TensorFlow",           "0",   "pure",                       "baked",                "converted",             "0"),
+    "picture_png":       ("as TensorFlow",           "0",   "pure",                       "baked",                STRINGS,                 "0"),
+    "sound_wav":         ("as TensorFlow",           "0",   "pure",                       "baked",                STRINGS,                 "0"),
+    "web_safe_base64":   ("as TensorFlow",           "0",   "pure",                       "baked",                STRINGS,                 "0"),
+    "numbers_as_text":   ("as TensorFlow",           "0",   "pure",                       "baked",                STRINGS,                 "0"),
+    "raw_bytes":         ("as TensorFlow",           "0",   "pure",                       "baked",                STRINGS,                 "0"),
+    "json_example":      ("as TensorFlow",           "0",   "pure",                       "baked",                STRINGS,                 "0"),
+    "rank_unknown":      ("as TensorFlow",           "0",   "pure",                       "baked",                "has no known rank",     "0"),
+    "vocabulary_strict": ("as TensorFlow",           "0",   "pure",                       "baked",                STRINGS,                 "0"),
+    "same_length":       ("as TensorFlow",           "0",   "pure",                       "baked",                "converted",             "0"),
+    "ragged_parts":      ("served",                  "0",   "pure",                       "baked",                "converted",             "0"),
+    "sparse_parts":      ("served",                  "0",   "pure",                       "baked",                "LiteRT has no",         "0"),
+    "csv_lines":         ("as TensorFlow",           "0",   "pure",                       "baked",                STRINGS,                 "0"),
+}
+# fmt: on
+# What the whole table takes is minutes; these are asked every time.
+ALWAYS = (
+    *("keras3_module", "keras3_text", "no_tensor_shape", "pinned_to_gpu", "table_collection", "example_features"),
+    *("variable_lost", "trees", "vocabulary_scoped"),
+)
+
+HEAD = """\
+# Kinds of models, and what becomes of them
+
+Generated by `tests/product/test_table.py`, which finds it out (`TABLE=1` for all of it) and compares every answer with
+TensorFlow's Python API. Served: the words are those of the refusal where a model, or a signature of it, is not. Check
+and verify: the exit status of `python -m serving check` (0 it answers, 1 it is not served, 3 nothing shows that it
+answers) and of `python -m serving verify --quick` (0 stateless, 1 not, 2 could not be verified). Audit: pure, or the
+first reason why not. Bake and twin: done, or the reason why not; a twin has no strings.
+
+| Model | | Served | Check | Audit | Bake | Twin | Verify |
+| --- | --- | --- | --- | --- | --- | --- | --- |
+"""
+
+
+def document() -> str:
+    rows = [f"| `{name}` | {KINDS[name]} | {' | '.join(OUTCOMES[name])} |\n" for name in KINDS]
+    return HEAD + "".join(rows)
+
+
+def test_the_table_has_every_kind() -> None:
+    assert list(OUTCOMES) == list(KINDS)
+
+
+def test_the_document_shows_the_table() -> None:
+    if os.environ.get("TABLE") == "1":
+        DOCUMENT.write_text(document())
+    assert DOCUMENT.read_text() == document(), "TABLE=1 pytest tests/product/test_table.py writes it"
+
+
+def found(names: list[str], columns: tuple[str, ...]) -> dict[str, dict[str, str]]:
+    command = [sys.executable, "-m", "tests.models.zoo.outcomes", *names, *columns]
+    run = subprocess.run(command, cwd=ROOT, env=plain_environment(), capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr[-3000:]
+    rows = [json.loads(line) for line in run.stdout.splitlines() if line.startswith('{"name"')]
+    return {row.pop("name"): row for row in rows}
+
+
+def differences(names: list[str], columns: tuple[str, ...]) -> list[str]:
+    rows = found(names, columns)
+    assert list(rows) == names
+    return [
+        f"{name}: {column}: expected {expected!r}, got {rows[name][column]!r}"
+        for name in names
+        for column, expected in zip(COLUMNS, OUTCOMES[name])
+        if column in columns
+        and (rows[name][column] != expected if len(expected) == 1 else expected not in rows[name][column])
+    ]
+
+
+def test_models_are_served_and_checked_as_the_table_says() -> None:
+    assert differences(list(KINDS), ("serve", "check")) == []
+
+
+def test_models_are_audited_and_baked_as_the_table_says() -> None:
+    assert differences(list(ALWAYS), ("audit", "bake")) == []
+
+
+def test_a_keras_3_model_that_tensorflow_saved_has_a_twin() -> None:
+    assert differences(["keras3_layer"], ("twin",)) == []
+
+
+@pytest.mark.skipif(os.environ.get("TABLE") != "1", reason="TABLE=1 finds out the whole table, which takes minutes")
+@pytest.mark.parametrize("columns", [("audit", "bake"), ("twin",), ("verify",)], ids=" ".join)
+def test_the_whole_table(columns: tuple[str, ...]) -> None:
+    assert differences(list(KINDS), columns) == []

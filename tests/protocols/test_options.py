@@ -1,0 +1,357 @@
+"""What a request may ask for beyond the protocol: keys, bad rows in their place, ranked classes, packed arrays."""
+
+import base64
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from serving.core.settings import SettingError, read
+from tests.conftest import EMBEDDED, Serve
+from tests.models.zoo import build
+
+PREDICT = "/v1/models/model:predict"
+BAD = {"b64": "AAAA"}
+
+
+@pytest.fixture
+def picture(examples: dict[str, Any]) -> dict[str, str]:
+    found: dict[str, str] = examples["serving_default"]["instances"][0]
+    return found
+
+
+@pytest.fixture
+def pixels(examples: dict[str, Any]) -> list[list[int]]:
+    found: list[list[int]] = examples["pixels"]["instances"][0]
+    return found
+
+
+def ask_json(ask: Any, path: str, body: Any, status: int = 200) -> Any:
+    answer = ask("POST", path, body)
+    assert answer.status == status, answer.body
+    return json.loads(answer.body)
+
+
+# Keys
+
+
+def test_a_key_comes_back_beside_its_prediction(serve: Serve, picture: Any, pixels: Any) -> None:
+    ask = serve()
+    instances = [{"key": "b", "image": picture}, {"image": picture, "key": 7}, {"image": picture}]
+    found = ask_json(ask, PREDICT, {"instances": instances})["predictions"]
+    assert [row.get("key") for row in found] == ["b", 7, None]
+    assert {row["label"] for row in found} == {"3"}
+    assert next(iter(found[0])) == "key"
+    body = {"signature_name": "pixels", "instances": [{"pixels": pixels, "key": {"any": ["thing", None]}}]}
+    assert ask_json(ask, PREDICT, body)["predictions"][0]["key"] == {"any": ["thing", None]}
+
+
+def test_a_single_output_is_named_beside_a_key(serve: Serve) -> None:
+    ask = serve(build() / "versions" / "2")
+    name = next(
+        iter(
+            json.loads(ask("GET", "/v1/models/model/metadata").body)["metadata"]["signature_def"]["signature_def"][
+                "serving_default"
+            ]["outputs"]
+        )
+    )
+    found = ask_json(ask, "/", {"instances": [{"x": 1.0, "key": 1}, {"x": 2.0, "key": 2}]})["predictions"]
+    assert found == [{"key": 1, name: 3.0}, {"key": 2, name: 4.0}]
+
+
+def test_the_key_may_have_another_name_and_other_fields_stay_errors(serve: Serve, picture: Any) -> None:
+    ask = serve(KEY_FIELD="id")
+    found = ask_json(ask, PREDICT, {"instances": [{"id": 1, "image": picture}]})["predictions"]
+    assert found[0]["id"] == 1
+    wrong = ask_json(ask, PREDICT, {"instances": [{"key": 1, "image": picture}]}, 400)
+    assert wrong["error"].startswith("instances[0]: the signature has no input 'key'")
+
+
+def test_bytes_may_carry_a_key_beside_them(serve: Serve, picture: Any) -> None:
+    found = ask_json(serve(), PREDICT, {"instances": [{**picture, "key": 5}]})["predictions"]
+    assert (found[0]["key"], found[0]["label"]) == (5, "3")
+
+
+def test_columns_may_carry_a_column_of_keys(serve: Serve, picture: Any) -> None:
+    ask = serve()
+    found = ask_json(ask, PREDICT, {"inputs": {"image": [picture, picture], "key": ["a", "b"]}})["outputs"]
+    assert (found["key"], found["label"]) == (["a", "b"], ["3", "3"])
+    for keys in (["a"], "ab", {"a": 1}):
+        wrong = ask_json(ask, PREDICT, {"inputs": {"image": [picture, picture], "key": keys}}, 400)
+        assert wrong["error"].startswith("inputs.key: expected a list of one key for each row")
+
+
+def test_an_input_of_the_keys_name_is_an_input(serve: Serve) -> None:
+    ask = serve(build() / "versions" / "2", KEY_FIELD="x")
+    assert ask_json(ask, "/", {"instances": [{"x": 1.0}]})["predictions"] == [3.0]
+
+
+# Bad rows in their place
+
+
+@pytest.mark.parametrize("where", ["query", "parameters"])
+def test_a_bad_row_is_told_in_its_place(serve: Serve, picture: Any, where: str) -> None:
+    ask = serve()
+    instances = [picture, 5, BAD, picture, {"b64": "?"}]
+    path, more = (f"{PREDICT}?on_error=row", {}) if where == "query" else (PREDICT, {"parameters": {"on_error": "row"}})
+    found = ask_json(ask, path, {"instances": instances, **more})["predictions"]
+    assert [row.get("label") for row in found] == ["3", None, None, "3", None]
+    assert found[1]["error"].startswith("instances[1]: expected a string")
+    assert found[2]["error"].startswith("instances[2].image: the model refuses it")
+    assert found[4]["error"].startswith("instances[4]: expected base64")
+
+
+def test_a_bad_row_keeps_its_key(serve: Serve, picture: Any) -> None:
+    instances = [{"key": 1, "image": BAD}, {"key": 2, "image": picture}, {"key": 3}, {"key": 4, "imag": picture}, 7]
+    found = ask_json(serve(), f"{PREDICT}?on_error=row", {"instances": instances})["predictions"]
+    assert [row.get("key") for row in found] == [1, 2, 3, 4, None]
+    assert [row.get("label") for row in found] == [None, "3", None, None, None]
+    assert "the input 'image' is missing" in found[2]["error"]
+    assert "did you mean 'image'?" in found[3]["error"]
+    assert "expected an object" in found[4]["error"]
+
+
+def test_rows_of_another_shape_fail_alone(serve: Serve, pixels: Any) -> None:
+    body = {"signature_name": "pixels", "instances": [pixels, pixels[:7], pixels, [[1]] * 8]}
+    found = ask_json(serve(), f"{PREDICT}?on_error=row", body)["predictions"]
+    assert ["error" in row for row in found] == [False, True, False, True]
+    assert found[1]["error"] == "instances[1]: expected shape [8, 8], got [7, 8]"
+
+
+def test_all_rows_may_be_bad(serve: Serve) -> None:
+    for instances in ([5, None], [BAD, BAD]):
+        found = ask_json(serve(), f"{PREDICT}?on_error=row", {"instances": instances})["predictions"]
+        assert [list(row) for row in found] == [["error"], ["error"]]
+
+
+def test_good_rows_get_the_same_bytes_with_or_without_on_error(serve: Serve, picture: Any) -> None:
+    ask = serve()
+    body = {"instances": [picture, picture]}
+    assert ask("POST", PREDICT, body) == ask("POST", f"{PREDICT}?on_error=row", body)
+
+
+# Ranked classes
+
+
+def test_the_best_classes_come_with_their_names(serve: Serve, picture: Any) -> None:
+    ask = serve()
+    plain = ask_json(ask, PREDICT, {"instances": [picture]})["predictions"][0]["probabilities"]
+    (found,) = ask_json(ask, f"{PREDICT}?top_k=3", {"instances": [picture]})["predictions"]
+    order = sorted(range(10), key=lambda index: -plain[index])[:3]
+    assert found == {"classes": [{"name": str(i), "index": i, "score": plain[i]} for i in order]}
+    columns = ask_json(ask, PREDICT, {"inputs": [picture], "parameters": {"top_k": 3}})["outputs"]
+    assert columns == [found["classes"]]
+
+
+def test_names_may_be_an_output(serve: Serve) -> None:
+    found = ask_json(serve(build() / "tf1_classify"), "/?top_k=1", {"instances": [EXAMPLE]})["predictions"]
+    assert found[0]["classes"][0]["name"] == "bee"
+
+
+EXAMPLE = {"b64": base64.b64encode(b"\n\x13\n\x11\n\x01x\x12\x0c\x12\n\n\x08\x00\x00\x80?\x00\x00\x00@").decode()}
+
+OPTIONS = [
+    # query                       words
+    ("top_k=0",                   "top_k: expected a whole number of 1 or more, got '0'"),
+    ("top_k=-1",                  "top_k: expected a whole number of 1 or more, got '-1'"),
+    ("top_k=three",               "top_k: expected a whole number"),
+    ("top_k=3&scores=label",      "scores: there is no output 'label' of scores"),
+    ("top_k=3&top_k=4",           "query: 'top_k' stands twice"),
+    ("on_error=ignore",           "on_error: expected row or request, got 'ignore'"),
+    ("arrays=hex",                "arrays: expected base64 or json, got 'hex'"),
+    ("signature_name=pixel",      "did you mean 'pixels'?"),
+    ("topk=3",                    "query: there is no 'topk'; did you mean 'top_k'?"),
+    ("topK=3",                    "query: there is no 'topK'; did you mean 'top_k'?"),
+    ("top-k=3",                   "query: there is no 'top-k'; did you mean 'top_k'?"),
+    ("top=3",                     "query: there is no 'top'; did you mean 'top_k'?"),
+    ("TOP_K=3",                   "query: there is no 'TOP_K'; did you mean 'top_k'?"),
+    ("SignatureName=pixels",      "query: there is no 'SignatureName'; did you mean 'signature_name'?"),
+    ("signature-nam=pixels",      "query: there is no 'signature-nam'; did you mean 'signature_name'?"),
+    ("sgnature_nme=pixels",       "query: there is no 'sgnature_nme'; did you mean 'signature_name'?"),
+    ("on_eror=row",               "query: there is no 'on_eror'; did you mean 'on_error'?"),
+    ("on_erorr=row",              "query: there is no 'on_erorr'; did you mean 'on_error'?"),
+    ("onError=row",               "query: there is no 'onError'; did you mean 'on_error'?"),
+    ("signature=pixels",          "query: there is no 'signature'; did you mean 'signature_name'?"),
+    ("signture_name=pixels",      "query: there is no 'signture_name'; did you mean 'signature_name'?"),
+    ("array=base64",              "query: there is no 'array'; did you mean 'arrays'?"),
+    ("score=x&top_k=1",           "query: there is no 'score'; did you mean 'scores'?"),
+    ("a=%ff",                     "query: expected at most 64 parameters in UTF-8"),
+    ("&".join(f"a{n}=1" for n in range(65)), "query: expected at most 64 parameters"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("query", "words"), OPTIONS)
+def test_a_wrong_option_is_named(serve: Serve, query: str, words: str) -> None:
+    body = {"instances": [5]} if query.startswith("on_error") else {"instances": [BAD]}
+    assert words in ask_json(serve(), f"{PREDICT}?{query}", body, 400)["error"]
+
+
+def test_a_model_without_scores_cannot_rank(serve: Serve) -> None:
+    wrong = ask_json(serve(build() / "versions" / "2"), "/?top_k=1", {"instances": [1.0]}, 400)
+    assert "expected one float output of shape [batch, classes]; there is none" in wrong["error"]
+
+
+OTHERS = [
+    "key=an-api-key&alt=json",
+    "a=1&a=2",
+    "token=x",
+    "sources=x",
+    "k=3",
+    "id=7",
+    "fields=a",
+    "signed=1",
+    "error=1",
+    "Expires=1795979255&Signature=0p3x&Key-Pair-Id=K2",
+    "sv=2025-01-05&sig=0p3x&sp=r",
+    "X-Amz-Signature=0p3x",
+    "top_p=0.9",
+    "top_n=2",
+    "scope=a&scopes=a,b",
+    "store=eu",
+    "tops=1",
+]
+
+
+@pytest.mark.parametrize("query", OTHERS)
+def test_a_parameter_of_the_address_that_resembles_none_of_ours_is_passed_over(
+    serve: Serve, picture: Any, query: str
+) -> None:
+    assert ask_json(serve(), f"{PREDICT}?{query}", {"instances": [picture]})["predictions"]
+
+
+X = [{"name": "x", "shape": [1], "datatype": "FP32", "data": [1.0]}]
+SLIPS = [
+    # address                            body                                                        words
+    (":predict",                         {"instances": [1], "signature": "nope"},                    "body: there is no 'signature'; did you mean 'signature_name'?"),
+    (":predict",                         {"instances": [1], "parameters": {"topk": 2}},              "parameters: there is no 'topk'; did you mean 'top_k'?"),
+    (":predict",                         {"instances": [1], "paramters": {"top_k": 2}},              "body: there is no 'paramters'; did you mean 'parameters'?"),
+    (":predict",                         {"inputs": [1], "instance": [2]},                           "body: there is no 'instance'; did you mean 'instances'?"),
+    (":predict",                         {"instances": [1], "options": {"a": 1}},                    None),
+    (":predict",                         {"instances": [1], "parameters": {"temperature": 0.5, "maxTokens": 3}}, None),
+    (":predict",                         {"instances": [1], "instance_id": "a", "Signature": "0p3x"}, None),
+    (":predict",                         {"instances": [1], "parameters": {"top_p": 0.9, "content": "a"}}, None),
+    ("/infer",                           {"inputs": [X[0] | {"date": "2026-11-29", "shade": 1, "binary": True}]}, None),
+    (":classify",                        {"examples": [{}], "signature": "nope"},                    "did you mean 'signature_name'?"),
+    (":classify",                        {"examples": [{}], "parameters": {"top_k": 2}},             "top_k: an option of predict, which classify or regress does not have"),
+    (":regress?on_error=row",            {"examples": [{}]},                                         "on_error: an option of predict, which classify or regress does not have"),
+    ("/infer",                           {"inputs": X, "parameters": {"signature": "nope"}},         "parameters: there is no 'signature'; did you mean 'signature_name'?"),
+    ("/infer",                           {"inputs": X, "parameters": {"topk": 2}},                   "parameters: there is no 'topk'; did you mean 'top_k'?"),
+    ("/infer",                           {"inputs": X, "parameters": {"top_k": 2}},                  "top_k: an option of predict, which infer does not have"),
+    ("/infer?top_k=2",                   {"inputs": X},                                              "top_k: an option of predict, which infer does not have"),
+    ("/infer?signature_name=nope",       {"inputs": X},                                              "parameters.signature_name: the model has no signature 'nope'"),
+    ("/infer",                           {"inputs": X, "parameters": {"binary_output": True}},       None),
+    ("/infer",                           {"inputs": X, "parameters": {"binary_data_ouput": True}},   "did you mean 'binary_data_output'?"),
+    ("/infer",                           {"inputs": X, "output": [{"name": "y"}]},                   "body: there is no 'output'; did you mean 'outputs'?"),
+    ("/infer",                           {"inputs": X, "outputs": [{"name": "y", "parameter": {"binary_data": True}}]}, "outputs[0]: there is no 'parameter'"),
+    ("/infer",                           {"inputs": X, "parameters": {"priority": 1, "sequence_id": 2}}, None),
+    ("/infer?a=1&a=2",                   {"inputs": X},                                              None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("address", "body", "words"), SLIPS)
+def test_a_slip_in_a_name_is_refused_and_a_strangers_name_passed_over(
+    serve: Serve, address: str, body: Any, words: str | None
+) -> None:
+    path = f"/v1/models/model{address}" if address.startswith(":") else f"/v2/models/model{address}"
+    answer = serve(build() / "versions" / "1")("POST", path, body)
+    assert (answer.status == 200) is (words is None), answer.body
+    assert (words or "") in json.loads(answer.body).get("error", "")
+
+
+def test_the_signature_may_stand_in_the_address(serve: Serve, pixels: Any) -> None:
+    assert ask_json(serve(), "/?signature_name=pixels", {"instances": [pixels]})["predictions"][0]["label"] == "3"
+
+
+def test_arrays_may_come_as_base64(serve: Serve, picture: Any) -> None:
+    ask = serve()
+    plain = ask_json(ask, PREDICT, {"instances": [picture]})["predictions"][0]
+    (row,) = ask_json(ask, f"{PREDICT}?arrays=base64", {"instances": [picture]})["predictions"]
+    packed = row["probabilities"]
+    assert (packed["dtype"], packed["shape"], row["label"]) == ("float32", [10], "3")
+    array = np.frombuffer(base64.b64decode(packed["b64"]), packed["dtype"]).reshape(packed["shape"])
+    np.testing.assert_array_equal(array, np.array(plain["probabilities"], np.float32))
+    columns = ask_json(ask, f"{PREDICT}?arrays=base64", {"inputs": [picture]})["outputs"]
+    assert (columns["probabilities"]["shape"], columns["label"]) == ([1, 10], ["3"])
+
+
+def test_what_is_not_finite_is_a_token_or_null(serve: Serve) -> None:
+    body = b'{"instances": [NaN, Infinity, 1.5]}'
+    ask = serve(build() / "versions" / "1")
+    assert ask("POST", "/", body).body == b'{"predictions":[NaN,Infinity,2.5]}'
+    ask = serve(build() / "versions" / "1", NON_FINITE="null")
+    assert ask("POST", "/", body).body == b'{"predictions":[null,null,2.5]}'
+
+
+# Platforms
+
+PLATFORMS = [
+    # method   path                   environment                                   status
+    ("GET",    "/ping",               {},                                           200),  # SageMaker
+    ("POST",   "/invocations",        {},                                           200),
+    ("GET",    "/v1/models",          {},                                           200),  # KServe V1
+    ("GET",    "/v1/models/model",    {},                                           200),
+    ("POST",   "/v1/models/model:explain", {},                                      404),
+    ("POST",   "/v1/endpoints/7/deployedModels/9:predict", {"AIP_PREDICT_ROUTE": "/v1/endpoints/7/deployedModels/9:predict"}, 200),
+    ("GET",    "/v1/endpoints/7/deployedModels/9",         {"AIP_HEALTH_ROUTE": "/v1/endpoints/7/deployedModels/9"}, 200),
+    ("POST",   "/health",             {"AIP_HEALTH_ROUTE": "/health"},              405),
+    ("POST",   "/v1.models",          {"AIP_PREDICT_ROUTE": "/v1-models"},          404),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "path", "environment", "status"), PLATFORMS)
+def test_every_platforms_addresses_are_ours(
+    serve: Serve, picture: Any, method: str, path: str, environment: dict[str, str], status: int
+) -> None:
+    answer = serve(**environment)(method, path, {"instances": [picture], "parameters": {"anything": [1]}})
+    assert answer.status == status, answer.body
+    if method == "POST" and status == 200:
+        assert json.loads(answer.body)["predictions"][0]["label"] == "3"
+
+
+def test_health_says_no_where_there_is_no_model(serve: Serve, tmp_path: Any) -> None:
+    ask = serve(tmp_path, AIP_HEALTH_ROUTE="/health")
+    for path in ("/ping", "/health", "/readyz", "/v2/health/ready"):
+        assert ask("GET", path).status == 503
+
+
+def test_vertex_names_the_port_and_the_bucket() -> None:
+    assert read({"AIP_HTTP_PORT": "7080"}).port == 7080
+    assert read({"AIP_HTTP_PORT": "7080", "PORT": "9"}).port == 9
+    assert read({"AIP_STORAGE_URI": "gs://b/m", "MODEL_DIR": str(EMBEDDED)}).model_dir == EMBEDDED
+    assert read({"AIP_STORAGE_URI": "gs://bucket/m"}).model_dir == "gs://bucket/m"
+    with pytest.raises(SettingError, match="MODEL_DIR: expected a folder, or gs://BUCKET/FOLDER"):
+        read({"AIP_STORAGE_URI": "gs://B"})
+    with pytest.raises(SettingError, match="AIP_HEALTH_ROUTE: expected the path of an address"):
+        read({"AIP_HEALTH_ROUTE": "health"})
+
+
+# Bodies that are not JSON
+
+
+@pytest.mark.parametrize("path", ["/", PREDICT, "/invocations"])
+def test_a_picture_may_be_the_body(serve: Serve, path: str) -> None:
+    for name, label, kind in (("digit-3.png", "3", "image/png"), ("digit-7.jpg", "7", "image/jpeg")):
+        picture = (EMBEDDED.parent / "tests" / "data" / name).read_bytes()
+        answer = serve()("POST", path, picture, **{"content-type": kind})
+        assert json.loads(answer.body)["predictions"][0]["label"] == label
+
+
+def test_lines_are_answered_line_for_line(serve: Serve, picture: Any) -> None:
+    lines = [json.dumps(line) for line in (picture, {"image": picture, "key": 4}, 5)]
+    answer = serve()("POST", "/?on_error=row", "\n".join(lines).encode(), **{"content-type": "application/x-ndjson"})
+    assert (answer.status, answer.content_type) == (200, "application/x-ndjson")
+    rows = [json.loads(line) for line in answer.body.splitlines()]
+    assert [row.get("label") for row in rows] == ["3", "3", None]
+    assert (rows[1]["key"], rows[2]["error"][:7]) == (4, "line 3:")
+
+
+def test_many_rows_with_a_bad_one_are_told_apart_quickly(serve: Serve) -> None:
+    instances: list[Any] = [float(number) for number in range(10_000)]
+    instances[5_678] = "bad"
+    found = ask_json(serve(build() / "versions" / "1"), "/?on_error=row", {"instances": instances})["predictions"]
+    assert found[5_677:5_680] == [
+        5_678.0,
+        {"error": 'instances[5678]: expected float32, got the string "bad"'},
+        5_680.0,
+    ]

@@ -1,0 +1,200 @@
+"""A reason names what is there and the way out."""
+
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from serving.__main__ import main
+from serving.core import settings
+from serving.core.errors import LoadError
+from serving.runtime.model import Model, Source, judge, open_session
+from tests.conftest import ROOT, Serve, plain_environment
+from tests.models import zoo
+from tests.models.zoo.kinds import build
+
+
+def reason(directory: Path, **environment: str) -> str:
+    """Return why a folder is not served."""
+    options = settings.read(environment)
+    with pytest.raises(LoadError) as refused:
+        load(directory, options)
+    return str(refused.value)
+
+
+def load(directory: Path, options: settings.Settings) -> None:
+    source = Source(directory, "model")
+    judge(source, options)
+    Model(source, open_session(source, options)).close()
+
+
+GIT_LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+FOLDERS = [
+    # files                                        words
+    ({"net.keras": b"PK"},                         "keras.saving.load_model('net.keras').export('saved')"),
+    ({"net.h5": b""},                              "keras.saving.load_model('net.h5')"),
+    ({"net.onnx": b""},                            "onnx2tf -i net.onnx -o saved"),
+    ({"pytorch_model.bin.pt": b""},                "torch.onnx.export"),
+    ({"model.safetensors": b""},                   "weights of PyTorch, model.safetensors"),
+    ({"net.zip": b""},                             "an archive, net.zip; unpack it"),
+    ({"net.tflite": b""},                          "signatures.json"),
+    ({"model.json": b"{}", "shard1.bin": b""},     "tensorflowjs_converter"),
+    ({"config.json": b"{}", "model.weights.h5": b""}, "an unpacked .keras archive"),
+    ({"checkpoint": b"", "ckpt-1.index": b""},     "a checkpoint, weights without a graph"),
+    ({"frozen_graph.pb": b""},                     "frozen_graph.pb, a frozen graph perhaps"),
+    ({"inner/saved_model.pb": b""},                "one folder down, in inner: MODEL_DIR="),
+    ({"saved_model.pb": GIT_LFS},                  "a Git LFS pointer, not the file itself: git lfs pull"),
+    ({"saved_model.pb": b"<!DOCTYPE html><html>"}, "an HTML page"),
+    ({"saved_model.pb": b"\n <html>"},             "an HTML page"),
+    ({"saved_model.pb": b"PK\x03\x04abc"},         "a zip archive"),
+    ({"saved_model.pb": b"\x08\x08\x12\x07pytorch"}, "an ONNX model"),
+    ({"saved_model.pb": b"\x89HDF\r\n\x1a\n"},     "an HDF5 file"),
+    ({"saved_model.pb": b"\x1c\0\0\0TFL3"},        "a LiteRT model"),
+    ({"Saved_Model.pb": b""},                      "it holds Saved_Model.pb; rename it to saved_model.pb"),
+    ({"readme.txt": b""},                          "it holds no saved_model.pb and no numbered version"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("files", "words"), FOLDERS, ids=[case[1] for case in FOLDERS])
+def test_what_is_no_savedmodel_is_recognised(files: dict[str, bytes], words: str, tmp_path: Path) -> None:
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    assert words in reason(tmp_path)
+
+
+LINKS = ["nowhere.pb", "/nowhere/saved_model.pb", "saved_model.pb"]  # the last one leads to itself
+
+
+@pytest.mark.parametrize("target", LINKS)
+def test_a_link_that_leads_nowhere_is_named(target: str, tmp_path: Path) -> None:
+    (tmp_path / "saved_model.pb").symlink_to(target)
+    (tmp_path / "frozen.pb").write_bytes(b"")
+    assert reason(tmp_path) == "saved_model.pb is a link to a file that is not there"
+
+
+FILES = [
+    ("net.keras", "a zip archive"),
+    ("notes.txt", "it is a file (.txt)"),
+]
+
+
+@pytest.mark.parametrize(("name", "words"), FILES)
+def test_a_file_where_a_folder_belongs(name: str, words: str, tmp_path: Path) -> None:
+    if name.endswith(".keras"):
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            archive.writestr("config.json", "{}")
+    else:
+        (tmp_path / name).write_text("hello")
+    assert words in reason(tmp_path / name)
+    assert "expected the folder of a saved_model.pb" in reason(tmp_path / name)
+
+
+def remove(name: str) -> Callable[[Path], None]:
+    return lambda model: (model / name).unlink()
+
+
+DATA = "variables/variables.data-00000-of-00001"
+LACKING = [
+    ("keras3_saved", DATA),
+    ("vocabulary_strict", "assets/words.txt"),
+]
+
+
+@pytest.mark.parametrize(("name", "lost"), LACKING)
+def test_a_missing_file_is_named(
+    name: str, lost: str, tmp_path: Path, serve: Serve, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(build() / name, tmp_path / "model")
+    (tmp_path / "model" / lost).unlink()
+    assert reason(tmp_path / "model") == f"{lost} is missing"
+    assert serve(tmp_path / "model")("GET", "/readyz").status == 503
+    assert f"{lost} is missing" in capsys.readouterr().out
+
+
+INDEX = "variables/variables.index"
+MOVED = [
+    # to                         words
+    ("variables.index",          "it stands beside saved_model.pb; make the folder variables/"),
+    ("variables\\variables.index", "a zip archive of Windows was unpacked without its folders"),
+    ("elsewhere.index",          "the folder holds only part of a SavedModel"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("to", "words"), MOVED)
+def test_variables_in_another_place_are_found(to: str, words: str, tmp_path: Path) -> None:
+    shutil.copytree(build() / "keras3_saved", tmp_path / "model")
+    (tmp_path / "model" / INDEX).rename(tmp_path / "model" / to)
+    assert f"{INDEX} is missing: {words}" in reason(tmp_path / "model")
+
+
+@pytest.mark.parametrize("name", [DATA, INDEX])
+def test_a_git_lfs_pointer_for_variables_is_named(name: str, tmp_path: Path) -> None:
+    shutil.copytree(build() / "keras3_saved", tmp_path / "model")
+    (tmp_path / "model" / name).write_bytes(GIT_LFS)
+    assert f"{name} is a Git LFS pointer, not the file itself: git lfs pull" in reason(tmp_path / "model")
+
+
+def test_a_file_that_is_cut_off_is_named(tmp_path: Path) -> None:
+    shutil.copytree(build() / "keras3_saved", tmp_path / "model")
+    data = tmp_path / "model" / DATA
+    data.write_bytes(data.read_bytes()[:100])
+    assert f"{DATA} has 100 bytes of" in reason(tmp_path / "model")
+
+
+@pytest.mark.skipif(zoo.absent("custom_op") is not None, reason="the library cannot be built here")
+@pytest.mark.parametrize(
+    ("named", "status", "words"),
+    [
+        (False, 1, "name its library in CUSTOM_OP_LIBRARIES"),
+        (True, 0, "ZooZeroOut is an operation of a library"),
+    ],
+)
+def test_audit_judges_a_custom_operation_as_check_does(named: bool, status: int, words: str) -> None:
+    directory = zoo.build() / "custom_op"
+    environment = plain_environment()
+    if named:
+        environment["CUSTOM_OP_LIBRARIES"] = str(directory / "zero_out.so")
+    for command in (["exporting", "audit", "--no-run"], ["serving", "check"]):
+        run = subprocess.run(
+            [sys.executable, "-m", *command, str(directory)],
+            cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert run.returncode == status, run.stdout + run.stderr
+        assert named or "DANGEROUS_OPS" not in run.stdout + run.stderr
+        if command[0] == "exporting":
+            assert words in run.stdout
+            assert "list of pure operations" not in run.stdout
+
+
+def test_check_says_of_a_random_model_that_a_server_serves_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(zoo.build() / "random_stateful")]) == 1
+    said = capsys.readouterr().err
+    assert "draws random numbers" in said
+    assert "a server serves it, with a warning in its log" in said
+    assert "DANGEROUS_OPS" not in said
+
+
+def test_an_operation_without_a_kernel_is_named() -> None:
+    said = reason(build() / "trees")
+    assert said == "it uses BoostedTreesBucketize, for which this TensorFlow has no kernel on a CPU"
+
+
+@pytest.mark.parametrize("setting", ["refuse", "allow"])
+def test_a_call_of_python_cannot_be_served_by_any_setting(setting: str) -> None:
+    said = reason(zoo.build() / "py_function", DANGEROUS_OPS=setting)
+    assert said == "it calls Python (EagerPyFunc), of which an exported model holds nothing"
+
+
+def test_no_signatures() -> None:
+    assert "signatures=" in reason(zoo.build() / "broken" / "no_signatures")
+
+
+def test_what_prints_to_the_log_is_served(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
+    assert serve(build() / "prints")("GET", "/readyz").status == 200
+    assert "the model prints what it is given: PrintV2" in capsys.readouterr().out
+    assert "PrintV2 (files)" in reason(build() / "prints_to_a_file")

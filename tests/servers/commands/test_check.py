@@ -1,0 +1,94 @@
+"""No gate passes what was not seen to answer, and every gate passes what answers."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from serving.__main__ import UNPROVED, main
+from tests.conftest import ROOT, Serve, plain_environment
+from tests.models import zoo
+from tests.models.zoo.kinds import KINDS, build
+from tools.verify.checks import DIFFERS, SAME, graph
+
+NOTHING = ("answers_nothing", "prints_to_a_file", "trees")
+
+
+def checked(directory: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    status = main(["check", str(directory)])
+    out, err = capsys.readouterr()
+    return status, out + err
+
+
+@pytest.mark.parametrize("name", [name for name in KINDS if name not in NOTHING])
+def test_check_passes_what_answers(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    status, said = checked(build() / name, capsys)
+    assert status == 0, said
+    assert "not shown to answer" not in said
+
+
+def test_check_fails_where_every_request_would(capsys: pytest.CaptureFixture[str]) -> None:
+    status, said = checked(build() / "answers_nothing", capsys)
+    assert status == UNPROVED
+    assert "no signature could be shown to answer: 'serving_default': FAILED_PRECONDITION: Could not find" in said
+    assert "examples=" not in said  # no example would help
+
+
+def test_a_model_of_which_every_request_fails_is_not_ready(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
+    ask = serve(build() / "answers_nothing")
+    response = ask("GET", "/readyz")
+    assert response.status == 503
+    assert b"every request fails" in response.body
+    assert b"lost" not in response.body  # a variable's name
+    assert "Could not find variable lost" in capsys.readouterr().out
+    assert ask("GET", "/readyz").status == 503
+    assert serve(build() / "answers_nothing", WARMUP="off")("GET", "/readyz").status == 200
+
+
+@pytest.mark.parametrize("name", [name for name in KINDS if name not in NOTHING])
+def test_a_model_that_answers_is_ready(name: str, serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
+    assert serve(build() / name)("GET", "/readyz").status == 200
+    unproved = "no signature was shown to answer" in capsys.readouterr().out
+    assert unproved == (name in ("rank_unknown", "example_any_rank"))
+
+
+ABORTING = """
+import os, sys
+from serving.runtime import tensorflow_c
+from serving.__main__ import main
+tensorflow_c.Function.__call__ = lambda *_: os.abort()
+sys.exit(main())
+"""
+
+
+def test_a_check_that_tensorflow_aborts_fails_with_a_sentence() -> None:
+    directory = build() / "float_indices"
+    command = [sys.executable, "-c", ABORTING, "check", str(directory)]
+    run = subprocess.run(command, cwd=ROOT, env=plain_environment(), capture_output=True, text=True, check=False)
+    assert run.returncode == 1
+    *_, last = run.stderr.splitlines()
+    assert last.startswith(
+        f"serving: {directory}: the process that tried it died of SIGABRT in a run of serving_default: "
+    )
+    assert "examples=" in last
+
+
+def test_verify_says_of_an_operation_without_a_kernel_that_it_cannot_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", "--quick", str(build() / "trees")]) == 2
+    said = "".join(capsys.readouterr())
+    assert "it uses BoostedTreesBucketize, for which this TensorFlow has no kernel on a CPU" in said
+    assert "keeps or changes state" not in said
+
+
+def test_verify_takes_a_print_for_no_reason_against_a_model() -> None:
+    verdict = graph(build() / "prints")
+    assert verdict.verdict == SAME
+    assert "PrintV2 prints what it is given, to the log" in verdict.detail
+    assert graph(build() / "prints_to_a_file").verdict == DIFFERS
+
+
+def test_a_model_with_state_is_not_tried(serve: Serve) -> None:
+    ask = serve(zoo.build() / "counter", DANGEROUS_OPS="allow")
+    assert ask("GET", "/readyz").status == 200
+    assert ask("POST", "/", {"inputs": 1.0}).body == serve(zoo.build() / "counter")("POST", "/", {"inputs": 1.0}).body
