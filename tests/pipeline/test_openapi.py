@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from serving.core.http import Request, Response
-from serving.pipeline import handler, openapi, routes
+from serving.pipeline import handler, routes
+from serving.pipeline.openapi import paths, schemas
 from serving.protocols import open_inference, tensorflow_serving
 from serving.runtime import model
 from tests.conftest import EMBEDDED, Serve
@@ -153,8 +154,8 @@ def test_every_route_is_described(serve: Serve) -> None:
             if getattr(route.codec, "__name__", "").endswith({"tf1_classify": "regress"}.get(name, "classify")):
                 continue  # no signature is of that kind
             assert route.operation.answer != "Any", f"serving/pipeline/routes.py says nothing of {route.path}"
-            paths = [path.replace("{name}", "model") for path in openapi.templates(route.path)]
-            assert {(route.method, path) for path in paths} <= told
+            addresses = [path.replace("{name}", "model") for path in paths.templates(route.path)]
+            assert {(route.method, path) for path in addresses} <= told
 
 
 def test_every_address_that_it_names_is_there(serve: Serve) -> None:
@@ -194,7 +195,7 @@ def test_a_refusal_is_as_described(
     document = described(ask)
     answer = ask(method, path, body, **headers)
     assert answer.status == status
-    name = openapi.REFUSALS[status][0]
+    name = paths.REFUSALS[status][0]
     response = document["components"]["responses"][name]
     assert problems(schema_of(document, response), json.loads(answer.body)) == []
     assert set(response.get("headers", {})) <= {header for header, _ in answer.headers}
@@ -327,7 +328,7 @@ BODIES = [
 def test_what_the_schema_takes_the_server_takes(serve: Serve, name: str, form: str, valid: bool, body: Any) -> None:
     ask = serve(folder(name))
     document = described(ask)
-    found = problems({**openapi._schema(form), "components": document["components"]}, body)
+    found = problems({**schemas.schema_ref(form), "components": document["components"]}, body)
     assert (found == []) is valid, found
     path = "/v2/models/model/infer" if form == "Infer" else "/v1/models/model:predict"
     answer = ask("POST", path, body)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from serving.__main__ import show
-from serving.pipeline import openapi
+from serving.pipeline.openapi import schemas
 from serving.runtime import model
 from serving.runtime.model import Source
 from tests.conftest import Serve
@@ -128,9 +128,9 @@ def test_all_that_describes_the_model_says_so(serve: Serve) -> None:
         body for query, body, _, wanted in ANSWERS if not query and isinstance(body, dict) and isinstance(wanted, dict)
     ]
     for kind, body in [*(("Predict", body) for body in bodies), ("Infer", {"inputs": [tensor("x", 1)]})]:
-        schema = {**openapi._schema(kind), "components": document["components"]}
+        schema = {**schemas.schema_ref(kind), "components": document["components"]}
         assert problems(schema, body) == [], body
-    assert problems({**openapi._schema("Predict"), "components": document["components"]}, {"inputs": {"scale": 3}})
+    assert problems({**schemas.schema_ref("Predict"), "components": document["components"]}, {"inputs": {"scale": 3}})
 
 
 def test_calls_that_meet_in_a_batch_keep_their_defaults(serve: Serve) -> None:

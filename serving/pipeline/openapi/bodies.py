@@ -1,0 +1,84 @@
+"""Request bodies and their examples, and the options of a request."""
+
+import json
+from collections.abc import Mapping
+
+from serving.core.http import JSON, BadRequest
+from serving.pipeline import shown
+from serving.pipeline.openapi.inference import has_json
+from serving.pipeline.openapi.options import query_options
+from serving.pipeline.openapi.schemas import Schema, Subject, schema_ref
+from serving.protocols import open_inference, raw
+from serving.protocols.call import Context
+from serving.protocols.codec import Codec
+from serving.savedmodel.signature import Signature
+
+LONGEST_EXAMPLE = 8000  # bytes; of larger inputs the schema alone tells the form
+
+
+# Bodies and options
+
+
+def request_body(name: str, protocol: Codec, subject: Subject) -> Schema:
+    """Return a request body, with an example of each signature that has a short one."""
+    if name == "Event":
+        forms = (JSON, "application/cloudevents+json", "application/cloudevents-batch+json")
+        return {"description": BODIES[name], "content": {form: {"schema": schema_ref(name)} for form in forms}}
+    found = {}
+    for signature in subject.signatures:
+        body = shown.exported(subject.source, signature, protocol)
+        if 0 < len(body) <= LONGEST_EXAMPLE:
+            found[subject.ids[signature.name]] = {"summary": signature.name, "value": json.loads(body)}
+    content = {"schema": schema_ref(name), **({"examples": found} if found else {})}
+    in_json = name != "Infer" or any(has_json(signature) for signature in subject.signatures)
+    kinds: Schema = {JSON: content} if in_json else {open_inference.BINARY: {}}
+    if name == "Predict":
+        kinds.update(_raw(subject))
+    return {"description": BODIES[name], "required": True, "content": kinds}
+
+
+# Each schema has a type, without which generators of clients make a body of them that nothing can be told apart from.
+FILE, TEXT, PARTS = {"type": "string", "format": "binary"}, {"type": "string"}, {"type": "object"}
+RAW: Mapping[str, tuple[bytes | None, Schema, str]] = {
+    # media type                what stands for the type of a body; its schema; what the body is
+    "image/*":                  (b"x", FILE,  "The bytes of the one row of a string input; sound and video too."),
+    "application/octet-stream": (b"x", FILE,  "The bytes of the one row of a string input."),
+    "text/plain":               (b"x", TEXT,  "The text that is the one row of a string input."),
+    "multipart/form-data":      (None, PARTS, "A part is an input, by its name; parts of one name are rows."),
+    raw.NDJSON:                 (None, TEXT,  "An instance a line, as JSON; answered line by line."),
+    "text/csv":                 (None, TEXT,  "A line is a row, the first names the inputs; answered in JSON lines."),
+}  # fmt: skip
+
+
+def _raw(subject: Subject) -> Schema:
+    """Return the bodies that are not one JSON document, of those that a signature takes."""
+    taken = {}
+    for media, (body, schema, told) in RAW.items():
+        if body is None or any(_takes_raw(signature, media, body) for signature in subject.signatures):
+            taken[media] = {"schema": {**schema, "description": f"{told} For another signature: ?signature_name=NAME."}}
+    return taken
+
+
+def _takes_raw(signature: Signature, media: str, body: bytes) -> bool:
+    context = Context({"content-type": media}, query={"signature_name": signature.name})
+    try:
+        raw.decode(body, {signature.name: signature}, context)
+    except BadRequest:
+        return False
+    return True
+
+
+BODIES = {
+    "Predict": "The signature's inputs as rows (instances) or as columns (inputs). Integers are written without a "
+    "decimal point.",
+    "Classify": "tf.Examples by their features, for a signature that parses them.",
+    "Regress": "tf.Examples by their features, for a signature that parses them.",
+    "Infer": "The signature's inputs as tensors, in any order. With the header Inference-Header-Content-Length, their "
+    "bytes may follow the JSON (the binary tensor data extension).",
+    "Event": "Binary, structured or batched CloudEvents 1.0; wrapped and unwrapped pushes of Pub/Sub; legacy bodies.",
+}
+
+
+def parameter_schemas(subject: Subject) -> dict[str, Schema]:
+    version = {"name": "version", "in": "path", "required": True, "schema": {"const": int(subject.source.version)}}
+    return {"version": version, **query_options(subject)}
