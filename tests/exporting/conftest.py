@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.models.zoo import build, locked
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.models.once import ROOT, locked
+from tests.models.zoo import build
 
 
 def python(*arguments: str, **options: Any) -> "subprocess.CompletedProcess[str]":

@@ -1,24 +1,22 @@
-"""Light twins of models of the zoo and of the embedded one, made once: `python -m tests.exporting.twins FOLDER NAME...`.
+"""Light twins of models of the zoo and of the embedded one, made once: `python -m tests.exporting.twins NAME... FOLDER`.
 
 folder = build()            folder / "dense_512" is the twin, folder / "results.json" what came of each
 """
 
-import hashlib
 import json
 import os
 import shutil
-import subprocess
 import sys
-import tempfile
-import time
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from tests.models import zoo
-from tests.models.zoo import ROOT, ZOO
+from tests.models.once import ROOT, digest, made_once
+from tests.models.zoo import ZOO
 
+HERE = Path(__file__).parent
 EMBEDDED = ROOT / "model"
 PIXELS = "embedded"  # the embedded model, asked for its numeric signature
 
@@ -38,29 +36,11 @@ def names() -> tuple[str, ...]:
 def build() -> Path:
     """Return the folder of the twins, made first if this code has never made them here."""
     zoo.build()
-    digest = hashlib.sha256(" ".join([zoo.content(), version("ai-edge-litert"), *names()]).encode())
+    files = [HERE / name for name in ("twins.py", "numbers.py", "odd.py")]
     for folder in (ROOT / "exporting", ROOT / "serving", EMBEDDED):
-        for path in sorted(folder.rglob("*")):
-            if path.is_file() and path.suffix != ".pyc":
-                digest.update(path.read_bytes())
-    for name in ("twins.py", "numbers.py", "odd.py"):
-        digest.update(Path(__file__).with_name(name).read_bytes())
-    folder = ROOT / ".cache" / f"twins-{digest.hexdigest()[:16]}"
-    with zoo.locked(ROOT / ".cache" / "twins.lock"):
-        if not folder.is_dir():
-            for old in folder.parent.glob("twins-*"):
-                if old.is_dir() and time.time() - old.stat().st_mtime > 24 * 3600:
-                    shutil.rmtree(old, ignore_errors=True)
-            making = Path(tempfile.mkdtemp(prefix="twins-making-", dir=folder.parent))
-            try:
-                command = [sys.executable, "-m", "tests.exporting.twins", str(making), *names()]
-                made = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-                if made.returncode:
-                    raise RuntimeError(f"tests.exporting.twins failed:\n{made.stderr[-3000:]}")
-                making.rename(folder)
-            finally:
-                shutil.rmtree(making, ignore_errors=True)
-    return folder
+        files += [path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".pyc"]
+    content = digest(" ".join([zoo.content(), version("ai-edge-litert"), *names()]), *files)
+    return made_once("twins", content, "tests.exporting.twins", *names(), drop_old=True)
 
 
 @cache
@@ -117,4 +97,4 @@ def main(folder: Path, wanted: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])
+    main(Path(sys.argv[-1]), sys.argv[1:-1])

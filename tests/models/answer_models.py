@@ -3,38 +3,20 @@
 Imports tensorflow where it makes them, so that runs in a process of its own.
 """
 
-import hashlib
 import os
-import shutil
-import subprocess
 import sys
-import tempfile
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tests.models.zoo import ROOT, locked
+from tests.models.once import digest, made_once
 
 
 @cache
 def build() -> Path:
     """Return the folder of the models, made first if this source has never made it here."""
-    content = hashlib.sha256(Path(__file__).read_bytes() + version("numpy").encode()).hexdigest()[:16]
-    folder = ROOT / ".cache" / f"answers-{content}"
-    folder.parent.mkdir(exist_ok=True)
-    with locked(folder.parent / "answers.lock"):
-        if not folder.is_dir():
-            making = Path(tempfile.mkdtemp(prefix="answers-making-", dir=folder.parent))
-            try:
-                command = [sys.executable, "-m", "tests.models.answer_models", str(making)]
-                made = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-                if made.returncode:
-                    raise RuntimeError(f"tests.models.answer_models failed:\n{made.stderr}")
-                making.rename(folder)
-            finally:
-                shutil.rmtree(making, ignore_errors=True)
-    return folder
+    return made_once("answers", digest(Path(__file__), version("numpy")), "tests.models.answer_models")
 
 
 def _make(folder: Path) -> None:

@@ -5,13 +5,10 @@
 Imports tensorflow where it makes them, so that runs in a process of its own: `python -m tests.models.hostile FOLDER`.
 """
 
-import hashlib
 import os
 import pickle
 import shutil
-import subprocess
 import sys
-import tempfile
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -19,27 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from tests.models.zoo import ROOT, locked
+from tests.models.once import digest, made_once
 
 
 @cache
 def build() -> Path:
     """Return the folder of the models, made first if this source has never made it here."""
-    content = hashlib.sha256(Path(__file__).read_bytes() + version("numpy").encode()).hexdigest()[:16]
-    folder = ROOT / ".cache" / f"hostile-{content}"
-    folder.parent.mkdir(exist_ok=True)
-    with locked(folder.parent / "hostile.lock"):
-        if not folder.is_dir():
-            making = Path(tempfile.mkdtemp(prefix="hostile-making-", dir=folder.parent))
-            try:
-                command = [sys.executable, "-m", "tests.models.hostile", str(making)]
-                made = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-                if made.returncode:
-                    raise RuntimeError(f"tests.models.hostile failed:\n{made.stderr}")
-                making.rename(folder)
-            finally:
-                shutil.rmtree(making, ignore_errors=True)
-    return folder
+    return made_once("hostile", digest(Path(__file__), version("numpy")), "tests.models.hostile")
 
 
 def answers() -> dict[str, list[tuple[dict[str, Any], Any]]]:

@@ -7,14 +7,11 @@ What a bad request does where nothing checks it: `python -m tests.models.killers
 of them, since most end the process.
 """
 
-import hashlib
 import json
 import os
 import resource
-import shutil
 import subprocess
 import sys
-import tempfile
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -24,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tests.models.zoo import ROOT, locked
+from tests.models.once import ROOT, digest, made_once
 
 GROWN = 190 << 20  # bytes: more than any good request takes
 MANY = 1 << 26  # elements: 256 MB of them at least
@@ -323,21 +320,7 @@ LINES: dict[str, Line] = {
 @cache
 def build() -> Path:
     """Return the folder of the models, made first if this source has never made it here."""
-    content = hashlib.sha256(Path(__file__).read_bytes() + version("numpy").encode()).hexdigest()[:16]
-    folder = ROOT / ".cache" / f"killers-{content}"
-    folder.parent.mkdir(exist_ok=True)
-    with locked(folder.parent / "killers.lock"):
-        if not folder.is_dir():
-            making = Path(tempfile.mkdtemp(prefix="killers-making-", dir=folder.parent))
-            try:
-                command = [sys.executable, "-m", "tests.models.killers", "make", str(making)]
-                made = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-                if made.returncode:
-                    raise RuntimeError(f"tests.models.killers failed:\n{made.stderr}")
-                making.rename(folder)
-            finally:
-                shutil.rmtree(making, ignore_errors=True)
-    return folder
+    return made_once("killers", digest(Path(__file__), version("numpy")), "tests.models.killers", "make")
 
 
 def unchecked() -> dict[str, str]:

@@ -4,20 +4,17 @@ Each answers the length of the file that SECRET names, or takes something from i
 Imports tensorflow where it makes them, so that runs in a process of its own: `python -m tests.models.tricks FOLDER`.
 """
 
-import hashlib
 import os
 import shutil
-import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from tests.models.once import digest, made_once
 from tests.models.wire import Raw, edit, field, split
-from tests.models.zoo import ROOT, locked
 
 SECRET = "/etc/hostname"
 GRAPH, LIBRARY, FUNCTION, BODY, ATTRIBUTE = 2, 2, 1, 3, 5  # fields, from MetaGraphDef down to a node's attributes
@@ -26,22 +23,8 @@ GRAPH, LIBRARY, FUNCTION, BODY, ATTRIBUTE = 2, 2, 1, 3, 5  # fields, from MetaGr
 @cache
 def build() -> Path:
     """Return the folder of the models, made first if this source has never made it here."""
-    sources = b"".join((Path(__file__).parent / name).read_bytes() for name in ("tricks.py", "wire.py"))
-    content = hashlib.sha256(sources + version("numpy").encode()).hexdigest()[:16]
-    folder = ROOT / ".cache" / f"tricks-{content}"
-    folder.parent.mkdir(exist_ok=True)
-    with locked(folder.parent / "tricks.lock"):
-        if not folder.is_dir():
-            making = Path(tempfile.mkdtemp(prefix="tricks-making-", dir=folder.parent))
-            try:
-                command = [sys.executable, "-m", "tests.models.tricks", str(making)]
-                made = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-                if made.returncode:
-                    raise RuntimeError(f"tests.models.tricks failed:\n{made.stderr}")
-                making.rename(folder)
-            finally:
-                shutil.rmtree(making, ignore_errors=True)
-    return folder
+    sources = (Path(__file__), Path(__file__).with_name("wire.py"))
+    return made_once("tricks", digest(*sources, version("numpy")), "tests.models.tricks")
 
 
 Change = Callable[[Any], None]  # of a MetaGraphDef

@@ -10,15 +10,9 @@ and its values are not decided. Strings are object arrays of bytes. Cases are in
 """
 
 import contextlib
-import fcntl
-import hashlib
 import pickle
 import platform
 import shutil
-import subprocess
-import sys
-import tempfile
-from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -26,8 +20,9 @@ from typing import Any, TypedDict
 
 import numpy as np
 
+from tests.models.once import digest, made_once
+
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[2]
 
 # fmt: off
 DTYPES = (
@@ -138,22 +133,7 @@ class Case(TypedDict):
 @cache
 def build() -> Path:
     """Return the folder of the zoo, made first if this content has never been made here."""
-    folder = ROOT / ".cache" / f"zoo-{content()}"
-    if folder.is_dir():
-        return folder
-    folder.parent.mkdir(exist_ok=True)
-    with locked(folder.parent / "zoo.lock"):
-        if not folder.is_dir():
-            making = Path(tempfile.mkdtemp(prefix="zoo-making-", dir=folder.parent))
-            try:
-                command = [sys.executable, "-m", "tests.models.zoo.make", str(making)]
-                made = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-                if made.returncode:
-                    raise RuntimeError(f"tests.models.zoo.make failed:\n{made.stderr}")
-                making.rename(folder)
-            finally:
-                shutil.rmtree(making, ignore_errors=True)
-    return folder
+    return made_once("zoo", content(), "tests.models.zoo.make")
 
 
 def cases(name: str) -> list[Case]:
@@ -172,18 +152,8 @@ def absent(name: str) -> str | None:
 
 def content() -> str:
     """Hash what decides the zoo: its generator, its names, the versions of TensorFlow, Keras and the machine."""
-    digest = hashlib.sha256()
-    for source in ("__init__.py", "make.py"):
-        digest.update((HERE / source).read_bytes())
+    packages = []
     for package in ("tensorflow", "tensorflow-cpu", "keras"):
         with contextlib.suppress(PackageNotFoundError):
-            digest.update(f"{package}={version(package)};".encode())
-    digest.update(f"{platform.machine()};{shutil.which('g++')}".encode())
-    return digest.hexdigest()[:16]
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield  # closing the file unlocks it
+            packages.append(f"{package}={version(package)}")
+    return digest(HERE / "__init__.py", HERE / "make.py", *packages, f"{platform.machine()};{shutil.which('g++')}")

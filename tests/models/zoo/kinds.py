@@ -4,18 +4,14 @@ folder = build()                          made once, by `python -m tests.models.
 for case in cases("half_plus_three"):     as in tests.models.zoo
 """
 
-import hashlib
 import pickle
 import platform
-import shutil
-import subprocess
-import sys
-import tempfile
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
-from tests.models.zoo import HERE, ROOT, Case, locked
+from tests.models.once import digest, made_once
+from tests.models.zoo import HERE, Case
 
 # fmt: off
 KINDS = {
@@ -67,22 +63,8 @@ KINDS = {
 @cache
 def build() -> Path:
     """Return the folder of the models, made first if this content has never been made here."""
-    digest = hashlib.sha256((HERE / "make_kinds.py").read_bytes())
-    digest.update(f"{version('tensorflow-cpu')} {version('keras')} {platform.machine()}".encode())
-    folder = ROOT / ".cache" / f"kinds-{digest.hexdigest()[:16]}"
-    folder.parent.mkdir(exist_ok=True)
-    with locked(folder.parent / "kinds.lock"):
-        if not folder.is_dir():
-            making = Path(tempfile.mkdtemp(prefix="kinds-making-", dir=folder.parent))
-            try:
-                command = [sys.executable, "-m", "tests.models.zoo.make_kinds", str(making)]
-                made = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, check=False)
-                if made.returncode:
-                    raise RuntimeError(f"tests.models.zoo.make_kinds failed:\n{made.stderr}")
-                making.rename(folder)
-            finally:
-                shutil.rmtree(making, ignore_errors=True)
-    return folder
+    versions = f"{version('tensorflow-cpu')} {version('keras')} {platform.machine()}"
+    return made_once("kinds", digest(HERE / "make_kinds.py", versions), "tests.models.zoo.make_kinds")
 
 
 def cases(name: str) -> list[Case]:

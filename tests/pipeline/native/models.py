@@ -5,18 +5,14 @@ folder = build()            folder / "types" is a SavedModel
 Imports tensorflow where it makes them, so that runs in a process of its own.
 """
 
-import hashlib
 import os
-import shutil
-import subprocess
 import sys
-import tempfile
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tests.models.zoo import ROOT, locked
+from tests.models.once import digest, made_once
 
 DTYPES = (
     "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
@@ -26,21 +22,7 @@ DTYPES = (
 @cache
 def build() -> Path:
     """Return the folder of the models, made first if this source has never made it here."""
-    content = hashlib.sha256(Path(__file__).read_bytes() + version("numpy").encode()).hexdigest()[:16]
-    folder = ROOT / ".cache" / f"echoes-{content}"
-    folder.parent.mkdir(exist_ok=True)
-    with locked(folder.parent / "echoes.lock"):
-        if not folder.is_dir():
-            making = Path(tempfile.mkdtemp(prefix="echoes-making-", dir=folder.parent))
-            try:
-                command = [sys.executable, "-m", "tests.pipeline.native.models", str(making)]
-                made = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-                if made.returncode:
-                    raise RuntimeError(f"tests.pipeline.native.models failed:\n{made.stderr}")
-                making.rename(folder)
-            finally:
-                shutil.rmtree(making, ignore_errors=True)
-    return folder
+    return made_once("echoes", digest(Path(__file__), version("numpy")), "tests.pipeline.native.models")
 
 
 def _make(folder: Path) -> None:
