@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from exporting.inputs import Array, Inputs, batched
-from serving.protocols.json_tensors import text_of
+from serving.protocols.json_tensors.writer import text_of
 from serving.savedmodel.protobuf import write_varint
 from serving.savedmodel.signature import DEFAULT, Signature
 

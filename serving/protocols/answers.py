@@ -18,7 +18,7 @@ import numpy as np
 from serving.core.errors import did_you_mean
 from serving.core.http import BadRequest, ModelFault
 from serving.protocols.call import Arrays, Call, Context, option, row_errors
-from serving.protocols.json_tensors import to_values
+from serving.protocols.json_tensors.writer import to_values
 from serving.savedmodel.signature import Signature
 
 Array = np.ndarray[Any, Any]
@@ -77,7 +77,7 @@ def check_rows(call: Call, outputs: Arrays, count: int) -> None:
     """Raise where an output has not one value for each of the `count` rows: BadRequest where its declared shape says
     so, ModelFault where it does not.
     """
-    if top_k(call.context):
+    if call.context.query and top_k(call.context):
         ranked = scores(call.signature, call.context)
         outputs = {ranked: outputs[ranked]}
     for name, array in outputs.items():

@@ -8,9 +8,10 @@ import numpy as np
 import simdjson
 
 from serving.core.http import BadRequest
-from serving.protocols.json_tensors import Document, parse_carefully, parse_short
+from serving.protocols.json_tensors.dialect import parse_carefully, parse_short
+from serving.protocols.json_tensors.document import Document
 from serving.protocols.sizes import Limits
-from serving.protocols.tensorflow_serving import ROW
+from serving.protocols.tensorflow_serving.inputs import ROW
 from serving.savedmodel.signature import TensorSpec
 
 Array = np.ndarray[Any, Any]

@@ -7,7 +7,7 @@ import numpy as np
 
 from serving.core.errors import did_you_mean, nearest
 from serving.core.http import BadRequest, Headers, TooLarge
-from serving.protocols.json_tensors import kind
+from serving.protocols.json_tensors.document import kind
 from serving.protocols.options import from_parameters
 from serving.protocols.sizes import DEFAULTS, Limits
 from serving.savedmodel.signature import DEFAULT, Signature

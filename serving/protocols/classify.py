@@ -13,7 +13,7 @@ import numpy as np
 from serving.core.http import ModelFault, Response, to_json
 from serving.protocols import tf_example
 from serving.protocols.call import NOTHING, Arrays, Call, Context
-from serving.protocols.json_tensors import to_values
+from serving.protocols.json_tensors.writer import to_values
 from serving.protocols.tensorflow_serving import metadata
 from serving.protocols.tf_example import place
 from serving.savedmodel.signature import Signature

@@ -10,11 +10,11 @@ answered in its place as well.
 from collections.abc import Callable, Sequence
 
 from serving.core.http import BadRequest
-from serving.protocols import tensorflow_serving
 from serving.protocols.bodies import BOM, LINES, SPACE, Form, joined, placed
 from serving.protocols.call import MISSING, Call, Context, check_rows_apart, row_errors
-from serving.protocols.json_tensors import Document
+from serving.protocols.json_tensors.document import Document
 from serving.protocols.sizes import check_rows
+from serving.protocols.tensorflow_serving.inputs import ROW, decode_rows
 from serving.savedmodel.signature import Signature
 
 
@@ -61,7 +61,7 @@ def _rows(
         return placed(message, lambda row: place(None if row is None else rows[row]), len(rows))
 
     try:
-        call = tensorflow_serving.decode_rows(document, document.root[tensorflow_serving.ROW], signature, context)
+        call = decode_rows(document, document.root[ROW], signature, context)
     except BadRequest as error:
         raise BadRequest(told(str(error))) from None
     return call._replace(failed={rows[row]: told(message) for row, message in call.failed.items()})

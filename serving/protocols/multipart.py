@@ -27,9 +27,9 @@ from serving.protocols.bodies import (
     to_text,
 )
 from serving.protocols.call import Call, Context
-from serving.protocols.json_tensors import rows_to_array, to_array
+from serving.protocols.json_tensors.reader import rows_to_array, to_array
 from serving.protocols.sizes import Limits
-from serving.protocols.tensorflow_serving import COLUMN, ROW
+from serving.protocols.tensorflow_serving.inputs import COLUMN, ROW
 from serving.savedmodel.signature import Signature, TensorSpec, check
 
 MOST_PARTS = 1000

@@ -39,7 +39,10 @@ from serving.core.http import BadRequest, Headers, Response, TooLarge, to_json
 from serving.protocols import tensorflow_serving
 from serving.protocols.answers import class_names, order
 from serving.protocols.call import NOTHING, Call, Context, choose, option
-from serving.protocols.json_tensors import MAX_RANK, Document, kind, members, nest_to_array, to_values
+from serving.protocols.json_tensors.brackets import MAX_RANK
+from serving.protocols.json_tensors.document import Document, kind, members
+from serving.protocols.json_tensors.reader import nest_to_array
+from serving.protocols.json_tensors.writer import to_values
 from serving.protocols.options import OPTIONS, refuse_others, refuse_slips
 from serving.protocols.sizes import Limits, check_rows
 from serving.protocols.unclear import explained

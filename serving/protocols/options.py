@@ -12,7 +12,7 @@ from typing import Any
 
 from serving.core.errors import slip_of
 from serving.core.http import BadRequest
-from serving.protocols.json_tensors import kind
+from serving.protocols.json_tensors.document import kind
 
 OPTIONS = frozenset({"signature_name", "on_error", "top_k", "scores", "arrays"})
 MOST_PARAMETERS = 64

@@ -22,7 +22,8 @@ from serving.core.http import JSON, BadRequest, Response, media_type
 from serving.protocols import answers, tensorflow_serving
 from serving.protocols.bodies import LINES, Form, bytes_shape, to_strings, to_text
 from serving.protocols.call import NOTHING, Arrays, Call, Context, choose, option
-from serving.protocols.tensorflow_serving import COLUMN, ROW, example, metadata
+from serving.protocols.tensorflow_serving import example, metadata
+from serving.protocols.tensorflow_serving.inputs import COLUMN, ROW
 from serving.protocols.unclear import cut
 from serving.savedmodel.signature import Signature, TensorSpec, shape_text
 

@@ -8,7 +8,7 @@ import numpy as np
 import orjson
 
 from serving.protocols.answers import has_rows
-from serving.protocols.tensorflow_serving import COLUMN, ROW
+from serving.protocols.tensorflow_serving.inputs import COLUMN, ROW
 from serving.savedmodel.signature import DEFAULT, Signature
 
 Array = np.ndarray[Any, Any]

@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from serving.protocols import tensorflow_serving
 from serving.protocols.bodies import BOM, SPACE, joined
 from serving.protocols.call import NOTHING, Call, Context, option
-from serving.protocols.json_tensors import Document, b64
-from serving.protocols.tensorflow_serving import COLUMN, ROW, encode, example, metadata, place
+from serving.protocols.json_tensors.document import Document, b64
+from serving.protocols.tensorflow_serving import encode, example, metadata, place
+from serving.protocols.tensorflow_serving.inputs import COLUMN, ROW
 from serving.savedmodel.signature import DEFAULT, Signature
 
 __all__ = ["decode", "encode", "example", "metadata", "place"]
@@ -26,7 +27,7 @@ def decode(body: bytes, signatures: Mapping[str, Signature], context: Context = 
         listed, problems = joined([text], context.limits)
         if not problems:
             return tensorflow_serving.decode_root(listed, {ROW: listed.root[ROW][0]}, signatures, context)
-    if not text.startswith(b"{") or text.startswith(tensorflow_serving.USUAL):
+    if not text.startswith(b"{"):
         return tensorflow_serving.decode(body, signatures, context)
     document = Document(body, context.limits)
     root = document.root

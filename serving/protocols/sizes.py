@@ -55,7 +55,7 @@ def check_arrays(inputs: Mapping[str, np.ndarray[Any, Any]], limits: Limits) -> 
     for name, array in inputs.items():
         elements += array.size
         size += array.nbytes
-        if array.ndim and array.size:
+        if array.ndim and len(array) > limits.max_rows and array.size:
             check_rows(len(array), name, limits)
         if array.dtype == object:
             lengths = [*map(len, array.flat)]

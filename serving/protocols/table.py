@@ -27,7 +27,9 @@ from serving.core.errors import did_you_mean
 from serving.core.http import BadRequest
 from serving.protocols.bodies import LINES, Array, Form, parameter, to_strings, to_text
 from serving.protocols.call import MISSING, Call, Context, check_rows_apart, row_errors
-from serving.protocols.json_tensors import Document, limits, nest_to_array
+from serving.protocols.json_tensors.document import Document
+from serving.protocols.json_tensors.elements import limits
+from serving.protocols.json_tensors.reader import nest_to_array
 from serving.protocols.sizes import DEFAULTS, check_rows
 from serving.savedmodel.signature import Signature, TensorSpec, check, shape_text
 

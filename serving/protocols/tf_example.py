@@ -18,7 +18,8 @@ import simdjson
 from serving.core.errors import did_you_mean
 from serving.core.http import BadRequest, TooLarge
 from serving.protocols.call import Call, Context, choose, option
-from serving.protocols.json_tensors import Document, b64, bytes_of, kind, members
+from serving.protocols.json_tensors.document import Document, b64, kind, members
+from serving.protocols.json_tensors.elements import bytes_of
 from serving.protocols.options import refuse_others, refuse_slips
 from serving.protocols.unclear import explained
 from serving.savedmodel.protobuf import write_varint

@@ -21,7 +21,7 @@ from serving.core.telemetry.log import log
 from serving.protocols import answers
 from serving.protocols.bodies import Form
 from serving.protocols.call import MISSING, Arrays, Call
-from serving.protocols.tensorflow_serving import COLUMN
+from serving.protocols.tensorflow_serving.inputs import COLUMN
 from serving.runtime.model import Model
 from serving.savedmodel.signature import Signature
 from serving.scoring.faults import BadFile, Passing

@@ -24,7 +24,7 @@ from serving.events import cloud_events
 from serving.protocols import bodies, classify, open_inference, raw, regress, tensorflow_serving
 from serving.protocols.call import Call, Context
 from serving.protocols.options import from_query
-from serving.protocols.tensorflow_serving import COLUMN, ROW
+from serving.protocols.tensorflow_serving.inputs import COLUMN, ROW
 from serving.savedmodel import composite, prediction_log
 from serving.savedmodel.folder import assets
 from serving.savedmodel.safety.purity import impurities

@@ -14,8 +14,10 @@ from hypothesis.extra import numpy as hnp
 
 from serving.core.dtypes import DTYPES, DType
 from serving.core.http import BadRequest
-from serving.protocols import json_tensors
-from serving.protocols.json_tensors import Document, to_array, to_values
+from serving.protocols.json_tensors.dialect import parse_carefully
+from serving.protocols.json_tensors.document import Document
+from serving.protocols.json_tensors.reader import to_array
+from serving.protocols.json_tensors.writer import to_values
 from serving.protocols.sizes import DEFAULTS
 from serving.savedmodel.signature import TensorSpec
 
@@ -168,7 +170,7 @@ def test_the_quick_way_gives_what_the_careful_way_gives(value: Any, dtype: DType
     def outcome(quick: bool) -> Any:
         try:
             document = Document(body, DEFAULTS)
-            root = document.root if quick else json_tensors.parse_carefully(body, DEFAULTS)
+            root = document.root if quick else parse_carefully(body, DEFAULTS)
             array = to_array(document, root["x"], TensorSpec("x", dtype, None, "x:0"), "x")
         except BadRequest as error:
             return str(error)

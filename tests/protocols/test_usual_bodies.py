@@ -1,4 +1,4 @@
-"""The quick ways for the commonest body and answer are the general ways: the same call, the same bytes, no error less."""
+"""Whatever parser and way a body takes, it gives the same call and the same error; and an answer the same bytes."""
 
 import json
 from typing import Any
@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from serving.core.dtypes import DTYPES
 from serving.core.http import BadRequest, ModelFault
 from serving.protocols import tensorflow_serving
-from serving.protocols.call import NOTHING, Call, Context
-from serving.protocols.json_tensors import sole_numbers
-from serving.protocols.sizes import DEFAULTS, DefaultLimits
+from serving.protocols.call import Call, Context
+from serving.protocols.json_tensors import document, reader
+from serving.protocols.sizes import DefaultLimits
 from serving.protocols.tensorflow_serving import decode, encode
 from serving.savedmodel.signature import Shape, Signature, TensorSpec
 
@@ -67,16 +67,28 @@ def outcome(body: bytes, signatures: dict[str, Signature]) -> Any:
     st.sampled_from(TYPES),
     st.sampled_from(SHAPES),
 )
-def test_the_quick_way_reads_what_the_general_one_does(
+def test_a_body_that_pythons_parser_reads_gives_the_same_call_or_error(
     nest: Any, separators: tuple[str, str], tail: bytes, cut: int | None, dtype: str, shape: Shape | None
 ) -> None:
     head = '{"instances"' + separators[1]
     body = (head + json.dumps(nest, separators=separators)).encode() + tail
     body = body if cut is None else body[: len(head) + cut] + body[len(head) + cut + 1 :]
     signatures = signature(dtype, shape)
-    quick = outcome(body, signatures)
-    with patch.object(tensorflow_serving, "USUAL", ()):
-        assert quick == outcome(body, signatures)
+    by_simdjson = outcome(body, signatures)
+    with patch.object(document, "parse", side_effect=ValueError):  # lists of Python's own, which are walked
+        assert by_simdjson == outcome(body, signatures)
+
+
+@hypothesis(max_examples=300, deadline=None)
+@given(st.lists(nests, min_size=1, max_size=3), st.sampled_from(TYPES), st.sampled_from(SHAPES))
+def test_named_rows_that_pythons_parser_reads_give_the_same_call_or_error(
+    nested: list[Any], dtype: str, shape: Shape | None
+) -> None:
+    body = json.dumps({"instances": [{"x": nest} for nest in nested]}).encode()
+    signatures = signature(dtype, shape)
+    by_simdjson = outcome(body, signatures)
+    with patch.object(document, "parse", side_effect=ValueError):
+        assert by_simdjson == outcome(body, signatures)
 
 
 arrays = st.tuples(
@@ -88,7 +100,7 @@ arrays = st.tuples(
 
 @hypothesis(max_examples=500, deadline=None)
 @given(arrays, st.booleans())
-def test_the_quick_way_writes_what_the_general_one_does(
+def test_an_answer_of_one_output_is_written_the_same_at_once_and_row_by_row(
     array: tuple[str, tuple[int, ...], list[float]], null: bool
 ) -> None:
     dtype, shape, values = array
@@ -104,23 +116,32 @@ def test_the_quick_way_writes_what_the_general_one_does(
         except (BadRequest, ModelFault) as error:
             return str(error)
 
-    quick = written()
+    at_once = written()
     with patch.object(tensorflow_serving, "sole_rows", lambda *_, **__: None):
-        assert quick == written()
+        assert at_once == written()
 
 
-@pytest.mark.parametrize(
-    "body", [b'{"instances": [[1, 2.5]]}', b'{"instances":[[1e3,2],[3,4]]}', b'{"instances": [[ 1 ,\n2 ]] }']
-)
-def test_the_commonest_bodies_take_the_quick_way(body: bytes) -> None:
-    signatures = signature("float32", (None, 2))
-    (spec,) = signatures["serving_default"].inputs.values()
-    assert sole_numbers(body, "instances", spec, DEFAULTS) is not None
-    with patch.object(tensorflow_serving, "Document", side_effect=AssertionError):
-        assert decode(body, signatures, NOTHING).inputs["x"].shape[1] == 2
+ONE_BUFFER = [
+    b'{"instances": [[1, 2.5]]}',
+    b'{"instances":[[1e3,2],[3,4]]}',
+    b'{"instances": [[ 1 ,\n2 ]] }',
+    b'{"instances": [{"x": [1, 2]}, {"x": [3.5, 4]}]}',
+    b'{"instances": [{"x": [1, 2], "key": "a"}]}',
+    b'{"inputs": [[1, 2]]}',
+    b'{"inputs": {"x": [[1, 2], [3, 4]]}}',
+]
 
 
-def test_the_quick_way_keeps_the_limit_of_nesting() -> None:
+@pytest.mark.parametrize("body", ONE_BUFFER)
+def test_numbers_in_rows_or_columns_are_read_as_one_buffer(body: bytes) -> None:
+    with patch.object(reader, "to_elements", side_effect=AssertionError):
+        array = decode(body, signature("float32", (None, 2))).inputs["x"]
+    root = json.loads(body)
+    rows = root.get("instances") or (root["inputs"]["x"] if isinstance(root["inputs"], dict) else root["inputs"])
+    np.testing.assert_array_equal(array, [row["x"] if isinstance(row, dict) else row for row in rows])
+
+
+def test_rows_of_numbers_keep_the_limit_of_nesting() -> None:
     context = Context(limits=DefaultLimits(max_nesting=2))
     assert decode(b'{"instances": [1.5]}', signature("float32", (None,)), context).inputs["x"].shape == (1,)
     with pytest.raises(BadRequest, match="nested too deep: expected at most 2 levels"):
