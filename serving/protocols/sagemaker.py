@@ -10,9 +10,9 @@ signature's inputs is read as TensorFlow Serving's.
 from collections.abc import Mapping
 
 from serving.protocols import tensorflow_serving
-from serving.protocols.bodies import BOM, SPACE, joined
 from serving.protocols.call import NOTHING, Call, Context, option
 from serving.protocols.json_tensors.document import Document, b64
+from serving.protocols.raw.bodies import BOM, SPACE, joined
 from serving.protocols.tensorflow_serving import encode, example, metadata, place
 from serving.protocols.tensorflow_serving.inputs import COLUMN, ROW
 from serving.savedmodel.signature import DEFAULT, Signature

@@ -17,9 +17,11 @@ from typing import Any, NamedTuple, Protocol
 import orjson
 
 from serving.core.http import BadRequest
-from serving.protocols import lines, raw, table
-from serving.protocols.bodies import BOM, CHARSETS, SPACE, json_problem, parameter
+from serving.protocols import raw
 from serving.protocols.call import Call, Context
+from serving.protocols.raw import lines, table
+from serving.protocols.raw.bodies import BOM, CHARSETS, SPACE, json_problem, parameter
+from serving.protocols.raw.columns import Header, read_header
 from serving.protocols.sizes import Limits
 from serving.savedmodel.signature import Signature
 from serving.scoring.faults import BadFile
@@ -251,7 +253,7 @@ class Table:
 
     def __init__(self, signature: Signature, context: Context, limit: int) -> None:
         self._signature, self._context, self._limit = signature, context, limit
-        self._header: table.Header | None = None
+        self._header: Header | None = None
 
     def batches(self, chunks: Iterator[bytes], step: int) -> Iterator[Batch]:
         records = self._records(chunks)
@@ -261,7 +263,7 @@ class Table:
         if first.problem:
             raise BadFile(first.problem)
         try:
-            self._header, taken = table.read_header(first.cells, self._signature, self._context)
+            self._header, taken = read_header(first.cells, self._signature, self._context)
         except BadRequest as error:
             raise BadFile(str(error)) from None
         count = 0

@@ -19,8 +19,8 @@ from serving.core.errors import CLIENTS_FAULT, InputError, RunError, plain
 from serving.core.http import BadRequest
 from serving.core.telemetry.log import log
 from serving.protocols import answers
-from serving.protocols.bodies import Form
 from serving.protocols.call import MISSING, Arrays, Call
+from serving.protocols.raw.bodies import Form
 from serving.protocols.tensorflow_serving.inputs import COLUMN
 from serving.runtime.model import Model
 from serving.savedmodel.signature import Signature

@@ -21,9 +21,10 @@ from serving.core import settings
 from serving.core.errors import LoadError
 from serving.core.http import HttpError, Request, read_body
 from serving.events import cloud_events
-from serving.protocols import bodies, classify, open_inference, raw, regress, tensorflow_serving
+from serving.protocols import classify, open_inference, raw, regress, tensorflow_serving
 from serving.protocols.call import Call, Context
 from serving.protocols.options import from_query
+from serving.protocols.raw import bodies
 from serving.protocols.tensorflow_serving.inputs import COLUMN, ROW
 from serving.savedmodel import composite, prediction_log
 from serving.savedmodel.folder import assets

@@ -17,9 +17,9 @@ from werkzeug.test import encode_multipart
 
 from serving.core.dtypes import DTYPES
 from serving.core.http import BadRequest, ModelFault
-from serving.protocols.bodies import parameter
 from serving.protocols.call import Call, Context
 from serving.protocols.raw import decode, encode, example, place, takes
+from serving.protocols.raw.bodies import parameter
 from serving.savedmodel.signature import Shape, Signature, TensorSpec
 
 BY_NAME = {dtype.numpy_name: dtype for dtype in DTYPES}

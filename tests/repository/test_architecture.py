@@ -91,6 +91,22 @@ def test_serving_has_few_rooms() -> None:
     assert len([path for path in (ROOT / "serving").iterdir() if path.name != "__pycache__"]) <= 10
 
 
+PROTOCOLS = sorted((ROOT / "serving" / "protocols").rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", PROTOCOLS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_file_of_the_protocols_has_more_than_400_lines_and_no_function_more_than_50(path: Path) -> None:
+    text = path.read_text()
+    functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)]
+    lines = {function.name: (function.end_lineno or 0) - function.lineno + 1 for function in functions}
+    assert text.count("\n") <= 400
+    assert {name: count for name, count in lines.items() if count > 50} == {}
+
+
+def test_no_folder_of_the_protocols_has_more_than_15_files() -> None:
+    assert max(len(list(folder.glob("*.py"))) for folder in {path.parent for path in PROTOCOLS}) <= 15
+
+
 def test_nothing_tracked_names_the_machine_it_was_written_on() -> None:
     pattern = re.compile(r"(?<![\w.])/(?:work|root|home|Users)/\w")
     for path in ROOT.rglob("*"):

@@ -20,8 +20,8 @@ import orjson
 
 from serving.core.http import JSON, BadRequest, Response, media_type
 from serving.protocols import answers, tensorflow_serving
-from serving.protocols.bodies import LINES, Form, bytes_shape, to_strings, to_text
 from serving.protocols.call import NOTHING, Arrays, Call, Context, choose, option
+from serving.protocols.raw.bodies import LINES, Form, bytes_shape, to_strings, to_text
 from serving.protocols.tensorflow_serving import example, metadata
 from serving.protocols.tensorflow_serving.inputs import COLUMN, ROW
 from serving.protocols.unclear import cut
@@ -84,14 +84,14 @@ def decode(body: bytes, signatures: Mapping[str, Signature], context: Context = 
 def _reader(kind: str | None) -> Callable[[bytes, Signature, Context], Call]:
     """Import what a kind of body needs: most functions never meet one."""
     if kind == PARTS:
-        from serving.protocols import multipart
+        from serving.protocols.raw import multipart
 
         return multipart.decode
     if kind == JSON_LINES:
-        from serving.protocols import lines
+        from serving.protocols.raw import lines
 
         return lines.decode
-    from serving.protocols import table
+    from serving.protocols.raw import table
 
     return table.decode
 

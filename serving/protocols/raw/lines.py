@@ -10,9 +10,9 @@ answered in its place as well.
 from collections.abc import Callable, Sequence
 
 from serving.core.http import BadRequest
-from serving.protocols.bodies import BOM, LINES, SPACE, Form, joined, placed
 from serving.protocols.call import MISSING, Call, Context, check_rows_apart, row_errors
 from serving.protocols.json_tensors.document import Document
+from serving.protocols.raw.bodies import BOM, LINES, SPACE, Form, joined, placed
 from serving.protocols.sizes import check_rows
 from serving.protocols.tensorflow_serving.inputs import ROW, decode_rows
 from serving.savedmodel.signature import Signature
