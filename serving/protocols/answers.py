@@ -60,22 +60,25 @@ def check_fields(call: Call) -> Call:
 
 
 def has_rows(signature: Signature, output: str | None = None) -> bool:
-    """Say whether inputs and outputs, or one of these, go by rows: each has a first dimension, all of one size."""
+    """Return whether inputs and outputs, or the one `output`, have a batch dimension, all of one size."""
     outputs = signature.outputs if output is None else {output: signature.outputs[output]}
     if any(spec.shape == () for specs in (signature.required, outputs) for spec in specs.values()):
         return False
-    given, answered = ({one.shape[0] for one in specs.values() if one.shape} for specs in (signature.required, outputs))
-    return len(given - {None}) <= 1 and answered - {None} <= given
+    input_sizes, output_sizes = (
+        {spec.shape[0] for spec in specs.values() if spec.shape} for specs in (signature.required, outputs)
+    )
+    return len(input_sizes - {None}) <= 1 and output_sizes - {None} <= input_sizes
 
 
 def in_rows(call: Call) -> bool:
-    """Say whether a predict request goes by rows, not by columns."""
+    """Return whether a predict request has rows, not columns."""
     return bool(getattr(call.form, "answer", call.form) != "inputs")
 
 
 def check_rows(call: Call, outputs: Arrays, count: int) -> None:
-    """Raise where an output has not one value for each of the `count` rows: BadRequest where its declared shape says
-    so, ModelFault where it does not.
+    """Raise where an output does not have one value for each of the `count` rows.
+
+    BadRequest where its declared shape says so, ModelFault where it does not.
     """
     if call.context.query and top_k(call.context):
         ranked = scores(call.signature, call.context)
@@ -83,8 +86,8 @@ def check_rows(call: Call, outputs: Arrays, count: int) -> None:
     for name, array in outputs.items():
         if array.ndim and len(array) == count:
             continue
-        came = f"{len(array)} rows for the {count} rows of the request" if array.ndim else "no batch dimension"
-        message = f"the output {name!r} has {came}"
+        rows_given = f"{len(array)} rows for the {count} rows of the request" if array.ndim else "no batch dimension"
+        message = f"the output {name!r} has {rows_given}"
         spec = call.signature.outputs.get(name)
         if spec is not None and spec.shape is not None and spec.shape[:1] != (None,):
             raise BadRequest(f"{message}: ask in column form, with 'inputs'", example=False)
@@ -92,7 +95,7 @@ def check_rows(call: Call, outputs: Arrays, count: int) -> None:
 
 
 def top_k(context: Context) -> int:
-    """Return how many classes are asked for; 0 where the outputs are."""
+    """Return how many classes a request asks for; 0 where it asks for the outputs."""
     text = context.query.get("top_k")
     if text is None:
         return 0
@@ -104,22 +107,23 @@ def top_k(context: Context) -> int:
 def scores(signature: Signature, context: Context) -> str:
     """Return the name of the output that holds the scores of the classes."""
     named = context.query.get("scores")
-    floats = [one for one in signature.outputs.values() if one.dtype.kind == "f"]
-    found = [one.name for one in floats if one.shape is None or len(one.shape) == 2]
+    floats = [spec for spec in signature.outputs.values() if spec.dtype.kind == "f"]
+    candidates = [spec.name for spec in floats if spec.shape is None or len(spec.shape) == 2]
     if named is not None:
-        if named not in found:
+        if named not in candidates:
             raise BadRequest(
-                f"scores: there is no output {named[:200]!r} of scores{did_you_mean(named, found)}", example=False
+                f"scores: there is no output {named[:200]!r} of scores{did_you_mean(named, candidates)}", example=False
             )
         return named
-    if len(found) != 1:
-        there = f"there are {', '.join(map(repr, found))}: choose one with scores=NAME" if found else "there is none"
+    if len(candidates) != 1:
+        names = ", ".join(map(repr, candidates))
+        there = f"there are {names}: choose one with scores=NAME" if candidates else "there is none"
         raise BadRequest(f"top_k: expected one float output of shape [batch, classes]; {there}", example=False)
-    return found[0]
+    return candidates[0]
 
 
 def rows(call: Call, outputs: Arrays, *, named: bool = False) -> Any:
-    """Return one value or, for several outputs or where `named`, one object for each index of the first dimension."""
+    """Return an item for each index of the first dimension: a value, or an object for several outputs or if `named`."""
     count = top_k(call.context)
     if count:
         return [{"classes": ranked} for ranked in _ranked(call, outputs, count)]
@@ -135,7 +139,7 @@ def rows(call: Call, outputs: Arrays, *, named: bool = False) -> Any:
 
 
 def columns(call: Call, outputs: Arrays) -> dict[str, Any]:
-    """Return each output whole."""
+    """Return each output whole, by name."""
     count = top_k(call.context)
     if count:
         return {"classes": _ranked(call, outputs, count)}
@@ -178,7 +182,7 @@ def order(values: Array, count: int) -> Array:
 
 
 def class_names(outputs: Arrays, shape: tuple[int, ...], context: Context) -> Sequence[Sequence[str]] | None:
-    """Return the names of the classes for each row of scores [batch, classes]; None where the model tells none."""
+    """Return the names of the classes for each row of scores [batch, classes]; None where they are unknown."""
     for array in outputs.values():
         if array.dtype == object and array.shape in (shape, shape[1:]):
             names = [name.decode("utf-8", "replace") for name in array.ravel().tolist()]

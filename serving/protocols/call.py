@@ -16,7 +16,7 @@ Arrays = Mapping[str, np.ndarray[Any, Any]]
 
 
 class Context(NamedTuple):
-    """What a protocol may need beside the body and the signatures."""
+    """What a protocol needs besides the body and the signatures: all that it may depend on."""
 
     headers: Headers = {}  # noqa: RUF012 - never written to
     name: str = ""  # the model's
@@ -24,26 +24,29 @@ class Context(NamedTuple):
     query: Mapping[str, str] = {}
     key: str = "key"  # the field of an instance that is not for the model
     null: bool = False  # write null for NaN and the infinities
-    labels: Sequence[str] = ()  # the names of the classes, where the exporter left them
+    labels: Sequence[str] = ()  # the names of the classes, from the exporter
     limits: Limits = DEFAULTS
 
     def with_parameters(self, parameters: Any) -> "Context":
-        """Return the context with the options that a body's "parameters" hold beside those in the address."""
-        told = from_parameters(parameters)
-        for name, value in told.items():
+        """Return the context with the options in a body's "parameters" added to those in the address.
+
+        Raise BadRequest where the two differ.
+        """
+        given = from_parameters(parameters)
+        for name, value in given.items():
             if self.query.get(name, value) != value:
-                asked = f"{self.query[name][:40]!r} in the address and {value[:40]!r} in the parameters"
-                raise BadRequest(f"{name}: expected one value, got {asked}", example=False)
-        return self._replace(query={**self.query, **told})
+                values = f"{self.query[name][:40]!r} in the address and {value[:40]!r} in the parameters"
+                raise BadRequest(f"{name}: expected one value, got {values}", example=False)
+        return self._replace(query={**self.query, **given})
 
 
 NOTHING = Context()
 
 
 class Call(NamedTuple):
-    """A signature, its inputs by name, and what its protocol must remember to write the answer.
+    """A decoded request: a signature, its inputs by name, and what its protocol needs to write the answer.
 
-    `failed` says of rows that are not in the inputs why they are not; the others are in order.
+    `failed`: why rows of the request are not among the inputs, by their index; the inputs hold the others in order.
     """
 
     signature: Signature
@@ -55,14 +58,17 @@ class Call(NamedTuple):
 
 
 class Missing:
-    """A row without a key."""
+    """The key of a row without one."""
 
 
 MISSING = Missing()
 
 
 def choose(signatures: Mapping[str, Signature], name: Any, place: str) -> Signature:
-    """Return the signature of that name, the default one for an empty name; `place` is where a request names it."""
+    """Return the signature of that name, the default one for an empty name; `place` is where a request names it.
+
+    Raise BadRequest for a name that is unknown, or of a signature that cannot be called.
+    """
     if not isinstance(name, str):
         raise BadRequest(f"{place}: expected a string, got {kind(name)}")
     given, name = bool(name), name or DEFAULT
@@ -81,7 +87,7 @@ def choose(signatures: Mapping[str, Signature], name: Any, place: str) -> Signat
 
 
 def row_errors(context: Context) -> bool:
-    """Say whether a bad row is to be told in its place, `?on_error=row`, and not to fail the request."""
+    """Return whether a bad row fails alone and not the request, `?on_error=row`; raise BadRequest for other values."""
     value = context.query.get("on_error", "request")
     if value not in ("row", "request"):
         raise BadRequest(f"on_error: expected row or request, got {value[:40]!r}", example=False)
@@ -92,11 +98,11 @@ MOST_ROWS_APART = 10_000  # of a request with on_error=row: a bad row takes a hu
 
 
 def check_rows_apart(context: Context, count: int, place: str) -> None:
-    """Refuse too many rows where each is to be told apart, before anything is made of them."""
+    """Raise TooLarge for too many rows of which each may fail alone, before anything is made of them."""
     if count > MOST_ROWS_APART and row_errors(context):
         raise TooLarge(f"{place}: expected at most {MOST_ROWS_APART} rows with on_error=row, got {count}")
 
 
 def option(context: Context, name: str) -> str:
-    """Return an option of the request, from its address or its parameters; empty where there is none."""
+    """Return an option from the request's address or parameters, empty where it is absent."""
     return context.query.get(name, "")

@@ -1,4 +1,4 @@
-"""TensorFlow Serving's classify <https://www.tensorflow.org/tfx/serving/api_rest>.
+"""TensorFlow Serving's classify <https://www.tensorflow.org/tfx/serving/api_rest#classify_and_regress_api>.
 
 {"examples": [{"age": 3}, {"age": 4}]}    answered:  {"results": [[["cat", 0.9], ["dog", 0.1]], ...]}
 
@@ -36,12 +36,15 @@ def _problem(signature: Signature) -> str | None:
 
 
 def encode(call: Call, outputs: Arrays) -> Response:
-    """Return each example's classes with their scores."""
+    """Return each example's classes with their scores, both of shape [examples, classes].
+
+    Raise ModelFault for outputs of another shape.
+    """
     (examples,) = call.inputs.values()
     shapes = {array.shape for array in outputs.values()}
     if len(shapes) != 1 or len(shape := shapes.pop()) != 2 or shape[0] != len(examples):
-        told = ", ".join(f"{name!r} {list(array.shape)}" for name, array in outputs.items())
-        raise ModelFault(f"classify: expected outputs of shape [{len(examples)}, classes], got {told}")
+        shapes_given = ", ".join(f"{name!r} {list(array.shape)}" for name, array in outputs.items())
+        raise ModelFault(f"classify: expected outputs of shape [{len(examples)}, classes], got {shapes_given}")
     labels = to_values(outputs[CLASSES], CLASSES) if CLASSES in outputs else [[""] * shape[1]] * shape[0]
     scores = outputs.get(SCORES, np.zeros(shape, np.float32))
     results = [list(zip(names, _numbers(row, call.context))) for names, row in zip(labels, scores)]
@@ -55,5 +58,5 @@ def _numbers(row: np.ndarray[Any, Any], context: Context) -> list[Any]:
 
 
 def example(signature: Signature, saved: Any = None) -> bytes:
-    """Return nothing: what features the model parses, its signature does not tell."""
+    """Return nothing: a signature does not say which features its model parses."""
     return b""

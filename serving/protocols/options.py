@@ -2,8 +2,8 @@
 
     ?top_k=3                     "parameters": {"top_k": 3}
 
-A name that is nearly one of ours is refused with the name that was meant: it would be ignored otherwise. A name that
-resembles none belongs to another program (an API gateway's key, a client's marker) and is passed over.
+A name that is nearly an option's is refused, with the option that may be meant. A name that resembles none belongs to
+another program (an API gateway's key, a client's marker) and is ignored.
 """
 
 from collections.abc import Collection, Mapping, Set
@@ -16,7 +16,7 @@ from serving.protocols.json_tensors.document import kind
 
 OPTIONS = frozenset({"signature_name", "on_error", "top_k", "scores", "arrays"})
 MOST_PARAMETERS = 64
-MOST_LOOKED_AT = 64  # unknown names that are compared with ours; an honest request has few
+MOST_LOOKED_AT = 64  # unknown names that are compared with ours
 
 
 def refuse_slips(names: Set[str], known: Set[str], place: str) -> None:
@@ -29,7 +29,7 @@ def refuse_slips(names: Set[str], known: Set[str], place: str) -> None:
 
 
 def from_query(query: str, *, place: str = "query", strict: bool = False) -> dict[str, str]:
-    """Return our options in an address's query; with `strict`, raise BadRequest for every other name."""
+    """Return the options in an address's query, by name; with `strict`, raise BadRequest for every other name."""
     if not query:
         return {}
     from urllib.parse import parse_qsl  # most requests have none
@@ -38,20 +38,20 @@ def from_query(query: str, *, place: str = "query", strict: bool = False) -> dic
         pairs = parse_qsl(query, keep_blank_values=True, max_num_fields=MOST_PARAMETERS, errors="strict")
     except ValueError:  # more than that, or not UTF-8
         raise BadRequest(f"{place}: expected at most {MOST_PARAMETERS} parameters in UTF-8", example=False) from None
-    found: dict[str, str] = {}
+    options: dict[str, str] = {}
     for name, value in pairs:
         if name in OPTIONS:
-            if name in found:
+            if name in options:
                 raise BadRequest(f"{place}: {name!r} stands twice", example=False)
-            found[name] = value
+            options[name] = value
         elif strict and not slip_of(name, OPTIONS):
             raise BadRequest(f"{place}: there is no option {name[:40]!r}; there is {_listed(OPTIONS)}", example=False)
     refuse_slips({name for name, _ in pairs}, OPTIONS, place)
-    return found
+    return options
 
 
 def from_parameters(parameters: Any) -> dict[str, str]:
-    """Return our options in a body's "parameters"; none where they are no object, but some other protocol's."""
+    """Return the options in a body's "parameters", by name; none where these are no object."""
     if not hasattr(parameters, "items"):
         return {}
     names = set(parameters)
@@ -60,7 +60,7 @@ def from_parameters(parameters: Any) -> dict[str, str]:
 
 
 def refuse_others(given: Mapping[str, Any] | Collection[str], taken: Set[str], protocol: str) -> None:
-    """Raise BadRequest for an option of ours that this protocol does not have."""
+    """Raise BadRequest for an option of predict that another protocol does not have."""
     for name in given:
         if name in OPTIONS and name not in taken:
             raise BadRequest(f"{name}: an option of predict, which {protocol} does not have", example=False)

@@ -1,4 +1,4 @@
-"""TensorFlow Serving's regress <https://www.tensorflow.org/tfx/serving/api_rest>.
+"""TensorFlow Serving's regress <https://www.tensorflow.org/tfx/serving/api_rest#classify_and_regress_api>.
 
 {"examples": [{"age": 3}, {"age": 4}]}    answered:  {"results": [0.5, 0.7]}
 """
@@ -31,7 +31,7 @@ def _problem(signature: Signature) -> str | None:
 
 
 def encode(call: Call, outputs: Arrays) -> Response:
-    """Return one number for each example."""
+    """Return one number for each example; raise ModelFault unless the output is [examples] or [examples, 1]."""
     (examples,), values = call.inputs.values(), outputs[OUTPUT]
     if values.shape not in ((len(examples),), (len(examples), 1)):
         wanted = f"[{len(examples)}] or [{len(examples)}, 1]"

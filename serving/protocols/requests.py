@@ -1,4 +1,4 @@
-"""Requests made from arrays, in TensorFlow Serving's JSON and the Open Inference Protocol's: `decode` the other way."""
+"""Arrays → requests in TensorFlow Serving's JSON and the Open Inference Protocol's: the reverse of `decode`."""
 
 import base64
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ Array = np.ndarray[Any, Any]
 
 
 def named(signature: Signature) -> dict[str, Any]:
-    """Return how a body names its signature."""
+    """Return the member by which a body names its signature; none for the default one."""
     return {} if signature.name == DEFAULT else {"signature_name": signature.name}
 
 
@@ -25,7 +25,7 @@ def in_rows(signature: Signature, rows: list[Any]) -> bytes:
 
 
 def rows_of(signature: Signature, inputs: Mapping[str, Array]) -> list[Any] | None:
-    """Return the instances that inputs are, None where they are not rows side by side."""
+    """Return inputs as a list of instances, None where their first dimensions are not one batch."""
     sizes = {array.shape[:1] for array in inputs.values()}
     if not inputs or not has_rows(signature) or len(sizes) != 1 or sizes & {(), (0,)}:
         return None
@@ -44,15 +44,15 @@ def predict(signature: Signature, inputs: Mapping[str, Array]) -> bytes:
 def infer(signature: Signature, inputs: Mapping[str, Array]) -> bytes:
     """Return the infer request for inputs, to be answered in binary."""
     tensors = [
-        {"name": name, "shape": list(one.shape), "datatype": signature.inputs[name].dtype.v2_name,
-         "data": as_json(one.reshape(-1))}
-        for name, one in inputs.items()
+        {"name": name, "shape": list(array.shape), "datatype": signature.inputs[name].dtype.v2_name,
+         "data": as_json(array.reshape(-1))}
+        for name, array in inputs.items()
     ]  # fmt: skip
     return orjson.dumps({"inputs": tensors, "parameters": {**named(signature), "binary_data_output": True}})
 
 
 def as_json(values: Any) -> Any:
-    """Return an array, or a part of one, as JSON has it; strings that are no text in base64."""
+    """Return an array or an element as a JSON value: nested lists; strings that are not UTF-8 in base64."""
     if isinstance(values, bytes):
         try:
             return values.decode()
@@ -60,5 +60,5 @@ def as_json(values: Any) -> Any:
             return {"b64": base64.b64encode(values).decode()}
     array = np.asarray(values)
     if array.dtype == object:
-        return [as_json(one) for one in array] if array.ndim else as_json(array.item())
+        return [as_json(element) for element in array] if array.ndim else as_json(array.item())
     return array.tolist() if array.dtype.kind in "biu" else array.astype(np.float64).tolist()

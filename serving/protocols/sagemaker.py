@@ -1,4 +1,4 @@
-"""The bodies of /invocations: TensorFlow Serving's, and the bare ones that SageMaker's own container takes.
+"""The bodies of /invocations: TensorFlow Serving's, and the bare ones of SageMaker's own container.
 
     [[1.0, 2.0], [3.0, 4.0]]    is    {"instances": [[1.0, 2.0], [3.0, 4.0]]}
     {"x": [1.0, 2.0]}           is    {"instances": [{"x": [1.0, 2.0]}]}

@@ -1,10 +1,11 @@
-"""tf.Example messages out of JSON, for the signatures that TensorFlow Serving's classify and regress call.
+"""JSON → serialized tf.Example messages, for the signatures that TensorFlow Serving's classify and regress call.
 
 {"signature_name": "...", "context": {"user": "a"}, "examples": [{"age": 3, "words": ["x", "y"]}, ...]}
 
 Each feature is a value or a flat list. Its kind follows from the first value: a decimal makes floats, an integer or a
 boolean int64s, text or {"b64": "..."} bytes. The context's features belong to every example.
-The messages: tensorflow/core/example/{example,feature}.proto, written by hand in their few fields.
+The body: <https://www.tensorflow.org/tfx/serving/api_rest#classify_and_regress_api>. The messages, of few fields, are
+written by hand: <https://github.com/tensorflow/tensorflow/blob/master/tensorflow/core/example/feature.proto>.
 """
 
 import math
@@ -37,7 +38,7 @@ def decode(
     context: Context,
     problem: Callable[[Signature], str | None],
 ) -> Call:
-    """Return the call of a signature that takes serialized examples; `problem` says why one is not of the kind."""
+    """Return the call of a signature that takes serialized examples; `problem` returns why one is not of the kind."""
     try:
         document = Document(body, context.limits)
     except BadRequest as error:
@@ -82,7 +83,8 @@ def _check(
 ) -> None:
     wrong = _input_problem(signature) or problem(signature)
     if wrong:
-        fit = [one.name for one in signatures.values() if not (one.refusal or _input_problem(one) or problem(one))]
+        others = [other for other in signatures.values() if not other.refusal]
+        fit = [other.name for other in others if not (_input_problem(other) or problem(other))]
         there = f"there is {', '.join(map(repr, fit))}" if fit else "the model has none that does: use :predict"
         raise BadRequest(f"signature_name: {signature.name!r} {wrong}; {there}", example=False)
 
@@ -121,18 +123,18 @@ def _feature(value: Any, place: str) -> bytes:
     values = list(value) if isinstance(value, LISTS) else [value]
     if not values:
         return b""  # a feature without a kind
-    of = _kind(values[0], f"{place}[0]" if isinstance(value, LISTS) else place)
-    for index, one in enumerate(values):
-        if (came := _kind(one, f"{place}[{index}]")) != of:
-            raise BadRequest(f"{place}[{index}]: expected {of} as the first value is, got {came}")
-    if of == FLOATS:
+    first = _kind(values[0], f"{place}[0]" if isinstance(value, LISTS) else place)
+    for index, element in enumerate(values):
+        if (other := _kind(element, f"{place}[{index}]")) != first:
+            raise BadRequest(f"{place}[{index}]: expected {first} as the first value is, got {other}")
+    if first == FLOATS:
         return _field(2, _field(1, _floats(values, place)))
-    if of == BYTES:
-        return _field(1, b"".join(_field(1, bytes_of(one, place)) for one in values))
-    for index, one in enumerate(values):
-        if not -(1 << 63) <= one < 1 << 63:
-            raise BadRequest(f"{place}[{index}]: expected int64, got {one}, which is out of its range")
-    return _field(3, _field(1, b"".join(write_varint(int(one)) for one in values)))
+    if first == BYTES:
+        return _field(1, b"".join(_field(1, bytes_of(element, place)) for element in values))
+    for index, number in enumerate(values):
+        if not -(1 << 63) <= number < 1 << 63:
+            raise BadRequest(f"{place}[{index}]: expected int64, got {number}, which is out of its range")
+    return _field(3, _field(1, b"".join(write_varint(int(number)) for number in values)))
 
 
 FLOATS, INTEGERS, BYTES = "a decimal", "an integer or a boolean", "text or bytes"

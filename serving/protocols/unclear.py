@@ -1,4 +1,4 @@
-"""What may be meant by a body that is not what its headers say: hints for error messages."""
+"""Hints for error messages: what a body may be that is not what its headers say."""
 
 from serving.core.http import BadRequest, Headers, media_type
 
@@ -23,12 +23,11 @@ def explained(error: BadRequest, body: bytes, headers: Headers) -> BadRequest:
     """Return the error of a body that is not JSON, with what it seems to be and how that is sent."""
     if body[:64].lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"["):
         return error
-    found = next(((what, how) for begins, what, how in FILES if body.startswith(begins)), None)
-    if found is None:
+    what, how = next(((what, how) for begins, what, how in FILES if body.startswith(begins)), ("", ""))
+    if not what:
         if body.isascii():
             return error
-        found = "bytes that are no JSON", "Content-Type: application/octet-stream, for a string input"
-    what, how = found
+        what, how = "bytes that are no JSON", "Content-Type: application/octet-stream, for a string input"
     media = media_type(headers)
     message = f"{error}; it looks like {what}, and came as {media[:60] or 'no Content-Type'}: send it with {how}"
     if media in (FORM, ""):
@@ -37,7 +36,7 @@ def explained(error: BadRequest, body: bytes, headers: Headers) -> BadRequest:
 
 
 def cut(body: bytes) -> str | None:
-    """Say that a picture has lost bytes on its way, None where it has not."""
+    """Return that a picture has lost bytes on its way, None where it has not."""
     for begins, what, _ in FILES[:2]:
         if body.startswith(begins) and b"\0" not in body:  # every such file has some
             return f"{what} without its zero bytes; {DATA_BINARY}"

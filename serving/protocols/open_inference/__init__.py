@@ -56,7 +56,7 @@ PARAMETERS = frozenset({"signature_name", "binary_data_output"})
 
 
 class Form(NamedTuple):
-    """What the answer repeats of the request and of the model."""
+    """What the answer repeats of the request and of the model's context."""
 
     id: str | None
     outputs: tuple[Output, ...]
@@ -64,7 +64,7 @@ class Form(NamedTuple):
 
 
 def takes(body: bytes) -> bool:
-    """Say whether a body that came without its address is one of this protocol: named tensors, each with a datatype."""
+    """Return whether a body is of this protocol, whatever its address: named tensors, each with a datatype."""
     if b'"datatype"' not in body:
         return False  # as most bodies are
     try:

@@ -67,14 +67,14 @@ def decode_inputs(
 
 def _declared(fields: Mapping[str, Any], spec: TensorSpec, place: str, limits: Limits) -> tuple[int, ...]:
     """Return the shape that a tensor says it has, once it and the datatype are what the signature declares."""
-    wanted, datatype = datatype_of(spec.dtype), fields.get("datatype")
-    if datatype != wanted:
-        came = kind(datatype) if "datatype" in fields else "nothing"
-        raise BadRequest(f"{place}.datatype: expected {wanted} for {spec.name!r}, got {came}")
+    expected, datatype = datatype_of(spec.dtype), fields.get("datatype")
+    if datatype != expected:
+        given = kind(datatype) if "datatype" in fields else "nothing"
+        raise BadRequest(f"{place}.datatype: expected {expected} for {spec.name!r}, got {given}")
     sizes = fields.get("shape")
     if not isinstance(sizes, LISTS):
-        came = kind(sizes) if "shape" in fields else "nothing"
-        raise BadRequest(f"{place}.shape: expected a list of sizes for {spec.name!r}, got {came}")
+        given = kind(sizes) if "shape" in fields else "nothing"
+        raise BadRequest(f"{place}.shape: expected a list of sizes for {spec.name!r}, got {given}")
     if len(sizes) > MAX_RANK:
         raise BadRequest(f"{place}.shape: expected at most {MAX_RANK} sizes, got {len(sizes)}")
     shape = tuple([
@@ -94,8 +94,8 @@ def _binary_size(fields: Mapping[str, Any], place: str, available: int, binary: 
     refuse_slips(parameters.keys(), {"binary_data_size"}, f"{place}.parameters")
     value = parameters.get("binary_data_size")
     if (value is None) == (fields.get("data") is None):
-        came = "neither" if value is None else "both"
-        raise BadRequest(f"{place}: expected either data or parameters.binary_data_size, got {came}")
+        given = "neither" if value is None else "both"
+        raise BadRequest(f"{place}: expected either data or parameters.binary_data_size, got {given}")
     if value is None:
         return None
     size = size_of(value, f"{place}.parameters.binary_data_size")
@@ -111,7 +111,7 @@ def _from_json(document: Document, data: Any, dtype: DType, shape: tuple[int, ..
     array = nest_to_array(document, data, dtype, place)
     count = math.prod(shape)
     if array.shape == shape or (array.size == count == 0 and array.shape == shape[: array.ndim]):
-        return array.reshape(shape)  # of an empty tensor, nesting tells the sizes up to the first 0
+        return array.reshape(shape)  # an empty tensor's nesting shows the sizes up to the first 0
     if array.ndim != 1:
         raise BadRequest(
             f"{place}: expected {count} elements, flat or nested as the shape {shape_text(shape)} says, "

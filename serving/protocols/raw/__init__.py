@@ -57,7 +57,7 @@ def _kind(media: str) -> str | None:
 
 
 def takes(content_type: str, body: bytes) -> bool:
-    """Say whether a body of this content type is for this protocol and not for one in JSON."""
+    """Return whether a body of this content type is for this codec and not for one in JSON."""
     if content_type == JSON:
         return False  # as most requests say
     media = content_type.partition(";")[0].strip().lower()
@@ -82,7 +82,7 @@ def decode(body: bytes, signatures: Mapping[str, Signature], context: Context = 
 
 
 def _reader(kind: str | None) -> Callable[[bytes, Signature, Context], Call]:
-    """Import what a kind of body needs: most functions never meet one."""
+    """Return the decoder for a kind of body; import it at first need, since most functions never need it."""
     if kind == PARTS:
         from serving.protocols.raw import multipart
 
@@ -119,7 +119,7 @@ def _body(_row: int | None) -> str:
 
 
 def _string(signature: Signature) -> TensorSpec | None:
-    """Return the one input of a signature that takes one string, None where it takes anything else."""
+    """Return the only input of a signature if it takes one string, None otherwise."""
     spec = signature.only
     if spec is None:
         return None
@@ -130,7 +130,7 @@ def _string(signature: Signature) -> TensorSpec | None:
 def _refusal(signature: Signature, signatures: Mapping[str, Signature], context: Context) -> str:
     specs = signature.inputs.values()
     inputs = [f"{spec.name!r} ({spec.dtype.label}, shape {shape_text(spec.shape)})" for spec in specs]
-    others = [one.name for one in signatures.values() if one.refusal is None and _string(one)]
+    others = [other.name for other in signatures.values() if other.refusal is None and _string(other)]
     media = media_type(context.headers)
     if others:
         how = f"these take bytes: {', '.join(f'?signature_name={name}' for name in others[:10])}"
@@ -138,8 +138,8 @@ def _refusal(signature: Signature, signatures: Mapping[str, Signature], context:
         how = "send each input as a part: curl -F NAME=@FILE, or -F NAME=VALUE"
     else:
         how = "send JSON"
-    came = f"{'text' if _kind(media) == TEXT else 'bytes'} ({media[:60]})"
-    return f"body: the signature {signature.name!r} takes {', '.join(inputs) or 'no input'}, got {came}; {how}"
+    given = f"{'text' if _kind(media) == TEXT else 'bytes'} ({media[:60]})"
+    return f"body: the signature {signature.name!r} takes {', '.join(inputs) or 'no input'}, got {given}; {how}"
 
 
 def encode(call: Call, outputs: Arrays) -> Response:

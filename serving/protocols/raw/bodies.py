@@ -1,4 +1,4 @@
-"""What the bodies that are not one JSON document share: see `raw`."""
+"""What the readers of bodies that are not one JSON document share."""
 
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -38,13 +38,13 @@ def parameter(value: str, name: str) -> str | None:
 
     One that stands twice is refused: of two readers, one would take the first and the other the last.
     """
-    given = [found for found in _PARAMETER.finditer(value) if found[1].lower() == name]
+    given = [match for match in _PARAMETER.finditer(value) if match[1].lower() == name]
     if not given:
         return None
     if len(given) > 1:
         raise BadRequest(f"the parameter {name!r} stands twice in {value[:200]!r}", example=False)
-    (found,) = given
-    return found[3] if found[2] is None else re.sub(r"\\([\"\\])", r"\1", found[2])
+    (match,) = given
+    return match[3] if match[2] is None else re.sub(r"\\([\"\\])", r"\1", match[2])
 
 
 CHARSETS = {
@@ -76,7 +76,7 @@ def bytes_shape(spec: TensorSpec) -> tuple[int, ...] | None:
 
 
 def to_strings(values: Iterable[bytes], shape: tuple[int, ...]) -> Array:
-    """Return an array of strings, one a row, each of the shape `shape`."""
+    """Return byte strings as an array of shape [len(values), *shape]; the product of `shape` is 1."""
     values = list(values)
     array = np.empty(len(values), object)
     array[:] = values
@@ -87,10 +87,10 @@ NAN, INFINITY = b"NI"  # how they begin, as numbers: to look for bytes in bytes 
 
 
 def joined(texts: Sequence[bytes], limits: Limits, *, every: bool = False) -> tuple[Document, dict[int, str]]:
-    """Return the document {"instances": [...]} of the texts that are JSON values, and why the others are none.
+    """Return the document {"instances": [...]} of the texts that are JSON values, and why others are not, by index.
 
-    Unless `every` wrong one is asked for, the first ends the reading. Each text is parsed alone too, or `1], "y": [2`
-    would be none and yet fit in (a tenth of the time of the rows).
+    Without `every`, the first wrong text ends the reading. Each text is parsed alone too, since `1], "y": [2` is not
+    JSON and yet fits in (a tenth of the time of the rows).
     """
     body = b",".join(texts)
     usual = not any(mark in body for mark in (b"N", b"I", BOM))
@@ -113,7 +113,7 @@ def joined(texts: Sequence[bytes], limits: Limits, *, every: bool = False) -> tu
 
 
 def json_problem(text: bytes, limits: Limits) -> str | None:
-    """Say why a text is not a JSON value, None where it is one."""
+    """Return why a text is not a JSON value, None where it is."""
     if text.startswith(BOM):
         return "expected a JSON value, got a byte-order mark"
     try:
@@ -135,12 +135,12 @@ _INSTANCE = re.compile(r"(?:^|(?<= as in ))instances(?:\[([0-9]{1,9})\])?\.?")
 
 
 def placed(message: str, place: Callable[[int | None], str], rows: int) -> str:
-    """Return a message about `instances[3].x` as one about what row 3 is called: `line 4, x`."""
+    """Return a message about `instances[3].x` with what row 3 is called in the body: `line 4, x`."""
 
-    def name(found: re.Match[str]) -> str:
-        row = None if found[1] is None else int(found[1])
+    def name(match: re.Match[str]) -> str:
+        row = None if match[1] is None else int(match[1])
         if row is not None and row >= rows:
-            return found[0]  # a client's own words
-        return place(row) + ("" if message.startswith((":", ", "), found.end()) else ", ")
+            return match[0]  # a client's own words
+        return place(row) + ("" if message.startswith((":", ", "), match.end()) else ", ")
 
     return _INSTANCE.sub(name, message, count=2)

@@ -28,7 +28,7 @@ _WHOLE = str.maketrans("", "", "0123456789-")
 def to_elements(cells: Sequence[str], dtype: DType, *, every: bool) -> tuple[Array | None, dict[int, str]]:
     """Return cells as an array of shape [len(cells)]; or what is wrong with them, by their index.
 
-    Of the wrong ones the first is returned, or `every` one.
+    Without `every`, only the first wrong cell is returned.
     """
     if dtype.kind == "S":
         return to_strings([cell.encode() for cell in cells], ()), {}
@@ -46,7 +46,7 @@ def to_elements(cells: Sequence[str], dtype: DType, *, every: bool) -> tuple[Arr
 
 
 def _in_bulk(cells: Sequence[str], dtype: DType) -> Array | None:
-    """Return cells as numbers through the JSON parser (a fifth of the time), or None where one is anything else."""
+    """Return cells as numbers through the JSON parser, in a fifth of the time; None where a cell is anything else."""
     text = ",".join(cells)
     if text.translate(_WHOLE if dtype.kind in "iu" else _DECIMAL) != "," * (len(cells) - 1):
         return None
@@ -62,7 +62,7 @@ _NOT_FINITE = frozenset({"nan", "na", "inf", "+inf", "-inf", "infinity", "+infin
 
 
 def _problem(cell: str, dtype: DType) -> str | None:
-    """Say what is wrong with one cell, None where it is right."""
+    """Return what is wrong with a cell, None where it is right."""
     if not cell:
         return f"expected {dtype.label}, got an empty cell"
     if dtype.kind == "b":

@@ -3,8 +3,8 @@
     {"key": 7, "x": 1.0}        answered, line for line:   {"key":7,"y":0.5}
     {"key": 8, "x": 2.0}                                   {"key":8,"y":1.0}
 
-The last line may end or not; an empty line before it is an error. With on_error=row a line that is no JSON is
-answered in its place as well.
+A line feed after the last line may be missing; an empty line before it is an error. With on_error=row a line that is
+not JSON fails alone as well.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,10 +34,10 @@ def decode_lines(lines: Sequence[bytes], signature: Signature, context: Context,
     def place(row: int | None) -> str:
         return "lines" if row is None else f"line {row + first}"
 
-    tell = row_errors(context)
-    document, problems = joined(lines, context.limits, every=tell)
+    apart = row_errors(context)
+    document, problems = joined(lines, context.limits, every=apart)
     failed = {row: f"{place(row)}: {problem}" for row, problem in problems.items()}
-    if failed and not tell:
+    if failed and not apart:
         raise BadRequest(next(iter(failed.values())))
     form = Form(LINES, place, len(lines))
     good = [row for row in range(len(lines)) if row not in failed] if failed else range(len(lines))
@@ -57,11 +57,11 @@ def _rows(
 ) -> Call:
     """Return the call of the lines that are JSON."""
 
-    def told(message: str) -> str:
+    def with_lines(message: str) -> str:
         return placed(message, lambda row: place(None if row is None else rows[row]), len(rows))
 
     try:
         call = decode_rows(document, document.root[ROW], signature, context)
     except BadRequest as error:
-        raise BadRequest(told(str(error))) from None
-    return call._replace(failed={rows[row]: told(message) for row, message in call.failed.items()})
+        raise BadRequest(with_lines(str(error))) from None
+    return call._replace(failed={rows[row]: with_lines(message) for row, message in call.failed.items()})

@@ -1,6 +1,6 @@
 """The parts of a form <https://www.rfc-editor.org/rfc/rfc7578>, cut at its boundary <https://www.rfc-editor.org/rfc/rfc2046>.
 
-The standard library's parser takes a line feed inside a picture for the end of a line; this one is exact.
+The standard library's parser takes a line feed inside a picture for the end of a line; this parser is exact.
 """
 
 import re

@@ -9,7 +9,7 @@ key's name holds keys. `Content-Type: text/csv; header=absent` says that the fir
 needs one input.
 
 Cells are typed by the spec: numbers as JSON writes them, NaN, Infinity and -Infinity, and true or false (True, TRUE:
-as pandas and spreadsheets write them); white space is not let pass. Strings are what stands there, and alone may be
+as pandas and spreadsheets write them); white space is refused. Strings are the text of a cell, and alone may be
 empty. Every line has as many cells as the header; an empty line is an error unless it is at the end.
 """
 
@@ -51,15 +51,15 @@ def decode(body: bytes, signature: Signature, context: Context) -> Call:
 
 def decode_table(rows: Rows, header: Header, place: Place, signature: Signature, context: Context) -> Call:
     """Return the call of some rows below a header; `place` names a row."""
-    tell = row_errors(context)
-    failed = _other_widths(rows, header, place, tell)
-    arrays, more = _typed(rows, header, signature, place, tell, failed)
+    apart = row_errors(context)
+    failed = _other_widths(rows, header, place, apart)
+    arrays, wrong = _typed(rows, header, signature, place, apart, failed)
     keys = None
     if header.key is not None:
         keys = [row[header.key] if len(row) == len(header.names) else MISSING for row in rows]
-    failed.update(more)
-    if more and len(failed) < len(rows):
-        arrays, _ = _typed(rows, header, signature, place, tell, failed)
+    failed.update(wrong)
+    if wrong and len(failed) < len(rows):
+        arrays, _ = _typed(rows, header, signature, place, apart, failed)
     inputs = {} if len(failed) == len(rows) else _inputs(arrays, header, signature)
     return Call(signature, inputs, Form(LINES, place, len(rows)), context, keys, dict(sorted(failed.items())))
 
@@ -95,7 +95,7 @@ def _begins(text: str) -> list[int]:
     return begins
 
 
-def _other_widths(rows: Rows, header: Header, place: Place, tell: bool) -> dict[int, str]:
+def _other_widths(rows: Rows, header: Header, place: Place, apart: bool) -> dict[int, str]:
     """Return the rows that have not as many cells as the header."""
     width = len(header.names)
     if set(map(len, rows)) == {width}:
@@ -105,30 +105,30 @@ def _other_widths(rows: Rows, header: Header, place: Place, tell: bool) -> dict[
         if len(row) != width:
             came = len(row) or "an empty line"
             failed[index] = f"{place(index)}: expected {width} values, got {came}"
-            if not tell:
+            if not apart:
                 raise BadRequest(failed[index])
     return failed
 
 
 def _typed(
-    rows: Rows, header: Header, signature: Signature, place: Place, tell: bool, failed: Mapping[int, str]
+    rows: Rows, header: Header, signature: Signature, place: Place, apart: bool, failed: Mapping[int, str]
 ) -> tuple[dict[str, Array], dict[int, str]]:
-    """Return the inputs as arrays without the rows that failed; or, of cells that are wrong, which and why.
+    """Return the inputs without the rows that failed, and why rows with wrong cells are wrong, by their index.
 
-    An array has one dimension for the rows and one for the columns of its input.
+    Each array has the shape [rows, columns of the input].
     """
     kept = [index for index in range(len(rows)) if index not in failed] if failed else range(len(rows))
     arrays: dict[str, Array] = {}
     wrong: dict[int, str] = {}
     for name, positions in header.inputs.items():
         cells = [rows[index][position] for index in kept for position in positions]
-        array, problems = to_elements(cells, signature.inputs[name].dtype, every=tell)
+        array, problems = to_elements(cells, signature.inputs[name].dtype, every=apart)
         if array is not None:
             arrays[name] = array.reshape(len(kept), len(positions))
         for cell, problem in problems.items():
             row, column = kept[cell // len(positions)], header.names[positions[cell % len(positions)]][:200]
             wrong.setdefault(row, f"{place(row)}, column {column}: {problem}")
-    if wrong and not tell:
+    if wrong and not apart:
         raise BadRequest(wrong[min(wrong)])
     return arrays, wrong
 

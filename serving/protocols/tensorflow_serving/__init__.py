@@ -93,7 +93,7 @@ def place(call: Call, row: int | None) -> str:
 
 
 def status(version: str) -> Any:
-    """Return the model's status, as TensorFlow Serving tells it."""
+    """Return the model's status in the form of TensorFlow Serving's model status API."""
     fine = {"error_code": "OK", "error_message": ""}
     return [{"version": version, "state": "AVAILABLE", "status": fine}]
 
@@ -122,7 +122,7 @@ def check_outputs(signature: Signature) -> None:
 
 
 def predictions(call: Call, outputs: Arrays) -> Any:
-    """Return one prediction a row of the request: the outputs, or the error of a row that failed; with its key."""
+    """Return a prediction for each row of the request: its outputs or its error, with its key if it has one."""
     if outputs:
         answers.check_rows(call, outputs, _row_count(call))
     if call.keys is None and not call.failed:
