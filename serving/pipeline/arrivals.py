@@ -80,6 +80,21 @@ def events_in_kind(answer: Answer) -> Answer:
     return answer_in_kind
 
 
+def is_self_contained(request: Request) -> bool:
+    """Say whether a request whose body is there is surely answered by the model and this process alone.
+
+    An event may have an answer delivered or a file scored, which takes as long as others let it; a compressed body may
+    be much larger than it looks.
+    """
+    if request.method != "POST":
+        return True
+    if request.path == "/events" or request.headers.get("content-encoding") is not None or _says_event(request):
+        return False
+    if request.path != "/":
+        return True
+    return isinstance(request.body, bytes) and PREDICT.match(request.body) is not None and not _is_pushed(request)
+
+
 def _says_event(request: Request) -> bool:
     """Say whether the header fields of a request say CloudEvent."""
     get = request.headers.get

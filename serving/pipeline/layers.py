@@ -196,7 +196,7 @@ def received(answer: Answer) -> Answer:
 
     def answer_with_body(exchange: Exchange) -> Response:
         request, admission = exchange.request, limits.admission()
-        exchange.until = admission.expect(request.headers)
+        exchange.until = admission.expect(request.headers, has_entered=exchange.record.entered is not None)
         metered = admission.metered(request)
         try:
             exchange.body = receive_body(metered or request.body, request.length, _most(exchange))

@@ -66,15 +66,25 @@ class Admission:
         self._known = 0  # times that the mean is of, up to LEARNED
         self._mean = 0.0  # seconds that a request holds its place
 
-    def expect(self, headers: Headers) -> float:
+    def expect(self, headers: Headers, *, has_entered: bool = False) -> float:
         """Return the time (time.monotonic) by which the model must have begun; refuse a request that may not wait."""
         if _closed:
             raise Unavailable(f"this worker ends: {stopping}; try again")
-        if not self._free:
+        if not self._free and not has_entered:
             self._check_wait()
         timeout = self._options.request_timeout
         told = headers.get("x-request-timeout")
         return time.monotonic() + (timeout if told is None else min(timeout, _seconds(told)))
+
+    def try_enter(self) -> float | None:
+        """Return the time where a request may run at once, None where it would have to wait; as `enter` does."""
+        if _closed or not self._free:
+            return None
+        with self._lock:
+            if not self._free:
+                return None
+            self._free -= 1
+        return time.monotonic()
 
     def enter(self, until: float) -> float:
         """Return when the request may run, and the time; raise Unavailable where it would wait too long.

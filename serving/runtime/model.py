@@ -143,6 +143,10 @@ def _with_good_defaults(signature: Signature) -> Signature:
     return signature if len(good) == len(signature.defaults) else replace(signature, defaults=good)
 
 
+# Parts of the names of operations that are loops, or that never end on some values.
+UNEVEN = (b"While", b"NextIteration", b"MapDefun", b"AdjustHue", b"AdjustSaturation")
+
+
 class Source:
     """A model on disk: where it is and what it offers, without loading it."""
 
@@ -167,6 +171,14 @@ class Source:
         from serving.savedmodel.composite import parts  # most models have none
 
         return parts(self.directory, self.signatures)
+
+    @cached_property
+    def even(self) -> bool:
+        """Say whether no operation of the graph is known to run longer for some values than for others: a loop."""
+        if self.light:
+            return False
+        data = served_graph(self.directory).obj
+        return not any(data.find(word) >= 0 for word in UNEVEN)
 
     @cached_property
     def initialization(self) -> Initialization:
