@@ -25,7 +25,7 @@ BUDGETS = (
     Budget("ours",        "private_mb",             le, 1 / 3,   "naive"),
     Budget("ours",        "requests_per_second@16", ge, 1.0,     "constant"),
     Budget("ours_python", "requests_per_second@16", ge, 1.8,     "naive"),
-    # On Granian.
+    # On our server.
     Budget("fast",        "start_seconds",          le, 1.0,     "litert"),
     Budget("fast",        "start_seconds",          le, 1.5,     "floor"),
     Budget("fast",        "private_mb",             le, 1 / 3,   "naive"),

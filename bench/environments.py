@@ -30,7 +30,6 @@ ENVIRONMENTS: dict[str, tuple[Path, ...]] = {
     "litert":   (FUNCTIONS / "litert" / "requirements.txt",),
     "mosec":    (FUNCTIONS / "mosec" / "requirements.txt",),
     "constant": (FUNCTIONS / "constant" / "requirements.txt",),
-    "granian":  (FUNCTIONS / "two_bytes" / "requirements.txt",),
     "source":   (ROOT / "requirements.txt",),
     "image":    (ROOT / "requirements.txt", ROOT / "requirements" / "fast.txt"),
     "twin":     (ROOT / "requirements" / "light.txt", ROOT / "requirements" / "fast.txt"),

@@ -12,7 +12,7 @@ from pathlib import Path
 from bench.models import ROOT, versions
 
 PACKAGES = (
-    "tensorflow-cpu", "tensorflow", "functions-framework", "flask", "gunicorn", "granian", "ai-edge-litert",
+    "tensorflow-cpu", "tensorflow", "functions-framework", "flask", "gunicorn", "httptools", "ai-edge-litert",
     "numpy", "orjson", "pysimdjson",
 )  # fmt: skip
 

@@ -1,6 +1,6 @@
 """Is what `python -m serving plan` simulates what happens? `python -m bench.plan_check` writes docs/benchmarks/plan.md.
 
-A small platform of its own starts and stops real Granian servers by the simulated rules, with shortened windows, under
+A small platform of its own starts and stops real servers by the simulated rules, with shortened windows, under
 a load that is drawn once. The simulator gets the same arrivals, the starts that happened, and what the model was
 measured to do beforehand. Both share the formulas of tools.plan.rules and nothing else.
 """
@@ -166,7 +166,7 @@ class Platform:
             port = listener.getsockname()[1]
         environment = {"MODEL_DIR": str(self.directory), "HOST": "127.0.0.1", "PORT": str(port)}
         popen = subprocess.Popen(
-            [sys.executable, "-m", "serving.servers.granian"], cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL,
+            [sys.executable, "-m", "serving.servers.standalone"], cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL, env=inherited() | environment | {"THREADS": str(self.limit)},
         )  # fmt: skip
         running = Running(popen, port, self.now())

@@ -102,7 +102,7 @@ def private_mb(process: Running) -> float:
 
 
 def worker(process: Running) -> psutil.Process:
-    """Give the process that answers: gunicorn and Granian keep a parent that does not."""
+    """Give the process that answers: gunicorn and our server keep a parent that does not."""
     childless = (member for member in process.tree() if not member.children())
     return max(childless, key=lambda member: member.memory_info().rss)
 

@@ -35,12 +35,16 @@ def functions_framework(interpreter: Path, model: Model, port: int) -> list[str]
     return [str(program), "--target", "predict", "--host", "127.0.0.1", "--port", str(port)]
 
 
-def granian(interpreter: Path, model: Model, port: int) -> list[str]:
-    return [str(interpreter), "-m", "serving.servers.granian"]
+def standalone(interpreter: Path, model: Model, port: int) -> list[str]:
+    return [str(interpreter), "-m", "serving.servers.standalone"]
 
 
 def module(interpreter: Path, model: Model, port: int) -> list[str]:
     return [str(interpreter), "-m", "main"]  # as a module, since Python caches no bytecode of a script
+
+
+def two_bytes_server(interpreter: Path, model: Model, port: int) -> list[str]:
+    return [str(interpreter), str(FUNCTIONS / "two_bytes" / "main.py")]
 
 
 def mosec(interpreter: Path, model: Model, port: int) -> list[str]:
@@ -67,13 +71,13 @@ SUBJECTS = (
     Subject("ours",        "functions-framework, as deployed from source",          "source", functions_framework, UPLOAD),
     Subject("ours_python", "the same without the native codec",                     "source", functions_framework, UPLOAD, prepared.python_alone),
     Subject("ours_native", "the same with the native codec",                        "source", functions_framework, UPLOAD, prepared.with_native),
-    Subject("fast_python", "Granian without the native codec, library not bound",   "image",  granian, UPLOAD, prepared.python_alone),
-    Subject("fast",        "Granian, `make serve-fast`: native codec, bound library", "image", granian, UPLOAD, prepared.as_serve_fast),
-    Subject("batching",    "`make serve-fast` with BATCH_ROWS=16",                  "image",  granian, UPLOAD, batching),
-    Subject("baked",       "`make serve-fast` with the model baked",                "image",  granian, UPLOAD, prepared.baked),
-    Subject("twin",        "Granian, light twin, no TensorFlow",                    "twin",   granian, UPLOAD, prepared.twin),
+    Subject("fast_python", "our server without the native codec, library not bound", "image",  standalone, UPLOAD, prepared.python_alone),
+    Subject("fast",        "our server, `make serve-fast`: native codec, bound library", "image", standalone, UPLOAD, prepared.as_serve_fast),
+    Subject("batching",    "`make serve-fast` with BATCH_ROWS=16",                  "image",  standalone, UPLOAD, batching),
+    Subject("baked",       "`make serve-fast` with the model baked",                "image",  standalone, UPLOAD, prepared.baked),
+    Subject("twin",        "our server, light twin, no TensorFlow",                 "twin",   standalone, UPLOAD, prepared.twin),
     Subject("constant",    "functions-framework answering a constant",              "constant", functions_framework, FUNCTIONS / "constant", serves_model=False),
-    Subject("two_bytes",   "Granian answering two bytes",                           "granian", module, FUNCTIONS / "two_bytes", answers=two_bytes, serves_model=False),
+    Subject("two_bytes",   "our server answering two bytes",                        "image",  two_bytes_server, UPLOAD, answers=two_bytes, serves_model=False),
     Subject("floor",       "bare process: NumPy, C library, model, one run",        "source", bare_process, FUNCTIONS / "floor", path="", serves_model=False),
 )
 # fmt: on

@@ -22,7 +22,7 @@ BIN = Path(sys.executable).parent
 DOORS = {
     "functions-framework": [str(BIN / "functions-framework"), "--target", "predict", "--port", "{port}"],
     "predict_event": [str(BIN / "functions-framework"), "--target", "predict_event", "--port", "{port}"],
-    "granian": [sys.executable, "-m", "serving.servers.granian"],
+    "standalone": [sys.executable, "-m", "serving.servers.standalone"],
 }
 
 

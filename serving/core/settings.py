@@ -36,7 +36,7 @@ class Settings:
 
     # The server
     host: str
-    """The address that Granian listens on."""
+    """The address that the standalone server listens on."""
     port: int
     """The port. Platforms set it."""
     workers: int
@@ -64,7 +64,7 @@ class Settings:
     max_body_bytes: int
     """The largest body in bytes, compressed or not."""
     max_header_bytes: int
-    """The largest header field in bytes; with Granian, all header fields together."""
+    """The largest header field in bytes; with the standalone server, all header fields together."""
     max_rows: int
     """Rows of a request. By default only the limits on bytes and elements apply."""
     max_elements: int

@@ -177,7 +177,7 @@ class Source:
         """Say whether no operation of the graph is known to run longer for some values than for others: a loop."""
         if self.light:
             return False
-        data = served_graph(self.directory).obj
+        data: Any = served_graph(self.directory).obj  # bytes, or a file in memory
         return not any(data.find(word) >= 0 for word in UNEVEN)
 
     @cached_property

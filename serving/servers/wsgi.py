@@ -1,6 +1,6 @@
 """The handler as plain WSGI, `serving.servers.wsgi:app`, for any server. It imports no web framework.
 
-functions.py uses its parts inside functions-framework; behind Granian, incoming.py takes its place.
+functions.py uses its parts inside functions-framework; the standalone server has its own way.
 """
 
 import time

@@ -23,7 +23,7 @@ from tests.events.test_events import CE, FORMS, NAME, PREDICT, push, sent_as
 from tests.server import Answer, Server, running
 from tests.servers.test_wsgi import call, environ, through_flask
 
-DOORS = ["functions-framework", "predict_event", "granian"]
+DOORS = ["functions-framework", "predict_event", "standalone"]
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def test_every_form_is_taken(
     assert [row["label"] for row in rows] == [row["label"] for row in answers["pixels"]["predictions"]]
 
 
-@pytest.mark.parametrize("door", ["functions-framework", "granian"])
+@pytest.mark.parametrize("door", ["functions-framework", "standalone"])
 def test_events_and_requests_get_the_same_bytes(
     server: Callable[[str], Server], examples: dict[str, Any], door: str
 ) -> None:
@@ -130,7 +130,7 @@ def test_a_cloudevent_that_is_none_is_told_to_its_sender(
 
 
 @pytest.mark.parametrize("form", ["binary", "structured"])
-@pytest.mark.parametrize("door", ["functions-framework", "granian"])
+@pytest.mark.parametrize("door", ["functions-framework", "standalone"])
 def test_the_sdk_reads_the_event_that_answers_one_at_a_models_address(
     server: Callable[[str], Server], examples: dict[str, Any], door: str, form: str
 ) -> None:

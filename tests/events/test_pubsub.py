@@ -37,7 +37,7 @@ class Failing(NamedTuple):
 @pytest.fixture(scope="module")
 def failing(pubsub: PubSub, examples: dict[str, Any]) -> Iterator[Failing]:
     """Begin what takes the emulator thirteen seconds, while the other tests run."""
-    with sink() as receiver, running("granian", EVENT_REPLY=receiver.address) as server:
+    with sink() as receiver, running("standalone", EVENT_REPLY=receiver.address) as server:
         topic, dead = pubsub.topic("failing"), pubsub.topic("dead")
         letters = pubsub.subscription("dead", dead)
         policy = {"deadLetterTopic": dead, "maxDeliveryAttempts": 5}

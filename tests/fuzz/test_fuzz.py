@@ -116,7 +116,7 @@ def _ask_all(connection: http.client.HTTPConnection, door: str, statuses: Counte
             connection.close()
 
 
-@pytest.mark.parametrize("door", ["functions-framework", "granian"])
+@pytest.mark.parametrize("door", ["functions-framework", "standalone"])
 def test_every_request_over_http_gets_a_clean_answer(door: str) -> None:
     statuses = Counter[int]()
     with running(door) as server:

@@ -128,6 +128,6 @@ def chaos(
                 time.sleep(min(0.5, wait - now))
         last = left[-1]
         random_.shuffle(left)
-        if left[0] == last:  # a worker that ends twice in 5 s ends its instance: Granian gives up
+        if left[0] == last:  # the same worker twice says less
             left.reverse()
         rounds += 1

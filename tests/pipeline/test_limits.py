@@ -534,7 +534,7 @@ def test_the_platforms_timeout_stands_in_for_ours() -> None:
 # Through both doors
 
 
-@pytest.fixture(scope="module", params=["functions-framework", "granian"])
+@pytest.fixture(scope="module", params=["functions-framework", "standalone"])
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     with running(request.param, THREADS="1", MAX_WAIT="0.3") as started:
         assert started.ask("GET", "/readyz").status == 200
@@ -562,7 +562,7 @@ def test_more_than_can_begin_in_time_are_refused_while_good_ones_are_answered(
     assert server.ask("POST", "/", examples["pixels"]).status == 200
 
 
-@pytest.mark.parametrize("door", ["functions-framework", "granian"])
+@pytest.mark.parametrize("door", ["functions-framework", "standalone"])
 @pytest.mark.parametrize(("count", "more"), [(64, {}), (256, {"MAX_WAIT": "60"})], ids=["64", "256"])
 def test_many_connections_to_a_small_model_are_all_answered(door: str, count: int, more: dict[str, str]) -> None:
     body = b'{"instances": [1.0]}'

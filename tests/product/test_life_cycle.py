@@ -31,7 +31,7 @@ from tests.models.zoo import build
 from tests.server import DOORS as DOOR_COMMANDS
 from tests.server import Server, running
 
-DOORS = ["functions-framework", "granian"]
+DOORS = ["functions-framework", "standalone"]
 
 
 def health(ask: Any) -> tuple[int, int]:
@@ -336,7 +336,7 @@ def test_however_often_a_worker_crashes_it_is_replaced(door: Server, examples: d
 
 
 def test_connections_wait_for_the_worker_that_takes_the_place_of_another(examples: dict[str, Any]) -> None:
-    with running("granian") as server:
+    with running("standalone") as server:
         assert server.ask("GET", "/readyz").status == 200
         (before,) = workers(server)
         os.kill(before.pid, signal.SIGKILL)
@@ -368,8 +368,8 @@ def test_a_port_that_is_taken_is_told_in_a_line(name: str, what: str, shared: bo
     assert run.returncode != 0
     assert str(port) in said
     assert not any(word in said for word in ("Traceback", "panicked"))
-    if name == "granian":
-        refusal = f"serving.servers.granian: cannot listen on 0.0.0.0:{port} (HOST, PORT): Address already in use\n"
+    if name == "standalone":
+        refusal = f"serving.servers.standalone: cannot listen on 0.0.0.0:{port} (HOST, PORT): Address already in use\n"
         assert run.stderr == refusal
 
 

@@ -142,7 +142,7 @@ def test_a_signature_that_was_left_out_says_why(serve: Serve, folder: Path) -> N
     assert b"no known rank" in answer.body
 
 
-@pytest.mark.parametrize("door", ["functions-framework", "granian"])
+@pytest.mark.parametrize("door", ["functions-framework", "standalone"])
 def test_the_twin_is_served_behind_real_servers(door: str, embedded: Path, answers: dict[str, Any]) -> None:
     example = Source(embedded, "model").examples["pixels"]
     with running(door, embedded, RUNTIME="litert") as server:

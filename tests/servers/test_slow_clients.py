@@ -16,7 +16,7 @@ READ_TIMEOUT = 40  # seconds: nobody waits for that
 HEAD = b"POST / HTTP/1.1\r\nHost: x\r\n"
 
 
-@pytest.fixture(scope="module", params=["functions-framework", "granian"])
+@pytest.fixture(scope="module", params=["functions-framework", "standalone"])
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < CLIENTS + 200:

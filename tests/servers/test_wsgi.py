@@ -136,11 +136,11 @@ def test_the_fast_door_imports_no_web_framework(tmp_path: Path) -> None:
     assert run.stdout.strip() == "[]", run.stderr
 
 
-def test_granian_answers_with_the_same_bytes_and_leaves_at_once(examples: dict[str, Any]) -> None:
+def test_the_standalone_server_answers_with_the_same_bytes_and_leaves_at_once(examples: dict[str, Any]) -> None:
     limit = "9000"
     with (
         running("functions-framework", MAX_BODY_BYTES=limit) as platform,
-        running("granian", MAX_BODY_BYTES=limit, THREADS="2") as fast,
+        running("standalone", MAX_BODY_BYTES=limit, THREADS="2") as fast,
     ):
         for body in (*examples.values(), b"", b"{", b" " * 9001, {"instances": [5]}):
             one, other = (server.ask("POST", "/", body) for server in (platform, fast))
@@ -165,7 +165,7 @@ def timing(answer: Any) -> dict[str, float]:
     return {step: float(milliseconds) for step, milliseconds in found}
 
 
-@pytest.mark.parametrize("door", ["functions-framework", "granian"])
+@pytest.mark.parametrize("door", ["functions-framework", "standalone"])
 def test_who_waited_for_the_load_is_told_what_the_start_was_made_of(door: str, examples: dict[str, Any]) -> None:
     with running(door) as server:
         with ThreadPoolExecutor(4) as pool:
@@ -181,7 +181,7 @@ def test_who_waited_for_the_load_is_told_what_the_start_was_made_of(door: str, e
         assert server.log.count("first answer after") == 1
 
 
-@pytest.mark.parametrize("door", ["functions-framework", "granian"])
+@pytest.mark.parametrize("door", ["functions-framework", "standalone"])
 def test_after_a_probe_that_loaded_the_model_no_request_is_told_of_a_start(door: str, examples: dict[str, Any]) -> None:
     with running(door) as server:
         assert timing(server.ask("GET", "/readyz")).keys() == {*START, "warmup", "total"}
@@ -192,8 +192,8 @@ def test_after_a_probe_that_loaded_the_model_no_request_is_told_of_a_start(door:
 
 def test_a_bad_setting_ends_the_fast_door_with_one_line() -> None:
     run = subprocess.run(
-        [sys.executable, "-m", "serving.servers.granian"], cwd=ROOT, env=plain_environment(THREADS="many"),
+        [sys.executable, "-m", "serving.servers.standalone"], cwd=ROOT, env=plain_environment(THREADS="many"),
         capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert run.returncode == 1
-    assert run.stderr == "serving.servers.granian: THREADS: expected a whole number from 1 to 1024, got 'many'\n"
+    assert run.stderr == "serving.servers.standalone: THREADS: expected a whole number from 1 to 1024, got 'many'\n"

@@ -1,7 +1,7 @@
 """The image's own files, in a folder: what deploy/Dockerfile copies, and the same without Docker.
 
     python -m tools.image.build /tmp/function
-    cd /tmp/function && PYTHONPATH=packages python3.13 -S -m serving.servers.granian
+    cd /tmp/function && PYTHONPATH=packages python3.13 -S -m serving.servers.standalone
 
     packages/   what serving needs of the environment (prune.py), TensorFlow's libraries bound, their pages listed
     serving/    the code, bytecode for both, and the accelerator where a C++ compiler is there

@@ -35,7 +35,7 @@ from tools.image.reach import asked, imported
 from tools.image.strip import stripped
 from tools.image.trial import answers, differences
 
-ENTRY = "serving.servers.granian"
+ENTRY = "serving.servers.standalone.__main__"
 REQUIREMENTS = (ROOT / "requirements.txt", ROOT / "requirements" / "fast.txt")
 LIBRARIES = tuple(f"tensorflow/{name}" for name in NAMES)
 LICENCE = re.compile(r"(licen[cs]e|notice|copying|third_party)", re.IGNORECASE)

@@ -76,7 +76,7 @@ def _serving(packages: Path, model: Path, root: Path) -> Iterator[str]:
         "PORT": str(port),
     }
     # -S: without the packages of the Python that runs this
-    command = [sys.executable, "-S", "-m", "serving.servers.granian"]
+    command = [sys.executable, "-S", "-m", "serving.servers.standalone"]
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
             command, cwd=root, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True

@@ -129,8 +129,8 @@ def running(directory: Path, threads: int, cores: set[int]) -> Iterator[Server]:
         log = Path(folder) / "log"
         with log.open("wb") as output:
             popen = subprocess.Popen(
-                [sys.executable, "-m", "serving.servers.granian"], cwd=ROOT, env=environment, stdin=subprocess.DEVNULL,
-                stdout=output, stderr=output, start_new_session=True,
+                [sys.executable, "-m", "serving.servers.standalone"], cwd=ROOT, env=environment,
+                stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
                 preexec_fn=lambda: os.sched_setaffinity(0, cores),
             )  # fmt: skip
         try:
@@ -207,8 +207,8 @@ def measure(
     """Measure a model: `starts` starts, then `seconds` at each concurrency."""
     if not Path("/proc/self/smaps_rollup").exists():
         raise PlanError("measuring needs Linux; measure there with --save, and plan anywhere with --measured")
-    if importlib.util.find_spec("granian") is None:
-        raise PlanError("measuring needs the server: pip install granian (requirements/dev.txt pins it)")
+    if importlib.util.find_spec("httptools") is None:
+        raise PlanError("measuring needs the server: pip install -r requirements/fast.txt")
     request = example(directory) if body is None else body
     cores = os.sched_getaffinity(0)
     durations, used = [], []
@@ -257,7 +257,7 @@ def measure(
         model=directory.name,
         date=f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC",
         machine=f"{_cpu()}, {len(cores)} cores, Python {platform.python_version()}",
-        server="granian",
+        server="standalone",
         body_bytes=len(request),
         start_seconds=tuple(round(one, 4) for one in durations),
         start_cpu_seconds=median(used),

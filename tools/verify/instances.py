@@ -26,7 +26,7 @@ def free_port() -> int:
 
 
 class Instance:
-    """A server of one model: Granian, one worker. End it with `stop`, or `kill`."""
+    """A server of one model, of one worker. End it with `stop`, or `kill`."""
 
     def __init__(
         self, directory: Path | str, folder: Path, environment: Mapping[str, str] | None = None, port: int | None = None
@@ -39,7 +39,7 @@ class Instance:
         settings = {"MODEL_DIR": str(directory), "HOST": "127.0.0.1", "PORT": str(self.port), "WORKERS": "1"}
         with self._log.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "serving.servers.granian"],
+                [sys.executable, "-m", "serving.servers.standalone"],
                 cwd=ROOT,
                 env={**(os.environ if environment is None else environment), **settings},
                 stdin=subprocess.DEVNULL,

@@ -225,7 +225,7 @@ def test_an_event_is_one_request_with_its_id(
     assert {"decode", "run", "encode", "total"} == two["milliseconds"].keys()
 
 
-DOORS = [("granian", "1"), ("functions-framework", "1"), ("functions-framework", "2")]
+DOORS = [("standalone", "1"), ("functions-framework", "1"), ("functions-framework", "2")]
 
 
 @pytest.mark.parametrize(("door", "workers"), DOORS)
@@ -246,7 +246,7 @@ def test_every_request_has_one_whole_line_when_the_server_has_ended(
         assert messages[-1] == "ended"
 
 
-@pytest.mark.parametrize("door", ["granian", "functions-framework"])
+@pytest.mark.parametrize("door", ["standalone", "functions-framework"])
 def test_what_the_server_says_of_itself_is_told_in_the_same_form(door: str) -> None:
     psutil = pytest.importorskip("psutil")
     with running(door) as server:
@@ -463,7 +463,7 @@ def collector() -> Iterator[tuple[str, list[Any]]]:
         server.server_close()
 
 
-@pytest.mark.parametrize("door", ["granian", "functions-framework"])
+@pytest.mark.parametrize("door", ["standalone", "functions-framework"])
 def test_traces_reach_a_collector_when_the_server_ends(examples: dict[str, Any], door: str) -> None:
     pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
     with collector() as (address, spans):
@@ -501,7 +501,7 @@ def test_traces_reach_a_collector_when_the_server_ends(examples: dict[str, Any],
 
 def test_a_collector_that_is_not_there_is_told_in_the_log_and_holds_nothing_up(examples: dict[str, Any]) -> None:
     pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
-    with running("granian", OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9") as server:
+    with running("standalone", OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9") as server:
         assert server.ask("POST", "/", examples["pixels"]).status == 200
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(10) == 0

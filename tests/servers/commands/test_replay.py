@@ -19,7 +19,7 @@ from tests.server import Server, running
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    with running("granian") as found:
+    with running("standalone") as found:
         yield found
 
 

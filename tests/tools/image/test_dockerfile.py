@@ -62,7 +62,7 @@ def test_the_environment_names_folders_of_the_image() -> None:
 def test_the_server_is_process_1_and_no_root() -> None:
     assert re.fullmatch(r"[1-9][0-9]{3,}:[1-9][0-9]{3,}", FINAL.last("USER"))  # numeric: runAsNonRoot can tell
     assert [word for word, _ in FINAL.instructions][-1] == "CMD"
-    assert FINAL.command == ["python", "-m", "serving.servers.granian"]
+    assert FINAL.command == ["python", "-m", "serving.servers.standalone"]
     assert not FINAL.all("ENTRYPOINT")
 
 

@@ -48,7 +48,7 @@ def test_what_is_imported_is_found_wherever_it_stands(tmp_path: Path) -> None:
 
 def test_the_server_imports_no_web_framework() -> None:
     found = imported(prune.ENTRY, ROOT)
-    assert found >= {"numpy", "orjson", "simdjson", "ml_dtypes", "granian"}
+    assert found >= {"numpy", "orjson", "simdjson", "ml_dtypes", "httptools"}
     assert not found & {"flask", "functions_framework", "tensorflow", "werkzeug"}
 
 
@@ -90,7 +90,7 @@ def small(tmp_path: Path) -> Path:
     servers.mkdir(parents=True)
     for package in (servers, servers.parent):
         (package / "__init__.py").touch()
-    (servers / "granian.py").write_text("import server")
+    (servers / "standalone.py").write_text("import server")
     (tmp_path / "requirements.txt").write_text(
         "# why\nserver_of.ours==1.0\nweb==1.0\n\ntensorflow-cpu==1.0\nother==2; platform_system == 'None'\n"
     )

@@ -24,7 +24,7 @@ MEASURED: dict[str, Any] = {
     "model": "digits",
     "date": "2026-11-22",
     "machine": "made up",
-    "server": "granian",
+    "server": "standalone",
     "body_bytes": 178,
     "start_seconds": [0.5, 0.5, 0.7],
     "start_cpu_seconds": 0.5,

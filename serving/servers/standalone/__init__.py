@@ -1,0 +1,1 @@
+"""A server for the handler alone: `python -m serving.servers.standalone`."""

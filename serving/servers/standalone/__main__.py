@@ -1,0 +1,59 @@
+"""Serves `serving.pipeline.handler` over HTTP/1.1: `python -m serving.servers.standalone`.
+
+The port is opened first, and the library while the rest is imported: each worker is forked with both. A session is
+opened by the worker's first request, never before the fork. A worker that ends is replaced, however often: new
+connections wait meanwhile in the port's queue, which is the server's and not the worker's.
+"""
+
+import signal
+import socket
+import sys
+import threading
+
+from serving.core import settings
+from serving.core.settings import Settings
+from serving.core.telemetry import observe, phases
+from serving.pipeline import limits
+from serving.pipeline.handler import prepare
+from serving.runtime import model
+from serving.servers.standalone.listening import listen
+
+NAME = "serving.servers.standalone"
+
+
+def main() -> None:
+    """Serve until a signal ends it."""
+    try:
+        options = settings.current()
+        prepare()
+        listeners = listen(options)
+    except settings.SettingError as error:
+        sys.exit(f"{NAME}: {error}")
+    except OSError as error:
+        place = f"{options.host}:{options.port}"
+        sys.exit(f"{NAME}: cannot listen on {place} (HOST, PORT): {error.strerror or error}")
+    opening = threading.Thread(target=model.open_library, args=(options,))
+    opening.start()
+    observe.start("the standalone server", options)
+    import serving.servers.standalone.loop  # noqa: F401 - the workers find it imported
+    from serving.servers.standalone.workers import Workers
+
+    opening.join()
+    phases.imported()
+    Workers(listeners, lambda listener, parent: work(options, listener, parent)).serve()
+
+
+def work(options: Settings, listener: socket.socket, parent: int) -> None:
+    """Serve as one worker, in a process of its own, until a signal ends it or the parent is gone."""
+    from serving.servers.standalone.loop import Loop
+
+    loop = Loop(options, listener, parent)
+    signal.set_wakeup_fd(loop.waker, warn_on_full_buffer=False)
+    signal.signal(signal.SIGTERM, lambda *_: limits.stop())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: the parent has it too, and sends SIGTERM
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD))
+    loop.run()
+
+
+if __name__ == "__main__":
+    main()

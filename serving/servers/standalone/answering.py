@@ -1,0 +1,170 @@
+"""Which thread answers a request: the loop's own where that takes little time, one of a pool where it may take more.
+
+To hand a request over to another thread costs as much time as a small model takes. The loop's thread receives all
+requests and must never wait; so it answers those alone that are like others which took little time, need nothing but
+this process, and find a place free.
+"""
+
+import threading
+import time
+import traceback
+from collections import deque
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from serving.core.http import Request, Response, Stream
+from serving.core.settings import Settings
+from serving.core.telemetry import phases
+from serving.core.telemetry.log import log
+from serving.pipeline import limits, watchdog
+from serving.pipeline.arrivals import is_self_contained
+from serving.pipeline.handler import handle
+from serving.runtime import model
+from serving.servers.standalone.http1 import refusal
+
+if TYPE_CHECKING:
+    from serving.servers.standalone.loop import Loop
+    from serving.servers.standalone.reading import Exchange
+
+Kind = tuple[str, int]  # path, and bits of the body's size
+
+SHORT, LONG = 500_000, 5_000_000  # nanoseconds of a thread's time
+STALLED = 0.005, 0.3  # seconds on the clock: after the first a kind is measured anew, after the second it is long
+MOST_KINDS = 256
+AGAIN, LONGEST_PAUSE = 1.0, 60.0  # seconds before a kind that was long may be short
+
+
+class Answering:
+    """Answers the requests of one loop."""
+
+    def __init__(self, options: Settings, loop: "Loop") -> None:
+        self._loop = loop
+        self._pool = Pool(limits.server_threads(options))
+        self._short = Short(options)
+        self._admission = limits.admission()
+
+    def answer(self, exchange: "Exchange", body: bytes | Stream) -> None:
+        """Answer a request, now or in another thread; called by the loop's thread."""
+        request = exchange.with_body(body)
+        kind = (request.path, len(body).bit_length()) if isinstance(body, bytes) else None
+        if kind is not None and self._short.holds(kind) and is_self_contained(request):
+            entered = self._admission.try_enter()
+            if entered is not None:
+                self._answer_here(exchange, request, kind, entered)
+                return
+        exchange.connection.busy = exchange
+        self._pool.submit(self._answer_there, exchange, request, kind)
+
+    def _answer_here(self, exchange: "Exchange", request: Request, kind: Kind, entered: float) -> None:
+        record = exchange.record
+        record.entered = entered
+        try:
+            response = _handled(exchange, request)
+        finally:
+            if record.entered is not None:  # refused before it used its place, or in no need of one
+                self._admission.leave(None)
+        exchange.connection.send(exchange, response)
+        seconds = time.monotonic() - entered
+        if seconds > STALLED[0]:
+            self._short.stalled(kind, seconds)
+        if exchange.claimed:
+            self._loop.give_back(exchange)
+
+    def _answer_there(self, exchange: "Exchange", request: Request, kind: Kind | None) -> None:
+        connection, goes_on = exchange.connection, False
+        began = time.thread_time_ns()
+        try:
+            response = _handled(exchange, request)
+            took = time.thread_time_ns() - began
+            goes_on = connection.send(exchange, response)
+            if kind is not None and not exchange.record.waited and response.status == 200:
+                self._short.learn(kind, took)
+        except BaseException:
+            log("ERROR", "a request could not be answered", traceback=traceback.format_exc())
+            connection.closes, goes_on = True, False
+        self._loop.give_back(exchange)
+        if not goes_on:
+            connection.finished = exchange
+            self._loop.post(connection)
+            return
+        connection.busy = None
+        if not connection.interest:  # the loop has seen that something came
+            self._loop.post(connection)
+
+
+def _handled(exchange: "Exchange", request: Request) -> Response:
+    watchdog.answers(exchange.give)
+    try:
+        return handle(request)
+    except Exception:
+        log("ERROR", "a request could not be handled", traceback=traceback.format_exc())
+        return refusal(500, "internal error; the log has the reason")
+    finally:
+        watchdog.answered()
+
+
+class Short:
+    """Which requests take little time, by the times of others to the same path with about as large a body.
+
+    Times of a thread are compared: those on the clock hold whatever else the machine does.
+    """
+
+    def __init__(self, options: Settings) -> None:
+        # Otherwise a thread waits for others, of TensorFlow or of requests that are to meet in a batch, or for what a
+        # layer of the user's waits for.
+        self._may_be = options.inter_op_threads == -1 and not options.batch_rows and not options.layer
+        self._short: set[Kind] = set()
+        self._barred: dict[Kind, tuple[float, float]] = {}  # until when, and for how long
+        self._cache = model.cache()
+
+    def holds(self, kind: Kind) -> bool:
+        """Say whether a request of this kind takes little time."""
+        return kind in self._short and self._cache.loaded and not phases.pending
+
+    def learn(self, kind: Kind, took: int) -> None:
+        """Note for how many nanoseconds a thread was busy with a request of this kind; not in the loop's thread."""
+        if took > LONG:
+            self._bar(kind)
+        elif took <= SHORT and kind not in self._short and self._may_be and len(self._short) < MOST_KINDS:
+            until, _ = self._barred.get(kind, (0.0, 0.0))
+            if time.monotonic() >= until and self._cache.loaded and self._cache.source().even:
+                self._short.add(kind)
+
+    def stalled(self, kind: Kind, seconds: float) -> None:
+        """Note that a request of this kind has held up the loop; whether by itself, other threads find out."""
+        self._short.discard(kind)
+        if seconds > STALLED[1]:
+            self._bar(kind)
+
+    def _bar(self, kind: Kind) -> None:
+        self._short.discard(kind)
+        if kind in self._barred or len(self._barred) < MOST_KINDS:
+            now, (until, pause) = time.monotonic(), self._barred.get(kind, (0.0, 0.0))
+            pause = min(LONGEST_PAUSE, 2 * pause) if pause and now < until + pause else AGAIN
+            self._barred[kind] = now + pause, pause
+
+
+class Pool:
+    """Threads that are started when they are needed, up to a number. The process ends without them."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._count = most, 0
+        self._work: SimpleQueue[tuple[Any, ...]] = SimpleQueue()
+        self._idle: deque[None] = deque()  # one for each thread that waits; appending and popping need no lock
+
+    def submit(self, function: Any, *arguments: Any) -> None:
+        """Have a function called in one of the threads; called by one thread alone."""
+        self._work.put((function, *arguments))
+        try:
+            self._idle.pop()
+        except IndexError:
+            if self._count < self._most:
+                self._count += 1
+                threading.Thread(target=self._serve, name=f"answers-{self._count}", daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            function, *arguments = self._work.get()
+            function(*arguments)
+            del function, arguments
+            self._idle.append(None)

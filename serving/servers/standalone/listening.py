@@ -1,0 +1,31 @@
+"""The port that the workers share."""
+
+import socket
+
+from serving.core.settings import Settings
+from serving.servers import connections
+
+QUEUE = 1024  # connections that wait until one is accepted
+
+
+def listen(options: Settings) -> list[socket.socket]:
+    """Open the port, once for each worker; raise OSError where another process has it."""
+    addresses = socket.getaddrinfo(options.host, options.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, kind, protocol, _, address = addresses[0]
+
+    def opened(is_shared: bool) -> socket.socket:
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # connections have it from their listener
+        if is_shared:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        connections.end_unread(listener, options.read_timeout)
+        listener.bind(address)
+        listener.listen(QUEUE)
+        return listener
+
+    first = opened(is_shared=False)  # a port that another process holds is refused, whether it would share it or not
+    if options.workers == 1:
+        return [first]
+    first.close()
+    return [opened(is_shared=True) for _ in range(options.workers)]  # the system deals connections out evenly

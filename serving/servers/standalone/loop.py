@@ -1,0 +1,289 @@
+"""The loop of one worker: one thread that accepts, receives, and keeps the time. It never waits for one client.
+
+What may make it wait is done by the threads of `answering`; they call `post` where a connection is to go on.
+"""
+
+import errno
+import os
+import select
+import socket
+import time
+from collections import deque
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from serving.core.http import TimedOut, Unavailable
+from serving.core.settings import Settings
+from serving.pipeline import limits
+from serving.servers import connections
+from serving.servers.standalone.answering import Answering
+from serving.servers.standalone.connection import KEPT_ALIVE, Connection
+from serving.servers.standalone.reading import Exchange
+
+if TYPE_CHECKING:
+    Queue = dict[Connection, float]
+else:
+    Queue = dict
+
+GRACE = 4.0  # seconds for a request that is still coming when the server is told to end
+LINGER = 2.0  # seconds in which what a refused client still sends is read and dropped
+CUTTABLE = 1.0  # seconds after which an idle connection, or a request that comes slowly, may have to make room
+SWEEP = 5.0  # seconds between two looks at idle connections
+FULL = 0.25  # seconds between two looks at whom a server that is full may close
+EVENTS = 64  # connections that are looked at in one turn
+ACCEPTED = 64  # connections that are accepted in one turn
+
+
+class Deadlines(Queue):
+    """Connections that wait for the same, each with its deadline, in seconds of time.monotonic, the first one first."""
+
+    def __init__(self, loop: "Loop", seconds: float) -> None:
+        super().__init__()
+        self._loop, self._seconds = loop, seconds
+
+    def add(self, connection: Connection) -> None:
+        """Have a connection wait from now on; one that waits in a body or a head already goes on with that."""
+        if connection.timer is self and self is not self._loop.sending:
+            return
+        if connection.timer is not None:
+            connection.timer.remove(connection)
+        connection.timer = self
+        self[connection] = deadline = time.monotonic() + self._seconds
+        if deadline < self._loop.next_look:
+            self._loop.next_look = deadline
+
+    def remove(self, connection: Connection) -> None:
+        """Let a connection wait no longer."""
+        self.pop(connection, None)
+        connection.timer = None
+
+    def overdue(self, now: float) -> list[Connection]:
+        """Return the connections whose deadline has passed."""
+        passed = []
+        for connection, deadline in self.items():
+            if deadline > now:
+                break
+            passed.append(connection)
+        return passed
+
+
+class Loop:
+    """The connections of one worker."""
+
+    def __init__(self, options: Settings, listener: socket.socket, parent: int) -> None:
+        """Take the listener, and a descriptor that is at its end when the parent is gone."""
+        self.options = options
+        self.is_stopping = False
+        self.next_look = float("inf")
+        self.heads = Deadlines(self, options.read_timeout)
+        self.bodies = Deadlines(self, options.read_timeout)
+        self.sending = Deadlines(self, options.read_timeout)
+        self.lingering = Deadlines(self, LINGER)
+        self.answer = Answering(options, self).answer
+        self._admission = limits.admission()
+        self._connections: dict[int, Connection] = {}
+        self._most = connections.most()
+        self._poll = select.epoll()
+        self._listener, self._is_full = listener, False
+        listener.setblocking(False)
+        self._poll.register(listener, select.EPOLLIN)
+        self._parent = parent
+        self._poll.register(parent, select.EPOLLIN)
+        self._posted: deque[Connection] = deque()
+        self._waking, self._wake = os.pipe()
+        for descriptor in (self._waking, self._wake):
+            os.set_blocking(descriptor, False)
+        self._poll.register(self._waking, select.EPOLLIN)
+        self._next_sweep = self._next_room = 0.0
+        self._end = float("inf")
+
+    @property
+    def waker(self) -> int:
+        """The descriptor that wakes the loop when a byte is written into it."""
+        return self._wake
+
+    def run(self) -> None:
+        """Serve until the process is told to end, and no request is left."""
+        poll, connections_, clock = self._poll.poll, self._connections, time.monotonic
+        while not self.is_stopping or self._connections:
+            timeout = self.next_look - clock()
+            for descriptor, event in poll(timeout if timeout < 3600 else -1, EVENTS) if timeout > 0 else ():
+                connection = connections_.get(descriptor)
+                if connection is not None:
+                    connection.on_event(event)
+                else:
+                    self._on_event(descriptor)
+            if clock() >= self.next_look:
+                self._look(clock())
+            if limits.stopping and not self.is_stopping:
+                self._stop()
+
+    def _on_event(self, descriptor: int) -> None:
+        if descriptor == self._waking:
+            with suppress(BlockingIOError):
+                os.read(self._waking, 1 << 12)
+            while self._posted:
+                self._posted.popleft().resume()
+        elif descriptor == self._parent:
+            self._poll.unregister(self._parent)
+            limits.stop()
+        elif not self.is_stopping:
+            self._accept(time.monotonic())
+
+    def post(self, connection: Connection) -> None:
+        """Have the loop's thread go on with a connection; any thread may call this."""
+        self._posted.append(connection)
+        with suppress(BlockingIOError):  # full: it wakes anyway
+            os.write(self._wake, b"\0")
+
+    def watch(self, connection: Connection, interest: int) -> None:
+        """Poll a connection for these events, 0 for none."""
+        if connection.interest == interest:
+            return
+        if not connection.interest:
+            self._poll.register(connection.descriptor, interest)
+        elif interest:
+            self._poll.modify(connection.descriptor, interest)
+        else:
+            self._poll.unregister(connection.descriptor)
+        connection.interest = interest
+
+    def remove(self, connection: Connection) -> None:
+        """Forget a connection that is about to be closed."""
+        self.watch(connection, 0)
+        if connection.timer is not None:
+            connection.timer.remove(connection)
+        self._connections.pop(connection.descriptor, None)
+        if self._is_full and not self.is_stopping:
+            self._is_full = False
+            self._poll.register(self._listener, select.EPOLLIN)
+
+    # Connections
+
+    def _accept(self, now: float) -> bool:
+        """Take new connections; say whether more may be waiting."""
+        for _ in range(ACCEPTED):
+            if len(self._connections) >= self._most and not self._make_room(now):
+                self._refrain(now)
+                return False
+            try:
+                accepted, _ = self._listener.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return False
+            except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                    self._refrain(now)
+                return False
+            accepted.setblocking(False)
+            connection = Connection(self, accepted)
+            self._connections[connection.descriptor] = connection
+            self.watch(connection, select.EPOLLIN)
+        if self._next_sweep < now:
+            self._next_sweep = now + SWEEP
+            self.next_look = min(self.next_look, self._next_sweep)
+        return True
+
+    def _refrain(self, now: float) -> None:
+        """Leave new connections in the system's queue until one is closed, or for a while."""
+        if not self._is_full:
+            self._is_full = True
+            self._poll.unregister(self._listener)
+        self._next_room = now + FULL
+        self.next_look = min(self.next_look, self._next_room)
+
+    def _make_room(self, now: float) -> bool:
+        """Close the connections that are idle for longest, or else what comes slowest; say whether one was closed."""
+        if now < self._next_room:
+            return False
+        share = max(1, self._most // 16)
+        before = now - CUTTABLE  # the others may be asking just now
+        idle = [other for other in self._connections.values() if other.is_idle and other.idle_since < before]
+        idle.sort(key=lambda connection: connection.idle_since)
+        for connection in idle[:share]:
+            connection.close()
+        if not idle:
+            self._next_room = now + FULL
+            then = now + self.options.read_timeout - CUTTABLE  # the deadline of what began so long ago
+            for connection in [*self.lingering, *self.heads.overdue(then)][:share]:
+                connection.close()
+            for connection in self.bodies.overdue(then)[: share if len(self._connections) >= self._most else 0]:
+                connection.cut(Unavailable, "others need the connection that this slow body holds; try again")
+        return len(self._connections) < self._most
+
+    # Time
+
+    def _look(self, now: float) -> None:
+        """End what has had its time, and note when to look again."""
+        is_last = now >= self._end
+        for connection in [*self.lingering] if is_last else self.lingering.overdue(now):
+            connection.close()
+        for connection in self.sending.overdue(now):
+            connection.close()
+        for connection in [*self.heads] if is_last else self.heads.overdue(now):
+            connection.expire()
+        for connection in [*self.bodies] if is_last else self.bodies.overdue(now):
+            connection.cut(TimedOut, "body: did not come in time")
+        self.next_look = self._end if not is_last else now + FULL if self.is_stopping else float("inf")
+        if self._connections and not self.is_stopping:
+            if now >= self._next_sweep:
+                self._sweep(now)
+            self.next_look = min(self.next_look, self._next_sweep)
+        if self._is_full and now >= self._next_room and not self.is_stopping:
+            self._is_full = False
+            self._poll.register(self._listener, select.EPOLLIN)
+        for waiting in (self.lingering, self.sending, self.heads, self.bodies):
+            if waiting:
+                self.next_look = min(self.next_look, next(iter(waiting.values())))
+        if self._is_full:
+            self.next_look = min(self.next_look, self._next_room)
+
+    def _sweep(self, now: float) -> None:
+        for connection in [*self._connections.values()]:
+            if connection.idle_since + KEPT_ALIVE <= now and connection.is_idle:
+                connection.close()
+        self._next_sweep = now + SWEEP
+
+    def _stop(self) -> None:
+        """Take no more connections than those that wait already, and close those on which nothing is asked."""
+        now = time.monotonic()
+        while self._accept(now):
+            pass
+        self.is_stopping = True
+        with suppress(KeyError, FileNotFoundError, ValueError):
+            if not self._is_full:
+                self._poll.unregister(self._listener)
+        self._listener.close()
+        for connection in [*self._connections.values()]:
+            if connection.is_idle:
+                connection.on_event(select.EPOLLIN)  # a request may have come just now
+            if connection.is_idle and not connection.is_closed:
+                connection.close()
+        self._end = now + GRACE
+        self.next_look = min(self.next_look, self._end)
+
+    # Bytes of bodies that are coming
+
+    def claim(self, exchange: Exchange) -> str | None:
+        """Count what a body holds; where that is too much, the oldest ones make room. Return why it may not go on."""
+        size = exchange.size - exchange.claimed
+        while size:
+            try:
+                self._admission.claim(size)
+            except Unavailable as error:
+                slow = self.bodies.overdue(time.monotonic() + self.options.read_timeout - CUTTABLE)
+                oldest = next((other for other in slow if other.holds_body), None)
+                if oldest is None or oldest is exchange.connection:
+                    self.give_back(exchange)
+                    return str(error)
+                oldest.cut(Unavailable, "other bodies need the memory that this slow one holds; try again")
+                continue
+            exchange.claimed += size
+            break
+        return None
+
+    def give_back(self, exchange: Exchange) -> None:
+        """Count no longer what a body holds; any thread may call this, once the body is of no more use."""
+        claimed, exchange.claimed = exchange.claimed, 0
+        exchange.parts.clear()
+        if claimed:
+            self._admission.give_back(claimed)

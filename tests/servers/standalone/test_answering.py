@@ -1,0 +1,135 @@
+"""Which thread answers: the loop's own is kept from everything that may take long or wait."""
+
+import threading
+import time
+
+import pytest
+
+from serving.core import settings
+from serving.core.http import Request
+from serving.core.telemetry import phases
+from serving.pipeline import limits
+from serving.pipeline.arrivals import is_self_contained
+from serving.runtime import model
+from serving.servers.standalone import answering
+from serving.servers.standalone.answering import AGAIN, LONG, SHORT, Pool, Short
+from tests.conftest import Serve
+from tests.models.zoo import build
+
+HALF = build() / "versions" / "1"
+KIND = ("/", 5)
+PREDICT = b'{"instances": [1]}'
+CE = {"ce-specversion": "1.0"}
+
+CONTAINED = [
+    # request                                                                   answered by this process alone
+    (Request("GET", "/readyz"),                                                 True),
+    (Request("POST", "/", body=PREDICT),                                        True),
+    (Request("POST", "/", body=b' {"signature_name": "a"}'),                    True),
+    (Request("POST", "/v1/models/model:predict", body=b"{}"),                   True),
+    (Request("POST", "/", body=b"{}"),                                          False),
+    (Request("POST", "/", body=b'{"message": {"data": ""}}'),                   False),
+    (Request("POST", "/", headers=CE, body=PREDICT),                            False),
+    (Request("POST", "/", headers={"ce-id": "1"}, body=PREDICT),                False),
+    (Request("POST", "/v1/models/model:predict", headers=CE, body=b"{}"),       False),
+    (Request("POST", "/events", body=PREDICT),                                  False),
+    (Request("POST", "/", headers={"content-encoding": "gzip"}, body=PREDICT),  False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("request_", "contained"), CONTAINED)
+def test_an_event_or_a_packed_body_is_not_answered_by_the_loops_thread(request_: Request, contained: bool) -> None:
+    assert is_self_contained(request_) == contained
+
+
+def short(monkeypatch: pytest.MonkeyPatch, **environment: str) -> Short:
+    monkeypatch.setattr(phases, "pending", False)
+    return Short(settings.read(environment))
+
+
+def test_requests_like_one_that_was_short_are_short_until_one_takes_long(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve(HALF)("POST", "/", {"instances": [1.0]})
+    kinds = short(monkeypatch)
+    assert not kinds.holds(KIND)
+    kinds.learn(KIND, SHORT + 1)
+    assert not kinds.holds(KIND)
+    kinds.learn(KIND, SHORT)
+    assert kinds.holds(KIND)
+    assert not kinds.holds(("/", 6))
+    kinds.stalled(KIND, 0.01)  # the machine, maybe: the next one is measured
+    assert not kinds.holds(KIND)
+    kinds.learn(KIND, SHORT)
+    assert kinds.holds(KIND)
+    for what in (lambda: kinds.learn(KIND, LONG + 1), lambda: kinds.stalled(KIND, 1.0)):
+        what()
+        kinds.learn(KIND, SHORT)
+        assert not kinds.holds(KIND)
+    until, pause = kinds._barred[KIND]
+    assert pause == 2 * AGAIN
+    now = time.monotonic() + pause + 0.1
+    monkeypatch.setattr(answering.time, "monotonic", lambda: now)
+    kinds.learn(KIND, SHORT)
+    assert until < now
+    assert kinds.holds(KIND)
+
+
+@pytest.mark.parametrize("environment", [{"BATCH_ROWS": "16"}, {"INTER_OP_THREADS": "2"}, {"LAYER": "main:layer"}])
+def test_where_a_run_waits_for_other_threads_nothing_is_short(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]
+) -> None:
+    serve(HALF)("POST", "/", {"instances": [1.0]})
+    kinds = short(monkeypatch, **environment)
+    kinds.learn(KIND, SHORT)
+    assert not kinds.holds(KIND)
+
+
+def test_nothing_is_short_of_a_model_with_loops_or_before_it_is_loaded(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve(build() / "control_flow")("POST", "/", {"signature_name": "loop", "inputs": {"n": 3}})
+    assert model.cache().loaded
+    kinds = short(monkeypatch)
+    kinds.learn(KIND, SHORT)
+    assert not kinds.holds(KIND)
+    serve(HALF)
+    kinds = short(monkeypatch)
+    kinds.learn(KIND, SHORT)
+    assert not kinds.holds(KIND)
+
+
+def test_a_request_that_has_entered_waits_for_no_place_and_one_that_cannot_is_told_so() -> None:
+    admission = limits.Admission(settings.read({"THREADS": "1", "MAX_WAIT": "0"}))
+    for _ in range(limits.KNOWN + 1):
+        admission.leave(admission.enter(time.monotonic() + 1) - 1)  # each took a second
+    entered = admission.try_enter()
+    assert entered is not None
+    assert admission.try_enter() is None
+    assert admission.expect({}, has_entered=True) > time.monotonic()
+    with pytest.raises(limits.Unavailable):
+        admission.expect({})
+    admission.leave(entered)
+    assert admission.try_enter() is not None
+
+
+def test_a_pool_has_as_many_threads_as_are_busy_at_once_and_no_more_than_it_may() -> None:
+    pool, go, ended = Pool(3), threading.Event(), threading.Semaphore(0)
+
+    def work() -> None:
+        go.wait(30)
+        ended.release()
+
+    for _ in range(5):
+        pool.submit(work)
+    assert pool._count == 3
+    go.set()
+    for _ in range(5):
+        assert ended.acquire(timeout=30)
+    few = Pool(3)
+    for _ in range(4):
+        few.submit(ended.release)
+        assert ended.acquire(timeout=30)
+        while not few._idle:
+            time.sleep(0.001)
+    assert few._count == 1

@@ -1,0 +1,415 @@
+"""Bytes on a connection and the bytes of its answers, however they are cut; h11 reads both as the oracle."""
+
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import h11
+import pytest
+
+from serving.core import settings
+from serving.core.http import HttpError, Response, receive
+from serving.servers.standalone import connection as connections
+from serving.servers.standalone.connection import Connection
+from serving.servers.standalone.loop import Loop
+from serving.servers.standalone.reading import Exchange
+
+LIMIT = 64  # bytes of a body
+GET = b"GET /a HTTP/1.1\r\nHost: x\r\n"
+POST = b"POST /a HTTP/1.1\r\nHost: x\r\n"
+CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+def length(size: int, more: bytes = b"") -> bytes:
+    return POST + more + b"Content-Length: %d\r\n\r\n" % size
+
+
+class Wire:
+    """A connection of the server without its loop's turns: each part that is sent is received by itself."""
+
+    def __init__(self, loop: Loop) -> None:
+        self.client, accepted = socket.socketpair()
+        accepted.setblocking(False)
+        self.client.settimeout(10)
+        self.connection = Connection(loop, accepted)
+        loop._connections[self.connection.descriptor] = self.connection
+        loop.watch(self.connection, connections.IN)
+
+    def send(self, part: bytes) -> None:
+        with suppress(OSError):
+            self.client.sendall(part)
+        if not self.connection.is_closed:
+            self.connection.on_event(connections.IN)
+
+    def end(self) -> None:
+        with suppress(OSError):
+            self.client.shutdown(socket.SHUT_WR)
+        for _ in range(100):
+            if not self.connection.is_closed:
+                self.connection.on_event(connections.IN)
+
+    def answers(self) -> bytes:
+        """Return what has been sent; the connection is closed by now, or waits for more."""
+        received = b""
+        self.client.setblocking(False)
+        with suppress(BlockingIOError):
+            while part := self.client.recv(1 << 16):
+                received += part
+        return received
+
+    def close(self) -> None:
+        self.connection.close()
+        self.client.close()
+
+
+@pytest.fixture
+def loop(monkeypatch: pytest.MonkeyPatch) -> Iterator[Loop]:
+    monkeypatch.setattr("serving.servers.standalone.reading.largest_body", lambda path: LIMIT)
+    parent, alive = os.pipe()
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        made = Loop(settings.read({"MAX_HEADER_BYTES": "8192", "READ_TIMEOUT": "5"}), listener, parent)
+        made.answer = echo  # type: ignore[method-assign]
+        yield made
+    made._poll.close()
+    for descriptor in (parent, alive, made._waking, made._wake):
+        os.close(descriptor)
+
+
+def echo(exchange: Exchange, body: Any) -> None:
+    """Answer with the request itself."""
+    request = exchange.with_body(body)
+    try:
+        data = receive(body, request.length, LIMIT)
+        told = [request.method, request.path, request.query, data.decode("latin-1"), request.headers.get("x-field")]
+        response = Response(200, json.dumps(told).encode())
+    except HttpError as error:
+        response = Response(error.status, json.dumps({"error": str(error)}).encode())
+    exchange.connection.send(exchange, response)
+    exchange.connection._loop.give_back(exchange)
+
+
+def responses(data: bytes, method: str = "POST") -> list[tuple[int, bytes]]:
+    """Read answers as h11 does; interim ones are statuses with an empty body."""
+    found: list[tuple[int, bytes]] = []
+    while data:
+        client = h11.Connection(h11.CLIENT)
+        client.send(h11.Request(method=method, target="/", headers=[("Host", "x")]))
+        client.send(h11.EndOfMessage())
+        client.receive_data(data)
+        body, status = b"", 0
+        while not isinstance(event := client.next_event(), h11.EndOfMessage):
+            assert not isinstance(event, type(h11.NEED_DATA)), data
+            if isinstance(event, h11.InformationalResponse):
+                found.append((event.status_code, b""))
+            elif isinstance(event, h11.Response):
+                status = event.status_code
+            elif isinstance(event, h11.Data):
+                body += bytes(event.data)
+        found.append((status, body))
+        data = client.trailing_data[0]
+    return found
+
+
+def requests(data: bytes) -> list[list[Any]]:
+    """Read requests as h11 does: method, path, query, body, and the field X-Field."""
+    found: list[list[Any]] = []
+    while data:
+        server = h11.Connection(h11.SERVER)
+        server.receive_data(data.lstrip(b"\r\n"))  # RFC 9112, 2.2, which h11 leaves to others
+        while not isinstance(event := server.next_event(), h11.EndOfMessage):
+            if isinstance(event, h11.Request):
+                path, _, query = event.target.partition(b"?")
+                values = [value.decode() for name, value in event.headers if name == b"x-field"]
+                found.append([event.method.decode(), path.decode(), query.decode(), "", ",".join(values) or None])
+            elif isinstance(event, h11.Data):
+                found[-1][3] += bytes(event.data).decode("latin-1")
+            else:
+                return found
+        data = server.trailing_data[0]
+    return found
+
+
+# fmt: off
+GOOD = [
+    # what                                 sent
+    ("a request",                          GET + b"\r\n"),
+    ("a query",                            b"GET /a?b=c%20d HTTP/1.1\r\nHost: x\r\n\r\n"),
+    ("a body",                             length(2) + b"{}"),
+    ("an empty body",                      length(0)),
+    ("a body in chunks",                   CHUNKED + b"1\r\n{\r\n1\r\n}\r\n0\r\n\r\n"),
+    ("chunks with extensions",             CHUNKED + b"2;a=b\r\n{}\r\n0\r\n\r\n"),
+    ("chunks with a trailer",              CHUNKED + b"2\r\n{}\r\n0\r\nX-Field: no\r\n\r\n"),
+    ("a field twice",                      GET + b"X-Field: a\r\nx-field: b\r\n\r\n"),
+    ("an empty field before another",      GET + b"X-Empty:\r\nX-Field: a\r\n\r\n"),
+    ("a field with an underscore",         GET + b"X_Field: a\r\n\r\n"),
+    ("two requests",                       GET + b"\r\n" + length(2) + b"{}"),
+    ("three with bodies",                  length(2) + b"{}" + CHUNKED + b"2\r\n[]\r\n0\r\n\r\n" + length(1) + b"1"),
+    ("line ends before a request",         b"\r\n" + GET + b"\r\n"),
+    ("HTTP/1.0",                           b"GET /a HTTP/1.0\r\n\r\n"),
+    ("a connection that is closed",        GET + b"Connection: close\r\n\r\n"),
+    ("an upgrade to WebSocket",            GET + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n" ),
+]
+BAD = [
+    # what                                 sent                                                           statuses
+    ("a length and chunks",                POST + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", [400]),
+    ("chunks and a length",                POST + b"Transfer-Encoding: chunked\r\nContent-Length: 2\r\n\r\n0\r\n\r\n", [400]),
+    ("two lengths",                        POST + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}x",   [400]),
+    ("the same length twice",              POST + b"Content-Length: 2\r\nContent-Length: 2\r\n\r\n{}",    [400]),
+    ("a list of lengths",                  POST + b"Content-Length: 2, 2\r\n\r\n{}",                      [400]),
+    ("a length with a sign",               POST + b"Content-Length: +2\r\n\r\n{}",                        [400]),
+    ("a length of 30 digits",              POST + b"Content-Length: " + b"9" * 30 + b"\r\n\r\n",          [400]),
+    ("a coding that is not known",         POST + b"Transfer-Encoding: cow\r\n\r\n",                      [501]),
+    ("a coding before chunks",             POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",   [501]),
+    ("chunked twice",                      POST + b"Transfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n", [400]),
+    ("a chunk's size that is none",        CHUNKED + b"zz\r\n",                                           [400]),
+    ("a chunk that is longer",             CHUNKED + b"2\r\n{}XX0\r\n\r\n",                               [400]),
+    ("chunks that are too large",          CHUNKED + b"40\r\n" + b"x" * 64 + b"\r\n1\r\nx\r\n0\r\n\r\n",  [413]),
+    ("a body that is too large",           length(LIMIT + 1) + b"x" * (LIMIT + 1),                        [413]),
+    ("one after a good request",           GET + b"\r\n" + length(LIMIT + 1),                             [200, 413]),
+    ("a bare line feed",                   b"GET /a HTTP/1.1\nHost: x\n\n",                               [400]),
+    ("a folded field",                     GET + b"A: b\r\n c\r\n\r\n",                                   [400]),
+    ("a space before a colon",             GET + b"A : b\r\n\r\n",                                        [400]),
+    ("NUL in a field",                     GET + b"A: b\0c\r\n\r\n",                                      [400]),
+    ("a carriage return in a field",       GET + b"A: b\rc: d\r\n\r\n",                                   [400]),
+    ("101 fields",                         b"GET /a HTTP/1.1\r\n" + b"".join(b"H%d:\r\n" % n for n in range(101)) + b"\r\n", [431]),
+    ("an unknown method",                  b"BREW /a HTTP/1.1\r\n\r\n",                                   [405]),
+    ("a proxy's method",                   b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n",                    [405]),
+    ("the first bytes of TLS",             b"\x16\x03\x01\x02\0\x01",                                     [400]),
+    ("HTTP/0.9",                           b"GET /a\r\n",                                                 [400]),
+    ("HTTP/2's beginning",                 b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",                           [400]),
+    ("HTTP/2.0",                           b"GET /a HTTP/2.0\r\n\r\n",                                    [505]),
+    ("nothing after a closing request",    GET + b"Connection: close\r\n\r\n" + GET + b"\r\n",            [200]),
+    ("an upgrade beside chunks",           POST + b"Connection: Upgrade\r\nUpgrade: h2c\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", [501]),
+    ("half a body",                        length(3) + b"{}",                                             [400]),
+    ("chunks without the last",            CHUNKED + b"2\r\n{}\r\n",                                      [400]),
+    ("half a head",                        GET,                                                           [400]),
+]
+# fmt: on
+
+
+def cuts(data: bytes) -> Iterator[list[bytes]]:
+    """Yield the data whole, cut in two at every place, and byte by byte."""
+    yield [data]
+    for place in range(1, len(data), 1 if len(data) < 300 else 37):
+        yield [data[:place], data[place:]]
+    yield [data[place : place + 1] for place in range(len(data))]
+
+
+def answered(loop: Loop, parts: list[bytes]) -> bytes:
+    wire = Wire(loop)
+    try:
+        for part in parts:
+            wire.send(part)
+        wire.end()
+        return wire.answers()
+    finally:
+        wire.close()
+
+
+@pytest.mark.parametrize(("what", "data"), GOOD, ids=[case[0] for case in GOOD])
+def test_requests_are_read_as_h11_reads_them_wherever_they_are_cut(loop: Loop, what: str, data: bytes) -> None:
+    expected = requests(data)
+    assert expected
+    for parts in cuts(data):
+        told = responses(answered(loop, parts))
+        assert [(status, json.loads(body)) for status, body in told] == [(200, one) for one in expected], parts
+
+
+@pytest.mark.parametrize(("what", "data", "statuses"), BAD, ids=[case[0] for case in BAD])
+def test_bytes_that_are_no_request_are_refused_with_json_wherever_they_are_cut(
+    loop: Loop, what: str, data: bytes, statuses: list[int]
+) -> None:
+    for parts in cuts(data):
+        told = responses(answered(loop, parts))
+        assert [status for status, _ in told] == statuses, parts
+        assert statuses[-1] == 200 or json.loads(told[-1][1])["error"]
+
+
+def test_a_body_under_a_head_that_names_an_upgrade_is_no_request_of_its_own(loop: Loop) -> None:
+    inner = b"GET /inner HTTP/1.1\r\n\r\n"
+    data = length(len(inner), b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n") + inner
+    for parts in cuts(data):
+        ((status, body),) = responses(answered(loop, parts))
+        assert (status, json.loads(body)[1:4]) == (200, ["/a", "", inner.decode()])
+
+
+TARGETS = [
+    # sent                          path         query
+    (b"/a/b",                       "/a/b",      ""),
+    (b"/a%2Fb%20c?d=%20",           "/a/b c",    "d=%20"),
+    (b"/%C3%A9",                    "/é",        ""),
+    (b"/%ff",                       "/\ufffd",   ""),
+    (b"http://host:80/a?b",         "/a",        "b"),
+    (b"http://host",                "/",         ""),
+    (b"http://host?b",              "/",         "b"),
+    (b"/a?b?c",                     "/a",        "b?c"),
+    (b"//a",                        "//a",       ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("url", "path", "query"), TARGETS)
+def test_a_target_is_read_in_each_of_its_forms(loop: Loop, url: bytes, path: str, query: str) -> None:
+    ((_, body),) = responses(answered(loop, [b"GET " + url + b" HTTP/1.1\r\nHost: x\r\n\r\n"]))
+    assert json.loads(body)[1:3] == [path, query]
+
+
+EXPECTING = [
+    # what                             head                                                           statuses
+    ("a body that is wanted",          length(2, b"Expect: 100-continue\r\n"),                        [100, 200]),
+    ("chunks that are wanted",         POST + b"Expect: 100-continue\r\nTransfer-Encoding: chunked\r\n\r\n", [100, 200]),
+    ("a body that is too large",       length(LIMIT + 1, b"Expect: 100-continue\r\n"),                [413]),
+    ("HTTP/1.0, which has none",       length(2, b"Expect: 100-continue\r\n").replace(b"1.1", b"1.0"), [200]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("what", "data", "statuses"), EXPECTING, ids=[case[0] for case in EXPECTING])
+def test_a_client_is_asked_for_its_body_only_where_it_is_wanted(
+    loop: Loop, what: str, data: bytes, statuses: list[int]
+) -> None:
+    body = b"2\r\n{}\r\n0\r\n\r\n" if b"chunked" in data else b"{}"
+    assert [status for status, _ in responses(answered(loop, [data, body]))] == statuses
+    told = [status for status, _ in responses(answered(loop, [data + body]))]
+    assert told == statuses[-1:]  # the body was there already
+
+
+def test_a_request_behind_another_is_asked_for_its_body_after_the_others_answer(loop: Loop) -> None:
+    data = GET + b"\r\n" + length(2, b"Expect: 100-continue\r\n")
+    assert [status for status, _ in responses(answered(loop, [data, b"{}"]))] == [200, 100, 200]
+
+
+def test_nothing_is_read_while_another_thread_answers(loop: Loop) -> None:
+    wire, held = Wire(loop), list[tuple[Exchange, Any]]()
+
+    def hold(exchange: Exchange, body: Any) -> None:
+        exchange.connection.busy = exchange
+        held.append((exchange, body))
+
+    loop.answer = hold  # type: ignore[method-assign]
+    wire.send(length(1) + b"1" + length(1) + b"2")
+    wire.send(length(1) + b"3")
+    assert (len(held), wire.connection.interest) == (1, 0)
+    for number in (b"1", b"2", b"3"):
+        exchange, body = held[-1]
+        assert body == number
+        echo(exchange, body)
+        wire.connection.finished = exchange
+        wire.connection.resume()
+        wire.connection.resume()  # a second call changes nothing
+        if number == b"2":
+            wire.connection.on_event(connections.IN)
+    assert [json.loads(body)[3] for _, body in responses(wire.answers())] == ["1", "2", "3"]
+    wire.close()
+
+
+def test_an_answer_that_its_client_does_not_take_is_continued_and_ended_in_time(loop: Loop) -> None:
+    wire, size = Wire(loop), 8 << 20
+    loop.answer = lambda exchange, body: exchange.connection.send(exchange, Response(200, b"x" * size))  # type: ignore[assignment, method-assign]
+    wire.send(GET + b"\r\n")
+    assert wire.connection.timer is loop.sending
+    received = wire.answers()
+    for _ in range(1000):
+        if len(received) > size:
+            break
+        wire.connection.on_event(connections.OUT)
+        received += wire.answers()
+    assert len(received.partition(b"\r\n\r\n")[2]) == size
+    assert wire.connection.is_idle
+    wire.send(GET + b"\r\n")
+    loop._look(time.monotonic() + 6)
+    assert wire.connection.is_closed
+    wire.close()
+
+
+def test_answers_without_a_body_have_none_and_a_field_with_a_line_end_is_not_sent(loop: Loop) -> None:
+    def answer(response: Response, method: bytes) -> tuple[bytes, bytes]:
+        loop.answer = lambda exchange, body: exchange.connection.send(exchange, response)  # type: ignore[assignment, method-assign]
+        head, _, body = answered(loop, [method + b" /a HTTP/1.1\r\nHost: x\r\n\r\n"]).partition(b"\r\n\r\n")
+        return head.lower(), body
+
+    head, body = answer(Response(204, b""), b"POST")
+    assert (b"content-length" in head, b"content-type" in head, body) == (False, False, b"")
+    head, body = answer(Response(200, b"12345"), b"HEAD")
+    assert (b"content-length: 5" in head, body) == (True, b"")
+    for value in ("a\r\nb: c", "a\nb", "a\rb", "\u20ac"):
+        head, body = answer(Response(200, b"", headers=(("X-A", value),)), b"GET")
+        assert head.startswith(b"http/1.1 500 ")
+        assert b"x-a" not in head
+
+
+# Time
+
+
+def wires(loop: Loop, data: bytes, count: int = 3) -> list[Wire]:
+    made = [Wire(loop) for _ in range(count)]
+    for wire in made:
+        wire.send(data)
+    return made
+
+
+LATE = [
+    # what                  sent                                  statuses
+    ("half a head",         GET,                                  [408]),
+    ("line ends alone",     b"\r\n\r\n",                          []),
+    ("half a body",         length(5) + b"{}",                    [408]),
+    ("half of the chunks",  CHUNKED + b"2\r\n{}\r\n",             [408]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("what", "data", "statuses"), LATE, ids=[case[0] for case in LATE])
+def test_a_request_that_does_not_come_in_time_is_ended(loop: Loop, what: str, data: bytes, statuses: list[int]) -> None:
+    made = wires(loop, data)
+    loop._look(time.monotonic() + 4)
+    assert not any(wire.connection.is_closed for wire in made)
+    loop._look(time.monotonic() + 6)
+    for wire in made:
+        assert [status for status, _ in responses(wire.answers())] == statuses
+    loop._look(time.monotonic() + 9)
+    assert not loop._connections
+    for wire in made:
+        wire.client.close()
+
+
+def test_idle_connections_are_closed_in_their_time_and_first_where_room_is_needed(loop: Loop) -> None:
+    idle = wires(loop, GET + b"\r\n")
+    slow = wires(loop, GET)
+    loop._most = 6
+    loop._next_room = 0.0
+    assert not loop._make_room(time.monotonic())  # each of them may be asking just now
+    loop._next_room = 0.0
+    for age, wire in zip((4, 3, 2), idle):
+        wire.connection.idle_since -= age
+    assert loop._make_room(time.monotonic())
+    assert [wire.connection.is_closed for wire in idle] == [True, False, False]
+    assert not any(wire.connection.is_closed for wire in slow)
+    loop._sweep(time.monotonic() + connections.KEPT_ALIVE + 1)
+    assert all(wire.connection.is_closed for wire in idle)
+    loop._most, loop._next_room = 3, 0.0
+    assert not loop._make_room(time.monotonic())  # each of them began just now
+    loop._next_room = 0.0
+    assert loop._make_room(time.monotonic() + 2)
+    assert [wire.connection.is_closed for wire in slow] == [True, False, False]
+    for wire in (*idle, *slow):
+        wire.close()
+
+
+def test_a_slow_body_makes_room_for_another(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop._admission, "_most_bytes", 0)
+    monkeypatch.setattr("serving.pipeline.limits.PIECE", 50)
+    old, new = wires(loop, length(60) + b"x" * 40, 1)[0], Wire(loop)
+    new.send(length(60) + b"y" * 40)
+    assert [status for status, _ in responses(new.answers())] == [503]  # the old one is not slow yet
+    monkeypatch.setattr("serving.servers.standalone.loop.CUTTABLE", -1.0)
+    other = Wire(loop)
+    other.send(length(60) + b"z" * 40)
+    assert [status for status, _ in responses(old.answers())] == [503]
+    other.send(b"z" * 20)
+    told = responses(other.answers())
+    assert [status for status, _ in told] == [200], told
+    for wire in (old, new, other):
+        wire.close()
