@@ -106,10 +106,10 @@ def bare_start(subject: Subject, model: Model) -> Measured:
         assert process.popen.stdout
         ready, _, _ = select.select([process.popen.stdout], [], [], PATIENCE)
         line = process.popen.stdout.readline() if ready else b"nothing"
-        wall = time.perf_counter() - process.started
+        wall, cpu = time.perf_counter() - process.started, process.cpu_seconds()
         if not model.floor_answers(line):
             raise process.failed(f"not the answer: {line[:300].decode(errors='replace')}")
-    return {"start_seconds": wall}
+    return {"start_seconds": wall, "start_cpu_seconds": cpu}
 
 
 def on_all_cores(subject: Subject, model: Model, effort: Effort) -> Measured:
@@ -117,7 +117,7 @@ def on_all_cores(subject: Subject, model: Model, effort: Effort) -> Measured:
     with started(subject, model, port, set(CORES)) as process:
         request = post(port, subject.path, model.request_file.read_bytes())
         head = first_right_answer(process, port, request, lambda body: subject.answers(model, body))
-        measured = {"start_seconds": time.perf_counter() - process.started}
+        measured = {"start_seconds": time.perf_counter() - process.started, "start_cpu_seconds": process.cpu_seconds()}
         measured |= {f"start: {step}": taken for step, taken in server_timing(head).items()}
         with connect(port) as connection:
             answers = [timed(connection, request) for _ in range(effort.requests(model))]
