@@ -14,6 +14,7 @@ import numpy as np
 from serving.savedmodel.protobuf import each_field, first_field, last_field, map_field, message_field, read_varint
 
 COPIED = 1 << 24  # bytes
+SHORT = 1 << 10  # bytes of attributes that are worth a comparison with those of other nodes
 MAIN = b""  # in place of a function's name
 
 _last: "Graph | None" = None
@@ -22,22 +23,17 @@ _last: "Graph | None" = None
 class Node:
     """A node of a graph or of a function."""
 
-    __slots__ = ("_entries", "inputs", "message", "name", "op")
+    __slots__ = ("_behind", "inputs", "message", "name", "op")
 
-    def __init__(
-        self, name: bytes, op: bytes, inputs: list[bytes], message: memoryview, entries: list[tuple[int, int]]
-    ) -> None:
-        """Keep what is read: `entries` are where the attributes begin and end in the message."""
-        self.name, self.op, self.message, self._entries = name, op, message, entries
+    def __init__(self, name: bytes, op: bytes, inputs: list[bytes], message: memoryview, behind: bytes | None) -> None:
+        """Keep what is read: `behind` is what follows the inputs, None where that is long."""
+        self.name, self.op, self.message, self._behind = name, op, message, behind
         self.inputs = inputs  # "node:0", "node:output:0", "^node"
 
     @property
     def calls(self) -> tuple[bytes, ...]:
         """Return the functions that the attributes name."""
-        message = self.message
-        entries = [bytes(message[begin:end]) for begin, end in self._entries]
-        # The keys of a function, and of a list of them: without these bytes there is none.
-        return tuple([called for one in entries if b"\x52" in one or b"\x4a" in one for called in _calls(one)])
+        return _called(self.message) if self._behind is None else _calls(self._behind)
 
     @property
     def attributes(self) -> dict[str, memoryview]:
@@ -94,9 +90,7 @@ class Graph:
 
     def arguments(self, function: bytes) -> list[bytes]:
         """Return the names of a function's arguments."""
-        return [
-            bytes(last_field(argument, 1)) for argument in each_field(message_field(self.functions[function], 1), 2)
-        ]
+        return [bytes(last_field(argument, 1)) for argument in each_field(first_field(self.functions[function], 1), 2)]
 
     def instead(self, name: bytes) -> list[bytes]:
         """Return the function, its gradient, and every other implementation of its interface."""
@@ -104,6 +98,20 @@ class Graph:
             return []
         found = [name, self.gradients.get(name, b""), *self._interfaces.get(self._interface.get(name, b""), ())]
         return [one for one in found if one in self.functions]
+
+    def running(self, roots: Iterable[bytes]) -> Iterator[tuple[bytes, list[Node]]]:
+        """Yield the nodes of the main graph that the roots need, then those of each function that may run for them."""
+        pending = [(MAIN, reached(self.main, roots))]
+        seen = {MAIN}
+        while pending:
+            function, nodes = pending.pop()
+            yield function, nodes
+            for node in nodes:
+                for called in (*node.calls, node.op):  # an operation may be a function's name
+                    if called not in seen and called in self.functions:
+                        others = [one for one in self.instead(called) if one not in seen]
+                        seen.update(others)
+                        pending += [(one, list(self.nodes(one).values())) for one in others]
 
 
 def forget() -> None:
@@ -134,26 +142,32 @@ def _read(message: memoryview, field: int) -> Iterator[Node]:
     # Bytes are quicker to take apart; a graph full of constants is not copied.
     data = bytes(message) if len(message) < COPIED else message
     wanted, position, end = field << 3 | 2, 0, len(message)
+    known: dict[bytes, bytes] = {}
     while position < end:
         key, size = data[position], data[position + 1]
         position += 2
         if size > 0x7F:
             size, position = read_varint(message, position - 1)
-        if key == 0x18:  # the graph's version in numbers, of old; `size` was it
+        if key == 0x18:  # the version number of GraphDefs before TensorFlow 1; `size` was it
             continue
         if key & 0x87 != 2 or position + size > end:
             raise ValueError(f"the graph has a field with the key {key}, or runs past its end")
         start, position = position, position + size
         if key == wanted:
-            yield _node(data, message, start, position)
+            yield _node(data, message, start, position, known)
 
 
-def _node(data: bytes | memoryview, graph: memoryview, start: int, end: int) -> Node:
+def _node(data: bytes | memoryview, graph: memoryview, start: int, end: int, known: dict[bytes, bytes]) -> Node:
+    """Read a NodeDef. `known` are the attributes of nodes before it: most nodes have those of another."""
     name = op = b""
-    inputs, entries = [], []
-    position = start
+    inputs: list[bytes] = []
+    position, behind, most = start, None, SHORT
     while position < end:
         key, size = data[position], data[position + 1]
+        if key == 0x2A and behind is None and end - position <= most:  # field 5, the first attribute
+            behind = bytes(data[position:end])
+            if behind in known:
+                return Node(name, op, inputs, graph[start:end], known[behind])
         position += 2
         if size > 0x7F:
             if data[position] < 0x80:  # in two bytes, nearly always
@@ -161,9 +175,7 @@ def _node(data: bytes | memoryview, graph: memoryview, start: int, end: int) -> 
             else:
                 size, position = read_varint(graph, position - 1)
         begin, position = position, position + size
-        if key == 0x2A:  # field 5, as all of them a string or a message
-            entries.append((begin - start, position - start))
-        elif key == 0x1A:  # 3
+        if key == 0x1A:  # 3
             inputs.append(bytes(data[begin:position]))
         elif key == 0x0A:  # 1
             name = bytes(data[begin:position])
@@ -171,15 +183,26 @@ def _node(data: bytes | memoryview, graph: memoryview, start: int, end: int) -> 
             op = bytes(data[begin:position])
         elif key & 0x87 != 2:  # attributes, the device, where it was written
             raise ValueError(f"a node of the graph has a field with the key {key}")
+        else:
+            continue
+        if behind is not None:  # in another order than writers use
+            behind, most = None, -1
     if position != end:
         raise ValueError("a node of the graph runs past its end")
-    return Node(name, op, inputs, graph[start:end], entries)
+    if behind is not None:
+        known[behind] = behind
+    return Node(name, op, inputs, graph[start:end], behind)
 
 
-@lru_cache(maxsize=4096)  # most attributes are like those of the node before
-def _calls(entry: bytes) -> tuple[bytes, ...]:
-    """Return the functions that an attribute names."""
-    return tuple(_functions(last_field(memoryview(entry), 2)))
+@lru_cache(maxsize=4096)  # most nodes have the attributes of another
+def _calls(attributes: bytes) -> tuple[bytes, ...]:
+    # The keys of a function, and of a list of them: without these bytes there is none.
+    return _called(memoryview(attributes)) if b"\x52" in attributes or b"\x4a" in attributes else ()
+
+
+def _called(message: memoryview) -> tuple[bytes, ...]:
+    """Return the functions that the attributes of a NodeDef, or of the end of one, name."""
+    return tuple([called for entry in each_field(message, 5) for called in _functions(last_field(entry, 2))])
 
 
 def _functions(value: memoryview) -> Iterator[bytes]:

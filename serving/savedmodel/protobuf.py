@@ -7,14 +7,21 @@ def fields_of(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     """Yield (field number, value); the value is a number, or the bytes of a string or a message."""
     position, end = 0, len(message)
     while position < end:
-        key, position = read_varint(message, position)
+        key = message[position]
+        if key < 0x80:  # one byte, nearly always
+            position += 1
+        else:
+            key, position = read_varint(message, position)
         number, wire = key >> 3, key & 7
         if wire == 0:
             value, position = read_varint(message, position)
             yield number, value
             continue
         if wire == 2:
-            size, position = read_varint(message, position)
+            if position < end and (size := message[position]) < 0x80:
+                position += 1
+            else:
+                size, position = read_varint(message, position)
         elif wire in (1, 5):
             size = 8 if wire == 1 else 4
         else:

@@ -131,6 +131,8 @@ def parsed(text: str) -> dict[str, dict[int, Field]]:
 FIELDS = parsed(TYPES)
 _NUMBERS = {name: frozenset(key >> 3 for key in fields) for name, fields in FIELDS.items()}
 _TAGS = next(key for key, field in FIELDS["MetaInfoDef"].items() if field.name == "tags")
+_NAMED = frozenset({"ArgDef", "AttrEntry", "StringEntry"})  # their name stands first
+_ARGUMENT_NAMED = FIELDS["ArgDef"][0x0A].once
 _NODE_NAMED = sum({FIELDS["NodeDef"][key].once for key in (0x0A, 0x12)})  # its name and its operation stand first
 
 
@@ -139,6 +141,7 @@ class _Reader:
         self._data = data
         # By type: the messages that were good, and the first field of each.
         self._good: dict[str, dict[bytes, bytes]] = {name: {} for name in FIELDS}
+        self._arguments: set[bytes] = set()  # what was good behind the name of an ArgDef
         self.tags: list[frozenset[bytes]] = []
 
     def message(self, type_: str, position: int, end: int, depth: int, seen: int = 0) -> bytes:
@@ -176,6 +179,8 @@ class _Reader:
                 called = data[begin:position]
                 if not called.isascii():
                     _check_text(called, begin)
+            elif kind == "NodeDef":
+                called = self._node(begin, position, depth)
             elif kind in FIELDS:
                 called = self._inside(kind, begin, position, depth)
             else:
@@ -195,34 +200,59 @@ class _Reader:
 
     def _inside(self, kind: str, position: int, stop: int, depth: int) -> bytes:
         """Check what a field holds; most small messages, attributes as a rule, stand in a graph many times."""
-        if kind == "NodeDef":
-            return self._node(position, stop, depth)
         if stop - position > KNOWN_BYTES or kind == "MetaInfoDef":
             return self.message(kind, position, stop, depth + 1)
         known, data = self._good[kind], self._data[position:stop]
         called = known.get(data)
         if called is None:
-            called = self.message(kind, position, stop, depth + 1)
+            called = self._usual(kind, data, position, depth)
+            if called is None:
+                called = self.message(kind, position, stop, depth + 1)
             if len(known) < KNOWN_MOST:
                 known[data] = called
         return called
 
+    def _usual(self, kind: str, data: bytes, position: int, depth: int) -> bytes | None:
+        """Return what `message` returns of a small message as most writers write it, sooner; None of any other."""
+        size = len(data)
+        if size < 2 or data[1] > 0x7F or depth > DEEPEST - 2:
+            return None
+        if kind == "AttrValue":
+            return b"" if data[0] == 0x12 and data[1] == size - 2 else None  # AttrValue.s
+        if kind not in _NAMED or data[0] != 0x0A or data[1] > size - 2:
+            return None
+        behind = data[1] + 2
+        name, rest = data[2:behind], data[behind:]
+        if not name.isascii():
+            return None
+        if kind == "ArgDef":
+            if rest not in self._arguments:
+                self.message(kind, position + behind, position + size, depth + 1, _ARGUMENT_NAMED)
+                self._arguments.add(rest)
+        elif len(rest) < 2 or rest[0] != 0x12 or rest[1] != len(rest) - 2 or rest[1] > 0x7F:
+            return None
+        elif kind == "AttrEntry":
+            self._inside("AttrValue", position + behind + 2, position + size, depth + 1)
+        elif not rest.isascii():
+            return None
+        return name
+
     def _node(self, position: int, end: int, depth: int) -> bytes:
         """Check a NodeDef, the bulk of a file: its name, operation and inputs, then what many nodes have in common."""
-        data, start, name, last = self._data, position, b"", 0
-        while position < end:
-            key = data[position]
-            if key not in (0x0A, 0x12, 0x1A) or (key <= last and key != 0x1A):
+        data, start, name = self._data, position, b""
+        for key in (0x0A, 0x12, 0x1A):
+            while position < end and data[position] == key:
+                size, after = data[position + 1], position + 2
+                if size > 0x7F:
+                    size, after = self._number(position + 1, end)
+                position = after + size
+                if key == 0x1A:
+                    continue
+                if key == 0x0A:
+                    name = data[after:position]
                 break
-            size, after = data[position + 1], position + 2
-            if size > 0x7F:
-                size, after = self._number(position + 1, end)
-            position = after + size
-            if position > end:
-                raise Odd(f"NodeDef at byte {start}: field {key >> 3} runs past the end")
-            if key == 0x0A:
-                name = data[after:position]
-            last = key
+        if position > end:
+            raise Odd(f"NodeDef at byte {start}: a field runs past the end")
         if not data[start:position].isascii():  # text of other scripts, or more than 127 bytes of it
             self.message("NodeDef", start, position, depth + 1)
         known, rest = self._good["NodeDef"], data[position : min(end, position + KNOWN_BYTES * 4)]

@@ -3,8 +3,8 @@
     build() / "lines"   a SavedModel for each, made once; beside it two that cannot be checked
     LINES[name]         Line(make, good, bad): the graph, a request that is answered, requests that are not
 
-What a bad request does where nothing checks it: `python -m tests.models.killers try` prints a line for each. It forks for each
-of them, since most end the process.
+What a bad request does where nothing checks it: `python -m tests.models.killers try [LINE...]` prints a line for each.
+It forks for each of them, since most end the process.
 """
 
 import json
@@ -303,6 +303,31 @@ LINES: dict[str, Line] = {
     "eye":              Line(lambda tf, i: tf.eye(i), {"i": 2}, {"i": 9000}),
     "Conv2D":           Line(lambda tf, f: tf.nn.conv2d(f, tf.ones([1, 1, 1, 1]), 1, "SAME"), {"f": PICTURE}, {"f": [1.0]}),
     "Conv3D":           Line(lambda tf, f: tf.nn.conv3d(f, tf.ones([1, 1, 1, 1, 1]), [1] * 5, "SAME"), {"f": [PICTURE]}, {"f": [1.0]}),
+    "Conv2DBackpropInput_sizes": Line(_raw("Conv2DBackpropInput", input_sizes="i", filter=[[[[1.0]]]], out_backprop=PICTURE, strides=[1] * 4, padding="VALID"), {"i": [1, 2, 2, 1]}, {"i": [1]}),
+    "Conv3DBackpropInputV2_sizes": Line(_raw("Conv3DBackpropInputV2", input_sizes="i", filter=[[[[[1.0]]]]], out_backprop=[PICTURE], strides=[1] * 5, padding="VALID"), {"i": [1, 1, 2, 2, 1]}, {"i": 1}),
+    "Conv2DBackpropFilter": Line(_raw("Conv2DBackpropFilter", input="f", filter_sizes="i", out_backprop="f_out", strides=[1] * 4, padding="VALID"), {"f": PICTURE, "i": [1, 1, 1, 1], "f_out": PICTURE}, {"f": [1.0]}),
+    "DepthwiseConv2dNativeBackpropFilter": Line(_raw("DepthwiseConv2dNativeBackpropFilter", input="f", filter_sizes=[1, 1, 1, 1], out_backprop=PICTURE, strides=[1] * 4, padding="VALID"), {"f": PICTURE}, {"f": [1.0]}),
+    "Conv3DBackpropFilterV2": Line(_raw("Conv3DBackpropFilterV2", input="f", filter_sizes=[1] * 5, out_backprop=[PICTURE], strides=[1] * 5, padding="VALID"), {"f": [PICTURE]}, {"f": [1.0]}),
+    "AvgPoolGrad":      Line(_raw("AvgPoolGrad", orig_input_shape="i", grad="f", ksize=[1] * 4, strides=[1] * 4, padding="VALID"), {"i": [1, 2, 2, 1], "f": PICTURE}, {"f": [1.0]}),
+    "AvgPoolGrad_shape": Line(_raw("AvgPoolGrad", orig_input_shape="i", grad=PICTURE, ksize=[1] * 4, strides=[1] * 4, padding="VALID"), {"i": [1, 2, 2, 1]}, {"i": [1]}),
+    "AvgPool3DGrad":    Line(_raw("AvgPool3DGrad", orig_input_shape="i", grad="f", ksize=[1] * 5, strides=[1] * 5, padding="VALID"), {"i": [1, 1, 2, 2, 1], "f": [PICTURE]}, {"i": [1, 1]}),
+    "MaxPool3D":        Line(_raw("MaxPool3D", input="f", ksize=[1, 2, 2, 2, 1], strides=[1, 2, 2, 2, 1], padding="SAME"), {"f": [PICTURE]}, {"f": PICTURE}),
+    "BiasAdd":          Line(lambda tf, f, f_x, f_w: tf.nn.relu(tf.nn.bias_add(tf.raw_ops.MatMul(a=f_x, b=f_w), f)), {"f": [1.0], "f_x": [[1.0]], "f_w": [[1.0]]}, {"f": 1.0}),
+    "LSTMBlockCell":    Line(_raw("LSTMBlockCell", 6, x="f", cs_prev=[[0.0]], h_prev=[[0.0]], w=[[0.0] * 4] * 2, wci=[0.0], wcf=[0.0], wco=[0.0], b=[0.0] * 4), {"f": [[1.0]]}, {"f": 1.0}),
+    "MaxPool":          Line(lambda tf, f: tf.nn.max_pool2d(f, 2, 1, "VALID"), {"f": [[[[1.0] * 3] * 2] * 2] * 2}, {"f": [[[[1.0] * 3]] * 2] * 2}),
+    "MaxPool3D_window": Line(lambda tf, f: tf.nn.max_pool3d(f, 2, 1, "VALID"), {"f": [[[[[1.0] * 3] * 2] * 2] * 2]}, {"f": [[[[[1.0] * 3]] * 2] * 2]}),
+    "FakeQuantWithMinMaxVarsPerChannel": Line(_raw("FakeQuantWithMinMaxVarsPerChannel", inputs="f", min=[0.0], max=[1.0]), {"f": [0.5]}, {"f": 0.5}),
+    "FakeQuantWithMinMaxVarsPerChannelGradient": Line(_raw("FakeQuantWithMinMaxVarsPerChannelGradient", 0, gradients="f", inputs="f", min=[0.0], max=[1.0]), {"f": [0.5]}, {"f": 0.5}),
+    "ConjugateTranspose": Line(lambda tf, f: tf.raw_ops.ConjugateTranspose(x=f, perm=tf.range(tf.rank(f))), {"f": [0.5]}, {"f": 0.5}),
+    "Dequantize":       Line(lambda tf, f, i: tf.raw_ops.Dequantize(input=tf.bitcast(tf.cast(i, tf.uint8), tf.quint8), min_range=f, max_range=f + 1.0, mode="SCALED"), {"f": 0.0, "i": [1, 2]}, {"f": [0.0, 0.0]}),
+    "QuantizedInstanceNorm": Line(lambda tf, f: tf.raw_ops.QuantizedInstanceNorm(x=tf.cast(tf.bitcast(tf.cast(f, tf.uint8), tf.quint8), tf.quint8), x_min=0.0, x_max=1.0)[1], {"f": PICTURE}, {"f": [[[[]]]]}),
+    "QuantizedMatMulWithBias": Line(lambda tf, f: tf.raw_ops.QuantizedMatMulWithBias(a=tf.bitcast(tf.constant([[1]], tf.uint8), tf.quint8), b=tf.bitcast(tf.cast(f, tf.int8), tf.qint8), bias=[1.0], min_a=0.0, max_a=1.0, min_b=0.0, max_b=1.0)[1], {"f": [[1.0]]}, {"f": [1.0]}),
+    "ScatterNd_updates": Line(_raw("ScatterNd", indices=[[[0]]], updates="f", shape=[2]), {"f": [[1.0]]}, {"f": [1.0]}),
+    "TensorScatterUpdate": Line(_raw("TensorScatterUpdate", tensor=[0.0, 0.0], indices=[[[0]]], updates="f"), {"f": [[1.0]]}, {"f": [1.0]}),
+    "SparseSegmentSqrtNGrad": Line(_raw("SparseSegmentSqrtNGrad", grad=[[1.0]], indices=[0], segment_ids=[0], output_dim0="i"), {"i": 2}, {"i": MANY}),
+    "AdjustSaturation": Line(_raw("AdjustSaturation", images="f", scale=0.5), {"f": [[[0.1, 0.5, 1e-36], [0.0, 0.0, 0.0]]]}, {"f": [[[1e-40, 5e-41, 0.0]]]}),
+    "AdjustHue":        Line(_raw("AdjustHue", images=[[[0.1, 0.5, 0.9]]], delta="f"), {"f": -1.0}, {"f": 1e30}),
+    "Conv2D_of_squeezed": Line(lambda tf, i: tf.nn.conv2d(tf.squeeze(tf.fill(i, 1.0)), tf.ones([1, 1, 2, 1]), 1, "SAME"), {"i": [2, 2, 2, 2]}, {"i": [1, 2, 2, 2]}),
     # Where the values come from, and where the operation is
     "cast":             Line(lambda tf, f: tf.fill(tf.cast(tf.round(f), tf.int32), 1.0), {"f": [2.0]}, {"f": [float(MANY)]}),
     "text":             Line(lambda tf, s: tf.fill(tf.strings.to_number(s, tf.int32), 1.0), {"s": ["2"]}, {"s": [str(MANY)]}),
@@ -312,6 +337,7 @@ LINES: dict[str, Line] = {
     "branch":           Line(_in_a_branch, {"i": [2]}, {"i": [MANY]}),
     "loop":             Line(_in_a_loop, {"i": [2]}, {"i": [MANY]}),
     "old_loop":         Line(_in_an_old_loop, {"i": [2]}, {"i": [MANY]}),
+    "fed_constant":     Line(_raw("Fill", dims="i", value=1.0), {"i": [2]}, {"i": [MANY]}),
     "map":              Line(_in_a_map, {"i": [2]}, {"i": [MANY]}),
 }
 # fmt: on
@@ -344,6 +370,8 @@ def _make(folder: Path) -> None:
     for number, (name, line) in enumerate(LINES.items()):
         with tf.Graph().as_default() as graph:
             places = {key: tf.compat.v1.placeholder(TYPES[key[0]], None, key) for key in line.good}
+            if name == "fed_constant":  # a signature may feed any tensor
+                places = {key: tf.constant(value, TYPES[key[0]], name=key) for key, value in line.good.items()}
 
             def serve(*given: Any, line: Line = line) -> Any:
                 return line.make(tf, **dict(zip(line.good, given)))
@@ -411,11 +439,12 @@ def _plain(value: Any) -> Any:
     return b64decode(value["b64"]) if isinstance(value, dict) else value.encode() if isinstance(value, str) else value
 
 
-def _try() -> Iterator[str]:
+def _try(chosen: list[str]) -> Iterator[str]:
     os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
     import tensorflow as tf
 
-    for name, line in LINES.items():
+    for name in chosen or LINES:
+        line = LINES[name]
         reading, writing = os.pipe()
         child = os.fork()
         if not child:
@@ -458,5 +487,5 @@ if __name__ == "__main__":
     if sys.argv[1] == "make":
         _make(Path(sys.argv[2]))
     else:
-        for told in _try() if sys.argv[1] == "try" else _serve():
+        for told in _try(sys.argv[2:]) if sys.argv[1] == "try" else _serve():
             print(told, flush=True)

@@ -48,11 +48,14 @@ def foreign(graph: Graph, fed: Collection[bytes], reached: Iterable[Node]) -> se
         function, body, given, nodes = pending.pop()
         own = fed if not function else frozenset()
         for node in nodes:
-            inputs = [one for one in node.inputs if not one.startswith(b"^")]
             place = READING.get(node.op)
+            calls = [called for called in (*node.calls, node.op) if called in graph.functions]
+            if place is None and not calls:
+                continue
+            inputs = [one for one in node.inputs if not one.startswith(b"^")]
             if place is not None and not (place < len(inputs) and _is_fed(inputs[place], body, given, own)):
                 found.add((node.op, node.name, function))
-            for called in (*node.calls, node.op):  # an operation may be a function's name
+            for called in calls:  # an operation may be a function's name
                 before = CALLING.get(node.op)
                 passed = () if before is None else tuple(_is_fed(one, body, given, own) for one in inputs[before:])
                 for other in graph.instead(called):

@@ -75,6 +75,26 @@ PARTLY = {
         """.strip().splitlines()  # noqa: E501
     )
 }
+OPEN = "a rank that a request decides"  # beside the names of the inputs that arrive at all
+# How many dimensions their result has is the length of an argument, or which of its values there are: the place of it.
+OPENING = {
+    op.encode(): int(place)
+    for place, ops in (
+        line.split(maxsplit=1)
+        for line in """
+        0  Empty Fill ParameterizedTruncatedNormal RaggedTensorToTensor RandomStandardNormal RandomUniform
+        0  RandomUniformInt
+        0  StatelessRandomBinomial StatelessRandomGammaV2 StatelessRandomNormal StatelessRandomNormalV2
+        0  StatelessRandomPoisson StatelessRandomUniform StatelessRandomUniformInt StatelessRandomUniformIntV2
+        0  StatelessRandomUniformV2 StatelessTruncatedNormal StatelessTruncatedNormalV2 TruncatedNormal
+        1  All Any BroadcastTo EuclideanNorm GatherNd Max Mean Min Prod Reshape SparseToDense Sum
+        2  ScatterNd
+        """.strip().splitlines()
+    )
+    for op in ops.split()
+}
+# Their result has a rank of its own: the kernel refuses what would make another.
+CLOSING = frozenset({b"CropAndResize", b"ResizeArea", b"ResizeBicubic", b"ResizeBilinear", b"ResizeNearestNeighbor"})
 HIDDEN = frozenset({b"StackPop", b"StackPopV2"})  # what they give was put in elsewhere, by no edge of the graph
 CALLS = frozenset({b"PartitionedCall", b"StatefulPartitionedCall"})
 BRANCHES = frozenset({b"Case", b"If", b"StatelessCase", b"StatelessIf"})
@@ -122,10 +142,12 @@ class Flow:
         self._called: dict[tuple[bytes, _Reached], _Reached] = {}
         self.sinks: list[Sink] = []
 
-    def feed(self, feeds: Mapping[bytes, str]) -> None:
-        """Begin with other inputs; what has been found out about functions holds for these too."""
+    def feed(self, feeds: Mapping[bytes, str], any_rank: Collection[bytes] = ()) -> None:
+        """Begin with other inputs, some `any_rank`; what has been found out about functions holds for these too."""
         names = {node: frozenset({name}) for node, name in feeds.items()}
-        self._feeds = {node: Reach(name, name, name) for node, name in names.items()}
+        self._feeds = {
+            node: Reach(name, name | {OPEN} if node in any_rank else name, name) for node, name in names.items()
+        }
 
     def run(self, roots: Iterable[bytes]) -> None:
         """Follow the flow into everything that the roots, tensors or nodes of the main graph, need."""
@@ -217,6 +239,7 @@ class Flow:
         op = node.op
         if op in self._wanted:
             self.sinks.append(Sink(node, function, arguments))
+        arguments = _ranked(node, arguments)
         if op == b"IdentityN":
             return arguments or (NOTHING,)
         if op in HANDING_ON:
@@ -248,6 +271,32 @@ class Flow:
         results = [self._call(one, given, depth + 1) for one in called]
         outputs = range(max(map(len, results)))
         return tuple(_every([result[min(index, len(result) - 1)] for result in results]) for index in outputs)
+
+
+def opens(node: Node) -> bool:
+    """Say whether the values of an argument may decide the rank of a node's result."""
+    if node.op == b"Squeeze":
+        return not len(last_field(last_field(node.attributes.get("squeeze_dims", memoryview(b"")), 1), 3))
+    if node.op == b"DecodeImage":  # of a GIF, all its pictures
+        animations = node.attributes.get("expand_animations")
+        return animations is None or bool(number_field(animations, 5))
+    return node.op in OPENING
+
+
+def _ranked(node: Node, arguments: _Reached) -> _Reached:
+    """Return what reaches the arguments, and so the result, with OPEN among it or not, as the result's rank is."""
+    op = node.op
+    if op in (b"Squeeze", b"DecodeImage") and opens(node):
+        return tuple(one._replace(at_all=one.at_all | {OPEN}) if one.at_all else one for one in arguments)
+    place = OPENING.get(op)
+    if place is not None and place < len(arguments):
+        decides = arguments[place]
+        if decides.values and OPEN not in decides.at_all:
+            opened = decides._replace(at_all=decides.at_all | {OPEN})
+            return (*arguments[:place], opened, *arguments[place + 1 :])
+    if op in CLOSING or (op in (b"Reshape", b"BroadcastTo") and OPEN not in arguments[place or 0].at_all):
+        return tuple(one._replace(at_all=one.at_all - {OPEN}) if OPEN in one.at_all else one for one in arguments)
+    return arguments
 
 
 def _made(op: bytes, arguments: _Reached) -> Reach:

@@ -4,48 +4,31 @@
         load(folder)        where nothing is to be checked it is the folder itself
 
 A check is a few operations on the arguments and an Assert, which the operation waits for: where it fails, the run ends
-with INVALID_ARGUMENT, and the kernel never sees the values. All is computed in float64: no product overflows.
+with INVALID_ARGUMENT, and the kernel never sees the values.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from serving.core.errors import LoadError
-from serving.savedmodel.graph import Graph
+from serving.savedmodel.graph import Graph, Node
 from serving.savedmodel.protobuf import each_field, last_field, map_field, message_field, number_field
-from serving.savedmodel.safety.flow import Flow, Sink
-from serving.savedmodel.safety.guards import GUARDED, RANKED, Check, Part, checks_of
-from serving.savedmodel.safety.rewrite import (
-    DOUBLE,
-    INT32,
-    STRING,
-    Piece,
-    constant,
-    edited,
-    field,
-    node,
-    of_number,
-    of_type,
-    of_types,
-    rewritten,
-)
+from serving.savedmodel.safety.assertions import Assertions, Attributes, checked, window
+from serving.savedmodel.safety.flow import OPEN, Flow, Sink, opens
+from serving.savedmodel.safety.guards import GUARDED, OF_RANK, RANKED, Check, checks_of
+from serving.savedmodel.safety.rewrite import Piece, edited, field, rewritten
 from serving.savedmodel.signature import Signature, served_graph
 
 Needed = Mapping[bytes, Mapping[bytes, tuple[Check, ...]]]  # function, node
-Attributes = Mapping[str, memoryview]
-
-BOOL, LONG = 10, 9
-SAYS = "the model takes {} from the request: expected {}"
 DECODERS = frozenset(b"Decode" + kind for kind in b"AndCropJpeg Bmp Gif Image Jpeg Jxl Png WebP".split())
 # The ways to a decoder on which serving/savedmodel/images.py finds the pictures of a request before the run.
 UNDERSTOOD = frozenset(
     {"DecodeBase64", "ParseExample", "ParseExampleV2", "ParseSequenceExample", "ParseSequenceExampleV2"}
     | {"ParseSingleExample", "ParseSingleSequenceExample"}
 )
-PICTURE = Check("picture", (), (), None, 0, 1, False, "")
-ANY_RANK = "request, of any rank"
+PICTURE = Check("picture", (), (), None, 0, False, 1, False, "")
 _COMPILED = re.compile(rb"_XlaMustCompile\x12\x02\x28\x01")  # XLA leaves out every Assert
 
 
@@ -75,22 +58,72 @@ def needs(graph: memoryview, signatures: Iterable[Signature]) -> dict[bytes, dic
     needed: dict[bytes, dict[bytes, tuple[Check, ...]]] = {}
     signatures = [*signatures]
     inputs = [spec for signature in signatures for spec in signature.inputs.values()]
-    any_rank = {spec.tensor for spec in inputs if spec.shape is None and spec.dtype.kind != "S"}
-    wanted = GUARDED if any_rank else GUARDED - RANKED
-    flow = Flow(Graph.of(graph), {}, wanted | DECODERS)
+    any_rank = {_source(spec.tensor) for spec in inputs if spec.shape is None}
+    wanted = GUARDED | DECODERS
+    parsed = Graph.of(graph)
+    if not _may_decide(parsed, signatures, bool(any_rank)):
+        return {}
+    flow = Flow(parsed, {}, wanted)
     for signature in signatures:
-        tensors = [spec.tensor for spec in signature.inputs.values()]
-        flow.feed({one.rpartition(":")[0].encode(): ANY_RANK if one in any_rank else "request" for one in tensors})
+        flow.feed({_source(spec.tensor): "request" for spec in signature.inputs.values()}, any_rank)
         flow.run([spec.tensor.encode() for spec in signature.outputs.values()])
     for sink in flow.sinks:
         if sink.node.op in DECODERS:
             checks: tuple[Check, ...] = (PICTURE,) if sink.arguments[0].ways - UNDERSTOOD else ()
         else:
-            checks = tuple(check for check in checks_of(sink.node.op) if _decided(check, sink))
+            checks = tuple(
+                check for check in checks_of(sink.node.op) if _decided(check, sink, parsed.nodes(sink.function))
+            )
         if checks:
             among = needed.setdefault(sink.function, {})
             among[sink.node.name] = tuple(dict.fromkeys((*among.get(sink.node.name, ()), *checks)))
     return needed
+
+
+def _source(tensor: str) -> bytes:
+    return tensor.rpartition(":")[0].encode()
+
+
+def _may_decide(graph: Graph, signatures: Iterable[Signature], any_rank: bool) -> bool:
+    """Say whether anything but constants stands at the arguments in question: most graphs need no second look."""
+    signatures = [*signatures]
+    roots = [spec.tensor.encode() for signature in signatures for spec in signature.outputs.values()]
+    fed = {_source(spec.tensor) for signature in signatures for spec in signature.inputs.values()}
+    ranked = False
+    for function, nodes in graph.running(roots):
+        among = graph.nodes(function)
+        for node in nodes:
+            if node.op in RANKED:
+                ranked = True
+            elif node.op in DECODERS or (node.op in GUARDED and not _constant(node, among, fed)):
+                return True
+            any_rank = any_rank or opens(node)
+    return ranked and any_rank
+
+
+def _holds_window(node: Node, among: Mapping[bytes, Node]) -> bool:
+    """Say whether the input of a pooling layer is never smaller than its window, by the shape in the graph."""
+    source = among.get(node.inputs[0].partition(b":")[0]) if node.inputs else None
+    shapes = (
+        []
+        if source is None
+        else [*each_field(last_field(source.attributes.get("_output_shapes", memoryview(b"")), 1), 7)]
+    )
+    sizes = [number_field(size, 1) for size in each_field(shapes[0], 2)] if len(shapes) == 1 else []
+    least = window(node.attributes)
+    return not least or (
+        len(sizes) == len(least) and all(size >= want or want == 1 for size, want in zip(sizes, least))
+    )
+
+
+def _constant(node: Node, among: Mapping[bytes, Node], fed: Collection[bytes]) -> bool:
+    """Say whether each argument of an operation that is checked is a constant of the same graph, which none feeds."""
+    if checks_of(node.op)[-1].kind == "window" and _holds_window(node, among):
+        return True
+    inputs = [name for name in node.inputs if not name.startswith(b"^")]
+    places = {place for check in checks_of(node.op) for place in checked(check, len(inputs), node.attributes)}
+    given = [among.get(inputs[place].partition(b":")[0]) for place in places if place < len(inputs)]
+    return all(one is not None and one.op == b"Const" and one.name not in fed for one in given)
 
 
 def unguarded(graph: memoryview, needed: Needed) -> str | None:
@@ -134,7 +167,7 @@ def _guarded(
         name = bytes(last_field(one, 1))
         if name not in needed:
             return None
-        body = _Body(name + b"/guard", arguments, most)
+        body = Assertions(name + b"/guard", arguments, most)
         inputs = [bytes(each) for each in each_field(one, 3) if not bytes(each).startswith(b"^")]
         asserts = [body.check(check, inputs, map_field(one, 5)) for check in needed[name]]
         added.extend(piece for each in body.nodes for piece in field(number, each))
@@ -143,297 +176,21 @@ def _guarded(
     return [*edited(message, number, change), *added]
 
 
-def _decided(check: Check, sink: Sink) -> bool:
+def _decided(check: Check, sink: Sink, among: Mapping[bytes, Node]) -> bool:
     """Say whether a request decides what is checked."""
-    condition, attributes = check.condition, sink.node.attributes
-    if condition and bool(_flag(attributes, condition.lstrip("!"))) == condition.startswith("!"):
+    if check.kind == "window" and _holds_window(sink.node, among):
         return False
-    places = _places(check, len(sink.arguments), attributes)
+    condition, attributes = check.condition, sink.node.attributes
+    if condition and _flag(attributes, condition.lstrip("!")) == condition.startswith("!"):
+        return False
+    places = checked(check, len(sink.arguments), attributes)
     reach = [sink.arguments[place] for place in places if place < len(sink.arguments)]
-    if check.kind == "rank":
-        return any(ANY_RANK in one.at_all for one in reach)
-    return any(one.at_all if check.always else one.values for one in reach)
+    if check.always:
+        return any(one.at_all for one in reach)
+    return any(OPEN in one.at_all if check.kind in OF_RANK else one.values for one in reach)
 
 
-def _places(check: Check, count: int, attributes: Attributes) -> range | list[int]:
-    """Return the arguments that are checked."""
-    if check.kind == "stitch":
-        return range(count // 2)
-    if check.kind == "partitions":
-        return range(3, count)
-    if check.kind == "shapes":
-        ragged, sparse = _length(attributes, "ragged_values_types"), _length(attributes, "sparse_values_types")
-        if "sparse_values_types" not in attributes:
-            sparse = _length(attributes, "sparse_types")
-        return range(2 * ragged + 2 * sparse, 2 * ragged + 3 * sparse)
-    return [part.argument for part in check.values]
-
-
-def _flag(attributes: Attributes, name: str) -> int:
-    return number_field(attributes.get(name, memoryview(b"")), 5)
-
-
-def _length(attributes: Attributes, name: str) -> int:
-    return len(last_field(last_field(attributes.get(name, memoryview(b"")), 1), 6))  # a byte for each dtype
-
-
-# What the operations that are put in call their outputs, which a function names.
-_OUTPUTS = {
-    b"Abs": b"y", b"All": b"output", b"Cast": b"y", b"Const": b"output", b"ExpandDims": b"output", b"FloorMod": b"z",
-    b"Equal": b"z", b"GreaterEqual": b"z", b"Less": b"z", b"LessEqual": b"z", b"LogicalAnd": b"z", b"Max": b"output",
-    b"Maximum": b"z", b"Mul": b"z", b"OnesLike": b"y", b"Prod": b"output", b"RealDiv": b"z", b"Reshape": b"output",
-    b"Shape": b"output", b"Size": b"output", b"StridedSlice": b"output", b"Sub": b"z", b"AddV2": b"z",
-    b"Sum": b"output", b"TensorScatterUpdate": b"output",
-}  # fmt: skip
-_T = {b"T": of_type(DOUBLE)}
-
-
-class _Body:
-    """The nodes that are put before one operation."""
-
-    def __init__(self, stem: bytes, arguments: set[bytes] | None, most: int) -> None:
-        """Name them behind `stem`; `arguments` are the function's, None in the main graph."""
-        self.nodes: list[bytes] = []
-        self._stem, self._arguments, self._most = stem, arguments, most
-        self._after: list[bytes] = []
-        self._inputs: list[bytes] = []
-        self._attributes: Attributes = {}
-
-    def check(self, check: Check, inputs: list[bytes], attributes: Attributes) -> bytes:
-        """Add a check, and return the name of its Assert."""
-        self._inputs, self._attributes = inputs, attributes
-        places = _places(check, len(inputs), attributes)
-        first = inputs[places[0]]
-        name = first.partition(b":")[0]
-        # A constant has no frame of its own: behind what it is compared with, it is inside the same loop.
-        self._after = [] if self._arguments is not None and name in self._arguments else [b"^" + name]
-        good, what, expected = getattr(self, check.kind)(check)
-        message = self.constant(SAYS.format(what, expected).encode())
-        dtype = self.code(check.values[0].dtype) if check.values else LONG
-        if check.kind == "stitch":
-            dtype = INT32
-        elif check.kind == "partitions":
-            dtype = self.code("Tindex")
-        types = {b"T": of_types(STRING, dtype), b"summarize": of_number(8)}
-        return self.add(b"Assert", [good, message, first], types, output=False)
-
-    def add(self, op: bytes, inputs: list[bytes], attributes: Mapping[bytes, bytes] = _T, output: bool = True) -> bytes:
-        name = self._stem + b"_%d" % len(self.nodes)
-        self.nodes.append(node(name, op, inputs, attributes))
-        if not output:
-            return name
-        return name + b":" + _OUTPUTS[op] + b":0" if self._arguments is not None else name
-
-    def constant(self, value: float | bytes | tuple[int, ...]) -> bytes:
-        dtype, tensor = constant(value)
-        return self.add(b"Const", self._after, {b"dtype": of_type(dtype), b"value": tensor})
-
-    def code(self, dtype: str) -> int:
-        """Return the dtype of an argument: a code, or an attribute and its default."""
-        name, _, default = dtype.partition("=")
-        if name.isdecimal():
-            return int(name)
-        return number_field(self._attributes.get(name, memoryview(b"")), 6) or int(default or 0)
-
-    def double(self, argument: int, dtype: str) -> bytes:
-        cast = {b"SrcT": of_type(self.code(dtype)), b"DstT": of_type(DOUBLE)}
-        return self.add(b"Cast", [self._inputs[argument]], cast)
-
-    def values(self, part: Part) -> bytes:
-        """Return an argument's values as a list."""
-        flat = [self.double(part.argument, part.dtype), self.constant((-1,))]
-        return self.cut(self.add(b"Reshape", flat, {**_T, b"Tshape": of_type(INT32)}), part.cut)
-
-    def cut(self, values: bytes, cut: tuple[int | None, int | None, int]) -> bytes:
-        begin, end, step = cut
-        if cut == (None, None, 1):
-            return values
-        places = [self.constant((place,)) for place in (begin or 0, end or 0, step)]
-        masks = {b"begin_mask": of_number(begin is None), b"end_mask": of_number(end is None)}
-        return self.add(b"StridedSlice", [values, *places], {**_T, b"Index": of_type(INT32), **masks})
-
-    def shape(self, part: Part) -> bytes:
-        given = {b"T": of_type(self.code(part.dtype)), b"out_type": of_type(LONG)}
-        sizes = self.add(b"Shape", [self._inputs[part.argument]], given)
-        cast = {b"SrcT": of_type(LONG), b"DstT": of_type(DOUBLE)}
-        return self.cut(self.add(b"Cast", [sizes], cast), part.cut)
-
-    def reduce(self, op: bytes, values: bytes) -> bytes:
-        attributes = {b"Tidx": of_type(INT32)} if op == b"All" else {**_T, b"Tidx": of_type(INT32)}
-        return self.add(op, [values, self.constant((0,))], attributes)
-
-    def product(self, sizes: bytes) -> bytes:
-        """Return the product; a 0 counts as 1, for what stands beside it is a dimension too."""
-        return self.reduce(b"Prod", self.add(b"Maximum", [sizes, self.constant(1.0)]))
-
-    def all(self, compared: bytes, one: bytes, other: bytes) -> bytes:
-        return self.reduce(b"All", self.add(compared, [one, other]))
-
-    def both(self, *conditions: bytes) -> bytes:
-        good = conditions[0]
-        for condition in conditions[1:]:
-            good = self.add(b"LogicalAnd", [good, condition], {})
-        return good
-
-    def few(self, check: Check, size: bytes) -> bytes:
-        """Say whether what comes out is small enough, where `size` and the rest of the check decide it."""
-        for part in check.beside:
-            size = self.add(b"Mul", [size, self.product(self.shape(part))])
-        if check.per:
-            size = self.add(b"RealDiv", [size, self.product(self.shape(check.per))])
-        return self.add(b"LessEqual", [size, self.constant(float(self._most // check.weight))])
-
-    # The kinds of checks: each returns whether it holds, what it is about and what is expected.
-
-    def sizes(self, check: Check) -> tuple[bytes, str, str]:
-        least, size, conditions = self.constant(float(check.least)), b"", []
-        for part in check.values:
-            values = self.values(part)
-            conditions.append(self.all(b"GreaterEqual", values, least))
-            product = self.product(values)
-            size = self.add(b"Mul", [size, product]) if size else product
-        most = f"{check.least} or more, and at most {self._most // check.weight} elements to come of them"
-        return self.both(*conditions, self.few(check, size)), "sizes", most
-
-    def reshape(self, check: Check) -> tuple[bytes, str, str]:
-        values = self.values(check.values[0])
-        small = self.add(b"Maximum", [self.constant(float(self._most)), self.product(self.shape(check.beside[0]))])
-        good = self.both(
-            self.all(b"GreaterEqual", values, self.constant(-1.0)),
-            self.add(b"LessEqual", [self.product(values), small]),
-        )
-        return good, "a shape", f"sizes of -1 or more, and at most {self._most} as their product"
-
-    def indices(self, check: Check) -> tuple[bytes, str, str]:
-        values = self.values(check.values[0])
-        rows = self.add(b"AddV2", [self.reduce(b"Max", values), self.constant(1.0)])
-        good = self.both(self.all(b"GreaterEqual", values, self.constant(0.0)), self.few(check, rows))
-        return good, "indices", f"0 or more, and at most {self._most // check.weight} elements up to the largest"
-
-    def total(self, check: Check) -> tuple[bytes, str, str]:
-        values = self.values(check.values[0])
-        good = self.both(
-            self.all(b"GreaterEqual", values, self.constant(0.0)), self.few(check, self.reduce(b"Sum", values))
-        )
-        return good, "lengths", f"0 or more, and at most {self._most} elements in all"
-
-    def padding(self, check: Check) -> tuple[bytes, str, str]:
-        paddings = self.double(check.values[0].argument, check.values[0].dtype)
-        added = self.add(b"Sum", [paddings, self.constant((1,))], {**_T, b"Tidx": of_type(INT32)})
-        size = self.product(self.add(b"AddV2", [self.shape(check.beside[0]), added]))
-        good = self.both(
-            self.all(b"GreaterEqual", self.values(check.values[0]), self.constant(0.0)),
-            self.few(check._replace(beside=()), size),
-        )
-        return good, "paddings", f"0 or more, and at most {self._most} elements with them"
-
-    def blocks(self, check: Check) -> tuple[bytes, str, str]:
-        """Check paddings of the dimensions that follow the first, as many as there are paddings."""
-        shape, paddings = self.shape(check.beside[0]), self.double(check.values[0].argument, check.values[0].dtype)
-        added = self.add(b"Sum", [paddings, self.constant((1,))], {**_T, b"Tidx": of_type(INT32)})
-        end = self.add(b"AddV2", [self._length(added), self.constant(1.0)])
-        end = self.add(b"Cast", [end], {b"SrcT": of_type(DOUBLE), b"DstT": of_type(INT32)})
-        end = self.add(b"Reshape", [end, self.constant((1,))], {b"T": of_type(INT32), b"Tshape": of_type(INT32)})
-        one = self.constant((1,))
-        padded = self.add(b"StridedSlice", [shape, one, end, one], {**_T, b"Index": of_type(INT32)})
-        size = self.add(b"RealDiv", [self.product(shape), self.product(padded)])
-        size = self.add(b"Mul", [size, self.product(self.add(b"AddV2", [padded, added]))])
-        good = self.both(
-            self.all(b"GreaterEqual", self.values(check.values[0]), self.constant(0.0)),
-            self.few(check._replace(beside=()), size),
-        )
-        return good, "paddings", f"0 or more, and at most {self._most} elements with them"
-
-    def square(self, check: Check) -> tuple[bytes, str, str]:
-        return self.few(check, self.constant(1.0)), "a diagonal", f"at most {self._most} elements in its matrices"
-
-    def rank(self, check: Check) -> tuple[bytes, str, str]:
-        size = self._length(self.shape(check.values[0]))
-        return self.add(b"Equal", [size, self.constant(float(check.least))]), "a tensor", f"{check.least} dimensions"
-
-    def range(self, check: Check) -> tuple[bytes, str, str]:
-        start, limit, delta = map(self.values, check.values)
-        count = self.add(b"RealDiv", [self.add(b"Sub", [limit, start]), delta])
-        count = self.reduce(b"Sum", self.add(b"Maximum", [count, self.constant(0.0)]))
-        return self.few(check, count), "the limits of a range", f"at most {self._most} numbers between them"
-
-    def filled(self, check: Check) -> tuple[bytes, str, str]:
-        good = self.all(b"GreaterEqual", self.shape(check.values[0]), self.constant(1.0))
-        return good, "the rows of a Fourier transform", "an element at least"
-
-    def within(self, check: Check) -> tuple[bytes, str, str]:
-        values, most = self.values(check.values[0]), self.reduce(b"Prod", self.shape(check.beside[0]))
-        good = self.both(self.all(b"GreaterEqual", values, self.constant(0.0)), self.all(b"LessEqual", values, most))
-        return good, "a number of steps", "0 or more, and no more than there are"
-
-    def inside(self, check: Check) -> tuple[bytes, str, str]:
-        indices, sizes = (self.double(part.argument, part.dtype) for part in check.values)
-        flat = {**_T, b"Tshape": of_type(INT32)}
-        low = self.add(
-            b"Reshape", [self.add(b"Less", [indices, sizes]), self.constant((-1,))], {**flat, b"T": of_type(BOOL)}
-        )
-        good = self.both(
-            self.all(b"GreaterEqual", self.values(check.values[0]), self.constant(0.0)), self.reduce(b"All", low)
-        )
-        return good, "indices", "every one inside the shape"
-
-    def reduced(self, check: Check) -> tuple[bytes, str, str]:
-        sizes, axes = map(self.values, check.values)
-        rank = self.add(b"Size", [sizes], {**_T, b"out_type": of_type(INT32)})
-        rank = self.add(b"Cast", [rank], {b"SrcT": of_type(INT32), b"DstT": of_type(DOUBLE)})
-        places = self.add(b"FloorMod", [axes, rank])
-        places = self.add(b"Cast", [places], {b"SrcT": of_type(DOUBLE), b"DstT": of_type(INT32)})
-        places = self.add(b"ExpandDims", [places, self.constant((1,))], {b"T": of_type(INT32), b"Tdim": of_type(INT32)})
-        update = [sizes, places, self.add(b"OnesLike", [axes])]
-        kept = self.add(b"TensorScatterUpdate", update, {**_T, b"Tindices": of_type(INT32)})
-        good = self.both(self.all(b"GreaterEqual", sizes, self.constant(0.0)), self.few(check, self.product(kept)))
-        return good, "sizes", f"0 or more, and at most {self._most} elements to come of them"
-
-    def stitch(self, check: Check) -> tuple[bytes, str, str]:
-        half, conditions = len(self._inputs) // 2, []
-        for place in range(half):
-            indices = Part(place, "3")
-            one = check._replace(values=(indices,), beside=(Part(half + place, "T"),), per=indices)
-            conditions.append(self.indices(one)[0])
-        return self.both(*conditions), "indices", f"0 or more, and at most {self._most} elements up to the largest"
-
-    def shapes(self, check: Check) -> tuple[bytes, str, str]:
-        conditions = []
-        for place in _places(check, len(self._inputs), self._attributes):
-            conditions.append(self.sizes(check._replace(values=(Part(place, "9", (None, 1, 1)),)))[0])
-        return self.both(*conditions), "the number of rows", f"0 or more, and at most {self._most}"
-
-    def partitions(self, _check: Check) -> tuple[bytes, str, str]:
-        """Check that row splits, or the row of each value, fit what they part, from the outermost to the innermost."""
-        listed = last_field(self._attributes.get("row_partition_types", memoryview(b"")), 1)
-        kinds = [bytes(kind) for kind in each_field(listed, 2)]
-        parted = [self.values(Part(3 + place, "Tindex")) for place in range(len(kinds))]
-        conditions = []
-        for place, (kind, values) in enumerate(zip(kinds, parted)):
-            following = kinds[place + 1] if place + 1 < len(kinds) else b""
-            conditions.append(self.all(b"GreaterEqual", values, self.constant(0.0)))
-            if kind == b"FIRST_DIM_SIZE":
-                continue
-            later, earlier = self.cut(values, (1, None, 1)), self.cut(values, (None, -1, 1))
-            conditions.append(self.all(b"GreaterEqual", later, earlier))
-            count = self._count(parted[place + 1] if following else b"", following)
-            if kind == b"ROW_SPLITS":
-                last = self.cut(values, (-1, None, 1))
-                conditions.append(self.all(b"Equal", self.cut(values, (None, 1, 1)), self.constant(0.0)))
-                conditions.append(self.all(b"Equal", last, count) if count else self.all(b"GreaterEqual", last, last))
-                conditions.append(self.add(b"GreaterEqual", [self._length(values), self.constant(1.0)]))
-            elif count:
-                conditions.append(self.add(b"Equal", [self._length(values), count]))
-        return self.both(*conditions), "row splits", "such as never decrease and end with the rows that they part"
-
-    def _count(self, following: bytes, kind: bytes) -> bytes:
-        """Return how many rows there are to part; nothing where the rows of each value do not say it."""
-        if kind == b"VALUE_ROWIDS":
-            return b""
-        if kind == b"ROW_SPLITS":
-            return self.add(b"Sub", [self._length(following), self.constant(1.0)])
-        return self.reduce(b"Prod", self.shape(Part(1, "T", (None, 1, 1))))
-
-    def _length(self, values: bytes) -> bytes:
-        size = self.add(b"Size", [values], {**_T, b"out_type": of_type(INT32)})
-        return self.add(b"Cast", [size], {b"SrcT": of_type(INT32), b"DstT": of_type(DOUBLE)})
+def _flag(attributes: Attributes, name: str) -> bool:
+    """Say whether an attribute is true, or a number that is not negative."""
+    value = attributes.get(name, memoryview(b""))
+    return bool(number_field(value, 5)) or (bytes(value[:1]) == b"\x18" and number_field(value, 3) >= 0)

@@ -1,8 +1,8 @@
 """The arguments of TensorFlow's operations that must not have every value: a table, tested line by line.
 
-Some kernels trust their arguments. They end the process at a negative size or a huge one, read behind the rows where a
-row split points there, or allocate whatever a number asks for. `guarding` finds where a request decides such an
-argument, and puts a check before the operation.
+Some kernels trust their arguments. They end the process at a negative or huge size or at a tensor of another rank,
+read behind the rows where a row split points there, allocate whatever a number asks for, or never end.
+`guarding` finds where a request decides such an argument, and puts a check before the operation.
 
 Each line was tried with TensorFlow 2.21. What its kernels check themselves (the splits of RaggedGather, the indices of
 ScatterNd, ...) is not in the table. A line reads
@@ -14,10 +14,12 @@ and the arguments that it looks at, or a part of one in Python's notation of sli
 
     *image[::3]     these dimensions of another argument multiply the size
     /ids            the elements of another argument divide it
-    >=-1            the least value, or the rank; 0 where nothing is said
+    >=-1            the least value, or the least rank; 0 where nothing is said
+    =4              the rank, the number of elements, or the largest amount
     x16             each counts as so many elements, for it takes as much memory
     always          checked wherever the argument is no constant: what follows from a shape alone can be wrong as well
     if=padded       matters only where this attribute is set; if=!padded only where it is not
+                    (a number of 0 or more counts as set)
 """
 
 import re
@@ -57,10 +59,26 @@ CropAndResizeGradImage                grads:1 boxes:1 box_ind:3 image_size:3    
 NearestNeighbors                      points:1 centers:1 k:9                                     sizes k *points[:1]
 NonMaxSuppressionV4 NonMaxSuppressionV5  boxes:T scores:T max_output_size:3                      sizes max_output_size if=pad_to_max_output_size
 CombinedNonMaxSuppression             boxes:1 scores:1 per_class:3 max_total_size:3              sizes max_total_size *boxes[:1] x8
-Conv2D DepthwiseConv2dNative          input:T                                                    rank input >=4
-Conv3D                                input:T                                                    rank input >=5
-Conv2DBackpropInput DepthwiseConv2dNativeBackpropInput  input_sizes:3                            sizes input_sizes always
-Conv3DBackpropInputV2                 input_sizes:Tshape=3                                       sizes input_sizes always
+AdjustSaturation                      images:T=1 scale:1                                         apart images
+AdjustHue                             images:T=1 delta:1                                         bounded delta =1
+Conv2D DepthwiseConv2dNative          input:T                                                    rank input =4
+Conv3D                                input:T                                                    rank input =5
+Conv2DBackpropInput DepthwiseConv2dNativeBackpropInput  input_sizes:3                            sizes input_sizes always, rank input_sizes =1, count input_sizes >=2 always
+Conv3DBackpropInputV2                 input_sizes:Tshape=3                                       sizes input_sizes always, rank input_sizes =1, count input_sizes >=2 always
+Conv2DBackpropFilter DepthwiseConv2dNativeBackpropFilter  input:T filter_sizes:3 out_backprop:T  sizes filter_sizes, rank input =4, rank out_backprop =4
+Conv3DBackpropFilterV2                input:T filter_sizes:3 out_backprop:T                      sizes filter_sizes, rank input =5, rank out_backprop =5
+AvgPoolGrad                           orig_input_shape:3 grad:T                                  sizes orig_input_shape always, count orig_input_shape =4 always, rank grad =4
+AvgPool3DGrad                         orig_input_shape:3 grad:T                                  sizes orig_input_shape always, count orig_input_shape =5 always, rank grad =5
+MaxPool                               input:T                                                    window input always
+MaxPool3D                             input:T                                                    rank input =5, window input always
+BiasAdd                               value:T bias:T                                             rank bias =1
+LSTMBlockCell LSTMBlockCellGrad       x:T cs_prev:T h_prev:T                                     rank x =2, rank cs_prev =2, rank h_prev =2
+FakeQuantWithMinMaxVarsPerChannel     inputs:1                                                   rank inputs >=1
+FakeQuantWithMinMaxVarsPerChannelGradient  gradients:1                                           rank gradients >=1
+ConjugateTranspose                    x:T                                                        rank x >=1
+Dequantize                            input:T min_range:1 max_range:1                            count min_range =1 if=!axis always, count max_range =1 if=!axis always
+QuantizedInstanceNorm                 x:T                                                        filled x always
+QuantizedMatMulWithBias QuantizedMatMulWithBiasAndDequantize QuantizedMatMulWithBiasAndRelu QuantizedMatMulWithBiasAndReluAndRequantize QuantizedMatMulWithBiasAndRequantize  a:T1 b:T2  rank a =2, rank b =2
 RFFT                                  input:Treal=1 fft_length:3                                 sizes fft_length >=1 *input[:-1] always, filled input[-1:] always
 RFFT2D                                input:Treal=1 fft_length:3                                 sizes fft_length >=1 *input[:-2] always, filled input[-2:] always
 RFFT3D                                input:Treal=1 fft_length:3                                 sizes fft_length >=1 *input[:-3] always, filled input[-3:] always
@@ -73,7 +91,9 @@ UnsortedSegmentMax UnsortedSegmentMin UnsortedSegmentProd UnsortedSegmentSum  da
 UnsortedSegmentJoin                   inputs:7 segment_ids:Tindices num_segments:Tnumsegments=3  sizes num_segments *inputs /segment_ids
 SparseSegmentMean SparseSegmentSqrtN SparseSegmentSum  data:T indices:Tidx=3 segment_ids:Tsegmentids=3  indices segment_ids *data[1:]
 SparseSegmentMeanWithNumSegments SparseSegmentSqrtNWithNumSegments SparseSegmentSumWithNumSegments  data:T indices:Tidx=3 segment_ids:Tsegmentids=3 num_segments:Tnumsegments=3  sizes num_segments *data[1:]
-ScatterNd                             indices:Tindices updates:T shape:Tindices                  sizes shape
+ScatterNd                             indices:Tindices updates:T shape:Tindices                  sizes shape, under updates indices
+TensorScatterAdd TensorScatterMax TensorScatterMin TensorScatterSub TensorScatterUpdate  tensor:T indices:Tindices updates:T  under updates indices
+SparseSegmentMeanGrad SparseSegmentSqrtNGrad SparseSegmentSumGrad  grad:T indices:Tidx=3 segment_ids:Tsegmentids=3 output_size:3  sizes output_size *grad[1:]
 DynamicStitch ParallelDynamicStitch   indices:3                                                  stitch
 Bincount                              arr:3 size:3                                               sizes size
 DenseBincount                         input:Tidx size:Tidx                                       sizes size *input[:-1]
@@ -128,6 +148,7 @@ class Check(NamedTuple):
     beside: tuple[Part, ...]
     per: Part | None
     least: int
+    exact: bool
     weight: int
     always: bool
     condition: str
@@ -138,7 +159,12 @@ for _line in TABLE.strip().splitlines():
     *_operations, _signature, _checks = re.split(r"\s{2,}", _line)
     _LINES.update({operation.encode(): (_signature, _checks) for operation in " ".join(_operations).split()})
 GUARDED = frozenset(_LINES)
-RANKED = frozenset(operation for operation, (_, checks) in _LINES.items() if checks.startswith("rank "))
+OF_RANK = frozenset({"count", "rank", "under"})  # kinds of checks that matter only where a request decides the rank
+RANKED = frozenset(
+    operation
+    for operation, (_, checks) in _LINES.items()
+    if all(check.split()[0] in OF_RANK and "always" not in check for check in checks.split(", "))
+)
 
 
 @cache
@@ -160,10 +186,11 @@ def _check(words: list[str], arguments: dict[str, Part]) -> Check:
         return tuple(_part(one[1], arguments) for one in found if one)
 
     condition = next((word[3:] for word in rest if word.startswith("if=")), "")
-    least = next((int(word[2:]) for word in rest if word.startswith(">=")), 0)
+    least = next((int(word.lstrip(">=")) for word in rest if re.fullmatch(r">?=-?\d+", word)), 0)
+    exact = any(word.startswith("=") for word in rest)
     weight = next((int(word[1:]) for word in rest if re.fullmatch(r"x\d+", word)), 1)
     per = next(iter(parts("/")), None)
-    return Check(kind, parts(""), parts(r"\*"), per, least, weight, "always" in rest, condition)
+    return Check(kind, parts(""), parts(r"\*"), per, least, exact, weight, "always" in rest, condition)
 
 
 def _part(word: str, arguments: dict[str, Part]) -> Part:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serving.core.errors import LoadError
-from serving.savedmodel.graph import MAIN, Graph, Node, reached
+from serving.savedmodel.graph import Graph, Node, reached
 from serving.savedmodel.protobuf import last_field, message_field
 from serving.savedmodel.roots import LOADING, asset_definitions, roots_of
 from serving.savedmodel.safety import filenames
@@ -226,7 +226,6 @@ CALLING = frozenset(
 )
 
 _PURE = frozenset(op.encode() for op in PURE)
-_PLAIN = frozenset(op.encode() for op in PURE - CALLING)
 
 
 def kind(op: str, loading: bool = False) -> str | None:
@@ -255,17 +254,8 @@ def _impurities(graph: memoryview) -> set[Use]:
     found = set()
     reads = False  # loading reads a file
     for signature, roots in roots_of(graph).items():
-        pending: list[tuple[bytes, Iterable[Node]]] = [(MAIN, reached(parsed.main, roots))]
-        seen = {MAIN}
-        while pending:
-            function, nodes = pending.pop()
+        for function, nodes in parsed.running(roots):
             for node in nodes:
-                calls = () if node.op in _PLAIN else node.calls
-                for called in (*calls, node.op):  # an operation may be a function's name
-                    if called not in seen and called in parsed.functions:
-                        others = [one for one in parsed.instead(called) if one not in seen]
-                        seen.update(others)
-                        pending += [(one, parsed.nodes(one).values()) for one in others]
                 if node.op not in _PURE and node.op not in parsed.functions:
                     reads = reads or (signature == LOADING and node.op in READING)
                     does = kind(str(node.op, "utf-8", "replace"), loading=signature == LOADING)

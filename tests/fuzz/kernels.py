@@ -1,0 +1,408 @@
+"""Feed the kernels of every operation that a served graph may hold with tensors of odd ranks, sizes and values.
+
+    python -m tests.fuzz.kernels [--trials 300] [--seed 0] [--trusted] [OPERATION...]
+
+One operation is one model, whose inputs leave rank and shape open, loaded as a model is served: with the checks of
+serving.savedmodel.safety.guards, or with `--trusted` without them. A line is printed for each request that ends the process or that does
+not end:
+
+    AvgPoolGrad                      SIGABRT  {"T": "float32", ...} orig_input_shape=int32[3] grad=float32[0,2]
+
+Not fed: operations that take a handle (resource, variant, reference), call a function, or give nothing.
+"""
+
+import argparse
+import json
+import math
+import mmap
+import os
+import random
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from serving.savedmodel.safety.purity import CALLING, PURE
+
+ENDLESS = 5  # seconds that a request may take
+MEMORY = 8 << 30  # bytes of a process
+VARIANTS = 5  # graphs of one operation: other dtypes, other attributes
+QUANTIZED = {"qint8": "int8", "quint8": "uint8", "qint16": "int16", "quint16": "uint16", "qint32": "int32"}
+TYPES = ["float32", "int32", "int64", "string", "bool", "uint8", "complex64", "float64", *QUANTIZED]
+HANDLES = {"resource", "variant"}
+FLOATS = [0.0, 1.0, -1.0, 0.5, 3.0, 1e-40, 1e38, -1e38, math.inf, math.nan]
+WHOLE = [0, 0, 1, 1, 2, 3, -1, -2, 7, 100, -(1 << 31), (1 << 31) - 1]
+TEXTS = [b"", b"a", b"0", b"1,2", b"\xff\x00", b"AAAA", b"\x0a\x02\x08\x01"]
+LISTS = [[1], [2], [1, 1], [2, 2], [1, 1, 1, 1], [1, 2, 2, 1], [1, 1, 1, 1, 1], [1, 2, 2, 2, 1]]
+
+
+class Argument(NamedTuple):
+    """One tensor that is fed: its name, its dtype, and the ranks that the operation's shape function takes."""
+
+    name: str
+    dtype: str
+    ranks: list[int]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz.kernels")
+    parser.add_argument("operations", nargs="*")
+    parser.add_argument("--trials", type=int, default=300, help="requests for each operation")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--trusted", action="store_true", help="without the checks of serving.savedmodel.safety.guards")
+    options = parser.parse_args()
+    os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
+    from tensorflow.python.framework import op_def_registry
+
+    fed = killed = answering = 0
+    not_fed: dict[str, list[str]] = {}
+    for name in options.operations or sorted(PURE):
+        definition = op_def_registry.get(name)
+        reason = "calls functions" if name in CALLING else _unfed(definition)
+        if reason:
+            not_fed.setdefault(reason, []).append(name)
+            continue
+        fed += 1
+        answers, findings = _try(definition, options)
+        answering += answers > 0
+        killed += bool(findings)
+        if not answers:
+            not_fed.setdefault("fed, but answered no request", []).append(name)
+        for line in findings:
+            print(f"{name:32} {line}", flush=True)
+    print(f"{fed} operations fed, {answering} of them answered, {killed} ended the process or did not end")
+    for reason, names in not_fed.items():
+        print(f"{len(names)} {reason}: {' '.join(names)}")
+    return 1 if killed else 0
+
+
+def _unfed(definition: Any) -> str:
+    """Say why an operation cannot be fed, or nothing."""
+    if definition is None:
+        return "not registered"
+    lists = {attr.name for attr in definition.attr if attr.type == "func" or attr.type == "list(func)"}
+    if lists:
+        return "calls functions"
+    for argument in definition.input_arg:
+        if argument.is_ref or np.dtype(np.int32) is None or _type_name(argument.type) in HANDLES:
+            return "takes handles"
+    if not definition.input_arg:
+        return "has no input"
+    return "" if definition.output_arg else "gives nothing"
+
+
+def _type_name(code: int) -> str:
+    import tensorflow as tf
+
+    return tf.dtypes.as_dtype(code).name if code else ""
+
+
+def _try(definition: Any, options: argparse.Namespace) -> tuple[int, list[str]]:
+    """Feed one operation in child processes; return how many requests were answered, and what ended a process."""
+    findings: dict[str, str] = {}
+    shared = mmap.mmap(-1, 1 << 16)  # what a child is about to run
+    first = answers = 0
+    while first < options.trials and len(findings) < 4:
+        shared[:4] = b"\0" * 4
+        child = os.fork()
+        if not child:
+            _child(definition, options, first, shared)
+        _, status = os.waitpid(child, 0)
+        size = int.from_bytes(shared[:4], "little")
+        state = json.loads(shared[4 : 4 + size]) if size else {"trial": options.trials, "answers": 0, "about": "?"}
+        answers += state["answers"]
+        first = state["trial"] + 1
+        if os.WIFSIGNALED(status):
+            name = signal.Signals(os.WTERMSIG(status)).name.replace("SIGALRM", "ENDLESS")
+            findings.setdefault(f"{name} {state['about'].partition('} ')[0]}", f"{name:8} {state['about']}")
+        elif os.WEXITSTATUS(status):
+            findings.setdefault("exit", f"exit {os.WEXITSTATUS(status)} {state['about']}")
+            break
+        else:
+            break
+    return answers, list(findings.values())
+
+
+def _child(definition: Any, options: argparse.Namespace, first: int, shared: mmap.mmap) -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    if not os.environ.get("KERNELS_SAY"):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    folder = Path(tempfile.mkdtemp(prefix="kernels-"))
+    code = 0
+    try:
+        _run(definition, options, first, shared, folder)
+    except BaseException:
+        import traceback
+
+        sys.stdout.write(traceback.format_exc()[-1500:])
+        sys.stdout.flush()
+        code = 3
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os._exit(code)
+
+
+def _run(definition: Any, options: argparse.Namespace, first: int, shared: mmap.mmap, folder: Path) -> None:
+    from serving.core import settings
+    from serving.core.errors import InputError, LoadError, RunError
+    from serving.runtime.model import Model, Source, open_session
+
+    choices = settings.read({"CALLERS": "trusted"} if options.trusted else {})
+    answers, size = 0, math.ceil(options.trials / VARIANTS)
+    for variant in range(first // size, VARIANTS):
+        made = _model(definition, random.Random(f"{options.seed} {definition.name} {variant}"), folder / str(variant))
+        if made is None:
+            continue
+        about, arguments = made
+        try:
+            source = Source(folder / str(variant), "model")
+            model = Model(source, open_session(source, choices))
+        except LoadError:
+            continue
+        signature = model.signatures["serving_default"]
+        good: list[dict[str, Any]] = []
+        for trial in range(max(first, variant * size), (variant + 1) * size):
+            rng = random.Random(f"{options.seed} {definition.name} {trial}")
+            inputs = _request(rng, arguments, good)
+            told = " ".join(f"{name}={_told(array)}" for name, array in inputs.items())
+            state = json.dumps({"trial": trial, "answers": answers, "about": f"{about} {told}"[:30000]}).encode()
+            shared[4 : 4 + len(state)] = state
+            shared[:4] = len(state).to_bytes(4, "little")
+            signal.alarm(ENDLESS)
+            try:
+                model.run(signature, inputs)
+            except (RunError, InputError, ValueError):
+                continue
+            finally:
+                signal.alarm(0)
+            answers += 1
+            good.append(inputs)
+        model.close()
+    state = json.dumps({"trial": options.trials, "answers": answers, "about": ""}).encode()
+    shared[4 : 4 + len(state)] = state
+    shared[:4] = len(state).to_bytes(4, "little")
+
+
+def _told(array: Any) -> str:
+    values = f" {array.ravel().tolist()!r}".replace(" ", "") if array.size <= 8 else ""
+    return f"{array.dtype}{[*array.shape]}".replace(" ", "") + values
+
+
+# The graph: one operation, whose inputs come from placeholders that leave the rank open.
+
+
+def _model(definition: Any, rng: random.Random, folder: Path) -> tuple[str, list[Argument]] | None:
+    """Save a model of the operation with attributes by chance, or return None where none of them fit."""
+    for _ in range(20):
+        attributes = _attributes(definition, rng)
+        dtypes = [*_arguments(definition, attributes, definition.input_arg)]
+        if not 0 < len(dtypes) <= 24 or not _fits(graph := _graph(definition, attributes, dtypes, {})):
+            continue
+        _save(graph, dtypes, folder)
+        ranks = [
+            [rank for rank in range(6) if _fits(_graph(definition, attributes, dtypes, {name: rank}))] or [0]
+            for name, _ in dtypes
+        ]
+        arguments = [Argument(name, QUANTIZED.get(dtype, dtype), fits) for (name, dtype), fits in zip(dtypes, ranks)]
+        said = {name: value for name, value in attributes.items() if value is not None}
+        return json.dumps(said, default=str), arguments
+    return None
+
+
+def _graph(definition: Any, attributes: dict[str, Any], dtypes: Any, ranks: dict[str, int]) -> Any:
+    """Return the GraphDef, with "y", the sizes of the outputs; an input that is not in `ranks` is of any rank."""
+    import tensorflow as tf
+
+    graph = tf.compat.v1.GraphDef()
+
+    def node(name: str, op: str, inputs: list[str], **types: str | int) -> Any:
+        added = graph.node.add(name=name, op=op, input=inputs)
+        for key, value in types.items():
+            if isinstance(value, int):
+                added.attr[key].i = value
+            else:
+                added.attr[key].type = tf.dtypes.as_dtype(value).as_datatype_enum
+        return added
+
+    given = []
+    for name, dtype in dtypes:
+        place = node(name, "Placeholder", [], dtype=QUANTIZED.get(dtype, dtype))
+        shape = tf.TensorShape([None] * ranks[name] if name in ranks else None)
+        place.attr["shape"].shape.CopyFrom(shape.as_proto())
+        if dtype in QUANTIZED:
+            node(f"{name}__as", "Bitcast", [name], T=QUANTIZED[dtype], type=dtype)
+        given.append(f"{name}__as" if dtype in QUANTIZED else name)
+    tried = node("tried", definition.name, given)
+    for attr in definition.attr:
+        _put(tf, tried.attr[attr.name], attr, attributes[attr.name])
+    outputs = [dtype for _, dtype in _arguments(definition, attributes, definition.output_arg)]
+    for place, dtype in enumerate(outputs):
+        node(f"size_{place}", "Size", [f"tried:{place}"], T=dtype, out_type="int32")
+    node("y", "Pack", [f"size_{place}" for place in range(len(outputs))], T="int32", N=len(outputs))
+    return graph
+
+
+def _fits(graph: Any) -> bool:
+    """Say whether the operation's shape function takes its attributes and the ranks of its inputs."""
+    import tensorflow as tf
+
+    try:
+        with tf.Graph().as_default():
+            tf.graph_util.import_graph_def(graph, name="")
+    except (ValueError, tf.errors.OpError):
+        return False
+    return True
+
+
+def _save(graph: Any, dtypes: Any, folder: Path) -> None:
+    import tensorflow as tf
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    saved = saved_model_pb2.SavedModel(saved_model_schema_version=1)
+    meta = saved.meta_graphs.add(graph_def=graph)
+    meta.meta_info_def.tags.append("serve")
+    signature = meta.signature_def["serving_default"]
+    for name, dtype in dtypes:
+        info = signature.inputs[name]
+        info.name, info.dtype = f"{name}:0", tf.dtypes.as_dtype(QUANTIZED.get(dtype, dtype)).as_datatype_enum
+        info.tensor_shape.unknown_rank = True
+    signature.outputs["y"].name, signature.outputs["y"].dtype = "y:0", tf.int32.as_datatype_enum
+    folder.mkdir()
+    (folder / "saved_model.pb").write_bytes(saved.SerializeToString())
+
+
+def _attributes(definition: Any, rng: random.Random) -> dict[str, Any]:
+    chosen = {}
+    for attr in definition.attr:
+        allowed, default = attr.allowed_values.list, attr.default_value
+        has_default = attr.HasField("default_value")
+        if attr.type == "type":
+            names = [_type_name(code) for code in allowed.type] or TYPES
+            names = [name for name in TYPES if name in names] or names
+            usual = _type_name(default.type) if has_default else names[0]
+            chosen[attr.name] = usual if rng.random() < 0.5 and usual in TYPES else rng.choice(names)
+        elif attr.type == "list(type)":
+            names = [_type_name(code) for code in allowed.type] or TYPES
+            names = [name for name in TYPES if name in names]
+            chosen[attr.name] = [rng.choice(names[:3]) for _ in range(max(attr.minimum, rng.choice([0, 1, 1, 2])))]
+        elif has_default and rng.random() < 0.6:
+            chosen[attr.name] = None
+        elif attr.type == "string":
+            chosen[attr.name] = rng.choice([*allowed.s] or [b"", b"a", b"SAME", b"VALID"])
+        elif attr.type == "int":
+            chosen[attr.name] = max(attr.minimum if attr.has_minimum else -1, rng.choice([1, 1, 2, 3, 0]))
+        elif attr.type == "float":
+            chosen[attr.name] = rng.choice([0.0, 1.0, 0.5, 2.0])
+        elif attr.type == "bool":
+            chosen[attr.name] = rng.random() < 0.5
+        elif attr.type == "list(int)":
+            longest = [one for one in LISTS if len(one) >= attr.minimum]
+            chosen[attr.name] = rng.choice(longest or [[1] * attr.minimum])
+        elif attr.type == "list(float)":
+            chosen[attr.name] = [0.5] * max(attr.minimum, 1)
+        elif attr.type == "shape":
+            chosen[attr.name] = rng.choice([[], [1], [2], [1, 2]])
+        elif attr.type == "list(shape)":
+            chosen[attr.name] = [rng.choice([[], [1], [2]]) for _ in range(max(attr.minimum, rng.choice([0, 1, 1, 2])))]
+        else:
+            chosen[attr.name] = None
+    return chosen
+
+
+def _put(tf: Any, value: Any, attr: Any, chosen: Any) -> None:
+    if chosen is None:
+        value.CopyFrom(attr.default_value)
+    elif attr.type == "type":
+        value.type = tf.dtypes.as_dtype(chosen).as_datatype_enum
+    elif attr.type == "list(type)":
+        value.list.type.extend(tf.dtypes.as_dtype(one).as_datatype_enum for one in chosen)
+        value.list.SetInParent()
+    elif attr.type == "shape":
+        value.shape.CopyFrom(tf.TensorShape(chosen).as_proto())
+    elif attr.type == "list(shape)":
+        value.list.shape.extend(tf.TensorShape(one).as_proto() for one in chosen)
+        value.list.SetInParent()
+    elif attr.type.startswith("list("):
+        field = {"list(int)": "i", "list(float)": "f"}[attr.type]
+        getattr(value.list, field).extend(chosen)
+        value.list.SetInParent()
+    else:
+        setattr(value, {"string": "s", "int": "i", "float": "f", "bool": "b"}[attr.type], chosen)
+
+
+def _chosen(definition: Any, attributes: dict[str, Any], name: str) -> Any:
+    if attributes[name] is not None:
+        return attributes[name]
+    (attr,) = (attr for attr in definition.attr if attr.name == name)
+    default = attr.default_value
+    if attr.type == "list(type)":
+        return [_type_name(code) for code in default.list.type]
+    return default.i if attr.type == "int" else _type_name(default.type)
+
+
+def _arguments(definition: Any, attributes: dict[str, Any], arguments: Any) -> Iterator[tuple[str, str]]:
+    for argument in arguments:
+        if argument.type_list_attr:
+            types = _chosen(definition, attributes, argument.type_list_attr)
+        else:
+            one = _type_name(argument.type) or _chosen(definition, attributes, argument.type_attr)
+            types = [one] * (_chosen(definition, attributes, argument.number_attr) if argument.number_attr else 1)
+        yield from ((f"{argument.name}__{place}", dtype) for place, dtype in enumerate(types))
+
+
+# The requests
+
+
+def _request(rng: random.Random, arguments: list[Argument], good: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return an array for each input: mostly such as nearly fit, or a request that was answered with a change."""
+    if good and rng.random() < 0.5:
+        inputs = dict(rng.choice(good))
+        changed = rng.sample(arguments, min(len(arguments), rng.choice([1, 1, 2])))
+        return inputs | {one.name: _array(rng, one.dtype, _shape(rng, range(6), None)) for one in changed}
+    sizes = rng.choice([[1], [1], [1, 2], [2], [2, 3], [0, 1, 2], [0, 1, 2, 3], [1, 2, 5]])
+    common = [rng.choice(sizes) for _ in range(6)]
+    style = rng.random()
+    inputs = {}
+    for one in arguments:
+        ranks = one.ranks if style < 0.7 else range(6)
+        shape = common[: rng.choice(ranks)] if style < 0.5 else _shape(rng, ranks, sizes)
+        inputs[one.name] = _array(rng, one.dtype, shape)
+    if style < 0.4 and rng.random() < 0.5:
+        one = rng.choice(arguments)
+        inputs[one.name] = _array(rng, one.dtype, _shape(rng, range(6), None))
+    return inputs
+
+
+def _shape(rng: random.Random, ranks: Any, sizes: list[int] | None) -> list[int]:
+    return [rng.choice(sizes or [0, 1, 1, 2, 3]) for _ in range(rng.choice([*ranks]))]
+
+
+def _array(rng: random.Random, dtype: str, shape: list[int]) -> Any:
+    count = math.prod(shape)
+    tame = rng.random() < 0.6
+    if dtype == "string":
+        values: list[Any] = [rng.choice(TEXTS) for _ in range(count)]
+        array = np.empty(count, object)
+        array[:] = values
+        return array.reshape(shape)
+    if dtype == "bool":
+        values = [rng.random() < 0.5 for _ in range(count)]
+    elif dtype in ("float32", "float64", "complex64", "complex128", "float16", "bfloat16"):
+        pool = [0.0, 1.0, 0.5] if tame else FLOATS
+        values = [rng.choice(pool) for _ in range(count)]
+    else:
+        pool = [0, 1, 1, 2] if tame else WHOLE
+        info = np.iinfo(dtype)
+        values = [min(max(rng.choice(pool), info.min), info.max) for _ in range(count)]
+    return np.array(values, dtype).reshape(shape)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
