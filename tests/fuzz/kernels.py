@@ -3,8 +3,8 @@
     python -m tests.fuzz.kernels [--trials 300] [--seed 0] [--trusted] [OPERATION...]
 
 One operation is one model, whose inputs leave rank and shape open, loaded as a model is served: with the checks of
-serving.savedmodel.safety.guards, or with `--trusted` without them. A line is printed for each request that ends the process or that does
-not end:
+serving.savedmodel.safety.guards, or with `--trusted` without them. A line is printed for each request that ends the
+process or that does not end:
 
     AvgPoolGrad                      SIGABRT  {"T": "float32", ...} orig_input_shape=int32[3] grad=float32[0,2]
 
@@ -86,11 +86,10 @@ def _unfed(definition: Any) -> str:
     """Say why an operation cannot be fed, or nothing."""
     if definition is None:
         return "not registered"
-    lists = {attr.name for attr in definition.attr if attr.type == "func" or attr.type == "list(func)"}
-    if lists:
+    if any(attr.type in ("func", "list(func)") for attr in definition.attr):
         return "calls functions"
     for argument in definition.input_arg:
-        if argument.is_ref or np.dtype(np.int32) is None or _type_name(argument.type) in HANDLES:
+        if argument.is_ref or _type_name(argument.type) in HANDLES:
             return "takes handles"
     if not definition.input_arg:
         return "has no input"
@@ -171,8 +170,8 @@ def _run(definition: Any, options: argparse.Namespace, first: int, shared: mmap.
         for trial in range(max(first, variant * size), (variant + 1) * size):
             rng = random.Random(f"{options.seed} {definition.name} {trial}")
             inputs = _request(rng, arguments, good)
-            told = " ".join(f"{name}={_told(array)}" for name, array in inputs.items())
-            state = json.dumps({"trial": trial, "answers": answers, "about": f"{about} {told}"[:30000]}).encode()
+            said = " ".join(f"{name}={_text(array)}" for name, array in inputs.items())
+            state = json.dumps({"trial": trial, "answers": answers, "about": f"{about} {said}"[:30000]}).encode()
             shared[4 : 4 + len(state)] = state
             shared[:4] = len(state).to_bytes(4, "little")
             signal.alarm(ENDLESS)
@@ -190,7 +189,7 @@ def _run(definition: Any, options: argparse.Namespace, first: int, shared: mmap.
     shared[:4] = len(state).to_bytes(4, "little")
 
 
-def _told(array: Any) -> str:
+def _text(array: Any) -> str:
     values = f" {array.ravel().tolist()!r}".replace(" ", "") if array.size <= 8 else ""
     return f"{array.dtype}{[*array.shape]}".replace(" ", "") + values
 
@@ -256,7 +255,7 @@ def _fits(graph: Any) -> bool:
     try:
         with tf.Graph().as_default():
             tf.graph_util.import_graph_def(graph, name="")
-    except (ValueError, tf.errors.OpError):
+    except (IndexError, ValueError, tf.errors.OpError):
         return False
     return True
 

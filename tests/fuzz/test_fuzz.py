@@ -130,3 +130,13 @@ def test_every_request_over_http_gets_a_clean_answer(door: str) -> None:
     assert "Traceback" not in log
     lines = [line for line in log.splitlines() if line.startswith("{")]
     assert all(isinstance(json.loads(line), dict) for line in lines)
+
+
+def test_the_search_through_the_kernels_finds_what_the_checks_prevent() -> None:
+    command = [sys.executable, "-m", "tests.fuzz.kernels", "--trials", "40", "AvgPoolGrad"]
+    unchecked, checked = (
+        subprocess.run([*command, *more], cwd=ROOT, stdout=subprocess.PIPE, text=True) for more in (["--trusted"], [])
+    )
+    assert unchecked.returncode == 1
+    assert "AvgPoolGrad                      SIGABRT" in unchecked.stdout
+    assert checked.returncode == 0, checked.stdout

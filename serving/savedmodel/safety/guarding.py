@@ -16,7 +16,7 @@ from serving.core.errors import LoadError
 from serving.savedmodel.graph import Graph, Node
 from serving.savedmodel.protobuf import each_field, last_field, map_field, message_field, number_field
 from serving.savedmodel.safety.assertions import Assertions, Attributes, checked, window
-from serving.savedmodel.safety.flow import OPEN, Flow, Sink, opens
+from serving.savedmodel.safety.flow import OPEN, OPENING, Flow, Sink, opens
 from serving.savedmodel.safety.guards import GUARDED, OF_RANK, RANKED, Check, checks_of
 from serving.savedmodel.safety.rewrite import Piece, edited, field, rewritten
 from serving.savedmodel.signature import Signature, served_graph
@@ -97,7 +97,8 @@ def _may_decide(graph: Graph, signatures: Iterable[Signature], any_rank: bool) -
                 ranked = True
             elif node.op in DECODERS or (node.op in GUARDED and not _constant(node, among, fed)):
                 return True
-            any_rank = any_rank or opens(node)
+            elif opens(node):
+                any_rank = any_rank or not _given(node, [OPENING.get(node.op, 0)], among, fed)
     return ranked and any_rank
 
 
@@ -122,8 +123,14 @@ def _constant(node: Node, among: Mapping[bytes, Node], fed: Collection[bytes]) -
         return True
     inputs = [name for name in node.inputs if not name.startswith(b"^")]
     places = {place for check in checks_of(node.op) for place in checked(check, len(inputs), node.attributes)}
-    given = [among.get(inputs[place].partition(b":")[0]) for place in places if place < len(inputs)]
-    return all(one is not None and one.op == b"Const" and one.name not in fed for one in given)
+    return _given(node, places, among, fed)
+
+
+def _given(node: Node, places: Iterable[int], among: Mapping[bytes, Node], fed: Collection[bytes]) -> bool:
+    """Say whether some arguments are constants."""
+    inputs = [name for name in node.inputs if not name.startswith(b"^")]
+    sources = [among.get(inputs[place].partition(b":")[0]) for place in places if place < len(inputs)]
+    return all(source is not None and source.op == b"Const" and source.name not in fed for source in sources)
 
 
 def unguarded(graph: memoryview, needed: Needed) -> str | None:

@@ -61,8 +61,8 @@ NonMaxSuppressionV4 NonMaxSuppressionV5  boxes:T scores:T max_output_size:3     
 CombinedNonMaxSuppression             boxes:1 scores:1 per_class:3 max_total_size:3              sizes max_total_size *boxes[:1] x8
 AdjustSaturation                      images:T=1 scale:1                                         apart images
 AdjustHue                             images:T=1 delta:1                                         bounded delta =1
-Conv2D DepthwiseConv2dNative          input:T                                                    rank input =4
-Conv3D                                input:T                                                    rank input =5
+Conv2D DepthwiseConv2dNative _FusedConv2D _FusedDepthwiseConv2dNative  input:T                   rank input =4
+Conv3D _FusedConv3D                   input:T                                                    rank input =5
 Conv2DBackpropInput DepthwiseConv2dNativeBackpropInput  input_sizes:3                            sizes input_sizes always, rank input_sizes =1, count input_sizes >=2 always
 Conv3DBackpropInputV2                 input_sizes:Tshape=3                                       sizes input_sizes always, rank input_sizes =1, count input_sizes >=2 always
 Conv2DBackpropFilter DepthwiseConv2dNativeBackpropFilter  input:T filter_sizes:3 out_backprop:T  sizes filter_sizes, rank input =4, rank out_backprop =4
