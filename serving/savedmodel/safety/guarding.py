@@ -17,7 +17,7 @@ from serving.savedmodel.graph import Graph, Node
 from serving.savedmodel.protobuf import each_field, last_field, map_field, message_field, number_field
 from serving.savedmodel.safety.assertions import Assertions, Attributes, checked, window
 from serving.savedmodel.safety.flow import OPEN, OPENING, Flow, Sink, opens
-from serving.savedmodel.safety.guards import GUARDED, OF_RANK, RANKED, Check, checks_of
+from serving.savedmodel.safety.guards import GUARDED, OF_RANK, Check, checks_of
 from serving.savedmodel.safety.rewrite import Piece, edited, field, rewritten
 from serving.savedmodel.signature import Signature, served_graph
 
@@ -93,23 +93,35 @@ def _may_decide(graph: Graph, signatures: Iterable[Signature], any_rank: bool) -
     for function, nodes in graph.running(roots):
         among = graph.nodes(function)
         for node in nodes:
-            if node.op in RANKED:
-                ranked = True
-            elif node.op in DECODERS or (node.op in GUARDED and not _constant(node, among, fed)):
+            if node.op in DECODERS:
                 return True
-            elif opens(node):
-                any_rank = any_rank or not _given(node, [OPENING.get(node.op, 0)], among, fed)
+            for check in _open_checks(node, among, fed):
+                if check.always or check.kind not in OF_RANK:
+                    return True
+                ranked = True
+            if not any_rank and opens(node):
+                any_rank = not _constant(node, [OPENING.get(node.op, 0)], among, fed)
     return ranked and any_rank
+
+
+def _open_checks(node: Node, among: Mapping[bytes, Node], fed: Collection[bytes]) -> list[Check]:
+    """Return the checks of an operation that its graph alone does not answer."""
+    if node.op not in GUARDED:
+        return []
+    count = sum(not name.startswith(b"^") for name in node.inputs)
+    return [
+        check
+        for check in checks_of(node.op)
+        if not _constant(node, checked(check, count, node.attributes), among, fed)
+        and not (check.kind == "window" and _holds_window(node, among))
+    ]
 
 
 def _holds_window(node: Node, among: Mapping[bytes, Node]) -> bool:
     """Say whether the input of a pooling layer is never smaller than its window, by the shape in the graph."""
     source = among.get(node.inputs[0].partition(b":")[0]) if node.inputs else None
-    shapes = (
-        []
-        if source is None
-        else [*each_field(last_field(source.attributes.get("_output_shapes", memoryview(b"")), 1), 7)]
-    )
+    listed = source.attributes.get("_output_shapes", memoryview(b"")) if source else memoryview(b"")
+    shapes = [*each_field(last_field(listed, 1), 7)]
     sizes = [number_field(size, 1) for size in each_field(shapes[0], 2)] if len(shapes) == 1 else []
     least = window(node.attributes)
     return not least or (
@@ -117,17 +129,8 @@ def _holds_window(node: Node, among: Mapping[bytes, Node]) -> bool:
     )
 
 
-def _constant(node: Node, among: Mapping[bytes, Node], fed: Collection[bytes]) -> bool:
-    """Say whether each argument of an operation that is checked is a constant of the same graph, which none feeds."""
-    if checks_of(node.op)[-1].kind == "window" and _holds_window(node, among):
-        return True
-    inputs = [name for name in node.inputs if not name.startswith(b"^")]
-    places = {place for check in checks_of(node.op) for place in checked(check, len(inputs), node.attributes)}
-    return _given(node, places, among, fed)
-
-
-def _given(node: Node, places: Iterable[int], among: Mapping[bytes, Node], fed: Collection[bytes]) -> bool:
-    """Say whether some arguments are constants."""
+def _constant(node: Node, places: Iterable[int], among: Mapping[bytes, Node], fed: Collection[bytes]) -> bool:
+    """Say whether some arguments of an operation are constants of the same graph, which no request feeds."""
     inputs = [name for name in node.inputs if not name.startswith(b"^")]
     sources = [among.get(inputs[place].partition(b":")[0]) for place in places if place < len(inputs)]
     return all(source is not None and source.op == b"Const" and source.name not in fed for source in sources)

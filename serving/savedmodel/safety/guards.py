@@ -160,11 +160,6 @@ for _line in TABLE.strip().splitlines():
     _LINES.update({operation.encode(): (_signature, _checks) for operation in " ".join(_operations).split()})
 GUARDED = frozenset(_LINES)
 OF_RANK = frozenset({"count", "rank", "under"})  # kinds of checks that matter only where a request decides the rank
-RANKED = frozenset(
-    operation
-    for operation, (_, checks) in _LINES.items()
-    if all(check.split()[0] in OF_RANK and "always" not in check for check in checks.split(", "))
-)
 
 
 @cache
