@@ -230,7 +230,7 @@ class Assertions:
         least = window(self._attributes)
         wanted = self.add(b"Cast", [self.constant(tuple(least))], {b"SrcT": of_type(INT32), b"DstT": of_type(DOUBLE)})
         good = self.all(b"GreaterEqual", self.shape(check.values[0]), wanted)
-        return good, "a tensor", f"sizes of {least} or more, which a pooling layer looks at"
+        return good, "a tensor", f"{' x '.join(map(str, least))} or more, the window of a pooling layer"
 
     def count(self, check: Check) -> tuple[bytes, str, str]:
         size = self._length(self.values(check.values[0]))
