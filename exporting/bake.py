@@ -8,8 +8,7 @@ import shutil
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from exporting import card as model_card
-from exporting import compare, manifest
+from exporting import compare
 from exporting.derived import (
     PROTOBUF_BYTES,
     ROUNDS,
@@ -18,14 +17,14 @@ from exporting.derived import (
     ask_original,
     callable_signatures,
     check_graph,
+    finish,
     measure,
     say,
-    write_figures,
 )
 from exporting.freeze import freeze
 from exporting.graph import MetaGraph, contents, functions, names, reached, served, signatures
 from exporting.inputs import exported, given
-from exporting.placing import NOT_CARRIED, check_places, copy_folder, folder_beside, put_in_place
+from exporting.placing import NOT_CARRIED, check_places, copy_folder, folder_beside
 from exporting.refusal import Refusal
 from exporting.report import size
 from exporting.runner import Answer, Job, ask
@@ -83,22 +82,9 @@ def bake(
         difference = _compare(directory, folder, questions, allowed)
         say("measuring")
         before, after = measure(directory, folder, questions.timed, rounds)
-        baked = Baked(
-            out=out,
-            frozen=not kept,
-            signature=questions.timed[0],
-            before=before,
-            after=after,
-            tolerance=allowed,
-            difference=difference,
-            compared=len(questions.calls),
-            notes=tuple(notes),
-        )
-        write_figures(baked, graph, folder)
-        model_card.write_baked(folder, "bake", directory)
-        if (folder / manifest.PLACE).exists():
-            manifest.write(folder)
-        put_in_place(folder, out, force)
+        signature, compared = questions.timed[0], len(questions.calls)
+        baked = Baked(out, not kept, signature, before, after, allowed, difference, compared, tuple(notes))
+        finish(baked, graph, folder, directory, "bake", force)
     return baked
 
 

@@ -8,12 +8,14 @@ import statistics
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from exporting import trial
+from exporting import card as model_card
+from exporting import manifest, trial
 from exporting.audit import CUSTOM, files, unregistered
 from exporting.graph import MetaGraph, functions, init_operations, names, reached, signatures
 from exporting.inputs import Inputs
 from exporting.mark import is_baked
 from exporting.origin import Origins
+from exporting.placing import put_in_place
 from exporting.refusal import Refusal
 from exporting.report import progress
 from exporting.runner import UNCALLABLE, Answer, Answers, Job, ask
@@ -169,7 +171,7 @@ def measure(directory: Path, folder: Path, call: tuple[str, Inputs], rounds: int
     return both[0], both[1]
 
 
-def write_figures(baked: Baked, graph: MetaGraph, folder: Path) -> None:
+def _write_figures(baked: Baked, graph: MetaGraph, folder: Path) -> None:
     """Write `assets.extra/baked.json`: what was compared, and what both models cost."""
     import numpy
     import tensorflow as tf
@@ -190,3 +192,12 @@ def write_figures(baked: Baked, graph: MetaGraph, folder: Path) -> None:
         "notes": list(baked.notes),
     }
     (extra / "baked.json").write_text(json.dumps(card, indent=2) + "\n")
+
+
+def finish(baked: Baked, graph: MetaGraph, folder: Path, original: Path, command: str, force: bool) -> None:
+    """Write the figures, the card and the manifest into a finished folder, and give it its name."""
+    _write_figures(baked, graph, folder)
+    model_card.write_baked(folder, command, original)
+    if (folder / manifest.PLACE).exists():
+        manifest.write(folder)
+    put_in_place(folder, baked.out, force)

@@ -103,12 +103,16 @@ def export(
         if facts is not None and beside is not None:
             save(beside, facts)
         put_in_place(folder, out, force)
-    signatures = tuple(sorted(wanted))
-    for note in notes:
+    exported = Exported(out, tuple(sorted(wanted)), compared, tolerance, difference, beside, tuple(notes))
+    _report(exported)
+    return exported
+
+
+def _report(exported: Exported) -> None:
+    for note in exported.notes:
         progress("export", note)
-    beside_it = f", and {beside}" if beside else ""
-    progress("export", f"wrote {out} with {', '.join(signatures)}{beside_it}")
-    return Exported(out, signatures, compared, tolerance, difference, beside, tuple(notes))
+    beside = f", and {exported.state}" if exported.state else ""
+    progress("export", f"wrote {exported.folder} with {', '.join(exported.signatures)}{beside}")
 
 
 def _state_path(out: Path, state: Any, path: Path | str | None) -> Path | None:

@@ -34,6 +34,26 @@ ROUNDS = 2  # of the optimizer; what one leaves, the next may still fold
 TIMEOUT_MS = 30 * 60 * 1000
 
 
+def _computed(
+    definition: Any, values: Mapping[str, Any] | None, feeds: Any, keep: list[str], roots: list[str],
+    say: Callable[[str], None],
+) -> Any:  # fmt: skip
+    """Return a graph with all computed that depends on no request, by TensorFlow's optimizer."""
+    say("inlining functions")
+    definition = _optimized(definition, feeds, keep, _inline)
+    if values is not None:
+        say("folding variables into constants")
+        definition = _constants(pruned(definition, roots), values)
+    say("optimizing")
+    definition = _optimized(_placed(pruned(definition, roots), CPU), feeds, keep, _compute)
+    if fold_scales(definition, roots):
+        definition = _optimized(_placed(definition, CPU), feeds, keep, _compute)
+    name_biases(definition)
+    definition = _optimized(_placed(definition, CPU), feeds, keep, _fuse)
+    definition = _optimized(definition, feeds, keep, _optimize)
+    return _placed(definition, "")
+
+
 def freeze(
     graph: MetaGraph, values: Mapping[str, Any] | None, say: Callable[[str], None], unproved: Collection[str] = ()
 ) -> MetaGraph:
@@ -63,19 +83,7 @@ def freeze(
     paths = {node_of(asset.tensor_info.name) for asset in result.asset_file_def}  # by these names the loader fills them
     hidden = _hide(definition, paths)
 
-    say("inlining functions")
-    definition = _optimized(definition, feeds, keep, _inline)
-    if values is not None:
-        say("folding variables into constants")
-        definition = _constants(pruned(definition, roots), values)
-    say("optimizing")
-    definition = _optimized(_placed(pruned(definition, roots), CPU), feeds, keep, _compute)
-    if fold_scales(definition, roots):
-        definition = _optimized(_placed(definition, CPU), feeds, keep, _compute)
-    name_biases(definition)
-    definition = _optimized(_placed(definition, CPU), feeds, keep, _fuse)
-    definition = _optimized(definition, feeds, keep, _optimize)
-    _placed(definition, "")
+    definition = _computed(definition, values, feeds, keep, roots, say)
     _show(definition, hidden)
     fixed = {*roots, *paths}
     _share(definition, fixed)

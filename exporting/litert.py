@@ -15,8 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from exporting import card as model_card
-from exporting import compare, conversion, manifest, ranges
+from exporting import compare, conversion, ranges
 from exporting.derived import (
     PROTOBUF_BYTES,
     ROUNDS,
@@ -25,14 +24,14 @@ from exporting.derived import (
     ask_original,
     callable_signatures,
     check_graph,
+    finish,
     measure,
     say,
-    write_figures,
 )
 from exporting.graph import MetaGraph, contents, functions, joined, names, reached, served, signatures
 from exporting.inputs import Inputs, exported, given, made, ways
 from exporting.lowering import forget_training, lower, rename_inputs
-from exporting.placing import NOT_CARRIED, check_places, copy_folder, folder_beside, put_in_place
+from exporting.placing import NOT_CARRIED, check_places, copy_folder, folder_beside
 from exporting.refusal import Refusal
 from exporting.report import size
 from exporting.runner import Answer, Job, ask
@@ -77,45 +76,53 @@ def convert(
     graph = served(directory)
     notes = check_graph(directory, graph)
     wanted = callable_signatures(offered)
-    if default is not None and default not in wanted:
-        raise Refusal(f"{directory}: --signature: it has no callable {default!r}{did_you_mean(default, wanted)}")
-    if (needed := bytes_of(graph)) > limit:
-        raise Refusal(f"{directory}: {size(needed)} of variables do not fit LiteRT's 2 GB; it stays with TensorFlow")
     renamed = rename_inputs(graph)
-    reasons = {name: why for name, one in wanted.items() if (why := _never(one, renamed.get(name, {})))}
-    if default not in (None, DEFAULT) and DEFAULT in wanted:
-        reasons.setdefault(DEFAULT, "it was not asked for")
+    reasons = _left_out(directory, graph, wanted, default, limit, renamed)
     possible = {name: one for name, one in wanted.items() if name not in reasons}
     own = [*exported(directory, possible), *(call for path in inputs for call in given(path, possible))]
     allowed = compare.TOLERANCE if tolerance is None else tolerance
     changed = any([lower(graph), forget_training(graph), renamed])
     with folder_beside(out) as folder:
-        while True:
+
+        def attempt() -> tuple[Any, Any, Any]:
+            """Return how it runs, what is left of the signatures, and the questions that it was asked."""
             with joined(directory, graph, changed) as readable:
                 runs = _convert(directory, readable, offered, wanted, reasons, default, folder)
             left = replace(offered, signatures={k: v for k, v in wanted.items() if k not in reasons})
             twin_files.write(folder, left, runs, renamed)
-            questions = ask_original(directory, left, [call for call in own if call[0] not in reasons])
-            if questions.unproved:
-                reasons |= {name: f"nothing shows that it works: {why}" for name, why in questions.unproved.items()}
-                continue
-            difference, compared, wrong, told = _compare(
-                directory, folder, questions, left.signatures, allowed, largest
-            )
+            return runs, left, ask_original(directory, left, [call for call in own if call[0] not in reasons])
+
+        wrong: dict[str, str] = {"": ""}
+        while wrong:  # each attempt leaves out the signatures that the last one showed to be wrong
+            runs, left, questions = attempt()
+            wrong = {name: f"nothing shows that it works: {why}" for name, why in questions.unproved.items()}
             if not wrong:
-                break
+                difference, compared, wrong, told = _compare(
+                    directory, folder, questions, left.signatures, allowed, largest
+                )
             reasons |= wrong
         notes += [*questions.notes, *told, *_assertions(graph, left)]
         _complete(directory, folder, offered, wanted, reasons, default, runs, renamed, notes)
         say("measuring")
         before, after = measure(directory, folder, questions.timed, rounds)
         twin = Baked(out, True, questions.timed[0], before, after, allowed, difference, compared, tuple(notes))
-        write_figures(twin, graph, folder)
-        model_card.write_baked(folder, "bake --litert", directory)
-        if (folder / manifest.PLACE).exists():
-            manifest.write(folder)
-        put_in_place(folder, out, force)
+        finish(twin, graph, folder, directory, "bake --litert", force)
     return twin
+
+
+def _left_out(
+    directory: Path, graph: Any, wanted: Mapping[str, Signature], default: str | None, limit: int,
+    renamed: Mapping[str, Mapping[str, str]],
+) -> dict[str, str]:  # fmt: skip
+    """Return why signatures are left out before any is converted; raise Refusal where nothing can be."""
+    if default is not None and default not in wanted:
+        raise Refusal(f"{directory}: --signature: it has no callable {default!r}{did_you_mean(default, wanted)}")
+    if (needed := bytes_of(graph)) > limit:
+        raise Refusal(f"{directory}: {size(needed)} of variables do not fit LiteRT's 2 GB; it stays with TensorFlow")
+    reasons = {name: why for name, one in wanted.items() if (why := _never(one, renamed.get(name, {})))}
+    if default not in (None, DEFAULT) and DEFAULT in wanted:
+        reasons.setdefault(DEFAULT, "it was not asked for")
+    return reasons
 
 
 def _never(signature: Signature, renamed: Mapping[str, str]) -> str | None:

@@ -49,27 +49,7 @@ def image_bytes(
     if not height or not width:
         raise Refusal(f"image_bytes: input {replaced!r} leaves its height and width open: say size=(height, width)")
     channels = shape[3]
-
-    def one(file: Any) -> Any:
-        claimed = claimed_pixels(file)
-        too_large = f"the picture is too large: at most {largest} pixels, the file claims"
-        with tf.control_dependencies(
-            [tf.Assert(tf.logical_and(claimed >= 0, claimed <= largest), [too_large, claimed])]
-        ):
-            pixels = tf.cast(tf.io.decode_image(file, channels=channels, expand_animations=False), tf.float32)
-        if resize == "stretch":
-            pixels = tf.image.resize(pixels, (height, width), antialias=True)
-        elif resize == "pad":
-            pixels = tf.image.resize_with_pad(pixels, height, width, antialias=True)
-        else:
-            side = tf.cast(tf.shape(pixels)[:2], tf.float32)
-            larger = tf.cast(tf.math.ceil(side * tf.reduce_max((height, width) / side)), tf.int32)
-            pixels = tf.image.resize(pixels, tf.maximum(larger, (height, width)), antialias=True)
-            pixels = tf.image.resize_with_crop_or_pad(pixels, height, width)
-        pixels = pixels * scale + offset
-        if spec.dtype.is_integer:
-            pixels = tf.saturate_cast(tf.round(pixels), spec.dtype)
-        return tf.ensure_shape(tf.cast(pixels, spec.dtype), (height, width, channels))
+    one = _decoder((height, width, channels), spec.dtype, resize, scale, offset, largest)
 
     def decoded(files: Any) -> Any:
         # One picture after the other, so that a batch needs the memory of its largest picture, not of their sum.
@@ -94,6 +74,38 @@ def claimed_pixels(picture: Any) -> Any:
         lambda: tf.reduce_prod(tf.io.extract_jpeg_shape(picture, tf.int64)[:2]),
         lambda: tf.where(is_png, of_png, tf.where(is_gif, of_gif, 0)),
     )
+
+
+def _decoder(
+    shape: tuple[int, int, int], dtype: Any, resize: str, scale: float, offset: float, largest: int
+) -> Callable[[Any], Any]:
+    """Return what decodes one file, bytes as a string scalar, to pixels of this shape: height, width, channels."""
+    import tensorflow as tf
+
+    height, width, channels = shape
+
+    def resized(pixels: Any) -> Any:
+        if resize == "stretch":
+            return tf.image.resize(pixels, (height, width), antialias=True)
+        if resize == "pad":
+            return tf.image.resize_with_pad(pixels, height, width, antialias=True)
+        side = tf.cast(tf.shape(pixels)[:2], tf.float32)
+        larger = tf.cast(tf.math.ceil(side * tf.reduce_max((height, width) / side)), tf.int32)
+        pixels = tf.image.resize(pixels, tf.maximum(larger, (height, width)), antialias=True)
+        return tf.image.resize_with_crop_or_pad(pixels, height, width)
+
+    def decode(file: Any) -> Any:
+        claimed = claimed_pixels(file)
+        too_large = f"the picture is too large: at most {largest} pixels, the file claims"
+        fits = tf.logical_and(claimed >= 0, claimed <= largest)
+        with tf.control_dependencies([tf.Assert(fits, [too_large, claimed])]):
+            pixels = tf.cast(tf.io.decode_image(file, channels=channels, expand_animations=False), tf.float32)
+        pixels = resized(pixels) * scale + offset
+        if dtype.is_integer:
+            pixels = tf.saturate_cast(tf.round(pixels), dtype)
+        return tf.ensure_shape(tf.cast(pixels, dtype), shape)
+
+    return decode
 
 
 def text(
@@ -123,22 +135,8 @@ def text(
         length = length or (spec.shape.as_list()[-1] if spec.shape.rank else None)
         if not length:
             raise Refusal(f"text: input {replaced!r} leaves its length open: say length=")
-        if len(set(vocabulary)) != len(vocabulary):
-            raise Refusal("text: a word stands twice in the vocabulary")
-        numbers = tf.range(FIRST, FIRST + len(vocabulary), dtype=tf.int64)
-        words = tf.lookup.KeyValueTensorInitializer(tf.constant(list(vocabulary), tf.string), numbers)
-        table = tf.lookup.StaticHashTable(words, UNKNOWN)
+        encode, table = _numbering(vocabulary, length)
         holds = (table,)
-
-        def numbered(sentences: Any) -> Any:
-            lowered = tf.strings.regex_replace(tf.strings.lower(sentences, encoding="utf-8"), PUNCTUATION, "")
-            found = table.lookup(tf.strings.split(lowered).to_tensor(""))
-            blank = tf.strings.split(lowered).to_tensor("") == ""
-            found = tf.where(blank, tf.constant(PADDING, tf.int64), found)[:, :length]
-            found = tf.pad(found, [[0, 0], [0, length - tf.shape(found)[1]]], constant_values=PADDING)
-            return tf.ensure_shape(found, (None, length))
-
-        encode = numbered
     reading = encode
 
     def encoded(sentences: Any) -> Any:
@@ -311,3 +309,23 @@ def _in_place_of(
         return wrapped.call(**tensors, **{replaced: made})
 
     return Function(call, inputs, (*wrapped.holds, *holds))
+
+
+def _numbering(vocabulary: Sequence[str], length: int) -> tuple[Callable[[Any], Any], Any]:
+    """Return what numbers the words of sentences, strings [rows] to int64 [rows, length], and the table for that."""
+    import tensorflow as tf
+
+    if len(set(vocabulary)) != len(vocabulary):
+        raise Refusal("text: a word stands twice in the vocabulary")
+    numbers = tf.range(FIRST, FIRST + len(vocabulary), dtype=tf.int64)
+    words = tf.lookup.KeyValueTensorInitializer(tf.constant(list(vocabulary), tf.string), numbers)
+    table = tf.lookup.StaticHashTable(words, UNKNOWN)
+
+    def numbered(sentences: Any) -> Any:
+        lowered = tf.strings.regex_replace(tf.strings.lower(sentences, encoding="utf-8"), PUNCTUATION, "")
+        split = tf.strings.split(lowered).to_tensor("")
+        ids = tf.where(split == "", tf.constant(PADDING, tf.int64), table.lookup(split))[:, :length]
+        ids = tf.pad(ids, [[0, 0], [0, length - tf.shape(ids)[1]]], constant_values=PADDING)
+        return tf.ensure_shape(ids, (None, length))
+
+    return numbered, table

@@ -182,8 +182,8 @@ def _tool(name: str, arguments: list[str]) -> int:
     return main(arguments)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run one command; return its exit status."""
+def _parser() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
+    """Return the parser of the command line, and that of `score`, which adds its own arguments."""
     parser = argparse.ArgumentParser(prog="python -m serving", description=__doc__)
     parser.add_argument("--version", action="version", version=f"stateless-serving {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -215,6 +215,12 @@ def main(arguments: list[str] | None = None) -> int:
     commands.add_parser("plan", help="what a model needs in the cloud, how fast it answers there and what it costs")
     commands.add_parser("verify", help="is a served model a function of its request alone? asks real servers")
     scores = commands.add_parser("score", help="answer every row of a file: JSON lines, CSV or a picture")
+    return parser, scores
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; return its exit status."""
+    parser, scores = _parser()
     given = sys.argv[1:] if arguments is None else arguments
     if given[:1] == ["score"]:
         from serving.servers.commands import score  # loads what the other commands do not need

@@ -26,7 +26,7 @@ from serving.core.http import (
 )
 from serving.core.http import receive as receive_body
 from serving.core.telemetry import metrics, observe, phases
-from serving.core.telemetry.log import begin, log
+from serving.core.telemetry.log import log
 from serving.pipeline import accelerator, limits, watchdog
 from serving.pipeline.exchange import Answer, Exchange, Layer
 from serving.protocols import open_inference, raw, sagemaker, tensorflow_serving
@@ -345,7 +345,6 @@ def observed(answer: Answer) -> Answer:
     """Log, count and trace a request, and add the times of its steps to the response."""
 
     def answer_observed(exchange: Exchange) -> Response:
-        begin(None)
         if not metrics.on:
             return observe.finish(exchange.request, answer(exchange))
         metrics.began()

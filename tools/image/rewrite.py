@@ -162,16 +162,24 @@ def _plain(library: Elf, decided: Plan) -> Layout:
     return entries, sections, [(start, rela)], (nothing, nothing)
 
 
+def _packable(library: Elf, decided: Plan) -> Array:
+    """Return which places can be in DT_RELR: aligned, and in the file of a segment that is written to."""
+    packed = np.zeros(len(decided.places), bool)
+    for segment in library.segments:
+        if segment.type == elf.PT_LOAD and segment.flags & elf.PF_W:
+            packed |= (decided.places >= segment.address) & (decided.places + 8 <= segment.address + segment.file_size)
+    packed &= decided.places % 8 == 0
+    return packed
+
+
 def _packed(library: Elf, decided: Plan) -> Layout | None:
     """Lay the tables out with DT_RELR, whose addends are in the places themselves; None where that cannot be."""
     needs = library.needs()
     names = library.strings()
     libc = [names.startswith(b"libc.so.6\0", need.file) for need in needs]
-    if not any(libc):
-        return None
     start, end = decided.room
     strings = library.tags[elf.DT_STRTAB]
-    if start < strings:
+    if not any(libc) or start < strings:
         return None
     # glibc refuses DT_RELR in a library that does not need this version of it: an older one would crash.
     name = RELR_VERSION + b"\0"
@@ -180,11 +188,7 @@ def _packed(library: Elf, decided: Plan) -> Layout | None:
     needs[libc.index(True)] = Need(needs[libc.index(True)].file, (*needs[libc.index(True)].versions, new))
     versions = elf.write_needs(needs)
 
-    packed = np.zeros(len(decided.places), bool)
-    for segment in library.segments:
-        if segment.type == elf.PT_LOAD and segment.flags & elf.PF_W:
-            packed |= (decided.places >= segment.address) & (decided.places + 8 <= segment.address + segment.file_size)
-    packed &= decided.places % 8 == 0
+    packed = _packable(library, decided)
     rela, relr = _rela(decided, ~packed), elf.pack(decided.places[packed].tolist()).tobytes()
 
     blocks, place = [], start

@@ -71,15 +71,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m serving plan", epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
         description="What a model needs on Cloud Run, how fast it answers there and what it costs.",
     )  # fmt: skip
-    add = parser.add_argument
-    add(
-        "directory",
-        type=Path,
-        nargs="?",
-        default=None,
-        metavar="MODEL_DIR",
-        help="the model to measure (default: the variable)",
-    )
+    parser.add_argument("directory", type=Path, nargs="?", metavar="MODEL_DIR", help=(
+        "the model to measure (default: the variable)"))  # fmt: skip
     shape = parser.add_argument_group("traffic")
     shape.add_argument("--shape", choices=("constant", "diurnal", "bursts"), default="diurnal", help="(diurnal)")
     shape.add_argument("--rate", type=number(0, MOST_RATE), default=1.0, metavar="R", help=(

@@ -112,9 +112,10 @@ def by_rows(signature: Signature) -> bool:
 def ask_for(offer: Offer, signature: Signature, ask: Ask, count: int, others: int) -> Asked:
     """Find the requests for one signature: the given ones, `count` generated ones and `others` beside them."""
     asked = Asked(signature, [], [], [])
+    specs = [*signature.inputs.values(), *signature.outputs.values()]
     if signature.refusal:
         return asked._replace(problem=f"cannot be called: {signature.refusal}")
-    if any(spec.dtype.kind == "c" for side in (signature.inputs, signature.outputs) for spec in side.values()):
+    if any(spec.dtype.kind == "c" for spec in specs):
         return asked._replace(problem="JSON has no complex numbers")
     path = f"/v1/models/{quote(offer.name)}:predict"
     problems = []
@@ -137,8 +138,7 @@ def ask_for(offer: Offer, signature: Signature, ask: Ask, count: int, others: in
     logged = [one.inputs for one in offer.warmups if one.signature == signature.name]
     for number, inputs in enumerate(logged):
         add(f"warm-up request {number}", *_body(signature, inputs))
-    given = list(problems)
-    free = by_rows(signature)
+    given, free = list(problems), by_rows(signature)
     recipe = next((recipe for recipe in offer.recipes(signature) if _works(signature, recipe, ask, path)), None)
     if recipe is not None:
         random = np.random.default_rng(2026)
@@ -153,13 +153,12 @@ def ask_for(offer: Offer, signature: Signature, ask: Ask, count: int, others: in
             else:
                 add(f"generated {number}", body, rows)
         infer = f"/v2/models/{quote(offer.name)}/infer"
-        if all(spec.dtype.v2_name for side in (signature.inputs, signature.outputs) for spec in side.values()):
+        if all(spec.dtype.v2_name for spec in specs):
             add("generated, in the Open Inference Protocol", requests.infer(signature, inputs), [], infer)
     if given:
         return asked._replace(problem=f"{given[0]} (it lies beside the model, and is refused)")
-    if not asked.cases:
-        return asked._replace(problem="none of the ways to fill its inputs was answered; export it with examples=")
-    return asked
+    missing = "none of the ways to fill its inputs was answered; export it with examples="
+    return asked if asked.cases else asked._replace(problem=missing)
 
 
 def _works(signature: Signature, recipe: Recipe, ask: Ask, path: str) -> bool:

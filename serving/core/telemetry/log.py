@@ -1,18 +1,11 @@
 """The log: one JSON object a line on standard output, in the form that Cloud Logging reads.
 
-Whoever has a line appends it and writes what has gathered, unless another thread is writing: that one takes it along.
-No line is cut in two by another: one has at most 4,096 bytes, which a pipe takes in one piece, whichever worker it
-comes from. The line of a request may wait for those of the requests beside it: the last one in flight writes, or the
-one that finds enough of them or an old one. A write wakes whoever reads the log, and code that has just run runs three
-times as fast: sixteen lines made and written together cost what five of them cost one by one.
+A line has at most 4,096 bytes and is written by one call, which a pipe takes whole: lines of several threads and
+workers do not mix.
 """
 
 import os
 import sys
-import threading
-from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
 from datetime import datetime, timezone
 from typing import Any, TextIO
 
@@ -20,56 +13,35 @@ import orjson
 
 LONGEST = 4096  # bytes, the line feed included: Linux's PIPE_BUF
 OPTIONS = orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z
-MOST_GATHERED = 4096  # lines: beyond, a thread waits for whoever reads the log
-ENOUGH, OLD = 16, 20_000_000  # lines of requests, and nanoseconds, that may gather while others are in flight
-PATIENCE = 1.0  # seconds; a signal may have interrupted the very thread that is writing
 
-Told = tuple[Any, ...]  # what a line is made of, when it is written
-
-_lines: deque[bytes | Told] = deque()
-_make: Callable[..., bytes]  # makes a line of that
-_flying: deque[None] = deque()  # one for each request in flight; appending and popping need no lock
-_oldest = 0  # perf_counter_ns, when the first of the lines came
-_writing = threading.Lock()
 _stream: TextIO | None = None  # the standard output that `_descriptor` is of
 _descriptor: int | None = None
 
 
 def log(severity: str, message: str, **fields: Any) -> None:
     """Write one entry; `severity` is Cloud Logging's: INFO, WARNING, ERROR."""
-    write({"severity": severity, "message": message, "time": datetime.now(timezone.utc), **fields}, PATIENCE)
+    write(to_line({"severity": severity, "message": message, "time": datetime.now(timezone.utc), **fields}))
 
 
-begin: Callable[[None], None] = _flying.append  # begin(None) when a request comes: its line will follow
+def write(line: bytes) -> None:
+    """Write one line. Never raises: no request fails for its log."""
+    stream = sys.stdout
+    try:
+        if stream is not _stream:
+            _look_at(stream)
+        if _descriptor is None:
+            stream.write(line.decode())
+            stream.flush()
+            return
+        while line:
+            try:
+                line = line[os.write(_descriptor, line) :]
+            except BlockingIOError:  # another process made the pipe non-blocking, and it is full
+                import select
 
-
-def made_by(make: Callable[..., bytes]) -> None:
-    """Say what makes the lines of requests."""
-    global _make
-    _make = make
-
-
-def end(told: Told | None, now: int) -> None:
-    """Take what is told of a request that has been answered, None for nothing; `now` is of perf_counter_ns."""
-    global _oldest
-    if told is not None:
-        if not _lines:
-            _oldest = now
-        _lines.append(told)
-    with suppress(IndexError):  # it began before a fork
-        _flying.pop()
-    # Whoever takes himself out last sees nobody, and the lines of all who were out before: none is left behind.
-    if _lines and (not _flying or len(_lines) >= ENOUGH or now - _oldest > OLD):
-        flush()
-
-
-def write(entry: dict[str, Any], patience: float = 0) -> None:
-    """Write an entry that holds its severity, message and time. Nothing escapes: no request fails for its log.
-
-    Where another thread is writing, wait `patience` seconds for that, for the process may end at the next line.
-    """
-    _lines.append(to_line(entry))
-    flush(patience)
+                select.select([], [_descriptor], [])
+    except (OSError, ValueError):  # the reader of the log is gone, and there is no other place to say so
+        return
 
 
 def handler() -> Any:
@@ -92,54 +64,6 @@ def to_line(entry: dict[str, Any]) -> bytes:
     except TypeError:  # half of a surrogate pair, or too large a number
         line = orjson.dumps(_safe(entry), default=str, option=OPTIONS)
     return line if len(line) <= LONGEST else _shortened(entry)
-
-
-def flush(patience: float = 0) -> None:
-    """Write what has gathered, or leave it to the thread that is writing."""
-    # A thread that appends while another writes is seen by that one, which looks again after it has let go.
-    while _lines and _acquire(-1 if len(_lines) > MOST_GATHERED else patience):
-        try:
-            _write_gathered()
-        finally:
-            _writing.release()
-
-
-def _acquire(patience: float) -> bool:
-    return _writing.acquire(timeout=patience) if patience else _writing.acquire(blocking=False)
-
-
-def _write_gathered() -> None:
-    part = b""
-    while _lines or part:
-        line = b""
-        if _lines:  # nobody else takes them out
-            told = _lines.popleft()
-            line = told if isinstance(told, bytes) else _make(*told)
-            if len(part) + len(line) <= LONGEST:
-                part += line
-                continue
-        try:
-            _emit(part)
-        except (OSError, ValueError):  # nobody reads the log any more, and there is nowhere else to say so
-            return
-        part = line
-
-
-def _emit(part: bytes) -> None:
-    stream = sys.stdout
-    if stream is not _stream:
-        _look_at(stream)
-    if _descriptor is None:
-        stream.write(part.decode())
-        stream.flush()
-        return
-    while part:
-        try:
-            part = part[os.write(_descriptor, part) :]
-        except BlockingIOError:  # somebody else made the pipe so, and it is full
-            import select
-
-            select.select([], [_descriptor], [])
 
 
 def _look_at(stream: TextIO) -> None:
@@ -177,14 +101,3 @@ def _cut(name: str, value: Any, most: int) -> Any:
     if not isinstance(value, str) or len(value) <= most:
         return value
     return f"... {value[-most:]}" if name == "traceback" else f"{value[:most]} ..."  # its end says what happened
-
-
-def _begin_anew() -> None:
-    """Leave the parent's lines to the parent, and a lock that a thread of its may hold."""
-    global _writing
-    _lines.clear()
-    _flying.clear()
-    _writing = threading.Lock()
-
-
-os.register_at_fork(after_in_child=_begin_anew)

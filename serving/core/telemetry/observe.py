@@ -33,7 +33,7 @@ from serving.core.http import Headers, Request, Response
 from serving.core.record import Record
 from serving.core.settings import Settings
 from serving.core.telemetry import metrics, phases, tracing
-from serving.core.telemetry.log import end, log, made_by
+from serving.core.telemetry.log import log, write
 from serving.core.telemetry.tracing import Trace
 
 LONGEST = 200  # characters of a path or a user agent
@@ -87,10 +87,7 @@ def finish(request: Request, response: Response) -> Response:
         timing = _timing(request, status, now)
     trace = _watch(request, status, now) if metrics.on or tracing.on else None
     if _is_told(options.log_requests, status, now):
-        end((request.method, request.path, request.headers, request.length, status, len(response.body), record, now,
-             trace, _untold()), now)  # fmt: skip
-    else:
-        end(None, now)
+        write(_line(request, status, len(response.body), now, trace, _untold()))
     return Response(status, response.body, response.content_type, (*response.headers, ("Server-Timing", timing)))
 
 
@@ -244,16 +241,15 @@ def _traced(trace: Trace, project: str) -> dict[str, Any]:
     return told
 
 
-def _line(
-    method: str, path: str, headers: Headers, length: int | None, status: int, size: int, record: Record, ended: int,
-    trace: Trace | None, untold: int,
-) -> bytes:  # fmt: skip
+def _line(request: Request, status: int, size: int, ended: int, trace: Trace | None, untold: int) -> bytes:
     """Return the log's line. Writing it by hand takes a third of the time that a dictionary and its JSON take."""
+    headers, record, length = request.headers, request.record, request.length
     get, text = headers.get, _milliseconds
     rows, steps = _rows(record), _steps(record, ended)
     seconds, nanoseconds = divmod(time.time_ns() - (perf_counter_ns() - ended), 1_000_000_000)
-    head = _head(method, path[: LONGEST + 1], status, get("user-agent") or "", named(record), record.signature,
-                 record.route is not None and record.route.quiet)  # fmt: skip
+    quiet, agent = record.route is not None and record.route.quiet, get("user-agent") or ""
+    path = request.path[: LONGEST + 1]
+    head = _head(request.method, path, status, agent, named(record), record.signature, quiet)
     total = steps[3]
     more = "}" if length is None else f',"requestSize":"{length}"}}'
     if rows:
@@ -275,7 +271,6 @@ def _line(
     ).encode()
 
 
-made_by(_line)
 STEPS = ("decode", "run", "encode")
 
 

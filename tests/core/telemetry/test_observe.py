@@ -261,31 +261,6 @@ def test_what_the_server_says_of_itself_is_told_in_the_same_form(door: str) -> N
     assert "worker" in told[0]["message"].lower()
 
 
-def test_lines_gather_beside_a_request_and_the_last_one_writes_them(capsys: pytest.CaptureFixture[str]) -> None:
-    told = [("GET", f"/{n}", {}, 0, 200, 1, observe.Record(), 0, None, 0) for n in range(20)]
-    for _ in range(3):
-        log.begin(None)
-    log.end(told[0], 1)
-    assert capsys.readouterr().out == ""
-    log.end(told[1], 2)
-    assert capsys.readouterr().out == ""
-    log.end(told[2], 3)
-    assert [entry["httpRequest"]["requestUrl"] for entry in of_requests(capsys.readouterr().out)] == ["/0", "/1", "/2"]
-    for _ in range(21):
-        log.begin(None)
-    for number in range(log.ENOUGH - 1):
-        log.end(told[number], 4)
-    assert capsys.readouterr().out == ""
-    log.end(told[log.ENOUGH - 1], 5)
-    assert len(of_requests(capsys.readouterr().out)) == log.ENOUGH
-    log.end(told[0], 6)
-    log.end(told[1], 6 + log.OLD + 1)
-    assert len(of_requests(capsys.readouterr().out)) == 2
-    for _ in range(21 - log.ENOUGH - 2):
-        log.end(None, 7)
-    assert not log._flying
-
-
 def test_a_reader_that_went_away_fails_no_request(examples: dict[str, Any]) -> None:
     script = (
         "import os, sys\nreader, writer = os.pipe()\nos.dup2(writer, 1)\nos.close(reader)\n"
