@@ -64,14 +64,14 @@ def to_elements(values: list[Any], dtype: DType, shape: Sequence[int]) -> Array:
 
 def narrow(wide: Array, dtype: DType) -> Array | None:
     """Return 64-bit numbers in the type `dtype`, None where one is beyond its range."""
+    # The sum of the squares bounds each number; for one row this takes half the time of `errstate`.
+    if dtype.numpy_name == "float32" and wide.size <= FEW_NUMBERS and wide.dot(wide) < FLOAT32_LARGEST_SQUARE:
+        return wide.astype(np.float32)
     if wide.dtype == dtype.numpy:
         return wide
     if dtype.kind != "f":
         array = wide.astype(dtype.numpy)
         return array if (array == wide).all() else None
-    # The sum of the squares bounds each number; for one row of 16 this takes a third of the time of `errstate`.
-    if dtype.numpy_name == "float32" and wide.size <= FEW_NUMBERS and wide.dot(wide) < FLOAT32_LARGEST_SQUARE:
-        return wide.astype(dtype.numpy)
     try:
         with np.errstate(over="raise"):
             array = wide.astype(dtype.numpy)

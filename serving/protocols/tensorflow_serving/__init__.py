@@ -140,7 +140,10 @@ def predictions(call: Call, outputs: Arrays) -> Any:
 
 def _row_count(call: Call) -> int:
     """Return the number of rows that the model was given."""
-    return next(len(array) for array in call.inputs.values() if array.ndim)
+    for array in call.inputs.values():
+        if array.ndim:
+            return len(array)
+    raise AssertionError("a request in rows has an input with a first dimension")
 
 
 def example(signature: Signature, saved: Any = None) -> bytes:
