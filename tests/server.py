@@ -8,13 +8,14 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.conftest import EMBEDDED, ROOT, plain_environment
+from tools import server
+from tools.server import StartError, free_port, spawn
 
 BIN = Path(sys.executable).parent
 
@@ -38,16 +39,8 @@ class Answer(NamedTuple):
         return json.loads(self.body)
 
 
-class Server:
-    """A running server."""
-
-    def __init__(self, process: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
-        self.process, self.port, self._log = process, port, log
-
-    @property
-    def log(self) -> str:
-        """Return what it has written so far."""
-        return self._log.read_text(errors="replace")
+class Server(server.Server):
+    """A running server, and clients that ask it."""
 
     def ask(self, method: str, path: str, body: Any = b"", timeout: float = 30, **headers: str) -> Answer:
         """Send one request on a connection of its own."""
@@ -75,13 +68,6 @@ class Server:
             return received
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
-
-
 @contextmanager
 def running(
     door: str = "functions-framework", directory: Path = EMBEDDED, source: Path = ROOT, **environment: str
@@ -90,37 +76,18 @@ def running(
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [part.format(port=port) for part in DOORS[door]],
-                cwd=source,
-                env=plain_environment(MODEL_DIR=str(directory), PORT=str(port), **environment),
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        server = Server(process, port, log)
+        command = [part.format(port=port) for part in DOORS[door]]
+        settings = plain_environment(MODEL_DIR=str(directory), PORT=str(port), **environment)
+        running_server = Server(spawn(command, settings, log, source), port, log)
         try:
-            _wait(server)
-            yield server
+            running_server.wait_for_port()
+            yield running_server
+        except StartError:
+            print(running_server.log)  # which pytest shows
+            raise
         finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGTERM)
-                try:
-                    process.wait(15)
-                except subprocess.TimeoutExpired:
-                    os.killpg(process.pid, signal.SIGKILL)
-                    process.wait()
-
-
-def _wait(server: Server, seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if server.process.poll() is not None:
-            raise AssertionError(f"the server ended with status {server.process.returncode}:\n{server.log}")
-        try:
-            socket.create_connection(("127.0.0.1", server.port), 1).close()
-            return
-        except OSError:
-            time.sleep(0.02)
-    raise AssertionError(f"the server did not open its port:\n{server.log}")
+            if running_server.process.poll() is None:
+                os.killpg(running_server.process.pid, signal.SIGTERM)
+                with suppress(subprocess.TimeoutExpired):
+                    running_server.process.wait(15)
+            running_server.kill()

@@ -24,7 +24,7 @@ import pytest
 from tests.conftest import ROOT
 from tests.deploy.conftest import PARTS, STUB, WHERE, Deploy, gcloud_environment
 from tests.deploy.test_dry_run import CASES
-from tests.server import free_port
+from tools.server import free_port
 
 GCLOUD = shutil.which("gcloud")
 pytestmark = pytest.mark.skipif(GCLOUD is None, reason="gcloud is not installed")

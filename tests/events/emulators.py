@@ -22,7 +22,7 @@ from urllib.parse import quote, urlsplit
 import pytest
 
 from tests.events.sink import serving
-from tests.server import free_port
+from tools.server import free_port
 
 
 class Store:

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from tests.harness.balancer import Balancer
-from tools.verify.instances import ENDING, Instance
+from tools.server import ENDING
+from tools.verify.instances import Instance
 
 
 class Fleet:

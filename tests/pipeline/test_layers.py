@@ -10,7 +10,8 @@ from serving.core.record import Record
 from serving.pipeline import handler
 from serving.pipeline.exchange import Answer, Exchange, stack
 from tests.conftest import ROOT, Serve, plain_environment
-from tests.server import DOORS, free_port, running
+from tests.server import DOORS, running
+from tools.server import free_port
 
 BODY = (ROOT / "examples" / "three.json").read_bytes()
 EVENT = {

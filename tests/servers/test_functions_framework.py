@@ -22,7 +22,8 @@ from serving.servers.flask import from_flask, to_flask
 from tests.conftest import ROOT, plain_environment
 from tests.models.zoo import build
 from tests.pipeline.test_handler import PREDICT, close_to
-from tests.server import Server, free_port, running
+from tests.server import Server, running
+from tools.server import free_port
 
 
 @pytest.fixture(scope="module")

@@ -2,9 +2,6 @@
 
 import json
 import os
-import signal
-import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,6 +18,7 @@ from serving.runtime.model import Source
 from serving.savedmodel.signature import DEFAULT
 from tools.image.bind import ROOT
 from tools.image.elf import Refused
+from tools.server import Server, free_port, spawn
 
 SECONDS = 300
 
@@ -64,9 +62,7 @@ def _bodies(model: Path) -> dict[str, bytes]:
 
 @contextmanager
 def _serving(packages: Path, model: Path, root: Path) -> Iterator[str]:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
+    port = free_port()
     unwanted = {*settings.VARIABLES, "PYTHONHOME", "PYTHONSTARTUP"} - {"SAVED_MODEL_TAGS"}  # by which it was built
     environment = {name: value for name, value in os.environ.items() if name not in unwanted} | {
         "PYTHONPATH": str(packages.absolute()),
@@ -77,34 +73,25 @@ def _serving(packages: Path, model: Path, root: Path) -> Iterator[str]:
     }
     # -S: without the packages of the Python that runs this
     command = [sys.executable, "-S", "-m", "serving.servers.standalone"]
-    with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(
-            command, cwd=root, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-        )
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log"
+        server = Server(spawn(command, environment, log, root), port, log)
         try:
-            _wait(process, f"http://127.0.0.1:{port}")
-            yield f"http://127.0.0.1:{port}"
+            _wait(server)
+            yield server.url
         except Refused as refused:
-            log.seek(0)
-            last = log.read().decode(errors="replace").strip().splitlines()[-1:]
-            raise Refused(f"{packages}: {': '.join([str(refused), *last])}") from None
+            raise Refused(f"{packages}: {refused}: {server.last_line}") from None
         finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGTERM)
-                try:
-                    process.wait(15)
-                except subprocess.TimeoutExpired:
-                    os.killpg(process.pid, signal.SIGKILL)
-                    process.wait()
+            server.stop(15)
 
 
-def _wait(process: "subprocess.Popen[bytes]", address: str) -> None:
+def _wait(server: Server) -> None:
     end = time.monotonic() + SECONDS
     while time.monotonic() < end:
-        if process.poll() is not None:
-            raise Refused(f"the server ended with status {process.returncode}")
+        if server.process.poll() is not None:
+            raise Refused(f"the server ended with status {server.process.returncode}")
         try:
-            with urllib.request.urlopen(f"{address}/readyz", timeout=SECONDS):
+            with urllib.request.urlopen(f"{server.url}/readyz", timeout=SECONDS):
                 return
         except urllib.error.HTTPError as error:
             raise Refused(f"the model cannot be served: {error.read().decode(errors='replace')[:300]}") from None

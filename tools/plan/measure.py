@@ -9,13 +9,11 @@ import importlib.util
 import json
 import os
 import platform
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
@@ -29,6 +27,7 @@ from serving.core.settings import ROOT
 from serving.protocols import tensorflow_serving
 from serving.runtime.model import Source
 from serving.savedmodel.signature import DEFAULT
+from tools import server
 from tools.plan.measured import SHARES, Load, Measured
 from tools.plan.problem import PlanError
 
@@ -51,11 +50,14 @@ def example(directory: Path) -> bytes:
     return tensorflow_serving.example(signature, source.examples.get(signature.name))
 
 
-class Server:
-    """A running server: a session of processes of its own."""
+class Server(server.Server):
+    """A running server: a session of processes of its own, which serves the model called `name`."""
 
-    def __init__(self, popen: "subprocess.Popen[bytes]", port: int, log: Path, name: str) -> None:
-        self.popen, self.port, self.log, self.name = popen, port, log, name
+    def __init__(self, directory: Path, environment: Mapping[str, str], log: Path, port: int, cores: set[int]) -> None:
+        """Start the server on a port, on these cores."""
+        command = [sys.executable, "-m", "serving.servers.standalone"]
+        super().__init__(server.spawn(command, environment, log, cores=cores), port, log)
+        self.name = str(directory)
 
     def ask(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=LONGEST_START)
@@ -70,10 +72,11 @@ class Server:
         """Wait until the model is loaded; raise PlanError with the reason where it cannot be."""
         end = time.monotonic() + LONGEST_START
         while time.monotonic() < end:
-            if self.popen.poll() is not None:
-                raise PlanError(f"{self.name}: the server ended with status {self.popen.returncode}: {self.last()}")
             try:
+                self.must_live()
                 status, body = self.ask("GET", "/readyz")
+            except server.StartError as error:
+                raise PlanError(f"{self.name}: {error}") from None
             except OSError:
                 time.sleep(0.005)
                 continue
@@ -82,15 +85,11 @@ class Server:
             raise PlanError(f"{self.name}: {told(body)}")
         raise PlanError(f"{self.name}: expected a start within {LONGEST_START:g} s, the platform's limit")
 
-    def last(self) -> str:
-        lines = self.log.read_text(errors="replace").strip().splitlines()
-        return lines[-1][:300] if lines else "it said nothing"
-
     def processes(self) -> list[int]:
         """Return the processes of its session."""
         found = []
         for entry in Path("/proc").iterdir():
-            if entry.name.isdecimal() and (stat := _stat(int(entry.name))) and int(stat[3]) == self.popen.pid:
+            if entry.name.isdecimal() and (stat := _stat(int(entry.name))) and int(stat[3]) == self.process.pid:
                 found.append(int(entry.name))
         return found
 
@@ -119,30 +118,16 @@ def told(body: bytes) -> str:
 @contextmanager
 def running(directory: Path, threads: int, cores: set[int]) -> Iterator[Server]:
     """Start the fast door on a free port, on these cores, and end it on the way out."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
+    port = server.free_port()
     environment = {name: value for name, value in os.environ.items() if name not in SET_HERE}
     environment |= {"MODEL_DIR": str(directory.absolute()), "HOST": "127.0.0.1", "PORT": str(port)}
     environment |= {"WORKERS": "1", "THREADS": str(threads)}
     with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder) / "log"
-        with log.open("wb") as output:
-            popen = subprocess.Popen(
-                [sys.executable, "-m", "serving.servers.standalone"], cwd=ROOT, env=environment,
-                stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
-                preexec_fn=lambda: os.sched_setaffinity(0, cores),
-            )  # fmt: skip
+        running_server = Server(directory, environment, Path(folder) / "log", port, cores)
         try:
-            yield Server(popen, port, log, str(directory))
+            yield running_server
         finally:
-            if popen.poll() is None:
-                os.killpg(popen.pid, signal.SIGTERM)
-                try:
-                    popen.wait(10)
-                except subprocess.TimeoutExpired:
-                    os.killpg(popen.pid, signal.SIGKILL)
-                    popen.wait()
+            running_server.stop()
 
 
 def start(directory: Path, body: bytes, cores: set[int]) -> tuple[float, float]:

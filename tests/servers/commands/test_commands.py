@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from tests.conftest import EMBEDDED, ROOT, plain_environment
-from tests.server import free_port
+from tools.server import free_port
 
 
 def command(*arguments: str, **environment: str) -> "subprocess.Popen[str]":

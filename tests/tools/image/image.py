@@ -22,8 +22,9 @@ from functools import cache
 from pathlib import Path
 
 from tests.conftest import ROOT, plain_environment
-from tests.server import Server, _wait, free_port
+from tests.server import Server
 from tests.tools.image.dockerfile import built_by, stages
+from tools.server import free_port
 
 CACHE = ROOT / ".cache"
 PLACE = "/opt/function"
@@ -198,7 +199,7 @@ def started(tree: Path, group: Group | None = None, **environment: str) -> Itera
             )  # fmt: skip
         server = Server(process, port, log)
         try:
-            _wait(server)
+            server.wait_for_port()
             yield server
         finally:
             if process.poll() is None:
