@@ -66,7 +66,7 @@ lint: compiled ## style, types and the imports between modules
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
-	.venv/bin/lint-imports
+	.venv/bin/lint-imports --no-cache
 
 # Tests that need no other model than the embedded one, and few processes.
 fast_tests := $(addprefix tests/,protocols deploy core/test_files.py core/test_settings.py core/test_storage.py \

@@ -17,18 +17,11 @@ from serving.core.errors import LoadError, RunError
 from serving.core.http import Request, Response
 from serving.pipeline import handler
 from serving.runtime import model
+from serving.servers.commands.replay import TOLERANCE, difference
 from tests.conftest import EMBEDDED, Serve
 from tests.models.zoo import ZOO, build, cases, kinds
 
 PREDICT = "/v1/models/model:predict"
-
-
-def close_to(came: Any, wanted: Any) -> None:
-    """Compare answers; probabilities may differ in their last digits from one processor to another."""
-    assert len(came) == len(wanted)
-    for one, other in zip(came, wanted):
-        assert one["label"] == other["label"]
-        np.testing.assert_allclose(one["probabilities"], other["probabilities"], rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("path", [PREDICT, "/", "/v1/models/model/versions/1:predict"])
@@ -39,7 +32,7 @@ def test_the_examples_are_answered_as_tensorflow_answers_them(
     for name, body in examples.items():
         answer = ask("POST", path, body)
         assert (answer.status, answer.content_type) == (200, "application/json")
-        close_to(json.loads(answer.body)["predictions"], answers[name]["predictions"])
+        assert difference(answers[name]["predictions"], json.loads(answer.body)["predictions"], TOLERANCE) is None
 
 
 def test_the_same_request_gives_the_same_bytes(serve: Serve, examples: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from exporting import compare
 from serving.core import settings
 from serving.core.dtypes import by_code
 from serving.core.errors import RunError
@@ -552,18 +553,6 @@ def of_zoo(name: str) -> tuple[str, list[dict[str, Any]]]:
     return "serving_default", (rows * 16)[:64]
 
 
-def differences(wanted: dict[str, Any], outputs: dict[str, Any]) -> list[str]:
-    """Name the outputs that are not alike: numbers up to rounding, relative to the largest."""
-    assert wanted.keys() == outputs.keys()
-    found = []
-    for name, one in wanted.items():
-        other = outputs[name]
-        floats = one.dtype.kind == "f" and one.shape == other.shape
-        alike = np.allclose(one, other, rtol=0, atol=1e-5 * np.abs(one).max()) if floats else np.array_equal(one, other)
-        found += [] if alike else [name]
-    return found
-
-
 REAL = ["model", "dense_512", "keras_sequential", "keras_functional", "keras_string_lookup", "keras_text"]
 
 
@@ -577,6 +566,6 @@ def test_real_models_answer_sixteen_callers_as_they_answer_one(name: str) -> Non
         with ThreadPoolExecutor(16) as pool:
             answers = list(pool.map(batcher, inputs * 4))
         for number, outputs in enumerate(answers):
-            assert differences(alone[number % len(alone)], outputs) == []
+            assert compare.difference(alone[number % len(alone)], outputs, 1e-5)[1] is None
         assert batcher._together
     model.close()

@@ -14,6 +14,7 @@ from serving.runtime import litert
 from serving.runtime.model import Model, Source, open_session
 from serving.savedmodel.folder import twin as twin_files
 from serving.savedmodel.signature import DEFAULT
+from serving.servers.commands.replay import TOLERANCE, difference
 from tests.conftest import EMBEDDED, Serve
 from tests.exporting import twins
 from tests.models.zoo import cases
@@ -97,25 +98,14 @@ def test_the_twin_answers_over_http_as_the_original(serve: Serve, embedded: Path
         answers.append([ask(*request) for request in REQUESTS])
     for original, twin in zip(*answers):
         assert (twin.status, twin.content_type) == (original.status, original.content_type)
-        close(json.loads(twin.body), json.loads(original.body))
+        assert same(json.loads(twin.body), json.loads(original.body))
 
 
-def close(one: Any, other: Any) -> None:
-    """Hold two answers to the same form, strings and whole numbers, and floats within 1e-4."""
+def same(one: Any, other: Any) -> bool:
+    """Say whether two answers are the same but for rounding, and but for what an error says behind a semicolon."""
     if isinstance(one, dict) and "error" in one:
         one, other = ({**body, "error": body["error"].partition(";")[0]} for body in (one, other))
-    if isinstance(one, dict):
-        assert one.keys() == other.keys()
-        for key in one:
-            close(one[key], other[key])
-    elif isinstance(one, list):
-        assert len(one) == len(other)
-        for pair in zip(one, other):
-            close(*pair)
-    elif isinstance(one, float):
-        assert one == pytest.approx(other, rel=1e-3, abs=1e-6)
-    else:
-        assert one == other
+    return difference(one, other, TOLERANCE) is None
 
 
 def test_metadata_and_openapi_come_from_the_twin(serve: Serve, embedded: Path) -> None:
@@ -132,7 +122,7 @@ def test_the_example_of_the_new_default_works(serve: Serve, embedded: Path, answ
     example = Source(embedded, "model").examples[DEFAULT]
     assert "signature_name" not in example
     answer = json.loads(ask("POST", "/", example).body)
-    close(answer, answers["pixels"])
+    assert same(answer, answers["pixels"])
 
 
 def test_a_signature_that_was_left_out_says_why(serve: Serve, folder: Path) -> None:
@@ -154,7 +144,7 @@ def test_the_twin_is_served_behind_real_servers(door: str, embedded: Path, answe
             thread.join()
         assert [answer.status for answer in found] == [200] * 8
         for answer in found:
-            close(answer.json, answers["pixels"])
+            assert same(answer.json, answers["pixels"])
 
 
 def test_eight_threads_with_batches_of_their_own(folder: Path) -> None:
