@@ -2,6 +2,7 @@
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -89,6 +90,11 @@ def test_no_import_hides_in_a_string_but_that_of_the_fallback() -> None:
 
 def test_serving_has_few_rooms() -> None:
     assert len([path for path in (ROOT / "serving").iterdir() if path.name != "__pycache__"]) <= 10
+
+
+def test_no_folder_of_serving_has_more_than_15_files() -> None:
+    counts = Counter(path.parent for path in (ROOT / "serving").rglob("*") if path.is_file() and path.suffix != ".pyc")
+    assert {str(folder): count for folder, count in counts.items() if count > 15} == {}
 
 
 PROTOCOLS = sorted((ROOT / "serving" / "protocols").rglob("*.py"))
