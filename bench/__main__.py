@@ -4,7 +4,6 @@ It writes docs/benchmarks/results.md. The environments that it makes first, once
 """
 
 import argparse
-import signal
 import subprocess
 import sys
 import time
@@ -23,8 +22,7 @@ from bench.subjects import SUBJECTS, Subject
 
 def main() -> int:
     options = arguments()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: sys.exit("bench: interrupted"))  # servers are stopped on the way out
+    environments.alone()
     effort = Effort(0.5 if options.quick else 1.0, tuple(options.connections), options.cold)
     results = Results()
     models = [model for name in options.models if (model := made(name))]
@@ -43,7 +41,6 @@ def main() -> int:
 
 def prepare(results: Results, models: list[Model], subjects: list[Subject]) -> None:
     """Make what the subjects need before anything is measured; note the subjects that cannot be measured, and why."""
-    environments.alone()
     environments.upload()
     for subject in subjects:
         try:

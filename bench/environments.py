@@ -10,6 +10,7 @@ import filecmp
 import hashlib
 import os
 import shutil
+import signal
 import sys
 import venv
 from collections.abc import Callable, Iterable
@@ -110,7 +111,12 @@ def disk() -> str:
 
 
 def alone() -> None:
-    """Exit where another benchmark is running: they would share cores and files. Holds until this process ends."""
+    """Exit where another benchmark is running, since they would share cores and files; exit cleanly when interrupted.
+
+    Call it first: it holds until this process ends.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: sys.exit("bench: interrupted"))  # what was started is killed on the way out
     FOLDER.mkdir(parents=True, exist_ok=True)
     lock = os.open(FOLDER / ".lock", os.O_CREAT | os.O_RDWR)  # never closed
     try:

@@ -97,13 +97,13 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=1_000_000, help="how many (default 1,000,000)")
     parser.add_argument("--subjects", nargs="+", choices=SUBJECTS, default=list(SUBJECTS))
     options = parser.parse_args()
+    environments.alone()
     small, big = load("mlp", print), load("large", print)
     size = sum(file.stat().st_size for file in big.saved_model.rglob("*") if file.is_file()) / 1e6
     grown: dict[str, Growth] = {}
     peaks: dict[str, tuple[float, float]] = {}
     facts = about("1", "python -m bench.memory")
     try:
-        environments.alone()
         environments.upload()
         for name in options.subjects:
             environments.make(BY_NAME[name].environment, print)

@@ -98,12 +98,12 @@ def main() -> None:
     parser.add_argument("--subjects", nargs="+", choices=BY_NAME, default=["fast", "baked"])
     parser.add_argument("--batches", nargs="+", type=int, default=list(BATCHES))
     options = parser.parse_args()
+    environments.alone()
     models = [load(name, print) for name in options.models]
     if unfit := [model.name for model in models if model.rows is None]:
         sys.exit(f"bench.million: {', '.join(unfit)} has no signature that takes small rows")
     facts, rates = about("1", "python -m bench.million"), Rates()
     try:
-        environments.alone()
         environments.upload()
         for name in options.subjects:
             environments.make(BY_NAME[name].environment, print)

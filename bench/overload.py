@@ -139,6 +139,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=64, help="in a request")
     parser.add_argument("--subjects", default="naive,ours,fast")
     options = parser.parse_args()
+    environments.alone()
 
     facts = about(interleaved(options.repeat), "python -m bench.overload")
     facts["request"] = f"{options.pictures} pictures for the embedded digits model, as base64 in JSON"
@@ -147,7 +148,6 @@ def main() -> None:
     subjects = [BY_NAME[name] for name in options.subjects.split(",")]
     runs: dict[str, list[dict[str, Figures]]] = {subject.name: [] for subject in subjects}
     try:
-        environments.alone()
         environments.upload()
         for subject in subjects:
             environments.make(subject.environment, print)

@@ -129,9 +129,9 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=2.0, help="of load for each line (default 2)")
     options = parser.parse_args()
+    environments.alone()
     facts = about(interleaved(options.repeat), "python -m bench.settings")
     parts: list[Part] = [" ".join((__doc__ or "").split("\n\n", 1)[1].split())]
-    environments.alone()
     environments.upload()
     try:
         with collector() as traces:

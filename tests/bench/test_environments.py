@@ -102,7 +102,8 @@ def test_the_function_from_source_is_a_folder_of_what_a_deploy_uploads(
     assert list((tmp_path / "upload").glob("__pycache__/main.*.pyc"))  # compiled, as the cloud's build does it
 
 
-def test_two_benchmarks_do_not_run_at_once() -> None:
+def test_two_benchmarks_do_not_run_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
     environments.alone()
     second = "from bench import environments; from pathlib import Path; import sys; "
     second += "environments.FOLDER = Path(sys.argv[1]); environments.alone()"
