@@ -20,8 +20,8 @@ from serving.servers.standalone.reading import Exchange, Reader
 if TYPE_CHECKING:
     from serving.servers.standalone.loop import Deadlines, Loop
 
-RECEIVED = 1 << 16  # bytes that are read at once of a request's head
-PIECE = 1 << 20  # and of a body whose length is known
+RECEIVED = 1 << 14  # bytes that are read at once: small requests in them are all answered before another connection is
+PIECE = 1 << 20  # and of a body whose length is known, which is one request
 JOINED = 1 << 16  # bytes: a body up to this size is copied behind its head, which costs less than sending two pieces
 KEPT_ALIVE = 65  # seconds that an idle connection stays open: longer than those who reuse connections keep them
 DROPPED = 64 << 20  # bytes of a refused body that are read and dropped

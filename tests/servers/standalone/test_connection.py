@@ -413,3 +413,12 @@ def test_a_slow_body_makes_room_for_another(loop: Loop, monkeypatch: pytest.Monk
     assert [status for status, _ in told] == [200], told
     for wire in (old, new, other):
         wire.close()
+
+
+def test_what_the_watchdog_answers_is_answered_once(loop: Loop) -> None:
+    def hang(exchange: Exchange, body: Any) -> None:
+        exchange.give(Response(504, b'{"error":"late"}'))  # in a thread of its own
+        exchange.connection.send(exchange, Response(200, b"later still"))
+
+    loop.answer = hang  # type: ignore[method-assign]
+    assert responses(answered(loop, [GET + b"\r\n" + GET + b"\r\n"])) == [(504, b'{"error":"late"}')]
