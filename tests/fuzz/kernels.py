@@ -31,6 +31,7 @@ import numpy as np
 from serving.savedmodel.safety.purity import CALLING, PURE
 
 ENDLESS = 5  # seconds that a request may take
+STUCK = 60  # seconds for a model to be made and loaded: a fork can come while TensorFlow holds a lock
 MEMORY = 8 << 30  # bytes of a process
 VARIANTS = 5  # graphs of one operation: other dtypes, other attributes
 QUANTIZED = {"qint8": "int8", "quint8": "uint8", "qint16": "int16", "quint16": "uint16", "qint32": "int32"}
@@ -60,6 +61,7 @@ def main() -> int:
     os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
     from tensorflow.python.framework import op_def_registry
 
+    options.folder = tempfile.mkdtemp(prefix="kernels-")
     fed = killed = answering = 0
     not_fed: dict[str, list[str]] = {}
     for name in options.operations or sorted(PURE):
@@ -76,6 +78,7 @@ def main() -> int:
             not_fed.setdefault("fed, but answered no request", []).append(name)
         for line in findings:
             print(f"{name:32} {line}", flush=True)
+    shutil.rmtree(options.folder)
     print(f"{fed} operations fed, {answering} of them answered, {killed} ended the process or did not end")
     for reason, names in not_fed.items():
         print(f"{len(names)} {reason}: {' '.join(names)}")
@@ -117,6 +120,8 @@ def _try(definition: Any, options: argparse.Namespace) -> tuple[int, list[str]]:
         state = json.loads(shared[4 : 4 + size]) if size else {"trial": options.trials, "answers": 0, "about": "?"}
         answers += state["answers"]
         first = state["trial"] + 1
+        if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGALRM and not state["about"]:
+            continue  # stuck before its first request
         if os.WIFSIGNALED(status):
             name = signal.Signals(os.WTERMSIG(status)).name.replace("SIGALRM", "ENDLESS")
             findings.setdefault(f"{name} {state['about'].partition('} ')[0]}", f"{name:8} {state['about']}")
@@ -133,7 +138,7 @@ def _child(definition: Any, options: argparse.Namespace, first: int, shared: mma
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     if not os.environ.get("KERNELS_SAY"):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    folder = Path(tempfile.mkdtemp(prefix="kernels-"))
+    folder = Path(tempfile.mkdtemp(dir=options.folder))
     code = 0
     try:
         _run(definition, options, first, shared, folder)
@@ -155,7 +160,15 @@ def _run(definition: Any, options: argparse.Namespace, first: int, shared: mmap.
 
     choices = settings.read({"CALLERS": "trusted"} if options.trusted else {})
     answers, size = 0, math.ceil(options.trials / VARIANTS)
+
+    def note(trial: int, about: str) -> None:
+        state = json.dumps({"trial": trial, "answers": answers, "about": about[:30000]}).encode()
+        shared[4 : 4 + len(state)] = state
+        shared[:4] = len(state).to_bytes(4, "little")
+
     for variant in range(first // size, VARIANTS):
+        note((variant + 1) * size - 1, "")
+        signal.alarm(STUCK)
         made = _model(definition, random.Random(f"{options.seed} {definition.name} {variant}"), folder / str(variant))
         if made is None:
             continue
@@ -171,9 +184,7 @@ def _run(definition: Any, options: argparse.Namespace, first: int, shared: mmap.
             rng = random.Random(f"{options.seed} {definition.name} {trial}")
             inputs = _request(rng, arguments, good)
             said = " ".join(f"{name}={_text(array)}" for name, array in inputs.items())
-            state = json.dumps({"trial": trial, "answers": answers, "about": f"{about} {said}"[:30000]}).encode()
-            shared[4 : 4 + len(state)] = state
-            shared[:4] = len(state).to_bytes(4, "little")
+            note(trial, f"{about} {said}")
             signal.alarm(ENDLESS)
             try:
                 model.run(signature, inputs)
@@ -184,9 +195,7 @@ def _run(definition: Any, options: argparse.Namespace, first: int, shared: mmap.
             answers += 1
             good.append(inputs)
         model.close()
-    state = json.dumps({"trial": options.trials, "answers": answers, "about": ""}).encode()
-    shared[4 : 4 + len(state)] = state
-    shared[:4] = len(state).to_bytes(4, "little")
+    note(options.trials, "")
 
 
 def _text(array: Any) -> str:
