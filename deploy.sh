@@ -27,27 +27,27 @@ usage() {
   cat <<'TEXT'
 usage: ./deploy.sh [COMMAND] [FLAGS]
 
-  run              this folder as a Cloud Run function (the default)
-  container        the image of deploy/Dockerfile, built by Cloud Build: the fast server
-  function         the same function through the older Cloud Functions API
-  check            only what each of these does first: would this folder be served? Nothing is sent
-  events           a topic, a subscription and their rights: files in --event-input are answered in --event-output
-  smoke            ask the deployed service: readiness, one prediction, latency (--tag TAG: the canary)
-  canary [DOOR]    deploy by `run` or `container`, and send nobody there yet (--tag TAG)
-  promote          send everybody to the canary
-  rollback         send everybody to the revision before (--revision NAME: to that one)
-  yaml [KIND]      knative, or kubernetes: for clusters of your own, on stdout
-  delete           delete the service, and what `events` made
-  config           every value, and where it comes from
+  run              deploy this folder as a Cloud Run function (the default)
+  container        deploy the image of deploy/Dockerfile, built by Cloud Build: the faster server
+  function         deploy the function through the older Cloud Functions API
+  check            run only the checks that come before each deployment; sends nothing
+  events           create a topic, a subscription and their rights: files in --event-input are answered in --event-output
+  smoke            test the deployed service: readiness, one prediction, latency (--tag TAG: the canary)
+  canary [KIND]    deploy by `run` or `container` without traffic (--tag TAG)
+  promote          send all traffic to the canary
+  rollback         send all traffic to the previous revision (--revision NAME: to that one)
+  yaml [KIND]      print YAML for your own cluster: knative (the default) or kubernetes
+  delete           delete the service, and what `events` created
+  config           print every value and its origin
 
   --dry-run        print the commands, one a line, and run none; needs no gcloud
   --yes            delete without asking
-  --public         anybody may call it; without this, only whom you give the right
-  --env KEY=VALUE  a variable for the service; may stand many times
+  --public         allow calls without authentication
+  --env KEY=VALUE  a variable for the service; may be repeated
   --secret KEY=SECRET:VERSION
 
-Every other value is --flag, or a variable of the environment, or a line of deploy.env, or a default, in this order;
-`./deploy.sh config` shows them all. deploy.env.example says what they are.
+Every other value is a flag, an environment variable, a line of deploy.env, or a default, in this order of precedence.
+`./deploy.sh config` shows them all; deploy.env.example explains them.
 TEXT
 }
 

@@ -8,7 +8,7 @@ check() {
   check_python
   check_model
   if [[ -z $IMAGE ]]; then check_upload; fi
-  say "check: all is well"
+  say "check: passed"
 }
 
 # Either changes what gcloud builds from a folder.
@@ -50,7 +50,7 @@ check_model() {
   [[ -z $EVENT_INPUT ]] || environment+=("EVENT_INPUT=$EVENT_INPUT")
   [[ -z $EVENT_OUTPUT ]] || environment+=("EVENT_OUTPUT=$EVENT_OUTPUT" "EVENT_TIMEOUT=$TIMEOUT")
   for ((i = 0; i < ${#ENV_KEYS[@]}; i++)); do environment+=("${ENV_KEYS[i]}=${ENV_TEXTS[i]}"); done
-  "$PYTHON" -c 'import numpy' 2>/dev/null || refuse "check: Python has not what serving needs; run: make setup"
+  "$PYTHON" -c 'import numpy' 2>/dev/null || refuse "check: this Python lacks the packages of serving; run: make setup"
   # TensorFlow talks on both: what it says of a start that went well is nobody's concern.
   if ! answer=$(env -u MODEL_DIR "${environment[@]}" "$PYTHON" -m serving check "$MODEL_DIR" 2>&1); then
     refuse "check: $(grep '^serving: ' <<<"$answer" | cut -c 10- || tail -n 3 <<<"$answer")"

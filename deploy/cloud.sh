@@ -38,7 +38,7 @@ stopped() {
   say "stopped: exit status $status of: $(quoted "$@")"
   for earlier in ${DONE[@]+"${DONE[@]}"}; do say "done before it: $earlier"; done
   what_exists
-  [[ $COMMAND != events ]] || say "nothing is taken back; the same command goes on from there"
+  [[ $COMMAND != events ]] || say "nothing is undone; the same command continues from there"
   exit "$status"
 }
 
@@ -50,15 +50,15 @@ what_exists() {
   elif [[ $answer == *'annot find service'* || $answer == *NOT_FOUND* ]]; then
     say "now exists: no service $SERVICE in $REGION"
   else
-    say "now exists: unknown, gcloud cannot tell: ${answer##*$'\n'}"
+    say "now exists: unknown, gcloud cannot say: ${answer##*$'\n'}"
   fi
 }
 
 # WHERE: the project and the region, gcloud's own where none is said. Refuse before anything is sent.
 connect() {
   if [[ -n $DRY_RUN ]]; then
-    [[ -n $PROJECT ]] || say "project: not said; gcloud's own will be used"
-    [[ -n $REGION ]] || say "region: not said; gcloud's own will be used"
+    [[ -n $PROJECT ]] || say "project: not set; gcloud's own is used"
+    [[ -n $REGION ]] || say "region: not set; gcloud's own is used"
   else
     command -v gcloud >/dev/null || refuse "gcloud: it is not installed; https://cloud.google.com/sdk/docs/install (--dry-run works without)"
     [[ -n $PROJECT ]] || PROJECT=$(ask gcloud config get-value project) || PROJECT=
@@ -74,6 +74,6 @@ connect() {
 }
 
 needs_place() {
-  [[ -n $PROJECT ]] || refuse "project: not set; say --project, or: gcloud config set project PROJECT"
-  [[ -n $REGION ]] || refuse "region: not set; say --region, or: gcloud config set run/region REGION"
+  [[ -n $PROJECT ]] || refuse "project: not set; use --project, or: gcloud config set project PROJECT"
+  [[ -n $REGION ]] || refuse "region: not set; use --region, or: gcloud config set run/region REGION"
 }

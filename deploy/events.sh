@@ -4,13 +4,13 @@
 
 # A push is repeated after 600 s at the latest: work beyond that would be done twice at once.
 legal_places() {
-  [[ -n $EVENT_INPUT ]] || refuse "event-input: not set; say --event-input gs://BUCKET/FOLDER"
-  [[ -n $EVENT_OUTPUT ]] || refuse "event-output: not set; say --event-output gs://BUCKET/FOLDER"
+  [[ -n $EVENT_INPUT ]] || refuse "event-input: not set; use --event-input gs://BUCKET/FOLDER"
+  [[ -n $EVENT_OUTPUT ]] || refuse "event-output: not set; use --event-output gs://BUCKET/FOLDER"
   EVENT_INPUT=${EVENT_INPUT%/}/ EVENT_OUTPUT=${EVENT_OUTPUT%/}/
   [[ $EVENT_INPUT != "$EVENT_OUTPUT"* ]] ||
-    refuse "event-output: expected a place that does not hold --event-input, $EVENT_INPUT, got '$EVENT_OUTPUT'"
+    refuse "event-output: expected a folder that does not contain --event-input, $EVENT_INPUT, got '$EVENT_OUTPUT'"
   [[ $EVENT_OUTPUT != "$EVENT_INPUT"* ]] ||
-    say "event-output: it lies in --event-input, so that each answer is an event too, which the service acknowledges"
+    say "event-output: it is inside --event-input, so each answer is an event too, which the service acknowledges"
   ((TIMEOUT <= 600)) || refuse "timeout: expected at most 600 seconds with events, got $TIMEOUT ($FROM_TIMEOUT)"
 }
 
@@ -32,10 +32,10 @@ number() {
     return
   elif [[ -n $DRY_RUN ]]; then
     PROJECT_NUMBER=PROJECT_NUMBER
-    say "PROJECT_NUMBER stands for the project's number, which gcloud would tell; --project-number says it"
+    say "PROJECT_NUMBER stands for the project's number, which gcloud would give; --project-number says it"
   else
     PROJECT_NUMBER=$(gcloud projects describe "$PROJECT" '--format=value(projectNumber)') ||
-      refuse "events: gcloud cannot tell the number of project $PROJECT; nothing was changed; --project-number says it"
+      refuse "events: gcloud cannot say the number of project $PROJECT; nothing was changed; --project-number says it"
   fi
 }
 
@@ -103,9 +103,9 @@ delete_events() {
   names
   bucket=${bucket%%/*}
   if [[ -z $bucket ]]; then
-    say "event-input: not set, so that no bucket's notification is deleted"
+    say "event-input: not set; no bucket's notification is deleted"
   elif [[ -n $DRY_RUN ]]; then
-    say "NOTIFICATION stands for the id of the bucket's notification to $TOPIC, which gcloud would tell"
+    say "NOTIFICATION stands for the id of the bucket's notification to $TOPIC, which gcloud would give"
     quoted gcloud storage buckets notifications delete "projects/_/buckets/$bucket/notificationConfigs/NOTIFICATION"
   else
     for name in $(ask gcloud storage buckets notifications list "gs://$bucket" --format=json | "$PYTHON" -m deploy.revisions notifications "$TOPIC"); do

@@ -126,7 +126,7 @@ service_exists() {
     fi
     say "$(tail -n 1 "$answer")"
     rm -f "$answer"
-    refuse "$COMMAND: gcloud cannot tell whether there is a service $SERVICE; nothing was changed"
+    refuse "$COMMAND: gcloud cannot say whether there is a service $SERVICE; nothing was changed"
   fi
   rm -f "$answer"
 }
@@ -141,7 +141,7 @@ promote() {
 
 rollback() {
   if [[ -n $DRY_RUN ]]; then
-    [[ -n $REVISION ]] || say "FORMER_REVISION stands for the one before, which gcloud would tell"
+    [[ -n $REVISION ]] || say "FORMER_REVISION stands for the one before, which gcloud would give"
     REVISION=${REVISION:-FORMER_REVISION}
   else
     service_exists
@@ -179,7 +179,7 @@ delete() {
   local answer
   if [[ -z $DRY_RUN && -z $YES ]]; then
     say "deletes the service $SERVICE in $PROJECT, $REGION, all its revisions, and what ./deploy.sh events made; the buckets and images stay"
-    printf "Type the service's name to go on: " >&2
+    printf "Type the service's name to continue: " >&2
     read -r answer || answer=
     [[ $answer == "$SERVICE" ]] || refuse "delete: nothing was deleted"
   fi

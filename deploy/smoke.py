@@ -66,7 +66,7 @@ def smoke(url: str, body: bytes | None, token: str, wrong: Wrong) -> str:
         except ValueError:
             raise Failure(f"POST /: expected predictions, got {answer[:200]!r}") from None
         if problem := wrong(answer):
-            raise Failure(f"POST /: the service answers otherwise than the model did when it was exported: {problem}")
+            raise Failure(f"POST /: the service's answer differs from the exported model's: {problem}")
         again = statistics.median(ask("POST", "/", body)[1] for _ in range(REPETITIONS))
         told = answer.decode() if len(answer) <= 400 else f"{answer[:400].decode(errors='replace')}..."
         return "\n".join([*lines, f"predicted in {first:.0f} ms, then {again:.1f} ms (median of {REPETITIONS})", told])

@@ -42,7 +42,7 @@ refuse() {
   exit 1
 }
 misused() {
-  say "$*; ./deploy.sh help tells how"
+  say "$*; see ./deploy.sh help"
   exit 2
 }
 
@@ -56,7 +56,7 @@ read_arguments() {
       --public) FLAG_PUBLIC=yes ;;
       --*=*) read_flag "${1%%=*}" "${1#*=}" ;;
       --*)
-        (($# > 1)) || misused "$1: expected a value behind it"
+        (($# > 1)) || misused "$1: expected a value after it"
         read_flag "$1" "$2"
         shift
         ;;
@@ -68,7 +68,7 @@ read_arguments() {
   COMMAND=${words[0]:-run} OPERAND=${words[1]:-}
   case $COMMAND in
     check | run | function | container | events | smoke | promote | rollback | delete | config | help)
-      [[ -z $OPERAND ]] || misused "$COMMAND: expected flags behind it, got '$OPERAND'"
+      [[ -z $OPERAND ]] || misused "$COMMAND: expected flags after it, got '$OPERAND'"
       ;;
     canary) [[ $OPERAND =~ ^(|run|container)$ ]] || misused "canary: expected run or container, got '$OPERAND'" ;;
     yaml) [[ $OPERAND =~ ^(|knative|kubernetes)$ ]] || misused "yaml: expected knative or kubernetes, got '$OPERAND'" ;;
@@ -99,11 +99,11 @@ read_pair() {
   case $key in
     PORT | K_* | X_GOOGLE_* | FUNCTION_TARGET | FUNCTION_SIGNATURE_TYPE | CLOUD_RUN_*)
       refuse "$place: $key is the platform's own and cannot be set" ;;
-    THREADS) refuse "$place: THREADS is one number with the concurrency; say --concurrency" ;;
-    MODEL_DIR) refuse "$place: say --model-dir, which is checked and uploaded" ;;
-    EVENT_INPUT | EVENT_OUTPUT) refuse "$place: say --event-input and --event-output, which get their rights" ;;
-    EVENT_TIMEOUT) refuse "$place: EVENT_TIMEOUT is one number with the service's own; say --timeout" ;;
-    LOG_EXECUTION_ID) refuse "$place: LOG_EXECUTION_ID would mix up the logs of requests that overlap" ;;
+    THREADS) refuse "$place: THREADS is the same number as the concurrency; use --concurrency" ;;
+    MODEL_DIR) refuse "$place: use --model-dir, which is checked and uploaded" ;;
+    EVENT_INPUT | EVENT_OUTPUT) refuse "$place: use --event-input and --event-output, which also grant the rights" ;;
+    EVENT_TIMEOUT) refuse "$place: EVENT_TIMEOUT is the same number as the service's own; use --timeout" ;;
+    LOG_EXECUTION_ID) refuse "$place: LOG_EXECUTION_ID would mix the logs of concurrent requests" ;;
   esac
   if [[ $list == SECRET ]]; then
     [[ $text =~ ^[A-Za-z0-9_-]{1,255}:(latest|[1-9][0-9]*)$ ]] ||
@@ -115,7 +115,7 @@ read_pair() {
   fi
   for ((i = 0; i < ${#keys[@]}; i++)); do
     [[ ${keys[i]} == "$key" ]] || continue
-    [[ ${origins[i]} != deploy.env || $origin == flag ]] || refuse "$place: $key stands there twice"
+    [[ ${origins[i]} != deploy.env || $origin == flag ]] || refuse "$place: $key appears twice"
     [[ $origin == flag ]] || return 0
     break
   done
@@ -177,7 +177,7 @@ one_number() {
   local origin
   for origin in flag environment deploy.env; do
     if [[ $FROM_CONCURRENCY == "$origin" && $FROM_THREADS == "$origin" && $CONCURRENCY != "$THREADS" ]]; then
-      refuse "concurrency: expected the number of threads, $THREADS, got '$CONCURRENCY' ($origin); say one of the two"
+      refuse "concurrency: expected the number of threads, $THREADS, got '$CONCURRENCY' ($origin); give one of the two"
     elif [[ $FROM_CONCURRENCY == "$origin" ]]; then
       THREADS=$CONCURRENCY FROM_THREADS=$origin && return
     elif [[ $FROM_THREADS == "$origin" ]]; then
@@ -239,7 +239,7 @@ legal_values() {
   legal BAKE '^(yes|no)$' "yes or no"
   legal LITERT '^(yes|no)$' "yes or no"
   legal SIGNATURE '^[A-Za-z0-9_./:-]{1,128}$' "the name of one of the model's signatures"
-  [[ $LITERT == yes || $FROM_SIGNATURE != flag ]] || refuse "signature: expected --litert yes beside it, which it is for"
+  [[ $LITERT == yes || $FROM_SIGNATURE != flag ]] || refuse "signature: expected --litert yes with it"
   legal SERVICE_ACCOUNT '^[a-z0-9][a-z0-9-]*@[a-z0-9.-]+\.gserviceaccount\.com$' "a service account's address, NAME@PROJECT.iam.gserviceaccount.com"
   legal MAX_UPLOAD '^[1-9][0-9]{0,5}$' "a number of MiB"
   legal IMAGE '^[a-z0-9][A-Za-z0-9._/:@-]*[A-Za-z0-9]$' "an image, such as europe-west1-docker.pkg.dev/PROJECT/REPOSITORY/NAME"
@@ -252,7 +252,7 @@ legal_values() {
   [[ $EVENT_TOPIC != goog* ]] || refuse "event-topic: expected a name that does not begin with goog, got '$EVENT_TOPIC' ($FROM_EVENT_TOPIC)"
   legal PROJECT_NUMBER '^[0-9]{1,20}$' "the project's number"
   for key in ${SECRET_KEYS[@]+"${SECRET_KEYS[@]}"}; do
-    [[ " ${ENV_KEYS[*]-} " != *" $key "* ]] || refuse "secret: $key is also given by --env; say one of the two"
+    [[ " ${ENV_KEYS[*]-} " != *" $key "* ]] || refuse "secret: $key is also given by --env; give one of the two"
   done
 }
 

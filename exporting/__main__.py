@@ -42,33 +42,35 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m exporting", description="Before a SavedModel is deployed.")
+    parser = argparse.ArgumentParser(
+        prog="python -m exporting", description="Check and optimize a SavedModel before it is deployed."
+    )
     commands = parser.add_subparsers(dest="command", required=True)
-    audit = _command(commands, "audit", "is this SavedModel a pure function?", _audit)
-    audit.add_argument("--json", action="store_true", help="the report as JSON")
-    audit.add_argument("--no-run", action="store_true", help="read the graph, do not try the model")
-    bake = _command(commands, "bake", "a SavedModel that starts and runs faster and means the same", _bake)
+    audit = _command(commands, "audit", "check that a SavedModel is a pure function", _audit)
+    audit.add_argument("--json", action="store_true", help="print the report as JSON")
+    audit.add_argument("--no-run", action="store_true", help="read the graph only, do not run the model")
+    bake = _command(commands, "bake", "write a SavedModel that starts and runs faster, with the same answers", _bake)
     bake.add_argument("out", type=Path, metavar="OUT", help="the folder to write")
-    bake.add_argument("--force", action="store_true", help="replace OUT if it is there")
+    bake.add_argument("--force", action="store_true", help="replace OUT if it exists")
     bake.add_argument("--tolerance", type=float, default=None, metavar="T", help=(
         "how far floating-point outputs may differ from the original's, relative to the output's largest number "
         "(default: 1e-4; half precision is held to its own)"))  # fmt: skip
     bake.add_argument("--input", type=Path, action="append", default=[], metavar="FILE", help=(
-        "inputs to compare by beside the generated ones: an .npz of arrays named as a signature's inputs, or a predict "
+        "inputs to compare, besides the generated ones: an .npz of arrays named as a signature's inputs, or a predict "
         "request in a .json; may be repeated"))  # fmt: skip
     variables = bake.add_mutually_exclusive_group()
     variables.add_argument("--keep-variables", dest="keep", action="store_true", default=None, help=(
-        "leave the variables in their own file, as happens by itself beyond 100 MB, where constants would take five "
-        "times their size in memory, and beyond 8 MB where folding them saves no operation"))  # fmt: skip
+        "keep the variables in their own file; the default above 100 MB, because constants take five times their "
+        "size in memory, and above 8 MB if folding them saves no operation"))  # fmt: skip
     variables.add_argument("--fold-variables", dest="keep", action="store_false", default=None, help=(
-        "fold them into constants whatever they take; protobuf's limit is 2 GB"))  # fmt: skip
+        "fold them into constants at any size; protobuf's limit is 2 GB"))  # fmt: skip
     bake.add_argument("--litert", action="store_true", help=(
         "write a twin for LiteRT instead, which is served without TensorFlow (requirements/light.txt)"))  # fmt: skip
     bake.add_argument("--signature", metavar="NAME", help=(
-        "with --litert: the signature that answers as serving_default, where it has no twin itself"))  # fmt: skip
+        "with --litert: the signature that answers as serving_default, if that one has no twin"))  # fmt: skip
     bake.add_argument("--largest", type=float, metavar="N", help=(
-        "with --litert: compare answers for inputs up to this magnitude only, if LiteRT's differ above"))  # fmt: skip
-    _command(commands, "verify", "is every file there as it was exported?", _verify)
+        "with --litert: compare answers only for inputs up to this magnitude, if others differ"))  # fmt: skip
+    _command(commands, "verify", "check that every file is as it was exported", _verify)
     return parser
 
 
@@ -97,9 +99,9 @@ def _bake(options: argparse.Namespace) -> int:
     if options.litert:
         return _twin(options)
     if options.signature is not None:
-        raise Refusal("--signature: it goes with --litert; a baked model keeps all signatures under their names")
+        raise Refusal("--signature: expected --litert with it; a baked model keeps all signatures under their names")
     if options.largest is not None:
-        raise Refusal("--largest: it goes with --litert; a baked model computes as the original does")
+        raise Refusal("--largest: expected --litert with it; a baked model computes as the original does")
     baked = bake.bake(
         options.directory,
         options.out,

@@ -172,7 +172,7 @@ def unregistered(graph: MetaGraph) -> Iterator[Finding]:
     ops = {node.op for node in nodes} | {node.op for function in used.values() for node in function.node_def}
     for op in sorted(ops - library):
         if op_def_registry.get(op) is None:
-            text = f"{op} is no operation of TensorFlow {tf.__version__}: name its library in CUSTOM_OP_LIBRARIES"
+            text = f"{op} is not an operation of TensorFlow {tf.__version__}: name its library in CUSTOM_OP_LIBRARIES"
             yield Finding("unregistered", text, op=op)
         elif not any(k.device_type in ("CPU", "DEFAULT") for k in kernels.get_registered_kernels_for_op(op).kernel):
             yield Finding("unregistered", f"TensorFlow {tf.__version__} has no kernel for {op} on a CPU", op=op)
@@ -199,7 +199,7 @@ def files(directory: Path, graph: MetaGraph, origins: Origins) -> Iterator[Findi
                 what = source.attr["value"].tensor.string_val[:1] if source.op == "Const" else []
                 said = repr(what[0].decode(errors="replace")) if what else f"what {source.op} {source.name} says"
                 inside = f", in {function}" if function else ""
-                text = f"{node.op} reads {said}, which is no asset (node {node.name}{inside})"
+                text = f"{node.op} reads {said}, which is not an asset (node {node.name}{inside})"
                 yield Finding("outside", text, op=node.op, node=node.name, function=function or None)
 
 

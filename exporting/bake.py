@@ -104,7 +104,7 @@ def _frozen(
     if needed > limit:
         return freeze(graph, None, say), True, [_stay(needed, "do not fit protobuf's 2 GB")]
     if keep is None and needed > large:
-        why = "would take five times their size in memory as constants; --fold-variables does it still"
+        why = "would take five times their size in memory as constants; --fold-variables folds them anyway"
         return freeze(graph, None, say), True, [_stay(needed, why)]
     say("loading the variables")
     folded = freeze(graph, values_of(directory, graph), say)
@@ -164,7 +164,7 @@ def _compare(directory: Path, folder: Path, questions: Questions, tolerance: flo
                     continue
             if problem:
                 name = questions.calls[place][0]
-                text = f"baked, signature {name!r} answers otherwise{kernels}: {problem} (allowed: {tolerance:g})"
+                text = f"baked, signature {name!r} gives other answers{kernels}: {problem} (allowed: {tolerance:g})"
                 raise Refusal(f"{directory}: {text}")
             largest = max(largest, distance)
     return largest

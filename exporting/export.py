@@ -133,7 +133,7 @@ def _check_place(out: Path, force: bool) -> None:
     if there and not force:
         raise Refusal(f"{out}: it exists; force=True replaces it")
     if there and not (out / "saved_model.pb").exists() and (not out.is_dir() or any(out.iterdir())):
-        raise Refusal(f"{out}: it exists and is no SavedModel; force=True replaces SavedModels only")
+        raise Refusal(f"{out}: it exists and is not a SavedModel; force=True replaces SavedModels only")
     if not out.absolute().parent.is_dir():
         raise Refusal(f"{out}: there is no folder {out.absolute().parent} to write it in")
 
@@ -321,7 +321,7 @@ def _refuse_impure(folder: Path) -> None:
     report = audit(folder, command="export")
     reasons = [finding.text for finding in report.findings if finding.says_no or finding.kind in FATAL]
     if reasons:
-        raise Refusal(f"it is no pure function of its inputs: {'; '.join(dict.fromkeys(reasons))}")
+        raise Refusal(f"it is not a pure function of its inputs: {'; '.join(dict.fromkeys(reasons))}")
 
 
 def _prove(
@@ -354,7 +354,7 @@ def _prove(
             raise Refusal(f"{where}: {answer.error}: {answer.message}")
         distance, text = compare.answers(Answer(_in_memory(wanted[name], inputs)), answer, tolerance)
         if text:
-            raise Refusal(f"{where}: exported, it answers otherwise than in memory: {text} (allowed: {tolerance:g})")
+            raise Refusal(f"{where}: exported, it gives other answers than in memory: {text} (allowed: {tolerance:g})")
         largest = max(largest, distance)
     return len(calls), largest, {name: asked.row for name, asked in found.items()}
 
@@ -398,7 +398,7 @@ def _write_beside(
         answers[name] = {key: _array(outputs[key]) for key in of}
         _, text = compare.difference(of, answers[name], tolerance)
         if text:
-            raise Refusal(f"{name}, its example: TensorFlow's Python API answers otherwise: {text}")
+            raise Refusal(f"{name}, its example: TensorFlow's Python API gives other answers: {text}")
     golden.write(folder, signatures, given, answers)
 
 

@@ -58,7 +58,7 @@ def forward(model: Any, *, inputs: Mapping[str, Any] | None = None, outputs: Seq
     """
     if not is_keras(model):
         raise Refusal(
-            f"{type(model).__name__} is no Keras model: exporting.function(...) makes a function of a callable"
+            f"{type(model).__name__} is not a Keras model: exporting.function(...) makes a function of a callable"
         )
     if inputs is not None:
         names = list(inputs)
@@ -184,7 +184,7 @@ def _of_graph(given: Any) -> Function:
     for name, spec in specs:
         if not hasattr(spec, "shape") or not hasattr(spec, "dtype") or isinstance(spec, (list, tuple, dict)):
             raise Refusal(
-                f"argument {name!r} is no tensor but {type(spec).__name__}: give every input a name of its own"
+                f"argument {name!r} is not a tensor but {type(spec).__name__}: give every input a name of its own"
             )
     of = {getattr(spec, "name", None) or name: name for name, spec in specs}
     inputs = {getattr(spec, "name", None) or name: spec for name, spec in specs}

@@ -39,7 +39,7 @@ def made(signature: Signature, recipe: Recipe, rows: int, seed: int) -> Inputs:
     """Return inputs that fit the signature, with `rows` rows where that is open."""
     inputs = examples.made(signature, recipe, rows, np.random.default_rng(seed))
     if inputs is None:
-        raise Refusal(f"signature {signature.name!r}: its inputs are larger than what is made up")
+        raise Refusal(f"signature {signature.name!r}: its inputs are larger than generated inputs may be")
     return inputs
 
 

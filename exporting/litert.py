@@ -166,7 +166,7 @@ def _convert(
     left = [name for name in wanted if name not in reasons]
     kept = default or DEFAULT
     if kept in reasons:
-        way = f"; --signature NAME lets another answer in its place: {', '.join(left)}" if left else ""
+        way = f"; --signature NAME chooses another to answer in its place: {', '.join(left)}" if left else ""
         raise Refusal(f"{directory}: signature {kept!r} has no twin: {reasons[kept]}{way}")
     if not left:
         raise Refusal(f"{directory}: no twin: {'; '.join(f'signature {name!r}: {reasons[name]}' for name in reasons)}")
@@ -235,7 +235,7 @@ def _compare(
         if problem and other.outputs is None:
             wrong.setdefault(name, f"converted, it fails: {other.message or other.error}")
         elif problem:
-            wrong.setdefault(name, f"converted, it answers otherwise: {problem} (allowed: {tolerance:g})")
+            wrong.setdefault(name, f"converted, it gives other answers: {problem} (allowed: {tolerance:g})")
         most = max(most, distance) if not problem else most
     if copy.failure:
         name = calls[min(len(copy.answers), len(calls) - 1)][0]
@@ -265,11 +265,11 @@ def _over_ranges(
         found = ranges.outside(directory, folder, signature, recipes[name], tolerance, largest)
         if found and found.counts:
             cure = f" (--largest {found.works_to:g} converts it for smaller ones)" if found.works_to else ""
-            wrong[name] = f"converted, it answers otherwise {found.problem}{cure}"
+            wrong[name] = f"converted, it gives other answers {found.problem}{cure}"
         elif found:
-            notes.append(f"signature {name!r} answers otherwise {found.problem}; of half of these it does not")
+            notes.append(f"signature {name!r} gives other answers {found.problem}; for half of these it does not")
     if largest < math.inf:
-        notes.append(f"answers were compared for inputs up to ±{largest:g} only: beyond, it may answer otherwise")
+        notes.append(f"answers were compared for inputs up to ±{largest:g} only: beyond, it may give other answers")
     return wrong, notes
 
 
@@ -318,7 +318,7 @@ def _try_oddities(directory: Path, folder: Path, odd: list[_Odd]) -> tuple[Reaso
         if (first.outputs is None) != (second.outputs is None) or compare.answers(first, second, compare.TOLERANCE)[1]:
             otherwise.setdefault(one.signature, []).append(f"{one.what} ({_how(first, second)})")
     return {}, [
-        f"signature {name!r} answers otherwise where inputs are {', '.join(told)}" for name, told in otherwise.items()
+        f"signature {name!r} gives other answers where inputs are {', '.join(told)}" for name, told in otherwise.items()
     ]
 
 

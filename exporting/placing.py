@@ -17,14 +17,14 @@ def check_places(directory: Path, out: Path, force: bool) -> None:
     """Raise Refusal where a model made of `directory` cannot be written to `out`."""
     source, target = directory.resolve(), out.resolve()
     if target == source or target.is_relative_to(source):
-        raise Refusal(f"{out}: it is inside {directory}; write beside it")
+        raise Refusal(f"{out}: it is inside {directory}; write it elsewhere")
     if source.is_relative_to(target):
-        raise Refusal(f"{out}: it holds {directory}; write beside it")
+        raise Refusal(f"{out}: it holds {directory}; write it elsewhere")
     if (out.exists() or out.is_symlink()) and not force:
         raise Refusal(f"{out}: it exists; --force replaces it")
     known = (out / "saved_model.pb").exists() or twin.holds(out)
     if force and out.exists() and not known and (not out.is_dir() or any(out.iterdir())):
-        raise Refusal(f"{out}: it exists and is no SavedModel; --force replaces SavedModels and twins only")
+        raise Refusal(f"{out}: it exists and is not a SavedModel; --force replaces SavedModels and twins only")
     if not out.absolute().parent.is_dir():
         raise Refusal(f"{out}: there is no folder {out.absolute().parent} to write it in")
 
@@ -61,7 +61,7 @@ def put_in_place(folder: Path, out: Path, force: bool) -> None:
         folder.rename(out)
         return
     if not force:
-        raise Refusal(f"{out}: it came to exist meanwhile; --force replaces it")
+        raise Refusal(f"{out}: it was created in the meantime; --force replaces it")
     old = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.absolute().parent))
     try:
         out.rename(old / "old")

@@ -1,7 +1,7 @@
 """Does a twin answer as its original over the numbers that a client may send, from 1e-5 to the ends of their types?
 
 The original is asked three times more: with each number moved by what float32 cannot hold anyway, up and down, and
-without oneDNN. What it answers otherwise itself then is allowed to a twin too, and where it has no finite answer,
+without oneDNN. What differs there is allowed to a twin too, and where it has no finite answer,
 nothing is compared. A difference counts that is there at half the magnitude as well: where sums overflow, the order of
 the additions decides.
 """
@@ -50,7 +50,7 @@ class _Range:
 def outside(
     original: Path, twin: Path, signature: Signature, recipe: Recipe, tolerance: float, largest: float
 ) -> Outside | None:
-    """Return where the twin first answers otherwise than the original, up to `largest`; None where it nowhere does."""
+    """Return where the twin's answers first differ from the original's, up to `largest`; None where it nowhere does."""
     for kinds, sizes in (("f", FLOATS), ("iu", INTEGERS)):
         ranges = [_Range(kinds, most, one) for most, one in _inputs(signature, recipe, kinds, sizes) if most <= largest]
         if not ranges:

@@ -6,4 +6,4 @@ class Refusal(Exception):
 
 
 class Unreadable(Refusal):
-    """There is no SavedModel that could be read."""
+    """There is not a SavedModel that could be read."""

@@ -32,7 +32,7 @@ KINDS = {  # kind → (says no, what it is)
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is worth saying; `says_no` where the model is no pure function because of it."""
+    """One thing that is worth saying; `says_no` where the model is not a pure function because of it."""
 
     kind: str  # a key of KINDS
     text: str

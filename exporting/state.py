@@ -48,7 +48,7 @@ def from_keras(model: Any, **facts: Any) -> State:
     `step`, `learning_rate` and `optimizer` are read from the model; say `epoch`, `seed`, `metrics`, `data`.
     """
     if not is_keras(model):
-        raise Refusal(f"{type(model).__name__} is no Keras model: give its state as a dictionary")
+        raise Refusal(f"{type(model).__name__} is not a Keras model: give its state as a dictionary")
     arrays = {
         f"{part}/{place:04}": np.asarray(variable.value)
         for part, variables in _variables(model).items()

@@ -67,7 +67,7 @@ def inputs_that_run(
         if (recipe := _accepted(directory, signatures[name], left[name])) is not None:
             _try(directory, signatures, {name: recipe}, found, wrong)
     for name in signatures.keys() - found.keys() - wrong.keys():
-        wrong[name] = Trial(name, "refused", "its inputs are larger than what is made up")
+        wrong[name] = Trial(name, "refused", "its inputs are larger than generated inputs may be")
     return found, wrong
 
 

@@ -47,7 +47,7 @@ def image_bytes(
         )
     height, width = (own or asked for own, asked in zip(shape[1:3], size or (None, None)))
     if not height or not width:
-        raise Refusal(f"image_bytes: input {replaced!r} leaves its height and width open: say size=(height, width)")
+        raise Refusal(f"image_bytes: input {replaced!r} leaves its height and width open: give size=(height, width)")
     channels = shape[3]
     one = _decoder((height, width, channels), spec.dtype, resize, scale, offset, largest)
 
@@ -126,7 +126,7 @@ def text(
     import tensorflow as tf
 
     if (encode is None) == (vocabulary is None):
-        raise Refusal("text: say either encode= or vocabulary=")
+        raise Refusal("text: expected either encode= or vocabulary=")
     wrapped = as_function(inner)
     replaced = _replaced(wrapped, replaces, name)
     spec = wrapped.inputs[replaced]
@@ -134,7 +134,7 @@ def text(
     if vocabulary is not None:
         length = length or (spec.shape.as_list()[-1] if spec.shape.rank else None)
         if not length:
-            raise Refusal(f"text: input {replaced!r} leaves its length open: say length=")
+            raise Refusal(f"text: input {replaced!r} leaves its length open: give length=")
         encode, table = _numbering(vocabulary, length)
         holds = (table,)
     reading = encode
@@ -316,7 +316,7 @@ def _numbering(vocabulary: Sequence[str], length: int) -> tuple[Callable[[Any], 
     import tensorflow as tf
 
     if len(set(vocabulary)) != len(vocabulary):
-        raise Refusal("text: a word stands twice in the vocabulary")
+        raise Refusal("text: a word appears twice in the vocabulary")
     numbers = tf.range(FIRST, FIRST + len(vocabulary), dtype=tf.int64)
     words = tf.lookup.KeyValueTensorInitializer(tf.constant(list(vocabulary), tf.string), numbers)
     table = tf.lookup.StaticHashTable(words, UNKNOWN)

@@ -1,4 +1,4 @@
-"""The command line: look at a model, try it, score files with it, plan its deploy."""
+"""Look at a model, try it, score files with it, and plan its deployment."""
 
 import argparse
 import os
@@ -95,7 +95,9 @@ def _banner(port: int, process: int | None) -> int:
         print(text, flush=True)
         return 0
     if connections.is_taken(port):
-        print(f"serving: port {port} is taken: another program listens there; choose one: PORT=8081", file=sys.stderr)
+        print(
+            f"serving: port {port} is in use: another program listens there; choose another: PORT=8081", file=sys.stderr
+        )
         return 1
     if os.fork():
         return 0
@@ -108,7 +110,7 @@ def _banner(port: int, process: int | None) -> int:
 REPLAY = """\
 example:  python -m serving replay http://localhost:8080 model/
           python -m serving replay https://HOST --header "Authorization: Bearer $(gcloud auth print-identity-token)"
-exit status:  0 answered as by TensorFlow, 1 not, 2 there is nothing to send"""
+exit status:  0 the answers are TensorFlow's, 1 they differ, 2 there is nothing to send"""
 
 
 def _replay(options: argparse.Namespace) -> int:
@@ -134,7 +136,7 @@ def _check_apart(directory: str | None) -> int:
         place = directory or settings.current().model_dir
         print(
             f"serving: {place}: the process that tried it died of {error}; a request like it would end a server: "
-            "export the model with examples=, which are then tried instead of inputs that are made up",
+            "export the model with examples=, which are then tried instead of generated inputs",
             file=sys.stderr,
         )
         return 1
@@ -163,7 +165,7 @@ def _check(directory: str | None) -> int:
 UNPROVED = 3  # exit status: the model loads, and nothing shows that it answers
 CHECK = """\
 example:  python -m serving check model/
-exit status:  0 it answers, 1 it is not served or is no pure function, 3 nothing shows that it answers"""
+exit status:  0 it answers, 1 it is not served or is not a pure function, 3 no signature was seen to answer"""
 NOT_DEPLOYED = {"plan", "verify"}  # commands that an upload leaves out
 
 
@@ -188,33 +190,35 @@ def _parser() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     parser.add_argument("--version", action="version", version=f"stateless-serving {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     shows = commands.add_parser(
-        "show", help="what a SavedModel offers", epilog="example: python -m serving show model/"
+        "show",
+        help="list the signatures of a SavedModel, with a request for each",
+        epilog="example: python -m serving show model/",
     )
     shows.add_argument("directory", type=Path, nargs="?", metavar="DIR", help="default: MODEL_DIR")
     checks = commands.add_parser(
-        "check", help="would this model be served? loads it, and runs its examples, or inputs made for it",
+        "check", help="load a model and run its examples, or generated inputs: does it answer?",
         formatter_class=argparse.RawDescriptionHelpFormatter, epilog=CHECK,
     )  # fmt: skip
     checks.add_argument("directory", nargs="?", metavar="DIR", help="default: MODEL_DIR")
     banners = commands.add_parser(
-        "banner", help="what MODEL_DIR would serve, and a request to paste",
+        "banner", help="print what MODEL_DIR serves, and a request to paste",
         epilog="example: MODEL_DIR=model/ python -m serving banner --port 8080",
     )  # fmt: skip
     banners.add_argument("--port", type=int, default=8080)
     banners.add_argument("--while", dest="process", type=int, metavar="PID", help=(
-        "refuse a port that is taken; else print it when a server listens there, or never if PID ends"))  # fmt: skip
+        "fail if the port is in use; otherwise print once a server listens there, if PID has not ended"))  # fmt: skip
     replays = commands.add_parser(
-        "replay", help="send a server the requests that the exporter left beside the model, and compare the answers",
+        "replay", help="send a server the example requests of a model, and compare its answers",
         formatter_class=argparse.RawDescriptionHelpFormatter, epilog=REPLAY,
     )  # fmt: skip
-    replays.add_argument("url", metavar="URL", help="where the server is: http://localhost:8080")
+    replays.add_argument("url", metavar="URL", help="the server: http://localhost:8080")
     replays.add_argument("directory", type=Path, nargs="?", metavar="DIR", help=(
         "the model that is served there, or a copy of it (default: MODEL_DIR)"))  # fmt: skip
-    replays.add_argument("--name", default="model", help="its MODEL_NAME there (default: model)")
+    replays.add_argument("--name", default="model", help="the MODEL_NAME of the server (default: model)")
     replays.add_argument("--header", action="append", default=[], metavar="'NAME: VALUE'", help="may be repeated")
-    commands.add_parser("plan", help="what a model needs in the cloud, how fast it answers there and what it costs")
-    commands.add_parser("verify", help="is a served model a function of its request alone? asks real servers")
-    scores = commands.add_parser("score", help="answer every row of a file: JSON lines, CSV or a picture")
+    commands.add_parser("plan", help="estimate instances, latency and cost on Cloud Run")
+    commands.add_parser("verify", help="test with real servers whether answers depend on the request alone")
+    scores = commands.add_parser("score", help="predict every row of a file: JSON lines, CSV or a picture")
     return parser, scores
 
 

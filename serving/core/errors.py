@@ -72,7 +72,7 @@ def slip_of(name: str, known: Iterable[str]) -> str | None:
     """Return the known name that `name` was meant to be, None where it resembles none.
 
     It may be written in another style (`topK`), be the known one without its last word (`signature`), or have a letter
-    wrong, missing, added or swapped; two of them in a long name. A name that is a word of its own is passed over: it is
+    wrong, missing, added or swapped; two of them in a long name. A name that is a word of its own is ignored: it is
     another program's (`Signature` in a signed address, `instance_id`). So in a short name a wrong letter is no slip: it
     makes another word (`top_p`, `content`).
     """

@@ -177,7 +177,7 @@ def _read(stream: Stream, length: int | None, limit: int) -> bytes:
         except HttpError:
             raise
         except TimeoutError:
-            raise TimedOut("body: did not come in time") from None
+            raise TimedOut("body: did not arrive in time") from None
         except Exception as error:  # each server has its own: malformed chunks, a client that went away
             raise BadRequest(f"body: cannot be read ({type(error).__name__})", example=False) from None
         if len(part) == length:

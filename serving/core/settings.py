@@ -289,7 +289,7 @@ def _check_places(source: str, output: str) -> None:
                 f"{variable}: expected gs://BUCKET/FOLDER beside {other}, or neither of them, got nothing"
             )
     if output and source.startswith(output):
-        wanted = f"a place that does not hold EVENT_INPUT, {source.rstrip('/')!r}"
+        wanted = f"a folder that does not contain EVENT_INPUT, {source.rstrip('/')!r}"
         raise SettingError(f"EVENT_OUTPUT: expected {wanted}, got {output.rstrip('/')!r}")
 
 

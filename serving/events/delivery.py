@@ -199,9 +199,9 @@ def _act(event: Event | Malformed, answer: Answer) -> Outcome:
     if event.type.startswith(OURS):
         return _leave(event, "it is one of our own answers")
     if event.type != cloud_events.MESSAGE and event.type.startswith(PLATFORMS):
-        return _leave(event, f"no model is asked for by the type {event.type}")
+        return _leave(event, f"no prediction is requested by the type {event.type}")
     if not _is_asked_for(event.type, options.event_types):
-        return _leave(event, f"EVENT_TYPES does not hold the type {event.type}")
+        return _leave(event, f"EVENT_TYPES does not contain the type {event.type}")
     return _predict(event, answer)
 
 
@@ -212,7 +212,7 @@ def _is_asked_for(type_: str, asked: Iterable[str]) -> bool:
 def _too_old(event: Event) -> str:
     limit = settings.current().event_max_age
     age = time.time() - cloud_events.seconds(event.time) if event.time and limit else 0
-    told = f"time: expected an event of the last {limit} seconds (EVENT_MAX_AGE) to come again, got an older one"
+    told = f"time: expected an event of the last {limit} seconds (EVENT_MAX_AGE), got an older one"
     return told if age > limit else ""
 
 
@@ -229,7 +229,7 @@ def _predict(event: Event, answer: Answer) -> Outcome:
         if event.pushed and settings.current().event_reply == "response":
             log(
                 "WARNING",
-                "nobody reads this answer: Pub/Sub takes none; EVENT_REPLY names another place",
+                "this answer is lost: Pub/Sub reads no responses; set EVENT_REPLY to send it elsewhere",
                 **_cause(event),
             )
         return _reply(event, PREDICTED, response.body, response.content_type)
@@ -306,7 +306,7 @@ def _object(event: Event) -> tuple[str, str, str | None, Mapping[str, str]]:
 
 def _leave(event: Event, why: str) -> Outcome:
     """Acknowledge what is not for us."""
-    log("INFO", f"an event is left alone: {why}", **_cause(event))
+    log("INFO", f"an event is ignored: {why}", **_cause(event))
     return DONE
 
 
@@ -318,13 +318,13 @@ def _again(event: Event | Malformed, why: str) -> Outcome:
 
 
 def _later(event: Event | Malformed, why: str) -> Outcome:
-    log("WARNING", f"an event has to come again: {why}", **_cause(event))
+    log("WARNING", f"an event must be delivered again: {why}", **_cause(event))
     return Outcome(503, why)
 
 
 def _refuse(event: Event | Malformed, why: str) -> Outcome:
     """Acknowledge what can never be done, and record it."""
-    log("ERROR", f"an event is refused for good: {why}", **_cause(event))
+    log("ERROR", f"an event is refused permanently: {why}", **_cause(event))
     told: dict[str, Any] = {"error": why, "event": dict(_cause(event))}
     if len(event.data) <= LARGEST_KEPT:
         told["event"]["data_base64"] = base64.b64encode(event.data).decode()

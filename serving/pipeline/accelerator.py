@@ -111,7 +111,7 @@ def _extension(path: Path | None) -> Any:
         module = importlib.util.module_from_spec(spec)
         loader.exec_module(module)
         if (version := getattr(module, "VERSION", None)) != VERSION:
-            raise ImportError(f"{path} is of version {version}, expected {VERSION}: build it anew")
+            raise ImportError(f"{path} is of version {version}, expected {VERSION}: build it again")
     except ImportError as error:
         log("WARNING", f"serving without the accelerator: {error}")
         return None

@@ -285,7 +285,7 @@ def stop(reason: str = "") -> None:
     With a reason, it cannot answer for long, and refuses what comes.
     """
     global stopping, _closed
-    stopping, _closed = reason or "the server has been told to", bool(reason)
+    stopping, _closed = reason or "the server is shutting down", bool(reason)
 
 
 os.register_at_fork(after_in_child=forget)  # what runs in the parent never ends here

@@ -53,7 +53,7 @@ def _run_each(exchange: Exchange, call: Call, row_count: int) -> tuple[Call, Arr
             answers.check_rows(call, outputs, 1)
             results.append(outputs)
         except InputError as error:  # the batch has a fixed size
-            raise BadRequest(f"on_error: the model takes no row alone: {error}", example=False) from None
+            raise BadRequest(f"on_error: the model does not accept a single row: {error}", example=False) from None
         except RunError as error:
             if error.code not in CLIENTS_FAULT:
                 raise

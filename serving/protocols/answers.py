@@ -91,7 +91,7 @@ def check_rows(call: Call, outputs: Arrays, count: int) -> None:
         spec = call.signature.outputs.get(name)
         if spec is not None and spec.shape is not None and spec.shape[:1] != (None,):
             raise BadRequest(f"{message}: ask in column form, with 'inputs'", example=False)
-        raise ModelFault(f"{message}; where that is meant, ask in column form, with 'inputs'")
+        raise ModelFault(f"{message}; if that is intended, use the column form, with 'inputs'")
 
 
 def top_k(context: Context) -> int:

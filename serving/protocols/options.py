@@ -42,7 +42,7 @@ def from_query(query: str, *, place: str = "query", strict: bool = False) -> dic
     for name, value in pairs:
         if name in OPTIONS:
             if name in options:
-                raise BadRequest(f"{place}: {name!r} stands twice", example=False)
+                raise BadRequest(f"{place}: {name!r} appears twice", example=False)
             options[name] = value
         elif strict and not slip_of(name, OPTIONS):
             raise BadRequest(f"{place}: there is no option {name[:40]!r}; there is {_listed(OPTIONS)}", example=False)

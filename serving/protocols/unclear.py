@@ -27,7 +27,7 @@ def explained(error: BadRequest, body: bytes, headers: Headers) -> BadRequest:
     if not what:
         if body.isascii():
             return error
-        what, how = "bytes that are no JSON", "Content-Type: application/octet-stream, for a string input"
+        what, how = "bytes that are not JSON", "Content-Type: application/octet-stream, for a string input"
     media = media_type(headers)
     message = f"{error}; it looks like {what}, and came as {media[:60] or 'no Content-Type'}: send it with {how}"
     if media in (FORM, ""):

@@ -55,7 +55,7 @@ def batched(
         impure = set(functions)  # a graph of other tags: nobody knows
     meet = {name for name in functions if name not in impure and batchable(signatures[name])}
     apart = ", ".join(map(repr, functions.keys() - meet))
-    log("INFO", f"calls that meet run together, up to {most_rows} rows{f'; not those of {apart}' if apart else ''}")
+    log("INFO", f"dynamic batching, up to {most_rows} rows{f'; not for {apart}' if apart else ''}")
     # One run at a time, on as many cores as INTRA_OP_THREADS says: two at once would halve the batches.
     return {
         name: Batcher(function, 1, most_rows, name) if name in meet else function
@@ -211,7 +211,7 @@ class Batcher:
         alone = self._function(call.inputs)
         for name, array in alone.items():
             if not _near(array, call.outputs[name]):
-                self._part(f"the output {name!r} of a row depends on the rows beside it")
+                self._part(f"the output {name!r} of a row depends on the other rows of its batch")
                 return alone
         return call.outputs
 

@@ -139,7 +139,7 @@ def _with_good_defaults(signature: Signature) -> Signature:
             fits = False
         if not fits:
             del good[name]
-            log("WARNING", f"the default of the input {name!r} of {signature.name!r} is no value for it")
+            log("WARNING", f"the default of the input {name!r} of {signature.name!r} is not a value for it")
     return signature if len(good) == len(signature.defaults) else replace(signature, defaults=good)
 
 
@@ -240,7 +240,7 @@ class Source:
 
 
 def judge(source: Source, options: Settings) -> None:
-    """Refuse a model that touches files, the network or Python; warn of one that is no pure function."""
+    """Refuse a model that touches files, the network or Python; warn of one that is not a pure function."""
     if options.dangerous_ops == "refuse":
         judge_files(source)
     if source.light:
@@ -251,13 +251,13 @@ def judge(source: Source, options: Settings) -> None:
     dangerous = [use for use in impure if use.kind in DANGEROUS]
     if dangerous and options.dangerous_ops == "refuse":
         told = "; ".join(dict.fromkeys(f"{use.op} ({use.kind})" for use in dangerous))
-        raise LoadError(f"it uses {told}, which a function of its inputs does not; DANGEROUS_OPS=allow serves it still")
+        raise LoadError(f"it uses {told}, which a pure function does not; DANGEROUS_OPS=allow serves it anyway")
     source.may_try = all(use.kind in HARMLESS | {"random"} for use in uses)
     if uses and all(use.kind in HARMLESS for use in uses):
-        log("WARNING", f"the model prints what it is given: {uses[0].op}, node {uses[0].node}")
+        log("WARNING", f"the model prints its inputs: {uses[0].op}, node {uses[0].node}")
     elif uses:
         told = ", ".join(dict.fromkeys(f"{use.op} ({use.kind})" for use in uses))
-        log("WARNING", f"the model is no pure function of its inputs: {told[:500]}")
+        log("WARNING", f"the model is not a pure function of its inputs: {told[:500]}")
 
 
 def judge_operations(uses: Iterable[Use], options: Settings) -> None:
@@ -274,7 +274,7 @@ def judge_operations(uses: Iterable[Use], options: Settings) -> None:
         raise LoadError(f"it uses {names}, no operation of this TensorFlow: name its library in CUSTOM_OP_LIBRARIES")
     # A process that has imported TensorFlow's Python package has a kernel for these, and nothing that it could call.
     if python := [op for op in ops if kinds[op] == "python" and "PyFunc" in op]:
-        raise LoadError(f"it calls Python ({', '.join(python)}), of which an exported model holds nothing")
+        raise LoadError(f"it calls Python ({', '.join(python)}), which is not part of an exported model")
     if lacking := tensorflow_c.without_kernel(tf, ops):
         raise LoadError(f"it uses {', '.join(lacking)}, for which this TensorFlow has no kernel on a CPU")
 
@@ -283,7 +283,7 @@ def judge_files(source: Source) -> None:
     """Refuse a model whose files are not its own: one that names files elsewhere, or has links, pipes or devices."""
     problem = None if source.light else assets.problem(source.directory)
     if problem := problem or files.problem(source.directory):
-        raise LoadError(f"{problem}; DANGEROUS_OPS=allow serves it still")
+        raise LoadError(f"{problem}; DANGEROUS_OPS=allow serves it anyway")
 
 
 def open_library(options: Settings) -> None:
@@ -317,7 +317,7 @@ def open_session(source: Source, options: Settings) -> Session:
     if path is None and options.runtime == "c":
         raise LoadError(f"{tensorflow_c.NAME} is not installed (RUNTIME=c)")
     if path is None and options.runtime == "auto" and options.tensorflow_library_dir:
-        raise LoadError(f"{tensorflow_c.NAME} is not where TENSORFLOW_LIBRARY_DIR says")
+        raise LoadError(f"{tensorflow_c.NAME} is not in TENSORFLOW_LIBRARY_DIR")
     if problem := versions.missing(source.directory, served_graph(source.directory)):
         raise LoadError(problem)
     try:
@@ -454,7 +454,7 @@ class Cache:
             log("WARNING", f"{version}; version {source.version} is served")
         if left := manifest.leftovers(source.directory):
             told = ", ".join(sorted(left))
-            log("WARNING", f"files of another model, whose place this one has taken, are passed over: {told}")
+            log("WARNING", f"files that belong to another model are ignored: {told}")
         _ = source.parts  # read here, where a failure is a failed load for whatever asks
         return source
 
@@ -581,8 +581,8 @@ def _prove(model: Model) -> None:
         reasons.append(f"{signature.name!r}: {found.reason}")
         faults += found.fault
     if wanted and faults == len(wanted):
-        log("ERROR", f"the model is not ready, for every request fails: {'; '.join(reasons)}")
-        raise LoadError("every request fails, for a reason of the model's own; the log has it")
+        log("ERROR", f"the model is not ready: every request fails: {'; '.join(reasons)}")
+        raise LoadError("every request fails because of the model; the log has the reason")
     if wanted:
         log(
             "WARNING", f"no signature was shown to answer; export the model with examples=: {'; '.join(reasons)}"[:1000]

@@ -33,7 +33,7 @@ def tried(
     model: Runner, signature: Signature, recipes: Iterable[Recipe], most: int = 600, seconds: float = 20.0
 ) -> Tried:
     """Run the signature on up to `most` made inputs of one row, none begun after `seconds`."""
-    begin, reason = time.monotonic(), "its inputs are larger than what is made up"
+    begin, reason = time.monotonic(), "its inputs are larger than generated inputs may be"
     for recipe in islice(recipes, most):
         if time.monotonic() - begin > seconds:
             break

@@ -72,7 +72,7 @@ def variables(directory: Path) -> str:
     """Say where the files of variables are, of a folder without variables/variables.index."""
     names = {path.name for path in directory.iterdir()}
     if "variables.index" in names:
-        return "it stands beside saved_model.pb; make the folder variables/ and move variables.* into it"
+        return "it is beside saved_model.pb; make the folder variables/ and move variables.* into it"
     if "variables\\variables.index" in names:
         return "a zip archive of Windows was unpacked without its folders; move variables\\NAME to variables/NAME"
     return "the folder holds only part of a SavedModel"

@@ -55,7 +55,7 @@ def records(file: BinaryIO, most: int) -> Iterator[memoryview]:
             length = int.from_bytes(head[:8], "little")
             end = file.tell() + length + 4
             if len(head) < 12 or end > size:
-                raise ValueError("the file ends in the middle of a record, or is no TFRecord")
+                raise ValueError("the file ends in the middle of a record, or is not a TFRecord")
             if end > most:
                 return
             yield memoryview(file.read(length))
@@ -73,7 +73,7 @@ def request(record: memoryview, signatures: Mapping[str, Signature]) -> Logged:
             if name not in signatures:
                 raise ValueError(f"the model has no signature {name!r}")
             return Logged(name, _inputs(message) if field == PREDICT else _examples(message, signatures[name]))
-    raise ValueError("it is no PredictionLog with a request")
+    raise ValueError("it is not a PredictionLog with a request")
 
 
 def _inputs(message: memoryview) -> dict[str, Array]:
@@ -129,7 +129,7 @@ def _values(tensor: memoryview, dtype: DType) -> Array:
     if not len(content) and dtype.code in PLAIN:
         content = memoryview(b"".join(each_field(tensor, PLAIN[dtype.code])))
     if len(content) % dtype.numpy.itemsize:
-        raise ValueError(f"{len(content)} bytes are no whole number of {dtype.label}")
+        raise ValueError(f"{len(content)} bytes are not a whole number of {dtype.label}")
     if len(content) or dtype.code in PLAIN:
         return np.frombuffer(content, dtype.numpy.newbyteorder("<")).astype(dtype.numpy)
     if dtype.code in BITS:

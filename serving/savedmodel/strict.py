@@ -4,7 +4,7 @@ Protobuf merges a message written in parts, skips a known field that has another
 entries; a reader of a few fields does each of these another way. No protobuf writer produces such bytes, so they are
 refused before anything else reads the file, and every reader after this check sees what TensorFlow sees.
 
-    check(data)         raises ValueError: NodeDef.attr at byte 5120: the key b'dtype' stands twice
+    check(data)         raises ValueError: NodeDef.attr at byte 5120: the key b'dtype' appears twice
 """
 
 from collections import Counter
@@ -163,7 +163,7 @@ class _Reader:
                 position = self._unknown(type_, key, start, position, end)
                 continue
             if seen & field.once:
-                raise Odd(f"{type_}.{field.name} at byte {start}: it stands twice, or beside another value")
+                raise Odd(f"{type_}.{field.name} at byte {start}: it appears twice, or together with another value")
             seen |= field.once
             if key & 7 != 2:
                 position = self._scalar(field, position, end)
@@ -192,7 +192,7 @@ class _Reader:
                 if before is None:
                     before = names[key] = set()
                 elif called in before:
-                    raise Odd(f"{type_}.{field.name} at byte {start}: the key {called[:80]!r} stands twice")
+                    raise Odd(f"{type_}.{field.name} at byte {start}: the key {called[:80]!r} appears twice")
                 before.add(called)
         if type_ == "MetaInfoDef":
             self.tags.append(frozenset(names.get(_TAGS, ())))

@@ -164,7 +164,7 @@ class _Clock:
                 )
         if now > self._deadline:
             raise Passing(
-                f"EVENT_TIMEOUT, {options.event_timeout} s, is over after {rows} rows; another attempt goes on"
+                f"EVENT_TIMEOUT, {options.event_timeout} s, is over after {rows} rows; the next attempt continues"
             )
         if now - self._told >= TELL_EVERY:
             self._told = now

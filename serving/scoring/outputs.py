@@ -200,7 +200,7 @@ def clean(storage: Storage, bucket: str, folder: str, name: str) -> None:
             with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
                 list(pool.map(lambda part: storage.delete(bucket, part), names))
     except StorageError as error:
-        log("WARNING", f"parts are left over: {error}", place=f"gs://{bucket}/{prefix}")
+        log("WARNING", f"parts could not be deleted: {error}", place=f"gs://{bucket}/{prefix}")
 
 
 def identity_text(facts: Mapping[str, object]) -> str:

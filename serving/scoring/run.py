@@ -98,7 +98,7 @@ def score(work: Work, make_output: Callable[[str], Output], progress: Progress) 
         try:
             return _score(work, make_output(work.identity), progress, one_by_one=False)
         except Uneven:
-            log("INFO", f"{work.source.address}: begun again, row by row: the model answers rows otherwise in company")
+            log("INFO", f"{work.source.address}: started again, row by row: results depend on the batch size")
             return _score(work, make_output(f"{work.identity}-1"), progress, one_by_one=True)
     except StorageError as error:
         raise Passing(str(error)) from None

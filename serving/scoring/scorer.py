@@ -4,7 +4,7 @@ A prediction has the bytes that an online answer has for the same instance alone
 may round a row differently in company (a matrix by a vector is another kernel than a matrix by a matrix), and a
 signature does not say whether its rows touch each other. So rows run together only as long as the bytes prove to be
 those of each row alone: on the first rows of the file for every size that is tried, and on one row of each slice
-afterwards. At the first difference the file is begun again, row by row.
+afterwards. At the first difference the file is started again, row by row.
 """
 
 import math

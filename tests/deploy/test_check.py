@@ -31,7 +31,7 @@ def test_what_is_whole_passes_and_nothing_is_sent(deploy: Deploy) -> None:
     assert run.returncode == 0, run.stderr
     lines = run.stderr.splitlines()
     assert lines[0] == "deploy.sh: check: model: version 1, pixels, serving_default answered, 1 MiB"
-    assert lines[-1] == "deploy.sh: check: all is well"
+    assert lines[-1] == "deploy.sh: check: passed"
     assert deploy.calls == [["meta", "list-files-for-upload"]]
 
 
@@ -103,7 +103,7 @@ def test_a_model_that_answers_otherwise_than_when_it_was_exported(deploy: Deploy
     answers["pixels"]["predictions"][0]["label"] = "8"
     path.write_text(json.dumps(answers))
     assert refusal(deploy, "--env", "MANIFEST=off") == (
-        "check: model: signature 'pixels' answers its example otherwise than when it was exported: "
+        "check: model: signature 'pixels' answers its example differently than when it was exported: "
         'predictions[0].label: expected "8", got "3"'
     )
 
@@ -122,7 +122,7 @@ def test_a_setting_that_the_server_would_refuse(deploy: Deploy) -> None:
 
 def test_no_environment_to_check_the_model_in(deploy: Deploy) -> None:
     deploy.variables["PYTHON"] = deploy._program("bare-python", "#!/usr/bin/env bash\nexit 1\n")
-    assert refusal(deploy) == "check: Python has not what serving needs; run: make setup"
+    assert refusal(deploy) == "check: this Python lacks the packages of serving; run: make setup"
 
 
 @pytest.mark.parametrize("place", ["/somewhere/else", "../model", "model/../../x"])
@@ -203,7 +203,7 @@ def test_a_model_that_is_no_pure_function() -> None:
     from tests.models import zoo
 
     directory = zoo.build() / "counter"
-    with pytest.raises(LoadError, match=r"it is no pure function: .* keeps or changes state between calls"):
+    with pytest.raises(LoadError, match=r"it is not a pure function: .* keeps or changes state between calls"):
         check(directory, read({}))
     assert check(directory, read({"DANGEROUS_OPS": "allow"}))
 

@@ -53,8 +53,8 @@ def test_project_and_region_are_gclouds_own_where_none_is_said(deploy: Deploy) -
 @pytest.mark.parametrize(
     ("said", "words"),
     [
-        (WHERE[1:], "project: not set; say --project, or: gcloud config set project PROJECT"),
-        (WHERE[:1], "region: not set; say --region, or: gcloud config set run/region REGION"),
+        (WHERE[1:], "project: not set; use --project, or: gcloud config set project PROJECT"),
+        (WHERE[:1], "region: not set; use --region, or: gcloud config set run/region REGION"),
     ],
 )
 def test_no_project_or_no_region(deploy: Deploy, said: tuple[str, ...], words: str) -> None:
@@ -101,7 +101,7 @@ def test_a_failed_deploy_says_what_exists(deploy: Deploy) -> None:
 EXISTS = [
     # what gcloud says of the service                                    what is said
     (MISSING,                                                            "no service predict in europe-west1"),
-    ("ERROR: (gcloud.run.services.describe) There was a problem: login", "unknown, gcloud cannot tell: ERROR: (gcloud.run.services.describe) There was a problem: login"),
+    ("ERROR: (gcloud.run.services.describe) There was a problem: login", "unknown, gcloud cannot say: ERROR: (gcloud.run.services.describe) There was a problem: login"),
 ]  # fmt: skip
 
 
@@ -225,7 +225,7 @@ def test_events_that_fail_half_way_go_on_from_there(deploy: Deploy) -> None:
     assert run.returncode == 1
     lines = run.stderr.splitlines()
     assert sum("done before it: gcloud pubsub" in line for line in lines) == 3
-    assert lines[-1] == "deploy.sh: nothing is taken back; the same command goes on from there"
+    assert lines[-1] == "deploy.sh: nothing is undone; the same command continues from there"
 
 
 def test_delete_asks_and_deletes_only_what_was_made(deploy: Deploy) -> None:
@@ -330,7 +330,7 @@ def test_smoke_refuses_another_answer_than_the_exporters(deploy: Deploy, listeni
     assert deploy("smoke", url, *WHERE).returncode == 0  # the default signature's is right
     run = deploy("smoke", url, "--litert=yes", "--signature=pixels", *WHERE)
     assert run.returncode == 1
-    assert run.stderr.endswith('when it was exported: predictions[0].label: expected "8", got "3"\n')
+    assert run.stderr.endswith("""differs from the exported model's: predictions[0].label: expected "8", got "3"\n""")
 
 
 def test_smoke_without_the_right(deploy: Deploy, listening: Service) -> None:

@@ -103,9 +103,9 @@ def test_what_names_the_project_needs_it_said(deploy: Deploy, command: str) -> N
     places = ["--event-input=gs://bkt/in", "--event-output=gs://bkt/out"]
     run = deploy(command, "--dry-run", *places)
     assert (run.returncode, run.stdout) == (1, "")
-    assert "project: not set; say --project, or: gcloud config set project PROJECT" in run.stderr
+    assert "project: not set; use --project, or: gcloud config set project PROJECT" in run.stderr
     run = deploy(command, "--dry-run", *places, "--project=my-project")
-    assert "region: not set; say --region, or: gcloud config set run/region REGION" in run.stderr
+    assert "region: not set; use --region, or: gcloud config set run/region REGION" in run.stderr
 
 
 def test_help_and_config_need_nothing(deploy: Deploy) -> None:

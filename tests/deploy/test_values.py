@@ -54,7 +54,7 @@ REFUSED = [
     (["--memory", "33Gi", "--cpu", "8"],                "memory: expected from 4096Mi to 32Gi with 8 CPU, got '33Gi' (flag)"),
     (["--concurrency", "0"],                            "concurrency: expected a whole number from 1 to 1000, got '0' (flag)"),
     (["--concurrency", "1001"],                         "concurrency: expected a whole number from 1 to 1000, got '1001' (flag)"),
-    (["--concurrency", "4", "--threads", "8"],          "concurrency: expected the number of threads, 8, got '4' (flag); say one of the two"),
+    (["--concurrency", "4", "--threads", "8"],          "concurrency: expected the number of threads, 8, got '4' (flag); give one of the two"),
     (["--min", "-1"],                                   "min: expected a whole number, got '-1' (flag)"),
     (["--max", "0"],                                    "max: expected a whole number from 1, got '0' (flag)"),
     (["--min", "3", "--max", "2"],                      "min: expected at most --max, 2, got 3"),
@@ -77,30 +77,30 @@ REFUSED = [
     (["--max-upload", "1G"],                            "max-upload: expected a number of MiB, got '1G' (flag)"),
     (["--bake=perhaps"],                                "bake: expected yes or no"),
     (["--litert=perhaps"],                              "litert: expected yes or no"),
-    (["--signature=pixels"],                            "signature: expected --litert yes beside it"),
+    (["--signature=pixels"],                            "signature: expected --litert yes with it"),
     (["--litert=yes", "--signature=a b"],               "signature: expected the name of one of the model's signatures"),
     (["--project-number", "my-project"],                "project-number: expected the project's number"),
     (["--event-topic", "goog-x"],                       "event-topic: expected a name that does not begin with goog"),
     (["--event-topic", "x"],                            "event-topic: expected a topic's name"),
     (["--event-input", "s3://b/in"],                    "event-input: expected gs://BUCKET/FOLDER, got 's3://b/in' (flag)"),
-    (["--event-input", "gs://bkt/in"],                  "event-output: not set; say --event-output gs://BUCKET/FOLDER"),
-    (["--event-output", "gs://bkt/in"],                 "event-input: not set; say --event-input gs://BUCKET/FOLDER"),
-    (["--event-input", "gs://bkt/in", "--event-output", "gs://bkt/in/"], "event-output: expected a place that does not hold --event-input, gs://bkt/in/, got 'gs://bkt/in/'"),
-    (["--event-input", "gs://bkt/in", "--event-output", "gs://bkt"],     "event-output: expected a place that does not hold --event-input"),
+    (["--event-input", "gs://bkt/in"],                  "event-output: not set; use --event-output gs://BUCKET/FOLDER"),
+    (["--event-output", "gs://bkt/in"],                 "event-input: not set; use --event-input gs://BUCKET/FOLDER"),
+    (["--event-input", "gs://bkt/in", "--event-output", "gs://bkt/in/"], "event-output: expected a folder that does not contain --event-input, gs://bkt/in/, got 'gs://bkt/in/'"),
+    (["--event-input", "gs://bkt/in", "--event-output", "gs://bkt"],     "event-output: expected a folder that does not contain --event-input"),
     (["--event-input", "gs://bkt/in", "--event-output", "gs://bkt/out", "--timeout", "601"], "timeout: expected at most 600 seconds with events, got 601 (flag)"),
     (["--env", "NOVALUE"],                              "--env: expected KEY=VALUE, got 'NOVALUE'"),
     (["--env", "2X=1"],                                 "--env: expected KEY=VALUE, got '2X=1'"),
     (["--env", "X=\x07"],                               "--env: X: expected text, got a control character"),
     (["--env", "PORT=80"],                              "--env: PORT is the platform's own and cannot be set"),
     (["--env", "K_SERVICE=x"],                          "--env: K_SERVICE is the platform's own and cannot be set"),
-    (["--env", "THREADS=4"],                            "--env: THREADS is one number with the concurrency; say --concurrency"),
-    (["--env", "MODEL_DIR=x"],                          "--env: say --model-dir, which is checked and uploaded"),
-    (["--env", "EVENT_INPUT=x"],                        "--env: say --event-input and --event-output"),
-    (["--env", "EVENT_TIMEOUT=9"],                      "--env: EVENT_TIMEOUT is one number with the service's own; say --timeout"),
-    (["--env", "LOG_EXECUTION_ID=true"],                "--env: LOG_EXECUTION_ID would mix up the logs"),
+    (["--env", "THREADS=4"],                            "--env: THREADS is the same number as the concurrency; use --concurrency"),
+    (["--env", "MODEL_DIR=x"],                          "--env: use --model-dir, which is checked and uploaded"),
+    (["--env", "EVENT_INPUT=x"],                        "--env: use --event-input and --event-output"),
+    (["--env", "EVENT_TIMEOUT=9"],                      "--env: EVENT_TIMEOUT is the same number as the service's own; use --timeout"),
+    (["--env", "LOG_EXECUTION_ID=true"],                "--env: LOG_EXECUTION_ID would mix the logs"),
     (["--secret", "K=name"],                            "--secret: K: expected SECRET:VERSION, got 'name'"),
     (["--secret", "K=a b:1"],                           "--secret: K: expected SECRET:VERSION, got 'a b:1'"),
-    (["--env", "K=1", "--secret", "K=s:1"],             "secret: K is also given by --env; say one of the two"),
+    (["--env", "K=1", "--secret", "K=s:1"],             "secret: K is also given by --env; give one of the two"),
 ]  # fmt: skip
 
 
@@ -125,7 +125,7 @@ FILES = [
     ("# x\nMEMROY=1Gi\n",       "deploy.env, line 2: there is no value 'MEMROY'; ./deploy.sh config names them all"),
     ("MEMORY=\"1Gi\"\n",        "deploy.env, line 1: MEMORY: expected a value without quotes around it, got \"1Gi\""),
     ("MEMORY=1Gi\r\n",          "deploy.env, line 1: expected lines that end with a line feed, got a carriage return"),
-    ("ENV_A=1\nENV_A=2\n",      "deploy.env, line 2: A stands there twice"),
+    ("ENV_A=1\nENV_A=2\n",      "deploy.env, line 2: A appears twice"),
     ("SECRET_A=x\n",            "deploy.env, line 1: A: expected SECRET:VERSION, got 'x'"),
     ("CPU=3\n",                 "cpu: expected 1, 2, 4, 6 or 8, got '3' (deploy.env)"),
     ("MEMORY=$(touch pwned)\n", "memory: expected a size such as 512Mi or 2Gi, got '$(touch pwned)' (deploy.env)"),
@@ -157,8 +157,8 @@ MISUSED = [
     (["--speed", "9"],      "--speed: there is no such flag"),
     (["--speed=9"],         "--speed: there is no such flag"),
     (["-x"],                "-x: there is no such flag"),
-    (["--memory"],          "--memory: expected a value behind it"),
-    (["run", "service"],    "run: expected flags behind it, got 'service'"),
+    (["--memory"],          "--memory: expected a value after it"),
+    (["run", "service"],    "run: expected flags after it, got 'service'"),
     (["canary", "function"], "canary: expected run or container, got 'function'"),
     (["yaml", "helm"],      "yaml: expected knative or kubernetes, got 'helm'"),
     (["canary", "run", "x"], "'x': expected flags"),
@@ -168,7 +168,7 @@ MISUSED = [
 @pytest.mark.parametrize(("arguments", "words"), MISUSED)
 def test_a_misused_command_line_is_told_so(deploy: Deploy, arguments: list[str], words: str) -> None:
     run = deploy(*arguments)
-    assert (run.returncode, run.stdout, run.stderr) == (2, "", f"deploy.sh: {words}; ./deploy.sh help tells how\n")
+    assert (run.returncode, run.stdout, run.stderr) == (2, "", f"deploy.sh: {words}; see ./deploy.sh help\n")
 
 
 def test_the_example_file_is_legal_and_names_what_there_is(deploy: Deploy) -> None:

@@ -161,7 +161,7 @@ def test_without_an_image_it_is_the_one_that_container_builds(deploy: Deploy) ->
     assert 'image: "europe-west1-docker.pkg.dev/my-project/cloud-run-source-deploy/predict"\n' in run.stdout
     run = deploy("yaml")
     assert (run.returncode, run.stdout) == (1, "")
-    assert run.stderr.startswith("deploy.sh: project: not set; say --project")
+    assert run.stderr.startswith("deploy.sh: project: not set; use --project")
 
 
 def test_cloud_build_says_what_the_dockerfile_asks() -> None:

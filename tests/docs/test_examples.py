@@ -40,7 +40,7 @@ def run(commands: str, folder: Path, **environment: str) -> str:
     done = subprocess.run(
         ["bash", "-euc", commands.replace(".venv/bin/python", sys.executable)],
         cwd=folder, env=plain_environment(PYTHONPATH=str(ROOT), **environment), capture_output=True, text=True,
-        timeout=120,
+        timeout=600,  # several processes that import TensorFlow, maybe on a busy machine
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -78,7 +78,7 @@ def test_events_and_requests_get_the_same_bytes(
         assert server(other).ask("POST", place(other), examples["pixels"], **CE).body == over_http.body
 
 
-# What functions-framework answers otherwise where a CloudEvent function is called: 500, 400 and 415, in HTML
+# What functions-framework answers where a CloudEvent function is called: 500, 400 and 415, in HTML
 OTHERWISE = [
     # body                                                       header fields                                          answer
     (b"plain text",                                              {"content_type": "text/plain"},                        "savedmodel.failed.v1"),

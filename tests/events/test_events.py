@@ -408,9 +408,10 @@ def test_an_answer_that_nobody_would_read_is_told_in_the_log(
     serve: Serve, examples: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert serve()("POST", "/events", push(json.dumps(examples["pixels"]).encode())).status == 200
-    assert ("WARNING", "nobody reads this answer: Pub/Sub takes none; EVENT_REPLY names another place") in logged(
-        capsys
-    )
+    assert (
+        "WARNING",
+        "this answer is lost: Pub/Sub reads no responses; set EVENT_REPLY to send it elsewhere",
+    ) in logged(capsys)
 
 
 REFUSED = [
@@ -439,7 +440,7 @@ def test_row_refused_for_good(
     assert base64.b64decode(told["event"].get("data_base64", "")) == (data if len(data) <= 1 << 16 else b"")
     assert b"s3cr3t" not in answer.body
     (error,) = [message for severity, message in logged(capsys) if severity == "ERROR"]
-    assert error == f"an event is refused for good: {told['error']}"
+    assert error == f"an event is refused permanently: {told['error']}"
 
 
 NO_EVENT = [
@@ -464,7 +465,7 @@ def test_row_no_event_at_all(
     assert (first.status, event_of(first)["type"]) == (200, "savedmodel.failed.v1")
     assert json.loads(first.body)["error"] == message
     assert first == again
-    assert logged(capsys).count(("ERROR", f"an event is refused for good: {message}")) == 2
+    assert logged(capsys).count(("ERROR", f"an event is refused permanently: {message}")) == 2
     strict = serve(EVENT_STRICT="1")("POST", "/events", body, **headers)
     assert (strict.status, json.loads(strict.body)) == (400, {"error": message})
     assert logged(capsys) == [("ERROR", f"no event: {message}")]
@@ -520,10 +521,10 @@ LEFT = [
     # type                                            data                                           words
     ("savedmodel.predicted.v1",                       b"{}",                                         "one of our own answers"),
     ("savedmodel.failed.v1",                          b"{}",                                         "one of our own answers"),
-    ("google.cloud.storage.object.v1.deleted",        json.dumps(OBJECT).encode(),                   "no model is asked for by the type"),
-    ("google.cloud.audit.log.v1.written",             b"{}",                                         "no model is asked for by the type"),
-    (MESSAGE,                                         json.dumps(push(b"{}")).encode(),              "EVENT_TYPES does not hold the type google.cloud.pubsub"),
-    ("org.other",                                     b"{}",                                         "EVENT_TYPES does not hold the type org.other"),
+    ("google.cloud.storage.object.v1.deleted",        json.dumps(OBJECT).encode(),                   "no prediction is requested by the type"),
+    ("google.cloud.audit.log.v1.written",             b"{}",                                         "no prediction is requested by the type"),
+    (MESSAGE,                                         json.dumps(push(b"{}")).encode(),              "EVENT_TYPES does not contain the type google.cloud.pubsub"),
+    ("org.other",                                     b"{}",                                         "EVENT_TYPES does not contain the type org.other"),
     (FINALIZED,                                       json.dumps({**OBJECT, "name": "in/"}).encode(), "gs://files/in/ is a folder"),
     (FINALIZED,                                       json.dumps({**OBJECT, "name": "no/a"}).encode(), "gs://files/no/a is not in EVENT_INPUT"),
     (FINALIZED,                                       json.dumps({**OBJECT, "name": "in/ours"}).encode(), "gs://files/in/ours is one of our own outputs"),
@@ -607,7 +608,7 @@ def test_row_a_bad_file(serve: Serve, storage: list[Any], capsys: pytest.Capture
     assert storage[1] == ("record", "gs://files/in/bad", "7", "line 1: expected a JSON value")
     error = "gs://files/in/bad: line 1: expected a JSON value"
     assert json.loads(answer.body)["error"] == error
-    assert logged(capsys) == [("ERROR", f"an event is refused for good: {error}")]
+    assert logged(capsys) == [("ERROR", f"an event is refused permanently: {error}")]
 
 
 WRONG_OBJECTS = [
@@ -639,8 +640,8 @@ def test_row_too_old_to_come_again(
         answer = ask("POST", "/events", {**OBJECT, "name": f"in/{name}"}, **{**old, "ce_type": FINALIZED})
         assert (answer.status, event_of(answer)["type"]) == (200, "savedmodel.failed.v1")
         told = json.loads(answer.body)["error"]
-        assert told == f"{message}; time: expected an event of the last 99 seconds (EVENT_MAX_AGE) to come again, got an older one"  # fmt: skip
-        assert ("ERROR", f"an event is refused for good: {told}") in logged(capsys)
+        assert told == f"{message}; time: expected an event of the last 99 seconds (EVENT_MAX_AGE), got an older one"  # fmt: skip
+        assert ("ERROR", f"an event is refused permanently: {told}") in logged(capsys)
     bug = ask("POST", "/events", {**OBJECT, "name": "in/bug"}, **{**old, "ce_type": FINALIZED})
     assert (bug.status, logged(capsys)[0][0]) == (204, "ERROR")
     ask = serve(EVENT_MAX_AGE="99")  # nowhere to write to, which is no reason to come again for ever
@@ -871,7 +872,7 @@ def test_an_output_place_that_holds_the_input_place_is_refused_at_the_start(
         assert settings.read(environment).event_output == output.rstrip("/") + "/"
     else:
         with pytest.raises(
-            settings.SettingError, match="EVENT_OUTPUT: expected a place that does not hold EVENT_INPUT"
+            settings.SettingError, match="EVENT_OUTPUT: expected a folder that does not contain EVENT_INPUT"
         ):
             settings.read(environment)
 

@@ -373,7 +373,7 @@ REFUSED: list[tuple[str, Callable[[Any], Any], str]] = [
     ("a name of two words",    lambda tf: function(lambda **x: x, {"an x": tf.TensorSpec((None,))}),        "an input's name"),
     ("a table held by nobody", table_from_nowhere,                                                          "holds="),
     ("what fails",             lambda tf: function(lambda x: tf.matmul(x, x), spec(tf, None, 2, 3)),        "no graph can be made of it"),
-    ("another answer",         otherwise,                                                                   "answers otherwise than in memory"),
+    ("another answer",         otherwise,                                                                   "gives other answers than in memory"),
     ("no types",               lambda tf: lambda x: x,                                                      "says nothing of its inputs' types"),
     ("no input signature",     lambda tf: tf.function(lambda x: x),                                         "has no input_signature"),
     ("no function",            lambda tf: tf.Module(),                                                      "no tf.function with an input_signature"),
@@ -441,7 +441,7 @@ def test_what_is_there_stays_until_all_is_well(tf: Any, model: Any, tmp_path: Pa
     assert (out / "README.md").read_text() == "new"
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "mine.txt").write_text("mine")
-    with pytest.raises(Refusal, match="is no SavedModel"):
+    with pytest.raises(Refusal, match="is not a SavedModel"):
         export(double, tmp_path / "notes", force=True)
 
 

@@ -65,7 +65,7 @@ OUTCOMES = {
     "ragged_inside":        "LiteRT has no RaggedTensorToTensor",
     "failures":             "TensorFlow refused every generated input",
     "py_function":          "calls Python",
-    "custom_op":            "is no operation of TensorFlow",
+    "custom_op":            "is not an operation of TensorFlow",
     "tf1_simple_save":      TWIN,
     "tf1_ref_variables":    "reference type",
     "tf1_passthrough":      "more than once",
@@ -78,7 +78,7 @@ OUTCOMES = {
     "tf1_tags":             TWIN,
     "tf1_sparse_input":     "no signature that can be served",
 
-    "too strict":           "converted, it answers otherwise",
+    "too strict":           "converted, it gives other answers",
     "too large":            "do not fit LiteRT's 2 GB",
     "default alone":        "--signature NAME lets another answer in its place: pixels",
     "no such default":      "did you mean 'pixels'?",
@@ -95,9 +95,9 @@ LEFT_OUT = {
     # model, signature              why
     ("dtype_float32", "any"):       "its input 'x' has no known rank, which LiteRT needs",
     (twins.PIXELS, "the original"): STRINGS,
-    ("numbers", "'to_int16'"):      "converted, it answers otherwise for numbers up to ±100000: output 'y' has",
-    ("numbers", "'cos'"):           "converted, it answers otherwise for numbers up to ±1e+09: output 'y' has",
-    ("numbers", "'sin'"):           "converted, it answers otherwise for numbers up to",
+    ("numbers", "'to_int16'"):      "converted, it gives other answers for numbers up to ±100000: output 'y' has",
+    ("numbers", "'cos'"):           "converted, it gives other answers for numbers up to ±1e+09: output 'y' has",
+    ("numbers", "'sin'"):           "converted, it gives other answers for numbers up to",
     ("cosine, smaller", "compared"): "for inputs up to ±1e+06 only",
 }
 # fmt: on

@@ -52,7 +52,7 @@ OUTCOMES = {
     "ragged_inside":         (PURE,                                          BAKED),
     "failures":              (PURE,                                          BAKED),
     "py_function":           ("EagerPyFunc calls Python",                    "EagerPyFunc calls Python"),
-    "custom_op":             ("ZooZeroOut is no operation of TensorFlow",    "ZooZeroOut is no operation of TensorFlow"),
+    "custom_op":             ("ZooZeroOut is not an operation of TensorFlow",    "ZooZeroOut is not an operation of TensorFlow"),
     "tf1_simple_save":       (PURE,                                          BAKED),
     "tf1_ref_variables":     (PURE,                                          BAKED),
     "tf1_passthrough":       (PURE,                                          BAKED),
@@ -80,7 +80,7 @@ OUTCOMES = {
     "broken/no_asset":       ("assets/words.txt is not there",               "assets/words.txt is not there"),
     "broken/no_signatures":  (UNREADABLE,                                    "no signature that can be served"),
     "broken/train_tag":      (UNREADABLE,                                    "is tagged 'serve'"),
-    "broken/unknown_op":     ("AddV9 is no operation of TensorFlow",         "AddV9 is no operation of TensorFlow"),
+    "broken/unknown_op":     ("AddV9 is not an operation of TensorFlow",         "AddV9 is not an operation of TensorFlow"),
     "broken/dangling_output": ("names the tensor 'Nowhere:0'",               "names the tensor 'Nowhere:0'"),
 
     "training_state":        (PURE,                                          BAKED),
@@ -90,7 +90,7 @@ OUTCOMES = {
     "mutable_table_read":    (PURE,                                          "is a table that can change"),
     "mutable_table_written": (f"LookupTableInsertV2 {STATE}",                f"LookupTableInsertV2 {STATE}"),
     "asset_above":           ("'../../stray.txt' is outside assets/",        "'../../stray.txt' is outside assets/"),
-    "table_elsewhere":       ("reads '/etc/hostname', which is no asset",    "InitializeTableFromTextFileV2 touches files"),
+    "table_elsewhere":       ("reads '/etc/hostname', which is not an asset",    "InitializeTableFromTextFileV2 touches files"),
     "two_definitions":       (UNREADABLE,                                    "MetaGraphDef.graph_def"),
     "aborts":                ("the process died (SIGABRT)",                  BAKED),
     "unproved":              (PURE,                                          BAKED),
@@ -98,7 +98,7 @@ OUTCOMES = {
     "scoped_vocabulary":     (PURE,                                          BAKED),
     "own_saver":             (PURE,                                          BAKED),
     "chaotic":               (PURE,                                          BAKED),
-    "brittle":               (PURE,                                          "answers otherwise: output 'y'"),
+    "brittle":               (PURE,                                          "gives other answers: output 'y'"),
 }
 # fmt: on
 

@@ -23,9 +23,9 @@ SECURITY = ROOT / "SECURITY.md"
 # fmt: off
 REFUSED = [
     # model                    what is said of it
-    ("asset_above",            "names the asset '../../../../../../../../../../etc/passwd', which is no file inside assets/"),
-    ("asset_absolute",         "names the asset '/etc/passwd', which is no file inside assets/"),
-    ("asset_empty",            "names the asset '', which is no file inside assets/"),
+    ("asset_above",            "names the asset '../../../../../../../../../../etc/passwd', which is not a file inside assets/"),
+    ("asset_absolute",         "names the asset '/etc/passwd', which is not a file inside assets/"),
+    ("asset_empty",            "names the asset '', which is not a file inside assets/"),
     ("asset_constant",         "it uses InitializeTableFromTextFileV2 (files)"),
     ("asset_assigned_twice",   "it uses InitializeTableFromTextFileV2 (files)"),
     ("reads_a_file",           "it uses ReadFile (files)"),

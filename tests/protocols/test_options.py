@@ -157,7 +157,7 @@ OPTIONS = [
     ("top_k=-1",                  "top_k: expected a whole number of 1 or more, got '-1'"),
     ("top_k=three",               "top_k: expected a whole number"),
     ("top_k=3&scores=label",      "scores: there is no output 'label' of scores"),
-    ("top_k=3&top_k=4",           "query: 'top_k' stands twice"),
+    ("top_k=3&top_k=4",           "query: 'top_k' appears twice"),
     ("on_error=ignore",           "on_error: expected row or request, got 'ignore'"),
     ("arrays=hex",                "arrays: expected base64 or json, got 'hex'"),
     ("signature_name=pixel",      "did you mean 'pixels'?"),

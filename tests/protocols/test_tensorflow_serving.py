@@ -79,7 +79,7 @@ WRONG = [
     ("",          {"instances": {"x": [1, 2]}},                          "instances: expected a list of rows, got an object"),
     ("",          {"instances": 5},                                      "instances: expected a list of rows, got 5"),
     ("",          {"instances": None},                                   "instances: expected a list of rows, got null"),
-    ("",          {"instances": [1, 2]},                                 "instances[0]: expected shape [2], got [] (a scalar); a single row needs brackets of its own"),
+    ("",          {"instances": [1, 2]},                                 "instances[0]: expected shape [2], got [] (a scalar); a single row needs its own brackets"),
     ("",          {"instances": [[1, 2, 3]]},                            "instances[0]: expected shape [2], got [3]"),
     ("",          {"instances": [[1, 2], [3]]},                          "instances[1]: expected shape [2], got [1]"),
     ("",          {"instances": [[1, 2], [3, None]]},                    "instances[1][1]: expected float32, got null"),
@@ -162,7 +162,7 @@ def test_a_signature_name_is_a_string(name: Any) -> None:
 def test_a_key_that_stands_twice_is_refused_wherever_it_stands() -> None:
     for text in (b'{"instances": [[1, 2]], "instances": [[3, 4]]}', b'{"instances": [{"x": [1, 2], "x": [3, 4]}]}',
                  b'{"inputs": {"x": [[1, 2]], "x": [[3, 4]]}}'):  # fmt: skip
-        with pytest.raises(BadRequest, match="stands twice"):
+        with pytest.raises(BadRequest, match="appears twice"):
             decode(text, SIGNATURES)
 
 
@@ -191,7 +191,7 @@ def test_outputs_take_the_form_of_the_request(form: str, outputs: dict[str, Any]
 
 NO_ROWS = [
     # signature          outputs                                       error       words
-    ("serving_default",  {"y": np.array(1.0)},                         ModelFault, "the output 'y' has no batch dimension; where that is meant"),
+    ("serving_default",  {"y": np.array(1.0)},                         ModelFault, "the output 'y' has no batch dimension; if that is intended"),
     ("serving_default",  {"y": np.array([1.0])},                       ModelFault, "the output 'y' has 1 rows for the 2 rows of the request"),
     ("serving_default",  {"a": np.array([1, 2]), "b": np.array([1])},  ModelFault, "the output 'b' has 1 rows for the 2 rows of the request"),
     ("constant",         {"y": np.array([1, 2, 3])},                   BadRequest, "the output 'y' has 3 rows for the 2 rows of the request: ask in column form"),

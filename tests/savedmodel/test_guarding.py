@@ -100,7 +100,7 @@ UNCHECKED = [
 @pytest.mark.parametrize(("name", "reason"), UNCHECKED)
 def test_what_cannot_be_checked_is_refused_unless_the_callers_are_trusted(name: str, reason: str) -> None:
     source = Source(killers.build() / name, "model")
-    with pytest.raises(LoadError, match=f"{reason}.*CALLERS=trusted serves it still"):
+    with pytest.raises(LoadError, match=f"{reason}.*CALLERS=trusted serves it anyway"):
         open_session(source, settings.read({}))
     open_session(source, settings.read({"CALLERS": "trusted"})).close()
 

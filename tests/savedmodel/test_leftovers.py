@@ -1,4 +1,4 @@
-"""A model that takes another's place in a folder: what was written for the other is passed over, and told."""
+"""A model that takes another's place in a folder: what was written for the other is ignored, and told."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ def test_the_new_model_is_served_without_what_was_the_other_ones(
     assert len(json.loads(answer.body)["predictions"][0]) == 2
     assert b"label" not in answer.body
     told = capsys.readouterr().out
-    assert "files of another model" in told
+    assert "files that belong to another model" in told
     for name in ("manifest.json", "labels.txt", "examples.json", "answers.json", "tf_serving_warmup_requests"):
         assert f"assets.extra/{name}" in told
 

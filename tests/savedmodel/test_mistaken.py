@@ -119,7 +119,7 @@ def test_a_missing_file_is_named(
 INDEX = "variables/variables.index"
 MOVED = [
     # to                         words
-    ("variables.index",          "it stands beside saved_model.pb; make the folder variables/"),
+    ("variables.index",          "it is beside saved_model.pb; make the folder variables/"),
     ("variables\\variables.index", "a zip archive of Windows was unpacked without its folders"),
     ("elsewhere.index",          "the folder holds only part of a SavedModel"),
 ]  # fmt: skip
@@ -187,7 +187,7 @@ def test_an_operation_without_a_kernel_is_named() -> None:
 @pytest.mark.parametrize("setting", ["refuse", "allow"])
 def test_a_call_of_python_cannot_be_served_by_any_setting(setting: str) -> None:
     said = reason(zoo.build() / "py_function", DANGEROUS_OPS=setting)
-    assert said == "it calls Python (EagerPyFunc), of which an exported model holds nothing"
+    assert said == "it calls Python (EagerPyFunc), which is not part of an exported model"
 
 
 def test_no_signatures() -> None:
@@ -196,5 +196,5 @@ def test_no_signatures() -> None:
 
 def test_what_prints_to_the_log_is_served(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
     assert serve(build() / "prints")("GET", "/readyz").status == 200
-    assert "the model prints what it is given: PrintV2" in capsys.readouterr().out
+    assert "the model prints its inputs: PrintV2" in capsys.readouterr().out
     assert "PrintV2 (files)" in reason(build() / "prints_to_a_file")

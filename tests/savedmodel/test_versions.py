@@ -101,7 +101,7 @@ def test_only_the_chosen_version_is_kept_of_a_bucket(
     into = fetch("gs://models/m", bucket)
     assert [path.name for path in into.iterdir()] == ["9"]
     assert not any(name.startswith("2/") for name in bucket.read_names)
-    assert "version 10 is passed over" in capsys.readouterr().out
+    assert "version 10 is ignored" in capsys.readouterr().out
     assert Source(into, "model").version == "9"
     shutil.rmtree(into)
 
@@ -119,9 +119,9 @@ def test_whole_versions_are_not_passed_over(numbered: Numbered) -> None:
 def test_what_every_version_lacks_is_said_where_none_is_whole(tmp_path: Path) -> None:
     shutil.copytree(build() / "keras3_saved", tmp_path / "numbered" / "3")
     (tmp_path / "numbered" / "3" / DATA).unlink()
-    with pytest.raises(LoadError, match=f"no version is whole: version 3: {DATA} is missing"):
+    with pytest.raises(LoadError, match=f"no version is complete: version 3: {DATA} is missing"):
         Source(tmp_path / "numbered", "model")
-    with pytest.raises(LoadError, match="no whole version"):
+    with pytest.raises(LoadError, match="no complete version"):
         fetch("gs://models/m", Bucket(tmp_path / "numbered"))
 
 

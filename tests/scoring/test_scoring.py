@@ -464,7 +464,7 @@ def test_parts_that_may_not_be_deleted_stay_and_harm_nothing(bench: Bench, capsy
         source, generation = bench.put(b'"cat"\n' * 3000)
         scored = scoring.score_object(source, generation)
     assert scored.rows == 3000
-    assert "parts are left over" in capsys.readouterr().out
+    assert "parts could not be deleted" in capsys.readouterr().out
     left = bench.store.names("out", f"scored/.partial/{bench.name}")
     assert len(left) == 3
     assert all(scoring.ours("out", name, {}) for name in left)
@@ -578,7 +578,7 @@ def test_rows_that_change_each_other_are_run_one_by_one(
     monkeypatch.setattr(Scorer, "_seconds", lambda self, inputs, rows: 1 / rows)  # whatever the machine does meanwhile
     rows = [float(number) for number in range(3000)]
     bench.score(as_lines(rows))
-    assert "begun again, row by row" in capsys.readouterr().out
+    assert "started again, row by row" in capsys.readouterr().out
     for row, written in list(zip(rows, bench.written.splitlines()))[2800:]:
         assert prediction_of(written) == online(ask, row, "vector")
 

@@ -186,7 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("out", type=Path, nargs="?", metavar="OUT_DIR", help="the folder for the copies")
     parser.add_argument(
-        "--cached", action="store_true", help="bind into .cache/, if that is still to do, and print the folder alone"
+        "--cached", action="store_true", help="bind into .cache/ unless that is done, and print the folder only"
     )
     parser.add_argument(
         "--library-dir", type=Path, metavar="DIR", help="where the two libraries are (default: the installed wheel)"

@@ -58,7 +58,7 @@ def build(environment: Path, out: Path, model: Path, baking: Sequence[str] | Non
         for path in out.rglob("*"):
             path.chmod(0o755 if path.is_dir() else 0o644)
         if problem := differences(answers(site, out / "model"), answers(packages, out / "model", root=out)):
-            raise Refused(f"{out}: the server answers otherwise than from {environment}: {problem}")
+            raise Refused(f"{out}: the server's answer differs from that from {environment}: {problem}")
         return "\n".join([prune.table(found, before, prune.sizes(packages, found)), _rest(out), *notes])
     except BaseException:
         shutil.rmtree(out, ignore_errors=True)
@@ -113,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Build the folder; return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m tools.image.build",
-        description="Write what the image holds besides Python into a folder.",
+        description="Write the contents of the image, except Python, into a folder.",
         epilog="example: python -m tools.image.build /tmp/function",
     )
     parser.add_argument("out", type=Path, metavar="OUT", help="the folder to write")

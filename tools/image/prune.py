@@ -356,7 +356,7 @@ def prune(
             copy(site, found, out, bound=bound)
         target = site if out is None else out
         if model and (differing := differences(expected, answers(target, model))):
-            raise Refused(f"{target}: the server answers otherwise than before: {differing}")
+            raise Refused(f"{target}: the server's answer differs from the one before: {differing}")
         return table(found, before, sizes(target, found))
     except BaseException:
         if out is not None:

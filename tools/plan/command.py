@@ -15,15 +15,15 @@ from tools.plan.rules import MEMORIES, MOST_CONCURRENCY, SIZES
 
 EPILOG = """\
 examples:
-  python -m serving plan                                       model/, a day with 1 request/s on the average
+  python -m serving plan                                       model/, a day with 1 request/s on average
   python -m serving plan --rate 20 --peak 100 --p99 300        a busier day, 99 % below 300 ms
   python -m serving plan --shape bursts --rate 0.1 --peak 500  quiet, with a minute of 500 requests/s every hour
-  python -m serving plan --trace access-times.txt              what really came: a timestamp a line
+  python -m serving plan --trace access-times.txt              recorded traffic: one timestamp per line
   python -m serving plan MODEL_DIR --save measured.json        measure once ...
   python -m serving plan --measured measured.json --shape constant --rate 1000000     ... and ask again at once
 
-What is simulated are the platform's published scaling rules with this machine's speed; what an instance of the
-platform adds (--overhead) and how its CPU compares to this one cannot be measured here."""
+The simulation uses the platform's published scaling rules and the speed of this machine. What the platform adds to a
+start (--overhead), and how its CPU compares to this one, cannot be measured here."""
 DEFAULT_PICTURE = Path("plan.png")
 MOST_RATE = 1e7
 MOST_HOURS = 24 * 31
@@ -69,46 +69,55 @@ def mebibytes(text: str) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m serving plan", epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="What a model needs on Cloud Run, how fast it answers there and what it costs.",
+        description="Estimate the instances that a model needs on Cloud Run, its latency there and its cost.",
     )  # fmt: skip
     parser.add_argument("directory", type=Path, nargs="?", metavar="MODEL_DIR", help=(
-        "the model to measure (default: the variable)"))  # fmt: skip
+        "the model to measure (default: MODEL_DIR)"))  # fmt: skip
     shape = parser.add_argument_group("traffic")
     shape.add_argument("--shape", choices=("constant", "diurnal", "bursts"), default="diurnal", help="(diurnal)")
     shape.add_argument("--rate", type=number(0, MOST_RATE), default=1.0, metavar="R", help=(
-        "requests/s: always, on the average of a day, or between bursts (1)"))  # fmt: skip
+        "requests/s: constant, on average over a day, or between bursts (1)"))  # fmt: skip
     shape.add_argument("--peak", type=number(0, MOST_RATE), metavar="R", help=(
         "requests/s at 14:00 (twice --rate), or in bursts (20 times --rate)"))  # fmt: skip
     shape.add_argument("--burst-seconds", type=number(0, 86400, True), default=60.0, metavar="S", help="(60)")
     shape.add_argument("--burst-every", type=number(0, 86400 * 7, True), default=3600.0, metavar="S", help="(3600)")
     shape.add_argument("--hours", type=number(0, MOST_HOURS, True), default=24.0, metavar="H", help="(24)")
-    shape.add_argument("--trace", type=Path, metavar="FILE", help="instead: a timestamp a line, seconds or ISO 8601")
-    wish = parser.add_argument_group("what is not to be proposed")
+    shape.add_argument(
+        "--trace",
+        type=Path,
+        metavar="FILE",
+        help="recorded traffic instead: one timestamp per line, seconds or ISO 8601",
+    )
+    wish = parser.add_argument_group("fixed values, which are then not proposed")
     wish.add_argument("--memory", type=mebibytes, metavar="M", help="512Mi to 32Gi")
     wish.add_argument("--cpu", type=int, metavar="N", help=f"one of {', '.join(map(str, SIZES))}")
-    wish.add_argument("--concurrency", type=whole(1, MOST_CONCURRENCY), metavar="N", help="requests at a time")
-    wish.add_argument("--min", type=whole(0, 10**6), dest="least", metavar="N", help="instances kept")
-    wish.add_argument("--max", type=whole(1, 10**6), dest="most", metavar="N", help="instances at most")
+    wish.add_argument(
+        "--concurrency", type=whole(1, MOST_CONCURRENCY), metavar="N", help="concurrent requests per instance"
+    )
+    wish.add_argument("--min", type=whole(0, 10**6), dest="least", metavar="N", help="minimum number of instances")
+    wish.add_argument("--max", type=whole(1, 10**6), dest="most", metavar="N", help="maximum number of instances")
     wish.add_argument("--p99", type=number(0, 1e6, True), metavar="MS", help=(
-        "propose the cheapest with 99 %% of the answers within this"))  # fmt: skip
-    wish.add_argument("--no-cpu-boost", action="store_true", help="start without more CPU")
+        "propose the cheapest with 99 %% of the answers within this time"))  # fmt: skip
+    wish.add_argument("--no-cpu-boost", action="store_true", help="no startup CPU boost")
     wish.add_argument("--overhead", type=number(0, 240), default=1.0, metavar="S", help=(
-        "of a start, before our process runs; assumed, for nothing is published (1)"))  # fmt: skip
+        "what the platform adds to a start; assumed, because it is not published (1)"))  # fmt: skip
     wish.add_argument("--probe-period", type=number(0, 240), default=1.0, metavar="S", help=(
-        "the startup probe's periodSeconds: an instance that is ready waits for its next question (1)"))  # fmt: skip
+        "the startup probe's periodSeconds; an instance that is ready waits for the next probe (1)"))  # fmt: skip
     measuring = parser.add_argument_group("measurement")
-    measuring.add_argument("--measured", type=Path, metavar="FILE", help="use what --save wrote, and measure nothing")
+    measuring.add_argument("--measured", type=Path, metavar="FILE", help="use what --save wrote instead of measuring")
     measuring.add_argument("--save", type=Path, metavar="FILE", help="keep the measurement")
     measuring.add_argument("--body", type=Path, metavar="FILE", help="the request to send (the model's example)")
     measuring.add_argument("--starts", type=whole(1, 100), default=5, metavar="N", help="(5)")
-    measuring.add_argument("--seconds", type=number(0.1, 600), default=1.0, metavar="S", help="a concurrency (1)")
+    measuring.add_argument(
+        "--seconds", type=number(0.1, 600), default=1.0, metavar="S", help="for each concurrency (1)"
+    )
     out = parser.add_argument_group("output")
     out.add_argument("--prices", type=Path, default=cost.DEFAULT, metavar="FILE", help="(tools/plan/prices.json)")
     out.add_argument("--tier", default="1", metavar="N", help="the region's price tier (1)")
     out.add_argument("--json", action="store_true", help="JSON instead of the table")
     out.add_argument("--picture", type=Path, default=DEFAULT_PICTURE, metavar="FILE", help=f"({DEFAULT_PICTURE})")
     out.add_argument("--no-picture", action="store_true", help="only the table")
-    out.add_argument("--seed", type=whole(0, 2**32 - 1), default=7, metavar="N", help="of the simulated chance (7)")
+    out.add_argument("--seed", type=whole(0, 2**32 - 1), default=7, metavar="N", help="of the random numbers (7)")
     return parser
 
 

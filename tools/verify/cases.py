@@ -80,7 +80,7 @@ def from_server(client: Client, directory: Path | None = None) -> Offer:
         told = metadata["metadata"]["signature_def"]["signature_def"]
         signatures = {key: _signature(key, value) for key, value in told.items()}
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise VerifyError(f"{client.url}: /v1/models and its metadata do not tell what is served there") from None
+        raise VerifyError(f"{client.url}: /v1/models and its metadata do not say what is served there") from None
     if directory is None:
         return Offer(name, signatures, {}, ())
     return from_source(Source(directory, name))._replace(name=name, signatures=signatures)
@@ -156,7 +156,7 @@ def ask_for(offer: Offer, signature: Signature, ask: Ask, count: int, others: in
         if all(spec.dtype.v2_name for spec in specs):
             add("generated, in the Open Inference Protocol", requests.infer(signature, inputs), [], infer)
     if given:
-        return asked._replace(problem=f"{given[0]} (it lies beside the model, and is refused)")
+        return asked._replace(problem=f"{given[0]} (it is beside the model, and is refused)")
     missing = "none of the ways to fill its inputs was answered; export it with examples="
     return asked if asked.cases else asked._replace(problem=missing)
 

@@ -98,7 +98,7 @@ def _difference(right: Answer, came: Answer, signature: Signature | None) -> str
 def graph(directory: Path, vouched: bool = False) -> Verdict:
     """Look at the model's operations, before anything is asked; `vouched` are those of custom libraries."""
     if not (directory / "saved_model.pb").is_file():
-        return Verdict("graph", UNTESTED, "it is no SavedModel")
+        return Verdict("graph", UNTESTED, "it is not a SavedModel")
     found = impurities(directory)
     uses = against(found, vouched)
     if uses:

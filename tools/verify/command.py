@@ -21,17 +21,17 @@ from tools.verify.instances import Instance
 
 EPILOG = f"""\
 examples:
-  python -m serving verify model/                             starts its own instances
+  python -m serving verify model/                             starts instances of its own
   python -m serving verify model/ --quick                     a few seconds
-  python -m serving verify --url http://localhost:8080        one that runs, and may be behind a balancer
+  python -m serving verify --url http://localhost:8080        a running service, maybe behind a balancer
   python -m serving verify model/ --url https://ONE --url https://OTHER \\
       --header "Authorization: Bearer $(gcloud auth print-identity-token)"
 
 The requests are the examples and the warm-up requests beside the model, and some made from its signatures. The same
-request has to be answered with the same bytes: again, in another order, by another instance, beside other requests,
-after many others, after errors, as an event and in a file. A row in a batch may round otherwise than alone, for other
-kernels run: by how much is told, and more than {TOLERANCE:g} of the largest value of an output is a failure
-({HALF_TOLERANCE:g} for outputs of 16 bits).
+request must be answered with the same bytes: again, in another order, by another instance, beside other requests,
+after many others, after errors, as an event and in a file. A row in a batch may be rounded differently than the row
+alone, because other kernels run. The difference is printed; more than {TOLERANCE:g} of the largest value of an output
+is a failure ({HALF_TOLERANCE:g} for outputs of 16 bits).
 
 exit status:  0 stateless, 1 not, 2 could not be verified, or not to the end"""
 STATELESS, NOT, NOTHING = 0, 1, 2
@@ -66,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
     """Describe the command."""
     found = argparse.ArgumentParser(
         prog="python -m serving verify",
-        description="Is a served model a function of its request alone? Real servers are asked.",
+        description="Test with real servers whether the answers of a served model depend on the request alone.",
         formatter_class=argparse.RawDescriptionHelpFormatter, epilog=EPILOG,
     )  # fmt: skip
     found.add_argument("directory", nargs="?", type=Path, metavar="MODEL_DIR", help=(
@@ -75,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--header", action="append", type=_header, default=[], metavar="'NAME: VALUE'",
                        help="of every request to --url; may be repeated")  # fmt: skip
     found.add_argument("--signature", action="append", default=[], metavar="NAME", help=(
-        "this one alone; may be repeated (default: all)"))  # fmt: skip
+        "this signature only; may be repeated (default: all)"))  # fmt: skip
     found.add_argument("--others", type=_whole, metavar="N", help=(
         "other requests before those that are compared (default: 10000; with --quick 500)"))  # fmt: skip
     found.add_argument("--tolerance", type=_share, default=TOLERANCE, metavar="SHARE", help=(
@@ -166,7 +166,7 @@ def _verify(
         told["model"] = f"{urls[0]} ({offer.name})"
     else:
         if options.header:
-            raise VerifyError("--header goes with --url")
+            raise VerifyError("--header: expected --url with it")
         source = Source(settings.folder(options.directory), "model")
         directory = source.directory.resolve()
         environment |= {"MODEL_DIR": str(directory), "MODEL_NAME": "model"}

@@ -96,4 +96,4 @@ def told(right: bytes, came: bytes, signature: Signature | None = None) -> str:
         if off:
             called = output_name(signature, name)
             found.append(f"{called} differs" if math.isinf(off) else f"{called} by {off:.1e} of its largest value")
-    return "; ".join(found) or "the same values, written otherwise"
+    return "; ".join(found) or "the same values, written differently"

@@ -62,12 +62,12 @@ class Meters:
         self.rows = counter("serving_rows", "Rows predicted.", *requests)
         self.refused = counter("serving_refused", "Requests too large, too many, too early, too late.", "status")
         self.loads = counter("serving_loads", "Loads of the model.", "outcome")
-        self.cold = counter("serving_cold_requests", "Requests that came when the model was not there yet.")
+        self.cold = counter("serving_cold_requests", "Requests that arrived before the model was loaded.")
         self.flying = client.Gauge(
             "serving_requests_in_flight", "Requests begun and not answered.", registry=own, multiprocess_mode="livesum",
         )  # fmt: skip
         self.start = client.Gauge(
-            "serving_start_seconds", "What the start of a process was made of.", ("phase",),
+            "serving_start_seconds", "The parts of the start of a process.", ("phase",),
             registry=own, multiprocess_mode="max",
         )  # fmt: skip
         self.by_step = [self.steps.labels(step) for step in STEPS]

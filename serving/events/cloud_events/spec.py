@@ -134,7 +134,7 @@ def _items(text: str, ends: str, item: Callable[[int], int]) -> None:
 
 
 def _members(text: str) -> dict[str, tuple[Any, str]]:
-    """Return the members of a JSON object, each as its value and its text; a name that stands twice is an error."""
+    """Return the members of a JSON object, each as its value and its text; a name that appears twice is an error."""
     found: dict[str, tuple[Any, str]] = {}
 
     def member(at: int) -> int:

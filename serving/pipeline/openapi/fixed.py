@@ -12,7 +12,7 @@ def fixed_schemas(source: Source) -> dict[str, Schema]:
     """Return what does not depend on the signatures."""
     return {
         "Any": {},
-        "Event": {"description": "A CloudEvent, a push of Pub/Sub or a legacy event; what is none is told so."},
+        "Event": {"description": "A CloudEvent, a push of Pub/Sub or a legacy event; anything else is refused."},
         "Replied": {"description": "The data of the CloudEvent that answers; its attributes are ce- header fields."},
         "OpenAPI": object_with({"openapi": TEXT, "info": {"type": "object"}, "paths": {"type": "object"}}),
         "Error": object_with({"error": TEXT}, closed=True),

@@ -128,7 +128,7 @@ def _wanted(spec: TensorSpec) -> Schema:
     parameters: Schema = {
         "binary_data": ALWAYS if spec.dtype.v2_name in open_inference.BINARY_ONLY else MAYBE,
         "classification": {
-            "description": "How many of the highest values to tell, as text: value:index:name.",
+            "description": "How many of the highest values to return, as text: value:index:name.",
             "type": "integer", "minimum": 0, **({} if ranked else {"maximum": 0}),
         },
     }  # fmt: skip

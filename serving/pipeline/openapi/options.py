@@ -16,7 +16,7 @@ def query_options(subject: Subject) -> dict[str, Schema]:
     ]
     if scores:
         options += [
-            ("top_k", "How many of the best classes to tell, in place of the outputs.", COUNT),
+            ("top_k", "How many of the best classes to return, in place of the outputs.", COUNT),
             ("scores", "The output that holds the scores, for top_k.", {"enum": scores}),
         ]
     return {name: {"name": name, "in": "query", "description": why, "schema": schema} for name, why, schema in options}

@@ -54,7 +54,7 @@ def _chosen(signature: Signature, subject: Subject, form: str, value: Schema) ->
     name: Schema = {"enum": [DEFAULT, ""]} if default else {"const": signature.name}
     other = "inputs" if form == "instances" else "instances"
     options = {option: parameter["schema"] for option, parameter in query_options(subject).items()}
-    parameters = {"description": "As in the address. What is no object is not looked at.", "properties": options}
+    parameters = {"description": "As in the address. A value that is not an object is ignored.", "properties": options}
     properties = {"signature_name": name, form: value, "parameters": parameters}
     # Not {other: False}, which says the same: generators of clients cannot read a schema that is no object.
     return {**object_with(properties, (form,) if default else ("signature_name", form)), "not": {"required": [other]}}
@@ -153,8 +153,9 @@ def example_schemas(subject: Subject) -> dict[str, Schema]:
         number = {"type": "number", "minimum": -(1 << 63), "maximum": (1 << 63) - 1}
         kinds = [{"anyOf": [{"type": "boolean"}, number]}, schema_ref("Text")]
         schemas["Features"] = {
-            "description": "A value or a flat list for each. The first value tells the kind of all: a decimal makes "
-            "floats, an integer or a boolean int64s, text or base64 bytes. The model tells what it wants.",
+            "description": "A value or a flat list for each. The first value decides the type of "
+            "all: a decimal number means floats, an integer or a boolean int64s, text or base64 bytes. The model "
+            "decides which features it needs.",
             "type": "object",
             "additionalProperties": any_of([*kinds, *({"type": "array", "items": kind} for kind in kinds)]),
         }

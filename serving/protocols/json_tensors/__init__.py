@@ -6,5 +6,5 @@
     writer     an array → what the JSON writer takes
 
 JSON is RFC 8259 <https://www.rfc-editor.org/rfc/rfc8259> and what TensorFlow Serving adds to it: the tokens NaN,
-Infinity and -Infinity, and a byte-order mark. An object in which a key stands twice is refused.
+Infinity and -Infinity, and a byte-order mark. An object in which a key appears twice is refused.
 """

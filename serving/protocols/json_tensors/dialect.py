@@ -60,7 +60,7 @@ def first_repeated(names: Sequence[str]) -> str | None:
 
 @lru_cache(maxsize=4)
 def _decoder(max_number_length: int) -> json.JSONDecoder:
-    """Return a parser that refuses longer numbers, numbers too large for a double, and a key that stands twice."""
+    """Return a parser that refuses longer numbers, numbers too large for a double, and a key that appears twice."""
 
     # Python takes time quadratic in the digits of an integer; what simdjson reads itself, it reads in linear time.
     def bounded(token: str) -> str:
@@ -84,5 +84,5 @@ def _decoder(max_number_length: int) -> json.JSONDecoder:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) < len(pairs):
-        raise _NotJson(f"the key {first_repeated([name for name, _ in pairs])!r} stands twice")
+        raise _NotJson(f"the key {first_repeated([name for name, _ in pairs])!r} appears twice")
     return members

@@ -54,10 +54,10 @@ class Document:
 
 
 def members(value: Any, place: str) -> dict[str, Any]:
-    """Return an object's members by name; raise BadRequest where a key stands twice."""
+    """Return an object's members by name; raise BadRequest where a key appears twice."""
     names = list(value)
     if len(set(names)) < len(names):
-        raise BadRequest(f"{place}: the key {first_repeated(names)!r} stands twice")
+        raise BadRequest(f"{place}: the key {first_repeated(names)!r} appears twice")
     if isinstance(value, simdjson.Object) and (len(names) > MOST_LOOKED_UP or "\0" in "".join(names)):
         # simdjson looks each name up from the first member on, and as C does: to the first zero
         value = parse_carefully(value.mini, PARSED)  # type: ignore[arg-type]  # bytes, whatever its stub says

@@ -161,5 +161,5 @@ def _row_problem(spec: TensorSpec, shape: Shape, place: str) -> str | None:
     row_shape = spec.shape[1:]
     problem = check(TensorSpec(spec.name, spec.dtype, row_shape, spec.tensor), shape)
     if problem and len(shape) == len(row_shape) - 1:
-        problem += "; a single row needs brackets of its own"
+        problem += "; a single row needs its own brackets"
     return problem and f"{place}: {problem}"

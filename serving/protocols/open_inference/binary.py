@@ -120,7 +120,7 @@ def from_bytes(body: bytes, start: int, size: int, dtype: DType, shape: tuple[in
 def _strings(body: bytes, start: int, size: int, count: int, place: str) -> list[bytes]:
     end = start + size
     if count * _LENGTH.size > size:
-        raise BadRequest(f"{place}: expected {count} elements of BYTES, each behind its length, got {size} bytes")
+        raise BadRequest(f"{place}: expected {count} elements of BYTES, each after its length, got {size} bytes")
     elements = []
     for index in range(count):
         if end - start < _LENGTH.size:

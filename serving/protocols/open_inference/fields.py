@@ -44,7 +44,7 @@ def spec_of(
     """Return the spec that `fields` name.
 
     `earlier` has the names that stand before it in the request, `side` is "input" or "output" for messages. Raise
-    BadRequest for a name that is unknown or stands twice.
+    BadRequest for a name that is unknown or appears twice.
     """
     name = fields.get("name")
     if not isinstance(name, str):
@@ -55,7 +55,7 @@ def spec_of(
         name = name[:200]
         raise BadRequest(f"{place}.name: the signature has no {side} {name!r}{did_you_mean(name, rest or specs)}")
     if name in earlier:
-        raise BadRequest(f"{place}.name: {name!r} stands twice")
+        raise BadRequest(f"{place}.name: {name!r} appears twice")
     return spec
 
 

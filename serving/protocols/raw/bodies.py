@@ -36,13 +36,13 @@ _PARAMETER = re.compile(r';[ \t]*([^\s=;"]+)=(?:"((?:[^"\\]|\\.)*)"|([^\s;"]*))'
 def parameter(value: str, name: str) -> str | None:
     """Return one parameter of a header field such as Content-Type, None where it is absent.
 
-    One that stands twice is refused: of two readers, one would take the first and the other the last.
+    One that appears twice is refused: of two readers, one would take the first and the other the last.
     """
     given = [match for match in _PARAMETER.finditer(value) if match[1].lower() == name]
     if not given:
         return None
     if len(given) > 1:
-        raise BadRequest(f"the parameter {name!r} stands twice in {value[:200]!r}", example=False)
+        raise BadRequest(f"the parameter {name!r} appears twice in {value[:200]!r}", example=False)
     (match,) = given
     return match[3] if match[2] is None else re.sub(r"\\([\"\\])", r"\1", match[2])
 

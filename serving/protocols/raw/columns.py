@@ -43,7 +43,7 @@ class _Columns:
         self.others: dict[str, int] = {}  # names that the signature does not have
 
     def add(self, name: str, position: int, specs: Mapping[str, TensorSpec], key: str) -> bool:
-        """Add a column; return whether its name stands twice."""
+        """Add a column; return whether its name appears twice."""
         element = _ELEMENT.fullmatch(name)
         if name == key and name not in specs:
             twice, self.key = self.key is not None, position
@@ -66,7 +66,7 @@ def _named_columns(names: Sequence[str], signature: Signature, context: Context)
     columns = _Columns()
     for position, name in enumerate(names):
         if columns.add(name, position, specs, context.key):
-            raise BadRequest(f"line 1: the column {name[:200]!r} stands twice")
+            raise BadRequest(f"line 1: the column {name[:200]!r} appears twice")
     if columns.others:
         return Header(names, _own_names(columns, signature), frozenset(specs), columns.key)
     inputs = {
@@ -88,8 +88,8 @@ def _own_names(columns: _Columns, signature: Signature) -> Mapping[str, Sequence
     number = next((other for other in others if NUMBER.fullmatch(other)), None)
     if number is not None:
         raise BadRequest(
-            f"line 1: expected names, got the number {number[:40]}; where the first line is a row, "
-            "say Content-Type: text/csv; header=absent"
+            f"line 1: expected names, got the number {number[:40]}; if the first line is a row, "
+            "send Content-Type: text/csv; header=absent"
         )
     vector = len(specs) == 1 and specs[0].shape is not None and len(specs[0].shape) == 2 and specs[0].shape[1]
     if vector and not columns.whole and not columns.elements:
@@ -115,7 +115,7 @@ def _positions(spec: TensorSpec, whole: int | None, elements: Mapping[int, int])
     if whole is None and not elements:
         raise BadRequest(f"line 1: the input {spec.name!r} is missing; expected {_wanted(spec)}")
     if whole is not None and elements:
-        raise BadRequest(f"line 1: the input {spec.name!r} stands there whole and in elements")
+        raise BadRequest(f"line 1: the input {spec.name!r} is given both whole and by element")
     rank = None if spec.shape is None else len(spec.shape)
     size = spec.shape[1] if spec.shape and rank == 2 else None
     if whole is not None:

@@ -30,7 +30,7 @@ def decode(body: bytes, signature: Signature, context: Context) -> Call:
     batched = {name: parts for name, parts in named.items() if not _is_single(signature.inputs.get(name))}
     if len({len(parts) for parts in batched.values()}) > 1:
         counts = ", ".join(f"{name!r} {len(parts)}" for name, parts in batched.items())
-        raise BadRequest(f"parts: expected as many of one input as of the others, one a row, got {counts}")
+        raise BadRequest(f"parts: expected the same number of parts for each input, one per row, got {counts}")
     inputs = {
         name: _input(spec, named[name], context.limits) for name, spec in signature.inputs.items() if name in named
     }

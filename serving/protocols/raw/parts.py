@@ -116,6 +116,6 @@ def _header_fields(head: bytes, place: str) -> dict[str, str]:
             raise BadRequest(f"{place}: expected a header field, got {line[:60]!r}")
         name = field[1].lower()
         if name in fields:
-            raise BadRequest(f"{place}: the header field {field[1][:60]!r} stands twice")
+            raise BadRequest(f"{place}: the header field {field[1][:60]!r} appears twice")
         fields[name] = field[2].strip()
     return fields

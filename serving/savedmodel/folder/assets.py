@@ -23,5 +23,5 @@ def problem(directory: Path) -> str | None:
     for name in found:
         path = PurePosixPath(name)
         if not name or len(name) > LONGEST or "\0" in name or path.is_absolute() or ".." in path.parts:
-            return f"it names the asset {name[:80]!r}, which is no file inside assets/"
+            return f"it names the asset {name[:80]!r}, which is not a file inside assets/"
     return None

@@ -52,7 +52,7 @@ def digest(directory: Path) -> str:
 
 
 def read(directory: Path) -> Mapping[str, str]:
-    """Return the model's card, empty where there is none; one that is broken or another model's is passed over."""
+    """Return the model's card, empty where there is none; one that is broken or another model's is ignored."""
     try:
         content = manifest.extra(directory, NAME, LARGEST)
         if content is None:
@@ -66,7 +66,7 @@ def read(directory: Path) -> Mapping[str, str]:
     except (ValueError, RecursionError):
         problem = "expected JSON"
     if problem:
-        log("WARNING", f"{PLACE} is passed over: {problem}")
+        log("WARNING", f"{PLACE} is ignored: {problem}")
         return {}
     return dict(found)
 

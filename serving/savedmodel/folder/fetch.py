@@ -44,10 +44,10 @@ def fetch(address: str, storage: Storage) -> Path:
                 version = into / names[0].partition("/")[0]
                 if not version.name.isdecimal() or (problem := lacking(version)) is None:
                     break
-                log("WARNING", f"version {version.name} is passed over: {problem}")
+                log("WARNING", f"version {version.name} is ignored: {problem}")
                 shutil.rmtree(version)  # it may be in memory
             else:
-                raise LoadError("the bucket holds no whole version of the model")
+                raise LoadError("the bucket holds no complete version of the model")
     except StorageError as error:
         shutil.rmtree(into, ignore_errors=True)
         raise LoadError(str(error)) from None
@@ -69,7 +69,7 @@ def _in_turn(names: Sequence[str]) -> Iterator[list[str]]:
     for version in sorted(numbered, key=int, reverse=True):
         inner = [name.removeprefix(f"{version}/") for name in names if name.startswith(f"{version}/")]
         if problem := _lacking(inner):
-            log("WARNING", f"version {version} is passed over: {problem}")
+            log("WARNING", f"version {version} is ignored: {problem}")
         else:
             yield [f"{version}/{name}" for name in inner]
 
@@ -95,7 +95,7 @@ def places(names: Sequence[str], prefix: str) -> list[str]:
         name = full.removeprefix(prefix)
         parts = name.split("/")
         if any(part in ("", ".", "..") or "\0" in part or len(part.encode()) > 255 for part in parts):
-            raise LoadError(f"the object {full[:200]!r} is no file that could be in the model's folder")
+            raise LoadError(f"the object {full[:200]!r} is not a file of the model's folder")
         plain = [unicodedata.normalize("NFC", part).casefold() for part in parts]
         key = "/".join(plain)
         if key in found:

@@ -21,7 +21,7 @@ PB = saved_model.NAME
 PLACE = f"{EXTRA}/manifest.json"
 ON_TOP = (".pb", ".tflite", twin.SIGNATURES)  # names of files on top that decide an answer end so
 LARGE = 16 << 20  # bytes; to digest more would be felt in a cold start
-OFF = "MANIFEST=off serves it still"
+OFF = "MANIFEST=off serves it anyway"
 
 
 def check(directory: Path, how: str) -> None:
@@ -38,7 +38,7 @@ def check(directory: Path, how: str) -> None:
         there = [name for name in names(directory) if _served(name) or name in stated]
         found = list(differences(directory, stated, there, None if how == "full" else LARGE))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise LoadError(f"{PLACE} is no manifest that could be read; {OFF}") from None
+        raise LoadError(f"{PLACE} is not a readable manifest; {OFF}") from None
     if found:
         more = f" ({len(found) - 1} more)" if len(found) > 1 else ""
         raise LoadError(f"it is not as it was exported: {found[0]}{more}; {OFF}")

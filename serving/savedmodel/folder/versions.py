@@ -40,7 +40,7 @@ def chosen(directory: Path) -> Chosen:
             return Chosen(path, tuple(passed_over))
         passed_over.append(f"version {path.name}: {problem}")
     if passed_over:
-        raise LoadError(f"no version is whole: {'; '.join(passed_over[:5])}")
+        raise LoadError(f"no version is complete: {'; '.join(passed_over[:5])}")
     return Chosen(directory)
 
 

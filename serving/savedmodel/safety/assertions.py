@@ -166,7 +166,7 @@ class Assertions:
             conditions.append(self.all(b"GreaterEqual", values, least))
             product = self.product(values)
             size = self.add(b"Mul", [size, product]) if size else product
-        most = f"{check.least} or more, and at most {self._most // check.weight} elements to come of them"
+        most = f"{check.least} or more, and at most {self._most // check.weight} elements in the result"
         return self.both(*conditions, self.few(check, size)), "sizes", most
 
     def reshape(self, check: Check) -> tuple[bytes, str, str]:
@@ -293,7 +293,7 @@ class Assertions:
         update = [sizes, places, self.add(b"OnesLike", [axes])]
         kept = self.add(b"TensorScatterUpdate", update, {**_T, b"Tindices": of_type(INT32)})
         good = self.both(self.all(b"GreaterEqual", sizes, self.constant(0.0)), self.few(check, self.product(kept)))
-        return good, "sizes", f"0 or more, and at most {self._most} elements to come of them"
+        return good, "sizes", f"0 or more, and at most {self._most} elements in the result"
 
     def stitch(self, check: Check) -> tuple[bytes, str, str]:
         half, conditions = len(self._inputs) // 2, []

@@ -45,7 +45,7 @@ def guarded(directory: Path, signatures: Iterable[Signature], most: int) -> Iter
     except (ValueError, IndexError, KeyError, RecursionError) as error:
         raise LoadError(f"saved_model.pb is not a SavedModel, or only part of one ({error})") from None
     if reason:
-        raise LoadError(f"{reason}; CALLERS=trusted serves it still")
+        raise LoadError(f"{reason}; CALLERS=trusted serves it anyway")
     with rewritten(directory, lambda one: guard(one, needed, most)) if needed else nullcontext(directory) as folder:
         yield folder
 

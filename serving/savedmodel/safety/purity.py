@@ -44,8 +44,8 @@ DOES = {
     "random":  "draws random numbers that no input decides",
     "files":   "touches files",
     "network": "talks to other processes",
-    "python":  "calls Python, of which the exported model holds nothing",
-    "hidden":  "runs operations that are written in a value, where they cannot be read",
+    "python":  "calls Python, which is not part of the exported model",
+    "hidden":  "runs operations that are stored in a value, where they cannot be checked",
     "unknown": "is not on the list of pure operations",
     "prints":  "prints what it is given, to the log",
 }
@@ -244,7 +244,7 @@ def impurities(directory: Path) -> list[Use]:
 
 
 def against(uses: Iterable[Use], custom: bool) -> list[Use]:
-    """Return the uses for which a model is no pure function; `custom`: CUSTOM_OP_LIBRARIES names libraries."""
+    """Return the uses for which a model is not a pure function; `custom`: CUSTOM_OP_LIBRARIES names libraries."""
     allowed = VOUCHED if custom else HARMLESS
     return [use for use in uses if use.kind not in allowed]
 

@@ -3,7 +3,7 @@
 It loads the model as the server does and sends each signature's example through decode → run → encode; where the
 exporter left the answer, it has to come out. For a signature without an example, inputs are made until it takes one; a
 model of which no signature could be shown to answer does not pass. It is stricter than the server in one more thing: a
-model that is no pure function of its inputs is refused, unless DANGEROUS_OPS=allow.
+model that is not a pure function of its inputs is refused, unless DANGEROUS_OPS=allow.
 """
 
 import json
@@ -26,7 +26,7 @@ from serving.savedmodel.safety.purity import DANGEROUS, against, impurities
 from serving.savedmodel.signature import Signature
 from serving.servers.commands.replay import TOLERANCE, difference
 
-CURE = "put a request that works beside the model: export it with examples="
+CURE = "export the model with examples=, so that there is a request that works"
 COARSE = 0.05  # of the largest number: where an output has 16 bits or fewer, other CPUs round by more than TOLERANCE
 
 
@@ -77,8 +77,8 @@ def _refuse_impure(source: Source, options: Settings) -> None:
     if uses and options.dangerous_ops == "refuse":
         more = f", and {len(uses) - 1} more" if len(uses) > 1 else ""
         dangerous = any(use.kind in DANGEROUS for use in uses)
-        way = "DANGEROUS_OPS=allow serves it still" if dangerous else "a server serves it, with a warning in its log"
-        raise LoadError(f"it is no pure function: {uses[0]}{more}; {way}")
+        way = "DANGEROUS_OPS=allow serves it anyway" if dangerous else "a server serves it, with a warning in its log"
+        raise LoadError(f"it is not a pure function: {uses[0]}{more}; {way}")
 
 
 def _refuse_unreadable(directory: Path) -> None:
@@ -112,7 +112,7 @@ def _problem(model: Model, signature: Signature, right: Any) -> Tried | None:
     except (BadRequest, InputError, RunError) as error:
         raise LoadError(f"signature {signature.name!r} refuses its own example: {error}") from None
     if right is not None and (wrong := otherwise(right, answer, signature)):
-        text = f"signature {signature.name!r} answers its example otherwise than when it was exported: {wrong}"
+        text = f"signature {signature.name!r} answers its example differently than when it was exported: {wrong}"
         raise LoadError(text)
     return None
 

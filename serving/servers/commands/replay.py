@@ -77,7 +77,7 @@ def _wrong(address: str, body: Any, right: Any, headers: dict[str, str], toleran
     except (URLError, OSError, HTTPException) as error:  # what is there may speak no HTTP
         return f"no answer from {address}: {getattr(error, 'reason', error)}"
     except ValueError:
-        return "the answer is no JSON"
+        return "the answer is not JSON"
     return difference(right, came, tolerance)
 
 

@@ -1,7 +1,7 @@
-"""`python -m serving score INPUT -o OUTPUT`: what an event does to an object, at a terminal, for files and objects.
+"""`python -m serving score INPUT -o OUTPUT`: scores a file or an object on the command line, as an event would.
 
-A run that was cut short goes on where it ended when the same command is given again. Exit status 0: every row is
-answered; 3: done, and some lines are errors; 1: not done, the last line says why; 2: the arguments are wrong.
+After an interruption, the same command continues where the last one ended. Exit status 0: every row is answered; 3:
+done, and some lines are errors; 1: not done, the last line says why; 2: the arguments are wrong.
 """
 
 import argparse
@@ -21,9 +21,7 @@ from serving.scoring.run import Source, prepare, score
 
 EXAMPLE = """\
 example:
-  echo '[[0,0,6,14,13,3,0,0],[0,0,12,2,3,14,0,0],[0,0,0,0,8,13,0,0],[0,0,0,12,16,3,0,0],
-         [0,0,0,0,8,13,1,0],[0,1,7,0,0,7,11,0],[0,3,13,2,0,7,13,0],[0,0,5,14,14,15,6,0]]' | tr -d '\\n' > rows.jsonl
-  python -m serving score rows.jsonl -o predictions.jsonl --signature pixels
+  python -m serving score examples/rows.jsonl -o predictions.jsonl --signature pixels
 """
 DONE, NOT_DONE, WRONG, WITH_ERRORS, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -31,9 +29,9 @@ DONE, NOT_DONE, WRONG, WITH_ERRORS, INTERRUPTED = 0, 1, 2, 3, 130
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command."""
     parser.description = (
-        "Answer every row of a file with the model of MODEL_DIR: JSON lines, CSV with a header, a picture, packed with "
-        "gzip or not. The same command goes on where it was cut short. Exit status 0: every row is answered; 3: done, "
-        "and some lines are errors; 1: not done; 2: wrong arguments."
+        "Predict every row of a file with the model of MODEL_DIR: JSON lines, CSV with a header, or a picture;\n"
+        "each may be compressed with gzip. After an interruption, the same command continues where it stopped.\n\n"
+        "Exit status 0: every row is answered; 3: done, and some lines are errors; 1: not done; 2: wrong arguments."
     )
     parser.epilog = EXAMPLE
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -42,16 +40,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", required=True, metavar="OUTPUT", help="a file, or gs://BUCKET/NAME; a new one"
     )
     parser.add_argument("--signature", metavar="NAME", help="a signature other than serving_default")
-    parser.add_argument("--options", metavar="QUERY", help="as in an address: top_k=3&arrays=base64 (SCORE_OPTIONS)")
+    parser.add_argument(
+        "--options", metavar="QUERY", help="as in the query of an address: top_k=3&arrays=base64 (SCORE_OPTIONS)"
+    )
     parser.add_argument(
         "--batch-rows",
         type=int,
         metavar="N",
-        help="rows that run together (SCORE_BATCH_ROWS; by default as many as pay)",
+        help="batch size (SCORE_BATCH_ROWS; default: as large as pays)",
     )
     parser.add_argument("--instances", action="store_true", default=None, help="write each row beside its prediction")
-    parser.add_argument("--content-type", metavar="TYPE", help="where the name does not tell it: text/csv, image/png")
-    parser.add_argument("--quiet", action="store_true", help="no progress")
+    parser.add_argument("--content-type", metavar="TYPE", help="if the name does not show it: text/csv, image/png")
+    parser.add_argument("--quiet", action="store_true", help="show no progress")
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -82,11 +82,13 @@ def main(arguments: argparse.Namespace) -> int:
         return NOT_DONE
     except KeyboardInterrupt:
         bar.end()
-        print("serving: interrupted; the same command goes on from here", file=sys.stderr)
+        print("serving: interrupted; the same command continues from here", file=sys.stderr)
         return INTERRUPTED
     bar.end()
     if not new:
-        print(f"serving: {arguments.output}: expected a new place, got one that is there by now", file=sys.stderr)
+        print(
+            f"serving: {arguments.output}: expected a new file or object, got one that exists by now", file=sys.stderr
+        )
         return NOT_DONE
     seconds = time.monotonic() - bar.began  # the loading of the model is not in it
     rate = (output.rows - bar.rows_before) / seconds
@@ -125,7 +127,7 @@ def _check_places(source: str, output: str) -> None:
         else Path(source).resolve() == Path(output).resolve()
     )
     if same:
-        raise settings.SettingError(f"-o: expected another place than the input's, got {output!r}")
+        raise settings.SettingError(f"-o: expected another file than the input, got {output!r}")
 
 
 def _source(place: str, content_type: str, storage: Storage) -> Source:
@@ -156,7 +158,7 @@ def _check_output(place: str, storage: Storage) -> None:
             return
     except NotThere:
         return
-    raise BadFile(f"-o: expected a new place, got {place!r}, which is there")
+    raise BadFile(f"-o: expected a new file or object, got {place!r}, which is there")
 
 
 def _output(place: str, identity: str, storage: Storage, options: settings.Settings) -> Output:

@@ -222,7 +222,7 @@ class Loop:
         for connection in [*self.heads] if is_last else self.heads.overdue(now):
             connection.expire()
         for connection in [*self.bodies] if is_last else self.bodies.overdue(now):
-            connection.cut(TimedOut, "body: did not come in time")
+            connection.cut(TimedOut, "body: did not arrive in time")
         self.next_look = self._end if not is_last else now + FULL if self.is_stopping else float("inf")
         if self._connections and not self.is_stopping:
             if now >= self._next_sweep:

@@ -92,7 +92,7 @@ class Workers:
         lived = time.monotonic() - began
         self._pause = 0.0 if lived > SHORT_LIVED else min(MOST_PAUSE, max(LEAST_PAUSE, 2 * self._pause))
         how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
-        log("ERROR", f"worker {place + 1} ended: {how}; another takes its place",
+        log("ERROR", f"worker {place + 1} ended: {how}; it is replaced",
             lived_seconds=round(lived, 1), pause_seconds=self._pause, runs=inflight.left_by(pid))  # fmt: skip
         self._due[place] = time.monotonic() + self._pause
 

@@ -126,4 +126,4 @@ def test_a_port_that_is_taken_is_refused_before_anything_starts() -> None:
         run = command("-m", "serving", "banner", "--port", str(port), "--while", str(os.getpid()))
         _, err = run.communicate(timeout=60)
     assert run.returncode == 1
-    assert err == f"serving: port {port} is taken: another program listens there; choose one: PORT=8081\n"
+    assert err == f"serving: port {port} is in use: another program listens there; choose another: PORT=8081\n"

@@ -50,12 +50,13 @@ def test_the_example_of_the_help_runs_as_printed(tmp_path: Path) -> None:
     assert EXAMPLE in shown
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = plain_environment(PATH=path, PYTHONPATH=str(ROOT))
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
     commands = EXAMPLE.removeprefix("example:\n")
     done = subprocess.run(["bash", "-e", "-c", commands], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert re.fullmatch(r"predictions\.jsonl: 1 rows, 0 errors, [0-9.]+ s, [0-9]+ rows/s\n", done.stdout)
-    (told,) = map(json.loads, (tmp_path / "predictions.jsonl").read_text().splitlines())
-    assert told["prediction"]["label"] == "3"
+    assert re.fullmatch(r"predictions\.jsonl: 2 rows, 0 errors, [0-9.]+ s, [0-9]+ rows/s\n", done.stdout)
+    lines = map(json.loads, (tmp_path / "predictions.jsonl").read_text().splitlines())
+    assert [line["prediction"]["label"] for line in lines] == ["3", "7"]
 
 
 def test_files_and_objects_have_the_bytes_of_the_event_path(serve: Serve, store: Store, tmp_path: Path) -> None:
@@ -128,10 +129,10 @@ STATUSES = [
     # input             output            more                              status  words
     ("rows.jsonl",      "out",            [],                               0,      "out: 2 rows, 0 errors"),
     ("bad.jsonl",       "out",            [],                               3,      "out: 2 rows, 1 errors"),
-    ("rows.jsonl",      "bad.jsonl",      [],                               1,      "-o: expected a new place, got"),
-    ("rows.jsonl",      "gs://out/there", [],                               1,      "-o: expected a new place, got"),
-    ("rows.jsonl",      "./rows.jsonl",   [],                               2,      "-o: expected another place than the input's"),
-    ("gs://in/x",       "gs://in/x",      [],                               2,      "-o: expected another place than the input's"),
+    ("rows.jsonl",      "bad.jsonl",      [],                               1,      "-o: expected a new file or object, got"),
+    ("rows.jsonl",      "gs://out/there", [],                               1,      "-o: expected a new file or object, got"),
+    ("rows.jsonl",      "./rows.jsonl",   [],                               2,      "-o: expected another file than the input"),
+    ("gs://in/x",       "gs://in/x",      [],                               2,      "-o: expected another file than the input"),
     ("gs://in",         "out",            [],                               2,      "expected gs://BUCKET/NAME, got 'gs://in'"),
     ("rows.jsonl",      "out",            ["--batch-rows", "-1"],           2,      "--batch-rows: expected a whole number"),
     ("rows.jsonl",      "out",            ["--options", "a b"],             2,      "expected options as in the query"),
@@ -218,8 +219,8 @@ def test_progress_is_shown_on_a_terminal(tmp_path: Path) -> None:
 INTERRUPTED = """if True:
     import os, signal, sys
     from serving import __main__; from serving.core import terminal
-    from serving.scoring import command
-    command._Bar.__call__ = lambda *_: os.kill(os.getpid(), signal.SIGINT)  # after the first batch
+    from serving.servers.commands import score
+    score._Bar.__call__ = lambda *_: os.kill(os.getpid(), signal.SIGINT)  # after the first batch
     sys.exit(terminal.run("serving", __main__.main))
 """
 
@@ -232,7 +233,7 @@ def test_interrupted_it_says_that_it_will_go_on(tmp_path: Path) -> None:
         for command in ([sys.executable, "-c", INTERRUPTED, "score"], COMMAND)
     )
     assert first.returncode == 130, first.stderr
-    assert "interrupted; the same command goes on from here" in first.stderr
+    assert "interrupted; the same command continues from here" in first.stderr
     assert "going on after" in second.stderr
     assert len((tmp_path / "out").read_bytes().splitlines()) == 3_000
 

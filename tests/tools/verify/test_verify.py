@@ -225,7 +225,7 @@ WRONG = [
     (["--url", "localhost:8080"],                  "--url: expected http://HOST:PORT or https://HOST, got 'localhost:8080'"),
     (["--url", "http://127.0.0.1:9"],              "no answer from http://127.0.0.1:9/v1/models"),
     (["no/such/folder"],                           "no/such/folder"),
-    ([str(EMBEDDED), "--header", "a: b"],          "--header goes with --url"),
+    ([str(EMBEDDED), "--header", "a: b"],          "--header: expected --url with it"),
     ([str(EMBEDDED), "--signature", "pixel"],      "--signature: expected one of pixels, serving_default, got 'pixel'"),
 ]  # fmt: skip
 
@@ -384,7 +384,7 @@ def test_a_difference_names_its_output() -> None:
     one, other = b'{"predictions":[{"y":1.0,"half":2.0}]}', b'{"predictions":[{"y":1.5,"half":2.0}]}'
     assert told(one, other, signature) == "y by 3.3e-01 of its largest value"
     assert told(b'{"outputs":[[1]]}', b'{"outputs":[["x"]]}') == "the answer differs"
-    assert told(b'{"outputs":[1]}', b'{"outputs": [1]}') == "the same values, written otherwise"
+    assert told(b'{"outputs":[1]}', b'{"outputs": [1]}') == "the same values, written differently"
     assert (tolerance(signature, "y", 1e-4), tolerance(signature, "half", 1e-4)) == (1e-4, 1e-2)
 
 
