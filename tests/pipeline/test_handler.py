@@ -319,10 +319,10 @@ def test_a_signature_is_found_in_a_model_without_a_default_one(serve: Serve) -> 
 JUDGED = [
     # model            setting     status  words in the log or the answer
     ("prints_to_a_file", {},                            503,  "PrintV2 (files)"),
-    ("prints_to_a_file", {"DANGEROUS_OPS": "allow"},    200,  "no pure function of its inputs: PrintV2 (files)"),
+    ("prints_to_a_file", {"DANGEROUS_OPS": "allow"},    200,  "not a pure function of its inputs: PrintV2 (files)"),
     ("py_function",    {},                              503,  "it calls Python (EagerPyFunc)"),
     ("py_function",    {"DANGEROUS_OPS": "allow"},      503,  "it calls Python (EagerPyFunc)"),
-    ("counter",        {},                              200,  "no pure function of its inputs: AssignAddVariableOp (state)"),
+    ("counter",        {},                              200,  "not a pure function of its inputs: AssignAddVariableOp (state)"),
     ("random_stateful", {},                             200,  "(random)"),
     ("keras_sequential", {},                            200,  ""),
 ]  # fmt: skip
@@ -337,4 +337,4 @@ def test_a_model_that_is_no_pure_function_is_told_and_a_dangerous_one_refused(
     logged = capsys.readouterr().out
     assert answer.status == status
     assert words in (answer.body.decode() if status == 503 else logged)
-    assert ("no pure function" in logged) == (status == 200 and bool(words))
+    assert ("not a pure function" in logged) == (status == 200 and bool(words))
