@@ -6,6 +6,8 @@ PATH=$PATH:/usr/sbin
 # program   Debian's package       the tests that are skipped without it
 needed="
 c++         g++                    tests of the accelerator, of the image and of bound libraries
+clang++     clang                  tests of libFuzzer, and make fuzz (with libclang-rt-14-dev)
+clang-tidy  clang-tidy             the linting of the native codec
 gcc         gcc                    tests of pruning
 readelf     binutils               tests of pruning and of bound libraries
 curl        curl                   tests of functions-framework

@@ -221,7 +221,7 @@ VARIABLES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "MANIFEST":                ("quick",             values.choice("quick", "full", "off")),
     "TENSORFLOW_LIBRARY_DIR":  ("",                  values.folder),
     "CUSTOM_OP_LIBRARIES":     ("",                  values.files),
-    "ACCELERATOR":             ("auto",              values.extension(ACCELERATOR)),
+    "ACCELERATOR":             ("auto",              values.extension(lambda: ACCELERATOR)),
     "AIP_PREDICT_ROUTE":       ("",                  values.address),
     "AIP_HEALTH_ROUTE":        ("",                  values.address),
     "STORAGE_EMULATOR_HOST":   ("",                  values.url),

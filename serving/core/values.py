@@ -142,12 +142,12 @@ def files(text: str) -> tuple[Path, ...]:
     return paths
 
 
-def extension(default: Path) -> Callable[[str], Path | None]:
-    """Read a file; `auto` is `default` if that exists."""
+def extension(default: Callable[[], Path]) -> Callable[[str], Path | None]:
+    """Read a file; `auto` is `default()` if that exists."""
 
     def read(text: str) -> Path | None:
         if text in ("auto", "off"):
-            return default if text == "auto" and default.is_file() else None
+            return default() if text == "auto" and default().is_file() else None
         if not local_path(text).is_file():
             raise ValueError("auto, off or an existing file")
         return local_path(text)

@@ -8,45 +8,77 @@ import importlib.machinery
 import importlib.util
 import os
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from serving.core import settings
 from serving.core.dtypes import by_code
 from serving.core.http import to_json
 from serving.core.settings import Settings
+from serving.core.telemetry import metrics
 from serving.core.telemetry.log import log
 from serving.pipeline import limits
 from serving.runtime.model import Model, Source
 from serving.savedmodel.signature import DEFAULT, Signature, TensorSpec
 
-VERSION = 2  # of what the extension and this say to each other
-MOST_SIGNATURES = 16  # the extension takes no more
+VERSION = 3  # of the interface between the extension and this
+MAX_SIGNATURES = 16  # the extension takes no more
 AROUND = 5  # levels that a body has beside its tensors', at most: those of an infer body, base64, a scalar's list
+ACCELERATED, REFUSED = "accelerated", "refused"  # outcomes of a request; the others say why Python answers
+OFF, BATCHED, MODEL, PROTOCOL, QUERY = "off", "batch_rows", "model", "protocol", "query"
 
-# (answer, size of the JSON in it where binary tensors follow, else 0, place of the signature, size of the batch,
-# decoding, decoded, ran, encoded), the times as in core.record; (code, message) where TensorFlow refuses; None for a
-# request that is to go the whole way
-Answer = tuple[bytes, int, int, int, int, int, int, int] | tuple[int, bytes] | None
+
+class Answer(NamedTuple):
+    """A response; the times are those of `core.record`."""
+
+    body: bytes
+    json_size: int  # where binary tensors follow the JSON, else 0
+    signature: int  # its position in `Quick.names`
+    rows: int  # the size of the batch
+    decoding: int
+    decoded: int
+    ran: int
+    encoded: int
+
+
+class Refusal(NamedTuple):
+    """TensorFlow's status where it refuses a request."""
+
+    code: int
+    message: bytes
 
 
 class Quick:
-    """What answers the plain requests to one model."""
+    """What answers the plain requests to one model.
+
+    `predict(body, note=0)` and `infer(body, json_size, note=0)` return a struct with the fields of Answer or of
+    Refusal; for a request that Python is to answer, the reason: one of the extension's DECLINES. `note` is where to
+    write the shapes that are run, `inflight.address`.
+    """
+
+    predict: Callable[..., Answer | Refusal | str]
+    infer: Callable[..., Answer | Refusal | str]
 
     def __init__(self, served: Model, options: Settings) -> None:
         """Prepare the signatures that can be answered so."""
         self.served = served
-        self.names: list[str] = []  # of the signatures, by their places
-        # The last argument: where to write the shapes that are run, `inflight.address`.
-        self.predict: Callable[..., Answer] = lambda _body, _note=0: None
-        self.infer: Callable[..., Answer] = lambda _body, _size, _note=0: None
-        module = _extension(options.accelerator)
+        self.names: list[str] = []  # of the signatures, by their positions
+        self.reason = ""  # why it answers no request
+        predictor = self._predictor(served, options)
+        if predictor is not None:
+            self.predict, self.infer = predictor.predict, predictor.infer
+        else:
+            self.predict = self.infer = lambda *_: self.reason
+
+    def _predictor(self, served: Model, options: Settings) -> Any:
+        module, predictor = _extension(options.accelerator), None
         if module is None or options.batch_rows:
-            return
+            self.reason = OFF if module is None else BATCHED
+            return None
         signatures: list[Any] = []
-        predictor: Any = None
         head = to_json({"model_name": served.name, "model_version": served.version})[:-1]
         for name, pointers, described in _described(served, options):
             most = min(options.max_elements, limits.memory_share() // 16)  # the largest dtype has so many bytes
@@ -61,13 +93,59 @@ class Quick:
                 continue
             signatures.append(described)
             self.names.append(name)
-        if self.names[:1] == [DEFAULT]:  # the first answers whoever names none
-            self.predict, self.infer = predictor.predict, predictor.infer
+        if self.names[:1] == [DEFAULT]:  # the first answers where a request names none
+            return predictor
+        self.reason = MODEL
+        return None
+
+
+class Tally:
+    """Counts requests by their outcome; once a minute at most, the log says how many were accelerated.
+
+    Counting takes no lock: it is done for every request, and a count that two threads lose does no harm.
+    """
+
+    PERIOD = 60_000_000_000  # nanoseconds
+
+    def __init__(self) -> None:
+        """Begin with none; the first line comes a period after the first request."""
+        self._counts: dict[str, int] = defaultdict(int)
+        self._since = self._due = 0
+        self._lock = threading.Lock()
+
+    def add(self, outcome: str, now: int) -> None:
+        """Count a request, by the time of `perf_counter_ns`."""
+        self._counts[outcome] += 1
+        if metrics.on:
+            metrics.count_native(outcome)
+        if now >= self._due:
+            self._log(now)
+
+    def _log(self, now: int) -> None:
+        with self._lock:
+            if now < self._due:
+                return
+            began, self._since, self._due = self._since, now, now + self.PERIOD
+            if not began:
+                return
+            counts, self._counts = self._counts, defaultdict(int)
+        counts.pop(OFF, 0)
+        if not counts:
+            return
+        total, answered = sum(counts.values()), counts.pop(ACCELERATED, 0)
+        others = dict(sorted(counts.items(), key=lambda item: -item[1]))
+        log(
+            "INFO", f"the native codec answered {answered} of {total} predictions",
+            seconds=round((now - began) / 1e9, 1), others=others,
+        )  # fmt: skip
+
+
+tally = Tally()
 
 
 def _described(served: Model, options: Settings) -> Iterator[tuple[str, tuple[int, int], Any]]:
-    """Yield each signature that may be taken, the default one first: name, pointers, and what Predictor is told."""
-    for name, signature in sorted(served.signatures.items(), key=lambda item: item[0] != DEFAULT)[:MOST_SIGNATURES]:
+    """Yield each signature that may be taken, the default one first: name, pointers, its form for Predictor."""
+    for name, signature in sorted(served.signatures.items(), key=lambda item: item[0] != DEFAULT)[:MAX_SIGNATURES]:
         found = served.addresses(signature)
         if name and found is not None and _is_plain(signature, served.source, options):
             inputs = tuple(
@@ -95,13 +173,13 @@ def _is_plain(signature: Signature, source: Source, options: Settings) -> bool:
     specs = signature.inputs.values()
     if any(spec.shape is None or len(spec.shape) + AROUND > options.max_nesting for spec in specs):
         return False
-    # Pictures inside of other strings are looked for in serving/savedmodel/images.py.
+    # Pictures inside of other strings are looked for in serving/images.py.
     return source.pictures <= {"image"} or not any(spec.dtype.kind == "S" for spec in specs)
 
 
 @lru_cache(maxsize=1)
 def _extension(path: Path | None) -> Any:
-    """Load the extension; None where there is none, or it cannot be loaded, which the log tells."""
+    """Load the extension; None where there is none, or it cannot be loaded, which is logged."""
     if path is None:
         return None
     loader = importlib.machinery.ExtensionFileLoader("_accelerator", str(path))
@@ -137,9 +215,9 @@ def _prepare(served: Model) -> Quick:
 
 
 def forget() -> None:
-    """Begin anew, with nothing prepared."""
-    global _quick, _lock
-    _quick, _lock = None, threading.Lock()
+    """Prepare and count from the beginning."""
+    global _quick, _lock, tally
+    _quick, _lock, tally = None, threading.Lock(), Tally()
 
 
 os.register_at_fork(after_in_child=forget)  # another thread of the parent may have held the lock

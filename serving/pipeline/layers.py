@@ -82,10 +82,15 @@ def native(answer: Answer) -> Answer:
     return answer_in_one_step
 
 
+NATIVE = (tensorflow_serving, sagemaker, open_inference)  # the protocols of which the native codec knows the plain form
+
+
 def natively(exchange: Exchange) -> Response | None:
     """Return the native codec's response; None for a request that it declines, or whose run has failed."""
     quick, codec = accelerator.of(exchange.model), exchange.codec
-    if not quick.names or codec not in (tensorflow_serving, sagemaker, open_inference) or exchange.request.query:
+    if quick.reason or codec not in NATIVE or exchange.request.query:
+        reason = quick.reason or (accelerator.QUERY if codec in NATIVE else accelerator.PROTOCOL)
+        accelerator.tally.add(reason, perf_counter_ns())
         return None
     body, record = exchange.body, exchange.record
     slot = inflight.begin("the native codec")  # which writes a better text
@@ -98,16 +103,19 @@ def natively(exchange: Exchange) -> Response | None:
             result = quick.infer(body, len(body) if size is None else size, note)
     finally:
         inflight.end(slot)
-    if result is None:
+    if isinstance(result, str):
+        accelerator.tally.add(result, perf_counter_ns())
         return None
     if len(result) == 2:
-        exchange.failure = run_error(*result)
+        accelerator.tally.add(accelerator.REFUSED, perf_counter_ns())
+        exchange.failure = run_error(result.code, result.message)
         return None
-    text, head, place, record.rows, record.decoding, record.decoded, record.ran, _ = result
-    record.signature = quick.names[place]
+    accelerator.tally.add(accelerator.ACCELERATED, result.encoded)
+    record.signature, record.rows = quick.names[result.signature], result.rows
+    record.decoding, record.decoded, record.ran = result.decoding, result.decoded, result.ran
     if phases.pending:
         phases.took("run", (record.ran - record.decoded) / 1e9)
-    return open_inference.with_binary(text, head) if head else Response(200, text)
+    return open_inference.with_binary(result.body, result.json_size) if result.json_size else Response(200, result.body)
 
 
 def negotiated(answer: Answer) -> Answer:

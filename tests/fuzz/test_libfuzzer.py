@@ -8,7 +8,7 @@ import pytest
 from serving.pipeline.native import build
 from tests.fuzz import libfuzzer
 
-CHECK = "if (end - at < 4) return false;"
+CHECK = "if (data.size() < sizeof length) return Decline::binary;"
 
 
 def test_a_bounds_check_that_is_missing_is_found(

@@ -5,6 +5,7 @@
     serving_step_seconds              {step}                       the same of decode, run, encode
     serving_rows_total                {protocol, action}
     serving_refused_total             {status}                     413, 429, 503, 504
+    serving_native_requests_total     {outcome}                    accelerated, refused, or why Python answered
     serving_requests_in_flight
     serving_loads_total               {outcome}                    loaded, failed
     serving_cold_requests_total                                    came when the model was not there yet
@@ -63,6 +64,9 @@ class Meters:
         self.refused = counter("serving_refused", "Requests too large, too many, too early, too late.", "status")
         self.loads = counter("serving_loads", "Loads of the model.", "outcome")
         self.cold = counter("serving_cold_requests", "Requests that arrived before the model was loaded.")
+        self.native = counter(
+            "serving_native_requests", "Predictions: accelerated, refused, or why Python answered.", "outcome"
+        )
         self.flying = client.Gauge(
             "serving_requests_in_flight", "Requests begun and not answered.", registry=own, multiprocess_mode="livesum",
         )  # fmt: skip
@@ -140,6 +144,12 @@ def count(protocol: str, action: str, status: int, steps: tuple[int | None, ...]
         _meters.refused.labels(str(status)).inc()
     if cold:
         _meters.cold.inc()
+
+
+def count_native(outcome: str) -> None:
+    """Count a prediction by what became of it in the native codec."""
+    assert _meters
+    _meters.native.labels(outcome).inc()
 
 
 def began() -> None:

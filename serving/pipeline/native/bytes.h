@@ -1,44 +1,40 @@
-// Text that stands somewhere, bytes that grow, and what UTF-8 and base64 are.
+// Bytes that grow, and what UTF-8 and base64 are.
 
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <string_view>
 #include <utility>
 
 namespace accelerator {
 
-struct Text {  // not ended by a zero
-    const char* start = nullptr;
-    size_t size = 0;
-
-    bool is(const Text& other) const { return size == other.size && std::memcmp(start, other.start, size) == 0; }
-    bool is(const char* other) const { return is(Text{other, std::strlen(other)}); }
-};
-
-// Bytes that grow; `ok` is false from the first allocation on that failed.
+// Bytes that grow; `ok` is false from the first allocation on that failed. Nothing throws here, so no std::string.
 class Bytes {
   public:
     Bytes() = default;
     Bytes(const Bytes&) = delete;
+    Bytes(Bytes&&) = delete;
     Bytes& operator=(const Bytes&) = delete;
+    Bytes& operator=(Bytes&&) = delete;
     ~Bytes() { std::free(data_); }
 
-    void free() {
+    void clear() {
         std::free(data_);
         data_ = nullptr;
         size_ = capacity_ = 0;
     }
-    void take(Bytes& other) {
+    void swap(Bytes& other) {
         std::swap(data_, other.data_);
         std::swap(size_, other.size_);
         std::swap(capacity_, other.capacity_);
     }
 
-    char* data() { return data_; }
-    size_t size() const { return size_; }
-    bool ok() const { return ok_; }
+    [[nodiscard]] const char* data() const { return data_; }
+    [[nodiscard]] size_t size() const { return size_; }
+    [[nodiscard]] bool ok() const { return ok_; }
 
     // Makes room for `more` bytes and returns where they begin; `used` says how many were written there.
     char* room(size_t more) {
@@ -46,21 +42,34 @@ class Bytes {
         return data_ + size_;
     }
     void used(size_t more) { size_ += more; }
+    // Ends what was written into `room` at `end`.
+    void end_at(const char* end) { size_ = static_cast<size_t>(end - data_); }
 
-    void add(const char* start, size_t count) {
-        if (char* place = room(count)) {
-            std::memcpy(place, start, count);
-            size_ += count;
+    void add(std::string_view text) {
+        if (char* const start = room(text.size())) {
+            if (!text.empty()) std::memcpy(start, text.data(), text.size());
+            size_ += text.size();
         }
     }
-    void add(const Text& text) { add(text.start, text.size); }
-    void add(const char* text) { add(text, std::strlen(text)); }
-    void add(char one) { add(&one, 1); }
+    void add(char character) {
+        if (char* const start = room(1)) {
+            *start = character;
+            ++size_;
+        }
+    }
+    // Adds a value as the bytes that it has in memory.
+    template <typename T>
+    void add_bytes_of(const T& value) {
+        if (char* const start = room(sizeof value)) {
+            std::memcpy(start, &value, sizeof value);
+            size_ += sizeof value;
+        }
+    }
 
   private:
     bool grow(size_t more) {
-        size_t wanted = capacity_ * 2 > size_ + more ? capacity_ * 2 : size_ + more + 1024;
-        void* moved = ok_ ? std::realloc(data_, wanted) : nullptr;
+        const size_t wanted = capacity_ * 2 > size_ + more ? capacity_ * 2 : size_ + more + 1024;
+        void* const moved = ok_ ? std::realloc(data_, wanted) : nullptr;
         if (!moved) {
             ok_ = false;
             return false;
@@ -75,11 +84,10 @@ class Bytes {
     bool ok_ = true;
 };
 
-// The size of the character of UTF-8 that begins here, 0 where none does. A zero follows the last: so it reads no
-// further.
-int utf8(const char* text) {
+// The size of the character of UTF-8 that begins here, 0 where none does. A zero follows the text, so it reads no further.
+inline int utf8_size(const char* text) {
     const auto* at = reinterpret_cast<const unsigned char*>(text);
-    const auto follows = [](unsigned char one) { return (one & 0xc0) == 0x80; };
+    const auto follows = [](unsigned char byte) { return (byte & 0xc0) == 0x80; };
     if (at[0] < 0x80) return 1;
     if (at[0] < 0xc2) return 0;
     if (!follows(at[1])) return 0;
@@ -90,17 +98,15 @@ int utf8(const char* text) {
     return (at[0] == 0xf0 && at[1] < 0x90) || (at[0] == 0xf4 && at[1] >= 0x90) ? 0 : 4;
 }
 
-constexpr char ALPHABET[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+constexpr std::string_view BASE64_ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+constexpr uint8_t NOT_BASE64 = 64;
 
-struct Base64 {
-    uint8_t value[256];  // 64 and more: not of the alphabet
-
-    constexpr Base64() : value() {
-        for (auto& one : value) one = 64;
-        for (uint8_t index = 0; index < 64; ++index) value[static_cast<unsigned char>(ALPHABET[index])] = index;
-    }
-    constexpr uint8_t operator[](unsigned char one) const { return value[one]; }
-};
-constexpr Base64 BASE64;
+// The value of each character of the alphabet.
+constexpr std::array<uint8_t, 256> BASE64_VALUES = [] {
+    std::array<uint8_t, 256> values{};
+    for (auto& value : values) value = NOT_BASE64;
+    for (uint8_t index = 0; index < 64; ++index) values[static_cast<unsigned char>(BASE64_ALPHABET[index])] = index;
+    return values;
+}();
 
 }  // namespace accelerator

@@ -1,97 +1,129 @@
-// The predict requests of TensorFlow Serving.
+// The predict requests of TensorFlow Serving: tensorflow_serving/g3doc/api_rest.md.
 
 #pragma once
 
 #include <cstdint>
+#include <string_view>
 
-#include "bytes.h"
 #include "call.h"
-#include "reader.h"
+#include "result.h"
 
 namespace accelerator {
 
-enum Form { ROWS, COLUMNS };
-
-// A predict request of TensorFlow Serving's: tensorflow_serving/g3doc/api_rest.md
 class Predict : public Call {
   public:
-    Predict(const char* start, size_t size) : start_(start), size_(size) {}
+    enum class Form { rows, columns };
+    Form form = Form::rows;
 
-    // `signatures[0]` answers where none is named. One that is named behind the numbers is declined: they cannot be
-    // read before it is known.
-    bool read(const Signature* signatures, int count, const Limits& limits) {
-        Reader json(start_, size_);
-        const Signature* called = signatures;
-        if (!json.take('{')) return false;
-        Text key;
-        if (!json.text(key) || !json.take(':')) return false;
-        if (key.is("signature_name")) {
-            Text name;
-            if (!json.text(name) || !json.take(',')) return false;
-            called = accelerator::find(signatures, count, name);
-            if (!called || !json.text(key) || !json.take(':')) return false;
+    // A signature that is named behind the numbers is declined: they cannot be read before it is known.
+    Declined decode(const Model& model, std::string_view body) {
+        Reader json(body);
+        of(model.signatures[0]);
+        if (!json.take('{')) return Decline::json;
+        auto key = json.key();
+        if (key == "signature_name") {
+            const auto name = json.text();
+            if (!name || !json.take(',')) return Decline::json;
+            const Signature* const called = model.find(*name);
+            if (!called) return Decline::signature;
+            of(*called);
+            key = json.key();
         }
-        of(*called);
-        if (key.is("instances")) {
-            form = ROWS;
-            if (!rows(json, limits)) return false;
-        } else if (key.is("inputs")) {
-            form = COLUMNS;
-            if (!whole(json, limits)) return false;
+        if (!key) return Decline::json;
+        if (key == "instances") {
+            form = Form::rows;
+            if (Declined declined = read_rows(json, model.limits)) return declined;
+        } else if (key == "inputs") {
+            form = Form::columns;
+            if (Declined declined = read_columns(json, model.limits)) return declined;
         } else {
-            return false;
+            return Decline::member;
         }
-        return json.take('}') && json.at_end() && within(limits);
+        if (!json.take('}')) return json.next_is(',') ? Decline::member : Decline::json;
+        return json.at_end() ? within(model.limits) : Decline::json;
     }
 
-    Form form = ROWS;
-
   private:
-    bool rows(Reader& json, const Limits& limits) {
+    Declined read_rows(Reader& json, const Limits& limits) {
         Reader ahead = json;
-        if (!ahead.take('[')) return false;
+        if (!ahead.take('[')) return Decline::json;
         if (!ahead.next_is('{') || ahead.next_is_base64()) {
-            if (signature->inputs != 1 || signature->input[0].rank < 1) return false;
-            return nest(json, signature->input[0], columns[0], 0, limits.elements);
+            if (signature->input_count != 1) return Decline::input;
+            if (signature->inputs[0].rank < 1) return Decline::shape;
+            return read_input(json, 0, 0, limits);
         }
         json = ahead;
         int64_t count = 0;
         do {
-            if (!members(json, 1, limits)) return false;
-            if (++count > limits.rows) return false;
+            if (Declined declined = read_members(json, 1, limits)) return declined;
+            if (++count > limits.rows) return Decline::limit;
         } while (json.take(','));
-        if (!json.take(']')) return false;
-        for (int place = 0; place < signature->inputs; ++place) {
-            int64_t& size = columns[place].dims[0];
+        if (!json.take(']')) return Decline::json;
+        for (size_t index = 0; index < signature->input_count; ++index) {
+            int64_t& size = columns[index].dims[0];
             if (size < 0) size = count;
-            if (size != count) return false;
+            if (size != count) return Decline::shape;
         }
-        return true;
+        return {};
     }
 
-    bool whole(Reader& json, const Limits& limits) {
-        if (json.next_is('{') && !json.next_is_base64()) return members(json, 0, limits);
-        if (signature->inputs != 1) return false;
-        return nest(json, signature->input[0], columns[0], 0, limits.elements);
+    Declined read_columns(Reader& json, const Limits& limits) {
+        if (json.next_is('{') && !json.next_is_base64()) return read_members(json, 0, limits);
+        if (signature->input_count != 1) return Decline::input;
+        return read_input(json, 0, 0, limits);
     }
 
-    // Takes an object of every input by its name, in any order; `depth` dimensions are told by what is around it.
-    bool members(Reader& json, int depth, const Limits& limits) {
-        if (!json.take('{')) return false;
+    // Reads an object with every input by its name, in any order, of tensors without their first `depth` dimensions.
+    Declined read_members(Reader& json, size_t depth, const Limits& limits) {
+        if (!json.take('{')) return Decline::json;
         uint32_t seen = 0;
         do {
-            Text name;
-            if (!json.text(name) || !json.take(':')) return false;
-            const int place = find(name);
-            if (place < 0 || seen & (1u << place) || signature->input[place].rank < depth) return false;
-            seen |= 1u << place;
-            if (!nest(json, signature->input[place], columns[place], depth, limits.elements)) return false;
+            const auto name = json.key();
+            if (!name) return Decline::json;
+            const auto index = signature->input(*name);
+            if (!index || seen & (1U << *index)) return Decline::input;
+            if (signature->inputs[*index].rank < depth) return Decline::shape;
+            seen |= 1U << *index;
+            if (Declined declined = read_input(json, *index, depth, limits)) return declined;
         } while (json.take(','));
-        return json.take('}') && seen == (1u << signature->inputs) - 1;
+        if (!json.take('}')) return Decline::json;
+        return seen == (1U << signature->input_count) - 1 ? Declined() : Decline::input;
     }
-
-    const char* start_;
-    size_t size_;
 };
+
+// Writes an object of all outputs, or the only output without its name: of a row from depth 1, of all rows from depth 0.
+inline void add_outputs(Bytes& json, const Signature& signature, const Results& results, int64_t row, size_t depth,
+                        bool null) {
+    if (signature.output_count == 1) return results[0].add(json, depth, row, null);
+    for (size_t index = 0; index < signature.output_count; ++index) {
+        json.add(index ? ',' : '{');
+        json.add(signature.outputs[index].key);
+        results[index].add(json, depth, row, null);
+    }
+    json.add('}');
+}
+
+// Writes the answer: {"predictions": ...} for rows, {"outputs": ...} for columns.
+inline Declined encode(const Predict& call, const Model& model, const Results& results, Answer& answer) {
+    const Signature& signature = *call.signature;
+    const bool by_rows = call.form == Predict::Form::rows;
+    const int64_t rows = by_rows ? call.columns[0].dims[0] : 0;
+    Bytes& json = answer.body;
+    for (size_t index = 0; by_rows && index < signature.output_count; ++index)
+        if (!results[index].rank || results[index].dims[0] != rows) return Decline::result;
+    json.add(by_rows ? R"({"predictions":)" : R"({"outputs":)");
+    if (by_rows && signature.output_count > 1) {
+        json.add('[');
+        for (int64_t row = 0; row < rows; ++row) {
+            if (row) json.add(',');
+            add_outputs(json, signature, results, row, 1, model.null);
+        }
+        json.add(']');
+    } else {
+        add_outputs(json, signature, results, 0, 0, model.null);
+    }
+    json.add('}');
+    return json.ok() ? Declined() : Decline::memory;
+}
 
 }  // namespace accelerator

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <memory>
 
 namespace accelerator {
 
@@ -19,20 +20,51 @@ struct TF_Output {
     int index;
 };
 
-enum Type {
-    FLOAT = 1,
-    DOUBLE = 2,
-    INT32 = 3,
-    UINT8 = 4,
-    INT16 = 5,
-    INT8 = 6,
-    STRING = 7,
-    INT64 = 9,
-    BOOL = 10,
-    UINT16 = 17,
-    UINT32 = 22,
-    UINT64 = 23,
+// TF_DataType, those that are read and written here.
+enum class Type : int {
+    float32 = 1,
+    float64 = 2,
+    int32 = 3,
+    uint8 = 4,
+    int16 = 5,
+    int8 = 6,
+    string = 7,
+    int64 = 9,
+    boolean = 10,
+    uint16 = 17,
+    uint32 = 22,
+    uint64 = 23,
 };
+
+constexpr size_t STRING_SIZE = 24;  // sizeof(TF_TString), tf_tstring.h
+
+// The bytes of an element, 0 for a type that is none of the above.
+constexpr size_t item_size(Type type) {
+    switch (type) {
+        case Type::int8:
+        case Type::uint8:
+        case Type::boolean: return 1;
+        case Type::int16:
+        case Type::uint16: return 2;
+        case Type::float32:
+        case Type::int32:
+        case Type::uint32: return 4;
+        case Type::float64:
+        case Type::int64:
+        case Type::uint64: return 8;
+        case Type::string: return STRING_SIZE;
+    }
+    return 0;
+}
+
+// Gives back to TensorFlow what it owns.
+template <typename T>
+struct Deleter {
+    void (*destroy)(T*) = nullptr;
+    void operator()(T* owned) const { destroy(owned); }
+};
+using Tensor = std::unique_ptr<TF_Tensor, Deleter<TF_Tensor>>;
+using Status = std::unique_ptr<TF_Status, Deleter<TF_Status>>;
 
 struct Library {
     TF_Status* (*new_status)();
@@ -55,11 +87,11 @@ struct Library {
     void (*run)(TF_Session*, const TF_Buffer*, const TF_Output*, TF_Tensor* const*, int, const TF_Output*, TF_Tensor**,
                 int, const TF_Operation* const*, int, TF_Buffer*, TF_Status*);
 
-    // Returns the name of the first function that is not there, nullptr where all are.
+    // Looks all of them up; returns the name of the first that is not there, nullptr where all are.
     const char* find(void* handle) {
         const struct {
             const char* name;
-            void* place;
+            void* function;
         } wanted[] = {
             {"TF_NewStatus", &new_status},
             {"TF_DeleteStatus", &delete_status},
@@ -80,33 +112,16 @@ struct Library {
             {"TF_StringGetSize", &string_size},
             {"TF_StringDealloc", &string_dealloc},
         };
-        for (const auto& [name, place] : wanted) {
-            void* address = dlsym(handle, name);
+        for (const auto& [name, function] : wanted) {
+            void* const address = dlsym(handle, name);
             if (!address) return name;
-            std::memcpy(place, &address, sizeof address);
+            std::memcpy(function, &address, sizeof address);
         }
         return nullptr;
     }
+
+    [[nodiscard]] Tensor owned(TF_Tensor* tensor) const { return Tensor(tensor, {delete_tensor}); }
+    [[nodiscard]] Status status() const { return Status(new_status(), {delete_status}); }
 };
-
-constexpr int MAX_RANK = 32, MAX_TENSORS = 16, MAX_SIGNATURES = 16;
-
-size_t item_size(int type) {
-    switch (type) {
-        case INT8:
-        case UINT8:
-        case BOOL: return 1;
-        case INT16:
-        case UINT16: return 2;
-        case FLOAT:
-        case INT32:
-        case UINT32: return 4;
-        case DOUBLE:
-        case INT64:
-        case UINT64: return 8;
-        case STRING: return 24;  // sizeof(TF_TString), tf_tstring.h
-        default: return 0;
-    }
-}
 
 }  // namespace accelerator

@@ -67,7 +67,7 @@ def together(quick: accelerator.Quick, bodies: list[bytes], *, infer: bool = Fal
 
     def ask(body: bytes, note: int) -> Any:
         answer = quick.infer(body, len(body), note) if infer else quick.predict(body, note)
-        return answer[:4] if answer is not None and len(answer) > 2 else answer  # times differ
+        return answer if isinstance(answer, str) else answer[:4]  # times differ
 
     def call(number: int) -> list[tuple[int, Any]]:
         note = ctypes.create_string_buffer(512)
@@ -80,8 +80,8 @@ def together(quick: accelerator.Quick, bodies: list[bytes], *, infer: bool = Fal
     alone = [ask(body, 0) for body in bodies]
     for place, answer in answers:
         assert answer == alone[place], (bodies[place][:300], answer, alone[place])
-    assert None in alone
-    assert any(answer is not None and len(answer) > 2 for answer in alone)
+    assert any(isinstance(answer, str) for answer in alone)
+    assert any(len(answer) == 4 for answer in alone if not isinstance(answer, str))
 
 
 def clean(extension: str) -> None:

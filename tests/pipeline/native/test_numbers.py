@@ -35,8 +35,8 @@ def quick(serve: Serve, extension: Path) -> Callable[[str], Ask]:
         def ask(signature: str, numbers: Any) -> bytes:
             value = numbers if isinstance(numbers, bytes) else orjson.dumps(numbers, option=orjson.OPT_SERIALIZE_NUMPY)
             found = answer(b'{"signature_name":"%b","inputs":%b}' % (signature.encode(), value))
-            assert found is not None, f"declined: {value!r:.200}"
-            body = bytes(found[0])
+            assert not isinstance(found, str), f"declined: {value!r:.200}"
+            body = bytes(found.body)
             assert body.startswith(b'{"outputs":')
             return body[len(b'{"outputs":') : -1]
 

@@ -14,4 +14,4 @@ def test_a_race_would_be_seen() -> None:
     ran = built(lambda: races.run("race"))
     assert ran.returncode == 66, ran.stderr[-4000:]
     assert "data race" in ran.stderr
-    assert "write_note" in ran.stderr
+    assert "Note::write" in ran.stderr

@@ -1,0 +1,86 @@
+// What is served, and why a request may be left to Python.
+
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <string_view>
+
+#include "tensorflow.h"
+
+namespace accelerator {
+
+constexpr size_t MAX_RANK = 32, MAX_TENSORS = 16, MAX_SIGNATURES = 16;
+
+// Why a request is declined. DECLINES has their names, in this order; docs/observing.md says what each of them means.
+enum class Decline : uint8_t { json, member, signature, input, value, shape, limit, picture, binary, output, result, memory };
+
+constexpr std::array DECLINES = {"json",  "member",  "signature", "input",  "value",  "shape",
+                                 "limit", "picture", "binary",    "output", "result", "memory"};
+static_assert(DECLINES.size() == static_cast<size_t>(Decline::memory) + 1);
+
+// Nothing where the request goes on: `if (Declined declined = read(...)) return declined;`
+using Declined = std::optional<Decline>;
+
+using Dims = std::array<int64_t, MAX_RANK>;
+
+struct Input {
+    std::string_view name, datatype;  // what the Open Inference Protocol calls the type
+    Type type;
+    size_t rank;
+    Dims dims;  // -1: any
+};
+
+struct Output {
+    std::string_view name, key, datatype;  // the key: the name as JSON, with quotes and colon
+    Type type;
+    bool as_bytes;  // strings are written in base64, also those that are text
+};
+
+struct Signature {
+    std::string_view name;
+    size_t input_count, output_count;
+    std::array<Input, MAX_TENSORS> inputs;
+    std::array<Output, MAX_TENSORS> outputs;
+    std::array<TF_Output, MAX_TENSORS> feeds, fetches;
+
+    // The position of an input or an output of a name.
+    [[nodiscard]] std::optional<size_t> input(std::string_view wanted) const {
+        return position(inputs, input_count, wanted);
+    }
+    [[nodiscard]] std::optional<size_t> output(std::string_view wanted) const {
+        return position(outputs, output_count, wanted);
+    }
+
+  private:
+    template <typename Tensors>
+    static std::optional<size_t> position(const Tensors& tensors, size_t count, std::string_view wanted) {
+        for (size_t index = 0; index < count; ++index)
+            if (tensors[index].name == wanted) return index;
+        return std::nullopt;
+    }
+};
+
+struct Limits {
+    int64_t rows, elements, id, string, pixels;  // pixels: negative where strings are no pictures
+};
+
+struct Model {
+    Library tf;
+    TF_Session* session;
+    Limits limits;
+    std::string_view head;  // how an infer request's answer begins: {"model_name":...,"model_version":...
+    bool null;              // a number that is not finite is written as null
+    size_t signature_count;
+    std::array<Signature, MAX_SIGNATURES> signatures;  // the first answers where none is named
+
+    // The signature of a name, nullptr where there is none.
+    [[nodiscard]] const Signature* find(std::string_view name) const {
+        for (size_t index = 0; index < signature_count; ++index)
+            if (signatures[index].name == name) return &signatures[index];
+        return nullptr;
+    }
+};
+
+}  // namespace accelerator
