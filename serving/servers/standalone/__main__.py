@@ -5,6 +5,7 @@ opened by the worker's first request, never before the fork. A worker that ends 
 connections wait meanwhile in the port's queue, which is the server's and not the worker's.
 """
 
+import select
 import signal
 import socket
 import sys
@@ -23,6 +24,8 @@ NAME = "serving.servers.standalone"
 
 def main() -> None:
     """Serve until a signal ends it."""
+    if not hasattr(select, "epoll"):
+        sys.exit(f"{NAME}: expected Linux, got {sys.platform}; functions-framework serves here too (make serve)")
     try:
         options = settings.current()
         prepare()

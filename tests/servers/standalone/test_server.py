@@ -20,6 +20,7 @@ import pytest
 import requests
 import tritonclient.http
 
+from serving.servers.standalone.__main__ import main
 from tests.models.zoo import build
 from tests.product.test_life_cycle import answered, workers
 from tests.server import DOORS, Server, running
@@ -163,6 +164,12 @@ def begun(server: Server, count: int) -> list[psutil.Process]:
         time.sleep(0.02)
     assert len(found) == count
     return found
+
+
+def test_it_says_in_a_line_that_it_needs_linux(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("select.epoll")
+    with pytest.raises(SystemExit, match=r"^serving\.servers\.standalone: expected Linux, got "):
+        main()
 
 
 def test_a_second_signal_ends_it_at_once() -> None:
