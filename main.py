@@ -13,7 +13,7 @@ import functions_framework
 from serving.core import settings
 from serving.core.telemetry import observe
 from serving.pipeline.handler import handle, prepare
-from serving.runtime import model
+from serving.runtime import sessions
 from serving.servers import gunicorn
 from serving.servers.flask import from_flask, to_flask
 from serving.servers.functions import take_over
@@ -31,7 +31,7 @@ gunicorn.prepare(_settings)
 
 # This runs before the server forks its workers: the library may be open by then (it saves each of them 0.2 s),
 # a session may not. The first request opens that.
-model.open_library(_settings)
+sessions.open_library(_settings)
 
 
 @functions_framework.http  # type: ignore[untyped-decorator]

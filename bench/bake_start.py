@@ -12,7 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from serving.core import settings
-from serving.runtime.model import Model, Source, open_library, open_session
+from serving.runtime.model import Model
+from serving.runtime.sessions import open_library, open_session
+from serving.savedmodel.source import Source
 
 CALLS = 50
 

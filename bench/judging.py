@@ -20,7 +20,8 @@ CHILD = """
 import json, sys, time
 from pathlib import Path
 from serving.core import settings
-from serving.runtime.model import Source, judge
+from serving.runtime.sessions import judge
+from serving.savedmodel.source import Source
 from serving.savedmodel import saved_model
 directory, options, times = Path(sys.argv[1]), settings.read({}), [time.process_time()]
 kept = saved_model.message(directory)

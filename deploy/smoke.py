@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 
 from serving.core.errors import LoadError
 from serving.protocols import tensorflow_serving
-from serving.runtime.model import Source
 from serving.savedmodel.signature import DEFAULT
+from serving.savedmodel.source import Source
 from serving.servers.commands.check import answers, otherwise
 
 REPETITIONS = 10

@@ -16,10 +16,10 @@ from serving.core import settings
 from serving.core.http import BadRequest
 from serving.protocols import tensorflow_serving
 from serving.protocols.call import Context
-from serving.runtime.model import Source
 from serving.savedmodel import composite, examples, parsing
 from serving.savedmodel.examples import Recipe, recipes
 from serving.savedmodel.signature import Signature, TensorSpec, check
+from serving.savedmodel.source import Source
 
 Array = np.ndarray[Any, Any]
 Inputs = dict[str, Array]

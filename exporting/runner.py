@@ -25,8 +25,9 @@ from exporting.refusal import Refusal
 from serving.core import settings
 from serving.core.errors import LoadError, RunError
 from serving.runtime import litert, tensorflow_c
-from serving.runtime.model import Session, Source
+from serving.runtime.model import Session
 from serving.savedmodel.signature import Signature, check
+from serving.savedmodel.source import Source
 
 ONEDNN = "TF_ENABLE_ONEDNN_OPTS"
 AS_STARTED = os.environ.get(ONEDNN)

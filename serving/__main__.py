@@ -12,8 +12,8 @@ from serving.core import settings, terminal
 from serving.core.errors import LoadError
 from serving.pipeline import shown
 from serving.protocols import tensorflow_serving
-from serving.runtime.model import Source
 from serving.savedmodel.signature import DEFAULT, Signature, TensorSpec, shape_text
+from serving.savedmodel.source import Source
 from serving.servers import connections
 
 LONGEST_EXAMPLE = 2000

@@ -12,7 +12,7 @@ from serving.core import settings
 from serving.core.http import Request, Response
 from serving.pipeline import limits, routes
 from serving.pipeline.handler import handle
-from serving.runtime import model
+from serving.runtime import loading
 
 ROOT = Path(__file__).parent.parent
 EMBEDDED = ROOT / "model"
@@ -30,7 +30,7 @@ def forget() -> None:
     settings.current.cache_clear()
     routes.find.cache_clear()
     limits.forget()
-    model.forget()
+    loading.forget()
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from serving.core.telemetry import metrics
 from serving.pipeline import limits, watchdog
 from serving.pipeline.exchange import Exchange
 from serving.protocols import open_inference, tensorflow_serving
-from serving.runtime import model
+from serving.runtime import loading
 from serving.runtime.model import Model
 
 PATIENCE = 5.0  # seconds that a probe waits for a load that another request has begun; one comes every second
@@ -45,7 +45,7 @@ def status(exchange: Exchange) -> Response:
 def _ready(record: Record) -> Model:
     if limits.stopping:
         raise Unavailable("the server is stopping")
-    cache, began = model.cache(), perf_counter_ns()
+    cache, began = loading.cache(), perf_counter_ns()
     waits = not cache.warm
     if waits:
         watchdog.watch(settings.current())
@@ -65,7 +65,7 @@ def models(_exchange: Exchange) -> Response:
 
 def metadata(exchange: Exchange) -> Response:
     """Describe every signature; reads saved_model.pb, and the model's card where there is one."""
-    source = model.cache().source()
+    source = loading.cache().source()
     return Response(200, exchange.codec.metadata(source.name, source.version, source.contents, source.card))
 
 
@@ -85,7 +85,7 @@ def describe(exchange: Exchange) -> Response:
     """Describe every address and what this model takes there, as OpenAPI; reads saved_model.pb alone."""
     from serving.pipeline import openapi  # not needed for an answer
 
-    response = Response(200, openapi.document(model.cache().source(), settings.current(), tuple(exchange.routes)))
+    response = Response(200, openapi.document(loading.cache().source(), settings.current(), tuple(exchange.routes)))
     return compress(response, exchange.request.headers.get("accept-encoding"))
 
 

@@ -21,8 +21,9 @@ from serving.core.settings import Settings
 from serving.core.telemetry import metrics
 from serving.core.telemetry.log import log
 from serving.pipeline import limits
-from serving.runtime.model import Model, Source
+from serving.runtime.model import Model
 from serving.savedmodel.signature import DEFAULT, Signature, TensorSpec
+from serving.savedmodel.source import Source
 
 VERSION = 3  # of the interface between the extension and this
 MAX_SIGNATURES = 16  # the extension takes no more

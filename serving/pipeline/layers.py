@@ -31,7 +31,7 @@ from serving.pipeline import accelerator, limits, watchdog
 from serving.pipeline.exchange import Answer, Exchange, Layer
 from serving.protocols import open_inference, raw, sagemaker, tensorflow_serving
 from serving.protocols.codec import Codec
-from serving.runtime import model
+from serving.runtime import loading
 from serving.runtime.tensorflow_c import run_error
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def loaded(answer: Answer) -> Answer:
     """Load the model where nothing has yet, and note how long the request waited for that."""
 
     def answer_by_the_model(exchange: Exchange) -> Response:
-        cache = model.cache()
+        cache = loading.cache()
         if cache.loaded:
             exchange.model = cache.get(exchange.until)
         else:
@@ -189,7 +189,7 @@ def admitted(answer: Answer) -> Answer:
         began, record.entered = record.entered, None
         if began is None:
             began = admission.enter(exchange.until)
-        if phases.pending or not model.cache().loaded:
+        if phases.pending or not loading.cache().loaded:
             began = None  # the load and the first run take longer than those that come after them
         try:
             return answer(exchange)
@@ -254,7 +254,7 @@ def _check_labels(labels: Mapping[str, str | None]) -> None:
     if label is not None:
         raise BadRequest(f"there is no version labelled {label[:200]!r}; labels are not in use", example=False)
     if version is not None:
-        served = model.cache().source().version
+        served = loading.cache().source().version
         if int(version[:40]) != int(served):
             raise NotFound(f"there is no version {version[:40]} of {name!r}; there is version {served}")
 

@@ -21,9 +21,11 @@ from serving.core.http import JSON, BadRequest
 from serving.protocols import answers, classify, open_inference, raw, regress, requests, sagemaker, tensorflow_serving
 from serving.protocols.call import Context, option
 from serving.protocols.codec import Codec
-from serving.runtime.model import Model, Source, tried
+from serving.runtime.loading import tried
+from serving.runtime.model import Model
 from serving.savedmodel import parsing
 from serving.savedmodel.signature import DEFAULT, Signature
+from serving.savedmodel.source import Source
 
 LONGEST = 600  # characters of a body in an error message
 

@@ -13,7 +13,8 @@ from serving.core.telemetry.log import log
 from serving.protocols import answers, tensorflow_serving
 from serving.protocols.call import Context, choose, option
 from serving.protocols.options import from_query
-from serving.runtime.model import Model, cache
+from serving.runtime.loading import cache
+from serving.runtime.model import Model
 from serving.savedmodel.folder import card
 from serving.savedmodel.signature import Signature
 from serving.scoring.faults import BadFile, Gone, Passing

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from serving.runtime.model import Source
 from serving.savedmodel.folder.card import digest
 from serving.savedmodel.safety.purity import impurities
 from serving.savedmodel.signature import read
+from serving.savedmodel.source import Source
 from tests.exporting.conftest import ROOT, python
 from tests.models.zoo import build
 

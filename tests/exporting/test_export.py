@@ -33,9 +33,9 @@ from exporting.inputs import batched
 from exporting.refusal import Unreadable
 from exporting.runner import Job, ask
 from exporting.state import load, save
-from serving.runtime.model import Source
 from serving.savedmodel.protobuf import each_field, last_field, text_of
 from serving.savedmodel.signature import read
+from serving.savedmodel.source import Source
 from serving.scoring import run
 from tests.exporting.conftest import python
 

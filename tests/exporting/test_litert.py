@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from exporting.conversion import reason
-from serving.runtime.model import Source
 from serving.savedmodel.folder.card import digest
+from serving.savedmodel.source import Source
 from tests.conftest import EMBEDDED
 from tests.exporting import twins
 from tests.exporting.conftest import python

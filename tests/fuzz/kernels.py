@@ -156,7 +156,9 @@ def _child(definition: Any, options: argparse.Namespace, first: int, shared: mma
 def _run(definition: Any, options: argparse.Namespace, first: int, shared: mmap.mmap, folder: Path) -> None:
     from serving.core import settings
     from serving.core.errors import InputError, LoadError, RunError
-    from serving.runtime.model import Model, Source, open_session
+    from serving.runtime.model import Model
+    from serving.runtime.sessions import open_session
+    from serving.savedmodel.source import Source
 
     choices = settings.read({"CALLERS": "trusted"} if options.trusted else {})
     answers, size = 0, math.ceil(options.trials / VARIANTS)

@@ -20,7 +20,7 @@ from serving.core.record import Record
 from serving.pipeline import accelerator, handler
 from serving.pipeline.native import build
 from serving.protocols import open_inference
-from serving.runtime import model
+from serving.runtime import loading
 from serving.runtime.model import Model
 from serving.servers import wsgi
 from tests.conftest import EMBEDDED, ROOT, forget
@@ -62,12 +62,12 @@ def serve(folder: Path, **environment: str) -> Model:
     os.environ |= {"MODEL_DIR": str(folder), **environment}
     forget()
     with contextlib.redirect_stdout(io.StringIO()):
-        return model.cache().get()
+        return loading.cache().get()
 
 
 def served(folder: Path, **environment: str) -> Model:
     """Do as `serve` does, once for as long as no other target serves another model."""
-    if not model._cache or not model._cache.loaded:
+    if not loading._cache or not loading._cache.loaded:
         serve.cache_clear()
     return serve(folder, **environment)
 

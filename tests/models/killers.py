@@ -414,7 +414,9 @@ def _make(folder: Path) -> None:
 def _serve() -> Iterator[str]:
     from serving.core import settings
     from serving.core.errors import InputError, RunError, plain
-    from serving.runtime.model import Model, Source, open_session
+    from serving.runtime.model import Model
+    from serving.runtime.sessions import open_session
+    from serving.savedmodel.source import Source
 
     for name, line in LINES.items():
         source, answers = Source(build() / "lines" / name, "model"), []

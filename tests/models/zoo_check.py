@@ -12,7 +12,9 @@ import numpy as np
 
 from serving.core import settings
 from serving.core.errors import InputError, LoadError, RunError
-from serving.runtime.model import Model, Source, open_session
+from serving.runtime.model import Model
+from serving.runtime.sessions import open_session
+from serving.savedmodel.source import Source
 from tests.models.zoo import ZOO, absent, build, cases
 
 # Python's session gives these back by itself; the signatures are refused here, and say why.

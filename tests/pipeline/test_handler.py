@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from serving.core.errors import LoadError, RunError
 from serving.core.http import Request, Response
 from serving.pipeline import handler
-from serving.runtime import model
+from serving.runtime import loading, model, sessions
 from serving.servers.commands.replay import TOLERANCE, difference
 from tests.conftest import EMBEDDED, Serve
 from tests.models.zoo import ZOO, build, cases, kinds
@@ -195,8 +195,8 @@ def test_a_body_above_the_limit_is_refused(serve: Serve) -> None:
 def test_a_model_is_loaded_once_for_all_who_come_at_once(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     ask = serve()
     loads = []
-    opened = model.open_session
-    monkeypatch.setattr(model, "open_session", lambda *arguments: loads.append(1) or opened(*arguments))
+    opened = sessions.open_session
+    monkeypatch.setattr(loading, "open_session", lambda *arguments: loads.append(1) or opened(*arguments))
     answers: list[Response] = []
     threads = [threading.Thread(target=lambda: answers.append(ask("GET", "/readyz"))) for _ in range(16)]
     for thread in threads:
@@ -218,7 +218,7 @@ def test_those_who_wait_for_a_load_share_its_failure(serve: Serve, monkeypatch: 
             threading.Event().wait(0.2)  # until the others stand at the lock
         raise LoadError("the disk is slow")
 
-    monkeypatch.setattr(model, "open_session", fail)
+    monkeypatch.setattr(loading, "open_session", fail)
     answers: list[Response] = []
 
     def one() -> None:
@@ -241,7 +241,7 @@ def test_those_who_wait_for_a_load_share_its_failure(serve: Serve, monkeypatch: 
 def test_a_failed_load_is_tried_again_by_the_next_request(
     serve: Serve, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model, "FIRST_PAUSE", 0.0)
+    monkeypatch.setattr(loading, "FIRST_PAUSE", 0.0)
     ask = serve(tmp_path / "model")
     for path in ("/readyz", "/v1/models/model", "/v1/models/model/metadata"):
         answer = ask("GET", path)

@@ -19,13 +19,14 @@ from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 from PIL import Image
 
+from serving.core import machine
 from serving.core.errors import DeadlineError
 from serving.core.http import Response, TooLarge, Unavailable
 from serving.core.settings import read
 from serving.pipeline import limits
 from serving.pipeline.limits import Admission
 from serving.protocols.sizes import check_arrays
-from serving.runtime import model
+from serving.runtime import loading, model
 from serving.savedmodel import images
 from serving.savedmodel.safety.rewrite import string
 from tests.conftest import Serve
@@ -179,9 +180,9 @@ def test_pictures_that_would_fill_the_memory_are_refused_by_their_headers(
 
 def test_what_a_graph_does_with_pictures_is_read_from_it(serve: Serve) -> None:
     serve()
-    assert model.cache().source().pictures == {"image"}
+    assert loading.cache().source().pictures == {"image"}
     serve(build() / "many_named")
-    assert model.cache().source().pictures == frozenset()
+    assert loading.cache().source().pictures == frozenset()
     assert images.operations(b"..DecodePng..ParseExampleV2..DecodeBase64") == {"image", "example", "base64"}
     assert images.operations(b"..ParseExampleV2..DecodeBase64") == frozenset()
     assert images.operations(b"..DecodeJxl..") == {"image"}
@@ -231,11 +232,11 @@ def test_the_pixels_of_all_inputs_count_together() -> None:
 
 @pytest.fixture(autouse=True)
 def _many_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "cores", lambda: 64)
+    monkeypatch.setattr(machine, "cores", lambda: 64)
 
 
 def test_no_more_run_than_there_are_cores_and_one_unless_they_are_to_meet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "cores", lambda: 2)
+    monkeypatch.setattr(machine, "cores", lambda: 2)
     for environment, running_now, waiting in (({}, 3, 5), ({"BATCH_ROWS": "64"}, 8, 0), ({"THREADS": "1"}, 1, 0)):
         door = admission(**environment)
         assert (door._free, door._may_wait) == (running_now, waiting)
@@ -306,7 +307,7 @@ def test_as_many_wait_as_will_begin_in_time_and_the_next_is_refused(
 
 
 def test_as_many_as_THREADS_are_taken_however_long_they_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "cores", lambda: 1)
+    monkeypatch.setattr(machine, "cores", lambda: 1)
     door = experienced(60.0, THREADS="8")
     threads = queue(door, 6)
     with pytest.raises(Unavailable, match="6 requests wait already, which will take 210 s"):

@@ -13,7 +13,7 @@ from serving.core.http import Request, Response
 from serving.pipeline import handler, routes
 from serving.pipeline.openapi import paths, schemas
 from serving.protocols import open_inference, tensorflow_serving
-from serving.runtime import model
+from serving.runtime import loading
 from tests.conftest import EMBEDDED, Serve
 from tests.models.zoo import ZOO, absent, build
 
@@ -70,7 +70,7 @@ def examples(document: Any) -> Iterator[tuple[str, Any, str, Any]]:
 
     Where the exporter left none, values of the declared types and shapes stand for them.
     """
-    source = model.cache().source()
+    source = loading.cache().source()
     for _, path, operation in operations(document):
         reference = operation.get("requestBody", {})
         body = resolve(document, reference).get("content", {}).get("application/json", {})
@@ -209,7 +209,7 @@ def test_a_model_that_cannot_be_read_is_503_like_elsewhere(serve: Serve) -> None
 
 
 def test_it_needs_no_loaded_model(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.runtime.model.open_session", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("serving.runtime.loading.open_session", lambda *_: pytest.fail("the model was loaded"))
     described(serve())
 
 

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from serving.core import settings
-from serving.runtime.model import Model, Source, open_session
+from serving.runtime.model import Model
+from serving.runtime.sessions import open_session
+from serving.savedmodel.source import Source
 from tests.conftest import EMBEDDED
 from tests.models.zoo.kinds import KINDS, build, cases
 from tests.models.zoo_check import compare

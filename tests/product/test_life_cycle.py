@@ -22,10 +22,10 @@ import pytest
 from serving.core.errors import DeadlineError, LoadError
 from serving.core.http import Request
 from serving.core.record import Record
-from serving.pipeline import handler, limits
+from serving.pipeline import about, limits
 from serving.pipeline.handler import handle
-from serving.runtime import model
-from serving.savedmodel import protobuf
+from serving.runtime import loading, model, sessions
+from serving.savedmodel import protobuf, source
 from tests.conftest import EMBEDDED, ROOT, Serve, plain_environment
 from tests.models.zoo import build
 from tests.server import DOORS as DOOR_COMMANDS
@@ -43,8 +43,8 @@ def health(ask: Any) -> tuple[int, int]:
 
 
 def test_while_the_model_is_loaded_it_lives_and_is_not_ready(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(handler, "PATIENCE", 0.02)
-    ask, opened = serve(), model.open_session
+    monkeypatch.setattr(about, "PATIENCE", 0.02)
+    ask, opened = serve(), sessions.open_session
     begun, go = threading.Event(), threading.Event()
 
     def slowly(*arguments: Any) -> Any:
@@ -52,7 +52,7 @@ def test_while_the_model_is_loaded_it_lives_and_is_not_ready(serve: Serve, monke
         assert go.wait(30)
         return opened(*arguments)
 
-    monkeypatch.setattr(model, "open_session", slowly)
+    monkeypatch.setattr(loading, "open_session", slowly)
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(ask, "GET", "/readyz")
         assert begun.wait(30)
@@ -71,8 +71,8 @@ def test_every_request_that_waited_for_the_load_is_told_and_no_other(
     serve: Serve, examples: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     serve()
-    opened, go, waiting = model.open_session, threading.Event(), threading.Semaphore(0)
-    get = model.Cache.get
+    opened, go, waiting = sessions.open_session, threading.Event(), threading.Semaphore(0)
+    get = loading.Cache.get
 
     def ask(method: str, path: str, body: Any = b"") -> Any:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -82,12 +82,12 @@ def test_every_request_that_waited_for_the_load_is_told_and_no_other(
         assert go.wait(30)
         return opened(*arguments)
 
-    def counted(self: model.Cache, until: float = float("inf")) -> model.Model:
+    def counted(self: loading.Cache, until: float = float("inf")) -> model.Model:
         waiting.release()
         return get(self, until)
 
-    monkeypatch.setattr(model, "open_session", slowly)
-    monkeypatch.setattr(model.Cache, "get", counted)
+    monkeypatch.setattr(loading, "open_session", slowly)
+    monkeypatch.setattr(loading.Cache, "get", counted)
     timings = []
     with ThreadPoolExecutor(3) as pool:
         cold = [pool.submit(ask, "POST", "/", body) for body in (examples["pixels"], b"{")]
@@ -112,7 +112,7 @@ def test_every_request_that_waited_for_the_load_is_told_and_no_other(
 def test_a_failed_load_stands_for_a_while_then_is_tried_again(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ask, opened, tries = serve(), model.open_session, list[int]()
+    ask, opened, tries = serve(), sessions.open_session, list[int]()
 
     def fail(*arguments: Any) -> Any:
         tries.append(1)
@@ -120,7 +120,7 @@ def test_a_failed_load_stands_for_a_while_then_is_tried_again(
             raise LoadError("the disk is away")
         return opened(*arguments)
 
-    monkeypatch.setattr(model, "open_session", fail)
+    monkeypatch.setattr(loading, "open_session", fail)
     pauses = []
     for attempt in range(1, 4):
         for _ in range(5):
@@ -129,8 +129,8 @@ def test_a_failed_load_stands_for_a_while_then_is_tried_again(
             assert ("Retry-After", "1") in answer.headers
             assert health(ask) == (503, 200)
         assert len(tries) == attempt
-        pauses.append(model.cache()._pause)
-        monkeypatch.setattr(model.cache(), "_again", 0.0)  # the pause is over
+        pauses.append(loading.cache()._pause)
+        monkeypatch.setattr(loading.cache(), "_again", 0.0)  # the pause is over
     assert pauses == [1.0, 2.0, 4.0]
     assert health(ask) == (200, 200)
     logged = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -151,7 +151,7 @@ def test_any_failure_of_a_load_is_503_and_stands_for_a_while(
         tries.append(1)
         raise error
 
-    monkeypatch.setattr(model, "open_session", fail)
+    monkeypatch.setattr(loading, "open_session", fail)
     for _ in range(3):
         answer = ask("GET", "/readyz")
         assert (answer.status, json.loads(answer.body)["error"]) == (503, f"the model cannot be loaded: {words}")
@@ -198,8 +198,8 @@ def test_any_failure_to_read_the_model_is_503_everywhere_and_stands_for_a_while(
     for first in READERS:
         ask = serve()
         with monkeypatch.context() as patched:
-            patched.setattr(model, "read", fail) if reader == "read" else patched.setattr(
-                model.Source, "parts", property(fail)
+            patched.setattr(source, "read", fail) if reader == "read" else patched.setattr(
+                source.Source, "parts", property(fail)
             )
             for method, path in (first, *READERS):
                 answer = ask(method, path, {"instances": [1]} if method == "POST" else b"")
@@ -210,7 +210,7 @@ def test_any_failure_to_read_the_model_is_503_everywhere_and_stands_for_a_while(
                 assert "Retry-After" in dict(answer.headers)
         told = [line for line in capsys.readouterr().out.splitlines() if "the model cannot be loaded" in line]
         assert len([line for line in told if '"severity":"ERROR"' in line]) == 1, first  # tried once: all shared it
-    monkeypatch.setattr(model.cache(), "_again", 0.0)  # the pause is over
+    monkeypatch.setattr(loading.cache(), "_again", 0.0)  # the pause is over
     assert [ask(method, path).status for method, path in READERS[:3]] == [200] * 3
 
 
@@ -250,8 +250,8 @@ def test_whoever_is_cut_off_by_a_server_that_stops_may_try_again(serve: Serve, m
 
 def test_nobody_waits_for_a_load_beyond_his_time(serve: Serve) -> None:
     serve()
-    with model.cache()._lock, pytest.raises(DeadlineError):
-        model.cache().get(time.monotonic() + 0.01)
+    with loading.cache()._lock, pytest.raises(DeadlineError):
+        loading.cache().get(time.monotonic() + 0.01)
 
 
 # Real servers
@@ -329,7 +329,7 @@ def test_however_often_a_worker_crashes_it_is_replaced(door: Server, examples: d
         assert after.pid != before.pid
         assert door.process.poll() is None
     if "-m" in door.process.args:  # type: ignore[operator]
-        told = [line for line in door.log.splitlines() if "it is replaced" in line]
+        told = [line for line in door.log.splitlines() if "another takes its place" in line]
         assert [json.loads(line)["message"].split(";")[0] for line in told] == [
             f"worker 1 ended: killed by {name}" for name in ("SIGKILL", "SIGABRT", "SIGSEGV", "SIGKILL", "SIGABRT")
         ]

@@ -83,7 +83,7 @@ def test_no_import_hides_in_a_string_but_that_of_the_fallback() -> None:
     """A contract on imports sees statements alone."""
     found = {str(path.relative_to(ROOT)): names for path in OURS if (names := [*imports_by_string(path)])}
     assert found == {
-        "serving/runtime/model.py": ["'fallback.tensorflow_python'"],
+        "serving/runtime/sessions.py": ["'fallback.tensorflow_python'"],
         "serving/pipeline/layers.py": ["module"],  # what the setting LAYER names
     }
 

@@ -21,10 +21,12 @@ from exporting import compare
 from serving.core import settings
 from serving.core.dtypes import by_code
 from serving.core.errors import RunError
-from serving.runtime import model as served
+from serving.runtime import loading
 from serving.runtime.batching import Batcher, batchable
-from serving.runtime.model import Model, Source, open_session
+from serving.runtime.model import Model
+from serving.runtime.sessions import open_session
 from serving.savedmodel.signature import Signature, TensorSpec
+from serving.savedmodel.source import Source
 from tests.conftest import EMBEDDED, ROOT, Serve, plain_environment
 from tests.models.zoo import build, cases
 
@@ -495,13 +497,13 @@ def test_a_signature_says_whether_its_calls_can_meet(inputs: Any, outputs: Any, 
 def test_a_model_batches_where_the_setting_says_so_and_its_operations_allow_it(serve: Serve) -> None:
     ask = serve(EMBEDDED, BATCH_ROWS="32")
     assert ask("GET", "/readyz").status == 200
-    functions = served.cache().get()._functions
+    functions = loading.cache().get()._functions
     assert {name for name, function in functions.items() if isinstance(function, Batcher)} == set(functions)
     ask = serve(build() / "random_stateful", BATCH_ROWS="32")
     assert ask("POST", "/", {"instances": [1.0]}).status == 200
-    assert not any(isinstance(function, Batcher) for function in served.cache().get()._functions.values())
+    assert not any(isinstance(function, Batcher) for function in loading.cache().get()._functions.values())
     serve(EMBEDDED)
-    assert not any(isinstance(function, Batcher) for function in served.cache().get()._functions.values())
+    assert not any(isinstance(function, Batcher) for function in loading.cache().get()._functions.values())
 
 
 def test_requests_that_meet_are_answered_as_they_are_alone(serve: Serve, examples: dict[str, Any]) -> None:

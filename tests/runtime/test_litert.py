@@ -11,9 +11,11 @@ import pytest
 from serving.core import settings
 from serving.core.errors import InputError, LoadError, RunError
 from serving.runtime import litert
-from serving.runtime.model import Model, Source, open_session
+from serving.runtime.model import Model
+from serving.runtime.sessions import open_session
 from serving.savedmodel.folder import twin as twin_files
 from serving.savedmodel.signature import DEFAULT
+from serving.savedmodel.source import Source
 from serving.servers.commands.replay import TOLERANCE, difference
 from tests.conftest import EMBEDDED, Serve
 from tests.exporting import twins

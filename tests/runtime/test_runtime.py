@@ -16,7 +16,9 @@ import pytest
 from serving.core import settings
 from serving.core.errors import InputError, LoadError, RunError
 from serving.runtime import tensorflow_c
-from serving.runtime.model import Model, Source, open_session
+from serving.runtime.model import Model
+from serving.runtime.sessions import open_session
+from serving.savedmodel.source import Source
 from tests.conftest import EMBEDDED, ROOT, plain_environment
 from tests.models.zoo import BROKEN, ZOO, absent, build, cases
 from tests.models.zoo_check import compare, differences
@@ -140,7 +142,9 @@ import resource, pathlib, sys
 import numpy as np
 from serving.core import settings; from serving.runtime import tensorflow_c
 from serving.core.errors import RunError
-from serving.runtime.model import Model, Source, open_session
+from serving.runtime.model import Model
+from serving.runtime.sessions import open_session
+from serving.savedmodel.source import Source
 from tests.models.zoo import build, cases
 
 def resident():
@@ -188,7 +192,7 @@ def test_memory_is_flat_over_a_hundred_thousand_calls_good_and_failing() -> None
 
 FORKS = """
 import os, sys, faulthandler
-from serving.runtime import model, tensorflow_c
+from serving.runtime import tensorflow_c
 from serving.pipeline.handler import handle
 from serving.core.http import Request
 faulthandler.dump_traceback_later(60, exit=True)
@@ -272,7 +276,8 @@ def test_a_custom_op_library_must_be_named() -> None:
 import sys, pathlib
 from serving.core import settings
 from serving.core.errors import LoadError
-from serving.runtime.model import Source, open_session
+from serving.runtime.sessions import open_session
+from serving.savedmodel.source import Source
 try:
     open_session(Source(pathlib.Path(sys.argv[1]), "model"), settings.read({}))
 except LoadError as error:

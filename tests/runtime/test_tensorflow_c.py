@@ -18,8 +18,9 @@ import pytest
 from serving.core import settings
 from serving.core.errors import InputError, LoadError, RunError
 from serving.runtime import tensorflow_c
-from serving.runtime.model import Model, Source
+from serving.runtime.model import Model
 from serving.savedmodel.signature import read
+from serving.savedmodel.source import Source
 from tests.conftest import EMBEDDED, ROOT, plain_environment
 from tests.models.zoo import ZOO, absent, build, cases
 from tests.runtime.live_handles import CountingApi
@@ -176,7 +177,9 @@ def test_strings_are_copied_to_the_byte(api: CountingApi, length: int) -> None:
 
 CHECKED = """
 from serving.core import settings; from serving.runtime import tensorflow_c
-from serving.runtime.model import Model, Source, open_session
+from serving.runtime.model import Model
+from serving.runtime.sessions import open_session
+from serving.savedmodel.source import Source
 from serving.core.errors import InputError, RunError
 from tests.models.zoo import build, cases
 for name in ("dtype_string", "dtype_float32", "many_named", "failures", "decode_image", "ragged_input", "passthrough"):

@@ -8,8 +8,10 @@ import pytest
 
 from serving.core import settings
 from serving.core.errors import InputError
-from serving.runtime.model import Model, Source, judge, open_session
+from serving.runtime.model import Model
+from serving.runtime.sessions import judge, open_session
 from serving.savedmodel.composite import Ragged, Sparse
+from serving.savedmodel.source import Source
 from tests.conftest import Serve
 from tests.models.hostile import answers, build
 from tests.models.zoo import ZOO

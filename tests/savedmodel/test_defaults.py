@@ -9,8 +9,7 @@ import pytest
 
 from serving.__main__ import show
 from serving.pipeline.openapi import schemas
-from serving.runtime import model
-from serving.runtime.model import Source
+from serving.savedmodel.source import Source, with_good_defaults
 from tests.conftest import Serve
 from tests.models import answer_models
 from tests.pipeline.test_openapi import described, problems
@@ -154,6 +153,6 @@ def test_a_default_that_is_no_value_of_its_input_is_none(
 ) -> None:
     signature = Source(answer_models.build() / "defaults", "model").signatures["serving_default"]
     assert (list(signature.required), signature.only) == (["x"], signature.inputs["x"])
-    checked = model._with_good_defaults(replace(signature, defaults={"scale": tensor_proto}))
+    checked = with_good_defaults(replace(signature, defaults={"scale": tensor_proto}))
     assert (list(checked.required), checked.only) == (["x", "scale"], None) or list(checked.required) == ["scale", "x"]
     assert "the default of the input 'scale'" in "".join(capfd.readouterr())

@@ -14,9 +14,11 @@ from exporting.refusal import Refusal
 from serving.core import settings
 from serving.core.dtypes import by_code
 from serving.core.errors import InputError, RunError
-from serving.runtime.model import Model, Source, open_session
+from serving.runtime.model import Model
+from serving.runtime.sessions import open_session
 from serving.savedmodel import examples, parsing
 from serving.savedmodel.signature import Signature, TensorSpec
+from serving.savedmodel.source import Source
 from tests.models.zoo.kinds import KINDS, build
 
 NEVER = ("answers_nothing", "prints_to_a_file", "trees")

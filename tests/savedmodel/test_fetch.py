@@ -13,7 +13,7 @@ import pytest
 
 from serving.core.errors import LoadError
 from serving.core.storage import Object, Storage
-from serving.runtime import model
+from serving.runtime import loading
 from serving.savedmodel.folder.fetch import fetch
 from tests.conftest import EMBEDDED, Serve
 from tests.models.zoo import build
@@ -76,7 +76,7 @@ def test_what_was_fetched_of_a_model_that_cannot_be_read_is_removed(
     for path in ("/openapi.json", "/readyz"):
         assert ask("GET", path).status == 503
         assert list(tmp_path.iterdir()) == []
-        monkeypatch.setattr(model.cache(), "_again", 0.0)
+        monkeypatch.setattr(loading.cache(), "_again", 0.0)
 
 
 @pytest.mark.parametrize(("address", "words"), WRONG)
@@ -152,7 +152,7 @@ def test_a_disk_that_is_full_is_503_at_once_for_whatever_reads_the_model(
         assert (answer.status, b"cannot be read or written: File too large" in answer.body) == (503, True), answer.body
         assert "Retry-After" in dict(answer.headers)
     assert list(tmp_path.iterdir()) == []  # what had come is removed
-    monkeypatch.setattr(model.cache(), "_again", 0.0)  # the pause is over
+    monkeypatch.setattr(loading.cache(), "_again", 0.0)  # the pause is over
     assert ask("GET", "/openapi.json").status == 200
 
 

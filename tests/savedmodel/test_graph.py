@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from serving.core import settings
-from serving.runtime.model import Cache
+from serving.runtime.loading import Cache
 from serving.savedmodel import graph
 from serving.savedmodel.graph import Graph
 

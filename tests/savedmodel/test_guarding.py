@@ -7,10 +7,11 @@ import pytest
 
 from serving.core import settings
 from serving.core.errors import LoadError
-from serving.runtime.model import Source, open_session
+from serving.runtime.sessions import open_session
 from serving.savedmodel.safety import guards
 from serving.savedmodel.safety.guarding import needs
 from serving.savedmodel.signature import served_graph
+from serving.savedmodel.source import Source
 from tests.conftest import Serve
 from tests.models import killers
 from tests.models.zoo import ZOO

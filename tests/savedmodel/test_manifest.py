@@ -10,7 +10,7 @@ import pytest
 
 from exporting.manifest import write
 from serving.core.errors import LoadError
-from serving.runtime import model
+from serving.runtime import loading
 from serving.savedmodel.folder import manifest
 from serving.savedmodel.folder.card import digest
 from tests.conftest import EMBEDDED, Serve
@@ -93,7 +93,7 @@ def test_large_files_are_digested_where_it_is_asked_for(
 
 
 def test_a_model_made_whole_again_is_served(serve: Serve, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model, "FIRST_PAUSE", 0.0)
+    monkeypatch.setattr(loading, "FIRST_PAUSE", 0.0)
     flip(copy / DATA)
     ask = serve(copy)
     assert ask("GET", "/readyz").status == 503

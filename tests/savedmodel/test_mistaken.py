@@ -12,7 +12,9 @@ import pytest
 from serving.__main__ import main
 from serving.core import settings
 from serving.core.errors import LoadError
-from serving.runtime.model import Model, Source, judge, open_session
+from serving.runtime.model import Model
+from serving.runtime.sessions import judge, open_session
+from serving.savedmodel.source import Source
 from tests.conftest import ROOT, Serve, plain_environment
 from tests.models import zoo
 from tests.models.zoo.kinds import build

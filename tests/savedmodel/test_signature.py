@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from serving.core.dtypes import DTYPES
 from serving.core.errors import LoadError
-from serving.runtime.model import Source
 from serving.savedmodel.signature import Contents, check, read
+from serving.savedmodel.source import Source
 from tests.conftest import EMBEDDED, ROOT, plain_environment
 from tests.models.zoo import VERSIONS, ZOO, absent, build
 

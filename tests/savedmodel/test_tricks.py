@@ -62,7 +62,9 @@ import sys
 from pathlib import Path
 import numpy as np
 from serving.core import settings
-from serving.runtime.model import Model, Source, judge, open_session
+from serving.runtime.model import Model
+from serving.runtime.sessions import judge, open_session
+from serving.savedmodel.source import Source
 source, options = Source(Path(sys.argv[1]), "model"), settings.read({"RUNTIME": sys.argv[2]})
 judge(source, options)
 model = Model(source, open_session(source, options))

@@ -8,9 +8,9 @@ import pytest
 
 from serving.core.errors import LoadError
 from serving.core.storage import Object, Storage
-from serving.runtime.model import Source
 from serving.savedmodel.folder.fetch import fetch
 from serving.savedmodel.folder.versions import lacking
+from serving.savedmodel.source import Source
 from tests.conftest import Serve
 from tests.models.zoo.kinds import build
 

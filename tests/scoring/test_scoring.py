@@ -19,7 +19,7 @@ from serving import scoring
 from serving.core import settings
 from serving.core import storage as client
 from serving.core.errors import LoadError
-from serving.runtime import model
+from serving.runtime import loading
 from serving.scoring import BadFile, Gone, Passing, formats, outputs, run
 from serving.scoring.scorer import Scorer
 from tests.conftest import EMBEDDED, Serve
@@ -220,16 +220,16 @@ def _lookup_table() -> Any:
     from serving.pipeline import handler
 
     options = settings.read({"MODEL_DIR": str(build() / "lookup_table")})
-    own = model.Cache(options)
+    own = loading.Cache(options)
 
     def ask(method: str, path: str, body: bytes, **headers: str) -> Any:
         place, _, query = path.partition("?")
         told = {name.replace("_", "-"): value for name, value in headers.items()}
-        before, model._cache = model._cache, own
+        before, loading._cache = loading._cache, own
         try:
             return handler.handle(Request(method, place, query, told, body))
         finally:
-            model._cache = before
+            loading._cache = before
 
     return own.get(), ask
 
@@ -367,7 +367,7 @@ def test_passing_faults_are_told_apart(bench: Bench, monkeypatch: pytest.MonkeyP
     with pytest.raises(Passing, match="the model cannot be loaded: it holds no"):
         scoring.score_object(source, generation)
     bench.start(build() / "lookup_table")
-    served = model.cache().get()
+    served = loading.cache().get()
     for error in (MemoryError(), scoring.run.Passing("x")):
         monkeypatch.setattr(type(served), "run", lambda *_, error=error: (_ for _ in ()).throw(error))
         with pytest.raises(Passing):
@@ -384,7 +384,7 @@ def test_what_is_scored_is_not_scored_again(bench: Bench, monkeypatch: pytest.Mo
     told = about["metadata"]
     assert (told["rows"], told["errors"], told["source"], told["generation"]) == ("2", "1", source, generation)
     assert (told["model"], told["model-version"], len(told["model-digest"])) == ("model", "1", 32)
-    monkeypatch.setattr(model.Cache, "get", lambda _: pytest.fail("the model is not needed"))
+    monkeypatch.setattr(loading.Cache, "get", lambda _: pytest.fail("the model is not needed"))
     bench.store.delete("in", f"{bench.name}.jsonl")
     assert scoring.score_object(source, generation) == first._replace(already=True)
 
@@ -476,7 +476,7 @@ def test_work_that_does_not_fit_the_time_is_refused_at_its_beginning(
     now = [0.0]
     monkeypatch.setattr(scoring.time, "monotonic", lambda: now[0])
     bench.start(build() / "lookup_table", EVENT_TIMEOUT="100")
-    served = model.cache().get()
+    served = loading.cache().get()
     plainly = type(served).run
 
     def slowly(*arguments: Any) -> Any:
@@ -519,7 +519,7 @@ def test_a_batch_of_a_fixed_size_is_filled_up(bench: Bench, tmp_path: Path, monk
     bench.start(build() / "keras_sequential")
     rows = rows_of(7, (4,))
     wanted = bench.score(as_lines(rows))
-    served = model.cache().get()
+    served = loading.cache().get()
     signature = served.signatures["serving_default"]
     for size in (1, 3):
         (spec,) = signature.inputs.values()
@@ -566,7 +566,7 @@ def test_rows_that_change_each_other_are_run_one_by_one(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ask = bench.start(build() / "dtype_float32", SCORE_OPTIONS="signature_name=vector")
-    served = model.cache().get()
+    served = loading.cache().get()
     plainly = type(served).run
 
     def padded(self: Any, signature: Any, inputs: Any) -> Any:
@@ -649,7 +649,7 @@ def test_a_model_that_fails_to_load_does_not_count_as_a_bad_file(bench: Bench, m
     def fail(_: Any) -> Any:
         raise LoadError("it is not there yet")
 
-    monkeypatch.setattr(model.Cache, "get", fail)
+    monkeypatch.setattr(loading.Cache, "get", fail)
     with pytest.raises(Passing, match="it is not there yet"):
         scoring.score_object(*bench.put(b"1\n"))
 

@@ -202,8 +202,8 @@ def test_the_working_folder_does_not_matter(tmp_path: Path, examples: dict[str, 
 def test_a_session_opened_before_the_fork_is_refused_and_not_left_hanging(tmp_path: Path) -> None:
     (tmp_path / "main.py").write_text(
         f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
-        "from serving.runtime import model\n"
-        "model.cache().get()  # the mistake: this runs in gunicorn's master\n"
+        "from serving.runtime import loading\n"
+        "loading.cache().get()  # the mistake: this runs in gunicorn's master\n"
         "import importlib.util\n"
         f"spec = importlib.util.spec_from_file_location('real', {str(ROOT / 'main.py')!r})\n"
         "real = importlib.util.module_from_spec(spec); spec.loader.exec_module(real)\n"

@@ -22,8 +22,8 @@ from pathlib import Path
 
 from serving.core.errors import LoadError
 from serving.pipeline.native import build as native
-from serving.runtime.model import Source
 from serving.savedmodel.folder import twin
+from serving.savedmodel.source import Source
 from tools.image import pages, prune
 from tools.image.bind import ROOT
 from tools.image.elf import Refused

@@ -34,9 +34,11 @@ import numpy as np
 
 from serving.core import settings
 from serving.core.errors import RunError
-from serving.runtime.model import Model, Source, open_session
+from serving.runtime.model import Model
+from serving.runtime.sessions import open_session
 from serving.runtime.tensorflow_c import TF_STRING, api
 from serving.savedmodel.signature import TensorSpec
+from serving.savedmodel.source import Source
 from tools.image.bind import NAMES, ROOT, installed
 from tools.image.elf import PF_X, PT_LOAD, Elf, Refused
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from serving.core import settings
 from serving.core.errors import LoadError
 from serving.protocols import tensorflow_serving
-from serving.runtime.model import Source
 from serving.savedmodel.signature import DEFAULT
+from serving.savedmodel.source import Source
 from tools.image.bind import ROOT
 from tools.image.elf import Refused
 from tools.server import Server, free_port, spawn

@@ -25,8 +25,8 @@ import numpy as np
 from serving.core.errors import LoadError
 from serving.core.settings import ROOT
 from serving.protocols import tensorflow_serving
-from serving.runtime.model import Source
 from serving.savedmodel.signature import DEFAULT
+from serving.savedmodel.source import Source
 from tools import server
 from tools.plan.measured import SHARES, Load, Measured
 from tools.plan.problem import PlanError

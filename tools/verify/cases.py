@@ -19,11 +19,11 @@ from serving.core.dtypes import DTYPES
 from serving.protocols import requests
 from serving.protocols.answers import has_rows
 from serving.runtime import warmup
-from serving.runtime.model import Source
 from serving.savedmodel import prediction_log
 from serving.savedmodel.examples import Recipe, made, recipes
 from serving.savedmodel.parsing import GUESSES
 from serving.savedmodel.signature import Signature, TensorSpec
+from serving.savedmodel.source import Source
 from tools.verify.client import Answer, Case, Client, VerifyError
 
 Array = np.ndarray[Any, Any]

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from serving.core import settings
 from serving.core.errors import LoadError
-from serving.runtime.model import Source, judge_operations
+from serving.runtime.sessions import judge_operations
 from serving.savedmodel.safety.purity import impurities
+from serving.savedmodel.source import Source
 from tools.verify import cases, checks
 from tools.verify.checks import DIFFERS, ROUNDS, UNTESTED, Subject, Verdict
 from tools.verify.client import Client, VerifyError

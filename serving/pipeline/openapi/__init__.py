@@ -23,8 +23,8 @@ from serving.pipeline.openapi.schemas import Subject, element_schemas, type_text
 from serving.pipeline.openapi.serving import example_schemas, predict_schemas
 from serving.pipeline.routes import TAGS, Route
 from serving.protocols import tensorflow_serving
-from serving.runtime.model import Source
 from serving.savedmodel.signature import TensorSpec
+from serving.savedmodel.source import Source
 
 
 @lru_cache(maxsize=1)

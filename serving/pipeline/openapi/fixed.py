@@ -1,8 +1,8 @@
 """The schemas that no signature changes."""
 
 from serving.pipeline.openapi.schemas import Schema, object_with, schema_ref
-from serving.runtime.model import Source
 from serving.savedmodel.folder import card
+from serving.savedmodel.source import Source
 
 TEXT: Schema = {"type": "string"}
 TEXTS: Schema = {"type": "array", "items": TEXT}

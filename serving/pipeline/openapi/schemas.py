@@ -8,8 +8,8 @@ import numpy as np
 
 from serving.core.dtypes import EXTENDED, DType
 from serving.core.settings import Settings
-from serving.runtime.model import Source
 from serving.savedmodel.signature import Shape, Signature, TensorSpec, shape_text
+from serving.savedmodel.source import Source
 
 Schema = dict[str, Any]
 # fmt: on

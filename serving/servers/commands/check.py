@@ -19,11 +19,13 @@ from serving.core.http import BadRequest
 from serving.core.settings import Settings
 from serving.protocols import requests, tensorflow_serving
 from serving.protocols.call import Context
-from serving.runtime.model import Model, Source, judge_files, judge_operations, open_session
+from serving.runtime.model import Model
+from serving.runtime.sessions import judge_files, judge_operations, open_session
 from serving.runtime.trying import Tried, tried
 from serving.savedmodel.folder import manifest
 from serving.savedmodel.safety.purity import DANGEROUS, against, impurities
 from serving.savedmodel.signature import Signature
+from serving.savedmodel.source import Source
 from serving.servers.commands.replay import TOLERANCE, difference
 
 CURE = "export the model with examples=, so that there is a request that works"

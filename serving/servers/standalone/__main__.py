@@ -16,7 +16,7 @@ from serving.core.settings import Settings
 from serving.core.telemetry import observe, phases
 from serving.pipeline import limits
 from serving.pipeline.handler import prepare
-from serving.runtime import model
+from serving.runtime import sessions
 from serving.servers.standalone.listening import listen
 
 NAME = "serving.servers.standalone"
@@ -35,7 +35,7 @@ def main() -> None:
     except OSError as error:
         place = f"{options.host}:{options.port}"
         sys.exit(f"{NAME}: cannot listen on {place} (HOST, PORT): {error.strerror or error}")
-    opening = threading.Thread(target=model.open_library, args=(options,))
+    opening = threading.Thread(target=sessions.open_library, args=(options,))
     opening.start()
     observe.start("the standalone server", options)
     import serving.servers.standalone.loop  # noqa: F401 - the workers find it imported

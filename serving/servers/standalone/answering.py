@@ -19,7 +19,7 @@ from serving.core.telemetry.log import log
 from serving.pipeline import limits, watchdog
 from serving.pipeline.arrivals import is_self_contained
 from serving.pipeline.handler import handle
-from serving.runtime import model
+from serving.runtime import loading
 from serving.servers.standalone.http1 import refusal
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class Short:
         self._may_be = options.inter_op_threads == -1 and not options.batch_rows and not options.layer
         self._short: set[Kind] = set()
         self._barred: dict[Kind, tuple[float, float]] = {}  # until when, and for how long
-        self._cache = model.cache()
+        self._cache = loading.cache()
 
     def holds(self, kind: Kind) -> bool:
         """Say whether a request of this kind takes little time."""

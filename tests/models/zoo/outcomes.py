@@ -24,7 +24,9 @@ from tests.models.zoo.kinds import KINDS, build, cases
 def serve(directory: Path) -> str:
     from serving.core import settings
     from serving.core.errors import LoadError
-    from serving.runtime.model import Model, Source, judge, open_session
+    from serving.runtime.model import Model
+    from serving.runtime.sessions import judge, open_session
+    from serving.savedmodel.source import Source
     from tests.models.zoo_check import compare
 
     options = settings.read({})

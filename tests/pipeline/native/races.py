@@ -15,7 +15,7 @@ from typing import Any
 
 from serving.core import settings
 from serving.pipeline import accelerator
-from serving.runtime import model
+from serving.runtime import loading
 from tests.conftest import EMBEDDED, ROOT
 from tests.pipeline.native import sanitizers
 from tests.pipeline.native.bodies import Writer
@@ -32,8 +32,8 @@ def serve(folder: Path, extension: str) -> accelerator.Quick:
         os.environ.pop(variable, None)
     os.environ |= {"MODEL_DIR": str(folder), "MODEL_NAME": "model", "ACCELERATOR": extension}
     settings.current.cache_clear()
-    model.forget()
-    return accelerator.of(model.cache().get())
+    loading.forget()
+    return accelerator.of(loading.cache().get())
 
 
 def infers(count: int) -> list[bytes]:

@@ -15,7 +15,7 @@ from serving.core import settings
 from serving.core.http import Request
 from serving.pipeline import accelerator, handler
 from serving.pipeline.native import build
-from serving.runtime import model
+from serving.runtime import loading
 from tests.conftest import ROOT, Serve, plain_environment
 from tests.pipeline.native import models
 from tests.pipeline.native.conftest import built
@@ -220,7 +220,7 @@ def test_a_broken_extension_is_told_once_and_done_without(
     for _ in range(3):
         response = ask("POST", "/", BODY)
         assert (response.status, response.body) == (200, ANSWER)
-    model.forget()
+    loading.forget()
     assert ask("POST", "/", BODY).body == ANSWER
     told = [line for line in lines(capfd) if line["severity"] not in ("INFO", "DEBUG")]
     assert [line["severity"] for line in told] == ["WARNING"]
@@ -254,7 +254,7 @@ def test_auto_finds_it_beside_the_code(
     for way, taken in (("", True), ("auto", True), ("off", False)):
         ask = serve(models.build() / "types", ACCELERATOR=way)
         assert ask("POST", "/", BODY).body == ANSWER
-        assert (not isinstance(accelerator.of(model.cache().get()).predict(BODY), str)) == taken
+        assert (not isinstance(accelerator.of(loading.cache().get()).predict(BODY), str)) == taken
 
 
 def test_a_model_of_another_runtime_goes_the_other_way(
@@ -264,5 +264,5 @@ def test_a_model_of_another_runtime_goes_the_other_way(
 
     serve(models.build() / "types", ACCELERATOR=str(extension))
     monkeypatch.setattr(tensorflow_c.Function, "addresses", lambda self: None)
-    assert accelerator.of(model.cache().get()).predict(BODY) == accelerator.MODEL
+    assert accelerator.of(loading.cache().get()).predict(BODY) == accelerator.MODEL
     assert handler.answer(Request("POST", "/", body=BODY)).body == ANSWER

@@ -12,7 +12,7 @@ import orjson
 import pytest
 
 from serving.pipeline import accelerator
-from serving.runtime import model
+from serving.runtime import loading
 from tests.conftest import Serve
 from tests.pipeline.native.models import DTYPES, build
 
@@ -30,7 +30,7 @@ def quick(serve: Serve, extension: Path) -> Callable[[str], Ask]:
 
     def start(name: str) -> Ask:
         serve(build() / name, ACCELERATOR=str(extension))
-        answer = accelerator.of(model.cache().get()).predict
+        answer = accelerator.of(loading.cache().get()).predict
 
         def ask(signature: str, numbers: Any) -> bytes:
             value = numbers if isinstance(numbers, bytes) else orjson.dumps(numbers, option=orjson.OPT_SERIALIZE_NUMPY)

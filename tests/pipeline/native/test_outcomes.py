@@ -8,7 +8,7 @@ import pytest
 
 from serving.pipeline import accelerator
 from serving.pipeline.accelerator import Tally
-from serving.runtime import model
+from serving.runtime import loading
 from tests.conftest import ROOT, Serve
 from tests.core.telemetry.test_observe import ask, exposed, scraped
 from tests.pipeline.native.models import build
@@ -52,7 +52,7 @@ DECLINED_INFER = [  # TENSOR stands for the members of a good one
 
 def quick(serve: Serve, extension: Path, name: str) -> accelerator.Quick:
     serve(build() / name, ACCELERATOR=str(extension), MAX_ROWS="3", MAX_STRING_BYTES="3")
-    return accelerator.of(model.cache().get())
+    return accelerator.of(loading.cache().get())
 
 
 @pytest.mark.parametrize(("name", "body", "reason"), DECLINED)

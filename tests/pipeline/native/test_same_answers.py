@@ -16,7 +16,7 @@ import pytest
 from serving.core.http import Request
 from serving.core.telemetry import phases
 from serving.pipeline import accelerator, handler, layers
-from serving.runtime import model
+from serving.runtime import loading
 from serving.servers import wsgi
 from tests.conftest import EMBEDDED, Serve
 from tests.models import zoo
@@ -671,7 +671,7 @@ def test_every_character(serve: Serve, compare: Ask, extension: Path, escaped: b
     check(compare, build() / "strings", [(body, QUICK) for body in bodies])
     serve(build() / "strings", ACCELERATOR=str(extension))
     for body in bodies:
-        answer: Any = accelerator.of(model.cache().get()).predict(body)
+        answer: Any = accelerator.of(loading.cache().get()).predict(body)
         assert json.loads(answer[0])["predictions"] == json.loads(body)["instances"]
 
 
@@ -818,10 +818,10 @@ def test_the_model_of_another_folder_is_answered_by_its_own(serve: Serve, compar
     for _ in range(2):
         check(compare, build() / "types", [(PLAIN, QUICK)])
         check(compare, build() / "infinite", [(PLAIN, QUICK)])
-    first = accelerator.of(model.cache().get())
-    assert accelerator.of(model.cache().get()) is first
+    first = accelerator.of(loading.cache().get())
+    assert accelerator.of(loading.cache().get()) is first
     serve(build() / "infinite", ACCELERATOR=str(extension))
-    assert accelerator.of(model.cache().get()) is not first
+    assert accelerator.of(loading.cache().get()) is not first
     assert handler.answer(Request("POST", "/", body=PLAIN)).body == b'{"predictions":[1.0,2.0]}'
 
 

@@ -10,7 +10,7 @@ from serving.core.http import Request
 from serving.core.telemetry import phases
 from serving.pipeline import limits
 from serving.pipeline.arrivals import is_self_contained
-from serving.runtime import model
+from serving.runtime import loading
 from serving.servers.standalone import answering
 from serving.servers.standalone.answering import AGAIN, LONG, SHORT, Pool, Short
 from tests.conftest import Serve
@@ -89,7 +89,7 @@ def test_nothing_is_short_of_a_model_with_loops_or_before_it_is_loaded(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     serve(build() / "control_flow")("POST", "/", {"signature_name": "loop", "inputs": {"n": 3}})
-    assert model.cache().loaded
+    assert loading.cache().loaded
     kinds = short(monkeypatch)
     kinds.learn(KIND, SHORT)
     assert not kinds.holds(KIND)

@@ -19,7 +19,9 @@ import pytest
 
 from serving.core import settings
 from serving.core.errors import LoadError, RunError
-from serving.runtime.model import Model, Source, open_session
+from serving.runtime.model import Model
+from serving.runtime.sessions import open_session
+from serving.savedmodel.source import Source
 from tests.models.zoo import BROKEN, IMPURE, ZOO, build, cases
 from tools.image import bind as binding
 from tools.image import elf, pages

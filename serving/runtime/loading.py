@@ -1,0 +1,279 @@
+"""The model that this process serves: loaded once, when it is first needed."""
+
+import gc
+import math
+import os
+import threading
+import time
+import traceback
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from serving.core import settings
+from serving.core.errors import DeadlineError, LoadError
+from serving.core.settings import Settings
+from serving.core.telemetry import metrics, phases
+from serving.core.telemetry.log import log
+from serving.runtime.model import Model
+from serving.runtime.sessions import judge, open_session
+from serving.savedmodel import graph
+from serving.savedmodel.folder import manifest
+from serving.savedmodel.signature import DEFAULT, Signature
+from serving.savedmodel.source import Source
+
+if TYPE_CHECKING:
+    from serving.runtime.trying import Tried
+
+
+PATIENCE = 5.0  # seconds that somebody waits for what another fetches, where the request itself sets no end
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0  # seconds after a failed load; each failure doubles it
+
+
+class Cache:
+    """The served model: loaded once, by the first who asks, while everybody else who comes waits for that load.
+
+    A failed load is tried again by whoever comes after a pause; those who come within it share the failure.
+    """
+
+    def __init__(self, options: Settings) -> None:
+        self._options = options
+        self._lock = threading.Lock()
+        self._source_lock = threading.Lock()
+        self._model: Model | None = None
+        self._warm_lock = threading.Lock()
+        self._warm = False
+        self._failure: LoadError | None = None
+        self._pause = 0.0
+        self._again = 0.0  # time.monotonic() of the next attempt
+        self._attempts = 0
+
+    @property
+    def loaded(self) -> bool:
+        """Say whether the model is there already."""
+        return self._model is not None
+
+    @property
+    def warm(self) -> bool:
+        """Say whether the model is there already, and warmed up."""
+        return self._warm
+
+    def source(self) -> Source:
+        """Return what is on disk, without loading it; raise LoadError where nothing can be served."""
+        if (source := self.__dict__.get("_source")) is not None:
+            return source  # type: ignore[no-any-return]
+        return self._find(PATIENCE)
+
+    def _find(self, patience: float) -> Source:
+        if not self._source_lock.acquire(timeout=patience):
+            raise LoadError("it is still being fetched")
+        try:
+            if "_source" not in self.__dict__:
+                self._share_failure()
+            return self._source
+        except Exception as error:
+            raise self._fail(error) from None
+        finally:
+            self._source_lock.release()
+
+    def _share_failure(self) -> None:
+        if self._failure is not None and time.monotonic() < self._again:
+            raise self._failure.with_traceback(None)  # it would hold what every caller held
+
+    def _fail(self, error: Exception) -> LoadError:
+        """Return a failure to find, read or load the model as a LoadError; log it once, and let it stand for a while.
+
+        Whatever the model's files make a reader raise is a failure of the model, and ends here.
+        """
+        if isinstance(error, LoadError) and error is self._failure:
+            return error
+        failure = error if isinstance(error, LoadError) else _unexpected(error)
+        self._pause = min(self._pause * 2, LONGEST_PAUSE) or FIRST_PAUSE
+        metrics.loaded("failed")
+        self._failure, self._again = failure, time.monotonic() + self._pause
+        where = str(self._options.model_dir)
+        log("ERROR", f"the model cannot be loaded: {failure}", directory=where, again_in_seconds=self._pause)
+        return failure
+
+    @cached_property
+    def _source(self) -> Source:  # a failure is not kept: cached_property stores results alone
+        options = self._options
+        if isinstance(options.model_dir, Path):
+            return self._read(options.model_dir)
+        import shutil  # most models are on disk
+
+        from serving.core.storage import Storage
+        from serving.savedmodel.folder.fetch import fetch
+
+        storage = Storage(options.storage_emulator_host, options.google_oauth_access_token)
+        fetched = fetch(options.model_dir, storage)
+        try:
+            return self._read(fetched)
+        except BaseException:
+            shutil.rmtree(fetched, ignore_errors=True)  # the next attempt fetches it again
+            raise
+
+    def _read(self, directory: Path) -> Source:
+        source = Source(directory, self._options.model_name)
+        for version in source.passed_over:
+            log("WARNING", f"{version}; version {source.version} is served")
+        if left := manifest.leftovers(source.directory):
+            told = ", ".join(sorted(left))
+            log("WARNING", f"files that belong to another model are ignored: {told}")
+        _ = source.parts  # read here, where a failure is a failed load for whatever asks
+        return source
+
+    def get(self, until: float = math.inf) -> Model:
+        """Return the model, loading it if nobody has; raise LoadError where it cannot be.
+
+        Raise DeadlineError where another still loads it at `until` (time.monotonic).
+        """
+        model = self._model
+        if model is not None:
+            return model
+        attempt = self._attempts
+        self._share_failure()
+        _wait(self._lock, until)
+        try:
+            if self._model is None:
+                if self._failure is not None and self._attempts > attempt:
+                    raise self._failure.with_traceback(None)  # those who waited for a load share its failure too
+                self._load()
+            assert self._model is not None
+            return self._model
+        finally:
+            self._lock.release()
+
+    def ready(self, until: float = math.inf) -> Model:
+        """Return the model as `get` does, warmed up unless WARMUP=off; requests that come meanwhile are answered.
+
+        Raise LoadError where every signature fails whatever it is given.
+        """
+        model = self.get(until)
+        if not self._warm:
+            _wait(self._warm_lock, until)
+            try:
+                if not self._warm and self._options.warmup != "off" and not _warm_up(model):
+                    _prove(model)
+                self._warm = True
+            finally:
+                self._warm_lock.release()
+        return model
+
+    def _load(self) -> None:
+        begin = time.perf_counter()
+        try:
+            self._model = self._loaded()
+        except Exception as error:  # running out of memory, too
+            raise self._fail(error) from None
+        finally:
+            self._attempts += 1
+            graph.forget()
+        # What is there now stays: without this, the collector walks all of it again and again while it looks
+        # through the many small lists of a large request.
+        gc.freeze()
+        phases.loaded()
+        metrics.loaded("loaded")
+        source = self._model.source
+        log("INFO", f"serving {source.name} version {source.version}", seconds=round(time.perf_counter() - begin, 3))
+
+    def _loaded(self) -> Model:
+        source = self._find(-1)
+        with phases.measured("model"):
+            manifest.check(source.directory, self._options.manifest)
+            judge(source, self._options)
+            _ = source.pictures  # the first request would read them
+            model = Model(source, open_session(source, self._options), self._options.batch_rows)
+        if self._options.warmup == "load":
+            self._warm = _warm_up(model) > 0
+        return model
+
+
+def _unexpected(error: Exception) -> LoadError:
+    """Return what the client sees of an error that no reader of the model raises on purpose; the log has all of it."""
+    log("ERROR", f"the load failed: {error!r}", traceback=traceback.format_exc())
+    if isinstance(error, MemoryError):
+        return LoadError("out of memory")
+    if isinstance(error, OSError) and error.strerror:  # without the name of the file
+        return LoadError(f"a file of it cannot be read or written: {error.strerror}")
+    return LoadError("the log has the reason")
+
+
+def _wait(lock: threading.Lock, until: float) -> None:
+    left = until - time.monotonic()
+    if not lock.acquire(timeout=min(max(0.0, left), threading.TIMEOUT_MAX)):
+        raise DeadlineError("the model was still being loaded when the time for this request had passed")
+
+
+def _warm_up(model: Model) -> int:
+    from serving.runtime.warmup import warm  # a request that loads the model does not wait for it, unless WARMUP=load
+
+    return warm(model.source.directory, model.signatures, model.run)
+
+
+FEW, SECONDS = 8, 3.0  # made inputs that a probe has run of each signature, and until when
+
+
+def tried(model: Model, signature: Signature, seconds: float) -> "Tried":
+    """Run a signature on a few made inputs until one is answered, and keep what was found for those who ask later.
+
+    A signature that may change the next answer is not tried, nor one with an input of unknown rank, since a wrong rank
+    can end the process.
+    """
+    from serving.runtime import trying  # not needed for an answer
+
+    if not model.source.may_try or any(spec.shape is None for spec in signature.inputs.values()):
+        return trying.Tried(None, "it was not tried")
+    found = trying.tried(model, signature, model.source.recipes(signature), FEW, seconds)
+    if found.inputs is not None:
+        model.answered[signature.name] = found.inputs
+    return found
+
+
+def _prove(model: Model) -> None:
+    """Run a signature on made inputs, which also warms it up; raise LoadError where each of them has a fault."""
+    if not model.source.may_try:
+        return
+    wanted = [one for one in model.signatures.values() if one.refusal is None and not one.name.startswith("__")]
+    begin, reasons, faults = time.monotonic(), [], 0
+    for signature in sorted(wanted, key=lambda one: one.name != DEFAULT):
+        if any(spec.shape is None for spec in signature.inputs.values()):
+            continue  # a wrong rank can end the process
+        left = SECONDS - (time.monotonic() - begin)
+        found = tried(model, signature, left)
+        if found.inputs is not None:
+            return
+        reasons.append(f"{signature.name!r}: {found.reason}")
+        faults += found.fault
+    if wanted and faults == len(wanted):
+        log("ERROR", f"the model is not ready: every request fails: {'; '.join(reasons)}")
+        raise LoadError("every request fails because of the model; the log has the reason")
+    if wanted:
+        log(
+            "WARNING", f"no signature was shown to answer; export the model with examples=: {'; '.join(reasons)}"[:1000]
+        )
+
+
+_cache: Cache | None = None
+_cache_lock = threading.Lock()
+
+
+def cache() -> Cache:
+    """Return this process's model cache."""
+    global _cache
+    if _cache is None:
+        with _cache_lock:
+            if _cache is None:
+                _cache = Cache(settings.current())
+    return _cache
+
+
+def forget() -> None:
+    """Begin anew: what is loaded is left alone, and the next call loads again."""
+    global _cache, _cache_lock
+    _cache, _cache_lock = None, threading.Lock()
+    phases.unloaded()
+
+
+# A forked child cannot use its parent's session, and its lock may be held by a thread that the child does not have.
+os.register_at_fork(after_in_child=forget)

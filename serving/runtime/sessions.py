@@ -1,0 +1,141 @@
+"""Whether a model may be served, and opening it: in TensorFlow's C library, its Python package or LiteRT."""
+
+import importlib
+import importlib.util
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext, suppress
+from pathlib import Path
+from typing import Any
+
+from serving.core import files, machine
+from serving.core.errors import LoadError, RunError, plain
+from serving.core.settings import Settings
+from serving.core.telemetry.log import log
+from serving.runtime import litert, tensorflow_c
+from serving.runtime.model import Session
+from serving.savedmodel.folder import assets, twin, versions
+from serving.savedmodel.safety.purity import DANGEROUS, HARMLESS, Use, against, impurities
+from serving.savedmodel.signature import served_graph
+from serving.savedmodel.source import Source
+
+
+def judge(source: Source, options: Settings) -> None:
+    """Refuse a model that touches files, the network or Python; warn of one that is not a pure function."""
+    if options.dangerous_ops == "refuse":
+        judge_files(source)
+    if source.light:
+        return  # only a pure model becomes a twin
+    uses = impurities(source.directory)
+    judge_operations(uses, options)
+    impure = against(uses, bool(options.custom_op_libraries))
+    dangerous = [use for use in impure if use.kind in DANGEROUS]
+    if dangerous and options.dangerous_ops == "refuse":
+        told = "; ".join(dict.fromkeys(f"{use.op} ({use.kind})" for use in dangerous))
+        raise LoadError(f"it uses {told}, which a pure function does not; DANGEROUS_OPS=allow serves it anyway")
+    source.may_try = all(use.kind in HARMLESS | {"random"} for use in uses)
+    if uses and all(use.kind in HARMLESS for use in uses):
+        log("WARNING", f"the model prints its inputs: {uses[0].op}, node {uses[0].node}")
+    elif uses:
+        told = ", ".join(dict.fromkeys(f"{use.op} ({use.kind})" for use in uses))
+        log("WARNING", f"the model is not a pure function of its inputs: {told[:500]}")
+
+
+def judge_operations(uses: Iterable[Use], options: Settings) -> None:
+    """Refuse operations that cannot run here: a library of the user's has them, or nothing."""
+    kinds = {use.op: use.kind for use in uses}
+    ops = list(kinds)
+    path = None if options.runtime == "python" or not ops else tensorflow_c.find(options.tensorflow_library_dir)
+    if path is None:
+        return
+    tf = tensorflow_c.api(path)
+    tensorflow_c.load_custom_ops(tf, options.custom_op_libraries)
+    if custom := tensorflow_c.unregistered(tf, ops):
+        names = ", ".join(custom)
+        raise LoadError(f"it uses {names}, no operation of this TensorFlow: name its library in CUSTOM_OP_LIBRARIES")
+    # A process that has imported TensorFlow's Python package has a kernel for these, and nothing that it could call.
+    if python := [op for op in ops if kinds[op] == "python" and "PyFunc" in op]:
+        raise LoadError(f"it calls Python ({', '.join(python)}), which is not part of an exported model")
+    if lacking := tensorflow_c.without_kernel(tf, ops):
+        raise LoadError(f"it uses {', '.join(lacking)}, for which this TensorFlow has no kernel on a CPU")
+
+
+def judge_files(source: Source) -> None:
+    """Refuse a model whose files are not its own: one that names files elsewhere, or has links, pipes or devices."""
+    problem = None if source.light else assets.problem(source.directory)
+    if problem := problem or files.problem(source.directory):
+        raise LoadError(f"{problem}; DANGEROUS_OPS=allow serves it anyway")
+
+
+def open_library(options: Settings) -> None:
+    """Open the model's library before it is needed, if it is there; whoever needs it is told what is wrong with it."""
+    directory, light = options.model_dir, options.runtime == "litert"
+    with suppress(OSError, LoadError):  # the load will tell
+        light = light or (isinstance(directory, Path) and twin.holds(versions.chosen(directory).directory))
+    if light:
+        with suppress(LoadError):
+            litert.open_library()
+        return
+    path = None if options.runtime == "python" else tensorflow_c.find(options.tensorflow_library_dir)
+    if path is not None:
+        with suppress(LoadError):
+            tensorflow_c.api(path)
+
+
+def open_session(source: Source, options: Settings) -> Session:
+    """Load a model into a session of the C library, or, where the wheel lacks it, of TensorFlow's Python package.
+
+    A light twin is LiteRT's alone.
+    """
+    if options.runtime == "litert" and not source.light:
+        raise LoadError("it is a SavedModel (RUNTIME=litert): `python -m exporting bake --litert` makes a twin of it")
+    if source.light:
+        if options.runtime not in ("auto", "litert"):
+            raise LoadError(f"it is a twin for LiteRT, which TensorFlow cannot run (RUNTIME={options.runtime})")
+        most = min(options.threads, machine.cores())  # more would wait for a core, and need memory for it
+        return litert.Session(source.directory, options.intra_op_threads, most)
+    path = None if options.runtime == "python" else tensorflow_c.find(options.tensorflow_library_dir)
+    if path is None and options.runtime == "c":
+        raise LoadError(f"{tensorflow_c.NAME} is not installed (RUNTIME=c)")
+    if path is None and options.runtime == "auto" and options.tensorflow_library_dir:
+        raise LoadError(f"{tensorflow_c.NAME} is not in TENSORFLOW_LIBRARY_DIR")
+    if problem := versions.missing(source.directory, served_graph(source.directory)):
+        raise LoadError(problem)
+    try:
+        if path is None:
+            log("WARNING", f"serving through TensorFlow's Python package: {_why_python(options)}")
+            python = _fallback(options)
+            with _guarded(source, options) as directory:
+                session: Session = python.Session(directory, source.contents.tags, options, source.initialization)
+            return session
+        tf = tensorflow_c.api(path)
+        tensorflow_c.load_custom_ops(tf, options.custom_op_libraries)
+        config = tensorflow_c.config(
+            options.intra_op_threads, options.inter_op_threads, optimize=not source.contents.baked
+        )
+        with _guarded(source, options) as directory:
+            return tensorflow_c.Session(tf, directory, source.contents.tags, config, source.initialization)
+    except RunError as error:
+        reason = versions.lacking(source.directory) or f"{error.code}: {plain(str(error))}"
+        if "Op type not registered" in reason:
+            reason += "; CUSTOM_OP_LIBRARIES names the libraries of operations that are not TensorFlow's own"
+        raise LoadError(f"TensorFlow cannot load it: {reason}") from error
+
+
+def _guarded(source: Source, options: Settings) -> AbstractContextManager[Path]:
+    if options.callers == "trusted":
+        return nullcontext(source.directory)
+    from serving.savedmodel.safety.guarding import guarded  # not needed once the model is loaded
+
+    return guarded(source.directory, source.signatures.values(), options.max_elements)
+
+
+def _fallback(options: Settings) -> Any:
+    package = importlib.util.find_spec("tensorflow")
+    if package is None or package.origin is None:  # without a file: the folder of a pruned environment
+        other = "" if options.runtime == "python" else f", nor is {tensorflow_c.NAME}"
+        raise LoadError(f"TensorFlow's Python package is not installed{other} (RUNTIME={options.runtime})")
+    return importlib.import_module("fallback.tensorflow_python")
+
+
+def _why_python(options: Settings) -> str:
+    return "RUNTIME=python" if options.runtime == "python" else f"{tensorflow_c.NAME} is not in the installed wheel"

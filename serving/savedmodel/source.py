@@ -1,0 +1,138 @@
+"""A model on disk, and what its files say without loading it."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from serving.core.errors import LoadError
+from serving.core.telemetry.log import log
+from serving.savedmodel.folder import manifest, twin, versions
+from serving.savedmodel.folder.card import read as read_card
+from serving.savedmodel.initialization import NOTHING, Initialization, needed
+from serving.savedmodel.signature import Contents, Signature, check, read, served_graph
+
+if TYPE_CHECKING:
+    from serving.savedmodel.composite import Part
+    from serving.savedmodel.examples import Recipe
+
+
+def default_arrays(signature: Signature) -> dict[str, np.ndarray[Any, Any]]:
+    from serving.savedmodel.prediction_log import array  # most signatures have no defaults
+
+    return {name: array(memoryview(tensor)) for name, tensor in signature.defaults.items()}
+
+
+def with_good_defaults(signature: Signature) -> Signature:
+    """Return the signature without the defaults that its own inputs would refuse."""
+    good = dict(signature.defaults)
+    for name in signature.defaults:
+        spec = signature.inputs[name]
+        try:
+            value = default_arrays(replace(signature, defaults={name: good[name]}))[name]
+            fits = value.dtype == spec.dtype.numpy and check(spec, value.shape) is None
+        except (ValueError, TypeError):
+            fits = False
+        if not fits:
+            del good[name]
+            log("WARNING", f"the default of the input {name!r} of {signature.name!r} is not a value for it")
+    return signature if len(good) == len(signature.defaults) else replace(signature, defaults=good)
+
+
+# Parts of the names of operations that are loops, or that never end on some values.
+UNEVEN = (b"While", b"NextIteration", b"MapDefun", b"AdjustHue", b"AdjustSaturation")
+
+
+class Source:
+    """A model on disk: where it is and what it offers, without loading it."""
+
+    def __init__(self, directory: Path, name: str) -> None:
+        """Find the model in `directory`, or its highest whole version; raise LoadError where there is none."""
+        self.name = name
+        self.directory, self.passed_over = versions.chosen(directory)
+        self.version = self.directory.name if self.directory.name.isdecimal() else "1"
+        self.light = twin.holds(self.directory)
+        self.contents: Contents = twin.read(self.directory) if self.light else read(self.directory)
+        if any(one.defaults for one in self.contents.signatures.values()):
+            checked = {name: with_good_defaults(one) for name, one in self.contents.signatures.items()}
+            self.contents = replace(self.contents, signatures=checked)
+        self.signatures = self.contents.signatures
+        self.may_try = True  # a run that no request asked for changes nothing, as far as is known: `judge` finds out
+
+    @cached_property
+    def parts(self) -> "Mapping[str, tuple[Part, ...]]":
+        """Return which inputs of each signature are parts of one ragged or sparse tensor."""
+        if self.light or not any(len(one.inputs) > 1 for one in self.signatures.values()):
+            return {}
+        from serving.savedmodel.composite import parts  # most models have none
+
+        return parts(self.directory, self.signatures)
+
+    @cached_property
+    def even(self) -> bool:
+        """Say whether no operation of the graph is known to run longer for some values than for others: a loop."""
+        if self.light:
+            return False
+        data: Any = served_graph(self.directory).obj  # bytes, or a file in memory
+        return not any(data.find(word) >= 0 for word in UNEVEN)
+
+    @cached_property
+    def initialization(self) -> Initialization:
+        """Return what is left to do after TensorFlow has loaded the model."""
+        return NOTHING if self.light else needed(self.directory)
+
+    def recipes(self, signature: Signature) -> "Iterator[Recipe]":
+        """Yield ways to fill a signature's inputs, the likeliest first: see `savedmodel.examples`."""
+        from serving.savedmodel import examples, parsing  # not needed for an answer
+
+        strings = any(spec.dtype.kind == "S" for spec in signature.inputs.values())
+        texts = parsing.texts(self.directory, signature) if strings and not self.light else parsing.GUESSES
+        return examples.recipes(signature, texts, self.parts.get(signature.name, ()))
+
+    @cached_property
+    def pictures(self) -> frozenset[str]:
+        """Say what the graph does with encoded pictures, see `savedmodel.images`; nothing where it decodes none."""
+        strings = any(spec.dtype.kind == "S" for one in self.signatures.values() for spec in one.inputs.values())
+        if self.light or not strings:
+            return frozenset()
+        from serving.savedmodel.images import operations  # of the models that take strings alone
+
+        return operations(served_graph(self.directory))
+
+    @cached_property
+    def exported(self) -> Mapping[str, Any]:
+        """Return the exporter's example requests, by signature."""
+        import json  # not needed for an answer
+
+        try:
+            found = json.loads(manifest.extra(self.directory, "examples.json") or b"")
+        except (LoadError, ValueError, RecursionError):
+            found = {}
+        return found if isinstance(found, dict) else {}
+
+    @cached_property
+    def examples(self) -> Mapping[str, Any]:
+        """Return example requests by signature: the exporter's, and those that zeros alone would not make."""
+        if not self.parts:
+            return self.exported
+        from serving.savedmodel.composite import example  # imported already
+
+        made = {name: example(self.signatures[name], parts) for name, parts in self.parts.items()}
+        return {**made, **self.exported}
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """Return the names of the classes that the exporter put beside the model, one a line; none where it did not."""
+        try:
+            text = manifest.extra(self.directory, "labels.txt") or b""
+            return tuple(str(text, "utf-8").splitlines())
+        except (LoadError, ValueError):
+            return ()
+
+    @cached_property
+    def card(self) -> Mapping[str, str]:
+        """Return what the exporter says of the model's making, see `folder.card`; empty where it says nothing."""
+        return read_card(self.directory)
