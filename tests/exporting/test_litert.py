@@ -80,7 +80,7 @@ OUTCOMES = {
 
     "too strict":           "converted, it gives other answers",
     "too large":            "do not fit LiteRT's 2 GB",
-    "default alone":        "--signature NAME lets another answer in its place: pixels",
+    "default alone":        "--signature NAME chooses another to answer in its place: pixels",
     "no such default":      "did you mean 'pixels'?",
     "it exists":            "it exists; --force replaces it",
     twins.PIXELS:           TWIN,
@@ -186,7 +186,7 @@ def commands(tmp_path: Path) -> list[tuple[list[str], str]]:
     return [
         # arguments                                                 what it says
         ([model, str(tmp_path / "there"), "--litert"],              "it exists; --force replaces it"),
-        ([model, str(tmp_path / "out"), "--signature", "x"],        "--signature: it goes with --litert"),
+        ([model, str(tmp_path / "out"), "--signature", "x"],        "--signature: expected --litert with it"),
         ([model, str(tmp_path / "out"), "--litert", "--keep-variables"], "not with --litert"),
         ([str(tmp_path / "no"), str(tmp_path / "out"), "--litert"], "there is no such folder"),
     ]  # fmt: skip

@@ -118,7 +118,7 @@ BAD = [
     (b"\x08\x01\x12\x08\x12\x06\x08\xff\xff\xff\xff\x0f",                   "more than 268435456 bytes"),
     (b"\x08\x01\x12\x04\x12\x02\x08\x01",                                   "expected 1 values, got 0"),
     (b"\x08\x01\x22\x08" + bytes(8),                                        "expected 1 values, got 2"),
-    (b"\x08\x01\x22\x03abc",                                                "no whole number of float32"),
+    (b"\x08\x01\x22\x03abc",                                                "not a whole number of float32"),
 ]  # fmt: skip
 
 
