@@ -1,6 +1,7 @@
 """Layers: their order, and one of the user's own in front of real servers."""
 
 import json
+import re
 import subprocess
 
 import pytest
@@ -13,6 +14,7 @@ from tests.conftest import ROOT, Serve, plain_environment
 from tests.server import DOORS, running
 from tools.server import free_port
 
+PIPELINE = ROOT / "serving" / "pipeline"
 BODY = (ROOT / "examples" / "three.json").read_bytes()
 EVENT = {
     "ce-specversion": "1.0",
@@ -101,3 +103,17 @@ def test_the_documentation_shows_the_layer_of_the_example() -> None:
     text = (ROOT / "docs" / "own-checks.md").read_text()
     assert KEYS["LAYER"] in text
     assert json.dumps({"error": "X-API-Key: expected a known key"}, separators=(",", ":")) in text
+
+
+def test_the_design_page_lists_the_layers_in_their_order() -> None:
+    """The page goes from the outside in, the code from the inside out."""
+    page = (ROOT / "docs" / "design.md").read_text()
+    listed = [name for row in re.findall(r"^\| (.*?) \| ", page, re.M) for name in re.findall(r"`(\w+)`", row)]
+    around = re.search(r"stack\(act, (.*?), \*layers, (\w+)\)", (PIPELINE / "handler.py").read_text())
+    stacks = re.findall(r"stack\(infer, (.*?)\)", (PIPELINE / "routes.py").read_text(), re.S)
+    assert around is not None
+    outside = ["observed", around[2], *reversed(re.findall(r"(\w+)(?:\(.*?\))?(?:, |$)", around[1]))]
+    for stack_ in stacks:
+        order = [*outside, *reversed(re.findall(r"\w+", stack_))]
+        places = [listed.index(name) for name in order]
+        assert places == sorted(places), order
