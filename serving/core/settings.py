@@ -63,8 +63,6 @@ class Settings:
     # Limits on a request
     max_body_bytes: int
     """The largest body in bytes, compressed or not."""
-    max_header_bytes: int
-    """The largest header field in bytes; with the standalone server, all header fields together."""
     max_rows: int
     """Rows of a request. By default only the limits on bytes and elements apply."""
     max_elements: int
@@ -74,10 +72,6 @@ class Settings:
     """Bytes of one string of an input, decoded."""
     max_nesting: int
     """Depth of nested lists and objects in JSON."""
-    max_number_length: int
-    """Characters of a number that does not fit into 64 bits."""
-    max_id_length: int
-    """Characters of the `id` of a request."""
     max_pixels: int
     """Pixels of all pictures of a request together, with all frames, according to their headers, for models that decode
     pictures."""
@@ -201,13 +195,10 @@ VARIABLES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "RUN_TIMEOUT":             ("",                  lambda text: values.number(1, 86400)(text) if text else 0),
     "READ_TIMEOUT":            ("20",                values.number(1, 3600)),
     "MAX_BODY_BYTES":          (str(8 << 20),        values.number(1, 1 << 40)),
-    "MAX_HEADER_BYTES":        (str(32 << 10),       values.number(8 << 10, 1 << 20)),
     "MAX_ROWS":                (str(1 << 40),       values.number(1, 1 << 40)),
     "MAX_ELEMENTS":            (str(16 << 20),       values.number(1, 1 << 40)),
     "MAX_STRING_BYTES":        (str(8 << 20),        values.number(1, 1 << 40)),
     "MAX_NESTING":             ("32",                values.number(1, 200)),  # the JSON writer ends at 254
-    "MAX_NUMBER_LENGTH":       ("40",                values.number(1, 4000)),
-    "MAX_ID_LENGTH":           ("256",               values.number(1, 1 << 20)),
     "MAX_PIXELS":              ("50000000",          values.number(1, 1 << 40)),
     "KEY_FIELD":               ("key",               values.name),
     "NON_FINITE":              ("tokens",            values.choice("tokens", "null")),

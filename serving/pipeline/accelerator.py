@@ -21,6 +21,7 @@ from serving.core.settings import Settings
 from serving.core.telemetry import metrics
 from serving.core.telemetry.log import log
 from serving.pipeline import limits
+from serving.protocols.sizes import MAX_ID_LENGTH
 from serving.runtime.model import Model
 from serving.savedmodel.signature import DEFAULT, Signature, TensorSpec
 from serving.savedmodel.source import Source
@@ -84,7 +85,7 @@ class Quick:
         for name, pointers, described in _described(served, options):
             most = min(options.max_elements, limits.memory_share() // 16)  # the largest dtype has so many bytes
             bounds = (
-                options.max_rows, most, options.max_id_length, options.max_string_bytes,
+                options.max_rows, most, MAX_ID_LENGTH, options.max_string_bytes,
                 options.max_pixels if served.source.pictures else -1,
             )  # fmt: skip
             null = options.non_finite == "null"

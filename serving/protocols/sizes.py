@@ -21,10 +21,6 @@ class Limits(Protocol):
     def max_string_bytes(self) -> int: ...
     @property
     def max_nesting(self) -> int: ...
-    @property
-    def max_number_length(self) -> int: ...
-    @property
-    def max_id_length(self) -> int: ...
 
 
 class DefaultLimits(NamedTuple):
@@ -35,11 +31,11 @@ class DefaultLimits(NamedTuple):
     max_elements: int = 16 << 20
     max_string_bytes: int = 8 << 20
     max_nesting: int = 32
-    max_number_length: int = 40
-    max_id_length: int = 256
 
 
 DEFAULTS: Limits = DefaultLimits()
+MAX_NUMBER_LENGTH = 40  # characters of a number that does not fit into 64 bits
+MAX_ID_LENGTH = 256  # characters of the `id` of a request
 STRING_OVERHEAD = 64  # bytes of memory that a string takes beyond its own
 
 

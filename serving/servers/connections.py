@@ -9,6 +9,7 @@ from contextlib import suppress
 
 MOST = 4096
 OTHER_FILES = 256
+MAX_HEADER_BYTES = 32 << 10  # of one field; with the standalone server, of all fields together
 
 
 def most() -> int:

@@ -46,7 +46,7 @@ def prepare(options: Settings) -> None:
         "graceful_timeout": GRACE,
         "keepalive": KEPT_ALIVE,
         "limit_request_line": 8190,  # the most that it knows; functions-framework says: any
-        "limit_request_field_size": options.max_header_bytes,
+        "limit_request_field_size": connections.MAX_HEADER_BYTES,
         "forwarder_headers": "",  # SCRIPT_NAME and PATH_INFO, which would rewrite the path
         "logger_class": "serving.servers.gunicorn.Logger",
         "child_exit": child_exit,

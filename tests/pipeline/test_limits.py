@@ -69,9 +69,9 @@ SIZES = [
     ({},                             PREDICT,  b'{"instances": [1.0], "s": "' + b"[{" * 99 + b'"}', {},  200,  ""),
     ({},                             PREDICT,  b'{"instances": [1.0], "s": "\\"' + b"[" * 99 + b'"}', {}, 200,  ""),
     ({},                             PREDICT,  b'{"instances": [' + b"[1.0]," * 40 + b"[1.0]]}", {},     400,  "instances[0]: expected shape"),
-    ({},                             PREDICT,  b'{"instances": [' + b"1" * 41 + b"]}",          {},      400,  "a number of 41 digits, expected at most 40 (MAX_NUMBER_LENGTH)"),
+    ({},                             PREDICT,  b'{"instances": [' + b"1" * 41 + b"]}",          {},      400,  "a number of 41 digits, expected at most 40"),
     ({},                             INFER,    v2("x", [1], [1.0], id="i" * 256),               {},      200,  ""),
-    ({},                             INFER,    v2("x", [1], [1.0], id="i" * 257),               {},      413,  "id: expected at most 256 characters (MAX_ID_LENGTH), got 257"),
+    ({},                             INFER,    v2("x", [1], [1.0], id="i" * 257),               {},      413,  "id: expected at most 256 characters, got 257"),
 ]
 # fmt: on
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from serving.core.http import BadRequest
 from serving.protocols.json_tensors.brackets import check_nesting
-from serving.protocols.sizes import Limits
+from serving.protocols.sizes import MAX_NUMBER_LENGTH, Limits
 
 
 class _NotJson(ValueError): ...
@@ -25,7 +25,7 @@ def parse_carefully(body: bytes, limits: Limits) -> Any:
     check_nesting(body, limits)
     try:
         text = body.removeprefix(b"\xef\xbb\xbf").decode()
-        value = _decoder(limits.max_number_length).decode(text)
+        value = _decoder().decode(text)
         if re.search(r"\\u[dD][89a-fA-F]", text):
             json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no text
     except UnicodeEncodeError:
@@ -46,7 +46,7 @@ def parse_short(text: bytes, limits: Limits) -> Any:
     line = text.decode().strip(" \t\r\n")
     if len(line) > limits.max_nesting or "\\u" in line:
         raise ValueError
-    value, end = _decoder(limits.max_number_length).raw_decode(line)
+    value, end = _decoder().raw_decode(line)
     if end < len(line):
         raise ValueError
     return value
@@ -58,15 +58,14 @@ def first_repeated(names: Sequence[str]) -> str | None:
     return next((name for name in names if name in seen or seen.add(name)), None)  # type: ignore[func-returns-value]
 
 
-@lru_cache(maxsize=4)
-def _decoder(max_number_length: int) -> json.JSONDecoder:
-    """Return a parser that refuses longer numbers, numbers too large for a double, and a key that appears twice."""
+@lru_cache(maxsize=1)
+def _decoder() -> json.JSONDecoder:
+    """Return a parser that refuses long numbers, numbers too large for a double, and a key that appears twice."""
 
     # Python takes time quadratic in the digits of an integer; what simdjson reads itself, it reads in linear time.
     def bounded(token: str) -> str:
-        if len(token) > max_number_length:
-            expected = f"expected at most {max_number_length} (MAX_NUMBER_LENGTH)"
-            raise _NotJson(f"a number of {len(token)} digits, {expected}")
+        if len(token) > MAX_NUMBER_LENGTH:
+            raise _NotJson(f"a number of {len(token)} digits, expected at most {MAX_NUMBER_LENGTH}")
         return token
 
     def integer(token: str) -> int:

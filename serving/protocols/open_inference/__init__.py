@@ -40,6 +40,7 @@ from serving.protocols.open_inference.fields import BINARY_ONLY, datatype_of, fl
 from serving.protocols.open_inference.inputs import decode_inputs
 from serving.protocols.open_inference.outputs import Output, decode_outputs, encode_output
 from serving.protocols.options import OPTIONS, refuse_others, refuse_slips
+from serving.protocols.sizes import MAX_ID_LENGTH
 from serving.protocols.unclear import explained
 from serving.savedmodel.signature import DEFAULT, Contents, Signature, TensorSpec
 
@@ -117,11 +118,11 @@ def _parse(body: bytes, size: int, context: Context) -> tuple[Mapping[str, Any],
 
 
 def _identity(root: Mapping[str, Any], context: Context) -> str | None:
-    identity, most = root.get("id"), context.limits.max_id_length
+    identity, most = root.get("id"), MAX_ID_LENGTH
     if identity is not None and not isinstance(identity, str):
         raise BadRequest(f"id: expected a string, got {kind(identity)}")
     if identity is not None and len(identity) > most:
-        raise TooLarge(f"id: expected at most {most} characters (MAX_ID_LENGTH), got {len(identity)}")
+        raise TooLarge(f"id: expected at most {most} characters, got {len(identity)}")
     return identity
 
 

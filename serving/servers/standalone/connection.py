@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from serving.core.http import HttpError, Response
 from serving.core.telemetry.log import log
+from serving.servers.connections import MAX_HEADER_BYTES
 from serving.servers.standalone.http1 import CONTINUE, head, refusal
 from serving.servers.standalone.reading import Exchange, Reader
 
@@ -37,7 +38,7 @@ class Connection:
 
     def __init__(self, loop: "Loop", accepted: socket.socket) -> None:
         self._loop, self.socket, self.descriptor = loop, accepted, accepted.fileno()
-        self._reader = Reader(self, loop.options.max_header_bytes, loop.claim)
+        self._reader = Reader(self, MAX_HEADER_BYTES, loop.claim)
         self.busy: Exchange | None = None  # the request that another thread answers
         self.finished: Exchange | None = None  # the last request that another thread has answered
         self.interest = 0  # what the loop polls for; nothing where something came while the connection was busy

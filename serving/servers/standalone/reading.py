@@ -198,7 +198,7 @@ class Reader:
             size = min(SLICE, limit + 1 - self._quiet)
             data = self._parse(data, b"") if len(data) <= size else self._parse(data[:size], data[size:])
             if self._quiet > limit:
-                self.refuse(refusal(431, f"header: expected at most {limit} bytes (MAX_HEADER_BYTES), got more"))
+                self.refuse(refusal(431, f"header: expected at most {limit} bytes, got more"))
         if self.is_stopped:
             self.may_send = self.may_send or bool(data)
             data = b""

@@ -69,11 +69,12 @@ class Wire:
 @pytest.fixture
 def loop(monkeypatch: pytest.MonkeyPatch) -> Iterator[Loop]:
     monkeypatch.setattr("serving.servers.standalone.reading.largest_body", lambda path: LIMIT)
+    monkeypatch.setattr("serving.servers.standalone.connection.MAX_HEADER_BYTES", 8192)
     parent, alive = os.pipe()
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
-        made = Loop(settings.read({"MAX_HEADER_BYTES": "8192", "READ_TIMEOUT": "5"}), listener, parent)
+        made = Loop(settings.read({"READ_TIMEOUT": "5"}), listener, parent)
         made.answer = echo  # type: ignore[method-assign]
         yield made
     made._poll.close()
