@@ -1,17 +1,18 @@
-"""Calls that meet at a busy model run together: one larger run costs less than many small ones, for some models.
+"""Dynamic batching: calls that arrive while the model is busy run together, which some models do in less time.
 
     function = Batcher(function, runs=1, most_rows=64)      the same function, called by many threads at once
 
-Nobody waits for company. A call that finds the model free runs at once; those that come while it is busy are collected,
-and the first of them leads the rest when a run ends. There is no thread and no clock: a caller's own thread does all.
+No call waits for a batch to fill. While the model is idle a call runs at once; calls that arrive while it is busy are
+queued, and when the run ends the thread of the first queued call runs them as one batch, without a timer or another
+thread.
 
-Rows that meet must not touch each other, and a signature does not say whether they do: padding to the longest row, or a
-mean over the batch, would let one caller's rows change another's answer. So the first answers are compared with what
-each call gives alone, and at the first difference beyond rounding the signature runs its calls one by one for good.
-That finds what happens on the first calls; it is no proof, which is why batching is off until it is asked for.
+The rows of a batch must be independent, and a signature does not say whether they are: with padding to the longest row,
+or a mean over the batch, the rows of one client would change the outputs of another. So the first outputs are compared
+with those of each call alone; after the first difference beyond rounding the signature is never batched again. This
+shows only what happens on the first calls and proves nothing, so batching is off by default.
 
-Kernels round one row (a matrix by a vector) differently from two, and two as any number. So one row runs as two,
-itself twice, and the same request has the same bytes with company and without.
+Kernels round one row (a matrix-vector product) differently from two or more rows. So a single row runs as two, itself
+twice, and the same request gets the same bytes in a batch and alone.
 """
 
 import os
@@ -34,11 +35,11 @@ Array = np.ndarray[Any, Any]
 Arrays = Mapping[str, Array]
 Function = Callable[[Arrays], dict[str, Array]]
 
-TRIALS = 32  # so many answers are compared before one is believed: of rows beside others, and beside their like
+TRIALS = 32  # outputs compared with an unbatched run before batching is trusted; counted separately for equal rows
 
 
 def batchable(signature: Signature) -> bool:
-    """Say whether the shapes allow calls to meet: all inputs and outputs have rows, and an output's rows one size."""
+    """Return whether the shapes allow batching: a free first dimension everywhere, and no other in the outputs."""
     inputs, outputs = ([spec.shape for spec in side.values()] for side in (signature.inputs, signature.outputs))
     rows = all(shape and shape[0] is None for shape in (*inputs, *outputs))
     return bool(inputs) and rows and all(None not in shape[1:] for shape in outputs if shape)
@@ -47,16 +48,16 @@ def batchable(signature: Signature) -> bool:
 def batched(
     functions: Mapping[str, Function], signatures: Mapping[str, Signature], directory: Path, most_rows: int
 ) -> dict[str, Function]:
-    """Return a model's functions by signature, those that shapes and operations allow to with their calls batched."""
+    """Return the functions by signature, batched up to `most_rows` rows where the shapes and operations allow it."""
     try:
-        # Only a pure model becomes a light twin.
+        # A LiteRT twin is made of pure models only.
         impure = set() if twin.holds(directory) else {use.signature for use in impurities(directory)}
     except LoadError:
-        impure = set(functions)  # a graph of other tags: nobody knows
+        impure = set(functions)  # a graph of other tags, which impurities cannot read
     meet = {name for name in functions if name not in impure and batchable(signatures[name])}
     apart = ", ".join(map(repr, functions.keys() - meet))
     log("INFO", f"dynamic batching, up to {most_rows} rows{f'; not for {apart}' if apart else ''}")
-    # One run at a time, on as many cores as INTRA_OP_THREADS says: two at once would halve the batches.
+    # One run at a time, on as many cores as INTRA_OP_THREADS says: two at once would halve the batch size.
     return {
         name: Batcher(function, 1, most_rows, name) if name in meet else function
         for name, function in functions.items()
@@ -64,7 +65,7 @@ def batched(
 
 
 class _Call:
-    """A call on its way: `leads` when its own thread is to run it, `outputs` once another's has."""
+    """A call in progress: `leads` where its own thread runs the batch, `outputs` set when another thread has run it."""
 
     __slots__ = ("inputs", "inside", "leads", "outputs", "rows", "trial", "turn")
 
@@ -74,15 +75,15 @@ class _Call:
         self.inside = [inputs[name].shape[1:] for name in sorted(inputs)]  # the shapes of one row
         self.leads = False
         self.outputs: dict[str, Array] | None = None
-        self.trial = False  # the outputs are to be compared before they are believed
+        self.trial = False  # the outputs are compared with an unbatched run
         self.turn = threading.Lock()
         self.turn.acquire()
 
 
 class Batcher:
-    """A function that runs calls together where they meet: at most `runs` at once, each of at most `most_rows` rows.
+    """A function whose concurrent calls are batched: at most `runs` runs at once, each of at most `most_rows` rows.
 
-    A larger call, and one whose inputs differ in rows, runs by itself and at once.
+    A larger call, and one whose inputs have different numbers of rows, runs alone and at once.
     """
 
     def __init__(self, function: Function, runs: int, most_rows: int, name: str = "", trials: int = TRIALS) -> None:
@@ -93,13 +94,13 @@ class Batcher:
         self._name = name
         self._lock = threading.Lock()
         self._running = 0
-        self._waiting: deque[_Call] = deque()  # empty unless `runs` are under way
+        self._waiting: deque[_Call] = deque()  # empty unless `runs` runs are in progress
         self._together = True
         self._trials = self._twin_trials = trials
         self._forks = _forks
 
     def __call__(self, inputs: Arrays) -> dict[str, Array]:
-        """Run, at once or with others; what is wrong with this call is raised here and nowhere else."""
+        """Run the call, alone or in a batch; its errors are raised in its own thread only."""
         sizes = {len(array) for array in inputs.values()}
         rows = sizes.pop() if len(sizes) == 1 else 0
         if not (0 < rows <= self._most_rows and self._together and self._forks == _forks):
@@ -115,14 +116,14 @@ class Batcher:
             self._wait(call)
         if call.leads:
             self._lead(call)
-        if call.outputs is None:  # its batch failed, perhaps through another's rows
+        if call.outputs is None:  # its batch failed, perhaps because of another call's rows
             return self._alone(call)
         return self._proved(call) if call.trial else call.outputs
 
     def _wait(self, call: _Call) -> None:
         try:
             call.turn.acquire()
-        except BaseException:  # a signal's: whoever gives up must not take the turn along
+        except BaseException:  # raised by a signal: pass the turn on when interrupted
             with self._lock:
                 if call in self._waiting:
                     self._waiting.remove(call)
@@ -135,7 +136,7 @@ class Batcher:
         try:
             followers = self._company(call)
             if followers:
-                with suppress(Exception):  # then each runs alone, and learns whose fault it was
+                with suppress(Exception):  # then each call runs alone, and raises its own error
                     self._run([call, *followers])
             else:
                 call.outputs = self._alone(call)
@@ -145,8 +146,8 @@ class Batcher:
                 follower.turn.release()
 
     def _company(self, call: _Call) -> list[_Call]:
-        """Take from the queue those who can come along, in their order."""
-        followers, left, rows = [], deque[_Call](), call.rows
+        """Take from the queue, in order, the calls that fit into the batch of `call`."""
+        followers, others, rows = [], deque[_Call](), call.rows
         with self._lock:
             while self._waiting and self._together:
                 other = self._waiting.popleft()
@@ -154,12 +155,12 @@ class Batcher:
                     followers.append(other)
                     rows += other.rows
                 else:
-                    left.append(other)
-            self._waiting.extendleft(reversed(left))
+                    others.append(other)
+            self._waiting.extendleft(reversed(others))
         return followers
 
     def _hand_on(self) -> None:
-        """Let the one who has waited longest lead the next run; where nobody waits, the model is free."""
+        """Let the first queued call lead the next run; with an empty queue, one run fewer is in progress."""
         with self._lock:
             successor = self._waiting.popleft() if self._waiting else None
             if successor:
@@ -176,7 +177,7 @@ class Batcher:
         if not _has_rows(outputs, sum(call.rows for call in batch)):
             self._part("an output does not have the rows of the inputs")
             return
-        # Rows that are all the same show little of whether they touch each other: they are counted by themselves.
+        # Equal rows say little about whether rows are independent: they are counted separately.
         alike = self._trials > 0 and _alike(batch)
         trial, start = (self._twin_trials if alike else self._trials) > 0, 0
         for call in batch:
@@ -196,7 +197,7 @@ class Batcher:
         except Exception:
             outputs = {}
         if not _has_rows(outputs, 2):
-            outputs = self._function(call.inputs)  # raises what is wrong with the call
+            outputs = self._function(call.inputs)  # raises the call's own error
             self._part("it cannot take two rows")
             return outputs
         call.outputs = _cut(outputs, 0, 1)
@@ -206,7 +207,7 @@ class Batcher:
         return self._proved(call)
 
     def _proved(self, call: _Call) -> dict[str, Array]:
-        """Return the outputs if they are what the call gives by itself; if not, that, and let nobody meet again."""
+        """Return the outputs if they equal those of an unbatched run; if not, return those and end batching."""
         assert call.outputs is not None
         alone = self._function(call.inputs)
         for name, array in alone.items():
@@ -234,17 +235,17 @@ def _alike(batch: list[_Call]) -> bool:
     return all(np.array_equal(first[name], call.inputs[name]) for call in batch for name in first)
 
 
-def _near(one: Array, other: Array) -> bool:
+def _near(array: Array, other: Array) -> bool:
     """Compare two arrays: numbers up to half of their digits, relative to the largest; everything else exactly."""
-    if one.shape != other.shape or one.dtype.kind in "biuSO":
-        return np.array_equal(one, other)
-    if one.tobytes() == other.tobytes():
+    if array.shape != other.shape or array.dtype.kind in "biuSO":
+        return np.array_equal(array, other)
+    if array.tobytes() == other.tobytes():
         return True
-    within = 2.0 ** -(4 * one.real.dtype.itemsize - 4)  # float32: 2**-12, half of its bits
-    wide = np.complex128 if one.dtype.kind == "c" else np.float64
-    one, other = one.astype(wide), other.astype(wide)
-    largest = float(np.abs(one[np.isfinite(one)]).max(initial=0))
-    return bool(np.allclose(one, other, rtol=0, atol=within * largest, equal_nan=True))
+    within = 2.0 ** -(4 * array.real.dtype.itemsize - 4)  # float32: 2**-12, half of its bits
+    wide = np.complex128 if array.dtype.kind == "c" else np.float64
+    array, other = array.astype(wide), other.astype(wide)
+    largest = float(np.abs(array[np.isfinite(array)]).max(initial=0))
+    return bool(np.allclose(array, other, rtol=0, atol=within * largest, equal_nan=True))
 
 
 _forks = 0
@@ -252,7 +253,7 @@ _forks = 0
 
 def _after_fork() -> None:
     global _forks
-    _forks += 1  # what was under way in the parent never ends here
+    _forks += 1  # runs of the parent process never end here
 
 
 os.register_at_fork(after_in_child=_after_fork)

@@ -36,15 +36,15 @@ class Session:
     def __init__(self, directory: Path, threads: int = 1, most: int = 1) -> None:
         """Load the model; raise LoadError where LiteRT cannot.
 
-        An operation runs on `threads` threads (0: one for each core). At most `most` interpreters are made, and each
-        only when all others are busy: it has its own buffers, and the weights once more, as its kernels want them.
+        An operation runs on `threads` threads (0: one for each core). At most `most` interpreters are made, each
+        when all others are busy: an interpreter has its own buffers and its own copy of the weights.
         """
         self._library = open_library()
         self._path = str(directory / MODEL)
         self._threads = threads or machine.cores()
         signatures = twin.description(directory)["signatures"]
-        self._runs = {name: one["runs"] for name, one in signatures.items() if "runs" in one}
-        self._names = {name: one["names"] for name, one in signatures.items() if "names" in one}
+        self._runs = {name: details["runs"] for name, details in signatures.items() if "runs" in details}
+        self._names = {name: details["names"] for name, details in signatures.items() if "names" in details}
         self._idle: deque[_Interpreter] = deque()
         self._free = BoundedSemaphore(max(1, most))
         self._idle.append(self._open())
@@ -56,7 +56,7 @@ class Session:
             raise LoadError(f"LiteRT cannot load {MODEL}: {_plain(error)}") from None
 
     def declared(self, signature: Signature) -> Signature:
-        """Return the signature: nothing is known better than what it declares."""
+        """Return the signature: LiteRT knows no more than it declares."""
         return signature
 
     def function(self, signature: Signature) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
@@ -80,7 +80,7 @@ class Session:
                 try:
                     own = {renamed.get(name, name): array for name, array in inputs.items()} if renamed else inputs
                     outputs = interpreter.runner(key)(**own)
-                except (RuntimeError, ValueError) as error:  # what is left of the interpreter is not used again
+                except (RuntimeError, ValueError) as error:  # the interpreter is not used again
                     raise RunError("INVALID_ARGUMENT", _plain(error)) from None
                 except MemoryError:
                     raise RunError("RESOURCE_EXHAUSTED", "there is not enough memory for this request") from None
@@ -104,35 +104,35 @@ class _Interpreter:
         self._runners: dict[str, Any] = {}
 
     def runner(self, key: str) -> Any:
-        """Return the signature as LiteRT's callable; a shape that stays is not allocated again."""
+        """Return LiteRT's callable for the signature; it reallocates only when a shape changes."""
         runner = self._runners.get(key)
         if runner is None:
             runner = self._runners[key] = self._interpreter.get_signature_runner(key)
         return runner
 
     def lacks(self, key: str, signature: Signature, renamed: Mapping[str, str]) -> str | None:
-        """Say what the model lacks of a signature, or None."""
-        found = self._interpreter.get_signature_list().get(key)
-        if found is None:
+        """Return what the model lacks of a signature, or None."""
+        tensors = self._interpreter.get_signature_list().get(key)
+        if tensors is None:
             return f"{MODEL} has no signature {key!r}"
         inputs = {renamed.get(name, name) for name in signature.inputs}
-        if set(found["inputs"]) != inputs or set(found["outputs"]) != signature.outputs.keys():
+        if set(tensors["inputs"]) != inputs or set(tensors["outputs"]) != signature.outputs.keys():
             return f"{MODEL} has other inputs or outputs than {SIGNATURES} says"
         return None
 
 
-# As it comes: tflite/kernels/gather.cc:207 pos < n was not true.gather index out of boundsNode number 0 (GATHER) failed
-# to invoke.
+# For example: tflite/kernels/gather.cc:207 pos < n was not true.gather index out of boundsNode number 0 (GATHER)
+# failed to invoke.
 _PLACE = re.compile(r"\S+\.(?:cc|h):\d+ .*? (?:was not true\.|\([^()]*\))|XNNPack delegate failed to \w+ runtime")
 _NODE = re.compile(r"Node number \d+ \((\w+)\) failed to (\w+)\.?")
 
 
 def _plain(error: Exception) -> str:
-    """Return what a message of LiteRT says to somebody who knows neither its sources nor the graph."""
+    """Return an error message of LiteRT without source files and node numbers."""
     text = str(error)
     parts = (part.strip(" .") for part in _NODE.sub(";", _PLACE.sub("", text)).split(";"))
-    if told := "; ".join(dict.fromkeys(part for part in parts if part)):
-        return told
+    if message := "; ".join(dict.fromkeys(part for part in parts if part)):
+        return message
     failed = _NODE.search(text)
     if failed and failed[2] == "prepare":
         return "the shapes of the inputs do not go together"

@@ -1,4 +1,4 @@
-"""Does a signature answer? Inputs are made for it, the likeliest first, until the model takes one."""
+"""Find inputs that a signature answers: inputs are generated, the likeliest first, until a run succeeds."""
 
 import time
 from collections.abc import Iterable, Mapping
@@ -12,7 +12,9 @@ from serving.savedmodel.examples import Inputs, Recipe, made
 from serving.savedmodel.signature import Signature
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
-INPUTS_FAULT = frozenset({"INVALID_ARGUMENT", "OUT_OF_RANGE", "RESOURCE_EXHAUSTED"})  # of others no input is to blame
+INPUTS_FAULT = frozenset(
+    {"INVALID_ARGUMENT", "OUT_OF_RANGE", "RESOURCE_EXHAUSTED"}
+)  # other codes are faults of the model
 
 
 class Runner(Protocol):
@@ -22,17 +24,17 @@ class Runner(Protocol):
 
 
 class Tried(NamedTuple):
-    """What came of it: inputs that were answered, or the reason why there are none."""
+    """The result: inputs that the signature answered, or the reason why there are none."""
 
     inputs: Inputs | None
     reason: str = ""
-    fault: bool = False  # of the model: it fails whatever it is given
+    fault: bool = False  # of the model: it fails for every input
 
 
 def tried(
     model: Runner, signature: Signature, recipes: Iterable[Recipe], most: int = 600, seconds: float = 20.0
 ) -> Tried:
-    """Run the signature on up to `most` made inputs of one row, none begun after `seconds`."""
+    """Run the signature on up to `most` generated inputs of one row; no run begins after `seconds`."""
     begin, reason = time.monotonic(), "its inputs are larger than generated inputs may be"
     for recipe in islice(recipes, most):
         if time.monotonic() - begin > seconds:

@@ -1,7 +1,7 @@
-"""Requests that an exporter left beside a model, run before all others: `assets.extra/tf_serving_warmup_requests`.
+"""Warm-up requests that an exporter stored with a model: `assets.extra/tf_serving_warmup_requests`.
 
-A signature's first run takes many times a later one's, for TensorFlow optimizes the graph in it. Whoever asks whether
-the model is ready can wait for that better than the first who wants an answer.
+The first run of a signature takes many times as long as later runs, because TensorFlow optimizes the graph in it. A
+readiness probe can wait for that; the first prediction should not.
 """
 
 import time
@@ -22,32 +22,32 @@ from serving.savedmodel.signature import Signature
 PLACE = "assets.extra/tf_serving_warmup_requests"
 REQUESTS = 1000  # the most that TensorFlow Serving takes
 BYTES = 64 << 20
-SECONDS = 5.0  # no run begins later
+SECONDS = 5.0  # no run begins later than this after the start
 
 Run = Callable[[Signature, Mapping[str, np.ndarray[Any, Any]]], object]
 
 
 def warm(directory: Path, signatures: Mapping[str, Signature], run: Run) -> int:
-    """Run the requests once each, as many as the limits allow; return how many were answered.
+    """Run each request once, up to REQUESTS, BYTES and SECONDS; return how many were answered.
 
-    What is wrong with one is logged; nothing is raised.
+    Problems are logged; nothing is raised.
     """
     if PLACE in manifest.leftovers(directory):
         return 0
     begin, ran, problems = time.perf_counter(), 0, []
     with phases.measured("warmup"):
         try:
-            for place, record in enumerate(records(files.opened(directory, PLACE, files.ANY), BYTES)):
-                if place == REQUESTS or time.perf_counter() - begin > SECONDS:
+            for position, record in enumerate(records(files.opened(directory, PLACE, files.ANY), BYTES)):
+                if position == REQUESTS or time.perf_counter() - begin > SECONDS:
                     break
                 try:
                     _run(request(record, signatures), signatures, run)
                     ran += 1
                 except (InputError, RunError, ValueError) as error:
-                    problems.append(f"request {place}: {plain(str(error))}")
+                    problems.append(f"request {position}: {plain(str(error))}")
         except FileNotFoundError:
             return 0
-        except Exception as error:  # a model that loads is served, whatever lies beside it
+        except Exception as error:  # a model that loads is served, even with a bad file of requests
             problems.append(plain(str(error)) or repr(error))
     if problems:
         more = f"; {len(problems) - 1} more" if len(problems) > 1 else ""

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from serving.runtime import tensorflow_c
+from serving.runtime.tensorflow_c import tensors
 
 # What makes a handle, by what ends it. TF_LoadSessionFromSavedModel's session is one; so are an output's tensors.
 MAKES = {
@@ -93,6 +93,6 @@ class CountingApi:
     def left(self) -> dict[str, int]:
         """Return the handles that are alive, by kind, and the arrays that TensorFlow still holds."""
         alive = {kind: count for kind, count in self.live.items() if count}
-        if tensorflow_c._lent:
-            alive["lent"] = len(tensorflow_c._lent)
+        if tensors._lent:
+            alive["lent"] = len(tensors._lent)
         return alive

@@ -18,6 +18,7 @@ from serving.core.errors import InputError, LoadError, RunError
 from serving.runtime import tensorflow_c
 from serving.runtime.model import Model
 from serving.runtime.sessions import open_session
+from serving.runtime.tensorflow_c import tensors
 from serving.savedmodel.source import Source
 from tests.conftest import EMBEDDED, ROOT, plain_environment
 from tests.models.zoo import BROKEN, ZOO, absent, build, cases
@@ -28,7 +29,7 @@ from tests.models.zoo_check import compare, differences
 def nothing_stays_lent() -> Iterator[None]:
     """After every test TensorFlow has let go of all memory that was lent to it."""
     yield
-    assert not tensorflow_c._lent
+    assert not tensors._lent
 
 
 def load(directory: Path, **environment: str) -> Model:
@@ -73,6 +74,7 @@ def test_the_python_package_is_chosen_where_the_wheel_has_no_c_library(tmp_path:
     script = """
 import sys, json, pathlib
 from serving.runtime import tensorflow_c
+from serving.runtime.tensorflow_c import tensors
 tensorflow_c.find = lambda directory=None: None
 from serving.pipeline.handler import handle
 from serving.core.http import Request
@@ -140,7 +142,7 @@ def test_a_run_lets_other_threads_run() -> None:
 LEAKS = """
 import resource, pathlib, sys
 import numpy as np
-from serving.core import settings; from serving.runtime import tensorflow_c
+from serving.core import settings; from serving.runtime.tensorflow_c import tensors
 from serving.core.errors import RunError
 from serving.runtime.model import Model
 from serving.runtime.sessions import open_session
@@ -174,7 +176,7 @@ def rounds(calls):
 rounds(20_000)
 before = resident()
 done, failed = rounds(100_000)
-print(done, failed, (resident() - before) >> 10, len(tensorflow_c._lent))
+print(done, failed, (resident() - before) >> 10, len(tensors._lent))
 """
 
 
@@ -193,6 +195,7 @@ def test_memory_is_flat_over_a_hundred_thousand_calls_good_and_failing() -> None
 FORKS = """
 import os, sys, faulthandler
 from serving.runtime import tensorflow_c
+from serving.runtime.tensorflow_c import tensors
 from serving.pipeline.handler import handle
 from serving.core.http import Request
 faulthandler.dump_traceback_later(60, exit=True)

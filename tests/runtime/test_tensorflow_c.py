@@ -19,6 +19,7 @@ from serving.core import settings
 from serving.core.errors import InputError, LoadError, RunError
 from serving.runtime import tensorflow_c
 from serving.runtime.model import Model
+from serving.runtime.tensorflow_c import tensors
 from serving.savedmodel.signature import read
 from serving.savedmodel.source import Source
 from tests.conftest import EMBEDDED, ROOT, plain_environment
@@ -32,11 +33,11 @@ def api() -> Iterator[CountingApi]:
     path = tensorflow_c.find()
     assert path is not None
     gc.collect()
-    before = len(tensorflow_c._lent)
+    before = len(tensors._lent)
     counting = CountingApi(tensorflow_c.api(path))
     yield counting
     gc.collect()  # a function's idle runs keep a status each
-    assert len(tensorflow_c._lent) == before
+    assert len(tensors._lent) == before
     assert {kind: count for kind, count in counting.left().items() if kind != "lent"} == {}
 
 
@@ -176,7 +177,7 @@ def test_strings_are_copied_to_the_byte(api: CountingApi, length: int) -> None:
 
 
 CHECKED = """
-from serving.core import settings; from serving.runtime import tensorflow_c
+from serving.core import settings; from serving.runtime.tensorflow_c import tensors
 from serving.runtime.model import Model
 from serving.runtime.sessions import open_session
 from serving.savedmodel.source import Source
@@ -193,7 +194,7 @@ for name in ("dtype_string", "dtype_float32", "many_named", "failures", "decode_
                 except (InputError, RunError):
                     pass
     model.close()
-print("whole", len(tensorflow_c._lent))
+print("whole", len(tensors._lent))
 """
 
 
