@@ -29,7 +29,6 @@ usage: ./deploy.sh [COMMAND] [FLAGS]
 
   run              deploy this folder as a Cloud Run function (the default)
   container        deploy the image of deploy/Dockerfile, built by Cloud Build: the faster server
-  function         deploy the function through the older Cloud Functions API
   check            run only the checks that come before each deployment; sends nothing
   events           create a topic, a subscription and their rights: files in --event-input are answered in --event-output
   smoke            test the deployed service: readiness, one prediction, latency (--tag TAG: the canary)
@@ -59,7 +58,7 @@ main() {
     help) usage ;;
     config) show_values ;;
     check) check ;;
-    run | function | container) check && connect && "deploy_$COMMAND" ;;
+    run | container) check && connect && "deploy_$COMMAND" ;;
     canary) check && connect && canary "${OPERAND:-run}" ;;
     events) legal_values && legal_places && connect && events ;;
     smoke | promote | rollback | delete) legal_values && connect && "$COMMAND" ;;

@@ -52,29 +52,10 @@ run_flags() {
   RUN+=(${WHERE[@]+"${WHERE[@]}"} "--concurrency=$CONCURRENCY" "--cpu=$CPU" "--memory=$MEMORY" "--min-instances=$MIN"
     "--max-instances=$MAX" "--timeout=$TIMEOUT" "--ingress=$INGRESS" --execution-environment=gen2 --cpu-boost
     "--startup-probe=$PROBE" "--labels=pattern=stateless-serving-function")
-  shared_flags "$1"
-}
-
-shared_flags() {
   RUN+=("--set-env-vars=$(environment "$1")")
   if ((${#SECRET_KEYS[@]})); then RUN+=("--set-secrets=$(secrets)"); else RUN+=(--clear-secrets); fi
   [[ -z $SERVICE_ACCOUNT ]] || RUN+=("--service-account=$SERVICE_ACCOUNT")
   if [[ $PUBLIC == yes ]]; then RUN+=(--allow-unauthenticated); else RUN+=(--no-allow-unauthenticated); fi
-}
-
-# The older API has no startup probe: a model is loaded by the first request, in an instance's first second.
-deploy_function() {
-  local reach=$INGRESS
-  case $INGRESS in
-    internal) reach=internal-only ;;
-    internal-and-cloud-load-balancing) reach=internal-and-gclb ;;
-  esac
-  RUN=(gcloud functions deploy "$SERVICE" --gen2 "--runtime=python${VERSION/./}" --source=. --entry-point=predict --trigger-http
-    ${WHERE[@]+"${WHERE[@]}"} "--concurrency=$CONCURRENCY" "--cpu=$CPU" "--memory=$MEMORY" "--min-instances=$MIN"
-    "--max-instances=$MAX" "--timeout=${TIMEOUT}s" "--ingress-settings=$reach"
-    "--update-labels=pattern=stateless-serving-function")
-  shared_flags folder
-  step "${RUN[@]}"
 }
 
 # After a canary or a rollback, a new revision gets no traffic of its own accord.

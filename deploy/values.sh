@@ -67,7 +67,7 @@ read_arguments() {
   done
   COMMAND=${words[0]:-run} OPERAND=${words[1]:-}
   case $COMMAND in
-    check | run | function | container | events | smoke | promote | rollback | delete | config | help)
+    check | run | container | events | smoke | promote | rollback | delete | config | help)
       [[ -z $OPERAND ]] || misused "$COMMAND: expected flags after it, got '$OPERAND'"
       ;;
     canary) [[ $OPERAND =~ ^(|run|container)$ ]] || misused "canary: expected run or container, got '$OPERAND'" ;;

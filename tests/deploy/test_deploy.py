@@ -27,7 +27,7 @@ SERVED = service(
 )
 
 
-@pytest.mark.parametrize("command", ["run", "container", "function"])
+@pytest.mark.parametrize("command", ["run", "container"])
 def test_it_does_what_the_dry_run_prints(deploy: Deploy, command: str) -> None:
     flags = (*WHERE, "--env", 'A=it\'s, "two" @ words', "--secret=K=s:1", "--public", "--model-dir=model/")
     planned = deploy(command, "--dry-run", *flags).stdout.splitlines()

@@ -48,7 +48,7 @@ def test_the_lines_are_these(deploy: Deploy, command: str, lines: list[str]) -> 
 
 def test_the_golden_lines_hold_every_command_that_sends_something() -> None:
     commands = {command.split()[0] for command, _ in CASES}
-    assert commands >= {"run", "function", "container", "events", "smoke", "canary", "promote", "rollback", "delete"}
+    assert commands >= {"run", "container", "events", "smoke", "canary", "promote", "rollback", "delete"}
 
 
 VALUES = [
@@ -92,7 +92,7 @@ def test_any_value_comes_through_whole(deploy: Deploy) -> None:
 
 
 def test_a_refusal_prints_no_command(deploy: Deploy) -> None:
-    for command in ("run", "container", "function", "canary"):
+    for command in ("run", "container", "canary"):
         (deploy.folder / "Procfile").touch()
         run = deploy(command, "--dry-run", *WHERE)
         assert (run.returncode, run.stdout) == (1, "")
