@@ -1,16 +1,16 @@
 """Inputs that are parts of one ragged or sparse tensor, and whether they fit each other.
 
 TensorFlow 2 exports a ragged input as plain ones, its values and its row splits: "r", "r_1"; a sparse one as indices,
-values and shape: "s", "s_1", "s_2". A signature does not say so, and some of TensorFlow's kernels believe what they
-get: RaggedTensorToTensor reads behind the values where a split points there, and answers with what it finds in the
-memory of the process; SparseTensorDenseMatMul ends the process at a negative shape. So the parts are found in the
-graph, by where they arrive, and compared with each other before a run.
+values and shape: "s", "s_1", "s_2". A signature does not say so, and some of TensorFlow's kernels do not check them:
+RaggedTensorToTensor reads past the end of the values where a split points there, and returns other memory of the
+process; SparseTensorDenseMatMul crashes the process at a negative shape. So the parts are identified in the graph, by
+the operations that they reach, and compared with each other before a run.
 """
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,12 @@ Arrays = Mapping[str, np.ndarray[Any, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Ragged:
-    """Row splits, or the row of each value, and the input that they part: the values, or the splits inside."""
+    """Row splits, or the row of each value, and the input that they partition: the values, or the inner splits."""
 
     splits: str
     values: str
     rows: bool = False  # the row of each value, as TensorFlow calls value_rowids
-    inner: bool = False  # the values are splits themselves: one fewer rows than numbers
+    inner: bool = False  # the values are splits themselves, which have one row fewer than numbers
 
     def problem(self, inputs: Arrays) -> str | None:
         """Say what is wrong, or None."""
@@ -41,16 +41,16 @@ class Ragged:
         if splits.ndim != 1 or not values.ndim:
             return f"{self.splits}: expected a list, and {self.values!r} with rows to part"
         count = len(values) - self.inner
-        falls = bool((splits[1:] < splits[:-1]).any())
+        decreases = bool((splits[1:] < splits[:-1]).any())
         if self.rows:
-            if len(splits) != count or falls or (count and splits[0] < 0):
+            if len(splits) != count or decreases or (count and splits[0] < 0):
                 return f"{self.splits}: expected {count} rows that never decrease, one for each of {self.values!r}"
             return None
-        if not len(splits) or splits[0] != 0 or splits[-1] != count or falls:
-            came = f"{len(splits)} from {splits[0]} to {splits[-1]}" if len(splits) else "none"
+        if not len(splits) or splits[0] != 0 or splits[-1] != count or decreases:
+            got = f"{len(splits)} from {splits[0]} to {splits[-1]}" if len(splits) else "none"
             return (
                 f"{self.splits}: expected row splits that begin with 0, never decrease and end with {count}, "
-                f"the rows of {self.values!r}, got {came}"
+                f"the rows of {self.values!r}, got {got}"
             )
         return None
 
@@ -85,19 +85,20 @@ class Sparse:
 
 @dataclass(frozen=True, slots=True)
 class Unclear:
-    """Row splits, of which the graph does not say what they part: they are checked in the graph, safety.guarding."""
+    """Row splits whose values the graph does not show: `safety.guarding` adds checks to the graph for them."""
 
     splits: str
 
     def problem(self, _inputs: Arrays) -> str | None:
-        """Say nothing."""
+        """Return None: there is nothing to compare here."""
         return None
 
 
 Part = Ragged | Sparse | Unclear
 
 
-# Where the splits and what they part stand among the arguments. Of RaggedTensorToTensor an attribute tells their kinds.
+# The positions of the splits and of their values among the arguments. An attribute of RaggedTensorToTensor gives the
+# kinds of its row partitions.
 _OUTER = {b"RaggedGather": 2, b"RaggedTensorToSparse": 1, b"RaggedTensorToVariant": 1}  # arguments behind the splits
 _FIRST = frozenset({b"RaggedBincount", b"RaggedCountSparseOutput"})  # splits, values, ...
 _DENSE = b"RaggedTensorToTensor"  # shape, values, default, splits...
@@ -116,29 +117,31 @@ SPARSE = frozenset(
 
 
 def may_have(signature: Signature) -> bool:
-    """Say whether the inputs may be such parts, by their dtypes and ranks: nearly all models need no second look."""
+    """Say whether the inputs may be such parts, by dtype and rank alone: most models need no walk of the graph."""
     return len(signature.inputs) > 1 and any(_is_list(spec) for spec in signature.inputs.values())
 
 
 def parts(directory: Path, signatures: Mapping[str, Signature]) -> dict[str, tuple[Part, ...]]:
-    """Return the parts of each signature that has some; raise LoadError where saved_model.pb is unreadable."""
-    suspects = {name: one for name, one in signatures.items() if one.refusal is None and may_have(one)}
+    """Return, by signature, the parts of those that have some; raise LoadError where saved_model.pb is unreadable."""
+    suspects = {
+        name: signature for name, signature in signatures.items() if signature.refusal is None and may_have(signature)
+    }
     if not suspects:
         return {}
     graph = served_graph(directory)
-    found: dict[str, tuple[Part, ...]] = {}
+    parts_of: dict[str, tuple[Part, ...]] = {}
     try:
         definitions = map_field(graph, 5)
         for name, signature in suspects.items():
-            if of := _of_signature(graph, definitions[name], signature):
-                found[name] = of
+            if signature_parts := _of_signature(graph, definitions[name], signature):
+                parts_of[name] = signature_parts
     except (ValueError, IndexError, KeyError, RecursionError) as error:
         raise LoadError(f"saved_model.pb is not a SavedModel, or only part of one ({error})") from None
-    return found
+    return parts_of
 
 
 def example(signature: Signature, parts: tuple[Part, ...]) -> dict[str, Any]:
-    """Return a predict request, in columns, whose parts fit each other: one value, in one row."""
+    """Return a predict request in columnar form whose parts fit each other: one value, in one row."""
     columns: dict[str, Any] = {}
     for part in parts:
         if isinstance(part, Ragged):
@@ -171,38 +174,40 @@ def _is_list(spec: TensorSpec) -> bool:
 
 def _parts(signature: Signature, sinks: list[Sink]) -> tuple[Part, ...]:
     specs = signature.inputs
-    sparse = [one for one in map(_sparse_from, [specs] * len(specs), specs) if one and _arrives(one, sinks)]
-    taken = {name for one in sparse for name in (one.indices, one.values, one.shape)}
+    candidates = [_sparse_from(specs, name) for name in specs]
+    sparse = [candidate for candidate in candidates if candidate and _arrives(candidate, sinks)]
+    taken = {name for tensor in sparse for name in (tensor.indices, tensor.values, tensor.shape)}
     ragged: dict[str, Ragged | Unclear] = {}
-    parted = [row for sink in sinks if sink.node.op in RAGGED for row in _parted(sink)]
+    partitions = list(chain.from_iterable(_partitions(sink) for sink in sinks if sink.node.op in RAGGED))
     # By TensorFlow's names: splits from the outermost to the innermost, behind the values.
-    reaching = {name for of in parted for name in of.any}
+    reaching = {name for partition in partitions for name in partition.any}
     for name in specs:
         splits = numbered_splits(specs, name)
         if name not in taken and splits and reaching.issuperset(splits):
             for split, inner in pairwise([*splits, name]):
                 ragged[split] = Ragged(split, inner, inner=inner != name)
-    # By where they arrive: any other that arrives as it is.
-    for of in parted:
-        for split in of.splits - ragged.keys() - taken:
+    # By the operation that they reach: any other that reaches it unchanged.
+    for partition in partitions:
+        for split in partition.splits - ragged.keys() - taken:
             if not _is_list(specs[split]):
                 continue
-            inside = [name for name in of.inside if name in specs]
-            ragged[split] = Ragged(split, inside[0], of.rows, of.inner) if len(inside) == 1 else Unclear(split)
+            inside = [name for name in partition.inside if name in specs]
+            clear = len(inside) == 1
+            ragged[split] = Ragged(split, inside[0], partition.rows, partition.inner) if clear else Unclear(split)
     return (*sparse, *ragged.values())
 
 
 @dataclass(frozen=True, slots=True)
-class _Parted:
-    splits: frozenset[str]  # that arrive as they are
-    any: frozenset[str]  # that arrive at all
-    inside: frozenset[str]  # what they part
+class _Partition:
+    splits: frozenset[str]  # the inputs that arrive unchanged
+    any: frozenset[str]  # the inputs that arrive in any form
+    inside: frozenset[str]  # the inputs that they partition
     rows: bool
     inner: bool
 
 
-def _parted(sink: Sink) -> list[_Parted]:
-    """Return what parts what at one operation, from the outermost to the innermost."""
+def _partitions(sink: Sink) -> list[_Partition]:
+    """Return which inputs partition which at one operation, from the outermost to the innermost."""
     arguments = sink.arguments
     kinds: list[bytes] = []
     if sink.node.op == _DENSE:
@@ -216,29 +221,29 @@ def _parted(sink: Sink) -> list[_Parted]:
         splits, values = arguments[:-behind], arguments[-behind : len(arguments) - behind + 1]
     if not values:
         return []
-    found = []
+    partitions = []
     kinds = kinds or [b"ROW_SPLITS"] * len(splits)
-    for place, (split, kind) in enumerate(zip(splits, kinds)):
+    for index, (split, kind) in enumerate(zip(splits, kinds)):
         if kind == b"FIRST_DIM_SIZE":
             continue
-        following = splits[place + 1 : place + 2]
+        following = splits[index + 1 : index + 2]
         inner = bool(following and following[0].as_is)
         inside = following[0].as_is if inner else values[0].at_all - split.as_is
-        rowids = inner and kinds[place + 1] == b"VALUE_ROWIDS"
-        found.append(_Parted(split.as_is, split.at_all, inside, kind == b"VALUE_ROWIDS", inner and not rowids))
-    return found
+        rowids = inner and kinds[index + 1] == b"VALUE_ROWIDS"
+        partitions.append(_Partition(split.as_is, split.at_all, inside, kind == b"VALUE_ROWIDS", inner and not rowids))
+    return partitions
 
 
 def numbered_splits(specs: Mapping[str, TensorSpec], name: str) -> list[str]:
     """Return NAME_1, NAME_2, ... as far as they are among the inputs; none where one cannot be row splits."""
-    found: list[str] = []
-    while (following := f"{name}_{len(found) + 1}") in specs:
-        found.append(following)
-    return found if all(_is_list(specs[one]) for one in found) and not re.search(r"_[0-9]+$", name) else []
+    splits: list[str] = []
+    while (following := f"{name}_{len(splits) + 1}") in specs:
+        splits.append(following)
+    return splits if all(_is_list(specs[split]) for split in splits) and not re.search(r"_[0-9]+$", name) else []
 
 
 def _sparse_from(specs: Mapping[str, TensorSpec], name: str) -> Sparse | None:
-    """Return the sparse tensor whose indices an input may be, by its name and the shapes."""
+    """Return the sparse tensor whose indices the input `name` may be, by the names, dtypes and ranks; else None."""
     indices, values, shape = specs[name], specs.get(f"{name}_1"), specs.get(f"{name}_2")
     if not (values and shape and indices.dtype.name == shape.dtype.name == "DT_INT64" and _is_list(shape)):
         return None
@@ -247,7 +252,7 @@ def _sparse_from(specs: Mapping[str, TensorSpec], name: str) -> Sparse | None:
 
 
 def _arrives(sparse: Sparse, sinks: list[Sink]) -> bool:
-    """Say whether the indices and the shape of one arrive at an operation that takes sparse tensors."""
+    """Say whether the indices and the shape reach one operation that takes sparse tensors."""
     for sink in sinks:
         if sink.node.op in SPARSE:
             reached = frozenset().union(*(argument.at_all for argument in sink.arguments))

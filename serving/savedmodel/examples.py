@@ -1,10 +1,10 @@
-"""Inputs for a signature that a model may take: made from what the signature declares and what the graph parses.
+"""Example inputs for a signature, made from the specs that it declares and from the operations that parse its strings.
 
     for recipe in recipes(signature, texts, parts):       the likeliest first
         inputs = made(signature, recipe, 1, random)       None where they would be too large
         model.run(signature, inputs)                      until the model takes one
 
-`parsing` finds the texts; `composite` the parts of ragged and sparse tensors, which are made to fit.
+`parsing` finds the texts, `composite` the parts of ragged and sparse tensors, which are made to fit each other.
 """
 
 import itertools
@@ -29,14 +29,14 @@ MOST_ELEMENTS = 1 << 24  # of one input: 112 pictures of 224 x 224 x 3
 MOST_STRINGS = 1 << 10
 MOST_RECIPES = 600
 
-SIZES = (4, 1, 8, 32, 224, 7, 16, 64, 3, 2)  # of free dimensions behind the first
+SIZES = (4, 1, 8, 32, 224, 7, 16, 64, 3, 2)  # of free dimensions after the first
 RANKS = (1, 2, 0, 3, 4)  # of inputs that declare none
 NORMAL, WHOLE, ZERO = range(3)  # floats are normal and integers below 4; whole numbers of 0 and 1; zeros
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How what a signature leaves open is filled."""
+    """Choices for everything that a signature leaves open."""
 
     size: int
     rank: int
@@ -46,7 +46,10 @@ class Recipe:
 
 
 def recipes(signature: Signature, texts: Sequence["Text"], parts: Sequence[Part] = ()) -> Iterator[Recipe]:
-    """Yield ways to fill a signature's inputs, the likeliest first; `texts` say what strings may hold."""
+    """Yield at most 2 * MOST_RECIPES ways to fill a signature's inputs, the likeliest first.
+
+    `texts` make the strings; `parts` are the inputs that must fit each other.
+    """
     specs = signature.inputs.values()
     free = any(spec.shape is None or None in spec.shape[1:] for spec in specs)
     numbers = any(spec.dtype.kind in "fiuc" for spec in specs)
@@ -61,38 +64,38 @@ def recipes(signature: Signature, texts: Sequence["Text"], parts: Sequence[Part]
         range(len(SIZES)) if free else range(1),
         range(len(fitting)),
     )
-    same = sorted(itertools.product(*axes), key=sum)
-    for text, rank, kind, size, fits in same[:MOST_RECIPES]:
-        yield Recipe(SIZES[size], RANKS[rank], kind, tuple(texts[text : text + 1]), fitting[fits])
+    combinations = sorted(itertools.product(*axes), key=sum)
+    for text, rank, kind, size, fit in combinations[:MOST_RECIPES]:
+        yield Recipe(SIZES[size], RANKS[rank], kind, tuple(texts[text : text + 1]), fitting[fit])
     if strings > 1:  # a picture and its caption
-        for several in itertools.islice(itertools.product(texts, repeat=min(strings, 3)), MOST_RECIPES):
-            yield Recipe(SIZES[0], RANKS[0], NORMAL, several, fitting[-1])
+        for chosen in itertools.islice(itertools.product(texts, repeat=min(strings, 3)), MOST_RECIPES):
+            yield Recipe(SIZES[0], RANKS[0], NORMAL, chosen, fitting[-1])
 
 
 def made(signature: Signature, recipe: Recipe, rows: int, random: np.random.Generator) -> Inputs | None:
-    """Return inputs with `rows` rows where that is open; None where they would be larger than is worth a try."""
+    """Return arrays by input, with `rows` rows where the first dimension is free; None where one would be too large."""
     shapes = {name: _shape(spec, recipe, rows) for name, spec in signature.inputs.items()}
     for name, spec in signature.inputs.items():
         if math.prod(shapes[name]) > (MOST_STRINGS if spec.dtype.kind == "S" else MOST_ELEMENTS):
             return None
     fitted = _parts(signature.inputs, recipe.parts, shapes)
-    found: Inputs = {}
+    inputs: Inputs = {}
     strings = 0
     for name, spec in signature.inputs.items():
         if name in fitted:
-            found[name] = fitted[name]
+            inputs[name] = fitted[name]
         elif spec.dtype.kind == "S":
             text = recipe.texts[min(strings, len(recipe.texts) - 1)] if recipe.texts else None
             strings += 1
-            found[name] = np.empty(shapes[name], object)
-            found[name].ravel()[:] = [text(random) if text else b"" for _ in range(found[name].size)]
+            inputs[name] = np.empty(shapes[name], object)
+            inputs[name].ravel()[:] = [text(random) if text else b"" for _ in range(inputs[name].size)]
         else:
-            found[name] = _numbers(spec, shapes[name], recipe.numbers, random)
-    return found
+            inputs[name] = _numbers(spec, shapes[name], recipe.numbers, random)
+    return inputs
 
 
 def _numbered(specs: Mapping[str, TensorSpec]) -> list[Part]:
-    """Return what TensorFlow's names say of ragged tensors: "x" has its row splits in "x_1", from the outermost on."""
+    """Return the ragged tensors that the names suggest: "x" has its row splits in "x_1", "x_2", from the outermost."""
     chains = [(name, splits) for name in specs if (splits := numbered_splits(specs, name))]
     return [Ragged(*pair, inner=pair[1] != name) for name, splits in chains for pair in pairwise([*splits, name])]
 
@@ -120,14 +123,14 @@ def _numbers(spec: TensorSpec, shape: tuple[int, ...], numbers: int, random: np.
 def _parts(
     specs: Mapping[str, TensorSpec], parts: Sequence[Part], shapes: dict[str, tuple[int, ...]]
 ) -> dict[str, Array]:
-    """Return splits, indices and shapes that fit the values beside them; the values may change their shape for it."""
-    found: dict[str, Array] = {}
+    """Return splits, indices and shapes that fit their values, by input; `shapes` are those of the values."""
+    arrays: dict[str, Array] = {}
     for part in parts:
         if isinstance(part, Ragged):
             rows = shapes[part.values][:1] or (1,)
-            count = 1 if part.inner else rows[0]  # one row of splits, which has the values as one row in turn
+            count = 1 if part.inner else rows[0]  # the inner splits hold all values in one row
             splits = [0] * count if part.rows else [0, count]
-            found[part.splits] = np.array(splits, specs[part.splits].dtype.numpy)
+            arrays[part.splits] = np.array(splits, specs[part.splits].dtype.numpy)
         elif isinstance(part, Sparse):
             rows = shapes[part.values][:1] or (1,)
             declared = specs[part.indices].shape
@@ -135,5 +138,5 @@ def _parts(
             indices = np.zeros((rows[0], rank), specs[part.indices].dtype.numpy)
             indices[:, 0] = np.arange(rows[0])
             shape = np.full(rank, max(rows[0], 1), specs[part.shape].dtype.numpy)
-            found |= {part.indices: indices, part.shape: shape}
-    return found
+            arrays |= {part.indices: indices, part.shape: shape}
+    return arrays

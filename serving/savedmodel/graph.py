@@ -1,9 +1,9 @@
-"""The graph of a MetaGraphDef: its nodes and its library of functions, read once for all who look at it during a load.
+"""The graph of a MetaGraphDef: its nodes and its library of functions, read once for all its readers during a load.
 
     graph = Graph.of(served_graph(directory))
     graph.nodes(b"")["StatefulPartitionedCall"].calls      (b"__inference_signature_wrapper_42",)
 
-Nothing is decoded that is not asked for: a node keeps its bytes, and its attributes are read from them.
+Decoding is lazy: a node keeps its bytes, and its attributes are read from them on demand.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -26,7 +26,7 @@ class Node:
     __slots__ = ("_behind", "inputs", "message", "name", "op")
 
     def __init__(self, name: bytes, op: bytes, inputs: list[bytes], message: memoryview, behind: bytes | None) -> None:
-        """Keep what is read: `behind` is what follows the inputs, None where that is long."""
+        """Keep what is read: `behind` are the bytes after the inputs, None where there are more than SHORT."""
         self.name, self.op, self.message, self._behind = name, op, message, behind
         self.inputs = inputs  # "node:0", "node:output:0", "^node"
 
@@ -42,19 +42,20 @@ class Node:
 
 
 class Graph:
-    """The nodes of the main graph and of its functions, and which functions may run in another's place."""
+    """The nodes of the main graph and of its functions, and which functions may run instead of another."""
 
     def __init__(self, meta: memoryview) -> None:
-        """Read a MetaGraphDef; raise ValueError or IndexError where that is none."""
+        """Read a MetaGraphDef; raise ValueError or IndexError where it is malformed."""
         self.meta = meta
         self.definition = message_field(meta, 2)
         library = message_field(self.definition, 2)
         self.functions = {
             bytes(first_field(first_field(function, 1), 1)): function for function in each_field(library, 1)
         }
-        self.gradients = {bytes(last_field(of, 1)): bytes(last_field(of, 2)) for of in each_field(library, 2)}
-        # TensorFlow's graph optimizer puts a function in the place of another that implements the same interface, by
-        # the device that it prefers.
+        gradients = each_field(library, 2)
+        self.gradients = {bytes(last_field(entry, 1)): bytes(last_field(entry, 2)) for entry in gradients}
+        # TensorFlow's graph optimizer may replace a function by another that implements the same interface for a device
+        # that it prefers.
         self._interfaces: dict[bytes, list[bytes]] = {}
         self._interface: dict[bytes, bytes] = {}
         for name, function in self.functions.items():
@@ -68,7 +69,7 @@ class Graph:
 
     @staticmethod
     def of(meta: memoryview) -> "Graph":
-        """Return what has been read of a MetaGraphDef; it is kept until another is read, or `forget`."""
+        """Return the graph of a MetaGraphDef; the last one is cached until another is read or `forget` is called."""
         global _last
         last = _last
         if last is None or not _same(last.meta, meta):
@@ -82,11 +83,11 @@ class Graph:
 
     def nodes(self, function: bytes) -> dict[bytes, Node]:
         """Return the nodes of a function, or of the main graph."""
-        found = self._nodes.get(function)
-        if found is None:
+        nodes = self._nodes.get(function)
+        if nodes is None:
             message, field = (self.functions[function], 3) if function else (self.definition, 1)
-            found = self._nodes[function] = {node.name: node for node in _read(message, field)}
-        return found
+            nodes = self._nodes[function] = {node.name: node for node in _read(message, field)}
+        return nodes
 
     def arguments(self, function: bytes) -> list[bytes]:
         """Return the names of a function's arguments."""
@@ -96,8 +97,8 @@ class Graph:
         """Return the function, its gradient, and every other implementation of its interface."""
         if name not in self.functions:
             return []
-        found = [name, self.gradients.get(name, b""), *self._interfaces.get(self._interface.get(name, b""), ())]
-        return [one for one in found if one in self.functions]
+        candidates = [name, self.gradients.get(name, b""), *self._interfaces.get(self._interface.get(name, b""), ())]
+        return [candidate for candidate in candidates if candidate in self.functions]
 
     def running(self, roots: Iterable[bytes]) -> Iterator[tuple[bytes, list[Node]]]:
         """Yield the nodes of the main graph that the roots need, then those of each function that may run for them."""
@@ -109,56 +110,57 @@ class Graph:
             for node in nodes:
                 for called in (*node.calls, node.op):  # an operation may be a function's name
                     if called not in seen and called in self.functions:
-                        others = [one for one in self.instead(called) if one not in seen]
-                        seen.update(others)
-                        pending += [(one, list(self.nodes(one).values())) for one in others]
+                        functions = [name for name in self.instead(called) if name not in seen]
+                        seen.update(functions)
+                        pending += [(name, list(self.nodes(name).values())) for name in functions]
 
 
 def forget() -> None:
-    """Free what was read last: after a load it is not needed any more."""
+    """Free the cached graph: it is not needed after a load."""
     global _last
     _last = None
 
 
-def _same(one: memoryview, other: memoryview) -> bool:
+def _same(first: memoryview, second: memoryview) -> bool:
     """Say whether two views are of the same bytes in memory."""
-    return len(one) == len(other) and np.may_share_memory(np.frombuffer(one, np.uint8), np.frombuffer(other, np.uint8))
+    arrays = np.frombuffer(first, np.uint8), np.frombuffer(second, np.uint8)
+    return len(first) == len(second) and np.may_share_memory(*arrays)
 
 
 def reached(nodes: Mapping[bytes, Node], roots: Iterable[bytes]) -> list[Node]:
     """Return the nodes that the roots need."""
     pending = list(roots)
-    found: dict[bytes, Node] = {}
+    needed: dict[bytes, Node] = {}
     while pending:
         name = pending.pop().lstrip(b"^").partition(b":")[0]
-        if name not in found and name in nodes:
-            found[name] = nodes[name]
+        if name not in needed and name in nodes:
+            needed[name] = nodes[name]
             pending += nodes[name].inputs
-    return list(found.values())
+    return list(needed.values())
 
 
 def _read(message: memoryview, field: int) -> Iterator[Node]:
-    """Read the NodeDefs in a field; written out, without `fields_of`, it takes a fifth of the time."""
-    # Bytes are quicker to take apart; a graph full of constants is not copied.
+    """Read the NodeDefs in a field; inlined, without `fields_of`, it takes a fifth of the time."""
+    # Bytes are faster to index than a view; a graph full of constants is not copied.
     data = bytes(message) if len(message) < COPIED else message
-    wanted, position, end = field << 3 | 2, 0, len(message)
+    wanted_key, position, end = field << 3 | 2, 0, len(message)
     known: dict[bytes, bytes] = {}
     while position < end:
         key, size = data[position], data[position + 1]
         position += 2
         if size > 0x7F:
             size, position = read_varint(message, position - 1)
-        if key == 0x18:  # the version number of GraphDefs before TensorFlow 1; `size` was it
+        if key == 0x18:  # the version number of GraphDefs before TensorFlow 1; `size` holds it
             continue
         if key & 0x87 != 2 or position + size > end:
             raise ValueError(f"the graph has a field with the key {key}, or runs past its end")
         start, position = position, position + size
-        if key == wanted:
+        if key == wanted_key:
             yield _node(data, message, start, position, known)
 
 
 def _node(data: bytes | memoryview, graph: memoryview, start: int, end: int, known: dict[bytes, bytes]) -> Node:
-    """Read a NodeDef. `known` are the attributes of nodes before it: most nodes have those of another."""
+    """Read a NodeDef. `known` are the attributes of earlier nodes: most nodes share theirs with another."""
     name = op = b""
     inputs: list[bytes] = []
     position, behind, most = start, None, SHORT

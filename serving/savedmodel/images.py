@@ -1,7 +1,8 @@
-"""How large an encoded picture says it is, read from its header: a decoder allocates that before it looks further.
+"""The size of an encoded picture, read from its header: a decoder allocates that much memory before it reads on.
 
-A GIF of 773 kB may take 3.2 GB. The formats are those of TensorFlow's decoders, which go by the first bytes whatever
-the operation is called: PNG, JPEG, JPEG XL, GIF, BMP, WebP. What is no picture, or a broken one, is left to it.
+A GIF of 773 kB may take 3.2 GB. The formats are those of TensorFlow's decoders, which choose by the first bytes, not by
+the name of the operation: PNG, JPEG, JPEG XL, GIF, BMP, WebP. TensorFlow reports data that is no picture, or a broken
+one.
 """
 
 import base64
@@ -11,9 +12,9 @@ import struct
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-MOST_BLOCKS = 1 << 16  # of a file: more come from no encoder, and each takes time to walk over
+MOST_BLOCKS = 1 << 16  # of a file: no encoder writes more, and each takes time to skip
 
-# As TensorFlow writes their names into saved_model.pb.
+# The names of the operations as they stand in saved_model.pb.
 OPERATIONS = re.compile(
     rb"Decode(?:Image|Png|Jpeg|Jxl|Gif|Bmp|WebP|AndCropJpeg)|(?P<base64>DecodeBase64)"
     rb"|(?P<example>Parse(?:Single)?(?:Sequence)?Example)"
@@ -22,7 +23,7 @@ _BEGINS = re.compile(rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|GIF8|RIFF....WEBP|\0\0\0\
 
 
 class Picture(NamedTuple):
-    """What a header declares."""
+    """The size that a header declares, in pixels, and the number of frames."""
 
     kind: str
     width: int
@@ -35,36 +36,42 @@ class Picture(NamedTuple):
 
 
 def operations(graph: bytes | memoryview) -> frozenset[str]:
-    """Say what a graph does with encoded pictures: "image", "base64", "example"; nothing where it decodes none."""
-    found = {match.lastgroup or "image" for match in OPERATIONS.finditer(graph)}
-    return frozenset(found) if "image" in found else frozenset()
+    """Return how a graph reads encoded pictures: "image", and "base64" and "example" for what is around them.
+
+    Return an empty set where it decodes none.
+    """
+    kinds = {match.lastgroup or "image" for match in OPERATIONS.finditer(graph)}
+    return frozenset(kinds) if "image" in kinds else frozenset()
 
 
-def pictures(data: bytes, found: frozenset[str]) -> list[Picture]:
-    """Return the picture that a string is and those that it holds, as far as the graph looks inside it."""
-    decoded = _from_base64 if "base64" in found else lambda _: []
+def pictures(data: bytes, kinds: frozenset[str]) -> list[Picture]:
+    """Return the pictures in one input string: the string itself, and those inside it if the graph unpacks it.
+
+    `kinds` is the result of `operations`.
+    """
+    decoded = _from_base64 if "base64" in kinds else lambda _: []
     strings = [data, *decoded(data)]
-    for one in strings[:] if "example" in found else ():
+    for string in strings[:] if "example" in kinds else ():
         try:
-            values = [*_values(one)]
+            values = [*_values(string)]
         except ValueError:
-            # TensorFlow refuses what is no example. What it might read all the same may not hold a picture.
-            if one is data and measure(data) is None and _BEGINS.search(data):
+            # TensorFlow refuses malformed examples. Data that it might still parse must not hide a picture.
+            if string is data and measure(data) is None and _BEGINS.search(data):
                 return [Picture("a tf.Example that cannot be read", 1 << 16, 1 << 16)]
             continue
         strings += [*values, *(inside for value in values for inside in decoded(value))]
-    return [picture for one in strings if (picture := measure(one)) is not None]
+    return [picture for string in strings if (picture := measure(string)) is not None]
 
 
 def _values(example: bytes) -> Iterator[bytes]:
-    """Yield the strings of a tf.Example or a tf.SequenceExample, all entries of its maps."""
+    """Yield the strings of a tf.Example or a tf.SequenceExample, from all entries of its maps."""
     for features in _inside(example, 1):
         for entry in _inside(features, 1):
             yield from _strings(_inside(entry, 2))
     for lists in _inside(example, 2):
         for entry in _inside(lists, 1):
-            for one in _inside(entry, 2):
-                yield from _strings(_inside(one, 1))
+            for feature_list in _inside(entry, 2):
+                yield from _strings(_inside(feature_list, 1))
 
 
 def _strings(features: Iterable[memoryview]) -> Iterator[bytes]:
@@ -73,8 +80,8 @@ def _strings(features: Iterable[memoryview]) -> Iterator[bytes]:
             yield from map(bytes, _inside(values, 1))
 
 
-def _inside(message: bytes | memoryview, wanted: int) -> Iterator[memoryview]:
-    """Yield the strings and messages of one field; raise ValueError where it is no protobuf."""
+def _inside(message: bytes | memoryview, field_number: int) -> Iterator[memoryview]:
+    """Yield the strings and messages of one field; raise ValueError where the message is not protobuf."""
     data, position = memoryview(message), 0
 
     def number() -> int:
@@ -101,7 +108,7 @@ def _inside(message: bytes | memoryview, wanted: int) -> Iterator[memoryview]:
         size = number() if kind == 2 else 8 if kind == 1 else 4
         if size > len(data) - position:
             raise ValueError("it breaks off")
-        if kind == 2 and key >> 3 == wanted:
+        if kind == 2 and key >> 3 == field_number:
             yield data[position : position + size]
         position += size
 
@@ -114,7 +121,7 @@ def _from_base64(data: bytes) -> list[bytes]:
 
 
 def measure(data: bytes) -> Picture | None:
-    """Return the size of a picture, None for what is none or breaks off before it tells."""
+    """Return the size of a picture, None where the data is no picture or ends before its size."""
     for begin, reader in _READERS:
         if data.startswith(begin):
             try:
@@ -131,12 +138,12 @@ def _png(data: bytes) -> Picture:
 def _bmp(data: bytes) -> Picture | None:
     size, width, height = struct.unpack_from("<Iii", data, 14)
     if size not in (12, 40, 52, 56, 64, 108, 124):
-        return None  # a text that begins with BM
+        return None  # text that begins with BM
     return Picture("BMP", abs(width), abs(height)) if size > 12 else None
 
 
 def _jpeg(data: bytes) -> Picture | None:
-    """Find the frame header, as libjpeg does: what stands between two markers is skipped."""
+    """Find the frame header, as libjpeg does: bytes between two markers are skipped."""
     position = 2
     for _ in range(MOST_BLOCKS):
         position = data.find(b"\xff", position)
@@ -146,14 +153,14 @@ def _jpeg(data: bytes) -> Picture | None:
             position += 1
         marker, position = data[position], position + 1
         if marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD8:
-            continue  # no length behind it
+            continue  # no length follows
         if marker in (0xD9, 0xDA):
-            return None  # the end, or the picture's data, with no size before it
+            return None  # the end, or the picture's data, without a size before it
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             height, width = struct.unpack_from(">HH", data, position + 3)
             return Picture("JPEG", width, height)
         position += struct.unpack_from(">H", data, position)[0]
-    return Picture("JPEG", 1 << 16, 1 << 16)  # hidden behind too many segments
+    return Picture("JPEG", 1 << 16, 1 << 16)  # too many segments before the header: counts as too large
 
 
 def _gif(data: bytes) -> Picture | None:
@@ -178,7 +185,7 @@ def _gif(data: bytes) -> Picture | None:
                     return Picture("GIF", 1 << 16, 1 << 16)
             position += 1
     except (IndexError, struct.error):
-        pass  # breaks off: the frames before that count
+        pass  # truncated: the frames up to there count
     return Picture("GIF", width, height, frames) if frames else None
 
 

@@ -1,8 +1,8 @@
-"""What is left to do after TensorFlow has loaded a SavedModel, before its signatures can answer.
+"""The steps that remain after TensorFlow has loaded a SavedModel, before its signatures can answer.
 
 Keras 3 models written by `tf.saved_model.save` have two variables for each weight. The signatures read the first. The
-saver knows only a copy of it, made while the graph was traced, so the restore fills the copy and nothing fills the
-first. The graph says which belong together: it holds the assignment that made the copy.
+saver restores only a copy of it, made while the graph was traced, and nothing fills the first. The graph shows which
+variables belong together: it holds the assignment that made the copy.
 
     Variable_7/Initializer/ReadVariableOp   reads     s/d/kernel      the one that the signature reads
     Variable_7/Assign                       assigns   Variable_7      the one that is restored
@@ -28,29 +28,29 @@ LOST = (
 
 
 class Copy(NamedTuple):
-    """A variable that has to be filled after the load, by node."""
+    """A variable that must be filled after the load."""
 
-    variable: str
+    variable: str  # its node
     source: str  # the node of the variable that holds its value
     dtype: int  # a TF_DataType
 
 
 class Initialization(NamedTuple):
-    """What is left to do."""
+    """The steps that remain after the load."""
 
     copies: tuple[Copy, ...] = ()
-    lost: Mapping[str, str] = {}  # by signature: a variable that it reads and nothing can fill
+    lost: Mapping[str, str] = {}  # by signature: a variable that it reads and that nothing can fill
     operations: tuple[str, ...] = ()  # nodes to run, which fill tables
-    assets: tuple[tuple[str, str], ...] = ()  # what those are fed: a tensor, and the name of the file in assets/
+    assets: tuple[tuple[str, str], ...] = ()  # the feeds of those: a tensor, and the name of a file in assets/
 
 
 NOTHING = Initialization()
 
 
 def needed(directory: Path) -> Initialization:
-    """Return what is left to do after a load of the SavedModel in `directory`."""
+    """Return the steps that remain after a load; raise LoadError where saved_model.pb is unreadable."""
     graph = served_graph(directory)
-    if not last_field(graph, 7):  # the object graph: TensorFlow 2 wrote it
+    if not last_field(graph, 7):  # the object graph, which only TensorFlow 2 writes
         return _tables(graph)
     return _variables(graph, Graph.of(graph).main)
 
@@ -72,7 +72,7 @@ def _variables(graph: memoryview, nodes: Mapping[bytes, Node]) -> Initialization
         return NOTHING
     roots = roots_of(graph)
     filled = {node.name for node in reached(nodes, roots.pop(LOADING))} & handles
-    read = {name: {node.name for node in reached(nodes, wanted)} & handles for name, wanted in roots.items()}
+    read = {name: {node.name for node in reached(nodes, targets)} & handles for name, targets in roots.items()}
     empty = set().union(*read.values()) - filled
     if not empty:
         return NOTHING
@@ -80,7 +80,7 @@ def _variables(graph: memoryview, nodes: Mapping[bytes, Node]) -> Initialization
     shared = {_shared_name(attributes[name]) for name in filled}  # two handles may be of one variable
     empty = {name for name in empty if _shared_name(attributes[name]) not in shared}
     sources = {variable: copy for copy, variable in _copied(nodes) if copy in filled and variable in empty}
-    lost = {name: min(left) for name, reads in read.items() if (left := reads & empty - sources.keys())}
+    lost = {name: min(unfilled) for name, reads in read.items() if (unfilled := reads & empty - sources.keys())}
     return Initialization(
         tuple(
             Copy(name.decode(), source.decode(), number_field(attributes[name]["dtype"], 6))
@@ -91,7 +91,7 @@ def _variables(graph: memoryview, nodes: Mapping[bytes, Node]) -> Initialization
 
 
 def _copied(nodes: Mapping[bytes, Node]) -> Iterator[tuple[bytes, bytes]]:
-    """Yield each variable that the graph assigns another's value, and that other."""
+    """Yield (target, source) for each variable that the graph assigns the value of another."""
     for node in nodes.values():
         if node.op == b"AssignVariableOp" and len(node.inputs) > 1:
             value = nodes.get(_name(node.inputs[1]))

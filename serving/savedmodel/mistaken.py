@@ -1,4 +1,4 @@
-"""What a folder or a file holds instead of a SavedModel, and the command that makes one of it."""
+"""What a folder or a file holds instead of a SavedModel, and the command that converts it to one."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ KERAS = "python -c \"import keras; keras.saving.load_model({name!r}).export('sav
 TORCH = "weights of PyTorch, {name}; export the model to ONNX (torch.onnx.export), then: onnx2tf -i model.onnx -o saved"
 LITE = "a .tflite without its signatures.json; `python -m exporting bake --litert` writes both from a SavedModel"
 
-# What a file begins with.
+# The first bytes of a file.
 BEGINNINGS = (
     (b"version https://git-lfs", "a Git LFS pointer, not the file itself: git lfs pull"),
     (b"PK\x03\x04",              "a zip archive, as .keras and .pt files are, too"),
@@ -22,7 +22,7 @@ BEGINNINGS = (
     (b"\x80\x04",                "a Python pickle, as .pt and .pkl files are"),
 )  # fmt: skip
 
-# What a folder holds, by the ends of the names of its files: the first that fits is told.
+# What a folder holds, by the suffixes of its file names: the first match is reported.
 ENDS = (
     ((".keras", ".h5", ".hdf5"), "a Keras archive, {name}; export a SavedModel of it: " + KERAS),
     ((".onnx",),                 "an ONNX model, {name}; convert it: pip install onnx2tf; onnx2tf -i {name} -o saved"),
@@ -33,7 +33,7 @@ ENDS = (
 
 
 def folder(directory: Path) -> str:
-    """Say what is in a folder, or a file, that holds no SavedModel."""
+    """Return a description of a folder, or a file, that holds no SavedModel, for an error message."""
     if directory.is_file():
         return f"it is a file ({file(directory)}); expected the folder of a saved_model.pb"
     if not directory.is_dir():
@@ -69,7 +69,7 @@ def folder(directory: Path) -> str:
 
 
 def variables(directory: Path) -> str:
-    """Say where the files of variables are, of a folder without variables/variables.index."""
+    """Return where the files of variables are instead, for a folder without variables/variables.index."""
     names = {path.name for path in directory.iterdir()}
     if "variables.index" in names:
         return "it is beside saved_model.pb; make the folder variables/ and move variables.* into it"
@@ -79,7 +79,7 @@ def variables(directory: Path) -> str:
 
 
 def file(path: Path) -> str:
-    """Say what a file is by its beginning, else by its name."""
+    """Return what a file is, by its first bytes, else by its suffix."""
     try:
         with path.open("rb") as opened:
             beginning = opened.read(64)
@@ -89,7 +89,7 @@ def file(path: Path) -> str:
 
 
 def content(beginning: bytes) -> str | None:
-    """Say what begins so, None where it is nothing that is known."""
+    """Return what a file with this beginning is, None where it is unknown; `beginning` are its first 64 bytes."""
     if beginning[4:8] == b"TFL3":
         return "a LiteRT model: expected beside its signatures.json, as `python -m exporting bake --litert` writes it"
     if beginning[:1] == b"\x0a" and b"\x12" in beginning:
@@ -102,4 +102,4 @@ def content(beginning: bytes) -> str | None:
     ):
         return "an ONNX model; convert it: pip install onnx2tf; onnx2tf -i model.onnx -o saved"
     start = beginning.lstrip()
-    return next((text for start_of, text in BEGINNINGS if start.startswith(start_of)), None)
+    return next((text for magic, text in BEGINNINGS if start.startswith(magic)), None)

@@ -1,8 +1,8 @@
 """What a graph expects its strings to hold: tf.Examples with their features, pictures, sound, base64, numbers, words.
 
-    texts(directory, signature)       one function for each guess, the likeliest first, each of a random generator
+    texts(directory, signature)       functions of a random generator, each a guess, the likeliest first
 
-Nothing is run: the operations that the signature reaches say what they parse, by their attributes and their constants.
+Nothing is run: the operations that the signature reaches show what they parse, by their attributes and constants.
 """
 
 import base64
@@ -22,11 +22,10 @@ from serving.core.errors import LoadError
 from serving.savedmodel.graph import MAIN, Graph, Node, reached
 from serving.savedmodel.protobuf import (
     each_field,
-    fields_of,
     last_field,
     message_field,
     number_field,
-    read_varint,
+    numbers_field,
     text_of,
     write_varint,
 )
@@ -36,7 +35,7 @@ from serving.savedmodel.signature import Signature, served_graph
 Text = Callable[[np.random.Generator], bytes]
 
 STRING, FLOAT, INTEGER = 7, 1, 9  # TF_DataType
-MOST_VALUES = 1 << 16  # of one feature; an example of more is not made up
+MOST_VALUES = 1 << 16  # of one feature in a generated example
 WORDS = (b"the cat sat", b"a dog", "Straße".encode(), b"7", b"unknown words")
 
 
@@ -57,34 +56,38 @@ class Operation(NamedTuple):
     inputs: list[bytes]
     attributes: dict[str, memoryview]
 
+    def attribute(self, name: str) -> memoryview:
+        """Return an AttrValue; empty where it is absent."""
+        return self.attributes.get(name, memoryview(b""))
+
 
 def texts(directory: Path, signature: Signature) -> list[Text]:
-    """Return functions that make strings for a signature's inputs, the likeliest first."""
+    """Return functions that each make one string for a signature's inputs, the likeliest first."""
     graph = served_graph(directory)
     reader = _Reader(graph)
-    found = list(reader.reached([spec.tensor.encode() for spec in signature.outputs.values()]))
-    ops = {one.op for one in found}
+    nodes = list(reader.reached([spec.tensor.encode() for spec in signature.outputs.values()]))
+    ops = {node.op for node in nodes}
     restore = bytes(last_field(message_field(graph, 3), 3))  # its constants are the names of variables
     loading = [root for root in roots_of(graph)[LOADING] if root != restore]
-    plain = [*_decoded(found, ops), *map(_same, _vocabulary(directory, reader, loading))]
+    plain = [*_decoded(nodes, ops), *map(_same, _vocabulary(directory, reader, loading))]
     words = GUESSES[:1]
-    made: list[Text] = []
-    for features in _features(reader, found):
-        made += [_example(features, inner) for inner in [*plain, *words]]
-    made += plain
+    guesses: list[Text] = []
+    for features in _features(reader, nodes):
+        guesses += [_example(features, inner) for inner in [*plain, *words]]
+    guesses += plain
     if b"DecodeJSONExample" in ops:
-        made = [_example_in_json(features) for features in _features(reader, found)] + made
+        guesses = [_example_in_json(features) for features in _features(reader, nodes)] + guesses
     if b"DecodeBase64" in ops:
-        made = [_then(one, lambda text: base64.urlsafe_b64encode(text).rstrip(b"=")) for one in [*made, *words]] + made
+        guesses = [_then(inner, _web_safe) for inner in [*guesses, *words]] + guesses
     if b"DecodeCompressed" in ops:
-        made = [_then(one, zlib.compress) for one in [*made, *words]] + made
-    return [*made, *GUESSES]
+        guesses = [_then(inner, zlib.compress) for inner in [*guesses, *words]] + guesses
+    return [*guesses, *GUESSES]
 
 
 def parsed(directory: Path, signature: Signature) -> frozenset[bytes]:
     """Return the operations that a signature reaches."""
-    reached = _Reader(served_graph(directory)).reached([spec.tensor.encode() for spec in signature.outputs.values()])
-    return frozenset(one.op for one in reached)
+    operations = _Reader(served_graph(directory)).reached([spec.tensor.encode() for spec in signature.outputs.values()])
+    return frozenset(node.op for node in operations)
 
 
 def _same(text: bytes) -> Text:
@@ -95,6 +98,10 @@ def _then(first: Text, second: Callable[[bytes], bytes]) -> Text:
     return lambda random: second(first(random))
 
 
+def _web_safe(text: bytes) -> bytes:
+    return base64.urlsafe_b64encode(text).rstrip(b"=")
+
+
 def _number_text(random: np.random.Generator) -> bytes:
     return b"%d" % random.integers(1, 4)
 
@@ -103,7 +110,7 @@ SQUARE = 8  # pixels
 
 
 def png(side: int, random: np.random.Generator, channels: int = 3) -> bytes:
-    """Return a picture of random squares (RFC 2083), which is small enough to be shown in an error."""
+    """Return a PNG (RFC 2083) of side x side pixels, in random squares so that it is small enough for an error text."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -141,8 +148,8 @@ PICTURES = frozenset({b"DecodeJpeg", b"DecodePng", b"DecodeImage", b"DecodeAndCr
 RAW_COUNTS = (*range(1, 33), 64, 128, 256, 784, 1024, 3072)  # values in a string of raw bytes
 
 
-def _decoded(found: Sequence[Operation], ops: set[bytes]) -> Iterator[Text]:
-    """Yield what the decoders among the operations take."""
+def _decoded(nodes: Sequence[Operation], ops: set[bytes]) -> Iterator[Text]:
+    """Yield strings that the decoders among the operations accept."""
     if ops & PICTURES:
         yield lambda random: png(32, random)
         yield lambda random: png(32, random, 1)
@@ -153,15 +160,15 @@ def _decoded(found: Sequence[Operation], ops: set[bytes]) -> Iterator[Text]:
         yield lambda random: _wav(random, 2)
     if b"StringToNumber" in ops:
         yield _number_text
-    for one in found:
-        if one.op == b"DecodeCSV":
-            types = list(_numbers(last_field(one.attributes["OUT_TYPE"], 1), 6))
-            delimiter = bytes(last_field(one.attributes.get("field_delim", memoryview(b"")), 2)) or b","
+    for node in nodes:
+        if node.op == b"DecodeCSV":
+            types = list(numbers_field(last_field(node.attributes["OUT_TYPE"], 1), 6))
+            delimiter = bytes(last_field(node.attribute("field_delim"), 2)) or b","
             yield _same(delimiter.join(b"a" if code == STRING else b"1" for code in types))
-        elif one.op == b"ParseTensor":
-            yield _same(_tensor(number_field(one.attributes["out_type"], 6)))
-        elif one.op in (b"DecodeRaw", b"DecodePaddedRaw"):
-            size = _item_size(number_field(one.attributes["out_type"], 6))
+        elif node.op == b"ParseTensor":
+            yield _same(_tensor(number_field(node.attributes["out_type"], 6)))
+        elif node.op in (b"DecodeRaw", b"DecodePaddedRaw"):
+            size = _item_size(number_field(node.attributes["out_type"], 6))
             yield from (_same(bytes(size * count)) for count in RAW_COUNTS)
 
 
@@ -178,74 +185,74 @@ def _tensor(code: int) -> bytes:
 # ---- tf.Examples
 
 
-def _features(reader: "_Reader", found: Sequence[Operation]) -> list[list[Feature]]:
-    """Return the features of all that is parsed, together; then of each parsing operation."""
-    each = [features for one in found if one.op in _PARSERS for features in [_PARSERS[one.op](reader, one)]]
-    if len(each) < 2:
-        return each
-    return [list({feature.key: feature for features in each for feature in features}.values()), *each]
+def _features(reader: "_Reader", nodes: Sequence[Operation]) -> list[list[Feature]]:
+    """Return the features of all parsing operations in one list, then the features of each."""
+    groups = [features for node in nodes if node.op in _PARSERS for features in [_PARSERS[node.op](reader, node)]]
+    if len(groups) < 2:
+        return groups
+    return [list({feature.key: feature for features in groups for feature in features}.values()), *groups]
 
 
-def _dense(keys: Sequence[bytes], one: Operation, types: str, shapes: str, steps: bool = False) -> Iterator[Feature]:
-    sizes = [_size(shape) for shape in each_field(last_field(one.attributes.get(shapes, memoryview(b"")), 1), 7)]
-    for key, code, size in zip(keys, _types(one, types), sizes):
+def _dense(keys: Sequence[bytes], node: Operation, types: str, shapes: str, steps: bool = False) -> Iterator[Feature]:
+    sizes = [_size(shape) for shape in each_field(last_field(node.attribute(shapes), 1), 7)]
+    for key, code, size in zip(keys, _types(node, types), sizes):
         yield Feature(key, code, size, steps)
 
 
-def _sparse(keys: Sequence[bytes], one: Operation, types: str, steps: bool = False) -> Iterator[Feature]:
-    yield from (Feature(key, code, 1, steps) for key, code in zip(keys, _types(one, types)))
+def _sparse(keys: Sequence[bytes], node: Operation, types: str, steps: bool = False) -> Iterator[Feature]:
+    yield from (Feature(key, code, 1, steps) for key, code in zip(keys, _types(node, types)))
 
 
-def _parse_example(reader: "_Reader", one: Operation) -> list[Feature]:
-    sparse, dense = (number_field(one.attributes.get(name, memoryview(b"")), 3) for name in ("Nsparse", "Ndense"))
-    keys = [key for tensor in one.inputs[2 : 2 + sparse + dense] for key in reader.strings(one.function, tensor)]
-    return [*_dense(keys[sparse:], one, "Tdense", "dense_shapes"), *_sparse(keys[:sparse], one, "sparse_types")]
+def _parse_example(reader: "_Reader", node: Operation) -> list[Feature]:
+    sparse, dense = (number_field(node.attribute(name), 3) for name in ("Nsparse", "Ndense"))
+    keys = [key for tensor in node.inputs[2 : 2 + sparse + dense] for key in reader.strings(node.function, tensor)]
+    return [*_dense(keys[sparse:], node, "Tdense", "dense_shapes"), *_sparse(keys[:sparse], node, "sparse_types")]
 
 
-def _parse_example_v2(reader: "_Reader", one: Operation) -> list[Feature]:
-    sparse, dense, ragged = (reader.strings(one.function, tensor) for tensor in one.inputs[2:5])
+def _parse_example_v2(reader: "_Reader", node: Operation) -> list[Feature]:
+    sparse, dense, ragged = (reader.strings(node.function, tensor) for tensor in node.inputs[2:5])
     return [
-        *_dense(dense, one, "Tdense", "dense_shapes"),
-        *_sparse(sparse, one, "sparse_types"),
-        *_sparse(ragged, one, "ragged_value_types"),
+        *_dense(dense, node, "Tdense", "dense_shapes"),
+        *_sparse(sparse, node, "sparse_types"),
+        *_sparse(ragged, node, "ragged_value_types"),
     ]
 
 
-def _parse_single(_reader: "_Reader", one: Operation) -> list[Feature]:
+def _parse_single(_reader: "_Reader", node: Operation) -> list[Feature]:
     return [
-        *_dense(_listed(one, "dense_keys"), one, "Tdense", "dense_shapes"),
-        *_sparse(_listed(one, "sparse_keys"), one, "sparse_types"),
+        *_dense(_listed(node, "dense_keys"), node, "Tdense", "dense_shapes"),
+        *_sparse(_listed(node, "sparse_keys"), node, "sparse_types"),
     ]
 
 
-def _sequence(keys: Sequence[Sequence[bytes]], one: Operation) -> list[Feature]:
+def _sequence(keys: Sequence[Sequence[bytes]], node: Operation) -> list[Feature]:
     return [
-        *_sparse(keys[0], one, "context_sparse_types"),
-        *_dense(keys[1], one, "Tcontext_dense", "context_dense_shapes"),
-        *_sparse(keys[2], one, "context_ragged_value_types"),
-        *_sparse(keys[3], one, "feature_list_sparse_types", steps=True),
-        *_dense(keys[4], one, "feature_list_dense_types", "feature_list_dense_shapes", steps=True),
-        *_sparse(keys[5], one, "feature_list_ragged_value_types", steps=True),
+        *_sparse(keys[0], node, "context_sparse_types"),
+        *_dense(keys[1], node, "Tcontext_dense", "context_dense_shapes"),
+        *_sparse(keys[2], node, "context_ragged_value_types"),
+        *_sparse(keys[3], node, "feature_list_sparse_types", steps=True),
+        *_dense(keys[4], node, "feature_list_dense_types", "feature_list_dense_shapes", steps=True),
+        *_sparse(keys[5], node, "feature_list_ragged_value_types", steps=True),
     ]
 
 
-def _parse_sequence(_reader: "_Reader", one: Operation) -> list[Feature]:
+def _parse_sequence(_reader: "_Reader", node: Operation) -> list[Feature]:
     names = ("context_sparse_keys", "context_dense_keys", "", "feature_list_sparse_keys", "feature_list_dense_keys", "")
-    return _sequence([_listed(one, name) for name in names], one)
+    return _sequence([_listed(node, name) for name in names], node)
 
 
-def _parse_sequence_v2(reader: "_Reader", one: Operation) -> list[Feature]:
-    return _sequence([reader.strings(one.function, tensor) for tensor in one.inputs[2:8]], one)
+def _parse_sequence_v2(reader: "_Reader", node: Operation) -> list[Feature]:
+    return _sequence([reader.strings(node.function, tensor) for tensor in node.inputs[2:8]], node)
 
 
-def _parse_single_sequence(reader: "_Reader", one: Operation) -> list[Feature]:
+def _parse_single_sequence(reader: "_Reader", node: Operation) -> list[Feature]:
     counts = ("Ncontext_sparse", "Ncontext_dense", "", "Nfeature_list_sparse", "Nfeature_list_dense", "")
     keys, position = [], 2
     for name in counts:
-        end = position + number_field(one.attributes.get(name, memoryview(b"")), 3)
-        keys.append([key for tensor in one.inputs[position:end] for key in reader.strings(one.function, tensor)])
+        end = position + number_field(node.attribute(name), 3)
+        keys.append([key for tensor in node.inputs[position:end] for key in reader.strings(node.function, tensor)])
         position = end
-    return _sequence(keys, one)
+    return _sequence(keys, node)
 
 
 _PARSERS = {
@@ -258,12 +265,12 @@ _PARSERS = {
 }
 
 
-def _types(one: Operation, name: str) -> list[int]:
-    return list(_numbers(last_field(one.attributes.get(name, memoryview(b"")), 1), 6))
+def _types(node: Operation, name: str) -> list[int]:
+    return list(numbers_field(last_field(node.attribute(name), 1), 6))
 
 
-def _listed(one: Operation, name: str) -> list[bytes]:
-    return list(map(bytes, each_field(last_field(one.attributes.get(name, memoryview(b"")), 1), 2)))
+def _listed(node: Operation, name: str) -> list[bytes]:
+    return list(map(bytes, each_field(last_field(node.attribute(name), 1), 2)))
 
 
 def _size(shape: memoryview) -> int:
@@ -278,35 +285,40 @@ def _example(features: Sequence[Feature], inner: Text) -> Text:
     """Return a function that makes a serialized tf.Example, or a tf.SequenceExample where features have steps."""
 
     def make(random: np.random.Generator) -> bytes:
-        once = [_entry(one.key, _feature(one, inner, random)) for one in features if not one.steps]
-        steps = [_entry(one.key, _field(1, _feature(one, inner, random)) * 2) for one in features if one.steps]
-        return _field(1, b"".join(once)) + (_field(2, b"".join(steps)) if steps else b"")
+        once, steps = b"", b""
+        for feature in features:
+            value = _feature(feature, inner, random)
+            if feature.steps:
+                steps += _entry(feature.key, _field(1, value) * 2)
+            else:
+                once += _entry(feature.key, value)
+        return _field(1, once) + (_field(2, steps) if steps else b"")
 
     return make
 
 
-def _feature(of: Feature, inner: Text, random: np.random.Generator) -> bytes:
-    count = min(of.values, MOST_VALUES)
-    if of.dtype == STRING:
+def _feature(feature: Feature, inner: Text, random: np.random.Generator) -> bytes:
+    count = min(feature.values, MOST_VALUES)
+    if feature.dtype == STRING:
         return _field(1, b"".join(_field(1, inner(random)) for _ in range(count)))
-    if of.dtype == FLOAT:
+    if feature.dtype == FLOAT:
         return _field(2, _field(1, random.normal(size=count).astype("<f4").tobytes()))
     return _field(3, _field(1, bytes(random.integers(0, 2, count, np.uint8))))
 
 
 def _example_in_json(features: Sequence[Feature]) -> Text:
     def make(random: np.random.Generator) -> bytes:
-        found = {}
-        for one in features:
-            count = min(one.values, MOST_VALUES)
-            if one.dtype == STRING:
+        entries = {}
+        for feature in features:
+            count = min(feature.values, MOST_VALUES)
+            if feature.dtype == STRING:
                 value = {"bytesList": {"value": ["dGhlIGNhdA=="] * count}}
-            elif one.dtype == FLOAT:
+            elif feature.dtype == FLOAT:
                 value = {"floatList": {"value": random.normal(size=count).tolist()}}
             else:
                 value = {"int64List": {"value": ["1"] * count}}
-            found[one.key.decode("utf-8", "replace")] = value
-        return json.dumps({"features": {"feature": found}}).encode()
+            entries[feature.key.decode("utf-8", "replace")] = value
+        return json.dumps({"features": {"feature": entries}}).encode()
 
     return make
 
@@ -322,31 +334,19 @@ def _entry(key: bytes, value: bytes) -> bytes:
 # ---- Reading the graph
 
 
-def _numbers(message: memoryview, wanted: int) -> Iterator[int]:
-    """Yield the numbers of a repeated field, packed or not."""
-    for number, value in fields_of(message):
-        if number == wanted and isinstance(value, int):
-            yield value
-        elif number == wanted and not isinstance(value, int):
-            position = 0
-            while position < len(value):
-                one, position = read_varint(value, position)
-                yield one
-
-
 def _vocabulary(directory: Path, reader: "_Reader", loading: list[bytes]) -> list[bytes]:
-    """Return some words of the model's own tables: of its assets, and of the constants that fill them."""
-    found: list[bytes] = []
+    """Return at most six words of the model's lookup tables, from its assets and from the constants that fill them."""
+    words: list[bytes] = []
     for asset in asset_definitions(reader.graph)[:8]:
         with (
             suppress(OSError, LoadError),
             files.opened(directory, f"assets/{text_of(last_field(asset, 2))}", files.ANY) as file,
         ):
-            found += [line for line in file.read(1 << 12).splitlines()[:2] if line]
-    for one in reader.reached(loading):
-        if one.op == b"Const" and number_field(one.attributes.get("dtype", memoryview(b"")), 6) == STRING:
-            found += _constant(one.attributes["value"])[:2]
-    return list(dict.fromkeys(found))[:6]
+            words += [line for line in file.read(1 << 12).splitlines()[:2] if line]
+    for node in reader.reached(loading):
+        if node.op == b"Const" and number_field(node.attribute("dtype"), 6) == STRING:
+            words += _constant(node.attributes["value"])[:2]
+    return list(dict.fromkeys(words))[:6]
 
 
 def _constant(value: memoryview) -> list[bytes]:
@@ -358,7 +358,7 @@ def _constant(value: memoryview) -> list[bytes]:
 
 
 class _Reader:
-    """The bodies of a graph, and what calls what."""
+    """Follows tensors through the functions of a graph."""
 
     def __init__(self, graph: memoryview) -> None:
         self.graph = graph
@@ -381,7 +381,7 @@ class _Reader:
                         pending.append((called, list(parsed.nodes(called).values())))
 
     def strings(self, function: bytes, tensor: bytes) -> list[bytes]:
-        """Return the strings of a constant tensor, which may be handed in from outside the function."""
+        """Return the strings of a constant tensor; the constant may be an argument from outside the function."""
         for _ in range(32):
             name = tensor.lstrip(b"^").partition(b":")[0]
             node = self._parsed.nodes(function).get(name)

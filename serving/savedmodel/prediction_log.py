@@ -7,7 +7,7 @@
                     { model_spec: 1, input: 2 { example_list: 1 { examples: 1 } } }
 
 tensorflow_serving/apis/prediction_log.proto, predict.proto, input.proto; tensorflow/core/framework/tensor.proto. The
-checksums are not looked at: a damaged record is told by what it says.
+checksums are ignored: a damaged record fails to parse.
 """
 
 import math
@@ -20,11 +20,10 @@ import numpy as np
 from serving.core.dtypes import DType, by_code
 from serving.savedmodel.protobuf import (
     each_field,
-    fields_of,
     last_field,
     message_field,
     number_field,
-    read_varint,
+    numbers_field,
     text_of,
 )
 from serving.savedmodel.signature import DEFAULT, Signature
@@ -37,16 +36,16 @@ Array = np.ndarray[Any, Any]
 
 
 class Logged(NamedTuple):
-    """One request."""
+    """One request: the signature's name, and an array for each input."""
 
     signature: str
     inputs: dict[str, Array]
 
 
 def records(file: BinaryIO, most: int) -> Iterator[memoryview]:
-    """Yield the records of a TFRecord file as long as they fit into its first `most` bytes, and close it.
+    """Yield the records that end within the first `most` bytes of a TFRecord file, then close it.
 
-    Raise ValueError where the file ends in the middle of one.
+    Raise ValueError where the file ends in the middle of a record.
     """
     with file:
         size = file.seek(0, os.SEEK_END)
@@ -63,7 +62,7 @@ def records(file: BinaryIO, most: int) -> Iterator[memoryview]:
 
 
 def request(record: memoryview, signatures: Mapping[str, Signature]) -> Logged:
-    """Return what a PredictionLog asks; raise ValueError where it is none, or of a kind that is not served."""
+    """Return the request in a PredictionLog; raise ValueError where there is none, or of a kind that is not served."""
     for field, kind in OTHER.items():
         if len(message_field(record, field)):
             raise ValueError(f"a {kind} request is not served")
@@ -82,23 +81,26 @@ def _inputs(message: memoryview) -> dict[str, Array]:
 
 def _examples(message: memoryview, signature: Signature) -> dict[str, Array]:
     """Return the serialized examples as the one input of a signature that takes them."""
-    given = message_field(message, 2)
-    if len(message_field(given, 2)):
+    input_message = message_field(message, 2)
+    if len(message_field(input_message, 2)):
         raise ValueError("examples with a context are not served")
     if len(signature.inputs) != 1:
         raise ValueError(f"expected a signature with one input for examples, got {len(signature.inputs)} inputs")
     (name,) = signature.inputs
-    return {name: _strings([bytes(example) for example in each_field(message_field(given, 1), 1)])}
+    return {name: _strings([bytes(example) for example in each_field(message_field(input_message, 1), 1)])}
 
 
 def _strings(values: list[bytes]) -> Array:
-    found = np.empty(len(values), object)
-    found[:] = values
-    return found
+    strings = np.empty(len(values), object)
+    strings[:] = values
+    return strings
 
 
 def array(tensor: memoryview) -> Array:
-    """Return the array of a TensorProto; where it has fewer values than elements, the last one stands for the rest."""
+    """Return the array of a TensorProto; raise ValueError where it is malformed or larger than LARGEST bytes.
+
+    Where it has fewer values than elements, the last value is repeated, as TensorFlow does.
+    """
     dtype, shape = by_code(number_field(tensor, 1)), message_field(tensor, 2)
     if dtype.numpy_name is None:
         raise ValueError(f"no array holds {dtype.name}")
@@ -116,7 +118,7 @@ def array(tensor: memoryview) -> Array:
     return values.reshape(sizes)
 
 
-# Which field holds the values, by TensorFlow's number of the type; those as they lie in memory, and those as varints.
+# The field that holds the values, by TensorFlow's number of the type: in fixed width, and as varints.
 PLAIN = {1: 5, 2: 6, 8: 9, 18: 12, 24: 18, 25: 18}
 VARINTS = {3: 7, 4: 7, 5: 7, 6: 7, 17: 7, 9: 10, 10: 11, 22: 16, 23: 17}
 BITS = {14: 13, 19: 13}  # bfloat16 and half, two bytes in each varint
@@ -137,15 +139,5 @@ def _values(tensor: memoryview, dtype: DType) -> Array:
     return _numbers(tensor, VARINTS[dtype.code]).astype(dtype.numpy)
 
 
-def _numbers(tensor: memoryview, wanted: int) -> Array:
-    """Return the varints of a repeated field, packed or one by one."""
-    found = []
-    for number, value in fields_of(tensor):
-        if number == wanted and isinstance(value, int):
-            found.append(value)
-        elif number == wanted and not isinstance(value, int):
-            position = 0
-            while position < len(value):
-                one, position = read_varint(value, position)
-                found.append(one)
-    return np.array([value & (1 << 64) - 1 for value in found], np.uint64)
+def _numbers(tensor: memoryview, field_number: int) -> Array:
+    return np.array([value & (1 << 64) - 1 for value in numbers_field(tensor, field_number)], np.uint64)

@@ -1,4 +1,7 @@
-"""Protobuf's wire format, as far as it is read and written here <https://protobuf.dev/programming-guides/encoding>."""
+"""The part of protobuf's wire format that is used here <https://protobuf.dev/programming-guides/encoding>.
+
+All readers raise ValueError where a message is malformed.
+"""
 
 from collections.abc import Iterator
 
@@ -33,7 +36,7 @@ def fields_of(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
 
 
 def read_varint(message: memoryview, position: int) -> tuple[int, int]:
-    """Return the number at a position, and the position behind it; raise ValueError where it does not end."""
+    """Return the number at a position, and the position after it; raise ValueError where it does not end."""
     value = 0
     for shift in range(0, 70, 7):
         if position >= len(message):
@@ -46,56 +49,68 @@ def read_varint(message: memoryview, position: int) -> tuple[int, int]:
     raise ValueError(f"a number of more than ten bytes at byte {position}")
 
 
-def each_field(message: memoryview, wanted: int) -> Iterator[memoryview]:
-    """Yield every value of the repeated field `wanted`, a string or a message."""
+def each_field(message: memoryview, field_number: int) -> Iterator[memoryview]:
+    """Yield every value of a repeated string or message field."""
     for number, value in fields_of(message):
-        if number == wanted:
+        if number == field_number:
             if isinstance(value, int):
                 raise ValueError(f"field {number} is a number")
             yield value
 
 
-def last_field(message: memoryview, wanted: int) -> memoryview:
+def last_field(message: memoryview, field_number: int) -> memoryview:
     """Return the last value of a string field, as protobuf does; empty where it is absent."""
     last = memoryview(b"")
-    for value in each_field(message, wanted):
+    for value in each_field(message, field_number):
         last = value
     return last
 
 
-def first_field(message: memoryview, wanted: int) -> memoryview:
-    """Return a string or message field that stands before the others, without reading those; empty where absent."""
-    return next(each_field(message, wanted), memoryview(b""))
+def first_field(message: memoryview, field_number: int) -> memoryview:
+    """Return the first value of a string or message field, without reading on; empty where it is absent."""
+    return next(each_field(message, field_number), memoryview(b""))
 
 
-def message_field(message: memoryview, wanted: int) -> memoryview:
-    """Return a message field; one that is written in parts is their concatenation, as protobuf has it."""
-    parts = list(each_field(message, wanted))
+def message_field(message: memoryview, field_number: int) -> memoryview:
+    """Return a message field; where it is written in parts, their concatenation, as protobuf specifies."""
+    parts = list(each_field(message, field_number))
     return parts[0] if len(parts) == 1 else memoryview(b"".join(parts))
 
 
-def number_field(message: memoryview, wanted: int) -> int:
-    """Return the last value of a field of whole numbers, as a signed one; 0 where it is absent."""
+def number_field(message: memoryview, field_number: int) -> int:
+    """Return the last value of an integer field, as a signed number; 0 where it is absent."""
     last = 0
     for number, value in fields_of(message):
-        if number == wanted and isinstance(value, int):
+        if number == field_number and isinstance(value, int):
             last = value
     return last - (1 << 64) if last >= 1 << 63 else last
 
 
+def numbers_field(message: memoryview, field_number: int) -> Iterator[int]:
+    """Yield the varints of a repeated field, packed or not, as unsigned numbers."""
+    for number, value in fields_of(message):
+        if number == field_number and isinstance(value, int):
+            yield value
+        elif number == field_number and not isinstance(value, int):
+            position = 0
+            while position < len(value):
+                element, position = read_varint(value, position)
+                yield element
+
+
 def text_of(value: memoryview) -> str:
-    """Decode a string's UTF-8; raise ValueError where it is none."""
+    """Decode a string's UTF-8; raise ValueError where it is malformed."""
     return str(value, "utf-8")
 
 
 def map_field(message: memoryview, field: int) -> dict[str, memoryview]:
-    """Read a map field, in the order of its names: the file's own order means nothing."""
+    """Return a map field in the order of its keys: the order in the file is unspecified."""
     entries = ((text_of(last_field(entry, 1)), message_field(entry, 2)) for entry in each_field(message, field))
     return dict(sorted(entries))
 
 
 def write_varint(number: int) -> bytes:
-    """Write a number in groups of seven bits, the lowest first."""
+    """Return a number as a varint: groups of seven bits, the lowest first."""
     number &= (1 << 64) - 1  # a negative number is written as its 64-bit complement
     encoded = bytearray()
     while number > 0x7F:

@@ -1,26 +1,26 @@
-"""What is asked of a graph: by each signature, and once, when the model is loaded."""
+"""The tensors and nodes of a graph that run: for each signature, and once, when the model is loaded."""
 
 from serving.savedmodel import strict
 from serving.savedmodel.protobuf import each_field, last_field, map_field, message_field
 
-LOADING = ""  # in place of a signature's name: what runs once, when the model is loaded
+LOADING = ""  # used as a signature's name: what runs once, when the model is loaded
 INIT = "__saved_model_init_op"  # the signature that TensorFlow 2 writes for it
 _INIT_OPERATIONS = frozenset({"saved_model_main_op", "legacy_init_op"})  # collections
 
 
 def asset_definitions(graph: memoryview) -> list[memoryview]:
-    """Return the AssetFileDefs of a MetaGraphDef; where there are none those of a collection, as TensorFlow does."""
-    if found := list(each_field(graph, 6)):
-        return found
-    old = map_field(graph, 4).get("saved_model_assets", memoryview(b""))
-    packed = [last_field(one, 2) for one in each_field(last_field(old, 5), 1)]
+    """Return the AssetFileDefs of a MetaGraphDef, else those of its collection, as TensorFlow does."""
+    if definitions := list(each_field(graph, 6)):
+        return definitions
+    collection = map_field(graph, 4).get("saved_model_assets", memoryview(b""))
+    packed = [last_field(any_message, 2) for any_message in each_field(last_field(collection, 5), 1)]
     for definition in packed:
         strict.check(bytes(definition), "AssetFileDef")
     return packed
 
 
 def roots_of(graph: memoryview) -> dict[str, list[bytes]]:
-    """Return what is asked of the main graph: tensors or nodes, by signature, and by the load."""
+    """Return the names of the tensors and nodes of the main graph that run, by signature, and for LOADING."""
     restore = last_field(message_field(graph, 3), 3)  # the saver's operation
     roots: dict[str, list[bytes]] = {LOADING: [bytes(restore)]}
     for name, signature in map_field(graph, 5).items():
@@ -34,7 +34,7 @@ def roots_of(graph: memoryview) -> dict[str, list[bytes]]:
 
 
 def table_initializers(graph: memoryview) -> list[bytes]:
-    """Return the nodes that fill the tables of a TensorFlow 1 model which was saved without an init operation."""
+    """Return the nodes that fill the tables of a TensorFlow 1 model that was saved without an init operation."""
     collections = map_field(graph, 4)
     initializers = collections.get("table_initializer", memoryview(b""))
     nodes = list(map(bytes, each_field(message_field(initializers, 1), 1)))
@@ -42,7 +42,7 @@ def table_initializers(graph: memoryview) -> list[bytes]:
 
 
 def tensors_of(info: memoryview) -> list[bytes]:
-    """Return the tensors of a TensorInfo: one, the three of a sparse one, or those of a composite one."""
+    """Return the tensors of a TensorInfo: one, the three of a sparse tensor, or those of a composite tensor."""
     tensors = [bytes(last_field(info, 1)), *(bytes(last_field(last_field(info, 4), field)) for field in (1, 2, 3))]
     composite = last_field(info, 5)
     return [*filter(None, tensors), *(tensor for part in each_field(composite, 2) for tensor in tensors_of(part))]

@@ -1,4 +1,4 @@
-"""saved_model.pb as every reader here takes it: opened safely, and checked to have one reading only."""
+"""Opens saved_model.pb safely for every reader here, and checks that all parsers read it alike."""
 
 import mmap
 import os
@@ -12,23 +12,23 @@ from serving.savedmodel import mistaken, strict
 NAME = "saved_model.pb"
 LARGEST = (1 << 31) - 1  # bytes; protobuf takes no more
 
-# The file that was checked last, and its bytes while somebody holds them: a load reads it several times.
+# The file that was checked last, and its bytes while a view of them exists: a load reads it several times.
 _checked: tuple[int, ...] | None = None
 _mapped: "weakref.ref[mmap.mmap] | None" = None
 
 
 def message(directory: Path) -> memoryview:
-    """Return the serialized SavedModel; raise LoadError where there is none that can be read."""
+    """Return the serialized SavedModel, memory-mapped; raise LoadError where it is missing, too large or malformed."""
     global _checked, _mapped
     try:
         file = files.opened(directory, NAME, LARGEST)
     except FileNotFoundError:
         raise LoadError(f"there is no {NAME}") from None
     with file:
-        about = os.fstat(file.fileno())
-        if about.st_size == 0:
+        status = os.fstat(file.fileno())
+        if status.st_size == 0:
             raise LoadError(f"{NAME} is empty")
-        identity = (about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
+        identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
         mapped = _mapped() if _mapped else None
         if identity == _checked and mapped is not None:
             return memoryview(mapped)
@@ -39,8 +39,8 @@ def message(directory: Path) -> memoryview:
             strict.check(data)
         except ValueError as error:
             kind = mistaken.content(data[:64])
-            why = kind or f"or only part of one ({error})"
-            raise LoadError(f"{NAME} is not a SavedModel, {f'but {why}' if kind else why}") from None
+            reason = kind or f"or only part of one ({error})"
+            raise LoadError(f"{NAME} is not a SavedModel, {f'but {reason}' if kind else reason}") from None
         _checked = identity
     _mapped = weakref.ref(data)
     return memoryview(data)

@@ -23,7 +23,7 @@ NO_SIGNATURES = (
     "tf.saved_model.save(model, folder, signatures=model.serve)"
 )
 
-# A run of one element at such dimensions is cheap: an RNN takes tens of microseconds for a step of nothing.
+# An empty array may still cost time: an RNN takes tens of microseconds for each empty step. This bounds the steps.
 MOST_BESIDE_ZERO = 1 << 14
 
 Shape = tuple[int | None, ...]
@@ -36,7 +36,7 @@ class TensorSpec:
     name: str
     dtype: DType
     shape: Shape | None  # None: a free dimension, or an unknown rank
-    tensor: str  # what the graph calls it, "op:0"; "" for a sparse or a composite tensor
+    tensor: str  # its name in the graph, "op:0"; "" for a sparse or a composite tensor
     dimensions: tuple[str, ...] = ()  # TensorFlow 1 could name them
 
 
@@ -53,21 +53,21 @@ class Signature:
 
     @cached_property
     def required(self) -> Mapping[str, TensorSpec]:
-        """Return the inputs that a request has to give."""
+        """Return the inputs that every request must give, by name: those without a default."""
         return {name: spec for name, spec in self.inputs.items() if name not in self.defaults}
 
     @cached_property
     def only(self) -> TensorSpec | None:
-        """Return the input that values without a name are for: the only one, or the only one without a default."""
+        """Return the input for values without a name: the only one, or the only one without a default; else None."""
         specs = self.inputs if len(self.inputs) == 1 else self.required
         return next(iter(specs.values())) if len(specs) == 1 else None
 
     @cached_property
     def complex_output(self) -> TensorSpec | None:
-        """Return the first output of complex numbers."""
+        """Return the first output with a complex dtype, or None."""
         return next((spec for spec in self.outputs.values() if spec.dtype.kind == "c"), None)
 
-    @cached_property  # every request asks
+    @cached_property  # every request reads it
     def refusal(self) -> str | None:
         """Say why no request can call this signature, or None where one can."""
         if self.problem:
@@ -85,7 +85,7 @@ class Signature:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What saved_model.pb says of the graph that is served."""
+    """What saved_model.pb declares about the graph that is served."""
 
     tags: tuple[str, ...]
     signatures: Mapping[str, Signature]
@@ -104,7 +104,7 @@ def read(directory: Path) -> Contents:
     except ValueError as error:  # UnicodeDecodeError is one
         raise LoadError(f"saved_model.pb is not a SavedModel, or only part of one ({error})") from None
     _check_callable(contents.signatures)
-    # TensorFlow would load it all the same, and fail at the first run.
+    # TensorFlow would load it without an error and fail at the first run.
     if contents.restores and not (directory / "variables" / "variables.index").is_file():
         raise LoadError(f"variables/variables.index is missing: {mistaken.variables(directory)}")
     return contents
@@ -121,45 +121,46 @@ def check(spec: TensorSpec, shape: tuple[int, ...]) -> str | None:
 
 
 def _beside_zero(declared: Shape | None, shape: tuple[int, ...]) -> int:
-    """Multiply what the request chooses: a layer goes through these dimensions though there is nothing in them."""
+    """Multiply the sizes that the request chooses: a layer loops over these dimensions although the array is empty."""
     free = declared or (None,) * len(shape)
-    return math.prod(size for size, want in zip(shape, free) if size and want is None)
+    return math.prod(size for size, declared_size in zip(shape, free) if size and declared_size is None)
 
 
-@lru_cache(maxsize=1024)  # requests to one model are of few shapes
+@lru_cache(maxsize=1024)  # requests to one model have few different shapes
 def fits(declared: Shape | None, shape: tuple[int, ...]) -> bool:
-    """Say whether an array's shape is one that is declared."""
+    """Say whether an array's shape fits the declared one, where None means an unknown rank or a free size."""
     if declared is None:
         return True
-    return len(shape) == len(declared) and all(want in (None, came) for want, came in zip(declared, shape))
+    return len(shape) == len(declared) and all(expected in (None, size) for expected, size in zip(declared, shape))
 
 
 def shape_text(shape: Shape | None) -> str:
-    """Write a shape for people: [?, 28, 28]; "any" for an unknown rank."""
+    """Return a shape as text for messages: "[?, 28, 28]"; "any" for an unknown rank."""
     if not shape:
         return "any" if shape is None else "[] (a scalar)"
     return f"[{', '.join('?' if size is None else str(size) for size in shape)}]"
 
 
 def served_graph(directory: Path) -> memoryview:
-    """Return the MetaGraphDef that is served, as it is in the file; raise LoadError where there is none.
+    """Return the serialized MetaGraphDef that is served; raise LoadError where there is none.
 
-    It is the one whose tags are those of SAVED_MODEL_TAGS, or else the one that has the fewest tags beside them.
+    Its tags include those of SAVED_MODEL_TAGS; of several such graphs, it is the one with the fewest other tags.
     """
-    wanted = settings.current().saved_model_tags
+    wanted_tags = settings.current().saved_model_tags
     try:
         graphs = [(tags(graph), graph) for graph in each_field(saved_model.message(directory), 2)]
     except ValueError as error:
         raise LoadError(f"saved_model.pb is not a SavedModel, or only part of one ({error})") from None
     if not graphs:
         raise LoadError("saved_model.pb is not a SavedModel: it holds no graph")
-    tagged = [(has, graph) for has, graph in graphs if wanted <= set(has)]
-    fewest = min((len(has) for has, _ in tagged), default=0)
-    chosen = [graph for has, graph in tagged if len(has) == fewest]
+    tagged = [(graph_tags, graph) for graph_tags, graph in graphs if wanted_tags <= set(graph_tags)]
+    fewest = min((len(graph_tags) for graph_tags, _ in tagged), default=0)
+    chosen = [graph for graph_tags, graph in tagged if len(graph_tags) == fewest]
     if len(chosen) != 1:
-        which = "more than one graph of the SavedModel is" if chosen else "no graph of the SavedModel is"
-        there = "; ".join(",".join(has) or "none" for has, _ in graphs)
-        raise LoadError(f"{which} tagged {','.join(sorted(wanted))!r}; SAVED_MODEL_TAGS: expected one of: {there}")
+        problem = "more than one graph of the SavedModel is" if chosen else "no graph of the SavedModel is"
+        available = "; ".join(",".join(graph_tags) or "none" for graph_tags, _ in graphs)
+        expected = ",".join(sorted(wanted_tags))
+        raise LoadError(f"{problem} tagged {expected!r}; SAVED_MODEL_TAGS: expected one of: {available}")
     return chosen[0]
 
 
@@ -207,8 +208,9 @@ def _tensor(name: str, info: memoryview) -> TensorSpec:
 
 
 def _as_in_graph(signatures: dict[str, Signature], definition: memoryview) -> dict[str, Signature]:
-    """Give the inputs the dtype and the shape that the graph has, where a signature says none or another."""
-    fed = {spec.tensor.rpartition(":")[0] for one in signatures.values() for spec in one.inputs.values()} - {""}
+    """Give the inputs the dtype and the shape of the graph's nodes, where the signature's are absent or different."""
+    inputs = [spec for signature in signatures.values() for spec in signature.inputs.values()]
+    fed = {spec.tensor.rpartition(":")[0] for spec in inputs} - {""}
     nodes = {}
     for node in each_field(definition, 1):
         name = text_of(last_field(node, 1))
@@ -217,32 +219,33 @@ def _as_in_graph(signatures: dict[str, Signature], definition: memoryview) -> di
             if len(nodes) == len(fed):
                 break
     return {
-        name: replace(one, inputs={key: _spec_in_graph(spec, nodes) for key, spec in one.inputs.items()})
-        for name, one in signatures.items()
+        name: replace(signature, inputs={key: _spec_in_graph(spec, nodes) for key, spec in signature.inputs.items()})
+        for name, signature in signatures.items()
     }
 
 
 def _with_placeholders(signatures: dict[str, Signature], definition: memoryview) -> dict[str, Signature]:
-    """Give the inputs that TensorFlow 1 calls placeholders with a default theirs, where that is a constant."""
-    wanted = {spec.tensor.removesuffix(":0") for one in signatures.values() for spec in one.inputs.values()}
+    """Add the defaults of TensorFlow 1's PlaceholderWithDefault inputs, where the default is a constant."""
+    inputs = [spec for signature in signatures.values() for spec in signature.inputs.values()]
+    placeholders = {spec.tensor.removesuffix(":0") for spec in inputs}
     constants: dict[str, memoryview] = {}
     sources: dict[str, str] = {}
     for node in each_field(definition, 1):
         name, op = text_of(last_field(node, 1)), bytes(last_field(node, 2))
         if op == b"Const":
             constants[name] = node
-        elif op == b"PlaceholderWithDefault" and name in wanted:
+        elif op == b"PlaceholderWithDefault" and name in placeholders:
             sources[name] = text_of(next(each_field(node, 3))).removesuffix(":0")
-    found = {
+    values = {
         name: bytes(last_field(map_field(constants[source], 5).get("value", memoryview(b"")), 8))
         for name, source in sources.items()
         if source in constants
     }
     with_defaults = {}
-    for key, one in signatures.items():
-        nodes = {spec.name: spec.tensor.removesuffix(":0") for spec in one.inputs.values()}
-        named = {name: found[node] for name, node in nodes.items() if node in found}
-        with_defaults[key] = replace(one, defaults={**named, **one.defaults})
+    for key, signature in signatures.items():
+        nodes = {spec.name: spec.tensor.removesuffix(":0") for spec in signature.inputs.values()}
+        defaults = {name: values[node] for name, node in nodes.items() if node in values}
+        with_defaults[key] = replace(signature, defaults={**defaults, **signature.defaults})
     return with_defaults
 
 
@@ -261,7 +264,7 @@ def _spec_in_graph(spec: TensorSpec, nodes: Mapping[str, Mapping[str, memoryview
 
 
 def _dimensions(shape: memoryview) -> tuple[Shape | None, tuple[str, ...]]:
-    """Read a TensorShapeProto: the sizes, None for an unknown rank, and what the dimensions are called."""
+    """Read a TensorShapeProto: the sizes, None for an unknown rank, and the names of the dimensions."""
     dimensions = [(number_field(dimension, 1), text_of(last_field(dimension, 2))) for dimension in each_field(shape, 2)]
     sizes = tuple(size if size >= 0 else None for size, _ in dimensions)
-    return None if number_field(shape, 3) else sizes, tuple(label for _, label in dimensions)
+    return None if number_field(shape, 3) else sizes, tuple(name for _, name in dimensions)

@@ -27,7 +27,7 @@ def default_arrays(signature: Signature) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def with_good_defaults(signature: Signature) -> Signature:
-    """Return the signature without the defaults that its own inputs would refuse."""
+    """Return the signature without the defaults whose dtype or shape its own inputs would refuse."""
     good = dict(signature.defaults)
     for name in signature.defaults:
         spec = signature.inputs[name]
@@ -42,12 +42,12 @@ def with_good_defaults(signature: Signature) -> Signature:
     return signature if len(good) == len(signature.defaults) else replace(signature, defaults=good)
 
 
-# Parts of the names of operations that are loops, or that never end on some values.
+# Parts of the names of operations that loop, or that do not terminate for some values.
 UNEVEN = (b"While", b"NextIteration", b"MapDefun", b"AdjustHue", b"AdjustSaturation")
 
 
 class Source:
-    """A model on disk: where it is and what it offers, without loading it."""
+    """A model on disk: its folder, version and signatures, without loading it."""
 
     def __init__(self, directory: Path, name: str) -> None:
         """Find the model in `directory`, or its highest whole version; raise LoadError where there is none."""
@@ -56,16 +56,16 @@ class Source:
         self.version = self.directory.name if self.directory.name.isdecimal() else "1"
         self.light = twin.holds(self.directory)
         self.contents: Contents = twin.read(self.directory) if self.light else read(self.directory)
-        if any(one.defaults for one in self.contents.signatures.values()):
-            checked = {name: with_good_defaults(one) for name, one in self.contents.signatures.items()}
+        if any(signature.defaults for signature in self.contents.signatures.values()):
+            checked = {name: with_good_defaults(signature) for name, signature in self.contents.signatures.items()}
             self.contents = replace(self.contents, signatures=checked)
         self.signatures = self.contents.signatures
-        self.may_try = True  # a run that no request asked for changes nothing, as far as is known: `judge` finds out
+        self.may_try = True  # runs without a request are safe: they change no state. `judge` sets it
 
     @cached_property
     def parts(self) -> "Mapping[str, tuple[Part, ...]]":
-        """Return which inputs of each signature are parts of one ragged or sparse tensor."""
-        if self.light or not any(len(one.inputs) > 1 for one in self.signatures.values()):
+        """Return which inputs of each signature are parts of one ragged or sparse tensor; empty for a LiteRT twin."""
+        if self.light or not any(len(signature.inputs) > 1 for signature in self.signatures.values()):
             return {}
         from serving.savedmodel.composite import parts  # most models have none
 
@@ -73,7 +73,7 @@ class Source:
 
     @cached_property
     def even(self) -> bool:
-        """Say whether no operation of the graph is known to run longer for some values than for others: a loop."""
+        """Say whether the run time does not depend on the values: the graph has no operation known to loop on them."""
         if self.light:
             return False
         data: Any = served_graph(self.directory).obj  # bytes, or a file in memory
@@ -81,7 +81,7 @@ class Source:
 
     @cached_property
     def initialization(self) -> Initialization:
-        """Return what is left to do after TensorFlow has loaded the model."""
+        """Return the steps that remain after TensorFlow has loaded the model."""
         return NOTHING if self.light else needed(self.directory)
 
     def recipes(self, signature: Signature) -> "Iterator[Recipe]":
@@ -94,11 +94,11 @@ class Source:
 
     @cached_property
     def pictures(self) -> frozenset[str]:
-        """Say what the graph does with encoded pictures, see `savedmodel.images`; nothing where it decodes none."""
-        strings = any(spec.dtype.kind == "S" for one in self.signatures.values() for spec in one.inputs.values())
-        if self.light or not strings:
+        """Return how the graph uses encoded pictures, see `savedmodel.images`; empty where it decodes none."""
+        inputs = [spec for signature in self.signatures.values() for spec in signature.inputs.values()]
+        if self.light or not any(spec.dtype.kind == "S" for spec in inputs):
             return frozenset()
-        from serving.savedmodel.images import operations  # of the models that take strings alone
+        from serving.savedmodel.images import operations  # only models that take strings need it
 
         return operations(served_graph(self.directory))
 
@@ -108,24 +108,24 @@ class Source:
         import json  # not needed for an answer
 
         try:
-            found = json.loads(manifest.extra(self.directory, "examples.json") or b"")
+            requests = json.loads(manifest.extra(self.directory, "examples.json") or b"")
         except (LoadError, ValueError, RecursionError):
-            found = {}
-        return found if isinstance(found, dict) else {}
+            requests = {}
+        return requests if isinstance(requests, dict) else {}
 
     @cached_property
     def examples(self) -> Mapping[str, Any]:
-        """Return example requests by signature: the exporter's, and those that zeros alone would not make."""
+        """Return example requests by signature: the exporter's, and those for inputs that zeros would not satisfy."""
         if not self.parts:
             return self.exported
         from serving.savedmodel.composite import example  # imported already
 
-        made = {name: example(self.signatures[name], parts) for name, parts in self.parts.items()}
-        return {**made, **self.exported}
+        requests = {name: example(self.signatures[name], parts) for name, parts in self.parts.items()}
+        return {**requests, **self.exported}
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
-        """Return the names of the classes that the exporter put beside the model, one a line; none where it did not."""
+        """Return the class names in assets.extra/labels.txt, one a line; empty where there are none."""
         try:
             text = manifest.extra(self.directory, "labels.txt") or b""
             return tuple(str(text, "utf-8").splitlines())
@@ -134,5 +134,5 @@ class Source:
 
     @cached_property
     def card(self) -> Mapping[str, str]:
-        """Return what the exporter says of the model's making, see `folder.card`; empty where it says nothing."""
+        """Return the model's card, see `folder.card`; empty where there is none."""
         return read_card(self.directory)

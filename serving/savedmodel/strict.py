@@ -1,8 +1,8 @@
-"""Refuse a saved_model.pb that two readers could understand differently.
+"""Refuse a saved_model.pb that two parsers could read differently.
 
-Protobuf merges a message written in parts, skips a known field that has another wire type and takes the last of two map
-entries; a reader of a few fields does each of these another way. No protobuf writer produces such bytes, so they are
-refused before anything else reads the file, and every reader after this check sees what TensorFlow sees.
+Protobuf merges a message written in parts, skips a known field with another wire type and takes the last of two map
+entries; a parser of a few fields handles each of these differently. No protobuf writer produces such bytes, so they are
+refused before anything else reads the file, and every parser after this check reads what TensorFlow reads.
 
     check(data)         raises ValueError: NodeDef.attr at byte 5120: the key b'dtype' appears twice
 """
@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     import mmap
 
-DEEPEST = 100  # messages inside messages, as protobuf's own parsers allow
-KNOWN_BYTES = 256  # a message of at most this size that was good once is good where it comes again
-KNOWN_MOST = 1 << 16
-COPIED = 1 << 24  # bytes; they are quicker to take apart than a mapped file
+DEEPEST = 100  # nested messages, the limit of protobuf's own parsers
+KNOWN_BYTES = 256  # messages up to this size are cached once they are checked
+KNOWN_MOST = 1 << 16  # cached messages of a type
+COPIED = 1 << 24  # bytes; a smaller file is copied, since bytes are faster to index than a map
 
 # A message type and its fields, name:number:type, as TensorFlow's .proto files have them. A type ends with * where the
 # field is repeated, with # where its elements also differ in their first field (maps, nodes, functions). Fields behind
@@ -91,11 +91,11 @@ class Field(NamedTuple):
 
 
 class Odd(ValueError):
-    """Bytes that no protobuf writer produces; the text says where, and what."""
+    """Bytes that no protobuf writer produces; the text says where they are and what is wrong."""
 
 
 def check(data: "bytes | mmap.mmap", type_: str = "SavedModel") -> None:
-    """Raise Odd, a ValueError, where a serialized message has more than one reading."""
+    """Raise Odd, a ValueError, where parsers could read a serialized message differently."""
     reader = _Reader(data if len(data) > COPIED else data[:])
     try:
         reader.message(type_, 0, len(data), 0)
@@ -108,7 +108,7 @@ def check(data: "bytes | mmap.mmap", type_: str = "SavedModel") -> None:
 
 
 def parsed(text: str) -> dict[str, dict[int, Field]]:
-    """Return the fields of each message type by what stands before them in the bytes: number << 3 | wire type."""
+    """Return the fields of each message type by their key on the wire: number << 3 | wire type."""
     types: dict[str, dict[int, Field]] = {}
     fields: dict[int, Field] = {}
     bit = oneof = 0
@@ -131,23 +131,23 @@ def parsed(text: str) -> dict[str, dict[int, Field]]:
 FIELDS = parsed(TYPES)
 _NUMBERS = {name: frozenset(key >> 3 for key in fields) for name, fields in FIELDS.items()}
 _TAGS = next(key for key, field in FIELDS["MetaInfoDef"].items() if field.name == "tags")
-_NAMED = frozenset({"ArgDef", "AttrEntry", "StringEntry"})  # their name stands first
+_NAMED = frozenset({"ArgDef", "AttrEntry", "StringEntry"})  # their name is the first field
 _ARGUMENT_NAMED = FIELDS["ArgDef"][0x0A].once
-_NODE_NAMED = sum({FIELDS["NodeDef"][key].once for key in (0x0A, 0x12)})  # its name and its operation stand first
+_NODE_NAMED = sum({FIELDS["NodeDef"][key].once for key in (0x0A, 0x12)})  # its name and its operation come first
 
 
 class _Reader:
     def __init__(self, data: "bytes | mmap.mmap") -> None:
         self._data = data
-        # By type: the messages that were good, and the first field of each.
+        # By type: the messages that passed the check, and the first field of each.
         self._good: dict[str, dict[bytes, bytes]] = {name: {} for name in FIELDS}
-        self._arguments: set[bytes] = set()  # what was good behind the name of an ArgDef
+        self._arguments: set[bytes] = set()  # what passed after the name of an ArgDef
         self.tags: list[frozenset[bytes]] = []
 
     def message(self, type_: str, position: int, end: int, depth: int, seen: int = 0) -> bytes:
-        """Check the message between two positions, and return its first field as the name it goes by.
+        """Check the message between two positions, and return its first field, which is its name or key.
 
-        `seen` are the bits of the fields that stood before.
+        `seen` are the bits (`Field.once`) of the fields that were read before.
         """
         if depth > DEEPEST:
             raise Odd(f"{type_} at byte {position}: more than {DEEPEST} messages inside each other")
@@ -176,44 +176,44 @@ class _Reader:
                 raise Odd(f"{type_}.{field.name} at byte {start}: it runs past the end")
             kind = field.type
             if kind == "string":
-                called = data[begin:position]
-                if not called.isascii():
-                    _check_text(called, begin)
+                text = data[begin:position]
+                if not text.isascii():
+                    _check_text(text, begin)
             elif kind == "NodeDef":
-                called = self._node(begin, position, depth)
+                text = self._node(begin, position, depth)
             elif kind in FIELDS:
-                called = self._inside(kind, begin, position, depth)
+                text = self._inside(kind, begin, position, depth)
             else:
                 continue
             if key == 0x0A:
-                name = called
+                name = text
             if field.unique:
                 before = names.get(key)
                 if before is None:
                     before = names[key] = set()
-                elif called in before:
-                    raise Odd(f"{type_}.{field.name} at byte {start}: the key {called[:80]!r} appears twice")
-                before.add(called)
+                elif text in before:
+                    raise Odd(f"{type_}.{field.name} at byte {start}: the key {text[:80]!r} appears twice")
+                before.add(text)
         if type_ == "MetaInfoDef":
             self.tags.append(frozenset(names.get(_TAGS, ())))
         return name
 
     def _inside(self, kind: str, position: int, stop: int, depth: int) -> bytes:
-        """Check what a field holds; most small messages, attributes as a rule, stand in a graph many times."""
+        """Check the message in a field; most small messages, usually attributes, appear many times in a graph."""
         if stop - position > KNOWN_BYTES or kind == "MetaInfoDef":
             return self.message(kind, position, stop, depth + 1)
         known, data = self._good[kind], self._data[position:stop]
-        called = known.get(data)
-        if called is None:
-            called = self._usual(kind, data, position, depth)
-            if called is None:
-                called = self.message(kind, position, stop, depth + 1)
+        name = known.get(data)
+        if name is None:
+            name = self._usual(kind, data, position, depth)
+            if name is None:
+                name = self.message(kind, position, stop, depth + 1)
             if len(known) < KNOWN_MOST:
-                known[data] = called
-        return called
+                known[data] = name
+        return name
 
     def _usual(self, kind: str, data: bytes, position: int, depth: int) -> bytes | None:
-        """Return what `message` returns of a small message as most writers write it, sooner; None of any other."""
+        """Return what `message` returns, faster, for a small message in the usual form; None for any other."""
         size = len(data)
         if size < 2 or data[1] > 0x7F or depth > DEEPEST - 2:
             return None
@@ -238,7 +238,7 @@ class _Reader:
         return name
 
     def _node(self, position: int, end: int, depth: int) -> bytes:
-        """Check a NodeDef, the bulk of a file: its name, operation and inputs, then what many nodes have in common."""
+        """Check a NodeDef, the bulk of a file: name, operation and inputs, then the rest, which many nodes share."""
         data, start, name = self._data, position, b""
         for key in (0x0A, 0x12, 0x1A):
             while position < end and data[position] == key:
@@ -291,9 +291,9 @@ class _Reader:
         raise Odd(f"byte {start}: a number of more than ten bytes, or cut off")
 
     def _unknown(self, type_: str, key: int, start: int, position: int, end: int) -> int:
-        """Pass over a field that is in a later TensorFlow's messages alone; both readers do so.
+        """Skip a field that only a later version of TensorFlow has, as both parsers do.
 
-        Except in the entry of a map, where protobuf's libraries differ, and which has no more than a key and a value.
+        In the entry of a map it is refused: it has a key and a value only, and protobuf's libraries differ there.
         """
         number, wire = key >> 3, key & 7
         if number in _NUMBERS[type_]:

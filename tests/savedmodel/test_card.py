@@ -1,4 +1,4 @@
-"""A model's card: what the metadata and `show` tell of where a model came from, and cards that are passed over."""
+"""A model's card: what the metadata and `show` tell of where a model came from, and cards that are ignored."""
 
 import json
 import os
@@ -78,7 +78,7 @@ HOSTILE: list[tuple[str, Any, str]] = [
 
 
 @pytest.mark.parametrize(("what", "content", "told"), HOSTILE, ids=[case[0] for case in HOSTILE])
-def test_a_broken_card_is_passed_over_with_one_warning(
+def test_a_broken_card_is_ignored_with_one_warning(
     model: Path, serve: Serve, capsys: pytest.CaptureFixture[str], what: str, content: Any, told: str
 ) -> None:
     put(model, content)
@@ -86,7 +86,7 @@ def test_a_broken_card_is_passed_over_with_one_warning(
     for _ in range(2):
         answer = ask("GET", METADATA)
         assert (answer.status, json.loads(answer.body)["metadata"].keys()) == (200, {"signature_def"})
-    warnings = [json.loads(line) for line in capsys.readouterr().out.splitlines() if "passed over" in line]
+    warnings = [json.loads(line) for line in capsys.readouterr().out.splitlines() if "is ignored" in line]
     assert len(warnings) == 1
     assert told in warnings[0]["message"]
     assert "card:" not in show(model)

@@ -1,10 +1,10 @@
-"""What a model is and where it came from: `assets.extra/card.json`, which `python -m exporting` and `export` write.
+"""The origin of a model: `assets.extra/card.json`, which `python -m exporting` and `export` write.
 
     {"digest": "0f3c...", "time": "2026-11-29T19:51:25Z", "tensorflow": "2.21.0", "source": "bake",
      "source_digest": "77ab...", "source_name": "model"}
 
-`digest` is that of `digest` below, so that a card which came to lie beside another model is found out. A model without
-a card is served as well; what is in a card decides no answer.
+`digest` is what `digest` below returns, so a card that was copied beside another model is detected. A model without a
+card is served too; a card does not affect predictions.
 """
 
 import json
@@ -26,19 +26,20 @@ FIELDS = {
     "digest": r"[0-9a-f]{32}",
     "time": r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ",  # when it was written, UTC
     "tensorflow": ".+",  # the version that wrote it
-    "source": ".+",  # "keras" or "function": what was exported; "bake" or "bake --litert": what was done to a model
-    "keras": ".+",  # the version of Keras that the model is of
+    "source": ".+",  # what was exported, "keras" or "function", or the command that wrote it, "bake", "bake --litert"
+    "keras": ".+",  # the version of Keras that built the model
     "source_digest": r"[0-9a-f]{32}",  # of the model that was baked
-    "source_name": ".+",  # the name of its folder, without the way to it
+    "source_name": ".+",  # the name of its folder, without the path
 }
 
 
 def digest(directory: Path) -> str:
-    """Return a digest of what decides a model's answers: all of it but the variables' data, whose index holds sums.
+    """Return a digest, 32 hexadecimal digits, of the files that decide a model's predictions.
 
-    It is the beginning of the SHA-256 of the files' SHA-256s by name; of the variables' data the size is taken.
+    It is the beginning of the SHA-256 of the files' SHA-256s by name. The variables' data enter by their size only: the
+    index beside them holds their checksums.
     """
-    from hashlib import sha256  # OpenSSL comes with it, and an answer does not need it
+    from hashlib import sha256  # it loads OpenSSL, which no prediction needs
 
     parts: dict[str, object] = {}
     for name in manifest.names(directory):
@@ -52,27 +53,27 @@ def digest(directory: Path) -> str:
 
 
 def read(directory: Path) -> Mapping[str, str]:
-    """Return the model's card, empty where there is none; one that is broken or another model's is ignored."""
+    """Return the model's card; empty, with a warning in the log, where it is malformed or another model's."""
     try:
         content = manifest.extra(directory, NAME, LARGEST)
         if content is None:
             return {}
-        found = json.loads(content)
-        problem = wrong(found)
-        if not problem and found["digest"] != digest(directory):
+        card = json.loads(content)
+        problem = wrong(card)
+        if not problem and card["digest"] != digest(directory):
             problem = "digest: it is that of another model"
-    except (LoadError, OSError) as error:  # of any file that is in the digest
+    except (LoadError, OSError) as error:  # of any file in the digest
         problem = f"{error}"
     except (ValueError, RecursionError):
         problem = "expected JSON"
     if problem:
         log("WARNING", f"{PLACE} is ignored: {problem}")
         return {}
-    return dict(found)
+    return dict(card)
 
 
 def wrong(card: object) -> str | None:
-    """Say what is wrong with the content of a card, or None."""
+    """Return what is wrong with the content of a card, or None."""
     if not isinstance(card, dict):
         return "expected an object"
     for name in REQUIRED:

@@ -1,7 +1,7 @@
-"""A model out of a Cloud Storage bucket, copied to this machine's disk once: `gs://BUCKET/FOLDER`.
+"""Copies a model from a Cloud Storage bucket, `gs://BUCKET/FOLDER`, to the local disk.
 
-Copying whole files side by side and loading them from disk takes a fraction of the time of reading a mounted bucket
-piece by piece.
+Copying whole files in parallel and loading them from disk takes a fraction of the time of reading a mounted bucket in
+pieces.
 """
 
 import shutil
@@ -21,27 +21,27 @@ SINGLE = frozenset({"saved_model.pb", "model.tflite"})  # a folder with one of t
 
 
 def fetch(address: str, storage: Storage) -> Path:
-    """Copy the folder that `address` names, and return where it is; raise LoadError where that cannot be."""
+    """Copy the folder at `address` into a new temporary folder, and return its path; raise LoadError where it fails."""
     bucket, folder = split(address)
     prefix = folder.strip("/") + "/" if folder.strip("/") else ""
-    into = Path(tempfile.mkdtemp(prefix="model-"))
+    target_folder = Path(tempfile.mkdtemp(prefix="model-"))
 
-    def copy(named: tuple[Object, str]) -> None:
-        found, name = named
-        target = into / name
+    def copy(copied: tuple[Object, str]) -> None:
+        object_, name = copied
+        target = target_folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.open("xb") as file:
-            file.writelines(storage.read(found))
+            file.writelines(storage.read(object_))
 
     try:
-        objects = [found for found in storage.list(bucket, prefix) if not found.name.endswith("/")]
+        objects = [object_ for object_ in storage.list(bucket, prefix) if not object_.name.endswith("/")]
         if not objects:
             raise LoadError("the bucket holds nothing in the model's folder")
-        places_of = dict(zip(places([found.name for found in objects], prefix), objects))
+        objects_by_name = dict(zip(places([object_.name for object_ in objects], prefix), objects))
         with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
-            for names in _in_turn(list(places_of)):
-                list(pool.map(copy, ((places_of[name], name) for name in names)))
-                version = into / names[0].partition("/")[0]
+            for names in _in_turn(list(objects_by_name)):
+                list(pool.map(copy, ((objects_by_name[name], name) for name in names)))
+                version = target_folder / names[0].partition("/")[0]
                 if not version.name.isdecimal() or (problem := lacking(version)) is None:
                     break
                 log("WARNING", f"version {version.name} is ignored: {problem}")
@@ -49,18 +49,18 @@ def fetch(address: str, storage: Storage) -> Path:
             else:
                 raise LoadError("the bucket holds no complete version of the model")
     except StorageError as error:
-        shutil.rmtree(into, ignore_errors=True)
+        shutil.rmtree(target_folder, ignore_errors=True)
         raise LoadError(str(error)) from None
     except BaseException:
-        shutil.rmtree(into, ignore_errors=True)
+        shutil.rmtree(target_folder, ignore_errors=True)
         raise
-    return into
+    return target_folder
 
 
 def _in_turn(names: Sequence[str]) -> Iterator[list[str]]:
-    """Yield the files to copy: all of them, or those of one numbered version after another, the highest first.
+    """Yield the files to copy: all of them, or those of each numbered version, the highest first.
 
-    A version of which the names alone show that it is not whole is left out.
+    A version is skipped if the names of its files show that it is incomplete.
     """
     numbered = {version for name in names if "/" in name and (version := name.partition("/")[0]).isdecimal()}
     if not numbered or SINGLE.intersection(names):
@@ -75,7 +75,7 @@ def _in_turn(names: Sequence[str]) -> Iterator[list[str]]:
 
 
 def _lacking(names: Sequence[str]) -> str | None:
-    """Say what a version lacks by the names of its files, or None."""
+    """Return which file a version lacks by the names of its files, or None."""
     if not SINGLE.intersection(names):
         return "saved_model.pb is missing"
     if INDEX in names:
@@ -84,24 +84,24 @@ def _lacking(names: Sequence[str]) -> str | None:
 
 
 def places(names: Sequence[str], prefix: str) -> list[str]:
-    """Return where in the model's folder each object belongs, by its name behind the prefix.
+    """Return the path of each object in the model's folder: its name without the prefix.
 
-    Raise LoadError for a name that leads out of the folder, and where two objects may be one file, also on a disk that
-    takes no notice of case or of how an accent is written.
+    Raise LoadError for a name that leads out of the folder, and for two objects that would be the same file, also on a
+    file system that ignores case or Unicode normalization.
     """
-    found: dict[str, str] = {}
+    full_names: dict[str, str] = {}
     folders: set[str] = set()
     for full in names:
         name = full.removeprefix(prefix)
         parts = name.split("/")
         if any(part in ("", ".", "..") or "\0" in part or len(part.encode()) > 255 for part in parts):
             raise LoadError(f"the object {full[:200]!r} is not a file of the model's folder")
-        plain = [unicodedata.normalize("NFC", part).casefold() for part in parts]
-        key = "/".join(plain)
-        if key in found:
-            raise LoadError(f"the objects {found[key][:200]!r} and {full[:200]!r} would be the same file")
-        found[key] = full
-        folders.update("/".join(plain[:depth]) for depth in range(1, len(plain)))
-    if both := sorted(folders & found.keys()):
-        raise LoadError(f"the object {found[both[0]][:200]!r} is a file and a folder")
+        folded = [unicodedata.normalize("NFC", part).casefold() for part in parts]
+        key = "/".join(folded)
+        if key in full_names:
+            raise LoadError(f"the objects {full_names[key][:200]!r} and {full[:200]!r} would be the same file")
+        full_names[key] = full
+        folders.update("/".join(folded[:depth]) for depth in range(1, len(folded)))
+    if conflicts := sorted(folders & full_names.keys()):
+        raise LoadError(f"the object {full_names[conflicts[0]][:200]!r} is a file and a folder")
     return [name.removeprefix(prefix) for name in names]

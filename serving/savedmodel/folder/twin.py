@@ -1,10 +1,9 @@
-"""A model's light twin on disk: its signatures, read and written without LiteRT.
-
+"""A model's LiteRT twin on disk: its signatures, read and written without LiteRT.
 
 `python -m exporting bake --litert MODEL TWIN` writes it, having compared it with the SavedModel:
 
     model.tflite       the signatures' graphs, their variables inside
-    signatures.json    what saved_model.pb says of the signatures, and which of them were left out, and why
+    signatures.json    the signatures of saved_model.pb, and which of them were left out, and why
     assets.extra/      examples, labels, digests, as beside the SavedModel
 
     {"format": 1, "bytes": 39252, "tags": ["serve"], "tensorflow_version": "2.21.0",
@@ -33,9 +32,9 @@ BY_NAME = {dtype.name: dtype for dtype in DTYPES}
 
 
 def holds(directory: Path) -> bool:
-    """Say whether there is a twin in the folder, and no SavedModel beside it."""
-    there = (directory / SIGNATURES).is_file() and (directory / MODEL).is_file()
-    return there and not (directory / "saved_model.pb").exists()
+    """Say whether the folder holds a twin and no SavedModel beside it."""
+    complete = (directory / SIGNATURES).is_file() and (directory / MODEL).is_file()
+    return complete and not (directory / "saved_model.pb").exists()
 
 
 def read(directory: Path) -> Contents:
@@ -46,8 +45,8 @@ def read(directory: Path) -> Contents:
         tags, version, size = tuple(facts["tags"]), str(facts["tensorflow_version"]), int(facts["bytes"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise LoadError(f"{SIGNATURES} is not what `bake --litert` writes ({type(error).__name__}: {error})") from None
-    if (came := (directory / MODEL).stat().st_size) != size:
-        raise LoadError(f"{MODEL}: expected {size} bytes ({SIGNATURES}), got {came}: a part of it, or another's")
+    if (actual_size := (directory / MODEL).stat().st_size) != size:
+        raise LoadError(f"{MODEL}: expected {size} bytes ({SIGNATURES}), got {actual_size}: a part of it, or another's")
     if not any(signature.refusal is None for signature in signatures.values()):
         reasons = [f"{name!r}: {signature.refusal}" for name, signature in signatures.items()]
         raise LoadError("; ".join(["the twin has no signature that can be served", *reasons]))
@@ -62,7 +61,7 @@ def write(
 ) -> None:
     """Write the signatures beside the twin's model.
 
-    `runs` names the graph of those that have another's, `names` what inputs are called there.
+    `runs` maps a signature to the one whose graph it shares; `names` maps its inputs to their names in that graph.
     """
     facts = {
         "format": FORMAT,
@@ -85,14 +84,14 @@ def write(
 
 
 def description(directory: Path) -> Any:
-    """Return what the twin's JSON file says; raise LoadError where it is not of this format."""
+    """Return the content of signatures.json; raise LoadError where it is not in this format."""
     try:
         facts = json.loads(files.content(directory, SIGNATURES) or b"")
-        found = facts["format"]
+        version = facts["format"]
     except (ValueError, KeyError, TypeError) as error:
         raise LoadError(f"{SIGNATURES} cannot be read ({type(error).__name__}: {error})") from None
-    if found != FORMAT:
-        raise LoadError(f"{SIGNATURES}: expected format {FORMAT}, got {found!r}")
+    if version != FORMAT:
+        raise LoadError(f"{SIGNATURES}: expected format {FORMAT}, got {version!r}")
     return facts
 
 

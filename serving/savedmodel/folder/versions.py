@@ -1,7 +1,7 @@
-"""Which numbered version in a folder is served: the highest that is whole. One that is still being copied is not.
+"""Chooses the numbered version in a folder that is served: the highest complete one, not one still being copied.
 
-A version is whole where saved_model.pb can be read, every file that it names is there, and no variables' file is
-shorter than the index beside it says.
+A version is complete where saved_model.pb can be read, every file that it names exists, and no file of variables is
+shorter than its index says.
 """
 
 import re
@@ -23,14 +23,14 @@ FOOTER = 48
 
 
 class Chosen(NamedTuple):
-    """What is served of a folder."""
+    """The folder that is served."""
 
     directory: Path
     passed_over: tuple[str, ...] = ()  # higher versions, and what each lacks
 
 
 def chosen(directory: Path) -> Chosen:
-    """Return the folder itself, or the highest version in it that is whole; raise LoadError where none is."""
+    """Return the folder itself, or the highest complete version in it; raise LoadError where no version is complete."""
     if holds(directory) or not directory.is_dir():
         return Chosen(directory)
     numbered = sorted((path for path in directory.iterdir() if path.name.isdecimal()), key=_number_of, reverse=True)
@@ -49,12 +49,12 @@ def _number_of(path: Path) -> int:
 
 
 def holds(directory: Path) -> bool:
-    """Say whether there is a model in the folder itself, whole or not."""
+    """Say whether the folder itself holds a model, complete or not."""
     return (directory / saved_model.NAME).exists() or twin.holds(directory)
 
 
 def lacking(directory: Path) -> str | None:
-    """Say what a model lacks to be whole, or None."""
+    """Return what a model lacks to be complete, or None."""
     if twin.holds(directory):
         return None
     try:
@@ -74,7 +74,7 @@ def restores(graph: memoryview) -> bool:
 
 
 def missing(directory: Path, graph: memoryview) -> str | None:
-    """Say which file is not there that a graph reads when it is loaded, or None."""
+    """Return which file is missing that a graph reads when it is loaded, or None."""
     for asset in asset_definitions(graph):
         name = f"assets/{text_of(last_field(asset, 2))}"
         if not (directory / name).exists():
@@ -87,18 +87,18 @@ def missing(directory: Path, graph: memoryview) -> str | None:
 
 
 def missing_shard(names: Iterable[str]) -> str | None:
-    """Say which file of variables is missing among the names of a model's files, or None."""
+    """Return which file of variables is missing among the names of a model's files, or None."""
     shards = [match for name in names if (match := SHARD.fullmatch(name))]
     if not shards:
         return "variables/variables.data-00000-of-00001 is missing"
     count = int(shards[0][2])
-    there = {int(match[1]) for match in shards if int(match[2]) == count}
-    lost = next((number for number in range(count) if number not in there), None)
-    return None if lost is None else f"variables/variables.data-{lost:05}-of-{count:05} is missing"
+    present = {int(match[1]) for match in shards if int(match[2]) == count}
+    absent = next((number for number in range(count) if number not in present), None)
+    return None if absent is None else f"variables/variables.data-{absent:05}-of-{count:05} is missing"
 
 
 def _short(directory: Path) -> str | None:
-    """Say which file of variables ends before the index says, or None; raise ValueError where the index is cut off."""
+    """Return which file of variables is shorter than its index says, or None; raise ValueError for a cut-off index."""
     index = files.content(directory, INDEX) or b""
     ends: dict[int, int] = {}
     count = 1
@@ -134,7 +134,7 @@ def _entries(table: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _block(table: bytes, start: int, size: int) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the entries of a block, whose keys share their beginnings with those before."""
+    """Yield the entries of a block; each key is stored without the prefix that it shares with the one before."""
     block = memoryview(table)[start : start + size]
     if len(block) < size or len(table) < start + size + 5 or table[start + size]:
         raise ValueError(f"{INDEX} is cut off, or compressed")
