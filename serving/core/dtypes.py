@@ -1,4 +1,4 @@
-"""Element types: one table of what TensorFlow, NumPy and the Open Inference Protocol call each of them.
+"""Element types: one table of their names in TensorFlow, NumPy and the Open Inference Protocol.
 
 TensorFlow's numbers and names: tensorflow/core/framework/types.proto.
 """
@@ -11,22 +11,22 @@ import numpy as np
 
 @dataclass(frozen=True)
 class DType:
-    """An element type; `numpy_name` is None for what an array cannot hold, `v2_name` for what that protocol lacks."""
+    """An element type; `numpy_name` is None if no array can hold it, `v2_name` if Open Inference does not have it."""
 
     code: int
     name: str
     numpy_name: str | None
     v2_name: str | None
-    kind: str  # as NumPy's: b bool, i int, u unsigned, f float, c complex, S bytes; "" for none
+    kind: str  # NumPy's: b bool, i int, u unsigned, f float, c complex, S bytes; "" without a NumPy type
 
     @property
     def label(self) -> str:
-        """Return the name that people use: float32, string."""
+        """Return the name for messages: float32, string."""
         return "string" if self.kind == "S" else self.numpy_name or self.name
 
     @cached_property
     def numpy(self) -> np.dtype[np.generic]:
-        """Return NumPy's type; strings are arrays of `bytes` objects."""
+        """Return NumPy's type; strings are arrays of `bytes` objects. Raise TypeError where there is none."""
         if self.numpy_name is None:
             raise TypeError(f"{self.name} has no NumPy type")
         if self.name in EXTENDED:
@@ -76,5 +76,5 @@ BY_V2_NAME = {dtype.v2_name: dtype for dtype in DTYPES if dtype.v2_name}
 
 
 def by_code(code: int) -> DType:
-    """Return the type with TensorFlow's number `code`, one without a NumPy type where it is unknown."""
+    """Return the type with TensorFlow's number `code`; one without a NumPy type if the number is unknown."""
     return BY_CODE.get(code) or DType(code, f"DT_{code}", None, None, "")

@@ -10,7 +10,7 @@ class LoadError(Exception):
 
 
 class InputError(Exception):
-    """An input does not fit its spec; the text names the input, what was expected and what came."""
+    """An input does not fit its spec; the text names the input, what was expected and what it got."""
 
 
 class DeadlineError(Exception):
@@ -25,18 +25,18 @@ class RunError(Exception):
         self.code = code
 
 
-# The codes of what TensorFlow says of a run that the input spoilt. FAILED_PRECONDITION is none of them: a variable or a
-# table that nothing has initialised is the model's fault.
+# TensorFlow's status codes for a run that failed because of its inputs. FAILED_PRECONDITION is not among them: an
+# uninitialised variable or table is the model's fault.
 CLIENTS_FAULT = frozenset({"INVALID_ARGUMENT", "OUT_OF_RANGE"})
 
-# TensorFlow's messages speak of the graph and of the server's files; a client has never seen either. A message may
-# quote a request's text: every pattern takes time that is linear in it.
+# TensorFlow's messages name graph nodes and files of the server, which a client must not see. A message may quote text
+# of a request, so every pattern takes linear time.
 _NAME = r"[\w.<>\\-]+"
 _START = r"(?<![\w.<>\\/-])"  # of a name
 _INSIDE = tuple((re.compile(pattern, re.MULTILINE), instead) for pattern, instead in (
     # [[{{node decode}}]], {{function_node __inference_12}}, [Op:__inference_12]
     (r"\[\[[\s\S]{,500}?\]\]|\{\{[\s\S]{,500}?\}\}|\[Op:[^\]\n]{,500}\]", ""),
-    # Of a graph that Python runs: where each operation was made, and then the reason.
+    # From TensorFlow's Python runtime: the source line of each operation, before the reason.
     (r"^Graph execution error:?[ \t]*$|^Detected at node .*$|^Node: .*$|^<stack traces unavailable>$", ""),
     (r'^[ \t]*File ".*", line \d+, in .*$(?:\n[ \t]{4,}(?!File ")\S.*$)?', ""),
     (r"\b(?:Stack trace for op|Traceback \(most)[\s\S]*", ""),
@@ -47,19 +47,19 @@ _INSIDE = tuple((re.compile(pattern, re.MULTILINE), instead) for pattern, instea
     (rf"\b(node|variable|[Rr]esource|table) '?{_NAME}(?:/{_NAME})+'?", r"\1"),
     (r"\b(?:tensor )?_arg_\w+|\b__(?:inference|forward|backward)_[\w<>]+", "(a tensor)"),
 ))  # fmt: skip
-LONGEST = 1 << 14  # characters of a message that are looked at
-# What serving.savedmodel.safety.guarding puts into a graph, as the Assert says it: its message, and the values.
+LONGEST = 1 << 14  # characters of a message that are read
+# A failed check that serving.savedmodel.safety.guarding added to a graph: its message, and the values.
 _GUARD = re.compile(r"assertion failed: \[(the model takes [^\[\]]*)\](?: (\[[\d\s.\[\]einfa+-]*\]))?")
 _PATH = re.compile(r"(?<![\w.])/(?:[\w.@%+~-]+/)+[\w.@%+~-]*")
 
 
 def plain(message: str) -> str:
-    """Return what a TensorFlow message says to somebody who knows neither the graph nor the server."""
+    """Return a TensorFlow message for a client, at most 500 characters, without graph nodes, paths and traces."""
     message = message[:LONGEST]
     if guard := _GUARD.search(message):
         return guard[1] + (f", got {guard[2]}" if guard[2] else "")
-    for pattern, instead in _INSIDE:
-        message = pattern.sub(instead, message)
+    for pattern, replacement in _INSIDE:
+        message = pattern.sub(replacement, message)
     lines = [line.strip(" :\t") for line in _PATH.sub("(a file)", message).splitlines()]
     return "; ".join(dict.fromkeys(line for line in lines if line))[:500]
 
@@ -69,25 +69,26 @@ SHORT, LONG = 7, 12  # letters
 
 
 def slip_of(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name that `name` was meant to be, None where it resembles none.
+    """Return the known name of which `name` is probably a misspelling, None where it resembles none.
 
-    It may be written in another style (`topK`), be the known one without its last word (`signature`), or have a letter
-    wrong, missing, added or swapped; two of them in a long name. A name that is a word of its own is ignored: it is
-    another program's (`Signature` in a signed address, `instance_id`). So in a short name a wrong letter is no slip: it
+    It may be in another style (`topK`), lack the last word (`signature`), or have a letter wrong, missing, added or
+    swapped, two of them in a long name. A name that is a different word is ignored, since another program may have
+    added it (`Signature` in a signed address, `instance_id`). So in a short name a wrong letter is no misspelling: it
     makes another word (`top_p`, `content`).
     """
     if len(name) > LONGEST_SLIP:
         return None
     bare = _bare(name)
-    for other in known:
-        wanted = _bare(other)
-        if bare == wanted or (len(name) >= 3 and other.rpartition("_")[0] == name):
-            return other
-        if len(wanted) <= 3 or (len(wanted) <= SHORT and len(bare) == len(wanted) and sorted(bare) != sorted(wanted)):
+    for known_name in known:
+        bare_known = _bare(known_name)
+        if bare == bare_known or (len(name) >= 3 and known_name.rpartition("_")[0] == name):
+            return known_name
+        short = len(bare_known) <= SHORT
+        if len(bare_known) <= 3 or (short and len(bare) == len(bare_known) and sorted(bare) != sorted(bare_known)):
             continue
-        most = 1 if len(wanted) < LONG else 2
-        if abs(len(bare) - len(wanted)) <= most and _edits(bare, wanted) <= most:
-            return other
+        most = 1 if len(bare_known) < LONG else 2
+        if abs(len(bare) - len(bare_known)) <= most and _edits(bare, bare_known) <= most:
+            return known_name
     return None
 
 
@@ -95,15 +96,15 @@ def _bare(name: str) -> str:
     return "".join(filter(str.isalnum, name)).lower()
 
 
-def _edits(one: str, other: str) -> int:
-    """Return how many letters are wrong, missing, added, or swapped with their neighbour."""
+def _edits(first: str, second: str) -> int:
+    """Return how many letters are wrong, missing, added, or swapped: the optimal string alignment distance."""
     before: list[int] = []
-    last = list(range(len(other) + 1))
-    for row, letter in enumerate(one, 1):
+    last = list(range(len(second) + 1))
+    for row, letter in enumerate(first, 1):
         line = [row]
-        for column, wanted in enumerate(other, 1):
-            least = min(last[column] + 1, line[-1] + 1, last[column - 1] + (letter != wanted))
-            if row > 1 and column > 1 and letter == other[column - 2] and wanted == one[row - 2]:
+        for column, expected in enumerate(second, 1):
+            least = min(last[column] + 1, line[-1] + 1, last[column - 1] + (letter != expected))
+            if row > 1 and column > 1 and letter == second[column - 2] and expected == first[row - 2]:
                 least = min(least, before[column - 2] + 1)
             line.append(least)
         before, last = last, line
@@ -111,9 +112,9 @@ def _edits(one: str, other: str) -> int:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return "; did you mean 'x'?" where a known name is near, else what names there are.
+    """Return "; did you mean 'x'?" where a known name is similar, else a list of at most 20 known names.
 
-    Comparing two names takes time quadratic in their length, so long names are near no other.
+    Comparing two names takes quadratic time, so long names are not compared.
     """
     known = tuple(known)
     if near := nearest(name, known):
@@ -122,7 +123,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name that is nearest, None where none is near."""
+    """Return the most similar known name, None where none is similar."""
     return _nearest(name[: LONGEST_COMPARED + 1], tuple(known))
 
 
@@ -132,9 +133,9 @@ MOST_COMPARED = 1000  # names
 
 @lru_cache(maxsize=64)
 def _nearest(name: str, known: tuple[str, ...]) -> str | None:
-    from difflib import get_close_matches  # only ever needed after a mistake
+    from difflib import get_close_matches  # only needed for error messages
 
-    short = [other for other in known[:MOST_COMPARED] if len(other) <= LONGEST_COMPARED]
+    short = [known_name for known_name in known[:MOST_COMPARED] if len(known_name) <= LONGEST_COMPARED]
     near = get_close_matches(name, short, 1) if len(name) <= LONGEST_COMPARED else []
-    near = near or [other for other in short if other.lower() == name.lower()]
+    near = near or [known_name for known_name in short if known_name.lower() == name.lower()]
     return near[0] if near else None

@@ -1,9 +1,9 @@
-"""The one place that opens the files of a model.
+"""Opens the files of a model; no other module does.
 
-A model's folder may come from anywhere: a link in it may lead to any file of the machine, and a pipe or a device may
-block or act when it is opened. Each file is opened only if it is a regular file inside the folder after all links are
-followed, and of a bounded size. The folder itself may be a link, and links inside it may lead to each other, as in a
-mounted volume of Kubernetes.
+A model's folder is not trusted: a link in it may lead to any file of the machine, and a pipe or a device may block or
+act when it is opened. A file is opened only if it is a regular file inside the folder after all links are followed, and
+of a bounded size. The folder itself may be a link, and links inside it may lead to each other, as in a mounted volume
+of Kubernetes.
 """
 
 import os
@@ -23,10 +23,11 @@ LINKS = "copy the model with its links followed (cp -rL)"
 def opened(directory: Path, name: str, largest: int = SMALL) -> BinaryIO:
     """Open a file of the model for reading.
 
-    Raise FileNotFoundError where there is none, and LoadError where it is not a file of the model's own.
+    Raise FileNotFoundError where it is absent, and LoadError where it is not a regular file inside the folder or has
+    more than `largest` bytes.
     """
     try:
-        root, parts = _place(directory, name)
+        root, parts = _resolve(directory, name)
         descriptor = _open(root, parts, name)
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(name) from None
@@ -40,7 +41,7 @@ def opened(directory: Path, name: str, largest: int = SMALL) -> BinaryIO:
 
 
 def content(directory: Path, name: str, largest: int = SMALL) -> bytes | None:
-    """Return what is in a file of the model, None where there is none; raise LoadError as `opened` does."""
+    """Return the content of a file of the model, None where it is absent; raise LoadError as `opened` does."""
     try:
         with opened(directory, name, largest) as file:
             data = file.read(largest + 1)
@@ -54,14 +55,14 @@ def content(directory: Path, name: str, largest: int = SMALL) -> bytes | None:
 
 
 def size(directory: Path, name: str) -> int:
-    """Return the size of a file of the model; raise as `opened` does."""
+    """Return the size of a file of the model in bytes; raise as `opened` does."""
     with opened(directory, name, ANY) as file:
         return os.fstat(file.fileno()).st_size
 
 
 def sha256(directory: Path, name: str) -> str:
-    """Return the SHA-256 of a file of the model, without reading it all at once; raise as `opened` does."""
-    import hashlib  # OpenSSL comes with it, and a model without a manifest does not need it
+    """Return the SHA-256 of a file of the model in hexadecimal, read in blocks; raise as `opened` does."""
+    import hashlib  # it loads OpenSSL, which a model without a manifest does not need
 
     digest = hashlib.sha256()
     with opened(directory, name, ANY) as file:
@@ -71,10 +72,10 @@ def sha256(directory: Path, name: str) -> str:
 
 
 def problem(directory: Path) -> str | None:
-    """Say which file that a load opens, by us or by a runtime, is not a file of the model's own, or None."""
+    """Return which file that a load opens, here or in a runtime, is not a regular file inside the folder, or None."""
     try:
         for name in served(directory):
-            root, parts = _place(directory, name)
+            root, parts = _resolve(directory, name)
             if not stat.S_ISREG(os.stat(os.path.join(root, *parts)).st_mode):
                 return f"{name} is not a regular file"
     except OSError as error:
@@ -85,7 +86,7 @@ def problem(directory: Path) -> str | None:
 
 
 def served(directory: Path) -> Iterator[str]:
-    """Yield the names of the files that a load opens, or may open."""
+    """Yield the names of the files that a load may open."""
     for name in names(directory, deep=False):
         if name.endswith((".pb", ".tflite", ".json")):
             yield name
@@ -94,17 +95,17 @@ def served(directory: Path) -> Iterator[str]:
 
 
 def names(directory: Path, folder: str = "", *, deep: bool = True) -> Iterator[str]:
-    """Yield the name of everything in a folder of the model that is no folder; links to folders inside are followed."""
+    """Yield the names of all files in a folder of the model, following links to folders inside the model."""
     root = os.path.realpath(directory)
     pending, visited = [folder], set()
     while pending:
         inner = pending.pop()
-        place = os.path.realpath(os.path.join(directory, inner))
-        if place in visited or not _inside(root, place):
+        path = os.path.realpath(os.path.join(directory, inner))
+        if path in visited or not _inside(root, path):
             continue
-        visited.add(place)
+        visited.add(path)
         try:
-            entries = sorted(os.scandir(place), key=lambda entry: entry.name)
+            entries = sorted(os.scandir(path), key=lambda entry: entry.name)
         except (FileNotFoundError, NotADirectoryError):
             continue
         for entry in entries:
@@ -116,26 +117,26 @@ def names(directory: Path, folder: str = "", *, deep: bool = True) -> Iterator[s
 
 
 def readable(directory: Path, name: str) -> bool:
-    """Say whether a file may be opened: a regular one, or a link of which `opened` will say what is wrong with it."""
+    """Say whether a file may be opened: a regular file, or a broken link, which `opened` reports."""
     path = os.path.join(directory, name)
     return os.path.isfile(path) or (os.path.islink(path) and not os.path.exists(path))
 
 
-def _inside(root: str, place: str) -> bool:
-    return place == root or place.startswith(root.rstrip("/") + "/")
+def _inside(root: str, path: str) -> bool:
+    return path == root or path.startswith(root.rstrip("/") + "/")
 
 
-def _place(directory: Path, name: str) -> tuple[str, list[str]]:
-    """Return the model's folder and the way from it to a file, both without links."""
+def _resolve(directory: Path, name: str) -> tuple[str, list[str]]:
+    """Return the model's folder and the path of a file in it, both without links; raise LoadError outside it."""
     root = os.path.realpath(directory, strict=True)
-    place = os.path.realpath(os.path.join(directory, name), strict=True)
-    if place == root or not _inside(root, place):
+    path = os.path.realpath(os.path.join(directory, name), strict=True)
+    if path == root or not _inside(root, path):
         raise LoadError(f"{name} is a link that leads out of the model's folder; {LINKS}")
-    return root, os.path.relpath(place, root).split(os.sep)
+    return root, os.path.relpath(path, root).split(os.sep)
 
 
 def _open(root: str, parts: list[str], name: str) -> int:
-    """Open a file step by step without following links, so that what was checked is what is opened."""
+    """Open a file folder by folder without following links, so that the file that was checked is the one opened."""
     folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         for part in parts[:-1]:

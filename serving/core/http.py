@@ -1,4 +1,4 @@
-"""Requests and responses as values, and the errors that a client may see, each with its status."""
+"""Requests and responses as values, bodies with their encodings, and the errors for clients, each with its status."""
 
 import re
 import zlib
@@ -15,13 +15,13 @@ JSON = "application/json"  # without a charset: clients compare the whole value
 
 
 class Headers(Protocol):
-    """Header fields by name, in any case."""
+    """Header fields by case-insensitive name."""
 
     def get(self, name: str, /) -> str | None: ...
 
 
 class Changed(NamedTuple):
-    """Header fields, some of them changed; the names of those are in lower case. None: without it."""
+    """Header fields with changes, by name in lower case; None removes a field."""
 
     headers: Headers
     changes: Mapping[str, str | None]
@@ -33,26 +33,26 @@ class Changed(NamedTuple):
 
 
 class Stream(Protocol):
-    """A body that is still to be read."""
+    """A body that is not read yet."""
 
     def read(self, size: int, /) -> bytes: ...
 
 
 class Request(NamedTuple):
-    """A request as any door gives it. The body is bytes, or a stream that nobody has read from."""
+    """A request from any server. The body is bytes, or a stream that has not been read from."""
 
     method: str
     path: str  # percent-decoded
     query: str = ""
     headers: Headers = {}  # noqa: RUF012 - never written to
     body: bytes | Stream = b""
-    length: int | None = None  # what Content-Length says of a stream
+    length: int | None = None  # a stream's Content-Length
     record: Record = UNWATCHED
     deliver: Any = None  # the function that acts on the events of this request; None: that of serving.events
 
 
 class Response(NamedTuple):
-    """A response as any door sends it."""
+    """A response for any server."""
 
     status: int
     body: bytes
@@ -62,7 +62,7 @@ class Response(NamedTuple):
 
 @lru_cache(maxsize=64)
 def status_line(status: int) -> str:
-    """Return the status with its phrase: 404 Not Found."""
+    """Return the status with its reason phrase: 404 Not Found."""
     return f"{status} {HTTPStatus(status).phrase}"
 
 
@@ -74,7 +74,7 @@ class HttpError(Exception):
 
 
 class BadRequest(HttpError):
-    """The body is wrong. `signature` names the one it was meant for, where that is known: an example follows."""
+    """The body is wrong. `signature` names the one that was called, if that is known: the error then has an example."""
 
     status = 400
 
@@ -85,7 +85,7 @@ class BadRequest(HttpError):
 
 
 class Unauthorized(HttpError):
-    """The client has not said who it is; for layers of the user's own."""
+    """The client is not authenticated; for layers of the user's own."""
 
     status = 401
 
@@ -115,7 +115,7 @@ class TooLarge(HttpError):
 
 
 class ModelFault(HttpError):
-    """The model answered what its signature does not say; the text is for the client and the log."""
+    """The model's outputs do not fit its signature; the text is for the client and the log."""
 
 
 class UnsupportedEncoding(HttpError):
@@ -137,12 +137,12 @@ class DeadlinePassed(HttpError):
 
 
 def to_json(value: Any) -> bytes:
-    """Write JSON; arrays become nested lists."""
+    """Return a value as JSON; arrays become nested lists."""
     return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def read_body(request: Request, limit: int) -> bytes:
-    """Return the body, unpacked, of at most `limit` bytes; raise TooLarge without reading further."""
+    """Return the body, decompressed, of at most `limit` bytes; raise TooLarge without reading further."""
     return unpack(receive(request.body, request.length, limit), request.headers, limit)
 
 
@@ -156,7 +156,7 @@ def receive(body: bytes | Stream, length: int | None, limit: int) -> bytes:
 
 
 def unpack(body: bytes, headers: Headers, limit: int) -> bytes:
-    """Return a body without its Content-Encoding, of at most `limit` bytes; raise TooLarge at the first beyond."""
+    """Return a body without its Content-Encoding; raise TooLarge as soon as it exceeds `limit` bytes."""
     encoding = headers.get("content-encoding")
     if encoding and encoding.strip().lower() != "identity":
         return _unpack(body, encoding.strip().lower(), limit)
@@ -169,23 +169,23 @@ CHUNK = 1 << 20
 def _read(stream: Stream, length: int | None, limit: int) -> bytes:
     if length is not None and length > limit:
         raise _too_large(limit, f"{length}")
-    wanted = limit + 1 if length is None else length
+    remaining = limit + 1 if length is None else length
     parts: list[bytes] = []
-    while wanted:
+    while remaining:
         try:
-            part = stream.read(wanted if length is not None else min(wanted, CHUNK))
+            part = stream.read(remaining if length is not None else min(remaining, CHUNK))
         except HttpError:
             raise
         except TimeoutError:
             raise TimedOut("body: did not arrive in time") from None
-        except Exception as error:  # each server has its own: malformed chunks, a client that went away
+        except Exception as error:  # each server has its own: malformed chunks, a client that disconnected
             raise BadRequest(f"body: cannot be read ({type(error).__name__})", example=False) from None
         if len(part) == length:
             return part
         if not part:
             break
         parts.append(part)
-        wanted -= len(part)
+        remaining -= len(part)
     body = parts[0] if len(parts) == 1 else b"".join(parts)
     if len(body) > limit:
         raise _too_large(limit, "more")
@@ -194,36 +194,38 @@ def _read(stream: Stream, length: int | None, limit: int) -> bytes:
     return body
 
 
-def _too_large(limit: int, came: str) -> TooLarge:
-    return TooLarge(f"body: expected at most {limit} bytes (MAX_BODY_BYTES), got {came}")
+def _too_large(limit: int, size: str) -> TooLarge:
+    return TooLarge(f"body: expected at most {limit} bytes (MAX_BODY_BYTES), got {size}")
 
 
 def _unpack(body: bytes, encoding: str, limit: int) -> bytes:
-    """Unpack gzip, or deflate in zlib's form, without ever holding more than `limit` bytes of it."""
+    """Decompress gzip, or deflate in zlib's form, without ever holding more than `limit` bytes of output."""
     if encoding not in ("gzip", "x-gzip", "deflate"):
         raise UnsupportedEncoding(f"Content-Encoding: expected gzip or deflate, got {encoding[:40]!r}")
     parts: list[bytes] = []
-    position, left = 0, limit
+    position, remaining = 0, limit
     while position < len(body) or not position:
         if position and (encoding == "deflate" or not body.startswith(GZIP, position)):
             raise BadRequest(f"body: there is something after the {encoding} data", example=False)
-        position, left = _unpack_member(memoryview(body), position, encoding, left, parts)
-        if left < 0:
+        position, remaining = _unpack_member(memoryview(body), position, encoding, remaining, parts)
+        if remaining < 0:
             raise TooLarge(f"body: expected at most {limit} bytes unpacked (MAX_BODY_BYTES), got more")
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-GZIP = b"\x1f\x8b"  # how a member begins
+GZIP = b"\x1f\x8b"  # the first bytes of a member
 FIRST_PIECE = 512  # bytes of a further member; the next piece is twice as large
 
 
-def _unpack_member(body: memoryview, position: int, encoding: str, left: int, parts: list[bytes]) -> tuple[int, int]:
-    """Unpack the member of gzip data (RFC 1952, 2.2) that begins at `position`; return its end, and what is left.
+def _unpack_member(
+    body: memoryview, position: int, encoding: str, remaining: int, parts: list[bytes]
+) -> tuple[int, int]:
+    """Decompress the gzip member (RFC 1952, 2.2) at `position`; return its end, and how many more bytes are allowed.
 
-    What is left of the limit is below 0 where the member is too large.
+    That number is below 0 where the member is too large.
 
-    Behind a member's end zlib copies what it was given, so a further member gets its data in pieces: many small members
-    would take time quadratic in their number.
+    zlib copies the input that follows a member's end, so further members get their input in pieces: otherwise many
+    small members would take quadratic time.
     """
     unpacker = zlib.decompressobj(zlib.MAX_WBITS if encoding == "deflate" else zlib.MAX_WBITS | 16)
     size = FIRST_PIECE if position else len(body)
@@ -232,17 +234,17 @@ def _unpack_member(body: memoryview, position: int, encoding: str, left: int, pa
         if not piece:
             raise BadRequest(f"body: the {encoding} data ends too early", example=False)
         try:
-            part = unpacker.decompress(piece, left + 1)
+            part = unpacker.decompress(piece, remaining + 1)
         except zlib.error:
             raise BadRequest(f"body: not {encoding}, though Content-Encoding says so", example=False) from None
-        left -= len(part)
+        remaining -= len(part)
         if part:
             parts.append(part)
-        if left < 0:
+        if remaining < 0:
             break
         position += len(piece) - len(unpacker.unused_data)
         size *= 2
-    return position, left
+    return position, remaining
 
 
 def media_type(headers: Headers | Mapping[str, str]) -> str:
@@ -250,14 +252,14 @@ def media_type(headers: Headers | Mapping[str, str]) -> str:
     return (headers.get("content-type") or "").partition(";")[0].strip().lower()
 
 
-# What a browser sends to any host without asking that host first. <https://fetch.spec.whatwg.org/#cors-safelisted-request-header>
+# Content types that a browser sends to any host without a preflight request <https://fetch.spec.whatwg.org/#cors-safelisted-request-header>
 UNASKED = ("", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data")
 
 
 def check_origin(headers: Headers) -> None:
-    """Refuse what a page of another site has a browser send, unless the browser has asked first whether it may.
+    """Raise Forbidden for a browser's request from a page of another site, unless it needed a preflight request.
 
-    A local instance would answer any page that its user looks at.
+    Otherwise an instance on a user's own machine would answer every page that the user opens.
     """
     origin = headers.get("origin")
     if origin is None or media_type(headers) not in UNASKED:
@@ -265,23 +267,23 @@ def check_origin(headers: Headers) -> None:
     site = origin.partition("://")[2].lower()
     hosts = (headers.get("host") or "", (headers.get("x-forwarded-host") or "").partition(",")[0].strip())
     if not site or site not in (host.lower() for host in hosts):
-        wanted = "the host of this server, or a Content-Type such as application/json"
-        raise Forbidden(f"Origin: expected {wanted}, got {origin[:100]!r}")
+        expected = "the host of this server, or a Content-Type such as application/json"
+        raise Forbidden(f"Origin: expected {expected}, got {origin[:100]!r}")
 
 
-SMALLEST_COMPRESSED = 1 << 10  # bytes: below, a compressed body saves no packet and costs as much time as a small model
+SMALLEST_COMPRESSED = 1 << 10  # bytes: compressing fewer saves no packet and takes as long as a small model's run
 LONGEST_ACCEPT = 256
 
 
 def compress(response: Response, accept: str | None) -> Response:
-    """Return the response in gzip or deflate (zlib's form) where the client's Accept-Encoding asks for one of them.
+    """Return the response in gzip or deflate (zlib's form) if the client's Accept-Encoding names one of them.
 
-    At the quickest level: of JSON numbers it leaves half at 120 MB/s, the best level leaves 0.4 at 20 MB/s. The bytes
-    depend on the body alone.
+    The level is the fastest: it halves JSON numbers at 120 MB/s, where the best level leaves 0.4 at 20 MB/s. The bytes
+    depend only on the body.
     """
     if not accept or len(response.body) < SMALLEST_COMPRESSED or response.status != 200:
         return response
-    encoding = _wanted_encoding(accept[:LONGEST_ACCEPT])
+    encoding = _accepted_encoding(accept[:LONGEST_ACCEPT])
     if encoding is None:
         return response
     packer = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS if encoding == "deflate" else zlib.MAX_WBITS | 16)
@@ -293,8 +295,8 @@ def compress(response: Response, accept: str | None) -> Response:
 
 
 @lru_cache(maxsize=64)
-def _wanted_encoding(accept: str) -> str | None:
-    """Return gzip or deflate, whichever has the greater weight, gzip of equals; None where neither is named."""
+def _accepted_encoding(accept: str) -> str | None:
+    """Return gzip or deflate, the one with the greater weight, else gzip; None where neither is accepted."""
     weights = {"gzip": 0.0, "deflate": 0.0}
     for part in accept.lower().split(","):
         name, _, parameter = part.partition(";")

@@ -1,4 +1,4 @@
-"""The runs of this process that have not ended, in memory that outlives it: a crash is logged with the shapes it ran.
+"""The runs in flight in this process, in memory that survives it: the log of a crash names the shapes that it ran.
 
     slot = inflight.begin("serving_default: x [3, 28, 28]")
     try:
@@ -6,7 +6,7 @@
     finally:
         inflight.end(slot)
 
-    inflight.left_by(pid)                        in the parent, after a child has died: the runs that it had not ended
+    inflight.left_by(pid)                        in the parent, after a child has died: its unfinished runs
 
 Before each fork, the parent makes a table that it shares with that child alone. A begin and an end together take
 about 1 µs. Texts name signatures, inputs and shapes, and never hold data of a request.
@@ -24,7 +24,7 @@ import numpy as np
 SLOTS = 64  # runs at a time; those beyond are not recorded
 SIZE = 512  # bytes of a slot: the length of the text, then the text
 HEAD = 8  # bytes: the child's process id
-MOST_TABLES = 512  # of children whose parent never asks for them
+MOST_TABLES = 512  # of ended children, if `left_by` is never called for them
 
 
 class Run(NamedTuple):
@@ -57,7 +57,7 @@ def begin(text: str) -> int:
 
 
 def address(slot: int) -> int:
-    """Return where the slot is in memory, for code that writes a better text into it; 0 where it is not shared."""
+    """Return the slot's address in memory, for native code that writes a text into it; 0 where it is not shared."""
     return _address + HEAD + slot * SIZE if _address and slot >= 0 else 0
 
 
@@ -73,12 +73,12 @@ def end(slot: int) -> None:
 
 
 def begun_before(then: float) -> list[Run]:
-    """Return the runs that began before a time of time.monotonic and have not ended."""
+    """Return the unfinished runs that began before `then`, by time.monotonic."""
     return [run for run in list(_runs.values()) if run.began < then]
 
 
 def left_by(pid: int) -> list[str]:
-    """Return the texts of the runs that a child of this process had not ended when it died."""
+    """Return the texts of the unfinished runs of a child process that has died."""
     for table in list(_children):
         if int.from_bytes(table[:HEAD], "little") == pid:
             _children.remove(table)

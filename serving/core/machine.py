@@ -1,38 +1,38 @@
-"""What this process may use of its machine: memory, by the control groups of its container, and cores."""
+"""The resources that this process may use: cores, and memory by the control groups of its container."""
 
 import os
 from functools import lru_cache
 from pathlib import Path
 
-UNLIMITED = 1 << 60  # version 1 writes a number for none, the largest multiple of a page below 2**63
+UNLIMITED = 1 << 60  # cgroup v1 writes "no limit" as the largest multiple of a page below 2**63
 
 
 def cores() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @lru_cache(maxsize=1)
 def memory_limit(root: Path = Path("/")) -> int | None:
-    """Return the smallest limit in bytes of the control groups that this process is in; None where there is none."""
+    """Return the smallest memory limit in bytes of this process's control groups; None where there is none."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
         return None
-    found = []
+    limits = []
     for line in lines:
         _, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         if not controllers:
-            found += _limits(root / "sys/fs/cgroup", path, "memory.max")
+            limits += _limits(root / "sys/fs/cgroup", path, "memory.max")
         elif "memory" in controllers.split(","):
-            found += _limits(root / "sys/fs/cgroup/memory", path, "memory.limit_in_bytes")
-    return min(found, default=None)
+            limits += _limits(root / "sys/fs/cgroup/memory", path, "memory.limit_in_bytes")
+    return min(limits, default=None)
 
 
 def _limits(mount: Path, path: str, name: str) -> list[int]:
-    """Return the limits of a group and of those around it. A container sees its own group as the mount."""
-    group, found = mount / path.strip("/"), []
+    """Return the limits of a group and of its parents. A container sees its own group as the mount."""
+    group, limits = mount / path.strip("/"), []
     for folder in (group, *group.parents):
         if folder != mount and mount not in folder.parents:
             break
@@ -41,5 +41,5 @@ def _limits(mount: Path, path: str, name: str) -> list[int]:
         except OSError:
             continue
         if text.isdecimal() and int(text) < UNLIMITED:
-            found.append(int(text))
-    return found
+            limits.append(int(text))
+    return limits

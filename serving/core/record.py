@@ -1,24 +1,24 @@
-"""What is seen of one request on its way, for the log, the metrics and the traces; the way itself never reads it."""
+"""The record of one request for the log, the metrics and the traces; request handling itself never reads it."""
 
 from time import perf_counter_ns
 from typing import Any
 
 
 class Record:
-    """The steps of a request, and when each was done: by `perf_counter_ns`, 0 for one that was not reached."""
+    """The steps of a request, each with the time of its end: `perf_counter_ns`, 0 for a step that was not reached."""
 
-    route: Any = None  # the handler's entry for its address; None where nothing is there, or nobody looked
-    protocol: Any = None  # the codec that read the body, where that is another than the route's
-    entered: float | None = None  # time.monotonic, where a request was admitted before it was handled
-    signature: str | None = None  # the one that was called, once the body is decoded
+    route: Any = None  # the route of its address; None where there is none, or before routing
+    protocol: Any = None  # the codec that read the body, if it is not the route's
+    entered: float | None = None  # time.monotonic, if the request was admitted before it was handled
+    signature: str | None = None  # the name of the called signature, once the body is decoded
     rows = 0  # the size of the batch
-    waited = 0  # nanoseconds for a load of the model that this request has begun or found under way
+    waited = 0  # nanoseconds that this request waited for a load of the model
     decoding = decoded = ran = encoded = 0
     events: tuple[str, ...] = ()  # their ids
-    children: tuple["Record", ...] = ()  # the predict requests that events asked for
+    children: tuple["Record", ...] = ()  # the predict requests inside events
 
     def __init__(self) -> None:
         self.began = perf_counter_ns()
 
 
-UNWATCHED = Record()  # stands where nobody looks
+UNWATCHED = Record()  # shared by requests that are not observed

@@ -1,6 +1,6 @@
-"""The environment, read once, checked, frozen. Nothing else reads it.
+"""The settings: environment variables, read once, checked and frozen. No other module reads the environment.
 
-A bad value stops the start with one line that names the variable, what it may be and what it is.
+A bad value stops the start with one line that names the variable, the expected and the actual value.
 """
 
 import os
@@ -14,7 +14,7 @@ from typing import Any
 from serving.core import values
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-ACCELERATOR = ROOT / "serving" / "pipeline" / "native" / "_accelerator.abi3.so"  # where an image has it
+ACCELERATOR = ROOT / "serving" / "pipeline" / "native" / "_accelerator.abi3.so"  # its path in an image
 
 
 class SettingError(ValueError):
@@ -23,7 +23,7 @@ class SettingError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """One field for each variable; its upper-case name is the variable's."""
+    """One field for each variable, whose name in upper case is the variable's."""
 
     # The model
     model_dir: Path | str  # str: an address in a bucket, gs://...
@@ -153,7 +153,7 @@ class Settings:
     score_options: str
     """The options for rows of files, as in the query of an address: `signature_name=pixels&top_k=3`."""
     score_batch_rows: int
-    """Rows of a file that run together; 0: as many as pay and give the same bytes as each row alone."""
+    """Rows of a file that run together; 0: the fastest number that gives the same bytes as each row alone."""
     score_instances: bool
     """1: each prediction has its instance beside it."""
     score_part_bytes: int
@@ -241,7 +241,7 @@ VARIABLES: dict[str, tuple[str, Callable[[str], Any]]] = {
 # fmt: on
 
 
-# What a platform sets, and the variable that takes its value where it is not set itself
+# The platform's variable that replaces one of ours if ours is not set
 SUBSTITUTES = {
     "MODEL_DIR": "AIP_STORAGE_URI",
     "PORT": "AIP_HTTP_PORT",
@@ -252,7 +252,7 @@ SUBSTITUTES = {
 
 
 def read(environment: Mapping[str, str]) -> Settings:
-    """Read every variable; an unset or empty one has its default. Raise SettingError at the first that is wrong."""
+    """Read every variable; an unset or empty one has its default. Raise SettingError at the first bad value."""
     parsed = {}
     for variable, (default, parse) in VARIABLES.items():
         text = environment.get(variable) or _substitute(variable, environment) or default
@@ -268,25 +268,25 @@ def read(environment: Mapping[str, str]) -> Settings:
 def _substitute(variable: str, environment: Mapping[str, str]) -> str:
     text = environment.get(SUBSTITUTES.get(variable, ""), "")
     if variable == "REQUEST_TIMEOUT" and not re.fullmatch(r"0*[1-9][0-9]{0,4}", text):
-        return ""  # Cloud Run's may be anything; it is no setting of ours
+        return ""  # the platform's value is not the user's, so a bad one is ignored
     return text
 
 
 def _check_places(source: str, output: str) -> None:
-    """Refuse one without the other, and an input inside the output: predictions would be scored for ever."""
+    """Refuse one without the other, and an input inside the output, whose predictions would be scored endlessly."""
     for variable, text, other in (("EVENT_INPUT", source, "EVENT_OUTPUT"), ("EVENT_OUTPUT", output, "EVENT_INPUT")):
         if not text and (source or output):
             raise SettingError(
                 f"{variable}: expected gs://BUCKET/FOLDER beside {other}, or neither of them, got nothing"
             )
     if output and source.startswith(output):
-        wanted = f"a folder that does not contain EVENT_INPUT, {source.rstrip('/')!r}"
-        raise SettingError(f"EVENT_OUTPUT: expected {wanted}, got {output.rstrip('/')!r}")
+        expected = f"a folder that does not contain EVENT_INPUT, {source.rstrip('/')!r}"
+        raise SettingError(f"EVENT_OUTPUT: expected {expected}, got {output.rstrip('/')!r}")
 
 
-def folder(named: Path | None) -> Path:
-    """Return the model of a command: the folder that its arguments name, or MODEL_DIR."""
-    path = named or current().model_dir
+def folder(argument: Path | None) -> Path:
+    """Return the folder of a command's model: its argument, or MODEL_DIR; raise SettingError for a gs:// address."""
+    path = argument or current().model_dir
     if isinstance(path, str):
         raise SettingError(f"MODEL_DIR: expected a folder on this machine, or one named by the command, got {path!r}")
     return path
@@ -294,7 +294,7 @@ def folder(named: Path | None) -> Path:
 
 @lru_cache(maxsize=1)
 def current() -> Settings:
-    """Return this process's settings, read when they are first asked for."""
+    """Return this process's settings, read at the first call; raise SettingError for a bad value."""
     return read(os.environ)
 
 

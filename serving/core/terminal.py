@@ -1,4 +1,4 @@
-"""How a command ends: in a line, never in a traceback, and with what it has started.
+"""Runs a command: it ends with one line instead of a traceback, and stops the processes that it started.
 
 if __name__ == "__main__":
     sys.exit(terminal.run("serving", main))
@@ -16,11 +16,11 @@ from serving.core import inflight
 
 
 class DiedError(Exception):
-    """A signal ended the process that did the work; the text says which, and the run that it ended."""
+    """A signal ended the worker process; the text names the signal and the runs that it interrupted."""
 
 
 def run(name: str, main: Callable[[], int]) -> int:
-    """Run a command and return its exit status."""
+    """Run a command and return its exit status, 128 and the signal's number after a signal, as shells do."""
     signal.signal(signal.SIGTERM, _end)
     signal.signal(signal.SIGINT, _end)
     try:
@@ -29,7 +29,7 @@ def run(name: str, main: Callable[[], int]) -> int:
         return status
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
-        return 128 + signal.SIGINT  # as shells say it
+        return 128 + signal.SIGINT
     except BrokenPipeError:  # `| head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
@@ -43,9 +43,9 @@ def run(name: str, main: Callable[[], int]) -> int:
 
 
 def apart(name: str, work: Callable[[], int]) -> int:
-    """Do the work of a command in a child process and return its exit status; raise DiedError where a signal ends it.
+    """Run a command's work in a forked child process and return its exit status; raise DiedError if a signal ends it.
 
-    It forks: no TensorFlow session may have been opened in this process.
+    No TensorFlow session may have been opened in this process: it would not survive the fork.
     """
     sys.stdout.flush()
     child = os.fork()
@@ -61,7 +61,7 @@ def apart(name: str, work: Callable[[], int]) -> int:
             with suppress(OSError, ValueError):
                 sys.stderr.flush()
             os._exit(status)
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the child gets it too, and says so
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the child gets it too, and reports it
     try:
         _, waited = os.waitpid(child, 0)
     except BaseException:
@@ -78,9 +78,9 @@ def apart(name: str, work: Callable[[], int]) -> int:
 
 
 def _end(number: int, _frame: Any) -> None:
-    """End the command: what it has started ends on the way out."""
-    for other in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(other, signal.SIG_IGN)  # the way out is not cut short
+    """End the command by an exception, so that `finally` blocks stop what it started."""
+    for handled in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(handled, signal.SIG_IGN)  # a second signal does not interrupt the clean-up
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     sys.exit(128 + number)

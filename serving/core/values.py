@@ -1,4 +1,4 @@
-"""How the text of a variable becomes a value: each function returns it, or raises ValueError with what it expects."""
+"""Parsers for the values of environment variables; each raises ValueError with the form that it expects."""
 
 import os
 import re
@@ -30,7 +30,7 @@ def local_path(text: str) -> Path:
     try:
         path = Path(text).expanduser().absolute()
         path.is_dir()  # raises for a name that is too long
-    except (OSError, RuntimeError):  # RuntimeError: a home that is unknown
+    except (OSError, RuntimeError):  # RuntimeError: an unknown home directory
         raise ValueError("a path that can be looked up") from None
     return path
 

@@ -1,4 +1,4 @@
-"""What happens with an event: decide, call, and report the outcome. Deliveries come at least once, in any order.
+"""Handles one delivered event: decides, acts and reports the outcome. Delivery is at least once, in any order.
 
 what happened                                status   what is written                          delivered again
 a predict request, answered                  200/204  the prediction, as an event              no
@@ -50,15 +50,15 @@ from serving.protocols import open_inference
 
 Answer = Callable[[Request], Response]
 
-# The types of what we send, and what no request for a prediction is.
+# The types of the events sent here, and the prefixes of types that are no predict requests.
 PREDICTED, SCORED, FAILED = "savedmodel.predicted.v1", "savedmodel.scored.v1", "savedmodel.failed.v1"
-KSERVE = "io.kserve.inference.response"  # what KServe calls an answer, at the addresses that it has too
+KSERVE = "io.kserve.inference.response"  # KServe's type of an answer at a model's own address
 OURS, PLATFORMS = ("savedmodel.", KSERVE), ("google.", "providers/")
 LARGEST_KEPT = 64 << 10  # bytes of a refused event's data that a failed-event repeats
 
 
 class Outcome(NamedTuple):
-    """How one event went: 204, or 503 or 400 with a message; and the event to answer with, 200."""
+    """The outcome of one event: status 204, or 503 or 400 with a message, or 200 with the event to answer with."""
 
     status: int
     message: str = ""
@@ -66,30 +66,30 @@ class Outcome(NamedTuple):
 
 
 DONE = Outcome(204)
-PASSING = (429, 500, 502, 503, 504)  # what another instance, or this one later, may answer otherwise
+RETRIED = (429, 500, 502, 503, 504)  # another delivery may succeed
 
 
 def receive(request: Request, answer: Answer) -> Response:
-    """Act on every event of a request; `answer` is what answers a predict request."""
-    found = _read(request)
-    request.record.events = tuple(_cause(event)["id"] for event in found)
+    """Act on every event of a request, and return one response; `answer` handles a predict request."""
+    events = _read(request)
+    request.record.events = tuple(_cause(event)["id"] for event in events)
     deliver = request.deliver or act
-    outcomes = [(act if isinstance(event, Malformed) else deliver)(event, answer) for event in found]
+    outcomes = [(act if isinstance(event, Malformed) else deliver)(event, answer) for event in events]
     for status in (503, 400):
-        if bad := [outcome for outcome in outcomes if outcome.status == status]:
+        if failures := [outcome for outcome in outcomes if outcome.status == status]:
             headers = (("Retry-After", "1"),) if status == 503 else ()
-            return Response(status, to_json({"error": bad[0].message}), headers=headers)
+            return Response(status, to_json({"error": failures[0].message}), headers=headers)
     replies = [outcome.reply for outcome in outcomes if outcome.reply]
     if not replies:
         return Response(204, b"")
-    if len(found) > 1:
+    if len(events) > 1:
         return Response(200, cloud_events.to_batch(replies), cloud_events.BATCHED)
     (reply,) = replies
     return Response(200, reply.data, reply.content_type, tuple(cloud_events.to_binary(reply).items()))
 
 
 class Redelivery(RuntimeError):
-    """An event has to be delivered again."""
+    """An event must be delivered again."""
 
     def __init__(self, outcome: Outcome) -> None:
         super().__init__(outcome.message)
@@ -97,25 +97,27 @@ class Redelivery(RuntimeError):
 
 
 def receive_object(event: Any, answer: Answer) -> Outcome:
-    """Act on a platform's CloudEvent object, and return how it went; raise Redelivery where it has to come again.
+    """Act on a platform's CloudEvent object, and return the outcome; raise Redelivery where it must be delivered again.
 
-    A platform's own framework takes no answer from here: it goes where EVENT_REPLY says, or into the log's warning.
+    Functions Framework takes no answer from an event function: it is sent where EVENT_REPLY says, else it is lost, with
+    a warning in the log.
     """
-    if (found := getattr(event, "unchanged", lambda: None)()) is not None:  # it came through serving.servers.functions
-        return _settled(act(found, event.answer))
+    received = getattr(event, "unchanged", lambda: None)()
+    if received is not None:  # an object of serving.servers.functions
+        return _settled(act(received, event.answer))
     attributes, data = event.get_attributes(), event.get_data()
     if data is not None and not isinstance(data, (bytes, bytearray)):
         kind = attributes.get("datacontenttype") or JSON
         text = isinstance(data, str) and not cloud_events.is_json(kind)
         data = (data if text else json.dumps(data, ensure_ascii=False)).encode()
     try:
-        got = cloud_events.from_attributes(
+        parsed = cloud_events.from_attributes(
             attributes.get, bytes(data or b""), attributes.get("datacontenttype") or JSON, ""
         )
-        found = cloud_events.checked(cloud_events.unwrap(got))._replace(pushed=not hasattr(event, "answer"))
+        received = cloud_events.checked(cloud_events.unwrap(parsed))._replace(pushed=not hasattr(event, "answer"))
     except NotAnEvent as error:
-        found = Malformed(str(error), bytes(data or b""))
-    return _settled(act(found, getattr(event, "answer", answer)))
+        received = Malformed(str(error), bytes(data or b""))
+    return _settled(act(received, getattr(event, "answer", answer)))
 
 
 def _settled(outcome: Outcome) -> Outcome:
@@ -127,36 +129,40 @@ def _settled(outcome: Outcome) -> Outcome:
 def answer_in_kind(request: Request, infer: Answer) -> Response:
     """Answer an event at a model's own address by an event in the same form, binary or structured, as KServe does.
 
-    What goes wrong is answered as it would be without the event.
+    Errors are answered as for a request that is no event.
     """
     options, headers = settings.current(), request.headers
-    found = cloud_events.parse(headers, read_body(request, options.max_body_bytes))
-    if len(found) != 1:
+    events = cloud_events.parse(headers, read_body(request, options.max_body_bytes))
+    if len(events) != 1:
         raise BadRequest("body: expected one event, got a batch, which /events takes", example=False)
-    (event,) = found
+    (event,) = events
     if isinstance(event, Malformed):
         raise BadRequest(event.message, example=False)
     structured = media_type(headers) == cloud_events.STRUCTURED
     changed = {"content-type": event.content_type or None, "content-encoding": None}
     if structured:
-        changed["accept-encoding"] = None  # what is compressed is the event
+        changed["accept-encoding"] = None  # the whole event is compressed instead
     response = infer(request._replace(headers=Changed(headers, changed), body=event.data, length=None))
     source = f"io.kserve.inference.{options.model_name}"
     reply = _answer_to(_cause(event), KSERVE, source, response.body, response.content_type)
     if not structured:
         return response._replace(headers=(*response.headers, *cloud_events.to_binary(reply).items()))
-    whole = Response(200, cloud_events.to_structured(reply), cloud_events.STRUCTURED, response.headers)
-    return compress(whole, headers.get("accept-encoding")) if len(whole.body) >= SMALLEST_COMPRESSED else whole
+    structured_response = Response(200, cloud_events.to_structured(reply), cloud_events.STRUCTURED, response.headers)
+    return (
+        compress(structured_response, headers.get("accept-encoding"))
+        if len(structured_response.body) >= SMALLEST_COMPRESSED
+        else structured_response
+    )
 
 
 def _read(request: Request) -> list[Event | Malformed]:
-    """Return the events of a request. A body that broke off on its way raises, and is sent again."""
+    """Return the events of a request; raise HttpError for a truncated body, so that it is sent again."""
     limit = max(cloud_events.LARGEST_MESSAGE, settings.current().max_body_bytes)
     too_large = f"body: expected at most {limit} bytes, got more"
     try:
         packed = read_body(request._replace(headers={}), limit)
     except TooLarge:
-        return [Malformed(too_large, _named(request.headers))]
+        return [Malformed(too_large, _identifying(request.headers))]
     try:
         body = read_body(request._replace(body=packed), limit)
     except HttpError as error:
@@ -165,20 +171,20 @@ def _read(request: Request) -> list[Event | Malformed]:
     return cloud_events.parse(request.headers, body)
 
 
-def _named(headers: Headers) -> bytes:
-    """Return what tells an event whose body is too large to read from others of its kind."""
+def _identifying(headers: Headers) -> bytes:
+    """Return bytes that identify an event whose body is too large to read."""
     names = ("ce-source", "ce-id", "x-goog-pubsub-message-id", "x-cloud-trace-context", "traceparent", "content-length")
     return repr([headers.get(name) for name in names]).encode()
 
 
 def act(event: Event | Malformed, answer: Answer) -> Outcome:
-    """Do what an event asks for. Nothing escapes: what has gone wrong is in the outcome."""
+    """Act on an event. Never raises: the outcome has the error."""
     try:
         return _act(event, answer)
     except LoadError as error:
-        return _again(event, f"the model cannot be loaded: {error}")
+        return _retry(event, f"the model cannot be loaded: {error}")
     except MemoryError:
-        return _again(event, "out of memory")
+        return _retry(event, "out of memory")
     except Exception as error:
         log("ERROR", f"an event failed: {error!r}", traceback=traceback.format_exc(), **_cause(event))
         return DONE if isinstance(event, Event) and _too_old(event) else Outcome(503, INTERNAL)
@@ -197,27 +203,27 @@ def _act(event: Event | Malformed, answer: Answer) -> Outcome:
     if event.type == FINALIZED:
         return _score(event)
     if event.type.startswith(OURS):
-        return _leave(event, "it is one of our own answers")
+        return _ignore(event, "it is one of our own answers")
     if event.type != cloud_events.MESSAGE and event.type.startswith(PLATFORMS):
-        return _leave(event, f"no prediction is requested by the type {event.type}")
-    if not _is_asked_for(event.type, options.event_types):
-        return _leave(event, f"EVENT_TYPES does not contain the type {event.type}")
+        return _ignore(event, f"no prediction is requested by the type {event.type}")
+    if not _matches(event.type, options.event_types):
+        return _ignore(event, f"EVENT_TYPES does not contain the type {event.type}")
     return _predict(event, answer)
 
 
-def _is_asked_for(type_: str, asked: Iterable[str]) -> bool:
-    return any(type_.startswith(one[:-1]) if one.endswith("*") else type_ == one for one in asked)
+def _matches(type_: str, patterns: Iterable[str]) -> bool:
+    return any(type_.startswith(pattern[:-1]) if pattern.endswith("*") else type_ == pattern for pattern in patterns)
 
 
 def _too_old(event: Event) -> str:
     limit = settings.current().event_max_age
     age = time.time() - cloud_events.seconds(event.time) if event.time and limit else 0
-    told = f"time: expected an event of the last {limit} seconds (EVENT_MAX_AGE), got an older one"
-    return told if age > limit else ""
+    problem = f"time: expected an event of the last {limit} seconds (EVENT_MAX_AGE), got an older one"
+    return problem if age > limit else ""
 
 
 def _predict(event: Event, answer: Answer) -> Outcome:
-    """Answer a predict request as it would be answered over HTTP, byte for byte."""
+    """Answer a predict request with the same bytes as over HTTP."""
     if event.path and not _is_predict(event.path):
         return _refuse(event, "path: expected the address of a predict or infer, such as /v1/models/model:predict")
     name = settings.current().model_name
@@ -234,8 +240,8 @@ def _predict(event: Event, answer: Answer) -> Outcome:
             )
         return _reply(event, PREDICTED, response.body, response.content_type)
     message = orjson.loads(response.body)["error"]
-    if response.status in PASSING:
-        return _again(event, message)
+    if response.status in RETRIED:
+        return _retry(event, message)
     return _refuse(event, "path: there is no such model here" if response.status == 404 else message)
 
 
@@ -256,37 +262,37 @@ def _score(event: Event) -> Outcome:
         return _refuse(event, str(error))
     source = f"gs://{bucket}/{name}"
     if name.endswith("/"):
-        return _leave(event, f"{source} is a folder")
+        return _ignore(event, f"{source} is a folder")
     if scoring.ours(bucket, name, metadata):
-        return _leave(event, f"{source} is one of our own outputs")
+        return _ignore(event, f"{source} is one of our own outputs")
     if not options.event_input:
-        return _again(
+        return _retry(
             event,
             "EVENT_INPUT and EVENT_OUTPUT: expected gs://BUCKET/FOLDER in each, got nothing: no objects are scored",
         )
     if not source.startswith(options.event_input):
-        return _leave(event, f"{source} is not in EVENT_INPUT")
+        return _ignore(event, f"{source} is not in EVENT_INPUT")
     try:
         scored = scoring.score_object(source, generation)
     except scoring.Gone as error:
-        return _leave(event, f"{source} is gone: {error}")
-    except scoring.Passing as error:
-        return _again(event, f"{source}: {error}")
+        return _ignore(event, f"{source} is gone: {error}")
+    except scoring.TemporaryFailure as error:
+        return _retry(event, f"{source}: {error}")
     except scoring.BadFile as error:
         try:
             scoring.record_error(source, generation, str(error))
-        except scoring.Passing as failure:
-            return _again(event, f"{source}: {error}; and that cannot be recorded: {failure}")
+        except scoring.TemporaryFailure as failure:
+            return _retry(event, f"{source}: {error}; and that cannot be recorded: {failure}")
         return _refuse(event, f"{source}: {error}")
-    told = "was scored before" if scored.already else "is scored"
-    log("INFO", f"{source} {told}", output=scored.output, rows=scored.rows, failed=scored.failed, **_cause(event))
-    said = {"source": source, "generation": generation, "predictions": scored.output, "rows": scored.rows,
+    outcome = "was scored before" if scored.already else "is scored"
+    log("INFO", f"{source} {outcome}", output=scored.output, rows=scored.rows, failed=scored.failed, **_cause(event))
+    summary = {"source": source, "generation": generation, "predictions": scored.output, "rows": scored.rows,
             "failed": scored.failed}  # fmt: skip
-    return _reply(event, SCORED, to_json(said), JSON)
+    return _reply(event, SCORED, to_json(summary), JSON)
 
 
 def _object(event: Event) -> tuple[str, str, str | None, Mapping[str, str]]:
-    """Return the bucket, name, generation and metadata of an object that an event of Cloud Storage tells."""
+    """Return the bucket, name, generation and metadata of the object in an event of Cloud Storage; raise NotAnEvent."""
     try:
         data = orjson.loads(event.data)
     except orjson.JSONDecodeError:
@@ -304,54 +310,54 @@ def _object(event: Event) -> tuple[str, str, str | None, Mapping[str, str]]:
     return data["bucket"], data["name"], None if generation is None else str(generation), kept
 
 
-def _leave(event: Event, why: str) -> Outcome:
-    """Acknowledge what is not for us."""
-    log("INFO", f"an event is ignored: {why}", **_cause(event))
+def _ignore(event: Event, reason: str) -> Outcome:
+    """Acknowledge an event that needs no action."""
+    log("INFO", f"an event is ignored: {reason}", **_cause(event))
     return DONE
 
 
-def _again(event: Event | Malformed, why: str) -> Outcome:
-    """Ask for another delivery, but for an event that has come for too long."""
-    if isinstance(event, Event) and (old := _too_old(event)):
-        return _refuse(event, f"{why}; {old}")
-    return _later(event, why)
+def _retry(event: Event | Malformed, reason: str) -> Outcome:
+    """Request another delivery, unless the event is older than EVENT_MAX_AGE."""
+    if isinstance(event, Event) and (age_problem := _too_old(event)):
+        return _refuse(event, f"{reason}; {age_problem}")
+    return _later(event, reason)
 
 
-def _later(event: Event | Malformed, why: str) -> Outcome:
-    log("WARNING", f"an event must be delivered again: {why}", **_cause(event))
-    return Outcome(503, why)
+def _later(event: Event | Malformed, reason: str) -> Outcome:
+    log("WARNING", f"an event must be delivered again: {reason}", **_cause(event))
+    return Outcome(503, reason)
 
 
-def _refuse(event: Event | Malformed, why: str) -> Outcome:
-    """Acknowledge what can never be done, and record it."""
-    log("ERROR", f"an event is refused permanently: {why}", **_cause(event))
-    told: dict[str, Any] = {"error": why, "event": dict(_cause(event))}
+def _refuse(event: Event | Malformed, reason: str) -> Outcome:
+    """Acknowledge an event that can never succeed, and send a failed-event."""
+    log("ERROR", f"an event is refused permanently: {reason}", **_cause(event))
+    failure: dict[str, Any] = {"error": reason, "event": dict(_cause(event))}
     if len(event.data) <= LARGEST_KEPT:
-        told["event"]["data_base64"] = base64.b64encode(event.data).decode()
-    return _reply(event, FAILED, to_json(told), JSON)
+        failure["event"]["data_base64"] = base64.b64encode(event.data).decode()
+    return _reply(event, FAILED, to_json(failure), JSON)
 
 
 def _cause(event: Event | Malformed) -> dict[str, str]:
-    """Return what an event is called, in the log and in a failed-event."""
+    """Return the attributes that identify an event in the log and in a failed-event."""
     if isinstance(event, Malformed):
         return {"id": hashlib.sha256(event.data).hexdigest()[:32]}
-    named = {"id": event.id, "source": event.source, "type": event.type, "subject": event.subject}
-    return {name: value for name, value in named.items() if value}
+    attributes = {"id": event.id, "source": event.source, "type": event.type, "subject": event.subject}
+    return {name: value for name, value in attributes.items() if value}
 
 
 def _reply(event: Event | Malformed, type_: str, data: bytes, content_type: str) -> Outcome:
-    """Send the answer to where EVENT_REPLY says."""
+    """Send the answer where EVENT_REPLY says."""
     options = settings.current()
     reply = _answer_to(_cause(event), type_, f"/v1/models/{options.model_name}", data, content_type)
     if options.event_reply == "response":
         return Outcome(200, reply=reply)
     if options.event_reply != "none":
-        from serving.events import sinks  # only where answers go elsewhere
+        from serving.events import sinks  # only needed for answers sent elsewhere
 
         try:
             sinks.send(reply, options)
         except sinks.SinkError as error:
-            return _later(event, str(error)) if type_ == FAILED else _again(event, str(error))
+            return _later(event, str(error)) if type_ == FAILED else _retry(event, str(error))
     return DONE
 
 

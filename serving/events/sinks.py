@@ -1,8 +1,8 @@
-"""Where the answer to an event goes: an address that takes CloudEvents, or a Pub/Sub topic.
+"""Sends the answer to an event to an address that takes CloudEvents, or to a Pub/Sub topic.
 
-Both take the binary form. An address is sent `ce-` header fields (Knative's K_SINK is one). A message's attributes are
-named alike, with `content-type` beside them, and its data are the event's: a subscriber that knows nothing of
-CloudEvents finds the prediction itself.
+Both get the binary form. An address, such as Knative's K_SINK, gets `ce-` header fields. A message has attributes of
+the same names and `content-type`, and its data are the event's, so a subscriber without CloudEvents reads the
+prediction itself.
 """
 
 import base64
@@ -16,15 +16,15 @@ from serving.core.storage import StorageError, access_token
 from serving.events.cloud_events import Event, to_attributes, to_binary
 
 API = "https://pubsub.googleapis.com"
-SECONDS = 20  # until a silent server is given up
+SECONDS = 20  # timeout of a connection and of each read
 
 
 class SinkError(Exception):
-    """A sink did not take an event; the text says why, and does not name the sink's address."""
+    """A sink did not accept an event; the text says why, without the sink's address."""
 
 
 def send(event: Event, options: Settings) -> None:
-    """Send an event to where EVENT_REPLY says, http(s)://... or projects/PROJECT/topics/TOPIC; raise SinkError."""
+    """Send an event to EVENT_REPLY, http(s)://... or projects/PROJECT/topics/TOPIC; raise SinkError."""
     if "://" in options.event_reply:
         _post(options.event_reply, event.data, {"Content-Type": event.content_type, **to_binary(event)})
     else:
@@ -42,8 +42,8 @@ def _publish(event: Event, options: Settings) -> None:
             headers["Authorization"] = f"Bearer {options.google_oauth_access_token or access_token()}"
         except StorageError as error:
             raise SinkError(str(error)) from None
-    place = f"{options.pubsub_emulator_host or API}/v1/{options.event_reply}:publish"
-    _post(place, json.dumps({"messages": [message]}).encode(), headers)
+    url = f"{options.pubsub_emulator_host or API}/v1/{options.event_reply}:publish"
+    _post(url, json.dumps({"messages": [message]}).encode(), headers)
 
 
 class _NoRedirects(HTTPRedirectHandler):
@@ -59,7 +59,7 @@ _opener = build_opener(_NoRedirects)
 def _post(url: str, body: bytes, headers: dict[str, str]) -> None:
     try:
         with _opener.open(Request(url, body, headers, method="POST"), timeout=SECONDS):
-            pass  # the status says all; a body might have no end
+            pass  # only the status matters; a body might never end
     except HTTPError as error:
         with error:
             raise SinkError(f"the sink answers {error.code}") from None

@@ -5,9 +5,9 @@
     {"key": 7, "x": 1.0}                  {"key":7,"prediction":0.5}
     {"key": 8, "x": "one"}                {"key":8,"error":"line 2, x: expected float32, got the string \"one\""}
 
-The output is the record of the work: it is looked for before, and written after, only where it is not there. So a
-second delivery, a crash in the middle and two instances at once all end in the same one object. Its metadata tell the
-rows, the errors, the model and the source.
+The output is the record of the work: an existing output ends the work at once, and a new one never replaces another. So
+a second delivery, a crash in the middle and two instances at once all end in the same single object. Its metadata hold
+the rows, the errors, the model and the source.
 """
 
 import time
@@ -19,76 +19,79 @@ from serving.core import settings
 from serving.core.http import to_json
 from serving.core.storage import NotThere, Object, Storage, StorageError, split
 from serving.core.telemetry.log import log
-from serving.scoring.faults import BadFile, Gone, Passing
+from serving.scoring.faults import BadFile, Gone, TemporaryFailure
 from serving.scoring.formats import GZIP, content_type_of
 from serving.scoring.outputs import MARK, BucketOutput, clean
 from serving.scoring.run import Source, Work, prepare, score
 
-__all__ = ["BadFile", "Gone", "Passing", "Scored", "ours", "record_error", "score_object"]
+__all__ = ["BadFile", "Gone", "Scored", "TemporaryFailure", "ours", "record_error", "score_object"]
 
 LONGEST_NAME = 1024  # bytes, of an object
 MARGIN = 10  # seconds before the platform's limit
-BELIEVED = 2.0  # seconds of work from which the rest is estimated
-TELL_EVERY = 30.0  # seconds
+MEASURED = 2.0  # seconds of work before the rest is estimated
+LOG_EVERY = 30.0  # seconds
 
 
 class Scored(NamedTuple):
-    """What has been written: the address of the predictions, their rows, and how many of those are errors."""
+    """The result: the address of the predictions, their rows, and how many of those are errors."""
 
     output: str  # gs://BUCKET/NAME
     rows: int
     failed: int
-    already: bool  # it was there before: an earlier delivery's, or somebody's who was quicker
+    already: bool  # the output existed: from an earlier delivery, or from a faster instance
 
 
 def score_object(source: str, generation: str | None, deadline: float | None = None) -> Scored:
-    """Score the object `source`, gs://BUCKET/NAME, pinned to `generation` (None: the one that is there now).
+    """Score the object `source`, gs://BUCKET/NAME, at `generation` (None: the current one).
 
-    `deadline` is when the caller will not be heard any more, by time.monotonic(); EVENT_TIMEOUT from now by default.
+    `deadline`, by time.monotonic(), is when the request ends; by default EVENT_TIMEOUT from now. Raise BadFile,
+    Gone or TemporaryFailure.
     """
     begin = time.monotonic()
     options = settings.current()
     if deadline is None:
         deadline = begin + options.event_timeout
-    folder = _output_place(options)
+    folder = _output_folder(options)
     storage = _storage(options)
     try:
-        found = None if generation else _stat(storage, source, None)
-        place, name = _named(folder, source, generation or (found.generation if found else ""), ".predictions.jsonl")
+        object_ = None if generation else _stat(storage, source, None)
+        bucket, name = _named(
+            folder, source, generation or (object_.generation if object_ else ""), ".predictions.jsonl"
+        )
         prefix = split(folder)[1]
-        if (done := _done(storage, place, name)) is not None:
-            clean(storage, place, prefix, name)  # who wrote it may have died before this
+        if (done := _done(storage, bucket, name)) is not None:
+            clean(storage, bucket, prefix, name)  # the instance that wrote it may have died before this
             return done
-        found = found or _stat(storage, source, generation)
-        work = prepare(_source(storage, found), options)
+        object_ = object_ or _stat(storage, source, generation)
+        work = prepare(_source(storage, object_), options)
         output, new = score(
             work,
-            lambda identity: BucketOutput(storage, place, name, prefix, identity, options.score_part_bytes),
+            lambda identity: BucketOutput(storage, bucket, name, prefix, identity, options.score_part_bytes),
             _Clock(work, begin, deadline - min(MARGIN, (deadline - begin) / 2)),
         )
     except StorageError as error:
-        raise Passing(str(error)) from None
-    return Scored(f"gs://{place}/{name}", output.rows, output.failed, not new)
+        raise TemporaryFailure(str(error)) from None
+    return Scored(f"gs://{bucket}/{name}", output.rows, output.failed, not new)
 
 
 def record_error(source: str, generation: str | None, message: str) -> str:
-    """Write why a file is not scored beside where its predictions would be, unless that is there; return where.
+    """Write why a file is not scored as an object beside its predictions, once, and return the object's address.
 
-    Raise Passing where it cannot be written.
+    Raise TemporaryFailure where it cannot be written.
     """
     options = settings.current()
-    bucket, name = _named(_output_place(options), source, generation or "unknown", ".error.json")
+    bucket, name = _named(_output_folder(options), source, generation or "unknown", ".error.json")
     content = to_json({"error": message, "source": source, "generation": generation})
     metadata = {MARK: "error", "source": source, "generation": generation or ""}
     try:
         _storage(options).write(bucket, name, content, "application/json", metadata)
     except StorageError as error:
-        raise Passing(str(error)) from None
+        raise TemporaryFailure(str(error)) from None
     return f"gs://{bucket}/{name}"
 
 
 def ours(bucket: str, name: str, metadata: Mapping[str, str]) -> bool:
-    """Say whether an object is one of our own outputs, by its place or by its mark."""
+    """Say whether an object is an output of scoring, by its folder or its metadata."""
     folder = settings.current().event_output
     return MARK in metadata or bool(folder and f"gs://{bucket}/{name}".startswith(folder))
 
@@ -97,14 +100,14 @@ def _storage(options: settings.Settings) -> Storage:
     return Storage(options.storage_emulator_host, options.google_oauth_access_token)
 
 
-def _output_place(options: settings.Settings) -> str:
+def _output_folder(options: settings.Settings) -> str:
     if not options.event_output:
-        raise Passing("EVENT_OUTPUT is not set: there is no place for predictions")
+        raise TemporaryFailure("EVENT_OUTPUT is not set: there is no place for predictions")
     return options.event_output
 
 
 def _named(folder: str, source: str, generation: str, end: str) -> tuple[str, str]:
-    """Return the bucket and the name of what is written about a source."""
+    """Return the bucket and the name of the output for a source."""
     bucket, prefix = split(folder)
     name = f"{prefix}{split(source)[1]}.{generation}{end}"
     if len(name.encode()) > LONGEST_NAME:
@@ -123,30 +126,30 @@ def _stat(storage: Storage, source: str, generation: str | None) -> Object:
 
 def _done(storage: Storage, bucket: str, name: str) -> Scored | None:
     try:
-        found = storage.stat(bucket, name)
+        object_ = storage.stat(bucket, name)
     except NotThere:
         return None
-    rows, errors = (int(found.metadata.get(what, "0")) for what in ("rows", "errors"))
-    return Scored(found.address, rows, errors, True)
+    rows, errors = (int(object_.metadata.get(key, "0")) for key in ("rows", "errors"))
+    return Scored(object_.address, rows, errors, True)
 
 
-def _source(storage: Storage, found: Object) -> Source:
-    packed = found.encoding == "gzip" or found.name.endswith(GZIP)
+def _source(storage: Storage, object_: Object) -> Source:
+    packed = object_.encoding == "gzip" or object_.name.endswith(GZIP)
     return Source(
-        found.address, found.generation, found.size, content_type_of(found.name, found.content_type), packed,
-        lambda: storage.read(found),
+        object_.address, object_.generation, object_.size, content_type_of(object_.name, object_.content_type), packed,
+        lambda: storage.read(object_),
     )  # fmt: skip
 
 
 class _Clock:
-    """Tells the log how far the work is, and ends it where it would not be done in time."""
+    """Logs the progress of the work, and ends it where it would miss the deadline."""
 
     def __init__(self, work: Work, begin: float, deadline: float) -> None:
         self._work, self._deadline = work, deadline
         self._begin = begin
-        self._first: tuple[float, int, int] | None = None  # after the first batch: it loads, warms up and tries
+        self._first: tuple[float, int, int] | None = None  # after the first batch, which loads, warms up and measures
         self._estimated = False
-        self._told = begin
+        self._logged = begin
 
     def __call__(self, read: int, rows: int) -> None:
         now = time.monotonic()
@@ -154,7 +157,7 @@ class _Clock:
         if self._first is None:
             self._first = (now, read, rows)
         since, read_before, rows_before = self._first
-        if not self._estimated and now - since >= BELIEVED and rows > rows_before:
+        if not self._estimated and now - since >= MEASURED and rows > rows_before:
             self._estimated = True
             needed = (source.size - read) * (now - since) / max(read - read_before, 1)
             if now + needed > self._deadline:
@@ -163,11 +166,11 @@ class _Clock:
                     f"{options.event_timeout} s; score it with: python -m serving score"
                 )
         if now > self._deadline:
-            raise Passing(
+            raise TemporaryFailure(
                 f"EVENT_TIMEOUT, {options.event_timeout} s, is over after {rows} rows; the next attempt continues"
             )
-        if now - self._told >= TELL_EVERY:
-            self._told = now
+        if now - self._logged >= LOG_EVERY:
+            self._logged = now
             done = 100 * read // max(source.size, 1)
             rate = round((rows - rows_before) / (now - since)) if now > since else 0
             log("INFO", f"{source.address}: {rows} rows, {done} %", rows_per_second=rate)

@@ -1,13 +1,13 @@
-"""What can go wrong with a file, by what is to be done about it."""
+"""The errors of scoring a file, one for each way to handle them."""
 
 
 class BadFile(Exception):
-    """The file can never be scored; the text says why. Nobody has recorded it yet."""
+    """The file can never be scored; the text says why. The caller has to record it."""
 
 
 class Gone(Exception):
-    """The object, or that generation of it, is not there any more; or it was never a file."""
+    """The object, or that generation of it, no longer exists, or it is a folder's placeholder."""
 
 
-class Passing(Exception):
-    """Storage, memory or the model failed for now: another attempt goes on where this one ended."""
+class TemporaryFailure(Exception):
+    """Storage, memory or the model failed temporarily: another attempt continues where this one ended."""

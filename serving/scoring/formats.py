@@ -1,9 +1,9 @@
-"""Files of instances, read piece by piece: a stream of bytes → batches of rows → calls.
+"""Files of instances, read as a stream: bytes → batches of rows → calls.
 
-Rows are decoded by the protocols that take the same bodies online (`lines`, `table`, `raw`), under the same rules. What
-differs is what a file needs: a row that is wrong fails alone, and no more is held than a batch, however long the file
-or one of its lines is. Where batches end depends on the bytes and on the signature alone, so that work which was cut
-short goes on at a batch's end and comes to the same bytes.
+Rows are decoded by the protocols that take the same bodies online (`lines`, `table`, `raw`), under the same rules. In a
+file, however, a bad row fails alone, and only one batch is held in memory, however long the file or a line is. Where
+batches end depends only on the bytes and on the signature, so interrupted work continues at the end of a batch and
+gives the same bytes.
 """
 
 import csv
@@ -43,28 +43,28 @@ GZIP = ".gz"
 
 
 class Batch(NamedTuple):
-    """Some rows as they stand in the file, and how many come before them."""
+    """Consecutive rows of a file, not decoded."""
 
-    first: int
+    first: int  # the number of rows before them
     rows: list[Any]
-    size: int  # bytes of the file that they take up, nearly
+    size: int  # bytes of the file that they take up, approximately
 
 
 class Format(Protocol):
-    """How the rows of a file are cut apart and decoded."""
+    """Splits a file into rows and decodes them."""
 
     def batches(self, chunks: Iterator[bytes], step: int) -> Iterator[Batch]:
         """Yield the rows of a file, all batches but the last with a multiple of `step`."""
 
     def decode(self, batch: Batch, row: int | None = None) -> Call:
-        """Return the call of a batch, or of one row of it, in which what is wrong is told by row."""
+        """Return the call of a batch, or of one row of it; `Call.failed` has the errors by row."""
 
     def instance(self, batch: Batch, row: int) -> Any:
-        """Return what the JSON writer takes for a row as it came; None where it has no JSON form."""
+        """Return a row's instance as a value for the JSON writer; None where it has no JSON form."""
 
 
 def content_type_of(name: str, stated: str = "") -> str:
-    """Return the content type by the end of a name, else the stated one; raise BadFile where neither tells a format."""
+    """Return the content type by a name's suffix, else the stated one; raise BadFile where neither is supported."""
     bare = name.removesuffix(GZIP).lower()
     known = next((kind for end, kind in TYPES.items() if bare.endswith(end)), None)
     if known == CSV and stated.lower().startswith(CSV):
@@ -77,7 +77,7 @@ def content_type_of(name: str, stated: str = "") -> str:
 
 
 def format_of(content_type: str, signature: Signature, context: Context, limit: int) -> Format:
-    """Return how a file of this type is read, for a signature; a line or a picture may have `limit` bytes."""
+    """Return the format of a content type; a line or a picture may have `limit` bytes."""
     context = context._replace(headers={"content-type": content_type}, query={**context.query, "on_error": "row"})
     media = content_type.partition(";")[0].strip().lower()
     if media == CSV:
@@ -88,7 +88,7 @@ def format_of(content_type: str, signature: Signature, context: Context, limit: 
 
 
 def gunzip(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Unpack gzip, of one member or several, without ever holding more than a chunk of it."""
+    """Decompress gzip of one or more members in chunks; raise BadFile where it is malformed or truncated."""
     unpacker, whole = zlib.decompressobj(zlib.MAX_WBITS | 16), False
     try:
         for chunk in chunks:
@@ -108,7 +108,7 @@ def gunzip(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def lines_of(chunks: Iterable[bytes], limit: int) -> Iterator[bytes | None]:
-    """Yield lines without their line feeds; None for one of more than `limit` bytes, of which no more is held."""
+    """Yield lines without their line feeds; None for a line of more than `limit` bytes, which is not kept in memory."""
     rest: bytes | None = b""
     for chunk in chunks:
         begin, *more = chunk.split(b"\n")
@@ -122,7 +122,7 @@ def lines_of(chunks: Iterable[bytes], limit: int) -> Iterator[bytes | None]:
 
 
 def _batches(rows: Iterable[tuple[Any, int]], step: int) -> Iterator[Batch]:
-    """Collect rows, each with its size in bytes."""
+    """Group (row, size in bytes) into batches."""
     held: list[Any] = []
     first = size = 0
     for row, weight in rows:
@@ -148,7 +148,7 @@ class Lines:
             yield batch
 
     def _rows(self, chunks: Iterator[bytes]) -> Iterator[tuple[bytes | None, int]]:
-        empty = 0  # lines so far: at the end of the file they are none
+        empty = 0  # pending empty lines, which are dropped at the end of the file
         for number, line in enumerate(lines_of(chunks, self._limit)):
             if line is not None and not number:
                 line = line.removeprefix(BOM)
@@ -175,24 +175,24 @@ class Lines:
 
 
 def _refuse_other_text(rows: Sequence[bytes | None], limits: Limits) -> None:
-    """Raise BadFile where not one of a file's first rows is JSON: it is a file of something else."""
+    """Raise BadFile where none of a file's first rows is JSON: the file has another format."""
     problem = None
     for line in rows:
         if line is None:
             return
-        found = json_problem(line, limits)
-        if not found:
+        line_problem = json_problem(line, limits)
+        if not line_problem:
             return
-        problem = problem or found
+        problem = problem or line_problem
     raise BadFile(f"line 1: {problem}; none of the first {len(rows)} lines is a JSON value")
 
 
 class _Long(Exception):
-    """A record has more bytes than may be held."""
+    """A record has more bytes than the limit."""
 
 
 class _Text:
-    """The lines of a CSV file as text, for a reader that asks for as many as a record has."""
+    """The lines of a CSV file as text, for csv.reader, which reads as many as a record has."""
 
     def __init__(self, chunks: Iterator[bytes], content_type: str, limit: int) -> None:
         charset = parameter(content_type, "charset") or "utf-8"
@@ -204,7 +204,7 @@ class _Text:
         self._first = True
         self.number = 0  # lines given so far
         self.size = 0  # characters since `begin`
-        self.broken = False  # bytes that are no text were met since then
+        self.broken = False  # bytes since `begin` that are not in the charset
 
     def begin(self) -> int:
         """Begin a record, and return the number of its first line."""
@@ -241,7 +241,7 @@ class _Text:
 
 
 class _Record(NamedTuple):
-    """A row of CSV: its cells, the line that it begins on, and what is wrong with it before its cells are looked at."""
+    """A row of CSV: its cells, the number of its first line, and its error, if it cannot be split into cells."""
 
     cells: Sequence[str]
     line: int
@@ -274,7 +274,7 @@ class Table:
             raise BadFile("line 2: expected a row, got only a header")
 
     def _rows(self, begin: Iterable[_Record], records: Iterator[_Record]) -> Iterator[tuple[_Record, int]]:
-        empty: list[int] = []  # first and last of the empty lines so far: at the end of the file they are none
+        empty: list[int] = []  # first and last of pending empty lines, which are dropped at the end of the file
         for record in chain(begin, records):
             if not record.cells and not record.problem:
                 empty = [empty[0] if empty else record.line, record.line]
@@ -298,7 +298,7 @@ class Table:
                 return
             except _Long:
                 problem = f"expected at most {self._limit} bytes (MAX_BODY_BYTES), got more"
-                if text.number > line:  # what follows may be anything
+                if text.number > line:  # the rest of the file cannot be split reliably
                     raise BadFile(f"line {line}: {problem}; is a quotation mark not closed?") from None
             except csv.Error as error:
                 if "end of data" in str(error):
@@ -327,7 +327,7 @@ class Table:
 
 
 class Whole:
-    """A picture, or whatever else is one string: the file is the one row."""
+    """A picture or another file that is one string: one row."""
 
     def __init__(self, signature: Signature, context: Context, limit: int) -> None:
         self._signature, self._context, self._limit = signature, context, limit
@@ -354,7 +354,7 @@ class Whole:
 
 
 def free(signature: Signature) -> Signature:
-    """Return the signature with any number of rows, for decoding: the run fits them to what the model takes."""
+    """Return the signature with a free batch dimension, for decoding: `Scorer` pads batches to a fixed size."""
 
     def freed(spec: Any) -> Any:
         return replace(spec, shape=(None, *spec.shape[1:])) if spec.shape else spec

@@ -1,7 +1,7 @@
-"""Where predictions go: written piece by piece, there as a whole or not at all, and gone on with after a crash.
+"""Outputs for predictions: written in pieces, visible only when complete, and continued after a crash.
 
-An output that is opened tells how many rows an earlier attempt has left, `rows`, and this one begins behind them. What
-is written depends on the file, the model and the options alone (`identity`): whoever repeats it writes the same bytes.
+An opened output says how many rows an earlier attempt has written, `rows`, and this attempt begins after them. The
+bytes depend only on the file, the model and the options (`identity`), so every attempt writes the same.
 """
 
 import fcntl
@@ -16,54 +16,54 @@ from typing import Protocol
 
 from serving.core.storage import MOST_COMPOSED, NotThere, Storage, StorageError
 from serving.core.telemetry.log import log
-from serving.scoring.faults import Passing
+from serving.scoring.faults import TemporaryFailure
 
 NDJSON = "application/x-ndjson"
-MARK = "serving-output"  # metadata of everything that is written here: what it is
+MARK = "serving-output"  # the metadata key of every object written here: part, predictions or error
 PARTS = ".partial"
 SIDE_BY_SIDE = 8
 
 
 class Output(Protocol):
-    """Predictions on their way."""
+    """An output for the predictions of one file."""
 
-    rows: int  # so far, from the beginning of the file
+    rows: int  # written so far, from the beginning of the file
     failed: int  # errors among them
 
     def write(self, lines: bytes, rows: int, failed: int) -> None:
-        """Add the lines of some rows."""
+        """Append the lines of `rows` rows, of which `failed` are errors."""
 
     def finish(self, summary: Mapping[str, str]) -> bool:
-        """Make all of it visible; return False where somebody else did so before."""
+        """Publish the output; return False where another attempt already did."""
 
     def close(self) -> None:
-        """Leave what there is for a later attempt."""
+        """Close the output; what is written stays for a later attempt."""
 
 
 class LocalOutput:
-    """A file. OUTPUT.part grows, OUTPUT.part.journal says how much of it is whole; at the end it gets its name.
+    """A file. OUTPUT.part grows, OUTPUT.part.journal says how much of it is complete; at the end it is renamed.
 
     The journal holds the identity, and then a line for each write: rows, errors and bytes so far.
     """
 
     def __init__(self, path: Path, identity: str) -> None:
-        """Go on with what the same work has left; raise Passing where another process is at it."""
+        """Continue an earlier attempt of the same identity; raise TemporaryFailure where another process writes it."""
         self._path, self._part = path, path.with_name(path.name + ".part")
         self._journal = path.with_name(path.name + ".part.journal").open("a+", encoding="ascii")
         try:
             fcntl.flock(self._journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self._journal.close()
-            raise Passing(f"another process writes {self._part}") from None
+            raise TemporaryFailure(f"another process writes {self._part}") from None
         self.rows = self.failed = self._size = 0
         self._journal.seek(0)
-        told = self._journal.read().splitlines(keepends=True)
+        lines = self._journal.read().splitlines(keepends=True)
         self._file = self._part.open("ab")
-        if told[:1] == [identity + "\n"]:
-            there = self._file.tell()
-            for line in told[1:]:
+        if lines[:1] == [identity + "\n"]:
+            size = self._file.tell()
+            for line in lines[1:]:
                 numbers = re.fullmatch(r"([0-9]+) ([0-9]+) ([0-9]+)\n", line)
-                if numbers and int(numbers[3]) <= there:
+                if numbers and int(numbers[3]) <= size:
                     self.rows, self.failed, self._size = int(numbers[1]), int(numbers[2]), int(numbers[3])
         else:
             self._journal.truncate(0)
@@ -82,7 +82,7 @@ class LocalOutput:
         os.fsync(self._file.fileno())
         self.close()
         try:
-            os.link(self._part, self._path)  # unlike a renaming, it never replaces
+            os.link(self._part, self._path)  # unlike a rename, it never replaces a file
             new = True
         except FileExistsError:
             new = False
@@ -95,7 +95,7 @@ class LocalOutput:
         return new
 
     def close(self) -> None:
-        """Leave what there is for a later attempt."""
+        """Close the output; what is written stays for a later attempt."""
         if not self._file.closed and not self.rows:
             self._part.unlink(missing_ok=True)
             Path(self._journal.name).unlink(missing_ok=True)
@@ -106,13 +106,12 @@ class LocalOutput:
 class BucketOutput:
     """An object. A small one is written in one piece; a larger one in parts, which are composed at the end.
 
-    The parts are objects of fixed names, FOLDER/.partial/NAME/IDENTITY/000000 and so on, each written only where it is
-    not there yet: an attempt that was cut short, or another one at the same moment, has written the same bytes. Who
-    comes to the end deletes them.
+    The parts are objects with fixed names, FOLDER/.partial/NAME/IDENTITY/000000 and so on, each written only if it does
+    not exist: an interrupted or concurrent attempt has written the same bytes. The attempt that finishes deletes them.
     """
 
     def __init__(self, storage: Storage, bucket: str, name: str, folder: str, identity: str, part_bytes: int) -> None:
-        """Find the parts that are there; `folder` ends with a slash and holds them."""
+        """Look up the existing parts; `folder` ends with a slash and holds them."""
         self._storage, self._bucket, self._name = storage, bucket, name
         self._folder = folder
         self._prefix = f"{_parts_of(folder, name)}{identity}/"
@@ -121,8 +120,8 @@ class BucketOutput:
         self._held: list[bytes] = []
         self._size = self._held_rows = self._held_failed = 0
         self.rows = self.failed = 0
-        there = {found.name: found.metadata for found in storage.list(bucket, self._prefix)}
-        while (metadata := there.get(self._part_name())) is not None:
+        metadata_by_name = {object_.name: object_.metadata for object_ in storage.list(bucket, self._prefix)}
+        while (metadata := metadata_by_name.get(self._part_name())) is not None:
             self.rows += int(metadata["rows"])
             self.failed += int(metadata["errors"])
             self._parts.append(self._part_name())
@@ -167,15 +166,15 @@ class BucketOutput:
                 for number, group in enumerate(groups):
                     parts.append(f"{self._prefix}{level}-{number:06d}")
                     self._storage.compose(self._bucket, parts[-1], group, NDJSON, {MARK: "part"})
-            if self._there():
+            if self._exists():
                 return False
             return self._storage.compose(self._bucket, self._name, parts, NDJSON, metadata)
         except StorageError:
-            if self._there():  # somebody was quicker, and has deleted the parts
+            if self._exists():  # another attempt was faster, and has deleted the parts
                 return False
             raise
 
-    def _there(self) -> bool:
+    def _exists(self) -> bool:
         try:
             self._storage.stat(self._bucket, self._name)
         except NotThere:
@@ -183,7 +182,7 @@ class BucketOutput:
         return True
 
     def close(self) -> None:
-        """Leave what there is for a later attempt."""
+        """Close the output; what is written stays for a later attempt."""
         self._held.clear()
 
 
@@ -192,10 +191,10 @@ def _parts_of(folder: str, name: str) -> str:
 
 
 def clean(storage: Storage, bucket: str, folder: str, name: str) -> None:
-    """Delete the parts of an output that is whole; where that is not allowed they stay, which harms nothing."""
+    """Delete the parts of a complete output; a failure is only logged, since left parts do no harm."""
     prefix = _parts_of(folder, name)
     try:
-        names = [found.name for found in storage.list(bucket, prefix)]
+        names = [object_.name for object_ in storage.list(bucket, prefix)]
         if names:
             with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
                 list(pool.map(lambda part: storage.delete(bucket, part), names))
@@ -204,5 +203,5 @@ def clean(storage: Storage, bucket: str, folder: str, name: str) -> None:
 
 
 def identity_text(facts: Mapping[str, object]) -> str:
-    """Return a short name of everything that decides what is written."""
+    """Return a digest, 32 hexadecimal digits, of everything that decides the bytes of an output."""
     return sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:32]

@@ -1,4 +1,4 @@
-"""From the bytes of a file to its predictions: what the events and the command line share."""
+"""Scores a file: from its bytes to its predictions, for events and for the command line."""
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache
@@ -17,16 +17,16 @@ from serving.runtime.loading import cache
 from serving.runtime.model import Model
 from serving.savedmodel.folder import card
 from serving.savedmodel.signature import Signature
-from serving.scoring.faults import BadFile, Gone, Passing
+from serving.scoring.faults import BadFile, Gone, TemporaryFailure
 from serving.scoring.formats import Whole, format_of, free, gunzip
 from serving.scoring.outputs import Output, identity_text
-from serving.scoring.scorer import Scorer, Uneven
+from serving.scoring.scorer import BatchDependent, Scorer
 
-FORM = 1  # of the lines; another one when the same file would be written otherwise
+FORM = 1  # version of the output's format: raise it when the same file gives other bytes
 
 
 class Source(NamedTuple):
-    """A file of instances, one version of it."""
+    """One version of a file of instances."""
 
     address: str
     generation: str
@@ -37,7 +37,7 @@ class Source(NamedTuple):
 
 
 class Work(NamedTuple):
-    """What is to be done with a file: everything that decides the bytes of its predictions."""
+    """Everything that decides the bytes of a file's predictions."""
 
     source: Source
     model: Model
@@ -47,7 +47,7 @@ class Work(NamedTuple):
 
     @property
     def identity(self) -> str:
-        """Return a name for this work, the same whenever the same bytes come out of it."""
+        """Return a digest of this work: equal digests mean equal predictions."""
         options = self.options
         facts = (options.score_options, options.score_batch_rows, options.score_instances, options.score_part_bytes,
                  options.key_field, options.non_finite, options.max_body_bytes, options.intra_op_threads)  # fmt: skip
@@ -57,7 +57,7 @@ class Work(NamedTuple):
         })  # fmt: skip
 
     def summary(self, output: Output) -> dict[str, str]:
-        """Return what is told of the predictions beside them."""
+        """Return the metadata of the predictions."""
         return {
             "rows": str(output.rows), "errors": str(output.failed),
             "source": self.source.address, "generation": self.source.generation,
@@ -70,11 +70,11 @@ Progress = Callable[[int, int], None]
 
 
 def prepare(source: Source, options: Settings) -> Work:
-    """Load the model if nothing has yet, and choose the signature; raise BadFile where that cannot score the file."""
+    """Load the model if needed, and choose the signature; raise BadFile or TemporaryFailure where that fails."""
     try:
         served = cache().get()
     except LoadError as error:
-        raise Passing(f"the model cannot be loaded: {error}") from None
+        raise TemporaryFailure(f"the model cannot be loaded: {error}") from None
     try:
         query = from_query(options.score_options, place="SCORE_OPTIONS", strict=True)
         context = Context(
@@ -90,21 +90,21 @@ def prepare(source: Source, options: Settings) -> Work:
 
 
 def score(work: Work, make_output: Callable[[str], Output], progress: Progress) -> tuple[Output, bool]:
-    """Write the predictions of a file; return where they are, and whether they are new.
+    """Write the predictions of a file; return the output, and whether it is new.
 
-    `make_output` opens the output of an identity; `progress` is told after each batch how many bytes have been read and
-    how many rows are done. Raise BadFile, Gone or Passing.
+    `make_output` opens the output of an identity; `progress` is called after each batch with the bytes read and the
+    rows done so far. Raise BadFile, Gone or TemporaryFailure.
     """
     try:
         try:
             return _score(work, make_output(work.identity), progress, one_by_one=False)
-        except Uneven:
+        except BatchDependent:
             log("INFO", f"{work.source.address}: started again, row by row: results depend on the batch size")
             return _score(work, make_output(f"{work.identity}-1"), progress, one_by_one=True)
     except StorageError as error:
-        raise Passing(str(error)) from None
+        raise TemporaryFailure(str(error)) from None
     except MemoryError:
-        raise Passing("out of memory") from None
+        raise TemporaryFailure("out of memory") from None
 
 
 def _score(work: Work, output: Output, progress: Progress, *, one_by_one: bool) -> tuple[Output, bool]:
@@ -137,7 +137,7 @@ def _score(work: Work, output: Output, progress: Progress, *, one_by_one: bool) 
 
 
 class _Counted:
-    """The bytes of a file, and how many of them have been asked for."""
+    """The chunks of a file, and how many bytes of them have been read."""
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
         self._chunks = chunks
@@ -154,5 +154,5 @@ class _Counted:
 
 @lru_cache(maxsize=4)
 def digest(directory: Path) -> str:
-    """Return the digest of what decides a model's answers."""
+    """Return the model's digest, see `folder.card`, computed once."""
     return card.digest(directory)

@@ -1,9 +1,9 @@
 """Rows in, lines out: a batch is decoded, run in slices, and written as JSON lines, a line for each row.
 
-A prediction has the bytes that an online answer has for the same instance alone. That is more than it seems: a model
-may round a row differently in company (a matrix by a vector is another kernel than a matrix by a matrix), and a
-signature does not say whether its rows touch each other. So rows run together only as long as the bytes prove to be
-those of each row alone: on the first rows of the file for every size that is tried, and on one row of each slice
+A prediction has the same bytes as the online answer for that instance alone. That is not a matter of course: a model
+may round a row differently in a batch (matrix-vector and matrix-matrix products are different kernels), and a signature
+does not say whether its rows are independent. So rows run in batches only while the bytes equal those of each row
+alone: compared on the first rows of the file for every batch size that is tried, and on one row of each slice
 afterwards. At the first difference the file is started again, row by row.
 """
 
@@ -24,25 +24,25 @@ from serving.protocols.raw.bodies import Form
 from serving.protocols.tensorflow_serving.inputs import COLUMN
 from serving.runtime.model import Model
 from serving.savedmodel.signature import Signature
-from serving.scoring.faults import BadFile, Passing
+from serving.scoring.faults import BadFile, TemporaryFailure
 from serving.scoring.formats import Batch, Format
 
-MOST_ROWS = 256  # of a slice, where the model decides
-COMPARED = 32
-TIMES = 3  # that a size is timed
-GAIN = 0.9  # twice the rows must take less than this share of the time a row took, or they are not worth it
+MOST_ROWS = 256  # of a slice, if the batch size is measured
+COMPARED = 32  # rows that are compared for each batch size
+TIMES = 3  # timings of each batch size
+GAIN = 0.9  # a doubled batch must take less than this share of the time per row
 OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
 
 
-class Uneven(Exception):
-    """A row was answered otherwise in company than alone."""
+class BatchDependent(Exception):
+    """The prediction of a row depends on the batch size."""
 
 
 class Scorer:
     """A model's signature, for the rows of one file."""
 
     def __init__(self, model: Model, signature: Signature, rows: int, *, instances: bool = False) -> None:
-        """Run `rows` rows at once; 0: as many as pay and change no byte. Raise BadFile where it does not go by rows."""
+        """Run `rows` rows at once; 0: the fastest number that changes no byte. Raise BadFile if the inputs disagree."""
         self._model, self._signature, self._instances = model, signature, instances
         sizes = {spec.shape[0] for spec in signature.inputs.values() if spec.shape} - {None}
         self._fixed = sizes.pop() if len(sizes) == 1 else None
@@ -53,7 +53,7 @@ class Scorer:
 
     @property
     def step(self) -> int:
-        """Return the number of rows that a batch has to be a multiple of."""
+        """Return the number of rows of which a batch must be a multiple."""
         return self._fixed or 1
 
     def one_by_one(self) -> None:
@@ -61,7 +61,7 @@ class Scorer:
         self._rows = self._asked = 1
 
     def answer(self, source: Format, batch: Batch) -> tuple[bytes, dict[int, str]]:
-        """Return a line for each row of a batch, and what is wrong with some of them."""
+        """Return a JSON line for each row of a batch, and the errors by row; raise BadFile or TemporaryFailure."""
         call = source.decode(batch)
         failed: dict[int, str] = dict(call.failed)
         values: dict[int, Any] = {}
@@ -73,7 +73,7 @@ class Scorer:
                 some = good[start : start + rows]
                 self._run(call, _cut(call.inputs, start, start + len(some)), some, values, failed)
         if call.failed and len(batch.rows) > 1:
-            self._others(source, batch, call, values, failed)
+            self._retry_alone(source, batch, call, values, failed)
         lines = []
         for row in range(len(batch.rows)):
             line: dict[str, Any] = {}
@@ -88,8 +88,10 @@ class Scorer:
             lines.append(orjson.dumps(line, option=OPTIONS))
         return b"".join(lines), failed
 
-    def _others(self, source: Format, batch: Batch, call: Call, values: dict[int, Any], failed: dict[int, str]) -> None:
-        """Look at those rows alone that were wrong in company: they may only be of another form or shape."""
+    def _retry_alone(
+        self, source: Format, batch: Batch, call: Call, values: dict[int, Any], failed: dict[int, str]
+    ) -> None:
+        """Decode failed rows alone: some only differ from the other rows of the batch in form or shape."""
         for row in call.failed:
             alone = source.decode(batch, row)
             problem: dict[int, str] = dict(alone.failed)
@@ -105,12 +107,12 @@ class Scorer:
     def _run(
         self, call: Call, inputs: Arrays, rows: Sequence[int], values: dict[int, Any], failed: dict[int, str]
     ) -> None:
-        """Run some rows; where the model refuses them, in halves, until one fails alone."""
+        """Run rows; where the model refuses them, bisect until single rows fail."""
         try:
             outputs = self._outputs(inputs, len(rows))
         except RunError as error:
             if error.code not in CLIENTS_FAULT:
-                raise Passing(f"the model failed: {error.code}: {plain(str(error))}") from None
+                raise TemporaryFailure(f"the model failed: {error.code}: {plain(str(error))}") from None
             if len(rows) == 1:
                 failed[rows[0]] = f"{call.form.place(rows[0])}: the model refuses it: {plain(str(error))}"
                 return
@@ -123,7 +125,7 @@ class Scorer:
             values.update(zip(rows, _values(call, outputs)))
 
     def _outputs(self, inputs: Arrays, rows: int) -> Arrays:
-        """Run; a batch of a fixed size is filled up with its last row."""
+        """Run a batch; one of a fixed size is padded with its last row."""
         missing = (self._fixed or rows) - rows
         if missing:
             inputs = {name: np.concatenate([array, *[array[-1:]] * missing]) for name, array in inputs.items()}
@@ -144,20 +146,20 @@ class Scorer:
             outputs = self._model.run(self._signature, call.inputs)
         except RunError as error:
             if error.code not in CLIENTS_FAULT:
-                raise Passing(f"the model failed: {error.code}: {plain(str(error))}") from None
+                raise TemporaryFailure(f"the model failed: {error.code}: {plain(str(error))}") from None
             raise BadFile(f"the model refuses it: {plain(str(error))}") from None
         values = answers.columns(call, outputs)
         return next(iter(values.values())) if len(values) == 1 else values
 
     def _chosen(self, call: Call, rows: int) -> int:
-        """Return how many rows to run at once, tried on the first of them."""
+        """Return how many rows to run at once, measured on the first rows of the call."""
         try:
-            with_one = self._alone(call.inputs, min(rows, COMPARED))
+            singles = self._alone(call.inputs, min(rows, COMPARED))
             best, size = self._seconds(call.inputs, 1), 1
             while size * 2 <= min(rows, MOST_ROWS):
                 together = self._outputs(_cut(call.inputs, 0, size * 2), size * 2)
                 if not all(
-                    _same(alone, _cut(together, row, row + 1)) for row, alone in enumerate(with_one[: size * 2])
+                    _same(single, _cut(together, row, row + 1)) for row, single in enumerate(singles[: size * 2])
                 ):
                     log("INFO", f"rows run one by one: {size * 2} together are answered with other bytes")
                     size = 1
@@ -167,7 +169,7 @@ class Scorer:
                     break
                 best, size = seconds, size * 2
         except RunError:
-            return 1  # a row that the model refuses; a later batch may do without
+            return 1  # the model refuses a row; a later batch is measured again
         if rows >= COMPARED:
             self._rows = size
         return size
@@ -176,43 +178,43 @@ class Scorer:
         return [self._outputs(_cut(inputs, row, row + 1), 1) for row in range(rows)]
 
     def _seconds(self, inputs: Arrays, rows: int) -> float:
-        """Return how long a row takes in a slice of so many: the least of a few times, which others disturb least."""
-        some, least = _cut(inputs, 0, rows), math.inf
+        """Return the seconds per row in a slice of `rows` rows: the minimum of a few timings."""
+        batch, minimum = _cut(inputs, 0, rows), math.inf
         for _ in range(TIMES):
             begin = time.perf_counter()
-            self._outputs(some, rows)
-            least = min(least, time.perf_counter() - begin)
-        return least / rows
+            self._outputs(batch, rows)
+            minimum = min(minimum, time.perf_counter() - begin)
+        return minimum / rows
 
     def _compare(self, inputs: Arrays, outputs: Arrays, row: int) -> None:
         if not _same(self._outputs(_cut(inputs, row, row + 1), 1), _cut(outputs, row, row + 1)):
-            raise Uneven
+            raise BatchDependent
 
 
 def _cut(arrays: Arrays, start: int, stop: int) -> Arrays:
     return {name: array[start:stop] for name, array in arrays.items()}
 
 
-def _same(one: Arrays, other: Arrays) -> bool:
+def _same(first: Arrays, second: Arrays) -> bool:
     return all(
-        array.shape == other[name].shape
+        array.shape == second[name].shape
         and (
-            array.tolist() == other[name].tolist()
+            array.tolist() == second[name].tolist()
             if array.dtype == object
-            else array.tobytes() == other[name].tobytes()
+            else array.tobytes() == second[name].tobytes()
         )
-        for name, array in one.items()
+        for name, array in first.items()
     )
 
 
 def _values(call: Call, outputs: Arrays) -> Sequence[Any]:
-    """Return what the JSON writer takes for the prediction of each row."""
+    """Return the prediction of each row as a value for the JSON writer."""
     try:
         if not call.context.null and not all(np.isfinite(array).all() for array in outputs.values() if _float(array)):
-            # The tokens of one row make the writer write the others otherwise than alone.
+            # NaN and infinity in one row change how the writer formats the other rows.
             count = len(next(iter(outputs.values())))
-            found: list[Any] = [answers.rows(call, _cut(outputs, row, row + 1))[0] for row in range(count)]
-            return found
+            separate: list[Any] = [answers.rows(call, _cut(outputs, row, row + 1))[0] for row in range(count)]
+            return separate
         rows: Sequence[Any] = answers.rows(call, outputs)
         return rows
     except BadRequest as error:

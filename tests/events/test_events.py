@@ -549,7 +549,7 @@ def storage(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     def record_error(source: str, generation: str | None, message: str) -> str:
         asked.append(("record", source, generation, message))
         if source.endswith("unrecorded"):
-            raise scoring.Passing("storage answers 503")
+            raise scoring.TemporaryFailure("storage answers 503")
         return f"{source}.error.json"
 
     def ours(bucket: str, name: str, metadata: Any) -> bool:
@@ -565,7 +565,7 @@ RAISED: dict[str, Exception] = {
     "gone": scoring.Gone("overwritten"),
     "bad": scoring.BadFile("line 1: expected a JSON value"),
     "unrecorded": scoring.BadFile("line 1: expected a JSON value"),
-    "passing": scoring.Passing("storage answers 503"),
+    "passing": scoring.TemporaryFailure("storage answers 503"),
     "memory": MemoryError(),
     "unloadable": LoadError("no such folder"),
     "bug": ZeroDivisionError("secret"),

@@ -7,7 +7,7 @@ import pytest
 
 from serving.core.dtypes import BY_CODE
 from serving.core.errors import did_you_mean
-from serving.core.http import _wanted_encoding, unpack
+from serving.core.http import _accepted_encoding, unpack
 from serving.core.telemetry import observe
 from serving.events import cloud_events
 from serving.protocols import classify, open_inference, raw, regress, sagemaker, tensorflow_serving
@@ -205,7 +205,7 @@ READERS: list[tuple[str, Make, Reader]] = [
     ("header fields: parameters of a content type", lambda n: "text/plain" + ';a="b"' * n,    lambda text: posted(text, TEXT)(b"a")),
     ("header fields: quotes that never close", lambda n: "text/plain" + ';a="\\"' * n,        lambda text: posted(text, TEXT)(b"a")),
     ("header fields: white space",         lambda n: "text/plain;" + " " * n + ";" + "a" * n, lambda text: posted(text, TEXT)(b"a")),
-    ("header fields: Accept-Encoding",     lambda n: "gzip;q=0.5," * n,                       _wanted_encoding),
+    ("header fields: Accept-Encoding",     lambda n: "gzip;q=0.5," * n,                       _accepted_encoding),
     ("header fields: traceparent",         lambda n: "00-" + "1" * n,                         lambda text: observe._trace({"traceparent": text})),
     ("header fields: a long one in the log", lambda n: "é\n" * n,                             observe.plain),
     ("names: a long one",                  lambda n: "feature_of_the_house" * n,              lambda text: did_you_mean(text, NAMED.inputs)),

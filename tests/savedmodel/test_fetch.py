@@ -90,15 +90,15 @@ NAMES = [
     (["saved_model.pb", "variables/variables.index"], None),
     (["assets/Groesse.txt", "assets/größe.txt"],   None),
     (["saved_model.pb", "..hidden", "a..b/c"],     None),
-    (["../other"],                                 "is no file"),
-    (["a/../../other"],                            "is no file"),
-    (["a/../saved_model.pb"],                      "is no file"),
-    (["./saved_model.pb"],                         "is no file"),
-    (["/etc/passwd"],                              "is no file"),
-    (["a//b"],                                     "is no file"),
+    (["../other"],                                 "is not a file"),
+    (["a/../../other"],                            "is not a file"),
+    (["a/../saved_model.pb"],                      "is not a file"),
+    (["./saved_model.pb"],                         "is not a file"),
+    (["/etc/passwd"],                              "is not a file"),
+    (["a//b"],                                     "is not a file"),
     ([""],                                         "the bucket holds nothing"),
-    (["a\0b"],                                     "is no file"),
-    (["a" * 256],                                  "is no file"),
+    (["a\0b"],                                     "is not a file"),
+    (["a" * 256],                                  "is not a file"),
     (["saved_model.pb", "Saved_Model.pb"],         "would be the same file"),
     (["a/x", "A/x"],                               "would be the same file"),
     (["a", "a"],                                   "would be the same file"),
@@ -159,5 +159,5 @@ def test_a_disk_that_is_full_is_503_at_once_for_whatever_reads_the_model(
 def test_an_object_outside_the_folder_is_refused(monkeypatch: pytest.MonkeyPatch, storage: str) -> None:
     outside = Object("models", "digits/../../outside", "1", 1, "", "", {})
     monkeypatch.setattr(Storage, "list", lambda *_: iter([outside]))
-    with pytest.raises(LoadError, match="is no file that could be"):
+    with pytest.raises(LoadError, match="is not a file of the model"):
         fetch("gs://models/digits", Storage(storage))

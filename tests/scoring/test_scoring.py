@@ -20,7 +20,7 @@ from serving.core import settings
 from serving.core import storage as client
 from serving.core.errors import LoadError
 from serving.runtime import loading
-from serving.scoring import BadFile, Gone, Passing, formats, outputs, run
+from serving.scoring import BadFile, Gone, TemporaryFailure, formats, outputs, run
 from serving.scoring.scorer import Scorer
 from tests.conftest import EMBEDDED, Serve
 from tests.events.emulators import Fault, Line, Store, line, storage
@@ -351,26 +351,26 @@ def test_an_object_that_is_replaced_while_it_is_read_is_gone(bench: Bench, monke
 def test_passing_faults_are_told_apart(bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     source, generation = bench.put(b'"cat"\n')
     bench.start(build() / "lookup_table", EVENT_INPUT="", EVENT_OUTPUT="")
-    with pytest.raises(Passing, match="EVENT_OUTPUT is not set"):
+    with pytest.raises(TemporaryFailure, match="EVENT_OUTPUT is not set"):
         scoring.score_object(source, generation)
     bench.start(build() / "lookup_table", EVENT_OUTPUT="gs://no-such-bucket/out")
-    with pytest.raises(Passing, match="404"):
+    with pytest.raises(TemporaryFailure, match="404"):
         scoring.score_object(source, generation)
-    with pytest.raises(Passing, match="404"):
+    with pytest.raises(TemporaryFailure, match="404"):
         scoring.record_error(source, generation, "x")
     for fault in (Fault("GET", "alt=media", 503, 99), Fault("POST", "upload", 503, 99), Fault("GET", "/o/", 500, 99)):
         with line(bench.store.address, fault) as through:
             bench.start(build() / "lookup_table", through)
-            with pytest.raises(Passing, match="the server answers 50"):
+            with pytest.raises(TemporaryFailure, match="the server answers 50"):
                 scoring.score_object(source, generation)
     bench.start(tmp_path)
-    with pytest.raises(Passing, match="the model cannot be loaded: it holds no"):
+    with pytest.raises(TemporaryFailure, match="the model cannot be loaded: it holds no"):
         scoring.score_object(source, generation)
     bench.start(build() / "lookup_table")
     served = loading.cache().get()
-    for error in (MemoryError(), scoring.run.Passing("x")):
+    for error in (MemoryError(), scoring.run.TemporaryFailure("x")):
         monkeypatch.setattr(type(served), "run", lambda *_, error=error: (_ for _ in ()).throw(error))
-        with pytest.raises(Passing):
+        with pytest.raises(TemporaryFailure):
             scoring.score_object(source, generation)
 
 
@@ -433,7 +433,7 @@ def test_work_that_was_cut_short_goes_on_where_it_ended(bench: Bench, monkeypatc
     def stumble(self: outputs.BucketOutput) -> None:
         if len(kept) % 9 == 8:
             kept.append(0)
-            raise Passing("struck by lightning")
+            raise TemporaryFailure("struck by lightning")
         keep(self)
         kept.append(self.rows)
 
@@ -443,7 +443,7 @@ def test_work_that_was_cut_short_goes_on_where_it_ended(bench: Bench, monkeypatc
         try:
             scored = scoring.score_object(source, generation)
             break
-        except Passing as error:
+        except TemporaryFailure as error:
             assert str(error) == "struck by lightning"
             strokes += 1
             assert bench.store.names("out", f"scored/.partial/{bench.name}")
@@ -491,17 +491,15 @@ def test_work_that_does_not_fit_the_time_is_refused_at_its_beginning(
         scoring.score_object(source, generation)
     assert now[0] < 60
     now[0], pace = 0.0, 0.0
-    monkeypatch.setattr(scoring, "BELIEVED", 1e9)  # the beginning was quick; then it stalls
+    monkeypatch.setattr(scoring, "MEASURED", 1e9)  # the beginning was quick; then it stalls
     later = iter([0.0] * 30 + [200.0] * 1000)
     monkeypatch.setattr(scoring.time, "monotonic", lambda: next(later))
-    with pytest.raises(Passing, match="EVENT_TIMEOUT, 100 s, is over after"):
+    with pytest.raises(TemporaryFailure, match="EVENT_TIMEOUT, 100 s, is over after"):
         scoring.score_object(source, generation)
 
 
-def test_progress_is_told_in_the_log(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(scoring, "TELL_EVERY", 0.0)
+def test_progress_is_logged(bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(scoring, "LOG_EVERY", 0.0)
     monkeypatch.setattr(formats, "ROWS", 100)
     bench.start(build() / "lookup_table")
     bench.score(b'"cat"\n' * 300)
@@ -650,7 +648,7 @@ def test_a_model_that_fails_to_load_does_not_count_as_a_bad_file(bench: Bench, m
         raise LoadError("it is not there yet")
 
     monkeypatch.setattr(loading.Cache, "get", fail)
-    with pytest.raises(Passing, match="it is not there yet"):
+    with pytest.raises(TemporaryFailure, match="it is not there yet"):
         scoring.score_object(*bench.put(b"1\n"))
 
 

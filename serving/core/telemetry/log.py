@@ -1,7 +1,7 @@
 """The log: one JSON object a line on standard output, in the form that Cloud Logging reads.
 
-A line has at most 4,096 bytes and is written by one call, which a pipe takes whole: lines of several threads and
-workers do not mix.
+A line has at most 4,096 bytes and is written by one call, which is atomic on a pipe: lines of threads and workers do
+not mix.
 """
 
 import os
@@ -14,7 +14,7 @@ import orjson
 LONGEST = 4096  # bytes, the line feed included: Linux's PIPE_BUF
 OPTIONS = orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z
 
-_stream: TextIO | None = None  # the standard output that `_descriptor` is of
+_stream: TextIO | None = None  # the standard output of `_descriptor`
 _descriptor: int | None = None
 
 
@@ -24,11 +24,11 @@ def log(severity: str, message: str, **fields: Any) -> None:
 
 
 def write(line: bytes) -> None:
-    """Write one line. Never raises: no request fails for its log."""
+    """Write one line. Never raises: a broken log fails no request."""
     stream = sys.stdout
     try:
         if stream is not _stream:
-            _look_at(stream)
+            _use(stream)
         if _descriptor is None:
             stream.write(line.decode())
             stream.flush()
@@ -40,25 +40,25 @@ def write(line: bytes) -> None:
                 import select
 
                 select.select([], [_descriptor], [])
-    except (OSError, ValueError):  # the reader of the log is gone, and there is no other place to say so
+    except (OSError, ValueError):  # the reader of the log is gone, and there is nowhere else to report it
         return
 
 
 def handler() -> Any:
-    """Return a handler for those who log through Python's logging: their entries become ours."""
-    import logging  # the servers and OpenTelemetry have it
+    """Return a handler for Python's logging that writes each record as an entry of this log."""
+    import logging  # the servers and OpenTelemetry import it anyway
 
     class Entry(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             severity = "WARNING" if record.levelno == logging.WARNING else "ERROR" if record.levelno > 30 else "INFO"
-            told = {"traceback": logging.Formatter().formatException(record.exc_info)} if record.exc_info else {}
-            log(severity, record.getMessage(), logger=record.name, **told)
+            fields = {"traceback": logging.Formatter().formatException(record.exc_info)} if record.exc_info else {}
+            log(severity, record.getMessage(), logger=record.name, **fields)
 
     return Entry()
 
 
 def to_line(entry: dict[str, Any]) -> bytes:
-    """Return an entry as a line, which is never too long."""
+    """Return an entry as a line of at most LONGEST bytes."""
     try:
         line = orjson.dumps(entry, default=str, option=OPTIONS)
     except TypeError:  # half of a surrogate pair, or too large a number
@@ -66,15 +66,15 @@ def to_line(entry: dict[str, Any]) -> bytes:
     return line if len(line) <= LONGEST else _shortened(entry)
 
 
-def _look_at(stream: TextIO) -> None:
-    """Keep the file descriptor of a standard output that has one; writing to it costs a third of what print does."""
+def _use(stream: TextIO) -> None:
+    """Keep the file descriptor of standard output, if it has one: writing to it costs a third of what print costs."""
     global _stream, _descriptor
     _stream, _descriptor = stream, None
     try:
         stream.flush()
         _descriptor = stream.fileno()
     except (OSError, ValueError, AttributeError):
-        pass  # one that stands in for it: a test's, a notebook's, the execution ids' of functions-framework
+        pass  # a replacement without a descriptor: in a test, a notebook, functions-framework's execution ids
 
 
 def _safe(value: Any) -> Any:
@@ -87,7 +87,7 @@ def _safe(value: Any) -> Any:
 
 
 def _shortened(entry: dict[str, Any]) -> bytes:
-    """Write an entry with each of its texts cut so that it fits."""
+    """Return an entry as a line, with its texts cut to the largest size that fits."""
     for most in (3000, 1500, 500, 150, 50):
         cut = {name: _cut(name, value, most) for name, value in _safe(entry).items()}
         line = orjson.dumps(cut, default=str, option=OPTIONS)

@@ -1,19 +1,19 @@
-"""Metrics for Prometheus, at GET /metrics where METRICS=1; through prometheus_client, which is imported nowhere else.
+"""Metrics for Prometheus, at GET /metrics if METRICS=1, through prometheus_client, which only this module imports.
 
     serving_requests_total            {protocol, action, status}   status: 2xx, 4xx, 5xx
     serving_request_seconds           {protocol, action}           a histogram
-    serving_step_seconds              {step}                       the same of decode, run, encode
+    serving_step_seconds              {step}                       a histogram; decode, run, encode
     serving_rows_total                {protocol, action}
     serving_refused_total             {status}                     413, 429, 503, 504
     serving_native_requests_total     {outcome}                    accelerated, refused, or why Python answered
     serving_requests_in_flight
     serving_loads_total               {outcome}                    loaded, failed
-    serving_cold_requests_total                                    came when the model was not there yet
-    serving_start_seconds             {phase}                      what the start was made of, see `phases`
+    serving_cold_requests_total                                    arrived before the model was loaded
+    serving_start_seconds             {phase}                      the phases of the start, see `phases`
 
-No label is a client's: what it may choose (paths, names, versions) has no series, whatever it asks for.
+No label has a value that a client chooses (paths, names, versions), so clients cannot add series.
 
-Several workers write to files in one folder, which `begin` makes before the fork, and any of them adds up all of them.
+Several workers write to files in one folder, which `begin` makes before the fork; any worker exposes the sums of all.
 """
 
 import atexit
@@ -40,10 +40,10 @@ class Meters:
     """The metrics of this process."""
 
     def __init__(self, client: Any, shared: str) -> None:
-        """Make them; `shared` is the folder of several workers, empty for one."""
+        """Make the metrics; `shared` is the folder that several workers share, empty for one worker."""
         self.client, self.shared = client, shared
         self.registry = client.CollectorRegistry()
-        # Where several workers share files, the files are collected and not what this process holds of them.
+        # Several workers' metrics are collected from their files, not from this process.
         own = None if shared else self.registry
         if own:
             client.ProcessCollector(registry=own)
@@ -54,7 +54,7 @@ class Meters:
         requests = "protocol", "action"
         self.requests = counter("serving_requests", "Requests answered.", *requests, "status")
         self.seconds = client.Histogram(
-            "serving_request_seconds", "From the request's head to its answer.", requests,
+            "serving_request_seconds", "From the request's head to its response.", requests,
             registry=own, buckets=REQUEST_SECONDS,
         )  # fmt: skip
         self.steps = client.Histogram(
@@ -75,23 +75,23 @@ class Meters:
             registry=own, multiprocess_mode="max",
         )  # fmt: skip
         self.by_step = [self.steps.labels(step) for step in STEPS]
-        self.by_request: dict[tuple[str, str, str], tuple[Any, Any, Any]] = {}  # a name costs a look-up under a lock
+        self.by_request: dict[tuple[str, str, str], tuple[Any, Any, Any]] = {}  # `labels` takes a lock
 
     def of(self, protocol: str, action: str, status: str) -> tuple[Any, Any, Any]:
-        """Return the count, the histogram and the rows of requests of this kind."""
-        found = self.by_request.get((protocol, action, status))
-        if found is None:
-            found = (
+        """Return the counter, the histogram and the row counter of requests with these labels."""
+        meters = self.by_request.get((protocol, action, status))
+        if meters is None:
+            meters = (
                 self.requests.labels(protocol, action, status),
                 self.seconds.labels(protocol, action),
                 self.rows.labels(protocol, action),
             )
-            self.by_request[protocol, action, status] = found
-        return found
+            self.by_request[protocol, action, status] = meters
+        return meters
 
 
 def begin(options: Settings) -> None:
-    """Import the library and make the metrics, where METRICS=1 asks for them."""
+    """Import the library and make the metrics if METRICS=1."""
     global on, _meters
     if not options.metrics:
         on = False
@@ -112,34 +112,34 @@ MISSING = "prometheus_client is not installed: pip install -r requirements/obser
 
 
 def _share(options: Settings) -> str:
-    """Return the folder in which workers share what they count, made where nobody has named one."""
+    """Return the folder in which workers share metrics, made if the setting names none; "" for one worker."""
     if options.prometheus_multiproc_dir is None and options.workers > 1:
         return _folder()
     return str(options.prometheus_multiproc_dir or "")
 
 
 def _folder() -> str:
-    """Make a folder for this process and those that it forks; it goes when this one ends."""
+    """Make a folder for this process and those that it forks; it is deleted when this one ends."""
     import shutil
     import tempfile
 
-    made, process = tempfile.mkdtemp(prefix="metrics-"), os.getpid()
-    atexit.register(lambda: shutil.rmtree(made, ignore_errors=True) if os.getpid() == process else None)
-    os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", made)  # before the library is imported, which reads it then
-    return made
+    folder, process = tempfile.mkdtemp(prefix="metrics-"), os.getpid()
+    atexit.register(lambda: shutil.rmtree(folder, ignore_errors=True) if os.getpid() == process else None)
+    os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", folder)  # before the library is imported, which reads it then
+    return folder
 
 
 def count(protocol: str, action: str, status: int, steps: tuple[int | None, ...], rows: int, cold: bool) -> None:
-    """Count a request that has been answered; `steps` are decode, run, encode and the whole, in microseconds."""
+    """Count an answered request; `steps` are decode, run, encode and the total, in microseconds."""
     assert _meters
     requests, seconds, counted = _meters.of(protocol, action, f"{status // 100}xx")
     requests.inc()
     seconds.observe((steps[3] or 0) / 1e6)
     if rows:
         counted.inc(rows)
-    for meter, took in zip(_meters.by_step, steps):
-        if took is not None:
-            meter.observe(took / 1e6)
+    for meter, microseconds in zip(_meters.by_step, steps):
+        if microseconds is not None:
+            meter.observe(microseconds / 1e6)
     if status in REFUSED:
         _meters.refused.labels(str(status)).inc()
     if cold:
@@ -147,7 +147,7 @@ def count(protocol: str, action: str, status: int, steps: tuple[int | None, ...]
 
 
 def count_native(outcome: str) -> None:
-    """Count a prediction by what became of it in the native codec."""
+    """Count a prediction by its outcome in the native codec."""
     assert _meters
     _meters.native.labels(outcome).inc()
 
@@ -159,7 +159,7 @@ def began() -> None:
 
 
 def ended() -> None:
-    """Count it no longer."""
+    """Count the request as no longer in flight."""
     if _meters:
         _meters.flying.dec()
 
@@ -171,7 +171,7 @@ def loaded(outcome: str) -> None:
 
 
 def expose(accept: str) -> tuple[bytes, str]:
-    """Return all metrics in the form that the scraper accepts, and its content type; raise LookupError without any."""
+    """Return all metrics in a format that the scraper accepts, and its content type; raise LookupError if disabled."""
     if not on or _meters is None:
         raise LookupError(MISSING)
     for phase, seconds in phases.durations().items():
@@ -179,15 +179,15 @@ def expose(accept: str) -> tuple[bytes, str]:
     registry = _meters.registry
     if _meters.shared:
         multiprocess = _meters.client.multiprocess
-        _forget_the_dead(multiprocess.mark_process_dead, _meters.shared)
+        _drop_ended_workers(multiprocess.mark_process_dead, _meters.shared)
         registry = _meters.client.CollectorRegistry()
         multiprocess.MultiProcessCollector(registry, path=_meters.shared)
     encode, content_type = _meters.client.exposition.choose_encoder(accept)
     return encode(registry), content_type
 
 
-def _forget_the_dead(forget: Callable[[int, str], None], shared: str) -> None:
-    """Drop what workers that have ended say of their requests in flight."""
+def _drop_ended_workers(forget: Callable[[int, str], None], shared: str) -> None:
+    """Drop the requests in flight of workers that have ended."""
     for name in os.listdir(shared):
         _, _, process = name.removesuffix(".db").rpartition("_")
         if name.startswith("gauge_live") and process.isdecimal() and not os.path.exists(f"/proc/{process}"):

@@ -1,19 +1,19 @@
-"""Seen from outside: what is told of a request when it has been answered.
+"""Observability: the log line, the metrics, the trace and the Server-Timing header of each answered request.
 
 Every answer has a `Server-Timing` header <https://www.w3.org/TR/server-timing/>, in milliseconds:
 
-    decode   bytes into arrays        encode   arrays into bytes, packed where the client takes that
-    run      the model                total    all of it; what is beside the three is mostly reading and waiting
+    decode   bytes into arrays        encode   arrays into bytes, compressed if the client accepts it
+    run      the model                total    all of it; the rest is mostly reading and waiting
 
-A request that has waited for a load of the model, and no other, has what that start was made of before those
-(`serving.core.telemetry.phases`), their sum as `start`, and as `wait` for how long it waited itself.
+Only a request that waited for a load of the model also has the phases of that start (`serving.core.telemetry.phases`),
+their sum as `start`, and its own waiting time as `wait`.
 
-Each has a line in the log, up to a hundred a second of those that succeed and as many of those that fail
-(LOG_REQUESTS): writing more costs time, and keeping them money. The next line says how many requests had none. Each has
-a count in the metrics (METRICS) and a trace (OTEL_EXPORTER_OTLP_ENDPOINT).
+Each request has a line in the log, up to a hundred a second of those that succeed and as many of those that fail
+(LOG_REQUESTS): more lines cost time to write and money to keep. The next line says how many requests had none. Each is
+counted in the metrics (METRICS) and has a trace (OTEL_EXPORTER_OTLP_ENDPOINT).
 
-Nothing of a body is told and nothing of a query; paths and headers are bounded, and what is not printable ASCII in
-them is escaped.
+Nothing of a body or a query is recorded; paths and headers are bounded, and characters other than printable ASCII are
+escaped.
 """
 
 import atexit
@@ -38,17 +38,17 @@ from serving.core.telemetry.tracing import Trace
 
 LONGEST = 200  # characters of a path or a user agent
 LONGEST_ID = 100  # of a request's or an event's id
-MOST_EVENTS = 10  # whose ids are told, of a batch
+MOST_EVENTS = 10  # of a batch, whose ids are logged
 
-# In microseconds; None for a step that was not gone through: decode, run, encode, total.
+# decode, run, encode, total, in microseconds; None for a step that was not reached.
 Steps = tuple[int | None, int | None, int | None, int]
 
-_options: Settings | None = None  # those that metrics and traces were begun with
+_options: Settings | None = None  # those that metrics and traces were started with
 _beginning = threading.Lock()
 
 
 def begin(options: Settings) -> None:
-    """Begin metrics and traces where the settings ask for them; before a server forks, so that workers share them."""
+    """Start metrics and traces if the settings enable them; called before a fork, so that workers share them."""
     global _options
     with _beginning:
         if options is not _options:
@@ -58,26 +58,26 @@ def begin(options: Settings) -> None:
 
 
 def start(door: str, options: Settings) -> None:
-    """Say in the log that a server starts, and at its end that it ended; called before it forks its workers."""
+    """Log that a server starts, and at exit that it ended; called before it forks its workers."""
     begin(options)
     began, process = time.monotonic(), os.getpid()
     log("INFO", f"starting behind {door}", version=__version__, model=str(options.model_dir), workers=options.workers,
         threads=options.threads, metrics=metrics.on, traces=tracing.on)  # fmt: skip
 
     def ended() -> None:
-        if os.getpid() == process:  # a worker has this from its parent, and ends before it
+        if os.getpid() == process:  # a forked worker inherits this handler, and exits earlier
             log("INFO", "ended", seconds=round(time.monotonic() - began, 1))
 
     atexit.register(ended)
 
 
 def finish(request: Request, response: Response) -> Response:
-    """Tell what happened to a request, and return its response with the times in a header."""
+    """Log, count and trace an answered request, and return its response with a Server-Timing header."""
     options = settings.current()
     if options is not _options:
         begin(options)
     record, status, now, text = request.record, response.status, perf_counter_ns(), _milliseconds
-    if record.encoded and not record.waited and not phases.pending:  # as most are
+    if record.encoded and not record.waited and not phases.pending:  # the usual case, written out for speed
         decoded, ran = record.decoded, record.ran
         timing = (
             f"decode;dur={text((decoded - record.decoding) // 1000)}, run;dur={text((ran - decoded) // 1000)}, "
@@ -86,13 +86,13 @@ def finish(request: Request, response: Response) -> Response:
     else:
         timing = _timing(request, status, now)
     trace = _watch(request, status, now) if metrics.on or tracing.on else None
-    if _is_told(options.log_requests, status, now):
-        write(_line(request, status, len(response.body), now, trace, _untold()))
+    if _has_line(options.log_requests, status, now):
+        write(_line(request, status, len(response.body), now, trace, _take_skipped()))
     return Response(status, response.body, response.content_type, (*response.headers, ("Server-Timing", timing)))
 
 
 def _watch(request: Request, status: int, now: int) -> Trace | None:
-    """Count a request, and trace it, where that is asked for."""
+    """Count and trace a request, each if it is enabled."""
     record = request.record
     called, rows, trace = named(record), _rows(record), None
     if tracing.on:
@@ -102,31 +102,31 @@ def _watch(request: Request, status: int, now: int) -> Trace | None:
     return trace
 
 
-_left = [0, 0]  # lines that may still be written before `_until`, of those that succeed and of those that fail
+_lines_left = [0, 0]  # lines that may still be written before `_until`, of those that succeed and of those that fail
 _until = 0
-_passed_over = 0  # requests without a line since the last that has one
+_skipped = 0  # requests without a line since the last that has one
 
 
-def _is_told(wanted: str, status: int, now: int) -> bool:
-    """Say whether a request has its line."""
-    global _left, _until, _passed_over
+def _has_line(mode: str, status: int, now: int) -> bool:
+    """Say whether a request gets a line in the log; `mode` is LOG_REQUESTS."""
+    global _lines_left, _until, _skipped
     failed = status >= 400
-    if wanted == "all" or (failed and wanted == "errors"):
+    if mode == "all" or (failed and mode == "errors"):
         return True
-    if not wanted.isdecimal():
+    if not mode.isdecimal():
         return False
     if now > _until:
-        _until, _left = now + 1_000_000_000, [int(wanted)] * 2
-    if _left[failed] > 0:
-        _left[failed] -= 1
+        _until, _lines_left = now + 1_000_000_000, [int(mode)] * 2
+    if _lines_left[failed] > 0:
+        _lines_left[failed] -= 1
         return True
-    _passed_over += 1
+    _skipped += 1
     return False
 
 
-def _untold() -> int:
-    global _passed_over
-    count, _passed_over = _passed_over, 0
+def _take_skipped() -> int:
+    global _skipped
+    count, _skipped = _skipped, 0
     return count
 
 
@@ -138,14 +138,14 @@ def _steps(record: Record, now: int) -> Steps:
             (decoded - record.decoding) // 1000, (ran - decoded) // 1000, (record.encoded - ran) // 1000, total,
         )  # fmt: skip
     if record.children:
-        told = [_steps(child, now)[:3] for child in record.children]
-        decode, run, encode = ([step for step in column if step is not None] for column in zip(*told))
+        children = [_steps(child, now)[:3] for child in record.children]
+        decode, run, encode = ([step for step in column if step is not None] for column in zip(*children))
         return sum(decode) if decode else None, sum(run) if run else None, sum(encode) if encode else None, total
     decode_ = (record.decoded - record.decoding) // 1000 if record.decoded else None
     return decode_, (record.ran - record.decoded) // 1000 if record.ran else None, None, total
 
 
-# Most times have been written before, which saves four fifths of writing them.
+# Most times repeat, and a cached text takes a fifth of the time.
 @lru_cache(maxsize=4096)
 def _milliseconds(microseconds: int) -> str:
     return f"{microseconds / 1000:.3f}"
@@ -153,8 +153,8 @@ def _milliseconds(microseconds: int) -> str:
 
 def _timing(request: Request, status: int, now: int) -> str:
     record = request.record
-    told = zip((*STEPS, "total"), _steps(record, now))
-    timing = ", ".join(f"{step};dur={_milliseconds(took)}" for step, took in told if took is not None)
+    durations = zip((*STEPS, "total"), _steps(record, now))
+    timing = ", ".join(f"{step};dur={_milliseconds(took)}" for step, took in durations if took is not None)
     if phases.pending and status == 200 and (record.signature is not None or record.children):
         _log_first()
     if waited := max([record.waited, *(child.waited for child in record.children)]):
@@ -163,18 +163,20 @@ def _timing(request: Request, status: int, now: int) -> str:
 
 
 def _log_first() -> None:
-    if told := phases.first():
-        log("INFO", f"first answer after {round(sum(told.values()), 1):g} ms of starting", milliseconds=told)
+    if phase_times := phases.first():
+        total = round(sum(phase_times.values()), 1)
+        log("INFO", f"first answer after {total:g} ms of starting", milliseconds=phase_times)
 
 
 def _start() -> str:
-    """Tell a request that has waited for the load what the start was made of; its run is the request's own."""
-    told = {phase: round(1000 * seconds, 1) for phase, seconds in phases.durations().items() if phase != "run"}
-    return "".join(f"{phase};dur={took}, " for phase, took in {**told, "start": round(sum(told.values()), 1)}.items())
+    """Return the phases of the start as Server-Timing entries, without the run, which is the request's own."""
+    phase_times = {phase: round(1000 * seconds, 1) for phase, seconds in phases.durations().items() if phase != "run"}
+    phase_times["start"] = round(sum(phase_times.values()), 1)
+    return "".join(f"{phase};dur={milliseconds}, " for phase, milliseconds in phase_times.items())
 
 
 def named(record: Record) -> tuple[str, str]:
-    """Return the protocol and the action of a request, both from our own table, "none" where there is none."""
+    """Return the protocol and the action of a request, from the table of routes; "none" where there is none."""
     if record.route is None:
         return "none", "none"
     if record.events:
@@ -199,7 +201,7 @@ def _rows(record: Record) -> int:
 
 
 def plain(text: str, most: int = LONGEST) -> str:
-    """Return text of a request as a log may hold it: printable ASCII, the rest escaped, and bounded."""
+    """Return text of a request for a log: at most `most` characters, escaped where they are not printable ASCII."""
     if len(text) <= most and text.isascii() and text.isprintable():
         return text
     text = text[: most + 1].encode("unicode_escape").decode("ascii")
@@ -213,36 +215,36 @@ _CLOUD = re.compile(r"(?!0{32})([0-9a-fA-F]{32})(?:/([0-9]{1,20}))?(?:;o=([0-9])
 def _trace(headers: Headers) -> Trace | None:
     """Read `traceparent` <https://www.w3.org/TR/trace-context/>, or else X-Cloud-Trace-Context: TRACE/SPAN;o=1."""
     text = headers.get("traceparent")
-    if text and (found := _TRACEPARENT.fullmatch(text)) and (text[:2] != "00" or not found[4]):
-        return Trace(found[1], found[2], int(found[3], 16) & 1 == 1)
+    if text and (match := _TRACEPARENT.fullmatch(text)) and (text[:2] != "00" or not match[4]):
+        return Trace(match[1], match[2], int(match[3], 16) & 1 == 1)
     text = headers.get("x-cloud-trace-context")
-    if text and (found := _CLOUD.fullmatch(text)):
-        span = int(found[2] or 0)
-        return Trace(found[1].lower(), f"{span:016x}" if 0 < span < 1 << 64 else "", found[3] == "1")
+    if text and (match := _CLOUD.fullmatch(text)):
+        span = int(match[2] or 0)
+        return Trace(match[1].lower(), f"{span:016x}" if 0 < span < 1 << 64 else "", match[3] == "1")
     return None
 
 
 def about(request: Request) -> dict[str, Any]:
-    """Return what other entries say of the request that they are about."""
+    """Return the fields that tie another log entry to its request: path, request id and trace."""
     trace, project = _trace(request.headers), settings.current().google_cloud_project
-    told: dict[str, Any] = {"path": plain(request.path)}
+    fields: dict[str, Any] = {"path": plain(request.path)}
     if (id_ := request.headers.get("x-request-id")) is not None:
-        told["request_id"] = plain(id_, LONGEST_ID)
-    return {**told, **_traced(trace, project)} if trace else told
+        fields["request_id"] = plain(id_, LONGEST_ID)
+    return {**fields, **_traced(trace, project)} if trace else fields
 
 
 def _traced(trace: Trace, project: str) -> dict[str, Any]:
-    told: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "logging.googleapis.com/trace": f"projects/{project}/traces/{trace.id}" if project else trace.id,
         "logging.googleapis.com/trace_sampled": trace.sampled,
     }
     if trace.span:
-        told["logging.googleapis.com/spanId"] = trace.span
-    return told
+        fields["logging.googleapis.com/spanId"] = trace.span
+    return fields
 
 
-def _line(request: Request, status: int, size: int, ended: int, trace: Trace | None, untold: int) -> bytes:
-    """Return the log's line. Writing it by hand takes a third of the time that a dictionary and its JSON take."""
+def _line(request: Request, status: int, size: int, ended: int, trace: Trace | None, skipped: int) -> bytes:
+    """Return the log line of a request. Formatting it directly takes a third of the time of a dictionary as JSON."""
     headers, record, length = request.headers, request.record, request.length
     get, text = headers.get, _milliseconds
     rows, steps = _rows(record), _steps(record, ended)
@@ -260,14 +262,14 @@ def _line(request: Request, status: int, size: int, ended: int, trace: Trace | N
         more += f',"request_id":{_json(plain(id_, LONGEST_ID))}'
     if trace := trace or _trace(headers):
         more += f",{_json(_traced(trace, settings.current().google_cloud_project))[1:-1]}"
-    if untold:
-        more += f',"requests_without_a_line":{untold}'
-    took = "".join([f'"{step}":{text(one)},' for step, one in zip(STEPS, steps) if one is not None])
+    if skipped:
+        more += f',"requests_without_a_line":{skipped}'
+    durations = "".join([f'"{step}":{text(took)},' for step, took in zip(STEPS, steps) if took is not None])
     return (
         f'{{"time":"{_second(seconds)}.{nanoseconds // 1000:06d}Z",{head}"latency":"{total // 1_000_000}.'
         f'{total % 1_000_000:06d}s","responseSize":"{size}"{more},'
         f'"cold":{"true" if record.began < phases.loaded_at else "false"},'
-        f'"milliseconds":{{{took}"total":{text(total)}}}}}\n'
+        f'"milliseconds":{{{durations}"total":{text(total)}}}}}\n'
     ).encode()
 
 
@@ -278,7 +280,7 @@ STEPS = ("decode", "run", "encode")
 def _head(
     method: str, path: str, status: int, agent: str, called: tuple[str, str], signature: str | None, quiet: bool
 ) -> str:
-    """Return the beginning of a line, in which most requests are alike; `httpRequest` is still open at its end."""
+    """Return the beginning of a line, which many requests share; `httpRequest` is left open at its end."""
     protocol, action = called
     http: dict[str, Any] = {"requestMethod": plain(method), "requestUrl": plain(path), "status": status}
     if agent:

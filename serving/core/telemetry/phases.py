@@ -1,10 +1,10 @@
-"""What a cold start is made of: each phase is measured once, and every request that has waited for it is told.
+"""The phases of a cold start: each is measured once, and reported to every request that waited for it.
 
-interpreter   from the start of the process to the first line of ours
-imports       our modules and theirs, and the server where it is one that we start
+interpreter   from the start of the process to the first line of this package
+imports       importing this package and its dependencies, and the server if this package starts it
 library       opening TensorFlow's C library
-model         comparing the SavedModel with its manifest, and reading it into a session
-warmup        the requests beside the model, where they were run before the first one that came
+model         comparing the SavedModel with its manifest, and loading it into a session
+warmup        the warm-up requests beside the model, if they ran before the first request
 run           the first run for a request; without a warm-up TensorFlow optimizes the graph in it
 """
 
@@ -17,11 +17,11 @@ from contextlib import contextmanager
 _durations: dict[str, float] = {}  # seconds
 _began = time.perf_counter()
 pending = True  # no request has been answered yet
-loaded_at = sys.maxsize  # perf_counter_ns when the model was there: a request that began before it met a cold instance
+loaded_at = sys.maxsize  # perf_counter_ns when the model was loaded: earlier requests arrived at a cold instance
 
 
 def _age() -> float | None:
-    """Return for how long this process has lived, in seconds, to a hundredth; None where the system does not tell."""
+    """Return the age of this process in seconds, to a hundredth; None where the system does not report it."""
     try:
         with open("/proc/self/stat", "rb") as file:
             ticks = int(file.read().rpartition(b")")[2].split()[19])
@@ -36,41 +36,41 @@ if (age := _age()) is not None:
 
 @contextmanager
 def measured(phase: str) -> Iterator[None]:
-    """Measure a phase, the first time that it is gone through, without the phases inside it."""
+    """Measure a phase the first time that it runs, without the phases inside it."""
     begin, before = time.perf_counter(), sum(_durations.values())
     yield
     _durations.setdefault(phase, time.perf_counter() - begin - (sum(_durations.values()) - before))
 
 
 def took(phase: str, seconds: float) -> None:
-    """Take a phase that somebody else has measured, the first time that it is gone through."""
+    """Record a phase that the caller has measured, the first time that it runs."""
     _durations.setdefault(phase, seconds)
 
 
 def imported() -> None:
-    """Say that everything is imported; the library may have been opened meanwhile."""
+    """Record that everything is imported; the time to open the library does not count."""
     _durations.setdefault("imports", time.perf_counter() - _began - _durations.get("library", 0.0))
 
 
 def loaded() -> None:
-    """Say that the model is there."""
+    """Record that the model is loaded."""
     global loaded_at
     loaded_at = time.perf_counter_ns()
 
 
 def unloaded() -> None:
-    """Say that the model is not there any more, or not in this process."""
+    """Record that the model is no longer loaded, or not in this process."""
     global loaded_at
     loaded_at = sys.maxsize
 
 
 def durations() -> dict[str, float]:
-    """Return what has been measured so far, in seconds."""
+    """Return the phases measured so far, in seconds."""
     return dict(_durations)
 
 
 def first() -> dict[str, float] | None:
-    """Return the phases in milliseconds the first time, None later."""
+    """Return the phases in milliseconds at the first call, None afterwards."""
     global pending
     if not pending:
         return None

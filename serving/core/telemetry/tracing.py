@@ -1,8 +1,8 @@
-"""Traces, where OTEL_EXPORTER_OTLP_ENDPOINT says who takes them; through OpenTelemetry's SDK, imported nowhere else.
+"""Traces to OTEL_EXPORTER_OTLP_ENDPOINT, through OpenTelemetry's SDK, which only this module imports.
 
-A request is a span with the caller's as its parent, and in it decode, run and encode. They are made when the request
-has been answered, from the times that were taken anyway, and sent by a thread of the SDK's, over HTTP in protobuf. The
-SDK reads its own variables: OTEL_TRACES_SAMPLER, OTEL_RESOURCE_ATTRIBUTES, OTEL_EXPORTER_OTLP_HEADERS and so on.
+A request is a span with the caller's as its parent and with children decode, run and encode. The spans are made when
+the request has been answered, from the times of its record, and a thread of the SDK sends them over HTTP in protobuf.
+The SDK reads its own variables: OTEL_TRACES_SAMPLER, OTEL_RESOURCE_ATTRIBUTES, OTEL_EXPORTER_OTLP_HEADERS and so on.
 """
 
 import atexit
@@ -30,7 +30,7 @@ _lock = threading.Lock()
 
 
 class Trace(NamedTuple):
-    """Where a request belongs in a trace: both ids in hexadecimal digits, `span` empty where the caller has none."""
+    """The trace context of a request: both ids in hexadecimal digits, `span` empty where the caller has none."""
 
     id: str
     span: str
@@ -38,7 +38,7 @@ class Trace(NamedTuple):
 
 
 def begin(options: Settings) -> None:
-    """Import the SDK where the settings name a collector; its thread begins with the first request, after any fork."""
+    """Import the SDK if the settings name a collector; its thread starts with the first request, after any fork."""
     global on, _options, _sdk, _tracer
     on, _tracer = False, None
     if not options.otel_exporter_otlp_endpoint and not options.otel_exporter_otlp_traces_endpoint:
@@ -62,21 +62,21 @@ def _begin_tracer() -> Any:
     with _lock:
         if _tracer is None:
             assert _options
-            named = {"service.name": _options.otel_service_name} if _options.otel_service_name else {}
-            sdk = _sdk.sdk
-            provider = sdk.trace.TracerProvider(resource=sdk.resources.Resource.create(named), shutdown_on_exit=False)
-            # The exporter waits for a collector that does not answer, and the platform gives ten seconds to leave.
+            sdk, name = _sdk.sdk, _options.otel_service_name
+            resource = sdk.resources.Resource.create({"service.name": name} if name else {})
+            provider = sdk.trace.TracerProvider(resource=resource, shutdown_on_exit=False)
+            # The exporter waits for a collector that does not answer, and the platform allows ten seconds to exit.
             os.environ.setdefault("OTEL_EXPORTER_OTLP_TIMEOUT", "3")
             exporter = _sdk.exporter.otlp.proto.http.trace_exporter.OTLPSpanExporter()
             provider.add_span_processor(sdk.trace.export.BatchSpanProcessor(exporter))
-            _log_its_complaints()
+            _log_sdk_messages()
             _at_exit(provider.shutdown)
             _tracer = provider.get_tracer("serving")
         return _tracer
 
 
-def _log_its_complaints() -> None:
-    """Have what the SDK says of itself, such as a collector that is not there, in our log and its form."""
+def _log_sdk_messages() -> None:
+    """Send the SDK's own messages, such as of an unreachable collector, to the log."""
     import logging
 
     logger = logging.getLogger("opentelemetry")
@@ -86,7 +86,7 @@ def _log_its_complaints() -> None:
 
 
 def _at_exit(end: Callable[[], None]) -> None:
-    """Have `end` called once when this process ends; one that multiprocessing began does not run atexit before 3.13."""
+    """Call `end` once when this process ends; one that multiprocessing started does not run atexit before 3.13."""
     process, lock = os.getpid(), threading.Lock()
 
     def once() -> None:
@@ -98,8 +98,8 @@ def _at_exit(end: Callable[[], None]) -> None:
         sys.modules["multiprocessing.util"].Finalize(None, once, exitpriority=1)
 
 
-def trace(request: Request, status: int, parent: Trace | None, named: tuple[str, str], rows: int) -> Trace:
-    """Make the spans of a request that has been answered just now; return where its own span belongs."""
+def trace(request: Request, status: int, parent: Trace | None, names: tuple[str, str], rows: int) -> Trace:
+    """Make the spans of a request that has just been answered; return the context of its own span."""
     tracer, api = _tracer or _begin_tracer(), _sdk.trace
     record: Record = request.record
     now = time.perf_counter_ns()
@@ -107,7 +107,7 @@ def trace(request: Request, status: int, parent: Trace | None, named: tuple[str,
     template = _template(record.route.path) if record.route else ""
     method = request.method if request.method in METHODS else "_OTHER"
     attributes = {"http.request.method": method, "http.response.status_code": status,
-                  "serving.protocol": named[0], "serving.action": named[1], "serving.rows": rows}  # fmt: skip
+                  "serving.protocol": names[0], "serving.action": names[1], "serving.rows": rows}  # fmt: skip
     if template:
         attributes["http.route"] = template
     if record.signature is not None:
@@ -118,8 +118,8 @@ def trace(request: Request, status: int, parent: Trace | None, named: tuple[str,
     )  # fmt: skip
     if span.is_recording():
         inside = api.set_span_in_context(span)
-        for one in record.children or (record,):
-            stamps = zip(STEPS, (one.decoding, one.decoded, one.ran), (one.decoded, one.ran, one.encoded))
+        for child in record.children or (record,):
+            stamps = zip(STEPS, (child.decoding, child.decoded, child.ran), (child.decoded, child.ran, child.encoded))
             for step, start, end in stamps:
                 if end:
                     tracer.start_span(step, inside, start_time=start + offset).end(end + offset)
@@ -135,21 +135,21 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS
 
 
 def _context(parent: Trace | None, state: str | None) -> Any:
-    """Return a context that holds the caller's span, and nothing that this thread may have done before."""
+    """Return a context that holds the caller's span alone, independent of this thread's current context."""
     api, nothing = _sdk.trace, _sdk.context.Context()
     if parent is None or not parent.span:
         return nothing
-    told = api.TraceState.from_header([state[:LONGEST_STATE]]) if state else None
+    trace_state = api.TraceState.from_header([state[:LONGEST_STATE]]) if state else None
     flags = api.TraceFlags(api.TraceFlags.SAMPLED if parent.sampled else api.TraceFlags.DEFAULT)
-    caller = api.SpanContext(int(parent.id, 16), int(parent.span, 16), True, flags, told)
+    caller = api.SpanContext(int(parent.id, 16), int(parent.span, 16), True, flags, trace_state)
     return api.set_span_in_context(api.NonRecordingSpan(caller), nothing)
 
 
-LONGEST_STATE = 512  # what the recommendation has everybody pass on
+LONGEST_STATE = 512  # characters that every vendor should propagate - W3C trace context, 3.3.1.5
 
 
 @lru_cache(maxsize=64)
 def _template(pattern: str) -> str:
-    """Return what OpenTelemetry calls a route: /v1/models/{name}:predict."""
+    """Return a route's pattern as OpenTelemetry's http.route: /v1/models/{name}:predict."""
     path = re.sub(r"\(\?P<(\w+)>[^()]*\)", r"{\1}", pattern)
     return re.sub(r"\(\?:[^()]*\)\?|/\?|\\", "", path)

@@ -1,7 +1,8 @@
-"""Events out of requests: every form that platforms send, into one.
+"""Parses events from requests, in every form that platforms send.
 
-`parse` is a pure function of header fields and body, and total: what is no event comes out as a Malformed that says
-why. The content type says little (Pub/Sub's emulator labels JSON as a form), so it decides only where nothing else can.
+`parse` is a pure function of header fields and body and never raises: a body that is no event becomes a Malformed with
+the reason. The content type is unreliable (Pub/Sub's emulator labels JSON as a form), so it decides only as a last
+resort.
 """
 
 from collections.abc import Callable
@@ -31,32 +32,32 @@ __all__ = [
 
 
 def body_is_event(body: bytes) -> bool:
-    """Say whether a body is an event without header fields that say so: a push of Pub/Sub, or a legacy one."""
+    """Say whether a body alone is an event: a push of Pub/Sub, a legacy event or structured CloudEvents."""
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError:
         return False
-    if google.is_push(value):  # somebody's {"message": "hello"} is none
+    if google.is_push(value):  # {"message": "hello"} is not a push
         return isinstance(value["message"], dict)
     return _reader(value) is not None
 
 
 def parse(headers: Headers, body: bytes) -> list[Event | Malformed]:
-    """Return the events of a request, one but for a batch."""
+    """Return the events of a request: one, or several of a batch."""
     claimed = not google.is_unwrapped(headers) and (
         media_type(headers).startswith(spec.ANY_FORMAT) or spec.is_binary(headers)
     )
     try:
-        found = _events(headers, body)
+        events = _events(headers, body)
     except NotAnEvent as error:
         return [Malformed(str(error), body, claimed)]
-    if claimed and not any(isinstance(event, Event) for event in found):
-        return [event._replace(claimed=True) for event in found if isinstance(event, Malformed)]
-    return [_unwrapped(event) for event in found]
+    if claimed and not any(isinstance(event, Event) for event in events):
+        return [event._replace(claimed=True) for event in events if isinstance(event, Malformed)]
+    return [_unwrapped(event) for event in events]
 
 
 def unwrap(event: Event) -> Event:
-    """Return the event inside a message's; any other as it is."""
+    """Return the event that a message of Pub/Sub holds; any other event as it is."""
     return google.from_published(event) if event.type == MESSAGE and not event.pushed else event
 
 
@@ -91,14 +92,14 @@ def _events(headers: Headers, body: bytes) -> list[Event | Malformed]:
 
 
 def _reader(value: Any) -> Callable[[Any, bytes], list[Event | Malformed]] | None:
-    """Return what reads a JSON value that is an event by its shape, None for any other."""
+    """Return the function that reads a JSON value with the shape of an event, None for any other."""
     if google.is_push(value):
         return lambda push, _: [google.from_push(push)]
     if google.is_legacy(value):
         return lambda legacy, _: [google.from_legacy(legacy)]
     if isinstance(value, dict) and "specversion" in value:
         return lambda _, body: [spec.from_structured(_text(body))]
-    if isinstance(value, list) and value and all(isinstance(one, dict) and "specversion" in one for one in value):
+    if isinstance(value, list) and value and all(isinstance(item, dict) and "specversion" in item for item in value):
         return lambda _, body: spec.from_batch(_text(body))
     return None
 

@@ -1,4 +1,4 @@
-"""What Google's platforms send beside CloudEvents.
+"""The events of Google's platforms that are not CloudEvents.
 
 wrapped push     {"message": {"data": "BASE64", "attributes": {...}, "messageId": "1"}, "subscription": "projects/..."}
 unwrapped push   the body is the message's data; X-Goog-Pubsub-Message-Id and the attributes are header fields
@@ -6,8 +6,8 @@ legacy           {"context": {"eventId": "1", "timestamp": "...", "eventType": "
                  or with the members of "context" beside "data"
 
 A message may be a notification of Cloud Storage <https://cloud.google.com/storage/docs/pubsub-notifications>, or hold
-a CloudEvent as <https://github.com/google/knative-gcp/blob/main/docs/spec/pubsub-protocol-binding.md> says; it becomes
-that event.
+a CloudEvent (<https://github.com/google/knative-gcp/blob/main/docs/spec/pubsub-protocol-binding.md>); it becomes that
+event.
 """
 
 import re
@@ -53,7 +53,7 @@ def is_push(value: Any) -> bool:
 
 
 def is_legacy(value: Any) -> bool:
-    """Say whether a JSON value is a body of the first generation of functions."""
+    """Say whether a JSON value is an event of first-generation functions."""
     return isinstance(value, dict) and "data" in value and ("context" in value or "eventId" in value)
 
 
@@ -79,9 +79,11 @@ def is_unwrapped(headers: Headers) -> bool:
     return headers.get("x-goog-pubsub-message-id") is not None
 
 
-# Header fields are asked for by name: these are the attributes that mean something here.
-MEANT = ("eventType", "bucketId", "objectId", "objectGeneration", "path", "content-type", "ce-specversion", "ce-id",
-         "ce-source", "ce-type", "ce-subject", "ce-time", "ce-path")  # fmt: skip
+# The attributes that have a meaning here: header fields are read by name.
+ATTRIBUTES_READ = (
+    "eventType", "bucketId", "objectId", "objectGeneration", "path", "content-type", "ce-specversion", "ce-id",
+    "ce-source", "ce-type", "ce-subject", "ce-time", "ce-path",
+)  # fmt: skip
 
 
 def from_unwrapped(headers: Headers, body: bytes) -> Event:
@@ -90,17 +92,17 @@ def from_unwrapped(headers: Headers, body: bytes) -> Event:
     def get(name: str) -> str | None:
         return headers.get(f"x-goog-pubsub-{name}")
 
-    attributes = {name: _utf8(value) for name in MEANT if (value := headers.get(name.lower())) is not None}
+    attributes = {name: _utf8(value) for name in ATTRIBUTES_READ if (value := headers.get(name.lower())) is not None}
     time = attribute(get, "publish-time", "x-goog-pubsub-")
     source = PUBSUB + attribute(get, "subscription-name", "x-goog-pubsub-")
     if time:
         seconds(time, "x-goog-pubsub-publish-time")
     event = Event(attribute(get, "message-id", "x-goog-pubsub-"), source, MESSAGE, "", time, pushed=True)
-    return _meant(event, attributes, body)
+    return _from_attributes(event, attributes, body)
 
 
 def _utf8(value: str) -> str:
-    """Return a header field that a server handed over as Latin-1 as the UTF-8 that it was sent as, if it was."""
+    """Decode a header field, which a server decoded as Latin-1, as UTF-8; return it unchanged if it is not UTF-8."""
     try:
         return value.encode("latin-1").decode()
     except UnicodeError:
@@ -108,7 +110,7 @@ def _utf8(value: str) -> str:
 
 
 def from_legacy(value: Mapping[str, Any]) -> Event:
-    """Return the event of a legacy body; of a type that is not known here, no more than its attributes."""
+    """Return the event of a legacy body; for an unknown type, its attributes without data."""
     context = is_object(value["context"], "context") if "context" in value else value
     place = "context." if "context" in value else ""
     data = value["data"]
@@ -124,11 +126,11 @@ def from_legacy(value: Mapping[str, Any]) -> Event:
         return _from_message(event._replace(source=PUBSUB + name, pushed=True), is_object(data, "data"))
     if event.type.startswith(OBJECT):
         data = is_object(data, "data")
-        found = _BUCKET.fullmatch(name)
-        source, subject = found.groups() if found else (name, "")
-        gone = data.get("resourceState") == "not_exists"
+        match = _BUCKET.fullmatch(name)
+        source, subject = match.groups() if match else (name, "")
+        deleted = data.get("resourceState") == "not_exists"
         return event._replace(
-            type=f"{OBJECT}deleted" if gone else event.type, source=STORAGE + source, subject=subject,
+            type=f"{OBJECT}deleted" if deleted else event.type, source=STORAGE + source, subject=subject,
             content_type=JSON, data=_dumps(data),
         )  # fmt: skip
     return event
@@ -153,11 +155,11 @@ def _from_message(event: Event, message: Mapping[str, Any]) -> Event:
         if not isinstance(value, str):
             raise NotAnEvent("message.attributes: expected text in each, got something else")
     data = message.get("data")
-    return _meant(event, attributes, b"" if data is None else from_base64(data, "message.data"))
+    return _from_attributes(event, attributes, b"" if data is None else from_base64(data, "message.data"))
 
 
-def _meant(event: Event, attributes: Mapping[str, str], data: bytes) -> Event:
-    """Return what a message is: a notification, an event of its own, or its data."""
+def _from_attributes(event: Event, attributes: Mapping[str, str], data: bytes) -> Event:
+    """Return the event that a message holds: a notification, a CloudEvent, or plain data."""
     content_type = attributes.get("content-type", "")
     if attributes.get("eventType") in NOTIFICATIONS and "bucketId" in attributes and "objectId" in attributes:
         return _notification(event, attributes, data)
@@ -171,29 +173,29 @@ def _meant(event: Event, attributes: Mapping[str, str], data: bytes) -> Event:
 
 
 def _notification(event: Event, attributes: Mapping[str, str], payload: bytes) -> Event:
-    """Return a notification as the event of Cloud Storage that it is; its payload may be absent."""
+    """Return a notification as an event of Cloud Storage; its payload may be absent."""
     try:
-        told = orjson.loads(payload)
+        object_ = orjson.loads(payload)
     except orjson.JSONDecodeError:
-        told = None
-    if not isinstance(told, dict) or not {"bucket", "name"} <= told.keys():
-        told = {"bucket": attributes["bucketId"], "name": attributes["objectId"]}
+        object_ = None
+    if not isinstance(object_, dict) or not {"bucket", "name"} <= object_.keys():
+        object_ = {"bucket": attributes["bucketId"], "name": attributes["objectId"]}
         if "objectGeneration" in attributes:
-            told["generation"] = attributes["objectGeneration"]
-    data = _dumps(told)
+            object_["generation"] = attributes["objectGeneration"]
+    data = _dumps(object_)
     return event._replace(
         type=NOTIFICATIONS[attributes["eventType"]],
-        source=f"{STORAGE}projects/_/buckets/{told['bucket']}",
-        subject=f"objects/{told['name']}",
+        source=f"{STORAGE}projects/_/buckets/{object_['bucket']}",
+        subject=f"objects/{object_['name']}",
         content_type=JSON,
         data=data,
     )
 
 
-def _dumps(told: Mapping[str, Any]) -> bytes:
+def _dumps(object_: Mapping[str, Any]) -> bytes:
     try:
-        return orjson.dumps(told)
-    except orjson.JSONEncodeError:  # it reads deeper nesting than it writes
+        return orjson.dumps(object_)
+    except orjson.JSONEncodeError:  # orjson reads deeper nesting than it writes
         raise NotAnEvent("data: expected an object of Cloud Storage, got one nested too deeply") from None
 
 

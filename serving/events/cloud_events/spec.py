@@ -4,7 +4,7 @@ binary       ce-id: 1, ce-source: /s, ce-type: t, ce-specversion: 1.0   the body
 structured   application/cloudevents+json         {"specversion": "1.0", "id": "1", ..., "data": {...}}
 batched      application/cloudevents-batch+json   [{...}, {...}]
 
-Data inside JSON are handed on as the text that was sent, digit for digit.
+Data inside JSON keep the text that was sent, digit for digit.
 """
 
 import base64
@@ -24,16 +24,16 @@ STRUCTURED = "application/cloudevents+json"
 BATCHED = "application/cloudevents-batch+json"
 ANY_FORMAT = "application/cloudevents"
 ATTRIBUTES = ("specversion", "id", "source", "type")
-MOST_EVENTS = 10_000  # of a batch: a few bytes of it may ask for an answer, and a line in the log, of a kilobyte
+MOST_EVENTS = 10_000  # of a batch: an event of a few bytes may cause an answer and a log line of a kilobyte
 
 
 def is_binary(headers: Headers) -> bool:
-    """Say whether the header fields hold an event's attributes, be it not all of them."""
+    """Say whether the header fields hold any attribute of an event."""
     return any(headers.get(f"ce-{name}") is not None for name in ATTRIBUTES)
 
 
 def from_binary(headers: Headers, body: bytes) -> Event:
-    """Return the event whose attributes are header fields."""
+    """Return the event whose attributes are header fields; raise NotAnEvent."""
 
     def get(name: str) -> str | None:
         value = headers.get(f"ce-{name}")
@@ -43,49 +43,49 @@ def from_binary(headers: Headers, body: bytes) -> Event:
 
 
 def _unquoted(value: str) -> str:
-    """Return a header field's value; one in double quotes without those and their escapes, as the binding has it."""
+    """Return a header field's value without double quotes and their escapes, as the binding specifies."""
     if len(value) > 1 and value[0] == value[-1] == '"':
         return re.sub(r"\\(.)", r"\1", value[1:-1])
     return value
 
 
 def from_structured(text: str, place: str = "") -> Event:
-    """Return the event that a JSON object describes; `place` names the object in errors."""
+    """Return the event in a JSON object; `place` names the object in errors. Raise NotAnEvent."""
     try:
-        found = _members(text)
+        members = _members(text)
     except (ValueError, RecursionError):
         raise NotAnEvent(f"{place.rstrip('.') or 'body'}: expected an event as a JSON object, got no such") from None
-    values = {name: value for name, (value, _) in found.items()}
+    values = {name: value for name, (value, _) in members.items()}
     content_type = values.get("datacontenttype")
     if content_type is not None and not isinstance(content_type, str):
         raise NotAnEvent(f"{place}datacontenttype: expected text, got something else")
-    return from_attributes(values.get, _data(found, content_type or JSON, place), content_type or JSON, place)
+    return from_attributes(values.get, _data(members, content_type or JSON, place), content_type or JSON, place)
 
 
 def from_batch(text: str) -> list[Event | Malformed]:
-    """Return each event of a JSON list, or what is wrong with it."""
+    """Return each event of a JSON list, or a Malformed; raise NotAnEvent where the body is no such list."""
     try:
         parts = _elements(text)
     except NotAnEvent:
         raise
     except (ValueError, RecursionError):
         raise NotAnEvent("body: expected a list of events in JSON, got no such") from None
-    return [_one(part, f"[{index}].") for index, part in enumerate(parts)]
+    return [_element(part, f"[{index}].") for index, part in enumerate(parts)]
 
 
-def _one(text: str, place: str) -> Event | Malformed:
+def _element(text: str, place: str) -> Event | Malformed:
     try:
         return from_structured(text, place)
     except NotAnEvent as error:
         return Malformed(str(error), text.encode())
 
 
-def _data(found: dict[str, tuple[Any, str]], content_type: str, place: str) -> bytes:
-    if "data_base64" in found:
-        if "data" in found:
+def _data(members: dict[str, tuple[Any, str]], content_type: str, place: str) -> bytes:
+    if "data_base64" in members:
+        if "data" in members:
             raise NotAnEvent(f"{place}data: expected either data or data_base64, got both")
-        return from_base64(found["data_base64"][0], f"{place}data_base64")
-    value, text = found.get("data", (None, ""))
+        return from_base64(members["data_base64"][0], f"{place}data_base64")
+    value, text = members.get("data", (None, ""))
     if isinstance(value, str) and not is_json(content_type):
         try:
             return value.encode()
@@ -101,25 +101,25 @@ def is_json(content_type: str) -> bool:
 
 
 def from_base64(value: Any, place: str) -> bytes:
-    """Return the bytes that base64 stands for."""
+    """Return the bytes of a base64 string; raise NotAnEvent where it is malformed."""
     try:
         return base64.b64decode(value, validate=True)
     except (TypeError, ValueError, binascii.Error):
         raise NotAnEvent(f"{place}: expected base64, got something else") from None
 
 
-# A value of JSON and where it ends: what lies between is handed on as it is.
+# Returns a JSON value and where it ends, so that its text can be kept.
 _value = json.JSONDecoder().raw_decode
 _SPACE = re.compile(r"[ \t\n\r]*")
 
 
 def _skip(text: str, at: int) -> int:
-    found = _SPACE.match(text, at)
-    return found.end() if found else at
+    match = _SPACE.match(text, at)
+    return match.end() if match else at
 
 
 def _items(text: str, ends: str, item: Callable[[int], int]) -> None:
-    """Walk through one JSON object or list and nothing behind it: `item` reads one item and says where it ends."""
+    """Read one JSON object or list that fills the text: `item` reads the item at a position and returns its end."""
     at = _skip(text, 0)
     if text[at : at + 1] != ends[0]:
         raise ValueError
@@ -134,21 +134,21 @@ def _items(text: str, ends: str, item: Callable[[int], int]) -> None:
 
 
 def _members(text: str) -> dict[str, tuple[Any, str]]:
-    """Return the members of a JSON object, each as its value and its text; a name that appears twice is an error."""
-    found: dict[str, tuple[Any, str]] = {}
+    """Return the members of a JSON object, each as (value, text); raise ValueError for a repeated name."""
+    members: dict[str, tuple[Any, str]] = {}
 
     def member(at: int) -> int:
         name, at = _value(text, at)
         at = _skip(text, at)
-        if not isinstance(name, str) or name in found or text[at : at + 1] != ":":
+        if not isinstance(name, str) or name in members or text[at : at + 1] != ":":
             raise ValueError
         begin = _skip(text, at + 1)
         value, end = _value(text, begin)
-        found[name] = value, text[begin:end]
+        members[name] = value, text[begin:end]
         return end
 
     _items(text, "{}", member)
-    return found
+    return members
 
 
 def _elements(text: str) -> list[str]:
@@ -167,12 +167,12 @@ def _elements(text: str) -> list[str]:
 
 
 def to_attributes(event: Event) -> dict[str, str]:
-    """Return the attributes of an event by name, without the type of its data."""
-    named = {
+    """Return the attributes of an event by name, without the content type."""
+    attributes = {
         "specversion": VERSION, "id": event.id, "source": event.source, "type": event.type,
         "subject": event.subject, "time": event.time,
     }  # fmt: skip
-    return {name: value for name, value in named.items() if value}
+    return {name: value for name, value in attributes.items() if value}
 
 
 # "space, double-quote, percent and everything outside U+0021-U+007E" - http-protocol-binding, 3.1.3.2
@@ -180,7 +180,7 @@ _SAFE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%'
 
 
 def to_binary(event: Event) -> dict[str, str]:
-    """Return the header fields of an event but Content-Type; its body is the data."""
+    """Return the header fields of an event, without Content-Type; the body is its data."""
     return {f"ce-{name}": quote(value, safe=_SAFE) for name, value in to_attributes(event).items()}
 
 

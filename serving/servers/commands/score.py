@@ -14,7 +14,7 @@ from pathlib import Path
 
 from serving.core import settings
 from serving.core.storage import NotThere, Storage, StorageError, split
-from serving.scoring.faults import BadFile, Gone, Passing
+from serving.scoring.faults import BadFile, Gone, TemporaryFailure
 from serving.scoring.formats import CHUNK, GZIP, content_type_of
 from serving.scoring.outputs import BucketOutput, LocalOutput, Output
 from serving.scoring.run import Source, prepare, score
@@ -76,7 +76,7 @@ def main(arguments: argparse.Namespace) -> int:
                 return output
 
             output, new = score(work, make, bar)
-    except (BadFile, Gone, Passing, StorageError, OSError) as error:
+    except (BadFile, Gone, TemporaryFailure, StorageError, OSError) as error:
         bar.end()
         print(f"serving: {arguments.input}: {error}", file=sys.stderr)
         return NOT_DONE

@@ -139,7 +139,7 @@ def test_as_many_lines_as_the_setting_says(
 ) -> None:  # fmt: skip
     serve(LOG_REQUESTS=wanted)
     monkeypatch.setattr(observe, "_until", 0)
-    monkeypatch.setattr(observe, "_passed_over", 0)
+    monkeypatch.setattr(observe, "_skipped", 0)
     for body in (json.dumps(examples["pixels"]).encode(), b"{"):
         for _ in range(4):
             monkeypatch.setattr(observe, "_until", observe._until and 1 << 62)  # this second does not end

@@ -20,7 +20,7 @@ import pytest
 from serving import scoring
 from serving.__main__ import main
 from serving.scoring import formats
-from serving.scoring.faults import Passing
+from serving.scoring.faults import TemporaryFailure
 from serving.scoring.outputs import LocalOutput
 from serving.servers.commands.score import EXAMPLE
 from tests.conftest import EMBEDDED, ROOT, Serve, plain_environment
@@ -172,7 +172,7 @@ def test_only_what_is_whole_and_of_the_same_work_is_gone_on_with(tmp_path: Path)
     first = LocalOutput(tmp_path / "out", "identity")
     first.write(b"1\n2\n", 2, 0)
     first.write(b"3\n", 1, 1)
-    with pytest.raises(Passing, match="another process writes"):
+    with pytest.raises(TemporaryFailure, match="another process writes"):
         LocalOutput(tmp_path / "out", "identity")
     first.close()
     part, journal = tmp_path / "out.part", tmp_path / "out.part.journal"
