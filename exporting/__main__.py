@@ -88,9 +88,9 @@ def _audit(options: argparse.Namespace) -> int:
     from exporting import report
     from exporting.audit import audit
 
-    found = audit(options.directory, run=not options.no_run)
-    print(report.as_json(found) if options.json else report.as_text(found))
-    return 0 if found.pure else 1
+    audited = audit(options.directory, run=not options.no_run)
+    print(report.as_json(audited) if options.json else report.as_text(audited))
+    return 0 if audited.pure else 1
 
 
 def _bake(options: argparse.Namespace) -> int:

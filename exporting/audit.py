@@ -1,6 +1,6 @@
-"""Is this SavedModel a pure function? Names every operation, variable and file that says no.
+"""Audit a SavedModel: is it a pure function, and which operations, variables and files show that it is not.
 
-What is read is the graph, not what its author says of it; then the model is asked the same things twice.
+The graph is read first; then the signatures are run twice on the same generated inputs.
 """
 
 import os
@@ -17,11 +17,10 @@ from exporting.graph import (
     contents,
     functions,
     init_operations,
-    names,
     node_of,
+    output_tensors,
     reached,
     served,
-    signatures,
 )
 from exporting.mark import is_baked
 from exporting.origin import Origins
@@ -35,9 +34,13 @@ from serving.savedmodel.safety import purity
 from serving.savedmodel.safety.purity import Use
 from serving.savedmodel.signature import Contents
 
-NOT_TRIED = purity.DANGEROUS | {"outside", "missing", "unregistered"}  # to try it might do what is feared
+NOT_TRIED = purity.DANGEROUS | {
+    "outside",
+    "missing",
+    "unregistered",
+}  # running it could do what is reported
 CUSTOM = "{} is an operation of a library; its purity was not checked"
-SHOWN = 5  # nodes of one function that do the same thing, before the rest are counted
+SHOWN = 5  # nodes of one function with the same operation that are listed; the rest are counted
 
 # What optimizers and training loops call their variables, in TensorFlow 1, TensorFlow 2 and Keras 3.
 TRAINING = re.compile(
@@ -50,9 +53,9 @@ TRAINING = re.compile(
 
 
 def audit(directory: Path, run: bool = True, command: str = "audit") -> Report:
-    """Return what a SavedModel is made of and whether it is pure; raise Unreadable where there is none to serve.
+    """Return what a SavedModel consists of and whether it is pure; raise Unreadable where none can be served.
 
-    Progress is told under the name of `command`.
+    Progress is printed with the name of `command`. Without `run` no signature is run.
     """
     progress(command, "reading the graph")
     offered = contents(directory)
@@ -83,7 +86,7 @@ def audit(directory: Path, run: bool = True, command: str = "audit") -> Report:
 
 def _static(directory: Path, offered: Contents, graph: MetaGraph) -> Iterator[Finding]:
     origins = Origins(graph.graph_def)
-    yield from files(directory, graph, origins)  # first, for it says which
+    yield from files(directory, graph, origins)  # first: it names the files
     lacking = list(unregistered(graph))
     yield from lacking
     yield from _operations(directory, origins, {finding.op for finding in lacking})
@@ -163,7 +166,7 @@ def unregistered(graph: MetaGraph) -> Iterator[Finding]:
 
     custom_operations()  # defines them
     roots = [
-        *names(info for one in signatures(graph).values() for info in one.outputs.values()),
+        *output_tensors(graph),
         *init_operations(graph),
     ]
     nodes = reached({node.name: node for node in graph.graph_def.node}, roots)
@@ -190,25 +193,25 @@ def files(directory: Path, graph: MetaGraph, origins: Origins) -> Iterator[Findi
         elif not path.is_file():
             yield Finding("missing", f"assets/{asset.filename} is not there")
     for function, node in _run(graph):
-        place = {"InitializeTableFromTextFile": 1, "InitializeTableFromTextFileV2": 1}.get(node.op)
-        place = 0 if node.op in ("RestoreV2", "Restore", "RestoreSlice") else place
-        if place is None:
+        position = {"InitializeTableFromTextFile": 1, "InitializeTableFromTextFileV2": 1}.get(node.op)
+        position = 0 if node.op in ("RestoreV2", "Restore", "RestoreSlice") else position
+        if position is None:
             continue
-        for source in origins.of_input(function, node.name, place):
+        for source in origins.of_input(function, node.name, position):
             if source.name not in fed and source.op != "Placeholder":
-                what = source.attr["value"].tensor.string_val[:1] if source.op == "Const" else []
-                said = repr(what[0].decode(errors="replace")) if what else f"what {source.op} {source.name} says"
+                value = source.attr["value"].tensor.string_val[:1] if source.op == "Const" else []
+                file = repr(value[0].decode(errors="replace")) if value else f"what {source.op} {source.name} says"
                 inside = f", in {function}" if function else ""
-                text = f"{node.op} reads {said}, which is not an asset (node {node.name}{inside})"
+                text = f"{node.op} reads {file}, which is not an asset (node {node.name}{inside})"
                 yield Finding("outside", text, op=node.op, node=node.name, function=function or None)
 
 
 def _run(graph: MetaGraph) -> Iterator[tuple[str, Node]]:
     """Yield what signatures, the init operation and the restore run, with the function that it is in.
 
-    A saver of the author's own, as TensorFlow 1 models have one, is not among it.
+    A saver of the author's own, as in TensorFlow 1 models, is excluded.
     """
-    outputs = names(info for one in signatures(graph).values() for info in one.outputs.values())
+    outputs = output_tensors(graph)
     roots = [*outputs, *init_operations(graph), graph.saver_def.restore_op_name]
     nodes = reached({node.name: node for node in graph.graph_def.node}, roots)
     yield from (("", node) for node in nodes)
@@ -218,18 +221,18 @@ def _run(graph: MetaGraph) -> Iterator[tuple[str, Node]]:
 
 def _variables(graph: MetaGraph) -> Iterator[Finding]:
     """Name the variables that belong to the training, and those that no signature reads."""
-    roots = names(info for one in signatures(graph).values() for info in one.outputs.values())
+    roots = output_tensors(graph)
     nodes = {node.name: node for node in graph.graph_def.node}
     used = {_variable_name(node) for node in reached(nodes, [*roots, *init_operations(graph)]) if node.op in VARIABLES}
     unused = sorted({_variable_name(node) for node in nodes.values() if node.op in VARIABLES} - used)
     training = [name for name in unused if TRAINING.search(name)]
     if training:
-        yield Finding("training", f"no signature reads the training's {_some(training)}")
+        yield Finding("training", f"no signature reads the training's {_shortened(training)}")
     if others := [name for name in unused if name not in training]:
-        yield Finding("unused", f"no signature reads the variable {_some(others)}")
+        yield Finding("unused", f"no signature reads the variable {_shortened(others)}")
 
 
-def _some(names: list[str]) -> str:
+def _shortened(names: list[str]) -> str:
     return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
@@ -238,7 +241,7 @@ def _cost(directory: Path, graph: MetaGraph) -> Cost:
 
     definition = graph.graph_def
     nodes = {node.name: node for node in definition.node}
-    roots = names(info for one in signatures(graph).values() for info in one.outputs.values())
+    roots = output_tensors(graph)
     needed = reached(nodes, [*roots, *init_operations(graph), graph.saver_def.restore_op_name])
     used = functions(definition, needed)
     variables = {_variable_name(node) for node in definition.node if node.op in VARIABLES}
@@ -255,7 +258,7 @@ def _cost(directory: Path, graph: MetaGraph) -> Cost:
                         count *= length
                     size += count * dtypes[name].size
         except (errors.OpError, RuntimeError, ValueError):
-            size = 0  # a broken checkpoint; loading it will say so
+            size = 0  # a broken checkpoint; loading it raises the error
     return Cost(
         variables=len(variables),
         variable_bytes=size,

@@ -1,7 +1,7 @@
-"""A SavedModel that starts and runs faster and means the same.
+"""Bake a SavedModel: an equivalent one that starts and runs faster.
 
 Variables become constants, TensorFlow's graph optimizer runs now instead of at the first call, and what no signature
-reaches is left out. Nothing is written that has not answered as the original does.
+reaches is left out. Nothing is written before its answers equal those of the original.
 """
 
 import shutil
@@ -22,7 +22,7 @@ from exporting.derived import (
     say,
 )
 from exporting.freeze import freeze
-from exporting.graph import MetaGraph, contents, functions, names, reached, served, signatures
+from exporting.graph import MetaGraph, contents, functions, output_tensors, reached, served
 from exporting.inputs import exported, given
 from exporting.placing import NOT_CARRIED, check_places, copy_folder, folder_beside
 from exporting.refusal import Refusal
@@ -33,11 +33,11 @@ from serving.savedmodel.folder.manifest import leftovers
 
 # Constants take five times their size in memory for as long as the model is loaded, variables little more than once;
 # and layers in which nothing can be computed ahead start faster as variables: docs/benchmarks/bake.md.
-LARGE = 100_000_000  # bytes of variables that are never folded unasked
-SMALL = 8_000_000  # and that always are; between the two, where operations are saved
+LARGE = 100_000_000  # bytes; more are folded on request only
+SMALL = 8_000_000  # bytes; fewer are always folded; between the two, where it saves operations
 FREE = frozenset({"Const", "Identity", "NoOp", "Placeholder", "ReadVariableOp", *VARIABLES})
-OTHER_CPU = 1e-4  # what other kernels may differ by at least: the original's answers differ from CPU to CPU, too
-AS_MUCH = 2  # times what the original itself differs by between the two; there, the kernels decide
+OTHER_CPU = 1e-4  # least tolerance for other kernels: the original's answers depend on the CPU too
+AS_MUCH = 2  # times the difference of the original between the two kinds of kernels
 
 
 def bake(
@@ -53,15 +53,15 @@ def bake(
     small: int = SMALL,
     rounds: int = ROUNDS,
 ) -> Baked:
-    """Write the SavedModel in `directory` to `out`, baked; or raise Refusal and leave nothing behind.
+    """Write the SavedModel in `directory` to `out`, baked; or raise Refusal and write nothing.
 
     Variables are folded into constants where `keep_variables` is False, left where it is True; where it is None, left
     beyond `large` bytes, and beyond `small` where folding saves no operation.
     """
     check_places(directory, out, force)
     offered = contents(directory)
-    wanted = callable_signatures(offered)
-    own = [*exported(directory, wanted), *(call for path in inputs for call in given(path, wanted))]
+    usable = callable_signatures(offered)
+    own = [*exported(directory, usable), *(call for path in inputs for call in given(path, usable))]
     graph = served(directory)
     notes = check_graph(directory, graph)
     questions = ask_original(directory, offered, own)
@@ -97,7 +97,7 @@ def _frozen(
     small: int,
     unproved: Collection[str],
 ) -> tuple[MetaGraph, bool, list[str]]:
-    """Return the optimized graph, whether it still has its variables, and what is worth a note about that."""
+    """Return the optimized graph, whether it still has its variables, and notes."""
     needed = bytes_of(graph)
     if keep:
         return freeze(graph, None, say, unproved), True, []
@@ -110,9 +110,9 @@ def _frozen(
     folded = freeze(graph, values_of(directory, graph), say)
     if keep is None and needed > small:
         say("once more, with variables")
-        left = freeze(graph, None, say)
-        if _operations(left) <= _operations(folded):
-            return left, True, [_stay(needed, "would save no operation as constants, and start slower")]
+        unfolded = freeze(graph, None, say)
+        if _operations(unfolded) <= _operations(folded):
+            return unfolded, True, [_stay(needed, "would save no operation as constants, and start slower")]
     if folded.ByteSize() > max(limit, 1 << 20):
         raise Refusal(
             f"{directory}: with its variables the graph takes {size(folded.ByteSize())}; try --keep-variables"
@@ -125,15 +125,15 @@ def _stay(needed: int, why: str) -> str:
 
 
 def _operations(graph: MetaGraph) -> int:
-    """Count what signatures compute, without what only fetches a value."""
-    outputs = names(info for one in signatures(graph).values() for info in one.outputs.values())
+    """Count the operations of the signatures, without those that only read a value."""
+    outputs = output_tensors(graph)
     nodes = reached({node.name: node for node in graph.graph_def.node}, outputs)
     bodies = functions(graph.graph_def, nodes).values()
     return sum(node.op not in FREE for node in [*nodes, *(node for body in bodies for node in body.node_def)])
 
 
 def as_text(baked: Baked) -> str:
-    """Return what came of it for people."""
+    """Return the result as a table for people."""
     rows = [
         ("size", *(size(figures.bytes) for figures in (baked.before, baked.after))),
         ("load", *(f"{figures.load:.3f} s" for figures in (baked.before, baked.after))),
@@ -155,15 +155,15 @@ def _compare(directory: Path, folder: Path, questions: Questions, tolerance: flo
         copy = ask(Job(folder, questions.calls, optimized=True, onednn=onednn))
         if copy.failure:
             raise Refusal(f"{directory}: baked, it cannot be run{kernels}: {copy.failure}")
-        own: list[Answer] = []  # what the original answers with these kernels
-        for place, (one, other) in enumerate(zip(questions.answers, copy.answers)):
-            distance, problem = compare.answers(one, other, allowed)
+        own: list[Answer] = []  # the original's answers with these kernels
+        for position, (right, answer) in enumerate(zip(questions.answers, copy.answers)):
+            distance, problem = compare.answers(right, answer, allowed)
             if problem and onednn:
                 own = own or ask(Job(directory, questions.calls, onednn=onednn)).answers
-                if place < len(own) and distance <= AS_MUCH * compare.answers(one, own[place], allowed)[0]:
+                if position < len(own) and distance <= AS_MUCH * compare.answers(right, own[position], allowed)[0]:
                     continue
             if problem:
-                name = questions.calls[place][0]
+                name = questions.calls[position][0]
                 text = f"baked, signature {name!r} gives other answers{kernels}: {problem} (allowed: {tolerance:g})"
                 raise Refusal(f"{directory}: {text}")
             largest = max(largest, distance)

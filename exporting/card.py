@@ -14,7 +14,7 @@ from serving.savedmodel.folder import card
 
 
 def write(folder: Path, source: str, **more: str) -> None:
-    """Write the card of the model in `folder`, which is otherwise complete but for its manifest.
+    """Write the card of the model in `folder`, which is complete except for its manifest.
 
     A text that no card can hold, such as the odd name of a folder, is left out.
     """

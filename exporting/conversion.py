@@ -1,7 +1,7 @@
 """A SavedModel's signatures as one LiteRT file, by TensorFlow's converter, in a process of its own.
 
-What ends that process is an answer, not an end. It is forked from one that has imported TensorFlow and done nothing
-else: `prepare()` starts that one, so that the import goes on while the model is looked at.
+A crash of that process is a result, not the end. It is forked from one that has only imported TensorFlow: `prepare()`
+starts that one, so that the import runs while the model is read.
 """
 
 import atexit
@@ -61,18 +61,18 @@ def convert(directory: Path, tags: Iterable[str], signatures: list[str], target:
     if not answer:
         prepare.cache_clear()
         raise Refusal("the process that converts models ended; try again")
-    said, status = json.loads(answer)
+    output, status = json.loads(answer)
     if status == 0:
-        told: str | None = json.loads(said)
-        return told
+        problem: str | None = json.loads(output)
+        return problem
     return f"the converter died ({signal.Signals(-status).name if status < 0 else f'status {status}'})"
 
 
 def keep() -> None:
-    """Do the jobs on standard input, each in a fork; answer each with what it said and its status."""
+    """Do the jobs on standard input, each in a fork; answer each with its output and status."""
     import_tensorflow()
     answers, silent = os.fdopen(os.dup(1), "w"), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(silent, 1)  # what the converter prints is no answer
+    os.dup2(silent, 1)  # what the converter prints is not part of the answer
     for line in sys.stdin:
         job = json.loads(line)
         outcome, child_end = os.pipe()
@@ -81,9 +81,9 @@ def keep() -> None:
             _in_child(job, child_end)
         os.close(child_end)
         with os.fdopen(outcome) as pipe:
-            said = pipe.read()
+            output = pipe.read()
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        print(json.dumps([said, status]), file=answers, flush=True)
+        print(json.dumps([output, status]), file=answers, flush=True)
 
 
 def _in_child(job: Any, end: int) -> NoReturn:
@@ -103,7 +103,7 @@ def _convert(directory: str, tags: list[str], signatures: list[str], target: str
         converter = tf.lite.TFLiteConverter.from_saved_model(directory, signatures, set(tags))
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
         model = converter.convert()
-    except Exception as error:  # it raises whatever it meets
+    except Exception as error:  # the converter may raise anything
         return reason(str(error) or type(error).__name__)
     if len(model) >= 1 << 31:
         return f"it would take {len(model):,} bytes, and a LiteRT file holds less than 2 GB"
@@ -129,12 +129,12 @@ ELEMENTS = {
 
 
 def reason(message: str) -> str:
-    """Return what the converter's message, which quotes the graph for pages, comes to."""
+    """Return the reason in a message of the converter, which quotes the graph at length."""
     lacking = dict.fromkeys(LACKING.findall(message))
     if lacking:
         types = {op: dict.fromkeys(ELEMENT.findall(inputs)) for op, inputs, _ in DETAIL.findall(message)}
-        told = [f"{op}{_of([ELEMENTS.get(one, one) for one in types.get(op, ())])}" for op in lacking]
-        return f"LiteRT has no {', '.join(told)}"
+        missing = [f"{op}{_of([ELEMENTS.get(element, element) for element in types.get(op, ())])}" for op in lacking]
+        return f"LiteRT has no {', '.join(missing)}"
     if needs := OTHERWISE.search(message):
         return f"LiteRT's {needs[1]} requires {needs[2]}"
     if "Unsupported type" in message and (kind := re.search(r"element type '(\w+)'", message)):

@@ -1,6 +1,6 @@
-"""A model made of another one: what is checked first, what the original answers, and what both cost.
+"""What baking and the conversion to LiteRT share: checks of the original, its answers, and the measurements.
 
-A baked model and a light twin are made so: nothing is written that has not answered as the original does.
+No derived model is written before its answers equal those of the original.
 """
 
 import json
@@ -11,7 +11,7 @@ from pathlib import Path
 from exporting import card as model_card
 from exporting import manifest, trial
 from exporting.audit import CUSTOM, files, unregistered
-from exporting.graph import MetaGraph, functions, init_operations, names, reached, signatures
+from exporting.graph import MetaGraph, functions, init_operations, output_tensors, reached, signatures
 from exporting.inputs import Inputs
 from exporting.mark import is_baked
 from exporting.origin import Origins
@@ -33,7 +33,7 @@ MUTABLE = ("MutableHashTable", "MutableDenseHashTable", "AnonymousMutable")
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What a model costs, through the runtime in fresh processes; seconds are medians."""
+    """The size in bytes and times in seconds of a model, medians over fresh processes."""
 
     bytes: int
     load: float
@@ -43,7 +43,7 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class Baked:
-    """What came of a bake."""
+    """The result of a bake."""
 
     out: Path
     frozen: bool
@@ -62,7 +62,7 @@ def say(text: str) -> None:
 
 
 def check_graph(directory: Path, graph: MetaGraph) -> list[str]:
-    """Raise Refusal for what cannot be baked or could not be verified; return what is worth a note."""
+    """Return notes on the model; raise Refusal where it cannot be baked or verified."""
     if is_baked(graph):
         raise Refusal(f"{directory}: it is baked already")
     if not signatures(graph):
@@ -98,13 +98,13 @@ def check_graph(directory: Path, graph: MetaGraph) -> list[str]:
 
 
 def _roots(graph: MetaGraph) -> list[str]:
-    outputs = names(info for one in signatures(graph).values() for info in one.outputs.values())
+    outputs = output_tensors(graph)
     return [*outputs, *init_operations(graph)]
 
 
 @dataclass(frozen=True, slots=True)
 class Questions:
-    """What both models are asked, what the original answered, and what is timed."""
+    """The calls for both models, the answers of the original, and the call that is timed."""
 
     calls: list[tuple[str, Inputs]]
     answers: list[Answer]
@@ -115,17 +115,19 @@ class Questions:
 
 def callable_signatures(offered: Contents) -> dict[str, Signature]:
     """Return the signatures that can be called, without the one that initializes."""
-    return trial.callable_signatures({name: one for name, one in offered.signatures.items() if name != INIT})
+    return trial.callable_signatures(
+        {name: signature for name, signature in offered.signatures.items() if name != INIT}
+    )
 
 
 def ask_original(directory: Path, offered: Contents, own: list[tuple[str, Inputs]]) -> Questions:
-    """Ask the original the given calls and generated ones; raise Refusal where nothing could be compared."""
-    wanted, calls = callable_signatures(offered), list(own)
+    """Run the given and generated calls on the original; raise Refusal where nothing could be compared."""
+    usable, calls = callable_signatures(offered), list(own)
     original = ask(Job(directory, calls)) if calls else Answers()
     if original.failure:
         raise Refusal(f"{directory}: the given inputs: {original.failure}")
     settled = {name for (name, _), answer in zip(calls, original.answers) if answer.outputs is not None}
-    found, wrong = trial.inputs_that_run(directory, wanted, easily=settled)
+    accepted, wrong = trial.inputs_that_run(directory, usable, easily=settled)
     for name, problem in wrong.items():
         if problem.verdict == "unusable" and not problem.detail.startswith(UNCALLABLE):
             raise Refusal(f"{directory}: signature {name!r} does not work as it is: {problem.detail}")
@@ -135,21 +137,21 @@ def ask_original(directory: Path, offered: Contents, own: list[tuple[str, Inputs
         if problem.verdict != "unusable" and name not in settled
     }
     timed = next(iter(calls), None)
-    for name in sorted(found, key=lambda name: (name == DEFAULT, name)):
-        calls += [(name, inputs) for inputs in found[name].inputs]
-        original.answers += found[name].answers
-        timed = (name, found[name].row)
+    for name in sorted(accepted, key=lambda name: (name == DEFAULT, name)):
+        calls += [(name, inputs) for inputs in accepted[name].inputs]
+        original.answers += accepted[name].answers
+        timed = (name, accepted[name].row)
     if timed is None:
         whys = "; ".join(f"signature {name!r} cannot be compared: {why}" for name, why in unproved.items())
         raise Refusal(f"{directory}: {whys or 'no signature of it can be called, so nothing could be compared'}")
     notes = [
-        f"signature {name!r} {'is left out' if one.problem else 'was not compared'}: {one.refusal}"
-        for name, one in offered.signatures.items()
-        if name not in wanted and name != INIT
+        f"signature {name!r} {'is left out' if signature.problem else 'was not compared'}: {signature.refusal}"
+        for name, signature in offered.signatures.items()
+        if name not in usable and name != INIT
     ]
     notes += [
-        f"signature {name!r} was not compared: {one.detail.removeprefix(UNCALLABLE).lstrip(': ')}"
-        for name, one in wrong.items()
+        f"signature {name!r} was not compared: {problem.detail.removeprefix(UNCALLABLE).lstrip(': ')}"
+        for name, problem in wrong.items()
         if name not in settled and name not in unproved
     ]
     return Questions(calls, original.answers, timed, notes, unproved)
@@ -162,8 +164,8 @@ def measure(directory: Path, folder: Path, call: tuple[str, Inputs], rounds: int
         for _ in range(rounds)
     ]
     both = []
-    for place, path in enumerate((directory, folder)):
-        runs = [pair[place] for pair in pairs]
+    for position, path in enumerate((directory, folder)):
+        runs = [pair[position] for pair in pairs]
         fields = ("load", "first", "steady")
         median = [statistics.median(getattr(run, field) for run in runs) if runs else 0.0 for field in fields]
         size_there = sum(p.stat().st_size for p in path.rglob("*") if p.is_file() and p.parent.name != "assets.extra")

@@ -1,4 +1,4 @@
-"""A trained model → a stateless SavedModel with its signatures; what the training remembers goes beside it.
+"""Export a trained model as a stateless SavedModel with its signatures; the training state goes into another file.
 
     from exporting import class_names, export, forward, from_keras, image_bytes
 
@@ -11,9 +11,9 @@
         state=from_keras(model, epoch=20, seed=7),
     )
 
-Written are a graph for every function and the variables that those graphs read: an optimizer is not among them. Before
-the folder gets its name, the audit has to find a pure function, and the server's own runtime has to answer as the
-functions do in memory, on the examples and on generated inputs.
+The SavedModel has a graph for every function and the variables that those graphs read, without the optimizer. Before
+the folder gets its name, the audit must find a pure function, and the server's runtime must give the answers of the
+functions in memory, on the examples and on generated inputs.
 """
 
 import re
@@ -27,7 +27,7 @@ import numpy as np
 from exporting import card as model_card
 from exporting import compare, golden, manifest, trial
 from exporting.audit import audit
-from exporting.function import Function, as_function, is_keras
+from exporting.function import Function, served_functions
 from exporting.graph import contents, import_tensorflow
 from exporting.inputs import Inputs
 from exporting.placing import folder_beside, put_in_place
@@ -35,18 +35,17 @@ from exporting.refusal import Refusal
 from exporting.report import progress
 from exporting.runner import Answer, Job, ask
 from exporting.state import State, save
-from serving.core.dtypes import by_code
 from serving.core.errors import plain
 from serving.runtime.warmup import PLACE as WARMUP
-from serving.savedmodel.signature import DEFAULT, Signature, check, shape_text
+from serving.savedmodel.signature import Signature, check, shape_text
 
 Tensors = dict[str, Any]
-FATAL = frozenset({"signature", "rank"})  # notes to an audit, which looks at what others made; reasons to refuse here
+FATAL = frozenset({"signature", "rank"})  # notes in an audit; reasons to refuse an export
 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What came of an export."""
+    """The result of an export."""
 
     folder: Path
     signatures: tuple[str, ...]
@@ -75,35 +74,35 @@ def export(
     `functions` are the signatures by name: Functions, tf.functions with an input signature, Keras models. Without a
     "serving_default" among them, that is the model's forward pass, or the only function.
     `examples` are inputs by name for some of the signatures, a small batch each; they are written with their answers.
-    `labels` are the classes' names, `card` is what README.md says. `state`, with what is known of the training, goes
-    to `state_path`, by default `out` with ".state.json" behind its name. Card and state may be functions of the folder
-    that is about to get its name: to measure what is served.
-    `force` replaces the SavedModel that is there, in one step.
+    `labels` are the names of the classes, `card` is the text of README.md. `state`, the state of the training, is
+    written to `state_path`, by default `out` with ".state.json" appended. Card and state may be functions of the
+    finished folder, so that they can measure what is served.
+    `force` replaces an existing SavedModel, in one step.
     """
     out = Path(out)
     beside = _state_path(out, state, state_path)
     _check_place(out, force)
     import_tensorflow()
-    wanted = _functions(model, functions or {})
-    given = _examples(wanted, examples or {})
+    served = served_functions(model, functions or {})
+    inputs = _examples(served, examples or {})
     with folder_beside(out) as folder:
-        progress("export", f"writing {', '.join(wanted)}")
-        notes = _save(model, wanted, folder)
+        progress("export", f"writing {', '.join(served)}")
+        notes = _save(model, served, folder)
         _refuse_impure(folder)
         progress("export", "comparing with the model in memory")
-        compared, difference, made = _prove(wanted, given, folder, tolerance)
-        _write_beside(folder, given, labels, wanted, tolerance)
-        golden.write_warmup(folder / WARMUP, {**made, **given})
+        compared, difference, generated = _prove(served, inputs, folder, tolerance)
+        _write_beside(folder, inputs, labels, served, tolerance)
+        golden.write_warmup(folder / WARMUP, {**generated, **inputs})
         facts = state(folder) if callable(state) else state
         text = card(folder) if callable(card) else card
         if text is not None:
             (folder / "README.md").write_text(text)
-        model_card.write_exported(folder, [model, *(held for one in wanted.values() for held in one.holds)])
+        model_card.write_exported(folder, [model, *(held for function in served.values() for held in function.holds)])
         manifest.write(folder)
         if facts is not None and beside is not None:
             save(beside, facts)
         put_in_place(folder, out, force)
-    exported = Exported(out, tuple(sorted(wanted)), compared, tolerance, difference, beside, tuple(notes))
+    exported = Exported(out, tuple(sorted(served)), compared, tolerance, difference, beside, tuple(notes))
     _report(exported)
     return exported
 
@@ -138,96 +137,45 @@ def _check_place(out: Path, force: bool) -> None:
         raise Refusal(f"{out}: there is no folder {out.absolute().parent} to write it in")
 
 
-def _functions(model: Any, given: Mapping[str, Any]) -> dict[str, Function]:
-    """Return the functions to export by name, their inputs checked."""
-    found = {}
-    for name, one in given.items():
-        try:
-            found[name] = as_function(one)
-        except Refusal as refusal:
-            raise Refusal(f"functions[{name!r}]: {refusal}") from None
-    if DEFAULT not in found:
-        if is_keras(model):
-            found[DEFAULT] = as_function(model)
-        elif len(found) == 1:
-            found[DEFAULT] = next(iter(found.values()))
-        elif found:
-            raise Refusal(f"functions: {', '.join(found)}, and none is {DEFAULT!r}")
-        else:
-            found[DEFAULT] = as_function(_only_function(model))
-    for name, one in found.items():
-        _check_inputs(name, one.inputs)
-    return found
-
-
-def _only_function(model: Any) -> Any:
-    import tensorflow as tf
-
-    if not isinstance(model, tf.Module):
-        return model
-    own = {
-        name: getattr(model, name, None) for name in dir(type(model)) if name == "__call__" or not name.startswith("_")
-    }
-    graphs = {name: one for name, one in own.items() if getattr(one, "input_signature", None) is not None}
-    if "__call__" in graphs:
-        return graphs["__call__"]
-    if len(graphs) != 1:
-        told = f"has {', '.join(graphs)}" if graphs else "has no tf.function with an input_signature"
-        raise Refusal(f"{type(model).__name__} {told}: say which is served, functions={{{DEFAULT!r}: ...}}")
-    return next(iter(graphs.values()))
-
-
-def _check_inputs(name: str, inputs: Mapping[str, Any]) -> None:
-    if not inputs:
-        raise Refusal(f"{name}: it has no inputs, so it would always answer the same")
-    for key, spec in inputs.items():
-        if not key.isidentifier():
-            raise Refusal(f"{name}.{key}: an input's name has to be one in Python too: letters, digits, _")
-        if type(spec).__name__ != "TensorSpec":
-            raise Refusal(f"{name}.{key}: {type(spec).__name__} has no plain array form; take a tensor")
-        if spec.shape.rank is None:
-            raise Refusal(f"{name}.{key}: its rank is unknown; no server can check a request against that")
-        if by_code(spec.dtype.as_datatype_enum).numpy_name is None:
-            raise Refusal(f"{name}.{key}: no array holds {spec.dtype.name}")
-
-
-def _examples(wanted: Mapping[str, Function], given: Mapping[str, Mapping[str, Any]]) -> dict[str, Inputs]:
-    found = {}
-    for name, inputs in given.items():
-        if name not in wanted:
-            raise Refusal(f"examples: there is no function {name!r}; there are {', '.join(wanted)}")
-        specs = wanted[name].inputs
+def _examples(served: Mapping[str, Function], examples: Mapping[str, Mapping[str, Any]]) -> dict[str, Inputs]:
+    arrays = {}
+    for name, inputs in examples.items():
+        if name not in served:
+            raise Refusal(f"examples: there is no function {name!r}; there are {', '.join(served)}")
+        specs = served[name].inputs
         if inputs.keys() != specs.keys():
             raise Refusal(f"examples[{name!r}]: expected {', '.join(specs)}, got {', '.join(inputs) or 'nothing'}")
         try:
-            found[name] = dict(golden.arrays(inputs, specs))
+            arrays[name] = dict(golden.arrays(inputs, specs))
         except (TypeError, ValueError) as error:
             raise Refusal(f"examples[{name!r}]: {error}") from None
-        for key, array in found[name].items():
+        for key, array in arrays[name].items():
             if not specs[key].shape.is_compatible_with(array.shape):
-                expected, came = shape_text(tuple(specs[key].shape.as_list())), shape_text(array.shape)
-                raise Refusal(f"examples[{name!r}].{key}: expected shape {expected}, got {came}")
-    return found
+                expected, actual = shape_text(tuple(specs[key].shape.as_list())), shape_text(array.shape)
+                raise Refusal(f"examples[{name!r}].{key}: expected shape {expected}, got {actual}")
+    return arrays
 
 
-def _save(model: Any, wanted: Mapping[str, Function], folder: Path) -> list[str]:
-    """Write graphs and the variables that they read, and nothing else that the model holds."""
+def _save(model: Any, served: Mapping[str, Function], folder: Path) -> list[str]:
+    """Write the graphs and the variables that they read, nothing else of the model; return notes."""
     import tensorflow as tf
 
-    concrete = {name: _traced(name, one) for name, one in wanted.items()}
+    concrete = {name: _traced(name, function) for name, function in served.items()}
     root = tf.Module()
     root.weights = _variables(model, concrete.values())
-    root.tables = _tables([model, *(held for one in wanted.values() for held in one.holds)], concrete.values())
+    root.tables = _tables(
+        [model, *(held for function in served.values() for held in function.holds)], concrete.values()
+    )
     try:
         tf.saved_model.save(root, str(folder), signatures=concrete)
     except (AssertionError, ValueError, TypeError, RuntimeError, tf.errors.OpError) as error:
-        said = plain(str(error)) if isinstance(error, tf.errors.OpError) else " ".join(str(error).split())
-        if "'untracked' resource" in said:
-            said = (
+        reason = plain(str(error)) if isinstance(error, tf.errors.OpError) else " ".join(str(error).split())
+        if "'untracked' resource" in reason:
+            reason = (
                 "a function refers to a table or to a variable that the model does not hold: make it an attribute of "
-                f"the tf.Module that is exported, or name it in exporting.function(..., holds=[it]) ({said[:200]})"
+                f"the tf.Module that is exported, or name it in exporting.function(..., holds=[it]) ({reason[:200]})"
             )
-        raise Refusal(f"TensorFlow cannot write it: {said[:600]}") from error
+        raise Refusal(f"TensorFlow cannot write it: {reason[:600]}") from error
     _settle_fingerprint(folder)
     kept = sum(variable.shape.num_elements() or 0 for variable in root.weights)
     return [f"{len(root.weights)} variables of {kept:,} numbers written", *_left_out(model, root.weights)]
@@ -242,16 +190,22 @@ def _left_out(model: Any, written: Iterable[Any]) -> Iterable[str]:
     optimizer = getattr(model, "optimizer", None)
     held = [*tf.train.TrackableView(model).descendants(), *(getattr(optimizer, "variables", None) or ())]
     there = {id(variable) for variable in written}
-    values = (one.value if type(one).__module__.startswith("keras.") and hasattr(one, "value") else one for one in held)
-    left = {id(one): one for one in values if isinstance(one, tf.Variable) and id(one) not in there}
-    if left:
-        names = [variable.name.removesuffix(":0") for variable in left.values()]
+    values = (
+        item.value if type(item).__module__.startswith("keras.") and hasattr(item, "value") else item for item in held
+    )
+    unread = {id(item): item for item in values if isinstance(item, tf.Variable) and id(item) not in there}
+    if unread:
+        names = [variable.name.removesuffix(":0") for variable in unread.values()]
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""
         yield f"left out, for no function reads them: {', '.join(names[:5])}{more}"
 
 
+def _is_keras_variable(item: Any) -> bool:
+    return type(item).__module__.startswith("keras.") and hasattr(item, "value")
+
+
 def _settle_fingerprint(folder: Path) -> None:
-    """Make the one random part of an export follow from the rest: the same model gives the same bytes."""
+    """Replace the random id of an export by a digest of it: the same model gives the same bytes."""
     from tensorflow.core.protobuf import fingerprint_pb2
 
     path = folder / "fingerprint.pb"
@@ -260,25 +214,25 @@ def _settle_fingerprint(folder: Path) -> None:
     path.write_bytes(message.SerializeToString(deterministic=True))
 
 
-def _traced(name: str, one: Function) -> Any:
+def _traced(name: str, function: Function) -> Any:
     import tensorflow as tf
 
-    if one.concrete is not None:
-        _check_outputs(name, one.concrete.structured_outputs)
-        return one.concrete
-    specs = {key: tf.TensorSpec(spec.shape, spec.dtype, key) for key, spec in one.inputs.items()}
+    if function.concrete is not None:
+        _check_outputs(name, function.concrete.structured_outputs)
+        return function.concrete
+    specs = {key: tf.TensorSpec(spec.shape, spec.dtype, key) for key, spec in function.inputs.items()}
 
     def call(**tensors: Any) -> Tensors:
-        outputs = one.call(**tensors)
+        outputs = function.call(**tensors)
         _check_outputs(name, outputs)
         return {key: tf.identity(tensor, key) for key, tensor in outputs.items()}
 
     try:
         return tf.function(call, autograph=False).get_concrete_function(**specs)
     except Refusal as refusal:
-        said = str(refusal)
-        raise Refusal(said if said.startswith(name) else f"{name}: {said}") from None
-    except Exception as error:  # whatever the model's own code raises
+        reason = str(refusal)
+        raise Refusal(reason if reason.startswith(name) else f"{name}: {reason}") from None
+    except Exception as error:  # the model's own code may raise anything
         text = " ".join(str(error).split())[:600]
         raise Refusal(f"{name}: no graph can be made of it: {type(error).__name__}: {text}") from error
 
@@ -305,15 +259,15 @@ def _tables(roots: Iterable[Any], concrete: Iterable[Any]) -> list[Any]:
     import tensorflow as tf
 
     used = {id(external) for graph in concrete for external, _ in graph.graph.captures}
-    found: dict[int, Any] = {}
+    tables: dict[int, Any] = {}
     for root in roots:
         if not isinstance(root, tf.__internal__.tracking.Trackable):
             continue
         for held in tf.train.TrackableView(root).descendants():
             handle = getattr(held, "resource_handle", getattr(held, "asset_path", None))
             if handle is not None and id(handle) in used and not isinstance(held, tf.Variable):
-                found[id(held)] = held
-    return list(found.values())
+                tables[id(held)] = held
+    return list(tables.values())
 
 
 def _refuse_impure(folder: Path) -> None:
@@ -325,22 +279,22 @@ def _refuse_impure(folder: Path) -> None:
 
 
 def _prove(
-    wanted: Mapping[str, Function], given: Mapping[str, Inputs], folder: Path, tolerance: float
+    served: Mapping[str, Function], examples: Mapping[str, Inputs], folder: Path, tolerance: float
 ) -> tuple[int, float, dict[str, Inputs]]:
-    """Make sure that the server's runtime answers as the functions do in memory.
+    """Raise Refusal where the server's runtime answers differently from the functions in memory.
 
-    Return the number of calls, the largest difference, and the inputs of one row that were made up.
+    Return the number of calls, the largest difference, and the generated inputs of one row.
     """
-    signatures = {name: one for name, one in contents(folder).signatures.items() if name in wanted}
-    found, wrong = trial.inputs_that_run(folder, signatures, easily=given)
-    calls = [*given.items(), *((name, inputs) for name, asked in found.items() for inputs in asked.inputs)]
+    signatures = {name: signature for name, signature in contents(folder).signatures.items() if name in served}
+    accepted, wrong = trial.inputs_that_run(folder, signatures, easily=examples)
+    calls = [*examples.items(), *((name, inputs) for name, entry in accepted.items() for inputs in entry.inputs)]
     for name, problem in wrong.items():
-        if name not in given:
+        if name not in examples:
             raise Refusal(
                 f"{name}: nothing shows that it works: {trial.VERDICTS[problem.verdict]} ({problem.detail}); give one "
                 f"that does, examples={{{name!r}: {{...}}}}"
             )
-    for name, inputs in given.items():
+    for name, inputs in examples.items():
         for key, array in inputs.items():
             if text := check(signatures[name].inputs[key], array.shape):
                 raise Refusal(f"examples[{name!r}].{key}: {text}")
@@ -348,21 +302,21 @@ def _prove(
     if answers.failure:
         raise Refusal(f"the exported model cannot be run: {answers.failure}")
     largest = 0.0
-    for place, ((name, inputs), answer) in enumerate(zip(calls, answers.answers)):
-        where = f"{name}, its example" if place < len(given) else f"{name}, generated inputs"
+    for position, ((name, inputs), answer) in enumerate(zip(calls, answers.answers)):
+        where = f"{name}, its example" if position < len(examples) else f"{name}, generated inputs"
         if answer.outputs is None:
             raise Refusal(f"{where}: {answer.error}: {answer.message}")
-        distance, text = compare.answers(Answer(_in_memory(wanted[name], inputs)), answer, tolerance)
+        distance, text = compare.answers(Answer(_in_memory(served[name], inputs)), answer, tolerance)
         if text:
             raise Refusal(f"{where}: exported, it gives other answers than in memory: {text} (allowed: {tolerance:g})")
         largest = max(largest, distance)
-    return len(calls), largest, {name: asked.row for name, asked in found.items()}
+    return len(calls), largest, {name: entry.row for name, entry in accepted.items()}
 
 
-def _in_memory(one: Function, inputs: Inputs) -> Inputs:
+def _in_memory(function: Function, inputs: Inputs) -> Inputs:
     import tensorflow as tf
 
-    outputs = one.call(**{name: tf.constant(array, one.inputs[name].dtype) for name, array in inputs.items()})
+    outputs = function.call(**{name: tf.constant(array, function.inputs[name].dtype) for name, array in inputs.items()})
     return {name: _array(tensor) for name, tensor in outputs.items()}
 
 
@@ -373,9 +327,9 @@ def _array(tensor: Any) -> Any:
 
 def _write_beside(
     folder: Path,
-    given: Mapping[str, Inputs],
+    examples: Mapping[str, Inputs],
     labels: Sequence[str] | None,
-    wanted: Mapping[str, Function],
+    served: Mapping[str, Function],
     tolerance: float,
 ) -> None:
     import tensorflow as tf
@@ -387,19 +341,19 @@ def _write_beside(
             raise Refusal("labels: each is one line of text")
         (extra / "labels.txt").write_text("".join(f"{label}\n" for label in labels), "utf-8")
     signatures: Mapping[str, Signature] = contents(folder).signatures
-    given = {name: inputs for name, inputs in given.items() if _has_json_form(signatures[name])}
-    if not given:
+    examples = {name: inputs for name, inputs in examples.items() if _has_json_form(signatures[name])}
+    if not examples:
         return
     loaded = tf.saved_model.load(str(folder))
     answers = {}
-    for name, inputs in given.items():
+    for name, inputs in examples.items():
         outputs = loaded.signatures[name](**{key: tf.constant(array) for key, array in inputs.items()})
-        of = _in_memory(wanted[name], inputs)  # in the order in which the function gives them
+        of = _in_memory(served[name], inputs)  # in the function's own order
         answers[name] = {key: _array(outputs[key]) for key in of}
         _, text = compare.difference(of, answers[name], tolerance)
         if text:
             raise Refusal(f"{name}, its example: TensorFlow's Python API gives other answers: {text}")
-    golden.write(folder, signatures, given, answers)
+    golden.write(folder, signatures, examples, answers)
 
 
 def _has_json_form(signature: Signature) -> bool:

@@ -20,13 +20,13 @@ def fold_scales(definition: GraphDef, fixed: Collection[str]) -> int:
     from tensorflow import make_ndarray, make_tensor_proto
 
     nodes: dict[str, Node] = {node.name: node for node in definition.node}
-    uses = Counter(node_of(given) for node in definition.node for given in node.input)
+    uses = Counter(node_of(tensor) for node in definition.node for tensor in node.input)
     added: list[Any] = []
     for node in definition.node:
-        found = _scaled(node, nodes)
-        if found is None:
+        pair = _scaled(node, nodes)
+        if pair is None:
             continue
-        convolution, constant = found
+        convolution, constant = pair
         if uses[convolution.name] != 1 or convolution.name in fixed or node.name in fixed:
             continue
         weights = make_ndarray(nodes[node_of(convolution.input[1])].attr["value"].tensor)
@@ -51,7 +51,7 @@ def name_biases(definition: GraphDef) -> int:
     from tensorflow import make_ndarray, make_tensor_proto
 
     nodes: dict[str, Node] = {node.name: node for node in definition.node}
-    uses = Counter(node_of(given) for node in definition.node for given in node.input)
+    uses = Counter(node_of(tensor) for node in definition.node for tensor in node.input)
     added: list[Any] = []
     for node in definition.node:
         if node.op not in ("Add", "AddV2") or len(node.input) != 2 or node.attr["T"].type != FLOAT:

@@ -1,6 +1,6 @@
-"""The graph that is served, taken apart and put together again: inlined, variables folded in, optimized, stripped.
+"""Freeze the served graph: inline functions, fold variables into constants, optimize, and remove what is not needed.
 
-One graph for all signatures, so that what they share is there once.
+All signatures stay in one graph, so that what they share exists once.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ from serving.savedmodel.safety.purity import CALLING
 
 CPU = "/job:localhost/replica:0/task:0/device:CPU:0"
 NAME = re.compile(r"[A-Za-z0-9.][\w.>-]*", re.ASCII)  # of a node; the optimizer's own begin with underscores
-ROUNDS = 2  # of the optimizer; what one leaves, the next may still fold
+ROUNDS = 2  # of the optimizer; a second one may fold more
 TIMEOUT_MS = 30 * 60 * 1000
 
 
@@ -38,7 +38,7 @@ def _computed(
     definition: Any, values: Mapping[str, Any] | None, feeds: Any, keep: list[str], roots: list[str],
     say: Callable[[str], None],
 ) -> Any:  # fmt: skip
-    """Return a graph with all computed that depends on no request, by TensorFlow's optimizer."""
+    """Return a graph in which TensorFlow's optimizer has computed all that does not depend on inputs."""
     say("inlining functions")
     definition = _optimized(definition, feeds, keep, _inline)
     if values is not None:
@@ -57,7 +57,7 @@ def _computed(
 def freeze(
     graph: MetaGraph, values: Mapping[str, Any] | None, say: Callable[[str], None], unproved: Collection[str] = ()
 ) -> MetaGraph:
-    """Return a MetaGraphDef that means the same; `values` are those of its variables by node, None to leave them.
+    """Return an equivalent MetaGraphDef; `values` are those of its variables by node, None to keep the variables.
 
     The graphs of the signatures in `unproved` stay as they are; their variables have to be left.
     """
@@ -75,12 +75,12 @@ def freeze(
     _name_init(result)
     keep = [*outputs, *init_operations(result), *kept.shared(graph, apart)]
     if values is None:
-        # What restores them stays as it is.
+        # The operations that restore them are not changed.
         keep += [result.saver_def.restore_op_name, node_of(result.saver_def.filename_tensor_name)]
     feeds = _feeds(result, unproved)
     roots = [*keep, *(node_of(info.name) for info in feeds)]
     definition = pruned(definition, roots)
-    paths = {node_of(asset.tensor_info.name) for asset in result.asset_file_def}  # by these names the loader fills them
+    paths = {node_of(asset.tensor_info.name) for asset in result.asset_file_def}  # the loader fills them by name
     hidden = _hide(definition, paths)
 
     definition = _computed(definition, values, feeds, keep, roots, say)
@@ -100,13 +100,13 @@ def freeze(
 
 
 def _copy_without_graph(graph: MetaGraph) -> MetaGraph:
-    """Return the signatures, tags, assets and what initializes; nothing that speaks of objects or of training."""
+    """Return the signatures, tags, assets and init operations, without object graph and training."""
     result = type(graph)()
     result.meta_info_def.tags.extend(graph.meta_info_def.tags)
     result.meta_info_def.tensorflow_version = graph.meta_info_def.tensorflow_version
     result.meta_info_def.tensorflow_git_version = graph.meta_info_def.tensorflow_git_version
     result.meta_info_def.meta_graph_version = f"{MARK} {graph.meta_info_def.meta_graph_version}".strip()
-    result.asset_file_def.extend(assets(graph))  # of a collection too: TensorFlow looks here first
+    result.asset_file_def.extend(assets(graph))  # those of a collection too: TensorFlow reads this field first
     for name, signature in graph.signature_def.items():
         result.signature_def[name].CopyFrom(signature)
     for key in INIT_COLLECTIONS:
@@ -116,7 +116,7 @@ def _copy_without_graph(graph: MetaGraph) -> MetaGraph:
 
 
 def _add_outputs(definition: GraphDef, result: MetaGraph, unproved: Collection[str]) -> list[str]:
-    """Give each output of a signature a node of its own, so that whatever computes it may be inlined and replaced."""
+    """Give each output of a signature a node of its own, so that what computes it can be inlined and replaced."""
     nodes = {node.name: node for node in definition.node}
     outputs: list[str] = []
     for name, signature in signatures(result).items():
@@ -127,12 +127,12 @@ def _add_outputs(definition: GraphDef, result: MetaGraph, unproved: Collection[s
             for message, field, dtype in tensors(signature.outputs[key]):
                 source = getattr(message, field)
                 if source in fed:
-                    continue  # handed through
+                    continue  # an input that is returned as it is
                 if node_of(source) not in nodes:
                     raise Refusal(f"signature {name!r} names the tensor {source!r}, which the graph does not have")
                 new = definition.node.add(name=f"baked/output_{len(outputs)}", op="Identity", input=[source])
                 new.attr["T"].type = dtype
-                if nodes[node_of(source)].op in CALLING:  # what the function checks is checked, inlined or not
+                if nodes[node_of(source)].op in CALLING:  # its assertions run, inlined or not
                     new.input.append(f"^{node_of(source)}")
                 setattr(message, field, f"{new.name}:0")
                 outputs.append(new.name)
@@ -151,7 +151,7 @@ def _name_init(result: MetaGraph) -> None:
 
 def _feeds(result: MetaGraph, unproved: Collection[str]) -> list[Any]:
     """Return the inputs of the other signatures as dense TensorInfos, each tensor once."""
-    found = {}
+    feeds = {}
     proved = [signature for name, signature in signatures(result).items() if name not in unproved]
     for info in (info for signature in proved for info in signature.inputs.values()):
         for message, field, dtype in tensors(info):
@@ -160,14 +160,15 @@ def _feeds(result: MetaGraph, unproved: Collection[str]) -> list[Any]:
                 dense.tensor_shape.CopyFrom(info.tensor_shape)
             else:
                 dense.tensor_shape.unknown_rank = True
-            found[dense.name] = dense
-    return list(found.values())
+            feeds[dense.name] = dense
+    return list(feeds.values())
 
 
 def _hide(definition: GraphDef, paths: set[str]) -> dict[str, Any]:
-    """Hide from the optimizer what it must not touch or cannot take; return what was there.
+    """Hide nodes that the optimizer must not change or does not accept; return the originals by name.
 
-    Asset paths are constants that the loader fills: nobody may fold them. Inputs of unknown rank are refused.
+    Asset paths are constants that the loader fills, so they must not be folded. The optimizer refuses inputs of unknown
+    rank.
     """
     hidden = {}
     for node in definition.node:
@@ -180,7 +181,7 @@ def _hide(definition: GraphDef, paths: set[str]) -> dict[str, Any]:
             if shapeless:
                 node.attr["shape"].shape.unknown_rank = True
             del node.attr["value"]
-            node.attr["_hidden"].s = node.name.encode()  # so that no two are alike
+            node.attr["_hidden"].s = node.name.encode()  # so that no two are equal
     return hidden
 
 
@@ -216,9 +217,9 @@ def _optimized(definition: GraphDef, feeds: list[Any], keep: list[str], how: Cal
     from tensorflow.python.grappler import tf_optimizer
 
     graph = meta_graph_pb2.MetaGraphDef(graph_def=definition)
-    for place, info in enumerate(feeds):
-        if not info.tensor_shape.unknown_rank:  # the optimizer would refuse it; a placeholder is kept all the same
-            graph.signature_def["feeds"].inputs[str(place)].CopyFrom(info)
+    for position, info in enumerate(feeds):
+        if not info.tensor_shape.unknown_rank:  # the optimizer refuses it; a placeholder is kept without
+            graph.signature_def["feeds"].inputs[str(position)].CopyFrom(info)
     graph.collection_def["train_op"].node_list.value.extend([*keep, *(info.name for info in feeds)])
     config = config_pb2.ConfigProto()
     rewrite = config.graph_options.rewrite_options
@@ -227,7 +228,7 @@ def _optimized(definition: GraphDef, feeds: list[Any], keep: list[str], how: Cal
     how(rewrite)
     try:
         return tf_optimizer.OptimizeGraph(config, graph)
-    except Exception as error:  # whatever TensorFlow's binding raises
+    except Exception as error:  # TensorFlow's binding may raise anything
         raise Refusal(f"TensorFlow's graph optimizer cannot work on the graph: {_line(error)}") from None
 
 
@@ -244,7 +245,7 @@ def _constants(definition: GraphDef, values: Mapping[str, Any]) -> GraphDef:
 
     try:
         frozen, _ = convert._replace_variables_by_constants(converter_data=Values())
-    except Exception as error:  # ValueError, KeyError, NotImplementedError, as the graph has it
+    except Exception as error:  # ValueError, KeyError, NotImplementedError, depending on the graph
         raise Refusal(f"the variables cannot be folded into constants: {_line(error)}; try --keep-variables") from None
     return frozen
 
@@ -260,7 +261,7 @@ def _placed(definition: GraphDef, device: str) -> GraphDef:
 
 
 def _share(definition: GraphDef, fixed: set[str]) -> None:
-    """Keep one of each constant: folding makes them anew for each signature."""
+    """Keep one of each set of equal constants: folding creates them again for each signature."""
     first: dict[bytes, str] = {}
     same: dict[str, str] = {}
     for node in definition.node:
@@ -268,18 +269,18 @@ def _share(definition: GraphDef, fixed: set[str]) -> None:
             digest = hashlib.sha256(node.attr["value"].SerializeToString(deterministic=True)).digest()
             same[node.name] = first.setdefault(digest, node.name)
     for node in definition.node:
-        for place, given in enumerate(node.input):
-            name, caret = node_of(given), "^" if given.startswith("^") else ""
+        for position, tensor in enumerate(node.input):
+            name, caret = node_of(tensor), "^" if tensor.startswith("^") else ""
             if same.get(name, name) != name:
-                node.input[place] = caret + same[name]
-    kept = [node for node in definition.node if same.get(node.name, node.name) == node.name]
-    kept_nodes = [type(node).FromString(node.SerializeToString()) for node in kept]
+                node.input[position] = caret + same[name]
+    unique = [node for node in definition.node if same.get(node.name, node.name) == node.name]
+    kept_nodes = [type(node).FromString(node.SerializeToString()) for node in unique]
     del definition.node[:]
     definition.node.extend(kept_nodes)
 
 
 def _clean(definition: GraphDef) -> None:
-    """Remove what says where nodes came from, what shapes were inferred, and what stands beside what."""
+    """Remove debug information, inferred shapes and colocation constraints."""
     for node in every_node(definition):
         node.ClearField("experimental_debug_info")
         for attribute in ("_output_shapes", "_class", "_input_shapes"):
@@ -289,37 +290,37 @@ def _clean(definition: GraphDef) -> None:
 
 
 def _shorten(definition: GraphDef, fixed: set[str], others: set[str]) -> None:
-    """Name nodes by the last part of their names: paths through inlined functions are a third of a small model."""
-    taken = {*fixed, *others}
+    """Shorten node names to their last part: the paths of inlined functions are a third of a small model's bytes."""
+    used = {*fixed, *others}
     renamed: dict[str, str] = {}
     for node in definition.node:
         if node.name in fixed:
             continue
         last, number = node.name.rpartition("/")[2], 0
         name = short = last if NAME.fullmatch(last) else "node"
-        while name in taken:
+        while name in used:
             number += 1
             name = f"{short}_{number}"
-        taken.add(name)
+        used.add(name)
         renamed[node.name] = name
     for node in definition.node:
         node.name = renamed.get(node.name, node.name)
-        for place, given in enumerate(node.input):
-            old = node_of(given)
+        for position, tensor in enumerate(node.input):
+            old = node_of(tensor)
             if old in renamed:
-                node.input[place] = given.replace(old, renamed[old], 1)
+                node.input[position] = tensor.replace(old, renamed[old], 1)
 
 
 def _drop_unread_assets(result: MetaGraph) -> None:
-    """Forget the assets of which nothing is left in the graph: a loader would look for their nodes."""
-    left = {node.name for node in result.graph_def.node}
-    kept = [type(one).FromString(one.SerializeToString()) for one in assets(result)]
+    """Remove the assets whose nodes are gone: a loader would look for them."""
+    present = {node.name for node in result.graph_def.node}
+    copies = [type(asset).FromString(asset.SerializeToString()) for asset in assets(result)]
     del result.asset_file_def[:]
-    result.asset_file_def.extend(one for one in kept if node_of(one.tensor_info.name) in left)
+    result.asset_file_def.extend(asset for asset in copies if node_of(asset.tensor_info.name) in present)
 
 
 def _drop_idle_init(definition: GraphDef, result: MetaGraph) -> None:
-    """Forget an init operation that does nothing, so that no load runs it."""
+    """Remove an init operation that does nothing."""
     nodes = {node.name: node for node in definition.node}
     if any(nodes[name].op != "NoOp" or nodes[name].input for name in init_operations(result) if name in nodes):
         return

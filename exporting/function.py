@@ -1,9 +1,9 @@
-"""A serving function: named tensors in, named tensors out; made of a Keras model, a tf.function or plain Python.
+"""Serving functions, from named tensors to named tensors, made of a Keras model, a tf.function or plain Python.
 
     forward(model)                                        a Keras model's forward pass, as it predicts
     function(work, {"x": tf.TensorSpec((None, 3))})       any callable that takes tensors by those names
 
-What these return, the wrappers take, and `exporting.export` writes.
+The wrappers take such functions, and `exporting.export` writes them.
 """
 
 import inspect
@@ -16,19 +16,21 @@ from typing import Any
 from exporting.graph import import_tensorflow, joined, served
 from exporting.lowering import forget_training
 from exporting.refusal import Refusal
+from serving.core.dtypes import by_code
+from serving.savedmodel.signature import DEFAULT
 
 Tensors = dict[str, Any]
-GENERATED = re.compile(r"^(input_layer|keras_tensor|input|args|kwargs)(_\d+)?$")  # Keras's, where nobody gave a name
+GENERATED = re.compile(r"^(input_layer|keras_tensor|input|args|kwargs)(_\d+)?$")  # Keras's own names
 
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """What one signature does, with the specs of its inputs by name."""
+    """The function of one signature, with the specs of its inputs by name."""
 
     call: Callable[..., Tensors]
     inputs: Mapping[str, Any]  # tf.TensorSpec
     holds: tuple[Any, ...] = ()  # the models and tables that it refers to
-    concrete: Any = None  # the graph, where one exists that does just this
+    concrete: Any = None  # its graph, where one exists already
 
 
 def function(
@@ -111,75 +113,75 @@ def from_saved_model(directory: Path | str) -> dict[str, Function]:
     except (OSError, ValueError, KeyError, AttributeError, RuntimeError, tf.errors.OpError) as error:
         raise Refusal(f"{directory}: TensorFlow cannot load it: {' '.join(str(error).split())[:300]}") from None
 
-    def one(concrete: Any) -> Function:
+    def as_served(concrete: Any) -> Function:
         return Function(
             lambda **tensors: dict(concrete(**tensors)), dict(concrete.structured_input_signature[1]), (loaded,)
         )
 
-    return {name: one(concrete) for name, concrete in loaded.signatures.items()}
+    return {name: as_served(concrete) for name, concrete in loaded.signatures.items()}
 
 
 def _structure(model: Any) -> Any:
-    """Return a model's inputs as it is called with them, or None where it does not know."""
+    """Return the structure of a model's inputs, or None where it does not know them."""
     try:
         return model.input
-    except (AttributeError, ValueError):  # a Sequential has `inputs` alone
-        found = getattr(model, "inputs", None)
-        return found[0] if found and len(found) == 1 else None
+    except (AttributeError, ValueError):  # a Sequential has only `inputs`
+        inputs = getattr(model, "inputs", None)
+        return inputs[0] if inputs and len(inputs) == 1 else None
 
 
 def _friendly(names: Sequence[str]) -> list[str]:
     if len(names) == 1:
         return ["input" if GENERATED.match(names[0]) else names[0]]
-    return [f"input_{place}" if GENERATED.match(name) else name for place, name in enumerate(names)]
+    return [f"input_{position}" if GENERATED.match(name) else name for position, name in enumerate(names)]
 
 
 def is_keras(model: Any) -> bool:
-    """Say whether it is a Keras 3 model or layer."""
+    """Return whether it is a Keras 3 model or layer."""
     return any(kind.__module__.startswith("keras.") and kind.__name__ == "Layer" for kind in type(model).__mro__)
 
 
 def named(result: Any, names: Sequence[str] | None = None) -> Tensors:
-    """Return what a function gave as named tensors."""
+    """Return the result of a function as named tensors."""
     import tensorflow as tf
 
     if isinstance(result, Mapping):
         return dict(result)
     values = list(result) if isinstance(result, (list, tuple)) else [result]
     if names is None:
-        names = ["output"] if len(values) == 1 else [f"output_{place}" for place in range(len(values))]
+        names = ["output"] if len(values) == 1 else [f"output_{position}" for position in range(len(values))]
     if len(names) != len(values):
         raise Refusal(f"it gives {len(values)} tensors, and {len(names)} names are given: {', '.join(names)}")
     return {name: tf.convert_to_tensor(value) for name, value in zip(names, values)}
 
 
-def as_function(given: Any) -> Function:
-    """Return what a user gave as a serving function; raise Refusal where its inputs are not known."""
-    if isinstance(given, Function):
-        return given
-    if is_keras(given):
-        return forward(given)
-    if hasattr(given, "get_concrete_function"):
-        return _of_graph(given)
-    said = getattr(given, "__name__", type(given).__name__)
-    if not callable(given):
-        raise Refusal(f"expected a function, got {said}")
+def as_function(source: Any) -> Function:
+    """Return a model or callable as a serving function; raise Refusal where its inputs are not known."""
+    if isinstance(source, Function):
+        return source
+    if is_keras(source):
+        return forward(source)
+    if hasattr(source, "get_concrete_function"):
+        return _of_graph(source)
+    name = getattr(source, "__name__", type(source).__name__)
+    if not callable(source):
+        raise Refusal(f"expected a function, got {name}")
     raise Refusal(
-        f"{said} says nothing of its inputs' types: decorate it with tf.function(input_signature=...), or give "
+        f"{name} says nothing of its inputs' types: decorate it with tf.function(input_signature=...), or give "
         "exporting.function(it, {'x': tf.TensorSpec((None, 3))})"
     )
 
 
-def _of_graph(given: Any) -> Function:
-    """Return a tf.function that knows its input signature."""
-    if getattr(given, "input_signature", None) is None:
+def _of_graph(source: Any) -> Function:
+    """Return a tf.function with an input signature as a serving function."""
+    if getattr(source, "input_signature", None) is None:
         raise Refusal(
-            f"the tf.function {getattr(given, '__name__', '')!r} has no input_signature: give it one, or give "
+            f"the tf.function {getattr(source, '__name__', '')!r} has no input_signature: give it one, or give "
             "exporting.function(it, {'x': tf.TensorSpec((None, 3))})"
         )
-    concrete = given.get_concrete_function()
+    concrete = source.get_concrete_function()
     positional, keyword = concrete.structured_input_signature
-    parameters = [name for name in inspect.signature(given.python_function).parameters if name != "self"]
+    parameters = [name for name in inspect.signature(source.python_function).parameters if name != "self"]
     specs = [*zip(parameters, positional), *keyword.items()]
     for name, spec in specs:
         if not hasattr(spec, "shape") or not hasattr(spec, "dtype") or isinstance(spec, (list, tuple, dict)):
@@ -190,7 +192,60 @@ def _of_graph(given: Any) -> Function:
     inputs = {getattr(spec, "name", None) or name: spec for name, spec in specs}
 
     def call(**tensors: Any) -> Tensors:
-        return named(given(**{of[name]: tensor for name, tensor in tensors.items()}))
+        return named(source(**{of[name]: tensor for name, tensor in tensors.items()}))
 
     is_named = isinstance(concrete.structured_outputs, Mapping)
-    return Function(call, inputs, (getattr(given, "__self__", None),), concrete if is_named else None)
+    return Function(call, inputs, (getattr(source, "__self__", None),), concrete if is_named else None)
+
+
+def served_functions(model: Any, declared: Mapping[str, Any]) -> dict[str, Function]:
+    """Return the functions to export by name: those declared, and a serving_default; raise Refusal for a bad input."""
+    functions = {}
+    for name, function in declared.items():
+        try:
+            functions[name] = as_function(function)
+        except Refusal as refusal:
+            raise Refusal(f"functions[{name!r}]: {refusal}") from None
+    if DEFAULT not in functions:
+        if is_keras(model):
+            functions[DEFAULT] = as_function(model)
+        elif len(functions) == 1:
+            functions[DEFAULT] = next(iter(functions.values()))
+        elif functions:
+            raise Refusal(f"functions: {', '.join(functions)}, and none is {DEFAULT!r}")
+        else:
+            functions[DEFAULT] = as_function(_only_function(model))
+    for name, function in functions.items():
+        _check_inputs(name, function.inputs)
+    return functions
+
+
+def _only_function(model: Any) -> Any:
+    import tensorflow as tf
+
+    if not isinstance(model, tf.Module):
+        return model
+    own = {
+        name: getattr(model, name, None) for name in dir(type(model)) if name == "__call__" or not name.startswith("_")
+    }
+    graphs = {name: method for name, method in own.items() if getattr(method, "input_signature", None) is not None}
+    if "__call__" in graphs:
+        return graphs["__call__"]
+    if len(graphs) != 1:
+        problem = f"has {', '.join(graphs)}" if graphs else "has no tf.function with an input_signature"
+        raise Refusal(f"{type(model).__name__} {problem}: say which is served, functions={{{DEFAULT!r}: ...}}")
+    return next(iter(graphs.values()))
+
+
+def _check_inputs(name: str, inputs: Mapping[str, Any]) -> None:
+    if not inputs:
+        raise Refusal(f"{name}: it has no inputs, so it would always answer the same")
+    for key, spec in inputs.items():
+        if not key.isidentifier():
+            raise Refusal(f"{name}.{key}: an input's name has to be one in Python too: letters, digits, _")
+        if type(spec).__name__ != "TensorSpec":
+            raise Refusal(f"{name}.{key}: {type(spec).__name__} has no plain array form; take a tensor")
+        if spec.shape.rank is None:
+            raise Refusal(f"{name}.{key}: its rank is unknown; no server can check a request against that")
+        if by_code(spec.dtype.as_datatype_enum).numpy_name is None:
+            raise Refusal(f"{name}.{key}: no array holds {spec.dtype.name}")

@@ -36,10 +36,10 @@ def write(
 
 def request(signature: Signature, inputs: Inputs) -> dict[str, Any]:
     """Return the body of a predict request: rows where the signature has rows, else columns."""
-    named = {} if signature.name == DEFAULT else {"signature_name": signature.name}
+    head = {} if signature.name == DEFAULT else {"signature_name": signature.name}
     if batched(signature):
-        return {**named, "instances": _rows(inputs, asked=True)}
-    return {**named, "inputs": _columns(inputs, asked=True)}
+        return {**head, "instances": _rows(inputs, asked=True)}
+    return {**head, "inputs": _columns(inputs, asked=True)}
 
 
 def answer(signature: Signature, outputs: Inputs) -> dict[str, Any]:
@@ -116,17 +116,17 @@ def _field(number: int, content: bytes) -> bytes:
     return write_varint(number << 3 | 2) + write_varint(len(content)) + content
 
 
-def arrays(given: Mapping[str, Any], specs: Mapping[str, Any]) -> Iterable[tuple[str, Array]]:
+def arrays(example: Mapping[str, Any], specs: Mapping[str, Any]) -> Iterable[tuple[str, Array]]:
     """Yield the values of an example as arrays of their specs' types; strings as arrays of bytes."""
     import numpy as np
 
     for name, spec in specs.items():
-        value = given[name]
+        value = example[name]
         value = value.numpy() if hasattr(value, "numpy") else value
         if spec.dtype.name == "string":
-            found = np.asarray(value, object)
-            flat = np.empty(found.size, object)
-            flat[:] = [text.encode() if isinstance(text, str) else bytes(text) for text in found.ravel().tolist()]
-            yield name, flat.reshape(found.shape)
+            strings = np.asarray(value, object)
+            flat = np.empty(strings.size, object)
+            flat[:] = [text.encode() if isinstance(text, str) else bytes(text) for text in strings.ravel().tolist()]
+            yield name, flat.reshape(strings.shape)
         else:
             yield name, np.asarray(value).astype(spec.dtype.as_numpy_dtype)

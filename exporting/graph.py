@@ -26,13 +26,13 @@ INIT_COLLECTIONS = ("saved_model_main_op", "legacy_init_op")
 
 
 def contents(directory: Path) -> Contents:
-    """Return what the server would offer of the SavedModel; raise Unreadable where it would serve nothing."""
+    """Return the signatures that the server would serve; raise Unreadable where there are none."""
     try:
         offered = read(directory)
         lost = {name: LOST.format(variable) for name, variable in needed(directory).lost.items()}
-        marked = {name: replace(one, problem=lost.get(name)) for name, one in offered.signatures.items()}
-        if all(one.refusal for one in marked.values()):
-            raise LoadError("; ".join(f"signature {name!r}: {one.refusal}" for name, one in marked.items()))
+        marked = {name: replace(signature, problem=lost.get(name)) for name, signature in offered.signatures.items()}
+        if all(signature.refusal for signature in marked.values()):
+            raise LoadError("; ".join(f"signature {name!r}: {signature.refusal}" for name, signature in marked.items()))
         return replace(offered, signatures=marked)
     except LoadError as error:
         raise Unreadable(f"{directory}: {error}") from None
@@ -41,10 +41,10 @@ def contents(directory: Path) -> Contents:
 
 
 def import_tensorflow() -> None:
-    """Import TensorFlow, which takes seconds, without the lines that it writes before anybody can stop it."""
+    """Import TensorFlow, which takes seconds, without the lines that it logs while it is imported."""
     if "tensorflow" in sys.modules:
         return
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # what is wrong, the commands say themselves
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # the commands report errors themselves
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
     # What the optimizer fuses must run on every CPU: where oneDNN is off, by choice or by the CPU, its fusions fail.
     os.environ[ONEDNN] = "0"
@@ -59,7 +59,7 @@ def import_tensorflow() -> None:
 
 
 def served(directory: Path) -> MetaGraph:
-    """Return the graph that the server serves, without the signatures that read a variable which has no value."""
+    """Return the graph that the server serves, without the signatures that read a variable without a value."""
     import_tensorflow()
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
     from tensorflow.core.protobuf import meta_graph_pb2
@@ -70,29 +70,29 @@ def served(directory: Path) -> MetaGraph:
         raise Unreadable(f"{directory}: {error}") from None
     except DecodeError as error:
         raise Unreadable(f"{directory}: saved_model.pb is not a SavedModel, or only part of one ({error})") from None
-    left = needed(directory)
-    for name in left.lost:
+    initialization = needed(directory)
+    for name in initialization.lost:
         graph.signature_def.pop(name, None)
-    _join_copies(graph, left)
+    _join_copies(graph, initialization)
     if not graph.HasField("object_graph_def"):
         _correct_dtypes(graph)
-    if left.operations:
-        _name_initializers(graph, left.operations)
+    if initialization.operations:
+        _name_initializers(graph, initialization.operations)
     return graph
 
 
-def _join_copies(graph: MetaGraph, left: Initialization) -> None:
-    """Make one variable of each that loading leaves empty and of the copy that holds its value."""
-    nodes = {node.name: node for node in graph.graph_def.node} if left.copies else {}
-    for copy in left.copies:
+def _join_copies(graph: MetaGraph, initialization: Initialization) -> None:
+    """Join each variable that loading leaves empty with the copy that holds its value."""
+    nodes = {node.name: node for node in graph.graph_def.node} if initialization.copies else {}
+    for copy in initialization.copies:
         nodes[copy.source].attr["shared_name"].CopyFrom(nodes[copy.variable].attr["shared_name"])
 
 
 @contextmanager
 def joined(directory: Path, graph: MetaGraph, changed: bool = False) -> Iterator[Path]:
-    """Lend a folder that any loader fills every variable from: the model's own, or a copy with `graph` as it was read.
+    """Yield a folder from which any loader fills every variable: the model's own, or a copy with `graph`.
 
-    The copy links to the model's variables and assets. With `changed` it is always a copy: the graph is another one.
+    The copy links to the model's variables and assets. With `changed` it is always a copy, because the graph differs.
     """
     if not changed and not needed(directory).copies:
         yield directory
@@ -112,7 +112,11 @@ def _correct_dtypes(graph: MetaGraph) -> None:
     """Give the signatures of a TensorFlow 1 model the dtypes of the graph."""
     import tensorflow as tf
 
-    infos = [info for one in graph.signature_def.values() for info in (*one.inputs.values(), *one.outputs.values())]
+    infos = [
+        info
+        for signature in graph.signature_def.values()
+        for info in (*signature.inputs.values(), *signature.outputs.values())
+    ]
     try:
         with tf.Graph().as_default() as main:
             tf.import_graph_def(graph.graph_def, name="")
@@ -120,11 +124,11 @@ def _correct_dtypes(graph: MetaGraph) -> None:
                 if info.WhichOneof("encoding") == "name":
                     info.dtype = main.get_tensor_by_name(info.name).dtype.base_dtype.as_datatype_enum
     except (tf.errors.OpError, ValueError, KeyError, TypeError):
-        return  # an operation or a tensor that is not there; what needs it says so
+        return  # an operation or a tensor is missing; its user reports it
 
 
 def _name_initializers(graph: MetaGraph, operations: Iterable[str]) -> None:
-    """Make what fills the tables the init operation, which every loader runs."""
+    """Make the operations that fill tables part of the init operation, which every loader runs."""
     graph.graph_def.node.add(name=TABLES, op="NoOp", input=[f"^{name}" for name in operations])
     graph.collection_def["saved_model_main_op"].node_list.value.append(TABLES)
 
@@ -135,7 +139,7 @@ def signatures(graph: MetaGraph) -> dict[str, Any]:
 
 
 def tensors(info: Any) -> Iterator[tuple[Any, str, int]]:
-    """Yield (message, field, dtype) for each tensor of a TensorInfo: one, three if sparse, some if composite."""
+    """Yield (message, field, dtype) for each tensor of a TensorInfo: three if sparse, any number if composite."""
     encoding = info.WhichOneof("encoding")
     if encoding == "name":
         yield info, "name", info.dtype % 100
@@ -153,18 +157,23 @@ def names(infos: Iterable[Any]) -> list[str]:
     return [getattr(message, field) for info in infos for message, field, _ in tensors(info)]
 
 
+def output_tensors(graph: MetaGraph) -> list[str]:
+    """Return the names of the tensors that the signatures return."""
+    return names(info for signature in signatures(graph).values() for info in signature.outputs.values())
+
+
 def assets(graph: MetaGraph) -> list[Any]:
     """Return the AssetFileDefs; TensorFlow 1 wrote them as a collection."""
     if graph.asset_file_def or "saved_model_assets" not in graph.collection_def:
         return list(graph.asset_file_def)
     from tensorflow.core.protobuf import meta_graph_pb2
 
-    found = []
+    files = []
     for value in graph.collection_def["saved_model_assets"].any_list.value:
         asset = meta_graph_pb2.AssetFileDef()
         if value.Unpack(asset):
-            found.append(asset)
-    return found
+            files.append(asset)
+    return files
 
 
 def node_of(tensor: str) -> str:
@@ -174,51 +183,51 @@ def node_of(tensor: str) -> str:
 
 def init_operations(graph: MetaGraph) -> list[str]:
     """Return the nodes that run once, after the variables are restored."""
-    found = names(graph.signature_def[INIT].outputs.values()) if INIT in graph.signature_def else []
+    operations = names(graph.signature_def[INIT].outputs.values()) if INIT in graph.signature_def else []
     for key in INIT_COLLECTIONS:
         if key in graph.collection_def:
-            found += graph.collection_def[key].node_list.value
-    return list(dict.fromkeys(map(node_of, found)))
+            operations += graph.collection_def[key].node_list.value
+    return list(dict.fromkeys(map(node_of, operations)))
 
 
 def reached(nodes: Mapping[str, Node], roots: Iterable[str]) -> list[Node]:
     """Return the nodes that the roots, tensors or nodes, need, in no particular order."""
-    pending, found = [node_of(root) for root in roots], {}
+    pending, visited = [node_of(root) for root in roots], {}
     while pending:
         name = pending.pop()
-        if name not in found and name in nodes:
-            found[name] = nodes[name]
+        if name not in visited and name in nodes:
+            visited[name] = nodes[name]
             pending += map(node_of, nodes[name].input)
-    return list(found.values())
+    return list(visited.values())
 
 
 def called(node: Node) -> list[str]:
     """Return the functions that a node calls."""
-    found = [node.op]
+    callees = [node.op]
     for value in node.attr.values():
-        found += [value.func.name] if value.HasField("func") else [function.name for function in value.list.func]
-    return found
+        callees += [value.func.name] if value.HasField("func") else [function.name for function in value.list.func]
+    return callees
 
 
 def functions(graph: GraphDef, nodes: Iterable[Node]) -> dict[str, Any]:
     """Return the library's functions that the nodes call, directly or through others."""
     library = {function.signature.name: function for function in graph.library.function}
-    pending, found = [name for node in nodes for name in called(node)], {}
+    pending, visited = [name for node in nodes for name in called(node)], {}
     while pending:
         name = pending.pop()
-        if name in library and name not in found:
-            found[name] = library[name]
+        if name in library and name not in visited:
+            visited[name] = library[name]
             pending += [inner for node in library[name].node_def for inner in called(node)]
-    return found
+    return visited
 
 
 def pruned(graph: GraphDef, roots: Iterable[str]) -> GraphDef:
-    """Return a copy with what the roots need, and nothing else."""
+    """Return a copy with only the nodes and functions that the roots need."""
     result = type(graph)()
-    wanted = reached({node.name: node for node in graph.node}, roots)
-    keep = {node.name for node in wanted}
+    needed_nodes = reached({node.name: node for node in graph.node}, roots)
+    keep = {node.name for node in needed_nodes}
     result.node.extend(node for node in graph.node if node.name in keep)
-    used = functions(graph, wanted)
+    used = functions(graph, needed_nodes)
     result.library.function.extend(f for f in graph.library.function if f.signature.name in used)
     result.library.gradient.extend(g for g in graph.library.gradient if g.function_name in used)
     result.versions.CopyFrom(graph.versions)

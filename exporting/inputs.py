@@ -68,7 +68,7 @@ def given(path: Path, signatures: dict[str, Signature]) -> Iterator[tuple[str, I
     except (OSError, ValueError, EOFError, zlib.error, zipfile.BadZipFile, pickle.UnpicklingError) as error:
         raise Refusal(f"{path}: not an .npz of plain arrays that can be read ({error})") from None
     problems = []
-    found = False
+    fits = False
     for name, signature in signatures.items():
         if arrays.keys() != signature.inputs.keys():
             problems.append(f"{name} takes {', '.join(signature.inputs) or 'nothing'}")
@@ -84,9 +84,9 @@ def given(path: Path, signatures: dict[str, Signature]) -> Iterator[tuple[str, I
                 wrong.append(f"{name}.{key}: {problem}")
         problems += wrong
         if not wrong:
-            found = True
+            fits = True
             yield name, fitted
-    if not found:
+    if not fits:
         raise Refusal(f"{path}: its arrays ({', '.join(arrays)}) fit no signature: {'; '.join(problems)}")
 
 

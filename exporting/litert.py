@@ -1,8 +1,8 @@
 """A model's light twin: the same signatures for LiteRT, so that they can be served without TensorFlow.
 
-The converter takes what LiteRT has operations for; what it makes of them is compared with the original before
-anything is written. Signatures that it cannot have are left out, each with its reason, which a client is told too.
-`serving/savedmodel/folder/twin.py` says what a twin is on disk.
+The converter converts what LiteRT has operations for; the result is compared with the original before anything is
+written. Signatures that LiteRT cannot run are left out, each with its reason, which clients see in errors too.
+`serving/savedmodel/folder/twin.py` describes the files of a twin.
 """
 
 import json
@@ -45,7 +45,7 @@ from serving.savedmodel.signature import DEFAULT, Contents, Signature
 
 Reasons = dict[str, str]  # signature → why the twin lacks it
 
-# Rows, and how much larger the other open sizes are, beside the one, two and three rows that both are asked anyway.
+# (rows, increment of the other open sizes), in addition to the one, two and three rows that are always compared
 FURTHER = ((1, 0), (5, 0), (32, 0), (1, 3), (4, 3))
 
 
@@ -61,10 +61,11 @@ def convert(
     limit: int = PROTOBUF_BYTES,
     rounds: int = ROUNDS,
 ) -> Baked:
-    """Write the twin of the SavedModel in `directory` to `out`; or raise Refusal and leave nothing behind.
+    """Write the twin of the SavedModel in `directory` to `out`; or raise Refusal and write nothing.
 
-    `default` names the signature that answers as serving_default; without it, a serving_default that LiteRT cannot
-    have refuses the whole twin, and any other one is left out. Answers are compared over inputs up to `largest`.
+    `default` names the signature that is served as serving_default; without it, the twin is refused where LiteRT
+    cannot run serving_default, and any other such signature is left out. Answers are compared over inputs up to
+    `largest`.
     """
     check_places(directory, out, force)
     try:
@@ -75,34 +76,34 @@ def convert(
     offered = contents(directory)
     graph = served(directory)
     notes = check_graph(directory, graph)
-    wanted = callable_signatures(offered)
+    usable = callable_signatures(offered)
     renamed = rename_inputs(graph)
-    reasons = _left_out(directory, graph, wanted, default, limit, renamed)
-    possible = {name: one for name, one in wanted.items() if name not in reasons}
+    reasons = _left_out(directory, graph, usable, default, limit, renamed)
+    possible = {name: signature for name, signature in usable.items() if name not in reasons}
     own = [*exported(directory, possible), *(call for path in inputs for call in given(path, possible))]
     allowed = compare.TOLERANCE if tolerance is None else tolerance
     changed = any([lower(graph), forget_training(graph), renamed])
     with folder_beside(out) as folder:
 
         def attempt() -> tuple[Any, Any, Any]:
-            """Return how it runs, what is left of the signatures, and the questions that it was asked."""
+            """Return the graphs by signature, the remaining signatures, and the calls with the original's answers."""
             with joined(directory, graph, changed) as readable:
-                runs = _convert(directory, readable, offered, wanted, reasons, default, folder)
-            left = replace(offered, signatures={k: v for k, v in wanted.items() if k not in reasons})
-            twin_files.write(folder, left, runs, renamed)
-            return runs, left, ask_original(directory, left, [call for call in own if call[0] not in reasons])
+                runs = _convert(directory, readable, offered, usable, reasons, default, folder)
+            remaining = replace(offered, signatures={k: v for k, v in usable.items() if k not in reasons})
+            twin_files.write(folder, remaining, runs, renamed)
+            return runs, remaining, ask_original(directory, remaining, [call for call in own if call[0] not in reasons])
 
         wrong: dict[str, str] = {"": ""}
-        while wrong:  # each attempt leaves out the signatures that the last one showed to be wrong
-            runs, left, questions = attempt()
+        while wrong:  # each attempt leaves out the signatures that were wrong in the last one
+            runs, remaining, questions = attempt()
             wrong = {name: f"nothing shows that it works: {why}" for name, why in questions.unproved.items()}
             if not wrong:
-                difference, compared, wrong, told = _compare(
-                    directory, folder, questions, left.signatures, allowed, largest
+                difference, compared, wrong, odd_notes = _compare(
+                    directory, folder, questions, remaining.signatures, allowed, largest
                 )
             reasons |= wrong
-        notes += [*questions.notes, *told, *_assertions(graph, left)]
-        _complete(directory, folder, offered, wanted, reasons, default, runs, renamed, notes)
+        notes += [*questions.notes, *odd_notes, *_assertions(graph, remaining)]
+        _complete(directory, folder, offered, usable, reasons, default, runs, renamed, notes)
         say("measuring")
         before, after = measure(directory, folder, questions.timed, rounds)
         twin = Baked(out, True, questions.timed[0], before, after, allowed, difference, compared, tuple(notes))
@@ -111,22 +112,22 @@ def convert(
 
 
 def _left_out(
-    directory: Path, graph: Any, wanted: Mapping[str, Signature], default: str | None, limit: int,
+    directory: Path, graph: Any, usable: Mapping[str, Signature], default: str | None, limit: int,
     renamed: Mapping[str, Mapping[str, str]],
 ) -> dict[str, str]:  # fmt: skip
-    """Return why signatures are left out before any is converted; raise Refusal where nothing can be."""
-    if default is not None and default not in wanted:
-        raise Refusal(f"{directory}: --signature: it has no callable {default!r}{did_you_mean(default, wanted)}")
+    """Return why signatures are left out before the conversion; raise Refusal where none can be converted."""
+    if default is not None and default not in usable:
+        raise Refusal(f"{directory}: --signature: it has no callable {default!r}{did_you_mean(default, usable)}")
     if (needed := bytes_of(graph)) > limit:
         raise Refusal(f"{directory}: {size(needed)} of variables do not fit LiteRT's 2 GB; it stays with TensorFlow")
-    reasons = {name: why for name, one in wanted.items() if (why := _never(one, renamed.get(name, {})))}
-    if default not in (None, DEFAULT) and DEFAULT in wanted:
+    reasons = {name: why for name, signature in usable.items() if (why := _never(signature, renamed.get(name, {})))}
+    if default not in (None, DEFAULT) and DEFAULT in usable:
         reasons.setdefault(DEFAULT, "it was not asked for")
     return reasons
 
 
 def _never(signature: Signature, renamed: Mapping[str, str]) -> str | None:
-    """Say why no converter could help a signature, or None."""
+    """Return why a signature can never be converted, or None."""
     for spec in signature.inputs.values():
         if spec.dtype.kind == "S":
             return (
@@ -144,38 +145,40 @@ def _convert(
     directory: Path,
     readable: Path,
     offered: Contents,
-    wanted: Mapping[str, Signature],
+    usable: Mapping[str, Signature],
     reasons: Reasons,
     default: str | None,
     folder: Path,
 ) -> dict[str, str]:
     """Write the model of all signatures that can be converted; complete the reasons; raise Refusal where none can.
 
-    Return whose graph runs for a signature that has none: of two functions that are alike, the converter keeps one.
+    Return, for a signature without a graph, the one whose graph runs: of two equal functions the converter keeps one.
     """
     target = folder / twin_files.MODEL
-    names = [name for name in wanted if name not in reasons]
+    names = [name for name in usable if name not in reasons]
     say(f"converting {', '.join(names) or 'nothing'}")
     if names and (why := conversion.convert(readable, offered.tags, names, target)):
-        for name in names if len(names) > 1 else ():  # which of them is it?
+        for name in names if len(names) > 1 else ():  # find out which of them fail
             if alone := conversion.convert(readable, offered.tags, [name], target):
                 reasons[name] = alone
-        left = [name for name in names if name not in reasons]
-        if len(left) == len(names) or (left and (why := conversion.convert(readable, offered.tags, left, target))):
-            reasons |= dict.fromkeys(left, why)
-    left = [name for name in wanted if name not in reasons]
+        remaining = [name for name in names if name not in reasons]
+        if len(remaining) == len(names) or (
+            remaining and (why := conversion.convert(readable, offered.tags, remaining, target))
+        ):
+            reasons |= dict.fromkeys(remaining, why)
+    remaining = [name for name in usable if name not in reasons]
     kept = default or DEFAULT
     if kept in reasons:
-        way = f"; --signature NAME chooses another to answer in its place: {', '.join(left)}" if left else ""
+        way = f"; --signature NAME chooses another to answer in its place: {', '.join(remaining)}" if remaining else ""
         raise Refusal(f"{directory}: signature {kept!r} has no twin: {reasons[kept]}{way}")
-    if not left:
+    if not remaining:
         raise Refusal(f"{directory}: no twin: {'; '.join(f'signature {name!r}: {reasons[name]}' for name in reasons)}")
     there = _graphs(target)
     runs = {}
-    for name in left:
+    for name in remaining:
         if name not in there:
-            alike = [other for other in left if other in there and _face(wanted[other]) == _face(wanted[name])]
-            runs[name] = alike[0] if alike else name  # the comparison tells whether it is the same
+            alike = [other for other in remaining if other in there and _face(usable[other]) == _face(usable[name])]
+            runs[name] = alike[0] if alike else name  # the comparison shows whether it is the same function
     return runs
 
 
@@ -187,14 +190,14 @@ def _graphs(model: Path) -> set[str]:
 
 
 def _face(signature: Signature) -> list[Any]:
-    """Return what two signatures that are one function have in common."""
+    """Return the inputs and outputs, which are equal for two signatures of one function."""
     sides = (signature.inputs, signature.outputs)
     return [[(spec.name, spec.dtype.code, spec.shape) for spec in side.values()] for side in sides]
 
 
 @dataclass(frozen=True, slots=True)
 class _Odd:
-    """A call that is no good example of what the model is for; a difference is told, and no reason to refuse."""
+    """A call with unusual values; a difference is noted, and is no reason to refuse."""
 
     signature: str
     what: str
@@ -205,35 +208,35 @@ def _compare(
     directory: Path,
     folder: Path,
     questions: Questions,
-    wanted: Mapping[str, Signature],
+    usable: Mapping[str, Signature],
     tolerance: float,
     largest: float,
 ) -> tuple[float, int, Reasons, list[str]]:
-    """Return the largest difference, the number of calls, which signatures answer otherwise, and what is of note."""
+    """Return the largest difference, the number of calls, the signatures that differ with reasons, and notes."""
     say("comparing with the original")
     calls, answers = list(questions.calls), list(questions.answers)
     odd, recipes = [], {}
-    for name, signature in wanted.items():
-        recipe = _recipe(directory, signature, [inputs for asked, inputs in questions.calls if asked == name])
+    for name, signature in usable.items():
+        recipe = _recipe(directory, signature, [inputs for called, inputs in questions.calls if called == name])
         if recipe is None:
-            continue  # only a given input fits
+            continue  # no generated input fits
         recipes[name] = recipe
         further = [
             made(signature, replace(recipe, size=recipe.size + more), rows, seed)
             for seed, (rows, more) in enumerate(FURTHER, 3)
         ]
-        asked = ask(Job(directory, [(name, one) for one in further]))
-        good = [(one, answer) for one, answer in zip(further, asked.answers) if answer.outputs is not None]
-        calls += [(name, one) for one, _ in good]
+        original = ask(Job(directory, [(name, inputs) for inputs in further]))
+        good = [(inputs, answer) for inputs, answer in zip(further, original.answers) if answer.outputs is not None]
+        calls += [(name, inputs) for inputs, _ in good]
         answers += [answer for _, answer in good]
-        odd += [_Odd(name, what, one) for what, one in _oddities(made(signature, recipe, 2, 9))]
+        odd += [_Odd(name, kind, inputs) for kind, inputs in _oddities(made(signature, recipe, 2, 9))]
     copy = ask(Job(folder, calls))
     wrong: Reasons = {}
     most = 0.0
-    for (name, _), one, other in zip(calls, answers, copy.answers):
-        distance, problem = compare.answers(one, other, tolerance)
-        if problem and other.outputs is None:
-            wrong.setdefault(name, f"converted, it fails: {other.message or other.error}")
+    for (name, _), right, answer in zip(calls, answers, copy.answers):
+        distance, problem = compare.answers(right, answer, tolerance)
+        if problem and answer.outputs is None:
+            wrong.setdefault(name, f"converted, it fails: {answer.message or answer.error}")
         elif problem:
             wrong.setdefault(name, f"converted, it gives other answers: {problem} (allowed: {tolerance:g})")
         most = max(most, distance) if not problem else most
@@ -243,49 +246,49 @@ def _compare(
     if wrong:
         return most, len(calls), wrong, []
     wrong, notes = _over_ranges(
-        directory, folder, {name: wanted[name] for name in recipes}, recipes, tolerance, largest
+        directory, folder, {name: usable[name] for name in recipes}, recipes, tolerance, largest
     )
     if wrong:
         return most, len(calls), wrong, []
-    wrong, told = _try_oddities(directory, folder, odd)
-    return most, len(calls), wrong, [*notes, *told]
+    wrong, odd_notes = _try_oddities(directory, folder, odd)
+    return most, len(calls), wrong, [*notes, *odd_notes]
 
 
 def _over_ranges(
     directory: Path,
     folder: Path,
-    wanted: Mapping[str, Signature],
+    usable: Mapping[str, Signature],
     recipes: Mapping[str, Recipe],
     tolerance: float,
     largest: float,
 ) -> tuple[Reasons, list[str]]:
-    """Return which signatures answer otherwise over some range of numbers, and notes on the others."""
+    """Return which signatures differ over a range of numbers, with reasons, and notes on the others."""
     wrong, notes = {}, []
-    for name, signature in wanted.items():
-        found = ranges.outside(directory, folder, signature, recipes[name], tolerance, largest)
-        if found and found.counts:
-            cure = f" (--largest {found.works_to:g} converts it for smaller ones)" if found.works_to else ""
-            wrong[name] = f"converted, it gives other answers {found.problem}{cure}"
-        elif found:
-            notes.append(f"signature {name!r} gives other answers {found.problem}; for half of these it does not")
+    for name, signature in usable.items():
+        difference = ranges.outside(directory, folder, signature, recipes[name], tolerance, largest)
+        if difference and difference.counts:
+            cure = f" (--largest {difference.works_to:g} converts it for smaller ones)" if difference.works_to else ""
+            wrong[name] = f"converted, it gives other answers {difference.problem}{cure}"
+        elif difference:
+            notes.append(f"signature {name!r} gives other answers {difference.problem}; for half of these it does not")
     if largest < math.inf:
         notes.append(f"answers were compared for inputs up to ±{largest:g} only: beyond, it may give other answers")
     return wrong, notes
 
 
-def _recipe(directory: Path, signature: Signature, asked: list[Inputs]) -> Recipe | None:
-    """Return how inputs were generated that the original took."""
+def _recipe(directory: Path, signature: Signature, accepted: list[Inputs]) -> Recipe | None:
+    """Return the recipe of the generated inputs that the original accepted."""
     for recipe in ways(directory, signature):
         shapes = {name: array.shape for name, array in made(signature, recipe, 2, 1).items()}
-        if any({name: array.shape for name, array in inputs.items()} == shapes for inputs in asked):
+        if any({name: array.shape for name, array in inputs.items()} == shapes for inputs in accepted):
             return recipe
     return None
 
 
 def _oddities(inputs: Inputs) -> list[tuple[str, Inputs]]:
-    """Return inputs that break what was made for others: indices out of range, NaN, what divides by zero."""
-    found = [("all zero", {name: np.zeros_like(array) for name, array in inputs.items()})]
-    for what, kinds, value in (
+    """Return unusual inputs, each with its name: indices out of range, NaN, divisions by zero."""
+    cases = [("all zero", {name: np.zeros_like(array) for name, array in inputs.items()})]
+    for kind, kinds, value in (
         ("-1", "i", -1),
         ("32767 or their largest number", "iu", 32767),  # larger ones may count the steps of a loop
         ("NaN", "f", np.nan),
@@ -298,27 +301,28 @@ def _oddities(inputs: Inputs) -> list[tuple[str, Inputs]]:
                 else array
                 for name, array in inputs.items()
             }
-            found.append((what, changed))
-    return found
+            cases.append((kind, changed))
+    return cases
 
 
 def _try_oddities(directory: Path, folder: Path, odd: list[_Odd]) -> tuple[Reasons, list[str]]:
-    """Say which signatures end the process, and where the twin answers what the original does not, or otherwise."""
-    calls = [(one.signature, one.inputs) for one in odd]
+    """Return which signatures end the process, and notes where the twin and the original differ."""
+    calls = [(oddity.signature, oddity.inputs) for oddity in odd]
     if not calls:
         return {}, []
     original = ask(Job(directory, calls), timeout=60)
-    calls = calls[: len(original.answers)]  # an original that ends itself is no measure
+    calls = calls[: len(original.answers)]  # compare only what the original answered
     twin = ask(Job(folder, calls), timeout=600)
     if twin.failure:
         fatal = odd[min(len(twin.answers), len(calls) - 1)]
         return {fatal.signature: f"LiteRT's {twin.failure.removeprefix('the ')} of an input of {fatal.what}"}, []
-    otherwise: dict[str, list[str]] = {}
-    for one, first, second in zip(odd, original.answers, twin.answers):
+    different: dict[str, list[str]] = {}
+    for oddity, first, second in zip(odd, original.answers, twin.answers):
         if (first.outputs is None) != (second.outputs is None) or compare.answers(first, second, compare.TOLERANCE)[1]:
-            otherwise.setdefault(one.signature, []).append(f"{one.what} ({_how(first, second)})")
+            different.setdefault(oddity.signature, []).append(f"{oddity.what} ({_how(first, second)})")
     return {}, [
-        f"signature {name!r} gives other answers where inputs are {', '.join(told)}" for name, told in otherwise.items()
+        f"signature {name!r} gives other answers where inputs are {', '.join(kinds)}"
+        for name, kinds in different.items()
     ]
 
 
@@ -328,10 +332,10 @@ def _how(original: Answer, twin: Answer) -> str:
     return "an answer became an error" if twin.outputs is None else "other values"
 
 
-def _assertions(graph: MetaGraph, left: Contents) -> Iterable[str]:
-    """Name the signatures with assertions: LiteRT has none, and the converter drops them."""
+def _assertions(graph: MetaGraph, remaining: Contents) -> Iterable[str]:
+    """Yield a note for each signature with assertions, which the converter drops."""
     nodes = {node.name: node for node in graph.graph_def.node}
-    for name in left.signatures:
+    for name in remaining.signatures:
         used = reached(nodes, names(signatures(graph)[name].outputs.values()))
         bodies = functions(graph.graph_def, used).values()
         if any(node.op == "Assert" for node in [*used, *(node for body in bodies for node in body.node_def)]):
@@ -342,31 +346,31 @@ def _complete(
     directory: Path,
     folder: Path,
     offered: Contents,
-    wanted: Mapping[str, Signature],
+    usable: Mapping[str, Signature],
     reasons: Reasons,
     default: str | None,
     runs: dict[str, str],
     renamed: dict[str, dict[str, str]],
     notes: list[str],
 ) -> None:
-    """Write the signatures, those that were left out with their reasons, and what lies beside the model."""
-    all_of_them = {
-        name: replace(one, problem=reasons.get(name) or one.refusal)
-        for name, one in offered.signatures.items()
-        if name in wanted or not name.startswith("__")
+    """Write the signatures, with reasons where left out, and copy the files beside the model."""
+    complete = {
+        name: replace(signature, problem=reasons.get(name) or signature.refusal)
+        for name, signature in offered.signatures.items()
+        if name in usable or not name.startswith("__")
     }
     new = {}
     if default is not None and default != DEFAULT:
         runs[DEFAULT] = runs.get(default, default)
         renamed |= {DEFAULT: renamed[default]} if default in renamed else {}
         new[DEFAULT] = default
-        all_of_them[DEFAULT] = replace(all_of_them[default], name=DEFAULT)
+        complete[DEFAULT] = replace(complete[default], name=DEFAULT)
         why = reasons.pop(DEFAULT, None)
         notes.append(
             f"{default!r} answers as serving_default" + (f"; the original's is left out: {why}" if why else "")
         )
     notes += [f"signature {name!r} is left out: {why}" for name, why in reasons.items()]
-    twin_files.write(folder, replace(offered, signatures=all_of_them), runs, renamed)
+    twin_files.write(folder, replace(offered, signatures=complete), runs, renamed)
     for path in sorted(directory.iterdir()):
         if path.name == "assets.extra":
             copy_folder(path, folder / path.name)
@@ -374,13 +378,13 @@ def _complete(
             shutil.copyfile(path, folder / path.name)
     if reasons or new:
         (folder / WARMUP).unlink(missing_ok=True)  # its requests are for all signatures
-        callable_ = [name for name, one in all_of_them.items() if one.refusal is None]
+        callable_ = [name for name, signature in complete.items() if signature.refusal is None]
         for name in ("examples.json", "answers.json"):
             _rewrite(folder / "assets.extra" / name, callable_, new)
 
 
 def _rewrite(path: Path, kept: list[str], new: Mapping[str, str]) -> None:
-    """Leave the examples of the signatures that are there, and give a new default that of its namesake."""
+    """Keep the examples of the signatures in `kept`; a new default gets those of the signature that it names."""
     try:
         examples: dict[str, Any] = json.loads(path.read_bytes())
     except (OSError, ValueError):

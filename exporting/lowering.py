@@ -1,8 +1,8 @@
-"""Operations that LiteRT computes wrongly, written before the conversion as ones that it computes right.
+"""Replace operations that LiteRT computes wrongly by ones that it computes correctly, before the conversion.
 
-Of float32, measured with ai-edge-litert 2.1 from 1e-38 to 3e38: softplus is infinite from 88.7 on, 0 below -17; expm1
+For float32, measured with ai-edge-litert 2.1 from 1e-38 to 3e38: softplus is infinite from 88.7 on, 0 below -17; expm1
 and log1p lose the digits of small numbers; exp is infinite from 88.4 on, log from 2.7e38 on; sqrt and rsqrt are wrong
-from 9.8e37 on; sigmoid is NaN from 2e27 on; and what an integer cannot hold becomes its other end.
+from 9.8e37 on; sigmoid is NaN from 2e27 on; and casts of values outside an integer's range give its other limit.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ TERMS = (15, 13, 11, 9, 7, 5, 3)  # of the series of the inverse hyperbolic tang
 
 
 def forget_training(graph: MetaGraph) -> bool:
-    """Remove the slots of optimizers, which the converter's loader cannot create; say whether there were any."""
+    """Remove the slots of optimizers, which the converter's loader cannot create; return whether there were any."""
     with_slots = [node for node in graph.object_graph_def.nodes if node.slot_variables]
     for node in with_slots:
         node.ClearField("slot_variables")
@@ -33,8 +33,8 @@ def rename_inputs(graph: MetaGraph) -> dict[str, dict[str, str]]:
     renamed: dict[str, dict[str, str]] = {}
     for name, signature in signatures(graph).items():
         odd = sorted(key for key in signature.inputs if not key.isidentifier() or iskeyword(key) or key == "self")
-        for place, key in enumerate(odd):
-            new = f"{PREFIX}{place}"
+        for position, key in enumerate(odd):
+            new = f"{PREFIX}{position}"
             signature.inputs[new].CopyFrom(signature.inputs[key])
             del signature.inputs[key]
             renamed.setdefault(name, {})[key] = new
@@ -42,21 +42,21 @@ def rename_inputs(graph: MetaGraph) -> dict[str, dict[str, str]]:
 
 
 def lower(graph: MetaGraph) -> bool:
-    """Put calls of functions in place of such operations, in the graph and in its functions; say whether there are."""
+    """Replace such operations by calls, in the graph and in its functions; return whether there are any."""
     definition = graph.graph_def
-    made: dict[str, Any] = {}
+    replacements: dict[str, Any] = {}
     for function in definition.library.function:
-        outputs = {node.name: old for node in function.node_def if (old := _replace(node, made))}
+        outputs = {node.name: old for node in function.node_def if (old := _replace(node, replacements))}
         if outputs:
             _rename(function, outputs)
     for node in definition.node:
-        _replace(node, made)
-    definition.library.function.extend(made.values())
-    return bool(made)
+        _replace(node, replacements)
+    definition.library.function.extend(replacements.values())
+    return bool(replacements)
 
 
-def _replace(node: Node, made: dict[str, Any]) -> str | None:
-    """Make a node a call; return what the operation calls its output, None where it stays."""
+def _replace(node: Node, replacements: dict[str, Any]) -> str | None:
+    """Make a node a call; return the name of the operation's output, None where the node stays as it is."""
     if node.op not in OPERATIONS:
         return None
     types = (node.attr["SrcT"].type, node.attr["DstT"].type) if node.op == "Cast" else (node.attr["T"].type,) * 2
@@ -66,8 +66,8 @@ def _replace(node: Node, made: dict[str, Any]) -> str | None:
     from tensorflow.python.framework import op_def_registry
 
     name = f"{PREFIX}{node.op}_{types[1]}"
-    if name not in made:
-        made[name] = _function(name, work, types[0])
+    if name not in replacements:
+        replacements[name] = _function(name, work, types[0])
     output: str = op_def_registry.get(node.op).output_arg[0].name
     node.op = "PartitionedCall"
     for attribute in set(node.attr) - {"_class"}:
@@ -79,15 +79,15 @@ def _replace(node: Node, made: dict[str, Any]) -> str | None:
 
 
 def _rename(function: Any, outputs: dict[str, str]) -> None:
-    """Write the outputs of calls in a function's body as those of a call."""
+    """Rename the outputs of replaced nodes in a function's body: those of a call have other names."""
 
     def renamed(tensor: str) -> str:
         name, _, rest = tensor.partition(":")
         return f"{name}:output{rest.removeprefix(outputs[name])}" if name in outputs and rest else tensor
 
     for node in function.node_def:
-        for place, given in enumerate(node.input):
-            node.input[place] = renamed(given)
+        for position, input_name in enumerate(node.input):
+            node.input[position] = renamed(input_name)
     for key, tensor in function.ret.items():
         function.ret[key] = renamed(tensor)
 

@@ -1,9 +1,8 @@
-"""Does a twin answer as its original over the numbers that a client may send, from 1e-5 to the ends of their types?
+"""Compare a twin with its original over ranges of numbers, from 1e-5 to the limits of the dtypes.
 
-The original is asked three times more: with each number moved by what float32 cannot hold anyway, up and down, and
-without oneDNN. What differs there is allowed to a twin too, and where it has no finite answer,
-nothing is compared. A difference counts that is there at half the magnitude as well: where sums overflow, the order of
-the additions decides.
+The original runs three more times: with each float moved to a neighbouring one, up and down, and without oneDNN. A
+twin may differ by as much as these runs do; elements without finite values are not compared. A difference counts only
+if it is there at half the magnitude too: where sums overflow, the order of the additions decides.
 """
 
 import math
@@ -23,7 +22,7 @@ from serving.savedmodel.signature import Signature
 FLOATS = (1e-5, 1.0, 1e2, *(10.0**exponent for exponent in range(3, 11)), 1e15, 1e20, 1e30, math.inf)
 INTEGERS = (100, 50_000, 1_000_000)  # larger ones may count the steps of a loop
 ELEMENTS, ROWS = 64, 31  # of an input, where its rows are open; TensorFlow casts the last ones one by one
-OWN = 4  # times what the original differs by from itself
+OWN = 4  # times the difference between runs of the original
 TIMEOUT = 120
 
 
@@ -32,7 +31,7 @@ class Outside:
     """The first range over which a signature has other answers."""
 
     problem: str
-    counts: bool  # at half the magnitude too
+    counts: bool  # it is there at half the magnitude too
     works_to: float | None  # the largest range over which all answers were the same
 
 
@@ -50,19 +49,21 @@ class _Range:
 def outside(
     original: Path, twin: Path, signature: Signature, recipe: Recipe, tolerance: float, largest: float
 ) -> Outside | None:
-    """Return where the twin's answers first differ from the original's, up to `largest`; None where it nowhere does."""
+    """Return where the twin's answers first differ from the original's, up to `largest`; None where they are equal."""
     for kinds, sizes in (("f", FLOATS), ("iu", INTEGERS)):
-        ranges = [_Range(kinds, most, one) for most, one in _inputs(signature, recipe, kinds, sizes) if most <= largest]
+        ranges = [
+            _Range(kinds, most, inputs) for most, inputs in _inputs(signature, recipe, kinds, sizes) if most <= largest
+        ]
         if not ranges:
             continue
         problems = _problems(original, twin, signature.name, ranges, tolerance)
         works_to = None
-        for one, problem in zip(ranges, problems):
+        for tested, problem in zip(ranges, problems):
             if problem:
-                half = _Range(kinds, one.most, _halved(one.inputs, kinds))
+                half = _Range(kinds, tested.most, _halved(tested.inputs, kinds))
                 counts = any(_problems(original, twin, signature.name, [half], tolerance))
-                return Outside(f"for {one}: {problem}", counts, works_to)
-            works_to = one.most
+                return Outside(f"for {tested}: {problem}", counts, works_to)
+            works_to = tested.most
     return None
 
 
@@ -116,25 +117,25 @@ def _moved(inputs: Inputs, seed: int) -> Inputs:
 
 def _problems(original: Path, twin: Path, name: str, ranges: list[_Range], tolerance: float) -> list[str | None]:
     """Return what differs over each range."""
-    calls = [(name, one.inputs) for one in ranges]
+    calls = [(name, tested.inputs) for tested in ranges]
     with np.errstate(over="ignore"):
-        moved = [(name, _moved(one.inputs, seed)) for one in ranges for seed in (1, 2)]
+        moved = [(name, _moved(tested.inputs, seed)) for tested in ranges for seed in (1, 2)]
     answers = ask(Job(original, calls), TIMEOUT).answers
     others = ask(Job(original, moved), TIMEOUT).answers if ranges[0].kinds == "f" else []
     without = ask(Job(original, calls, onednn="0"), TIMEOUT).answers
     copies = ask(Job(twin, calls[: len(answers)]), TIMEOUT)
     if copies.failure and len(copies.answers) < len(answers):
         copies.answers.append(Answer(None, "DIED", copies.failure))
-    found = []
-    for place, (answer, copy) in enumerate(zip(answers, copies.answers)):
-        own = [*others[2 * place : 2 * place + 2], *without[place : place + 1]]
-        found.append(_problem(answer, [one for one in own if one.outputs], copy, tolerance))
-    return found
+    problems = []
+    for position, (answer, copy) in enumerate(zip(answers, copies.answers)):
+        own = [*others[2 * position : 2 * position + 2], *without[position : position + 1]]
+        problems.append(_problem(answer, [repeat for repeat in own if repeat.outputs], copy, tolerance))
+    return problems
 
 
 def _problem(answer: Answer, own: list[Answer], copy: Answer, tolerance: float) -> str | None:
     if answer.outputs is None:
-        return None  # what the original refuses is no measure
+        return None  # nothing to compare with
     if copy.outputs is None:
         return f"it fails: {copy.message or copy.error}"
     for name, array in answer.outputs.items():
@@ -143,19 +144,22 @@ def _problem(answer: Answer, own: list[Answer], copy: Answer, tolerance: float) 
             return compare.difference({name: array}, {name: other}, tolerance)[1]
         if array.dtype.kind not in "biuf":
             continue
-        same = [array, *(one.outputs[name] for one in own if one.outputs and one.outputs[name].shape == array.shape)]
-        if (place := _wrong(same, other, tolerance)) is not None:
-            return f"output {name!r} has {_text(other.ravel()[place])}, the original's {_text(array.ravel()[place])}"
+        same = [
+            array,
+            *(repeat.outputs[name] for repeat in own if repeat.outputs and repeat.outputs[name].shape == array.shape),
+        ]
+        if (index := _wrong(same, other, tolerance)) is not None:
+            return f"output {name!r} has {_text(other.ravel()[index])}, the original's {_text(array.ravel()[index])}"
     return None
 
 
 def _wrong(same: list[Array], other: Array, tolerance: float) -> int | None:
-    """Return the place of the element that differs most, beyond what the original's own answers differ by."""
+    """Return the flat index of the element that differs most, beyond the differences between the original's runs."""
     if same[0].dtype.kind in "biu":
-        settled = np.all([one == same[0] for one in same], axis=0)
+        settled = np.all([array == same[0] for array in same], axis=0)
         wrong = settled & (other != same[0])
         return int(np.argmax(wrong)) if wrong.any() else None
-    wide = np.stack([one.astype(np.float64) for one in same])
+    wide = np.stack([array.astype(np.float64) for array in same])
     finite = np.isfinite(wide).all(axis=0)
     if not finite.any():
         return None

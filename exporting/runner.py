@@ -1,7 +1,7 @@
-"""A SavedModel asked through the real runtime, in a process of its own: a crash there is an answer, not an end.
+"""Run a SavedModel in the server's runtime, in a process of its own: a crash there is a result, not the end.
 
-`ask(job)` has the Job done and returns its Answers. TensorFlow's Python package is not imported there, and what is
-measured is what a server would see.
+`ask(job)` runs a Job and returns its Answers. The process does not import TensorFlow's Python package, so times are
+those of a server.
 """
 
 import atexit
@@ -33,20 +33,15 @@ ONEDNN = "TF_ENABLE_ONEDNN_OPTS"
 AS_STARTED = os.environ.get(ONEDNN)
 ROOT = Path(__file__).resolve().parent.parent
 
-# ConfigProto { graph_options { optimizer_options { opt_level: L0 } rewrite_options { disable_meta_optimizer: true } } }
-# The graph of a baked model is optimized already; doing it again costs most of the first call.
-UNOPTIMIZED = bytes.fromhex("52121a0b18ffffffffffffffffff015203980101")
-
-
-UNCALLABLE = "UNCALLABLE"  # in place of TensorFlow's status: the runtime makes no function of the signature
+UNCALLABLE = "UNCALLABLE"  # an error code of ours: the runtime cannot make a function of the signature
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
     directory: Path
     calls: list[tuple[str, Inputs]]  # signature, inputs; in this order
-    optimized: bool = False  # the graph is: TensorFlow is told not to do it again
-    repeat: int = 0  # times more that the first call is made
+    optimized: bool = False  # the graph is optimized already: TensorFlow does not optimize it again
+    repeat: int = 0  # how often the first call is repeated
     onednn: str | None = None  # "0" or "1": TensorFlow's oneDNN kernels off or on; None: as the machine has it
 
 
@@ -60,17 +55,19 @@ class Answer:
 @dataclass(slots=True)
 class Answers:
     load: float = 0.0  # seconds
-    first: float = 0.0  # the first call of all
-    steady: float = 0.0  # the median of the repeated ones
+    first: float = 0.0  # seconds of the first call
+    steady: float = 0.0  # median seconds of the repeated calls
     answers: list[Answer] = field(default_factory=list)
     failure: str | None = None  # why there are none, or fewer than calls
 
 
 def ask(job: Job, timeout: int = 900) -> Answers:
-    """Return what the runtime answers; where the process dies, what it answered until then, and how it died."""
-    said, status = _keeper(job.onednn).work(pickle.dumps((timeout, job)))
+    """Return the answers of the runtime; where the process dies, those until then, and how it died.
+
+    After `timeout` seconds the process is ended."""
+    output, status = _keeper(job.onednn).work(pickle.dumps((timeout, job)))
     answers = Answers()
-    for name, value in _pieces(io.BytesIO(said)):
+    for name, value in _pieces(io.BytesIO(output)):
         if name == "answer":
             answers.answers.append(value)
         else:
@@ -84,7 +81,7 @@ def ask(job: Job, timeout: int = 900) -> Answers:
 class Keeper:
     """A process that has opened the library, and forks for each job: a fork costs a tenth of a start.
 
-    It opens no session itself, for TensorFlow's threads do not survive a fork.
+    It opens no session itself, because TensorFlow's threads do not survive a fork.
     """
 
     def __init__(self, onednn: str | None) -> None:
@@ -100,20 +97,20 @@ class Keeper:
             raise Refusal(f"no process can be started to try the model in: {error}") from None
 
     def work(self, job: bytes) -> tuple[bytes, int]:
-        """Return what the job's process said, and its status: negative for the signal that ended it."""
+        """Return the output of the job's process, and its status: negative for the signal that ended it."""
         assert self._process.stdin
         assert self._process.stdout
         try:
             self._process.stdin.write(len(job).to_bytes(8, "big") + job)
             self._process.stdin.flush()
             head = self._process.stdout.read(16)
-            said = self._process.stdout.read(int.from_bytes(head[:8], "big"))
+            output = self._process.stdout.read(int.from_bytes(head[:8], "big"))
         except OSError:
-            head = said = b""
+            head = output = b""
         if len(head) < 16:
             self.close()
             raise Refusal("the process that tries models ended; try again")
-        return said, int.from_bytes(head[8:], "big", signed=True)
+        return output, int.from_bytes(head[8:], "big", signed=True)
 
     def close(self) -> None:
         """End the process; the next job starts another."""
@@ -141,12 +138,12 @@ def _pieces(stream: io.BytesIO) -> Iterator[tuple[str, Any]]:
 
 
 def keep() -> None:
-    """Do the jobs on standard input, each in a fork; answer each with (size, status, what it said)."""
+    """Do the jobs on standard input, each in a fork; answer each with (size, status, output)."""
     path = tensorflow_c.find(settings.read(os.environ).tensorflow_library_dir)
     if path:
         tensorflow_c.api(path)
     source, target = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints is no answer
+    os.dup2(2, 1)  # what a library prints is not part of the answer
     while len(head := source.read(8)) == 8:
         job = source.read(int.from_bytes(head, "big"))
         outcome, child_end = os.pipe()
@@ -156,34 +153,34 @@ def keep() -> None:
             _in_child(job, child_end)
         os.close(child_end)
         with os.fdopen(outcome, "rb") as pipe:
-            said = pipe.read()
+            output = pipe.read()
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        target.write(len(said).to_bytes(8, "big") + status.to_bytes(8, "big", signed=True) + said)
+        target.write(len(output).to_bytes(8, "big") + status.to_bytes(8, "big", signed=True) + output)
         target.flush()
 
 
 def _in_child(job: bytes, end: int) -> NoReturn:
     status = 1
     try:
-        timeout, wanted = pickle.loads(job)
+        timeout, request = pickle.loads(job)
         signal.alarm(timeout)
         with os.fdopen(end, "wb", buffering=0) as out:
 
-            def tell(name: str, value: Any) -> None:
+            def send(name: str, value: Any) -> None:
                 piece = memoryview(pickle.dumps((name, value)))
                 while piece:  # a pipe takes a part at a time
                     piece = piece[out.write(piece) :]
 
             try:
-                _work(wanted, tell)
+                _work(request, send)
             except (LoadError, RunError) as error:
-                tell("failure", " ".join(str(error).split()))
+                send("failure", " ".join(str(error).split()))
         status = 0
     finally:
         os._exit(status)  # without the parent's clean-up
 
 
-def _work(job: Job, tell: Any) -> None:
+def _work(job: Job, send: Any) -> None:
     source = Source(job.directory, "model")
     options = settings.read(os.environ)
     load = _lite(source, options) if source.light else _full(source, options, job.optimized)
@@ -195,13 +192,13 @@ def _work(job: Job, tell: Any) -> None:
             functions[name] = session.function(source.signatures[name])
         except LoadError as error:  # two inputs that are one tensor, a tensor that the graph does not have
             functions[name] = _uncallable(str(error))
-    tell("load", time.perf_counter() - begin)
+    send("load", time.perf_counter() - begin)
     for position, (name, inputs) in enumerate(job.calls):
         begin = time.perf_counter()
         answer = _call(functions[name], source.signatures[name], inputs)
         if position == 0:
-            tell("first", time.perf_counter() - begin)
-        tell("answer", answer)
+            send("first", time.perf_counter() - begin)
+        send("answer", answer)
     if job.calls and job.repeat:
         name, inputs = job.calls[0]
         times = []
@@ -209,7 +206,7 @@ def _work(job: Job, tell: Any) -> None:
             begin = time.perf_counter()
             functions[name](inputs)
             times.append(time.perf_counter() - begin)
-        tell("steady", statistics.median(times))
+        send("steady", statistics.median(times))
 
 
 def _full(source: Source, options: settings.Settings, optimized: bool) -> Callable[[], Session]:
@@ -218,8 +215,7 @@ def _full(source: Source, options: settings.Settings, optimized: bool) -> Callab
         raise LoadError(f"{tensorflow_c.NAME} is not installed")
     tf = tensorflow_c.api(path)
     tensorflow_c.load_custom_ops(tf, options.custom_op_libraries)
-    config = tensorflow_c.config(options.intra_op_threads, options.inter_op_threads)
-    config += UNOPTIMIZED if optimized else b""
+    config = tensorflow_c.config(options.intra_op_threads, options.inter_op_threads, optimize=not optimized)
     return lambda: tensorflow_c.Session(tf, source.directory, source.contents.tags, config, source.initialization)
 
 

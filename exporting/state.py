@@ -43,50 +43,50 @@ class State:
 
 
 def from_keras(model: Any, **facts: Any) -> State:
-    """Return all that is needed to go on training a compiled Keras model, and whatever else is told of it.
+    """Return all that is needed to resume the training of a compiled Keras model, and further facts.
 
-    `step`, `learning_rate` and `optimizer` are read from the model; say `epoch`, `seed`, `metrics`, `data`.
+    `step`, `learning_rate` and `optimizer` are read from the model; give `epoch`, `seed`, `metrics`, `data`.
     """
     if not is_keras(model):
         raise Refusal(f"{type(model).__name__} is not a Keras model: give its state as a dictionary")
     arrays = {
-        f"{part}/{place:04}": np.asarray(variable.value)
+        f"{part}/{number:04}": np.asarray(variable.value)
         for part, variables in _variables(model).items()
-        for place, variable in enumerate(variables)
+        for number, variable in enumerate(variables)
     }
     version, words, gauss = random.getstate()
     kind, key, position, has_gauss, cached = np.random.get_state(legacy=True)
     arrays["random/python"] = np.array(words, np.uint64)
     arrays["random/numpy"] = np.asarray(key)
-    told = {"random": {"python": [version, gauss], "numpy": [kind, position, has_gauss, cached]}}
-    return State({**_told(model), **facts, **told}, arrays)
+    generators = {"random": {"python": [version, gauss], "numpy": [kind, position, has_gauss, cached]}}
+    return State({**_facts(model), **facts, **generators}, arrays)
 
 
-def _told(model: Any) -> dict[str, Any]:
+def _facts(model: Any) -> dict[str, Any]:
     import keras  # type: ignore[import-untyped]
 
-    told: dict[str, Any] = {"parameters": model.count_params(), "keras": keras.__version__}
+    facts: dict[str, Any] = {"parameters": model.count_params(), "keras": keras.__version__}
     optimizer = getattr(model, "optimizer", None)
     if optimizer is not None:
-        told |= {
+        facts |= {
             "step": int(optimizer.iterations),
             "optimizer": keras.optimizers.serialize(optimizer),
             "learning_rate": float(optimizer.learning_rate),
         }
-    return told
+    return facts
 
 
 def _variables(model: Any) -> dict[str, list[Any]]:
-    """Return what training changes, in an order that does not depend on the names that Keras counts up."""
+    """Return what training changes, in an order that does not depend on the numbers in Keras's names."""
     weights = list(model.weights)
     known = {id(variable) for variable in weights}
     optimizer = getattr(model, "optimizer", None)
-    found = (
+    parts = (
         weights,
         [] if optimizer is None else list(optimizer.variables),
         [variable for variable in model.variables if id(variable) not in known and variable.name == SEEDS],
     )
-    return dict(zip(PARTS, found))
+    return dict(zip(PARTS, parts))
 
 
 def save(path: Path, state: State | Mapping[str, Any]) -> None:
@@ -145,17 +145,17 @@ def load(path: Path | str) -> State:
     path = Path(path)
     try:
         facts = json.loads(path.read_bytes())
-        said = facts.pop("arrays", None)
-        if not said:
+        stored_as = facts.pop("arrays", None)
+        if not stored_as:
             return State(facts)
         if _arrays_named_by(path) is None:
-            raise Unreadable(f"{path}: its arrays are said to be in {said['file']!r}, which is no .npz beside it")
-        beside = path.with_name(said["file"])
-        if sha256(beside) != said["sha256"]:
+            raise Unreadable(f"{path}: its arrays are said to be in {stored_as['file']!r}, which is no .npz beside it")
+        beside = path.with_name(stored_as["file"])
+        if sha256(beside) != stored_as["sha256"]:
             raise Unreadable(f"{beside}: it has changed since {path.name} was written")
         with np.load(beside, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
-        for name, dtype in said["dtypes"].items():
+        for name, dtype in stored_as["dtypes"].items():
             import ml_dtypes
 
             arrays[name] = arrays[name].view(getattr(ml_dtypes, dtype))
@@ -195,10 +195,10 @@ def resume(model: Any, path: Path | str) -> dict[str, Any]:
 
 
 def fingerprint(*arrays: Any) -> str:
-    """Return the SHA-256 of arrays with their types and shapes, to know training data again by."""
+    """Return the SHA-256 of arrays with their types and shapes, to recognize training data by."""
     digest = hashlib.sha256()
-    for given in arrays:
-        array = np.ascontiguousarray(given)
+    for value in arrays:
+        array = np.ascontiguousarray(value)
         digest.update(f"{array.dtype.str} {array.shape};".encode())
         digest.update(repr(array.tolist()).encode() if array.dtype.kind == "O" else array.tobytes())
     return digest.hexdigest()

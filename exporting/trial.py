@@ -1,4 +1,4 @@
-"""Does a model keep what a pure function promises? The same input twice, in another order, in another batch."""
+"""Test whether a model behaves as a pure function: the same inputs again, in another order, in another batch."""
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,20 +13,20 @@ from exporting.runner import Answer, Answers, Job, ask
 from serving.savedmodel.examples import Recipe
 from serving.savedmodel.signature import Signature
 
-INPUTS_FAULT = frozenset({"INVALID_ARGUMENT", "OUT_OF_RANGE", "NOT_THE_SPEC"})  # others no input can help
-AT_ONCE = 60  # recipes that one process is asked by
+INPUTS_FAULT = frozenset({"INVALID_ARGUMENT", "OUT_OF_RANGE", "NOT_THE_SPEC"})  # other codes are faults of the model
+AT_ONCE = 60  # recipes that are tried in one process
 MOST_DEATHS = 5
 NO_INPUTS = "it has no inputs"  # as Signature.refusal says it; such a signature still runs
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What came of trying one signature."""
+    """The result of trying one signature."""
 
     signature: str
     verdict: str  # a key of VERDICTS
     detail: str
-    exact: bool = False  # bit for bit, in another batch too
+    exact: bool = False  # equal bits, in another batch too
     difference: float = 0.0  # the largest one, relative to the output's largest number
 
 
@@ -40,13 +40,13 @@ VERDICTS = {
 
 
 def callable_signatures(signatures: Mapping[str, Signature]) -> dict[str, Signature]:
-    """Return the signatures that can be run at all."""
-    return {name: one for name, one in signatures.items() if one.refusal in (None, NO_INPUTS)}
+    """Return the signatures that can be run."""
+    return {name: signature for name, signature in signatures.items() if signature.refusal in (None, NO_INPUTS)}
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """Generated inputs that a signature accepts: a first, a second, both in one batch, the first again; its answers."""
+class Accepted:
+    """Generated inputs that a signature accepts, and its answers: two inputs, both in one batch, the first again."""
 
     inputs: list[Inputs]
     answers: list[Answer]
@@ -56,35 +56,37 @@ class Asked:
 
 def inputs_that_run(
     directory: Path, signatures: Mapping[str, Signature], easily: Collection[str] = ()
-) -> tuple[dict[str, Asked], dict[str, Trial]]:
-    """Ask each signature what it accepts, those of `easily` once; return that, and what is wrong with the others."""
-    found: dict[str, Asked] = {}
+) -> tuple[dict[str, Accepted], dict[str, Trial]]:
+    """Find inputs that each signature accepts; return them, and the problems of the others.
+
+    For the signatures of `easily`, for which inputs are known, one recipe is tried."""
+    accepted: dict[str, Accepted] = {}
     wrong: dict[str, Trial] = {}
-    left = {name: ways(directory, signature) for name, signature in signatures.items()}
-    first = {name: recipe for name, way in left.items() if (recipe := next(way, None)) is not None}
-    _try(directory, signatures, first, found, wrong)
+    recipes = {name: ways(directory, signature) for name, signature in signatures.items()}
+    first = {name: recipe for name, way in recipes.items() if (recipe := next(way, None)) is not None}
+    _try(directory, signatures, first, accepted, wrong)
     for name in [name for name, problem in wrong.items() if problem.verdict != "unusable" and name not in easily]:
-        if (recipe := _accepted(directory, signatures[name], left[name])) is not None:
-            _try(directory, signatures, {name: recipe}, found, wrong)
-    for name in signatures.keys() - found.keys() - wrong.keys():
+        if (recipe := _accepted(directory, signatures[name], recipes[name])) is not None:
+            _try(directory, signatures, {name: recipe}, accepted, wrong)
+    for name in signatures.keys() - accepted.keys() - wrong.keys():
         wrong[name] = Trial(name, "refused", "its inputs are larger than generated inputs may be")
-    return found, wrong
+    return accepted, wrong
 
 
 def _try(
     directory: Path,
     signatures: Mapping[str, Signature],
     recipes: Mapping[str, Recipe],
-    found: dict[str, Asked],
+    accepted: dict[str, Accepted],
     wrong: dict[str, Trial],
 ) -> None:
-    """Ask each signature by its recipe; add to what is found, or wrong."""
+    """Run each signature on the inputs of its recipe; add the result to `accepted` or `wrong`."""
     plans = {name: _plan(signatures[name], recipe) for name, recipe in recipes.items()}
     for name, result in _ask_each(directory, plans).items():
         first = result.answers[0] if result.answers else None
         if first and first.outputs is not None and len(result.answers) == len(plans[name]):
             row = made(signatures[name], recipes[name], 1, 2)
-            found[name] = Asked(plans[name], result.answers, row, recipes[name])
+            accepted[name] = Accepted(plans[name], result.answers, row, recipes[name])
             wrong.pop(name, None)
         elif first and first.outputs is None:
             verdict = "refused" if first.error in INPUTS_FAULT else "unusable"
@@ -93,17 +95,17 @@ def _try(
             wrong[name] = Trial(name, "died" if result.load else "unusable", (result.failure or "")[:300])
 
 
-def _accepted(directory: Path, signature: Signature, left: Iterator[Recipe]) -> Recipe | None:
-    """Return the first recipe that the signature takes, asking for many in one process."""
+def _accepted(directory: Path, signature: Signature, recipes: Iterator[Recipe]) -> Recipe | None:
+    """Return the first recipe that the signature accepts; many are tried in one process."""
     deaths = 0
-    while deaths < MOST_DEATHS and (some := list(islice(left, AT_ONCE))):
-        answers = ask(Job(directory, [(signature.name, made(signature, recipe, 2, 1)) for recipe in some])).answers
-        for recipe, answer in zip(some, answers):
+    while deaths < MOST_DEATHS and (batch := list(islice(recipes, AT_ONCE))):
+        answers = ask(Job(directory, [(signature.name, made(signature, recipe, 2, 1)) for recipe in batch])).answers
+        for recipe, answer in zip(batch, answers):
             if answer.outputs is not None:
                 return recipe
-        if len(answers) < len(some):  # one of them ended the process
+        if len(answers) < len(batch):  # one of them ended the process
             deaths += 1
-            left = chain(some[len(answers) + 1 :], left)
+            recipes = chain(batch[len(answers) + 1 :], recipes)
     return None
 
 
@@ -116,42 +118,42 @@ def _plan(signature: Signature, recipe: Recipe) -> list[Inputs]:
 
 
 def _ask_each(directory: Path, plans: Mapping[str, list[Inputs]]) -> dict[str, Answers]:
-    """Ask all in one process; where one of them ends it, each in its own."""
+    """Run all plans in one process; where one ends it, each in its own."""
     if not plans:
         return {}
     together = ask(Job(directory, [(name, inputs) for name, plan in plans.items() for inputs in plan]))
     if together.failure and together.load and len(plans) > 1:
         return {name: ask(Job(directory, [(name, inputs) for inputs in plan])) for name, plan in plans.items()}
-    left = iter(together.answers)
+    answers = iter(together.answers)
     return {
-        name: Answers(together.load, answers=list(islice(left, len(plan))), failure=together.failure)
+        name: Answers(together.load, answers=list(islice(answers, len(plan))), failure=together.failure)
         for name, plan in plans.items()
     }
 
 
 def run(directory: Path, signatures: Mapping[str, Signature], tolerance: float = compare.TOLERANCE) -> list[Trial]:
     """Try every signature, in two fresh processes that go through the same inputs in opposite orders."""
-    wanted = callable_signatures(signatures)
-    found, wrong = inputs_that_run(directory, wanted)
+    usable = callable_signatures(signatures)
+    accepted, wrong = inputs_that_run(directory, usable)
     trials = list(wrong.values())
-    calls = [(name, inputs) for name, asked in found.items() for inputs in asked.inputs]
+    calls = [(name, inputs) for name, entry in accepted.items() for inputs in entry.inputs]
     back = ask(Job(directory, calls[::-1])) if calls else Answers()
-    left = iter(back.answers[::-1])
-    for name, asked in found.items():
+    answers = iter(back.answers[::-1])
+    for name, entry in accepted.items():
         if back.failure:
             trials.append(Trial(name, "died", f"asked in the opposite order: {back.failure}"))
         else:
-            trials.append(_judged(wanted[name], asked.answers, list(islice(left, len(asked.answers))), tolerance))
+            trials.append(_judged(usable[name], entry.answers, list(islice(answers, len(entry.answers))), tolerance))
     return sorted(trials, key=lambda trial: trial.signature)
 
 
 def _judged(signature: Signature, forth: list[Answer], back: list[Answer], tolerance: float) -> Trial:
     name = signature.name
     again = [forth[0], forth[-1], back[0], back[-1]]
-    for one, other in [*pairwise(again), *zip(forth, back)]:
-        _, problem = compare.answers(one, other, 0.0)
+    for answer, other in [*pairwise(again), *zip(forth, back)]:
+        _, problem = compare.answers(answer, other, 0.0)
         if problem:
-            _, problem = compare.answers(one, other, tolerance)
+            _, problem = compare.answers(answer, other, tolerance)
             if problem:
                 return Trial(name, "differs", f"asked again, or in another order: {problem}", difference=np.inf)
     if len(forth) < 4 or forth[2].outputs is None or forth[1].outputs is None or forth[0].outputs is None:

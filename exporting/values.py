@@ -5,7 +5,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from exporting.graph import MetaGraph, names, reached, signatures
+from exporting.graph import MetaGraph, output_tensors, reached
 from exporting.refusal import Refusal
 from serving.core import settings
 from serving.savedmodel.initialization import needed
@@ -15,13 +15,13 @@ VARIABLES = frozenset({"VarHandleOp", "VariableV2", "Variable"})
 
 def read_variables(graph: MetaGraph) -> list[Any]:
     """Return the nodes of the variables that signatures reach."""
-    outputs = names(info for one in signatures(graph).values() for info in one.outputs.values())
+    outputs = output_tensors(graph)
     nodes = reached({node.name: node for node in graph.graph_def.node}, outputs)
     return [node for node in nodes if node.op in VARIABLES]
 
 
 def bytes_of(graph: MetaGraph) -> int:
-    """Return what the variables that signatures reach take, as far as their shapes are known."""
+    """Return the size in bytes of the variables that signatures reach, as far as their shapes are known."""
     import tensorflow as tf
 
     total = 0
@@ -38,20 +38,20 @@ def values_of(directory: Path, graph: MetaGraph) -> dict[str, Any]:
 
     v1 = tf.compat.v1
     tf.get_logger().setLevel("ERROR")
-    wanted = read_variables(graph)
-    if not wanted:
+    variables = read_variables(graph)
+    if not variables:
         return {}
     try:
         with tf.Graph().as_default() as main, v1.Session(config=v1.ConfigProto(allow_soft_placement=True)) as session:
             v1.saved_model.load(session, list(graph.meta_info_def.tags), str(directory))
             sources = {copy.variable: copy.source for copy in needed(directory).copies}
-            found = {}
-            for node in wanted:
+            tensors = {}
+            for node in variables:
                 tensor = main.get_tensor_by_name(f"{sources.get(node.name, node.name)}:0")
                 if node.op == "VarHandleOp":
                     tensor = tf.raw_ops.ReadVariableOp(resource=tensor, dtype=node.attr["dtype"].type)
-                found[node.name] = tensor
-            values: dict[str, Any] = session.run(found)
+                tensors[node.name] = tensor
+            values: dict[str, Any] = session.run(tensors)
             return values
     except tf.errors.OpError as error:
         text = " ".join(error.message.split())[:300]
@@ -65,15 +65,15 @@ def custom_operations() -> frozenset[str]:
     """Load the libraries of CUSTOM_OP_LIBRARIES, once, and return the operations that they define."""
     import tensorflow as tf
 
-    found: set[str] = set()
+    operations: set[str] = set()
     for library in settings.current().custom_op_libraries:
         before = _registered()
         try:
             tf.load_op_library(str(library))
         except tf.errors.OpError as error:
             raise Refusal(f"{library}: it cannot be loaded as a library of operations: {error.message}") from None
-        found |= _registered() - before
-    return frozenset(found)
+        operations |= _registered() - before
+    return frozenset(operations)
 
 
 def _registered() -> set[str]:

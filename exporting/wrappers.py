@@ -45,16 +45,16 @@ def image_bytes(
         raise Refusal(
             f"image_bytes: input {replaced!r} has shape {spec.shape}, expected [rows, height, width, 1, 3 or 4]"
         )
-    height, width = (own or asked for own, asked in zip(shape[1:3], size or (None, None)))
+    height, width = (own or requested for own, requested in zip(shape[1:3], size or (None, None)))
     if not height or not width:
         raise Refusal(f"image_bytes: input {replaced!r} leaves its height and width open: give size=(height, width)")
     channels = shape[3]
-    one = _decoder((height, width, channels), spec.dtype, resize, scale, offset, largest)
+    decoder = _decoder((height, width, channels), spec.dtype, resize, scale, offset, largest)
 
     def decoded(files: Any) -> Any:
         # One picture after the other, so that a batch needs the memory of its largest picture, not of their sum.
         out = tf.TensorSpec((height, width, channels), spec.dtype)
-        return tf.map_fn(one, files, parallel_iterations=1, fn_output_signature=out)
+        return tf.map_fn(decoder, files, parallel_iterations=1, fn_output_signature=out)
 
     return _in_place_of(wrapped, replaced, tf.TensorSpec((shape[0],), tf.string, name), decoded)
 
@@ -241,7 +241,7 @@ def _taken(outputs: Tensors, output: str | None) -> Any:
 
 
 def keyed(inner: Any, *, name: str = "key", dtype: Any = "string") -> Function:
-    """Take a key for each row, and give it back untouched, so that answers can be told apart in any order."""
+    """Take a key for each row and return it unchanged, so that answers can be matched to rows in any order."""
     import tensorflow as tf
 
     wrapped = as_function(inner)
@@ -272,8 +272,8 @@ def tf_example(inner: Any, *, name: str = "examples", defaults: Mapping[str, Any
         features[key] = tf.io.FixedLenFeature(shape, parsed, (defaults or {}).get(key))
 
     def call(**tensors: Any) -> Tensors:
-        found = tf.io.parse_example(tensors[name], features)
-        return wrapped.call(**{key: tf.cast(found[key], spec.dtype) for key, spec in wrapped.inputs.items()})
+        features_of_rows = tf.io.parse_example(tensors[name], features)
+        return wrapped.call(**{key: tf.cast(features_of_rows[key], spec.dtype) for key, spec in wrapped.inputs.items()})
 
     return Function(call, {name: tf.TensorSpec((None,), tf.string, name)}, wrapped.holds)
 
@@ -305,8 +305,8 @@ def _in_place_of(
     }
 
     def call(**tensors: Any) -> Tensors:
-        made = make(tensors.pop(spec.name))
-        return wrapped.call(**tensors, **{replaced: made})
+        value = make(tensors.pop(spec.name))
+        return wrapped.call(**tensors, **{replaced: value})
 
     return Function(call, inputs, (*wrapped.holds, *holds))
 

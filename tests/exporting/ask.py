@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from exporting import compare
-from exporting.runner import UNOPTIMIZED, Answer, _call
+from exporting.runner import Answer, _call
 from serving.core.errors import RunError
 from serving.runtime import tensorflow_c
 from serving.savedmodel.signature import read
@@ -19,7 +19,7 @@ def main(folder: Path) -> None:
     path = tensorflow_c.find()
     assert path
     tf = tensorflow_c.api(path)
-    config = tensorflow_c.config(1, -1) + UNOPTIMIZED
+    config = tensorflow_c.config(1, -1, optimize=False)
     found: dict[str, list[str]] = {}
     asked = 0
     for directory in sorted(folder.iterdir()):
