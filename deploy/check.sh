@@ -1,4 +1,4 @@
-# What is refused before anything is sent. All of it is local.
+# Checks before anything is sent; all of them are local.
 # shellcheck shell=bash
 
 check() {
@@ -11,7 +11,7 @@ check() {
   say "check: passed"
 }
 
-# Either changes what gcloud builds from a folder.
+# Each of these changes what gcloud builds from a folder.
 check_root() {
   local name
   for name in Dockerfile Procfile; do
@@ -34,7 +34,7 @@ check_python() {
   done <requirements.txt
 }
 
-# The deployed settings are read by the code that will read them there.
+# The settings are read by the same code as in the deployed service.
 check_model() {
   local i answer environment=("THREADS=$THREADS")
   if [[ $MODEL_DIR == gs://* ]]; then
@@ -51,7 +51,7 @@ check_model() {
   [[ -z $EVENT_OUTPUT ]] || environment+=("EVENT_OUTPUT=$EVENT_OUTPUT" "EVENT_TIMEOUT=$TIMEOUT")
   for ((i = 0; i < ${#ENV_KEYS[@]}; i++)); do environment+=("${ENV_KEYS[i]}=${ENV_TEXTS[i]}"); done
   "$PYTHON" -c 'import numpy' 2>/dev/null || refuse "check: this Python lacks the packages of serving; run: make setup"
-  # TensorFlow talks on both: what it says of a start that went well is nobody's concern.
+  # TensorFlow logs to both streams; its log is shown only on failure.
   if ! answer=$(env -u MODEL_DIR "${environment[@]}" "$PYTHON" -m serving check "$MODEL_DIR" 2>&1); then
     refuse "check: $(grep '^serving: ' <<<"$answer" | cut -c 10- || tail -n 3 <<<"$answer")"
   fi

@@ -1,4 +1,4 @@
-# Running gcloud, or with --dry-run printing it; and saying what exists when it fails.
+# Running gcloud, or with --dry-run printing it, and printing what exists when it fails.
 # shellcheck shell=bash
 
 WHERE=()
@@ -26,10 +26,10 @@ step() {
   DONE+=("$(quoted "$@")")
 }
 
-# Say what is now so, where something was done.
-tell() { [[ -n $DRY_RUN ]] || say "$*"; }
+# Print a result, unless nothing was done (--dry-run).
+report() { [[ -n $DRY_RUN ]] || say "$*"; }
 
-# What a command that only reads says; nothing, and false, where there is no such thing.
+# The output of a command that only reads; fails without output where there is nothing to read.
 ask() { "$@" 2>/dev/null; }
 
 stopped() {

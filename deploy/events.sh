@@ -1,5 +1,5 @@
-# Files in a bucket → notification → topic → push, with a token → POST /events; what fails for ever → dead letters.
-# Everything is made if it is missing, so that the same command goes on where a failure stopped it.
+# Files in a bucket → notification → topic → push, with a token → POST /events; what fails repeatedly → dead letters.
+# Everything is made if it is missing, so that the same command continues after a failure.
 # shellcheck shell=bash
 
 # A push is repeated after 600 s at the latest: work beyond that would be done twice at once.
@@ -95,7 +95,7 @@ events() {
   if [[ -n $DRY_RUN || $(ask gcloud storage buckets notifications list "gs://$bucket" --format=json) != *"/topics/$TOPIC\""* ]]; then
     step gcloud storage buckets notifications create "gs://$bucket" "--topic=projects/$PROJECT/topics/$TOPIC" --event-types=OBJECT_FINALIZE "--object-prefix=$prefix" --payload-format=json
   fi
-  tell "files under $EVENT_INPUT are answered under $EVENT_OUTPUT; what failed ten times waits in the subscription $DEAD"
+  report "files under $EVENT_INPUT are answered under $EVENT_OUTPUT; what failed ten times waits in the subscription $DEAD"
 }
 
 delete_events() {

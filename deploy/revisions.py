@@ -1,4 +1,4 @@
-"""Read what gcloud tells of a service: `python -m deploy.revisions COMMAND` takes its JSON on standard input.
+"""Read gcloud's descriptions of a service: `python -m deploy.revisions COMMAND` takes its JSON on standard input.
 
 tagged TAG           the service → the revision with that tag, if it is the newest one
 url [TAG]            the service → its address, or the tag's
@@ -12,7 +12,7 @@ from typing import Any
 
 
 class Refusal(Exception):
-    """What is asked for is not there; the text says what is."""
+    """What was asked for does not exist; the message says what does."""
 
 
 def tagged(service: Any, tag: str) -> str:
@@ -26,10 +26,10 @@ def tagged(service: Any, tag: str) -> str:
 
 def url(service: Any, tag: str = "") -> str:
     """Return the address of the service, or of the tag."""
-    found = _target(service, tag).get("url") if tag else service["status"].get("url")
-    if not found:
+    address = _target(service, tag).get("url") if tag else service["status"].get("url")
+    if not address:
         raise Refusal(f"the service has no address{f' for the tag {tag}' if tag else ''} yet")
-    return str(found)
+    return str(address)
 
 
 def _target(service: Any, tag: str) -> Any:
@@ -46,10 +46,10 @@ def former(service: Any, revisions: Any) -> str:
     targets = service["status"].get("traffic", [])
     share = {target.get("revisionName", ""): target.get("percent") or 0 for target in targets if target.get("percent")}
     served = max(share, key=lambda name: share[name], default="")
-    made = {one["metadata"]["name"]: one["metadata"]["creationTimestamp"] for one in revisions}
-    if served not in made:
+    created = {revision["metadata"]["name"]: revision["metadata"]["creationTimestamp"] for revision in revisions}
+    if served not in created:
         raise Refusal(f"rollback: the revision that is served, {served or 'none'}, is not in the list of revisions")
-    older = [(made[name], name) for name in map(_ready, revisions) if name and made[name] < made[served]]
+    older = [(created[name], name) for name in map(_ready, revisions) if name and created[name] < created[served]]
     if not older:
         raise Refusal(f"rollback: there is no ready revision before {served}")
     return str(max(older)[1])
@@ -57,27 +57,29 @@ def former(service: Any, revisions: Any) -> str:
 
 def _ready(revision: Any) -> str:
     conditions = revision.get("status", {}).get("conditions", [])
-    ready = any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
+    ready = any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
     return str(revision["metadata"]["name"]) if ready else ""
 
 
 def notifications(listed: Any, topic: str) -> str:
     """Return the ids of the notifications to the topic, one a line."""
-    found = [one.get("Notification Configuration", one) for one in listed or []]
-    return "\n".join(str(one["id"]) for one in found if one.get("topic", "").endswith(f"/topics/{topic}"))
+    configurations = [entry.get("Notification Configuration", entry) for entry in listed or []]
+    return "\n".join(
+        str(entry["id"]) for entry in configurations if entry.get("topic", "").endswith(f"/topics/{topic}")
+    )
 
 
 def main(arguments: list[str]) -> int:
     """Run one command; return its exit status."""
     command, *words = arguments
     text = sys.stdin.read()
-    told: Any = json.loads(text) if text.strip() else None
+    description: Any = json.loads(text) if text.strip() else None
     try:
         if command == "former":
-            service, revisions = told
+            service, revisions = description
             print(former(service, revisions))
         else:
-            print({"tagged": tagged, "url": url, "notifications": notifications}[command](told, *words))
+            print({"tagged": tagged, "url": url, "notifications": notifications}[command](description, *words))
     except Refusal as refusal:
         print(f"deploy.sh: {refusal}", file=sys.stderr)
         return 1

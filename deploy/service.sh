@@ -8,7 +8,7 @@ PROBE=httpGet.path=/readyz,periodSeconds=1,timeoutSeconds=1,failureThreshold=240
 deploy_run() {
   run_command
   step "${RUN[@]}"
-  everybody
+  all_traffic
 }
 
 run_command() {
@@ -19,7 +19,7 @@ run_command() {
 deploy_container() {
   container_command
   step "${RUN[@]}"
-  everybody
+  all_traffic
 }
 
 container_command() {
@@ -59,7 +59,7 @@ run_flags() {
 }
 
 # After a canary or a rollback, a new revision gets no traffic of its own accord.
-everybody() { step gcloud run services update-traffic "$SERVICE" ${WHERE[@]+"${WHERE[@]}"} --to-latest; }
+all_traffic() { step gcloud run services update-traffic "$SERVICE" ${WHERE[@]+"${WHERE[@]}"} --to-latest; }
 
 # The variables of the service, image or folder, KEY=VALUE each, in gcloud's ^DELIMITER^ form: commas, spaces and quotes are safe.
 environment() {
@@ -91,7 +91,7 @@ canary() {
   if [[ -z $DRY_RUN ]]; then service_exists; fi
   "${1}_command"
   step "${RUN[@]}" --no-traffic "--tag=$TAG"
-  tell "nobody is sent there yet; ask it: ./deploy.sh smoke --tag $TAG; send everybody: ./deploy.sh promote"
+  report "nobody is sent there yet; ask it: ./deploy.sh smoke --tag $TAG; send it all traffic: ./deploy.sh promote"
 }
 
 describe() { gcloud run services describe "$SERVICE" "${WHERE[@]}" "$@"; }
@@ -133,7 +133,7 @@ rollback() {
     fi
   fi
   step gcloud run services update-traffic "$SERVICE" ${WHERE[@]+"${WHERE[@]}"} "--to-revisions=$REVISION=100"
-  tell "it stays there until the next ./deploy.sh run or promote"
+  report "it stays there until the next ./deploy.sh run or promote"
 }
 
 smoke() {

@@ -1,7 +1,7 @@
-"""Ask a deployed service: is it ready, does it predict, how fast.
+"""Test a deployed service: whether it is ready, predicts, and how fast.
 
 `python -m deploy.smoke URL MODEL_DIR [SIGNATURE]` takes the token on standard input. The request is the example that
-the exporter left beside the model; where its answer is there too, the service has to give it.
+the exporter stored with the model; if its answer is stored too, the service must give the same.
 """
 
 import http.client
@@ -17,23 +17,23 @@ from serving.core.errors import LoadError
 from serving.protocols import tensorflow_serving
 from serving.savedmodel.signature import DEFAULT
 from serving.savedmodel.source import Source
-from serving.servers.commands.check import answers, otherwise
+from serving.servers.commands.check import answers, deviation
 
 REPETITIONS = 10
 SECONDS = 300  # a cold instance may load its model first
 
 
 class Failure(Exception):
-    """The service does not do what it should."""
+    """The service does not work as expected; the message has the reason."""
 
 
 Wrong = Callable[[bytes], str | None]
 
 
 def smoke(url: str, body: bytes | None, token: str, wrong: Wrong) -> str:
-    """Return what the service did, in a few lines; raise Failure at the first thing that is wrong.
+    """Return a report of a few lines; raise Failure at the first problem.
 
-    `wrong` says where an answer differs from the exporter's.
+    `wrong` returns where an answer differs from the exporter's, or None.
     """
     parts = urlsplit(url)
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
@@ -45,14 +45,14 @@ def smoke(url: str, body: bytes | None, token: str, wrong: Wrong) -> str:
         try:
             connection.request(method, path, sent, headers)
             answer = connection.getresponse()
-            got = answer.read()
+            content = answer.read()
         except (OSError, http.client.HTTPException) as error:
             raise Failure(f"{method} {path}: {url} does not answer: {error}") from None
         if answer.status != 200:
             hint = {401: "; no token, or an expired one", 403: "; this account may not call it: roles/run.invoker"}
-            said = got[:200].decode(errors="replace").strip()
-            raise Failure(f"{method} {path}: expected 200, got {answer.status}{hint.get(answer.status, '')}: {said}")
-        return got, 1000 * (time.perf_counter() - begin)
+            message = content[:200].decode(errors="replace").strip()
+            raise Failure(f"{method} {path}: expected 200, got {answer.status}{hint.get(answer.status, '')}: {message}")
+        return content, 1000 * (time.perf_counter() - begin)
 
     try:
         _, ready = ask("GET", "/readyz")
@@ -68,14 +68,14 @@ def smoke(url: str, body: bytes | None, token: str, wrong: Wrong) -> str:
         if problem := wrong(answer):
             raise Failure(f"POST /: the service's answer differs from the exported model's: {problem}")
         again = statistics.median(ask("POST", "/", body)[1] for _ in range(REPETITIONS))
-        told = answer.decode() if len(answer) <= 400 else f"{answer[:400].decode(errors='replace')}..."
-        return "\n".join([*lines, f"predicted in {first:.0f} ms, then {again:.1f} ms (median of {REPETITIONS})", told])
+        shown = answer.decode() if len(answer) <= 400 else f"{answer[:400].decode(errors='replace')}..."
+        return "\n".join([*lines, f"predicted in {first:.0f} ms, then {again:.1f} ms (median of {REPETITIONS})", shown])
     finally:
         connection.close()
 
 
 def example(model: str, name: str = "") -> tuple[bytes | None, Wrong]:
-    """Return the example request of a signature, None for a model in a bucket; and what is wrong with an answer."""
+    """Return the example request of a signature, None for a model in a bucket; and a function that checks an answer."""
     if model.startswith("gs://"):
         return None, lambda _: None
     source = Source(Path(model), "model")
@@ -84,7 +84,7 @@ def example(model: str, name: str = "") -> tuple[bytes | None, Wrong]:
     signature, saved = source.signatures[name], source.examples.get(name)
     right = None if saved is None else answers(source.directory).get(name)
     body = tensorflow_serving.example(signature, saved)
-    return body, lambda answer: None if right is None else otherwise(right, answer, signature)
+    return body, lambda answer: None if right is None else deviation(right, answer, signature)
 
 
 def main(arguments: list[str]) -> int:

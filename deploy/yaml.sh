@@ -31,7 +31,7 @@ yaml_environment() {
   done
 }
 
-# Without privileges, on a root that nobody can write to; /tmp is memory, for a model that comes from a bucket.
+# Without privileges, on a read-only root; /tmp is memory, for a model that comes from a bucket.
 yaml_security() {
   cat <<TEXT
           securityContext:

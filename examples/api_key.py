@@ -21,9 +21,9 @@ def with_api_key(answer: Answer) -> Answer:
 
     def answer_with_key(exchange: Exchange) -> Response:
         request = exchange.request
-        given = (request.headers.get("x-api-key") or "").encode("utf-8", "replace")
+        sent = (request.headers.get("x-api-key") or "").encode("utf-8", "replace")
         # Every key is compared, each in constant time: how long this takes says nothing about the keys.
-        matches = [hmac.compare_digest(given, key) for key in KEYS]
+        matches = [hmac.compare_digest(sent, key) for key in KEYS]
         if not any(matches) and request.path not in OPEN:
             raise Unauthorized("X-API-Key: expected a known key")
         return answer(exchange)

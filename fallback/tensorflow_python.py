@@ -21,7 +21,9 @@ from serving.savedmodel.signature import Signature
 class Session:
     """A loaded SavedModel; the twin of serving.runtime.tensorflow_c.Session."""
 
-    def __init__(self, directory: Path, tags: Sequence[str], options: Settings, left: Initialization = NOTHING) -> None:
+    def __init__(
+        self, directory: Path, tags: Sequence[str], options: Settings, initialization: Initialization = NOTHING
+    ) -> None:
         """Load the graph tagged exactly `tags`; raise RunError where TensorFlow cannot."""
         for library in options.custom_op_libraries:
             try:
@@ -38,22 +40,24 @@ class Session:
         try:
             with self._graph.as_default():
                 tf.compat.v1.saved_model.loader.load(self._session, list(tags), str(directory))
-                self._finish(directory, left)
+                self._finish(directory, initialization)
         except tf.errors.OpError as error:
             raise RunError(_code(error), error.message) from None
         except Exception as error:  # it raises whatever its Python code meets in a model that it does not expect
             raise RunError("UNIMPLEMENTED", f"{type(error).__name__}: {error}") from None
 
-    def _finish(self, directory: Path, left: Initialization) -> None:
+    def _finish(self, directory: Path, initialization: Initialization) -> None:
         """Fill variables from their copies, and tables."""
         assignments = []
-        for copy in left.copies:
+        for copy in initialization.copies:
             variable, source = (self._tensor(f"{name}:0") for name in (copy.variable, copy.source))
             value = tf.raw_ops.ReadVariableOp(resource=source, dtype=tf.dtypes.as_dtype(copy.dtype))
             assignments.append(tf.raw_ops.AssignVariableOp(resource=variable, value=value))
         self._session.run(assignments)
-        paths = {self._tensor(tensor): os.fsencode(directory / "assets" / name) for tensor, name in left.assets}
-        self._session.run([self._graph.get_operation_by_name(name) for name in left.operations], paths)
+        paths = {
+            self._tensor(tensor): os.fsencode(directory / "assets" / name) for tensor, name in initialization.assets
+        }
+        self._session.run([self._graph.get_operation_by_name(name) for name in initialization.operations], paths)
 
     def declared(self, signature: Signature) -> Signature:
         """Return the signature: nothing is known better than what it declares."""

@@ -59,14 +59,14 @@ def _become_response(value: PlainResponse) -> None:
 
 def from_flask(request: flask.Request) -> Request:
     """Return the request, its body still unread, unless it has been read with `get_data` or `get_json`."""
-    found = wsgi.to_request(request.environ)
+    plain = wsgi.to_request(request.environ)
     body = request.__dict__.get("_cached_data")
     if body is not None:
-        return found._replace(body=body, length=len(body))
+        return plain._replace(body=body, length=len(body))
     if type(request) is not PlainRequest:
         # functions-framework reads the body again after the answer: not what was refused, and without failing.
         request._cached_data = b""
-    return found
+    return plain
 
 
 def to_flask(response: Response) -> flask.Response:

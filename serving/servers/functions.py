@@ -163,9 +163,14 @@ def _is_plain(app: flask.Flask) -> bool:
     the answer.
     """
     framework = (functions_framework.read_request, functions_framework.crash_handler)
-    after = [one for functions in app.after_request_funcs.values() for one in functions if one not in framework]
+    after = [
+        function
+        for functions in app.after_request_funcs.values()
+        for function in functions
+        if function not in framework
+    ]
     hooks = (app.before_request_funcs, app.teardown_request_funcs, app.url_value_preprocessors)
-    added = after or any(any(found.values()) for found in hooks) or app.teardown_appcontext_funcs
+    added = after or any(any(hook.values()) for hook in hooks) or app.teardown_appcontext_funcs
     kinds = app.request_class is not flask.Request or app.response_class is not flask.Response
     called = "cloudevent" in app.view_functions or functions_framework.read_request in app.after_request_funcs[None]
     if added or kinds or not called or functions_framework._enable_execution_id_logging():

@@ -1,9 +1,9 @@
-"""The platform's server as it has to be: functions-framework's gunicorn, with more threads and a worker of ours.
+"""The server of the platform: functions-framework's gunicorn, with more threads and a worker class of ours.
 
-As it comes, gunicorn's threaded worker stands still for up to 2 s for every refused client that keeps its end open (1,
-5 and 20 of them delay a good request by 2, 10 and 26 s), reads a slow request for as long as its client likes, answers
-in HTML what is not HTTP, and ends only after its connections have timed out. functions-framework reads its settings
-from nowhere else, so `prepare` adds to what it tells gunicorn.
+By default gunicorn's threaded worker blocks for up to 2 s for every refused client that keeps its connection open (1,
+5 and 20 of them delay a good request by 2, 10 and 26 s), reads a slow request without a time limit, answers invalid
+HTTP in HTML, and ends only after its connections have timed out. functions-framework has no setting for this, so
+`prepare` adds to its configuration of gunicorn.
 """
 
 import socket
@@ -24,28 +24,28 @@ from serving.core.telemetry.log import handler, log
 from serving.pipeline import limits, watchdog
 from serving.servers import connections
 
-GRACE = 8  # seconds for what is in flight when the server is told to end; the platform kills after 10
-LINGER = 2.0  # seconds for a client to read its last answer, while what it still sends is read and dropped
+GRACE = 8  # seconds for requests in flight after SIGTERM; the platform kills after 10
+LINGER = 2.0  # seconds for a client to read its last answer; what it still sends is dropped
 MOST_LINGERING = 64
 MOST_DROPPED = 64 << 20  # bytes of one client
-KEPT_ALIVE = 65  # seconds that an idle connection stays open: longer than those who reuse connections keep them
-HURRY = 1.0  # seconds for a request to come, where so many others come slowly that they hold the threads
-SILENT = 5.0  # seconds for a new connection without a byte of a request
+KEPT_ALIVE = 65  # seconds that an idle connection stays open: longer than load balancers reuse it
+HURRY = 1.0  # seconds for a request to arrive while slow requests hold most threads
+SILENT = 5.0  # seconds for a new connection to send its first byte
 TICK = 0.5  # seconds
 
 
 def prepare(options: Settings) -> None:
-    """Have functions-framework start gunicorn with these settings; called before it does."""
+    """Add these settings to functions-framework's configuration of gunicorn; call it before gunicorn starts."""
     from functions_framework._http.gunicorn import GunicornApplication as Application
 
     load_config = getattr(Application, "_load_config", Application.load_config)
-    told = {
+    configuration = {
         "worker_class": "serving.servers.gunicorn.Worker",
         "threads": limits.server_threads(options),
         "worker_connections": connections.most(),
         "graceful_timeout": GRACE,
         "keepalive": KEPT_ALIVE,
-        "limit_request_line": 8190,  # the most that it knows; functions-framework says: any
+        "limit_request_line": 8190,  # gunicorn's maximum; functions-framework sets no limit
         "limit_request_field_size": connections.MAX_HEADER_BYTES,
         "forwarder_headers": "",  # SCRIPT_NAME and PATH_INFO, which would rewrite the path
         "logger_class": "serving.servers.gunicorn.Logger",
@@ -54,7 +54,7 @@ def prepare(options: Settings) -> None:
 
     def load_ours(application: Any) -> None:
         load_config(application)
-        for name, value in told.items():
+        for name, value in configuration.items():
             application.cfg.set(name, value)
 
     patched: Any = Application
@@ -62,13 +62,13 @@ def prepare(options: Settings) -> None:
 
 
 def child_exit(_arbiter: Any, worker: Any) -> None:
-    """Log what a worker was running when it died; gunicorn itself logs the signal, and starts another."""
+    """Log what a worker was running when it died; gunicorn logs the signal and starts another worker."""
     if runs := inflight.left_by(worker.pid):
         log("ERROR", "a worker died while it ran the model", worker=worker.pid, runs=runs)
 
 
 class Logger(glogging.Logger):  # type: ignore[misc]
-    """Has what gunicorn says of itself in our log and its form."""
+    """Writes gunicorn's own messages into our log."""
 
     def setup(self, cfg: Any) -> None:
         super().setup(cfg)
@@ -76,14 +76,14 @@ class Logger(glogging.Logger):  # type: ignore[misc]
 
 
 class Worker(gthread.ThreadWorker):  # type: ignore[misc]
-    """A worker that no client can hold up. Its own state belongs to the main loop's thread alone."""
+    """A worker that no client can block. Only the thread of the main loop uses its state."""
 
-    def __init__(self, *arguments: Any, **named: Any) -> None:
-        super().__init__(*arguments, **named)
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
         options = settings.current()
         self._read_timeout = options.read_timeout
         self._crowd = limits.server_threads(options) - limits.SPARE // 2
-        self._receiving: dict[Any, float] = {}  # connections in a thread, and when their request must be there
+        self._receiving: dict[Any, float] = {}  # connections in a thread, with the deadline of their request
         self._lingering: deque[tuple[float, socket.socket]] = deque()
         self._dropped: dict[socket.socket, int] = {}
         self._next_look = 0.0
@@ -116,7 +116,7 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
             conn.timeout = time.monotonic() + SILENT
 
     def murder_pending(self) -> None:
-        """Close what has had its time; called in every turn of the loop."""
+        """Close connections past their deadline; called in every turn of the loop."""
         super().murder_pending()
         now = time.monotonic()
         if now < self._next_look:
@@ -130,7 +130,7 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
             self._forget(self._lingering.popleft()[1])
 
     def _cap_keepalive(self, deadline: float) -> None:
-        """End what need not be waited for, when the worker is told to stop."""
+        """Close idle connections and shorten deadlines when the worker stops."""
         super()._cap_keepalive(deadline)
         now = time.monotonic()
         for conn in self.pending_conns:
@@ -142,13 +142,13 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
                 self._cut(conn)  # not a byte of a request yet
 
     def _cut(self, conn: Any) -> None:
-        """End a request that does not come: whoever reads it finds its end. An answer can still be written."""
+        """Stop receiving a request: its reader reaches the end. An answer can still be written."""
         self._receiving[conn] = float("inf")
         with suppress(OSError):
             conn.sock.shutdown(socket.SHUT_RD)
 
     def _close(self, sock: socket.socket, graceful: bool = False) -> None:
-        """Close a connection; where its client may still be reading, without waiting for it."""
+        """Close a connection; where its client may still be reading, do so later, without blocking."""
         try:
             if graceful:
                 sock.shutdown(socket.SHUT_WR)
@@ -180,7 +180,7 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
 
 
 def give(sock: socket.socket, response: Response) -> None:
-    """Give an answer on a connection whose thread does not come back to it."""
+    """Send an answer on a connection whose thread hangs."""
     fields = f"Connection: close\r\nContent-Type: {response.content_type}\r\nContent-Length: {len(response.body)}"
     head = f"HTTP/1.1 {status_line(response.status)}\r\n{fields}\r\n\r\n"
     sock.send(head.encode("latin-1") + response.body, socket.MSG_DONTWAIT)
@@ -188,7 +188,7 @@ def give(sock: socket.socket, response: Response) -> None:
 
 
 def write_error(sock: socket.socket, status: int, reason: str, message: str) -> None:
-    """Tell a client that what it sent is not HTTP, in JSON as everything else is told."""
+    """Answer a request that is not valid HTTP, in JSON."""
     body = to_json({"error": f"{reason}: {message[:200]}" if message else reason})
     fields = f"Connection: close\r\nContent-Type: {JSON}\r\nContent-Length: {len(body)}"
     head = f"HTTP/1.1 {status} {reason}\r\n{fields}\r\n\r\n"

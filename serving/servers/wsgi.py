@@ -1,6 +1,6 @@
 """The handler as plain WSGI, `serving.servers.wsgi:app`, for any server. It imports no web framework.
 
-functions.py uses its parts inside functions-framework; the standalone server has its own way.
+functions.py uses parts of it inside functions-framework; the standalone server does not use it.
 """
 
 import time
@@ -26,7 +26,7 @@ def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
 def to_request(environ: Environ) -> Request:
     """Return the request, its body still unread."""
     path = environ.get("PATH_INFO") or "/"
-    if not path.isascii():  # a server hands over the bytes of the path as if they were Latin-1
+    if not path.isascii():  # WSGI servers decode the path as Latin-1
         path = path.encode("latin-1").decode("utf-8", "replace")
     return Request(
         environ["REQUEST_METHOD"],
@@ -49,32 +49,32 @@ def respond(environ: Environ, start_response: StartResponse, response: Response)
 
 
 def and_drop(environ: Environ, status: int, answer: Iterable[bytes]) -> Iterable[bytes]:
-    """Return an answer; after one that refuses its request, what is left of the body is read and dropped."""
+    """Return the answer; after a refusal, the rest of the request's body is read and dropped."""
     length = _length(environ)
     if status >= 400 and (length is None or length > UNREAD) and "HTTP_EXPECT" not in environ:
         return _and_drop(answer, environ["wsgi.input"])
     return answer
 
 
-UNREAD = 1 << 14  # bytes: what a server has received anyway
+UNREAD = 1 << 14  # bytes that the server has received already
 DROPPED, PIECE = 64 << 20, 1 << 16  # bytes
 LINGER = 2.0  # seconds
 
 
 def _and_drop(answer: Iterable[bytes], rest: Any) -> Iterator[bytes]:
-    """Give the answer, then read and drop what is left of a refused body.
+    """Yield the answer, then read and drop the rest of a refused body.
 
-    A client that still sends when its connection is closed is told of a reset, and never sees the answer.
+    A client that still sends when its connection is closed gets a reset, and may never see the answer.
     """
     yield from answer
-    until, left = time.monotonic() + LINGER, DROPPED
-    with suppress(Exception):  # each server has its own, for a client that went away
-        while left > 0 and (part := rest.read(PIECE)) and time.monotonic() < until:
-            left -= len(part)
+    until, allowance = time.monotonic() + LINGER, DROPPED
+    with suppress(Exception):  # servers raise different exceptions for a closed connection
+        while allowance > 0 and (part := rest.read(PIECE)) and time.monotonic() < until:
+            allowance -= len(part)
 
 
 def event_app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-    """Answer one request to a process that is there for events: whatever is posted is one."""
+    """Answer one request of a process that serves events only: each POST is an event."""
     return app({**environ, "PATH_INFO": "/events"} if environ["REQUEST_METHOD"] == "POST" else environ, start_response)
 
 
@@ -99,7 +99,7 @@ def _key(name: str) -> str:
 
 
 def _length(environ: Environ) -> int | None:
-    """Return the length of the body; None for one that tells its own end, in chunks."""
+    """Return the length of the body; None where it is chunked."""
     text: str = environ.get("CONTENT_LENGTH", "")
     if text.isdecimal():
         return int(text[:19])

@@ -1,9 +1,9 @@
-"""Would this model be served? `python -m serving check DIR` finds out before anything is deployed.
+"""Check before a deployment whether a model can be served: `python -m serving check DIR`.
 
-It loads the model as the server does and sends each signature's example through decode → run → encode; where the
-exporter left the answer, it has to come out. For a signature without an example, inputs are made until it takes one; a
-model of which no signature could be shown to answer does not pass. It is stricter than the server in one more thing: a
-model that is not a pure function of its inputs is refused, unless DANGEROUS_OPS=allow.
+It loads the model as the server does and sends each signature's example through decode → run → encode; the result must
+equal the answer that the exporter stored, if any. For a signature without an example, inputs are generated until a run
+succeeds; a model without a signature that is shown to answer fails the check. In one more point the check is stricter
+than the server: it refuses a model that is not a pure function of its inputs, unless DANGEROUS_OPS=allow.
 """
 
 import json
@@ -33,13 +33,13 @@ COARSE = 0.05  # of the largest number: where an output has 16 bits or fewer, ot
 
 
 class UnprovedError(Exception):
-    """The model loads, and no signature of it could be shown to answer."""
+    """The model loads, but no signature could be shown to answer."""
 
 
 def check(directory: Path, options: Settings) -> str:
-    """Return one line on the model in `directory`.
+    """Return one line about the model in `directory`.
 
-    Raise LoadError where it cannot be served, or should not be, and UnprovedError where nothing shows that it answers.
+    Raise LoadError where it cannot or should not be served, UnprovedError where no signature could be shown to answer.
     """
     source = Source(directory, options.model_name)
     _refuse_impure(source, options)
@@ -48,23 +48,23 @@ def check(directory: Path, options: Settings) -> str:
     model = Model(source, open_session(source, replace(options, model_dir=directory)))
     right = answers(source.directory)
     try:
-        callable_ = {name: one for name, one in model.signatures.items() if _asked(one)}
-        found = {name: _problem(model, one, right.get(name)) for name, one in callable_.items()}
+        callable_ = {name: signature for name, signature in model.signatures.items() if _must_answer(signature)}
+        problems = {name: _problem(model, signature, right.get(name)) for name, signature in callable_.items()}
     finally:
         model.close()
-    proved = [name for name, problem in found.items() if problem is None]
-    left = {name: problem for name, problem in found.items() if problem is not None}
-    unproved = "; ".join(f"{name!r}: {problem.reason}" for name, problem in left.items())
+    proved = [name for name, problem in problems.items() if problem is None]
+    unanswered = {name: problem for name, problem in problems.items() if problem is not None}
+    unproved = "; ".join(f"{name!r}: {problem.reason}" for name, problem in unanswered.items())
     if not proved:
-        cure = "" if all(problem.fault for problem in left.values()) else f"; {CURE}"
+        cure = "" if all(problem.fault for problem in unanswered.values()) else f"; {CURE}"
         raise UnprovedError(f"no signature could be shown to answer: {unproved or 'none can be called'}{cure}")
     size = sum(path.stat().st_size for path in source.directory.rglob("*") if path.is_file())
     line = f"version {source.version}, {', '.join(proved)} answered, {max(size >> 20, 1)} MiB"
     return f"{line}; not shown to answer: {unproved}" if unproved else line
 
 
-def _asked(signature: Signature) -> bool:
-    """Say whether a signature has to answer: TensorFlow's own, such as __saved_model_init_op, do not."""
+def _must_answer(signature: Signature) -> bool:
+    """Return whether a signature must answer: TensorFlow's own, such as __saved_model_init_op, need not."""
     return signature.refusal is None and not signature.name.startswith("__")
 
 
@@ -72,15 +72,15 @@ def _refuse_impure(source: Source, options: Settings) -> None:
     if options.dangerous_ops == "refuse":
         judge_files(source)
     if source.light:
-        return  # only a pure model becomes a twin
-    found = impurities(source.directory)
-    judge_operations(found, options)
-    uses = against(found, bool(options.custom_op_libraries))
-    if uses and options.dangerous_ops == "refuse":
-        more = f", and {len(uses) - 1} more" if len(uses) > 1 else ""
-        dangerous = any(use.kind in DANGEROUS for use in uses)
+        return  # a twin is made of a pure model only
+    impure = impurities(source.directory)
+    judge_operations(impure, options)
+    refused = against(impure, bool(options.custom_op_libraries))
+    if refused and options.dangerous_ops == "refuse":
+        more = f", and {len(refused) - 1} more" if len(refused) > 1 else ""
+        dangerous = any(use.kind in DANGEROUS for use in refused)
         way = "DANGEROUS_OPS=allow serves it anyway" if dangerous else "a server serves it, with a warning in its log"
-        raise LoadError(f"it is not a pure function: {uses[0]}{more}; {way}")
+        raise LoadError(f"it is not a pure function: {refused[0]}{more}; {way}")
 
 
 def _refuse_unreadable(directory: Path) -> None:
@@ -90,43 +90,43 @@ def _refuse_unreadable(directory: Path) -> None:
 
 
 def answers(directory: Path) -> Mapping[str, Any]:
-    """Return what TensorFlow answered to the exporter's examples, by signature; nothing where nobody wrote it down."""
+    """Return TensorFlow's answers to the exporter's examples, by signature; empty where they are not stored."""
     try:
-        found = json.loads(manifest.extra(directory, "answers.json") or b"")
+        stored = json.loads(manifest.extra(directory, "answers.json") or b"")
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return stored if isinstance(stored, dict) else {}
 
 
-def otherwise(right: Any, answer: bytes, signature: Signature) -> str | None:
-    """Say where an answer differs from the exporter's by more than other CPUs do, or None."""
+def deviation(right: Any, answer: bytes, signature: Signature) -> str | None:
+    """Return where an answer differs from the exporter's by more than CPUs differ, or None."""
     coarse = any(spec.dtype.kind == "f" and spec.dtype.numpy.itemsize <= 2 for spec in signature.outputs.values())
     return difference(right, json.loads(answer), COARSE if coarse else TOLERANCE)
 
 
 def _problem(model: Model, signature: Signature, right: Any) -> Tried | None:
-    """Return None where the signature answers the exporter's example, or inputs made for it; else what came of it."""
+    """Return None where the signature answers its example, or generated inputs; else the failed trial."""
     saved = model.source.examples.get(signature.name)
     if saved is None:
-        return _made_problem(model, signature)
+        return _generated_problem(model, signature)
     try:
         answer = _answer(model, tensorflow_serving.example(signature, saved))
     except (BadRequest, InputError, RunError) as error:
         raise LoadError(f"signature {signature.name!r} refuses its own example: {error}") from None
-    if right is not None and (wrong := otherwise(right, answer, signature)):
+    if right is not None and (wrong := deviation(right, answer, signature)):
         text = f"signature {signature.name!r} answers its example differently than when it was exported: {wrong}"
         raise LoadError(text)
     return None
 
 
-def _made_problem(model: Model, signature: Signature) -> Tried | None:
-    found = tried(model, signature, model.source.recipes(signature))
-    if found.inputs is None:
-        return found
+def _generated_problem(model: Model, signature: Signature) -> Tried | None:
+    trial = tried(model, signature, model.source.recipes(signature))
+    if trial.inputs is None:
+        return trial
     if any(spec.dtype.kind == "c" for side in (signature.inputs, signature.outputs) for spec in side.values()):
         return None  # JSON has no complex numbers
     try:
-        _answer(model, requests.predict(signature, found.inputs))
+        _answer(model, requests.predict(signature, trial.inputs))
     except (BadRequest, InputError, RunError) as error:
         return Tried(None, f"it answers, and not in JSON: {error}")
     return None

@@ -1,6 +1,6 @@
-"""The exporter's requests sent to a running server, and its answers compared with those that TensorFlow gave.
+"""Send the exporter's example requests to a running server, and compare its answers with TensorFlow's.
 
-assets.extra/examples.json and answers.json beside the model have them, by signature, in TensorFlow Serving's JSON.
+They are in assets.extra/examples.json and answers.json of the model, by signature, in TensorFlow Serving's JSON.
 """
 
 import json
@@ -17,29 +17,30 @@ from serving.core.errors import LoadError
 from serving.savedmodel.folder import manifest
 
 SECONDS = 120.0  # a cold start included
-TOLERANCE = 1e-4  # of the largest number of an output; other CPUs round otherwise
+TOLERANCE = 1e-4  # of the largest number of an output; other CPUs round differently
 SHOWN = 200  # characters of an answer
 
 
 class ReplayError(Exception):
-    """There is nothing to replay; the text says why."""
+    """Nothing can be replayed; the message has the reason."""
 
 
 def replay(
     url: str, directory: Path, name: str, headers: Iterable[str] = (), tolerance: float = TOLERANCE
 ) -> Iterator[tuple[str, str | None]]:
-    """Yield each signature with what is wrong with its answer, or None; raise ReplayError where there are no requests.
+    """Yield each signature with the problem of its answer, or None; raise ReplayError where there are no requests.
 
-    `url` is where the server is, `name` that of its model, `headers` are more lines of a request.
+    `url` is the server's, `name` that of its model, `headers` are further header lines, `tolerance` is relative to the
+    largest number of an output.
     """
     if not url.startswith(("http://", "https://")):
         raise ReplayError(f"expected http://HOST:PORT or https://HOST, got {url!r}")
     more = dict(_header(line) for line in headers)
-    asked, right = (_read(directory, file) for file in ("examples.json", "answers.json"))
+    examples, right = (_read(directory, file) for file in ("examples.json", "answers.json"))
     address = f"{url.rstrip('/')}/v1/models/{quote(name)}:predict"
-    if not asked:
+    if not examples:
         raise ReplayError(f"{directory}: assets.extra/examples.json holds no request")
-    for signature, body in asked.items():
+    for signature, body in examples.items():
         yield signature, _wrong(address, body, right.get(signature), more, tolerance)
 
 
@@ -55,12 +56,12 @@ def _read(directory: Path, file: str) -> dict[str, Any]:
         content = manifest.extra(directory, file)
         if content is None:
             raise ReplayError(f"{directory}: there is no assets.extra/{file}; export the model with examples=")
-        found = json.loads(content)
+        by_signature = json.loads(content)
     except (LoadError, ValueError) as error:
         raise ReplayError(f"{directory}: assets.extra/{file} cannot be read: {error}") from None
-    if not isinstance(found, dict):
+    if not isinstance(by_signature, dict):
         raise ReplayError(f"{directory}: assets.extra/{file}: expected an object by signature")
-    return found
+    return by_signature
 
 
 def _wrong(address: str, body: Any, right: Any, headers: dict[str, str], tolerance: float) -> str | None:
@@ -70,41 +71,41 @@ def _wrong(address: str, body: Any, right: Any, headers: dict[str, str], toleran
     request = Request(address, data, {"Content-Type": "application/json", **headers})
     try:
         with urlopen(request, timeout=SECONDS) as answer:
-            came = json.loads(answer.read())
+            result = json.loads(answer.read())
     except HTTPError as error:
-        said = error.read(SHOWN).decode(errors="replace").strip()
-        return f"status {error.code}: {said}"
-    except (URLError, OSError, HTTPException) as error:  # what is there may speak no HTTP
+        message = error.read(SHOWN).decode(errors="replace").strip()
+        return f"status {error.code}: {message}"
+    except (URLError, OSError, HTTPException) as error:  # the server may not speak HTTP
         return f"no answer from {address}: {getattr(error, 'reason', error)}"
     except ValueError:
         return "the answer is not JSON"
-    return difference(right, came, tolerance)
+    return difference(right, result, tolerance)
 
 
-def difference(right: Any, came: Any, tolerance: float, place: str = "", scale: float = 0.0) -> str | None:
-    """Say where two JSON values differ; numbers may by `tolerance` of the largest beside them."""
-    if isinstance(right, dict) and isinstance(came, dict):
-        if right.keys() != came.keys():
-            return f"{place or 'the answer'}: expected {', '.join(right)}, got {', '.join(came) or 'nothing'}"
-        pairs = [(f"{place}.{key}".lstrip("."), value, came[key], 0.0) for key, value in right.items()]
-    elif isinstance(right, list) and isinstance(came, list):
-        if len(right) != len(came):
-            return f"{place}: expected {len(right)} values, got {len(came)}"
+def difference(right: Any, actual: Any, tolerance: float, path: str = "", scale: float = 0.0) -> str | None:
+    """Return where two JSON values differ, or None; numbers may differ by `tolerance` × the largest of their list."""
+    if isinstance(right, dict) and isinstance(actual, dict):
+        if right.keys() != actual.keys():
+            return f"{path or 'the answer'}: expected {', '.join(right)}, got {', '.join(actual) or 'nothing'}"
+        pairs = [(f"{path}.{key}".lstrip("."), value, actual[key], 0.0) for key, value in right.items()]
+    elif isinstance(right, list) and isinstance(actual, list):
+        if len(right) != len(actual):
+            return f"{path}: expected {len(right)} values, got {len(actual)}"
         scale = max([scale, *(abs(number) for number in _numbers(right))])
-        pairs = [(f"{place}[{index}]", *pair, scale) for index, pair in enumerate(zip(right, came))]
-    elif (right == came and isinstance(right, bool) == isinstance(came, bool)) or (
-        _is_number(right) and _is_number(came) and _near(right, came, tolerance, scale)
+        pairs = [(f"{path}[{index}]", *pair, scale) for index, pair in enumerate(zip(right, actual))]
+    elif (right == actual and isinstance(right, bool) == isinstance(actual, bool)) or (
+        _is_number(right) and _is_number(actual) and _near(right, actual, tolerance, scale)
     ):
         return None
     else:
-        return f"{place}: expected {json.dumps(right)[:SHOWN]}, got {json.dumps(came)[:SHOWN]}"
-    return next((found for where, a, b, of in pairs if (found := difference(a, b, tolerance, where, of))), None)
+        return f"{path}: expected {json.dumps(right)[:SHOWN]}, got {json.dumps(actual)[:SHOWN]}"
+    return next((text for where, a, b, of in pairs if (text := difference(a, b, tolerance, where, of))), None)
 
 
 def _numbers(value: Any) -> Iterator[float]:
     if isinstance(value, list):
-        for one in value:
-            yield from _numbers(one)
+        for element in value:
+            yield from _numbers(element)
     elif _is_number(value) and math.isfinite(value):
         yield value
 
@@ -113,7 +114,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _near(right: float, came: float, tolerance: float, scale: float) -> bool:
-    if not (math.isfinite(right) and math.isfinite(came)):
-        return math.isnan(right) and math.isnan(came)
-    return abs(right - came) <= tolerance * max(scale, abs(right))
+def _near(right: float, actual: float, tolerance: float, scale: float) -> bool:
+    if not (math.isfinite(right) and math.isfinite(actual)):
+        return math.isnan(right) and math.isnan(actual)
+    return abs(right - actual) <= tolerance * max(scale, abs(right))

@@ -1,4 +1,4 @@
-"""`python -m serving score INPUT -o OUTPUT`: scores a file or an object on the command line, as an event would.
+"""`python -m serving score INPUT -o OUTPUT`: score a file or an object, as an event would.
 
 After an interruption, the same command continues where the last one ended. Exit status 0: every row is answered; 3:
 done, and some lines are errors; 1: not done, the last line says why; 2: the arguments are wrong.
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch-rows",
         type=int,
         metavar="N",
-        help="batch size (SCORE_BATCH_ROWS; default: as large as pays)",
+        help="batch size (SCORE_BATCH_ROWS; default: chosen by the throughput)",
     )
     parser.add_argument("--instances", action="store_true", default=None, help="write each row beside its prediction")
     parser.add_argument("--content-type", metavar="TYPE", help="if the name does not show it: text/csv, image/png")
@@ -65,7 +65,7 @@ def main(arguments: argparse.Namespace) -> int:
         return WRONG
     bar = _Bar(not arguments.quiet and sys.stderr.isatty())
     try:
-        with redirect_stdout(sys.stderr):  # the log's place is beside the progress here
+        with redirect_stdout(sys.stderr):  # the log goes to standard error, as the progress does
             source = _source(arguments.input, arguments.content_type or "", storage)
             _check_output(arguments.output, storage)
             work = prepare(source, options)
@@ -90,7 +90,7 @@ def main(arguments: argparse.Namespace) -> int:
             f"serving: {arguments.output}: expected a new file or object, got one that exists by now", file=sys.stderr
         )
         return NOT_DONE
-    seconds = time.monotonic() - bar.began  # the loading of the model is not in it
+    seconds = time.monotonic() - bar.began  # without the time to load the model
     rate = (output.rows - bar.rows_before) / seconds
     print(f"{arguments.output}: {output.rows} rows, {output.failed} errors, {seconds:.1f} s, {rate:.0f} rows/s")
     return WITH_ERRORS if output.failed else DONE
@@ -113,14 +113,14 @@ def _options(arguments: argparse.Namespace) -> settings.Settings:
     return replace(options, score_options=query, score_batch_rows=rows, score_instances=instances)
 
 
-def _in_bucket(place: str) -> bool:
-    return place.startswith("gs://")
+def _in_bucket(address: str) -> bool:
+    return address.startswith("gs://")
 
 
 def _check_places(source: str, output: str) -> None:
-    for place in (source, output):
-        if _in_bucket(place) and not all(split(place)):
-            raise settings.SettingError(f"expected gs://BUCKET/NAME, got {place!r}")
+    for address in (source, output):
+        if _in_bucket(address) and not all(split(address)):
+            raise settings.SettingError(f"expected gs://BUCKET/NAME, got {address!r}")
     same = (
         source == output
         if _in_bucket(source) or _in_bucket(output)
@@ -130,13 +130,13 @@ def _check_places(source: str, output: str) -> None:
         raise settings.SettingError(f"-o: expected another file than the input, got {output!r}")
 
 
-def _source(place: str, content_type: str, storage: Storage) -> Source:
-    if _in_bucket(place):
-        found = storage.stat(*split(place))
-        packed = found.encoding == "gzip" or found.name.endswith(GZIP)
-        kind = content_type or content_type_of(found.name, found.content_type)
-        return Source(place, found.generation, found.size, kind, packed, lambda: storage.read(found))
-    path = Path(place)
+def _source(address: str, content_type: str, storage: Storage) -> Source:
+    if _in_bucket(address):
+        stored = storage.stat(*split(address))
+        packed = stored.encoding == "gzip" or stored.name.endswith(GZIP)
+        kind = content_type or content_type_of(stored.name, stored.content_type)
+        return Source(address, stored.generation, stored.size, kind, packed, lambda: storage.read(stored))
+    path = Path(address)
     if path.is_dir():
         raise BadFile("expected a file, got a folder")
     about = path.stat()
@@ -150,21 +150,21 @@ def _source(place: str, content_type: str, storage: Storage) -> Source:
     return Source(str(path.resolve()), str(about.st_mtime_ns), about.st_size, kind, path.name.endswith(GZIP), read)
 
 
-def _check_output(place: str, storage: Storage) -> None:
+def _check_output(address: str, storage: Storage) -> None:
     try:
-        if _in_bucket(place):
-            storage.stat(*split(place))
-        elif not Path(place).exists():
+        if _in_bucket(address):
+            storage.stat(*split(address))
+        elif not Path(address).exists():
             return
     except NotThere:
         return
-    raise BadFile(f"-o: expected a new file or object, got {place!r}, which is there")
+    raise BadFile(f"-o: expected a new file or object, got {address!r}, which is there")
 
 
-def _output(place: str, identity: str, storage: Storage, options: settings.Settings) -> Output:
-    if not _in_bucket(place):
-        return LocalOutput(Path(place), identity)
-    bucket, name = split(place)
+def _output(address: str, identity: str, storage: Storage, options: settings.Settings) -> Output:
+    if not _in_bucket(address):
+        return LocalOutput(Path(address), identity)
+    bucket, name = split(address)
     folder = name.rpartition("/")[0]
     return BucketOutput(storage, bucket, name, f"{folder}/" if folder else "", identity, options.score_part_bytes)
 
@@ -182,7 +182,7 @@ class _Bar:
     def begin(self, size: int, rows: int) -> None:
         self._size, self.rows_before, self.began = size, rows, time.monotonic()
         if rows:
-            print(f"serving: going on after {rows} rows", file=sys.stderr)
+            print(f"serving: continuing after {rows} rows", file=sys.stderr)
 
     def __call__(self, read: int, rows: int) -> None:
         now = time.monotonic()

@@ -1,8 +1,8 @@
 """Serves `serving.pipeline.handler` over HTTP/1.1: `python -m serving.servers.standalone`.
 
-The port is opened first, and the library while the rest is imported: each worker is forked with both. A session is
-opened by the worker's first request, never before the fork. A worker that ends is replaced, however often: new
-connections wait meanwhile in the port's queue, which is the server's and not the worker's.
+The port is opened first, the library in a thread while the rest is imported; workers are forked after both. A worker's
+first request opens the session, never before the fork. A worker that ends is replaced, however often: new connections
+wait meanwhile in the queue of the port, which belongs to the parent.
 """
 
 import select
@@ -33,12 +33,12 @@ def main() -> None:
     except settings.SettingError as error:
         sys.exit(f"{NAME}: {error}")
     except OSError as error:
-        place = f"{options.host}:{options.port}"
-        sys.exit(f"{NAME}: cannot listen on {place} (HOST, PORT): {error.strerror or error}")
+        address = f"{options.host}:{options.port}"
+        sys.exit(f"{NAME}: cannot listen on {address} (HOST, PORT): {error.strerror or error}")
     opening = threading.Thread(target=sessions.open_library, args=(options,))
     opening.start()
     observe.start("the standalone server", options)
-    import serving.servers.standalone.loop  # noqa: F401 - the workers find it imported
+    import serving.servers.standalone.loop  # noqa: F401 - imported before the fork
     from serving.servers.standalone.workers import Workers
 
     opening.join()
@@ -53,7 +53,7 @@ def work(options: Settings, listener: socket.socket, parent: int) -> None:
     loop = Loop(options, listener, parent)
     signal.set_wakeup_fd(loop.waker, warn_on_full_buffer=False)
     signal.signal(signal.SIGTERM, lambda *_: limits.stop())
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: the parent has it too, and sends SIGTERM
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # from a terminal: the parent gets it too, and sends SIGTERM
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD))
     loop.run()
 

@@ -1,8 +1,8 @@
-"""Which thread answers a request: the loop's own where that takes little time, one of a pool where it may take more.
+"""Choose the thread that answers a request: the loop's own for short requests, one of a pool for the others.
 
-To hand a request over to another thread costs as much time as a small model takes. The loop's thread receives all
-requests and must never wait; so it answers those alone that are like others which took little time, need nothing but
-this process, and find a place free.
+A handover to another thread takes as long as a small model. The loop's thread receives all requests and must not block;
+so it answers only requests whose kind took little time before, which need nothing outside this process, and for which a
+slot is free.
 """
 
 import threading
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 Kind = tuple[str, int]  # path, and bits of the body's size
 
 SHORT, LONG = 500_000, 5_000_000  # nanoseconds of a thread's time
-STALLED = 0.005, 0.3  # seconds on the clock: after the first a kind is measured anew, after the second it is long
+STALLED = 0.005, 0.3  # wall-clock seconds: after the first a kind is measured again, after the second it is long
 MOST_KINDS = 256
 AGAIN, LONGEST_PAUSE = 1.0, 60.0  # seconds before a kind that was long may be short
 
@@ -61,7 +61,7 @@ class Answering:
         try:
             response = _handled(exchange, request)
         finally:
-            if record.entered is not None:  # refused before it used its place, or in no need of one
+            if record.entered is not None:  # refused before it used its slot, or without one
                 self._admission.leave(None)
         exchange.connection.send(exchange, response)
         seconds = time.monotonic() - entered
@@ -88,7 +88,7 @@ class Answering:
             self._loop.post(connection)
             return
         connection.busy = None
-        if not connection.interest:  # the loop has seen that something came
+        if not connection.interest:  # bytes arrived meanwhile
             self._loop.post(connection)
 
 
@@ -104,25 +104,24 @@ def _handled(exchange: "Exchange", request: Request) -> Response:
 
 
 class Short:
-    """Which requests take little time, by the times of others to the same path with about as large a body.
+    """Which kinds of requests are short, by the times of earlier ones with the same path and a similar body size.
 
-    Times of a thread are compared: those on the clock hold whatever else the machine does.
+    CPU times of the thread are compared: wall-clock times include other work of the machine.
     """
 
     def __init__(self, options: Settings) -> None:
-        # Otherwise a thread waits for others, of TensorFlow or of requests that are to meet in a batch, or for what a
-        # layer of the user's waits for.
+        # With these settings a thread may block: on TensorFlow's threads, on a batch, or in a layer of the user's.
         self._may_be = options.inter_op_threads == -1 and not options.batch_rows and not options.layer
         self._short: set[Kind] = set()
-        self._barred: dict[Kind, tuple[float, float]] = {}  # until when, and for how long
+        self._barred: dict[Kind, tuple[float, float]] = {}  # (end, length) of the time in which a kind is not short
         self._cache = loading.cache()
 
     def holds(self, kind: Kind) -> bool:
-        """Say whether a request of this kind takes little time."""
+        """Return whether requests of this kind are short."""
         return kind in self._short and self._cache.loaded and not phases.pending
 
     def learn(self, kind: Kind, took: int) -> None:
-        """Note for how many nanoseconds a thread was busy with a request of this kind; not in the loop's thread."""
+        """Record the CPU nanoseconds of a request of this kind; not called by the loop's thread."""
         if took > LONG:
             self._bar(kind)
         elif took <= SHORT and kind not in self._short and self._may_be and len(self._short) < MOST_KINDS:
@@ -131,7 +130,7 @@ class Short:
                 self._short.add(kind)
 
     def stalled(self, kind: Kind, seconds: float) -> None:
-        """Note that a request of this kind has held up the loop; whether by itself, other threads find out."""
+        """Record that a request of this kind blocked the loop; the next ones are measured in other threads."""
         self._short.discard(kind)
         if seconds > STALLED[1]:
             self._bar(kind)
@@ -145,7 +144,7 @@ class Short:
 
 
 class Pool:
-    """Threads that are started when they are needed, up to a number. The process ends without them."""
+    """Daemon threads, started when needed, up to a maximum."""
 
     def __init__(self, most: int) -> None:
         self._most, self._count = most, 0
@@ -153,7 +152,7 @@ class Pool:
         self._idle: deque[None] = deque()  # one for each thread that waits; appending and popping need no lock
 
     def submit(self, function: Any, *arguments: Any) -> None:
-        """Have a function called in one of the threads; called by one thread alone."""
+        """Call a function in one of the threads; only one thread may submit."""
         self._work.put((function, *arguments))
         try:
             self._idle.pop()

@@ -1,8 +1,7 @@
-"""One connection: what comes is read into requests, each is answered, and its answer is sent.
+"""One connection: it parses requests, has each answered, and sends the answers.
 
-A connection belongs to the loop's thread. While a request of it is answered by another thread (`busy`), the loop does
-not touch it: nothing is read, so that requests sent one behind the other are answered in their order, and what the
-system has received waits there.
+A connection belongs to the loop's thread. While another thread answers one of its requests (`busy`), the loop does not
+read from it: pipelined requests are answered in their order, and further bytes wait in the kernel's buffer.
 """
 
 import socket
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 RECEIVED = 1 << 14  # bytes that are read at once: small requests in them are all answered before another connection is
 PIECE = 1 << 20  # and of a body whose length is known, which is one request
 JOINED = 1 << 16  # bytes: a body up to this size is copied behind its head, which costs less than sending two pieces
-KEPT_ALIVE = 65  # seconds that an idle connection stays open: longer than those who reuse connections keep them
+KEPT_ALIVE = 65  # seconds that an idle connection stays open: longer than load balancers reuse it
 DROPPED = 64 << 20  # bytes of a refused body that are read and dropped
 
 
@@ -40,29 +39,29 @@ class Connection:
         self._loop, self.socket, self.descriptor = loop, accepted, accepted.fileno()
         self._reader = Reader(self, MAX_HEADER_BYTES, loop.claim)
         self.busy: Exchange | None = None  # the request that another thread answers
-        self.finished: Exchange | None = None  # the last request that another thread has answered
+        self.finished: Exchange | None = None  # the last request that another thread answered
         self.interest = 0  # what the loop polls for; nothing where something came while the connection was busy
         self.closes = self.lingers = self.is_closed = False
-        self.idle_since = time.monotonic()  # it began, or had its last answer
-        self.timer: Deadlines | None = None  # the deadlines that this connection is among
+        self.idle_since = time.monotonic()  # when it was accepted or its last answer was sent
+        self.timer: Deadlines | None = None  # the deadlines that include this connection
         self._unsent: memoryview | None = None
         self._dropped = 0
 
     @property
     def is_idle(self) -> bool:
-        """Say whether no byte of a request is here, and no answer is due."""
+        """Return whether no byte of a request has arrived and no answer is due."""
         return self.busy is None and self.timer is None and self._unsent is None
 
     @property
     def holds_body(self) -> bool:
-        """Say whether a body is coming, of which bytes are counted."""
+        """Return whether a body is arriving whose bytes are counted."""
         exchange = self._reader.exchange
         return exchange is not None and exchange.claimed > 0
 
     # What the loop calls
 
     def on_event(self, _event: int) -> None:
-        """Act on what the system says of this connection."""
+        """Handle an event of the poll."""
         if self.busy is not None:
             self._loop.watch(self, 0)
             if self.busy is None:  # answered meanwhile
@@ -92,7 +91,7 @@ class Connection:
             self.close()
 
     def resume(self) -> None:
-        """Go on after another thread has answered a request of this connection."""
+        """Continue after another thread has answered a request of this connection."""
         if self.busy is not None:
             if self.finished is not self.busy:
                 return
@@ -118,7 +117,7 @@ class Connection:
         self.socket.close()
 
     def cut(self, kind: type[HttpError], reason: str) -> None:
-        """Answer the request whose body does not come."""
+        """Answer the request whose body did not arrive."""
         exchange = self._reader.exchange
         assert exchange
         self._loop.give_back(exchange)
@@ -126,7 +125,7 @@ class Connection:
         self._advance()
 
     def expire(self) -> None:
-        """Answer the request whose head does not come."""
+        """Answer the request whose head did not arrive in time."""
         if self._reader.has_begun:
             self._reader.refuse(refusal(408, "header: did not come in time"))
             self._advance()
@@ -136,7 +135,7 @@ class Connection:
     # Answering
 
     def _advance(self) -> None:
-        """Answer the requests that are here, one after the other, as far as none has to be waited for."""
+        """Answer the complete requests in order, until one is answered by another thread or is incomplete."""
         reader = self._reader
         while self.busy is None and self._unsent is None and not self.is_closed:
             if self.closes:
@@ -157,7 +156,7 @@ class Connection:
                 return
 
     def _wait(self) -> None:
-        """Set the time in which the rest of a request must come."""
+        """Set the deadline for the rest of a request."""
         exchange = self._reader.exchange
         if exchange is not None:
             if exchange.is_asking and not exchange.size:
@@ -171,7 +170,7 @@ class Connection:
             self.timer.remove(self)
 
     def send(self, exchange: Exchange, response: Response) -> bool:
-        """Send an answer, as much of it as the system takes at once; say whether nothing is left to do for it.
+        """Send as much of an answer as the kernel takes at once; return whether it is sent and the connection is free.
 
         The loop's thread calls it, or the one that answers while the connection is busy.
         """
@@ -210,7 +209,7 @@ class Connection:
         self._loop.sending.add(self)
 
     def _send_on(self) -> None:
-        """Send more of an answer that the system did not take at once."""
+        """Send more of an answer that the kernel did not take at once."""
         assert self._unsent is not None
         try:
             sent = self.socket.send(self._unsent[:PIECE])
@@ -228,7 +227,7 @@ class Connection:
         self._advance()
 
     def _finish(self) -> None:
-        """End the connection after its last answer; one whose client may still be sending stays until that ends.
+        """End the connection after its last answer; what its client may still be sending is read and dropped first.
 
         A client that sends when its connection is closed gets a reset, and may lose the answer.
         """

@@ -12,7 +12,7 @@ LONGEST_CACHED = 256  # bytes of a target
 
 
 class Fields:
-    """Header fields by their names as they were sent, in lower case: no underscore stands for a hyphen."""
+    """Header fields by lower-case name; an underscore does not stand for a hyphen."""
 
     __slots__ = ("_fields",)
 
@@ -46,7 +46,7 @@ def _target(url: bytes) -> Target:
     if not url.startswith(b"/"):
         _, scheme, after = url.partition(b"://")
         if scheme:
-            host_length = min((place for place in map(after.find, (b"/", b"?")) if place >= 0), default=len(after))
+            host_length = min((index for index in map(after.find, (b"/", b"?")) if index >= 0), default=len(after))
             url = after[host_length:]
             if not url.startswith(b"/"):
                 url = b"/" + url
@@ -62,7 +62,7 @@ _cached_target = lru_cache(maxsize=256)(_target)
 def head(response: Response, keeps_open: bool, version: str) -> bytes:
     """Return the head of a response; raise ValueError where one of its fields holds a line end.
 
-    HTTP/1.0 closes a connection unless the response says otherwise, HTTP/1.1 keeps it open.
+    HTTP/1.0 closes a connection by default, HTTP/1.1 keeps it open.
     """
     start = _start(response.status, response.content_type, keeps_open, version == "1.0")
     fields = response.headers
@@ -92,12 +92,12 @@ def _date() -> str:
 
 
 def refusal(status: int, message: str, *headers: tuple[str, str]) -> Response:
-    """Return the answer to bytes that are no request which the handler could see."""
+    """Return the response to bytes that are not a request for the handler."""
     return Response(status, to_json({"error": message}), headers=headers)
 
 
 class Refused(Exception):
-    """A head that is HTTP and is not accepted."""
+    """The head is valid HTTP and is not accepted."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -105,9 +105,9 @@ class Refused(Exception):
 
 
 class Failing:
-    """A body that cannot be had: reading it raises why.
+    """A body that cannot be read: `read` raises the reason.
 
-    It does not hold the error, which would hold the request until Python finds the cycle.
+    It does not keep the exception, which would keep the request alive in a reference cycle.
     """
 
     __slots__ = ("_kind", "_reason")

@@ -1,6 +1,6 @@
-"""The loop of one worker: one thread that accepts, receives, and keeps the time. It never waits for one client.
+"""The event loop of one worker: one thread accepts, receives, and checks deadlines. It never blocks on one client.
 
-What may make it wait is done by the threads of `answering`; they call `post` where a connection is to go on.
+The threads of `answering` do what may block; they call `post` to resume a connection.
 """
 
 import errno
@@ -25,24 +25,24 @@ if TYPE_CHECKING:
 else:
     Queue = dict
 
-GRACE = 4.0  # seconds for a request that is still coming when the server is told to end
-LINGER = 2.0  # seconds in which what a refused client still sends is read and dropped
-CUTTABLE = 1.0  # seconds after which an idle connection, or a request that comes slowly, may have to make room
-SWEEP = 5.0  # seconds between two looks at idle connections
-FULL = 0.25  # seconds between two looks at whom a server that is full may close
-EVENTS = 64  # connections that are looked at in one turn
+GRACE = 4.0  # seconds for requests that are still arriving after SIGTERM
+LINGER = 2.0  # seconds during which the rest of a refused request is read and dropped
+CUTTABLE = 1.0  # seconds after which an idle connection or a slow request may be closed to make room
+SWEEP = 5.0  # seconds between two checks of idle connections
+FULL = 0.25  # seconds between two attempts of a full server to close connections
+EVENTS = 64  # events of one turn
 ACCEPTED = 64  # connections that are accepted in one turn
 
 
 class Deadlines(Queue):
-    """Connections that wait for the same, each with its deadline, in seconds of time.monotonic, the first one first."""
+    """Connections in one state, each with its deadline in seconds of time.monotonic, the earliest first."""
 
     def __init__(self, loop: "Loop", seconds: float) -> None:
         super().__init__()
         self._loop, self._seconds = loop, seconds
 
     def add(self, connection: Connection) -> None:
-        """Have a connection wait from now on; one that waits in a body or a head already goes on with that."""
+        """Start a connection's deadline; one that is in a head or body already keeps its deadline."""
         if connection.timer is self and self is not self._loop.sending:
             return
         if connection.timer is not None:
@@ -53,7 +53,7 @@ class Deadlines(Queue):
             self._loop.next_look = deadline
 
     def remove(self, connection: Connection) -> None:
-        """Let a connection wait no longer."""
+        """Remove a connection's deadline."""
         self.pop(connection, None)
         connection.timer = None
 
@@ -71,7 +71,7 @@ class Loop:
     """The connections of one worker."""
 
     def __init__(self, options: Settings, listener: socket.socket, parent: int) -> None:
-        """Take the listener, and a descriptor that is at its end when the parent is gone."""
+        """Take the listener, and a pipe's descriptor that is at its end when the parent is gone."""
         self.options = options
         self.is_stopping = False
         self.next_look = float("inf")
@@ -103,7 +103,7 @@ class Loop:
         return self._wake
 
     def run(self) -> None:
-        """Serve until the process is told to end, and no request is left."""
+        """Serve until the process is stopped and no request is left."""
         poll, connections_, clock = self._poll.poll, self._connections, time.monotonic
         while not self.is_stopping or self._connections:
             timeout = self.next_look - clock()
@@ -131,7 +131,7 @@ class Loop:
             self._accept(time.monotonic())
 
     def post(self, connection: Connection) -> None:
-        """Have the loop's thread go on with a connection; any thread may call this."""
+        """Resume a connection in the loop's thread; any thread may call this."""
         self._posted.append(connection)
         with suppress(BlockingIOError):  # full: it wakes anyway
             os.write(self._wake, b"\0")
@@ -161,7 +161,7 @@ class Loop:
     # Connections
 
     def _accept(self, now: float) -> bool:
-        """Take new connections; say whether more may be waiting."""
+        """Accept new connections; return whether more may be waiting."""
         for _ in range(ACCEPTED):
             if len(self._connections) >= self._most and not self._make_room(now):
                 self._refrain(now)
@@ -192,11 +192,11 @@ class Loop:
         self.next_look = min(self.next_look, self._next_room)
 
     def _make_room(self, now: float) -> bool:
-        """Close the connections that are idle for longest, or else what comes slowest; say whether one was closed."""
+        """Close the longest idle connections, or else the slowest requests; return whether there is room."""
         if now < self._next_room:
             return False
         share = max(1, self._most // 16)
-        before = now - CUTTABLE  # the others may be asking just now
+        before = now - CUTTABLE  # newer ones may be about to send a request
         idle = [other for other in self._connections.values() if other.is_idle and other.idle_since < before]
         idle.sort(key=lambda connection: connection.idle_since)
         for connection in idle[:share]:
@@ -213,7 +213,7 @@ class Loop:
     # Time
 
     def _look(self, now: float) -> None:
-        """End what has had its time, and note when to look again."""
+        """Close connections past their deadline, and set the time of the next check."""
         is_last = now >= self._end
         for connection in [*self.lingering] if is_last else self.lingering.overdue(now):
             connection.close()
@@ -244,7 +244,7 @@ class Loop:
         self._next_sweep = now + SWEEP
 
     def _stop(self) -> None:
-        """Take no more connections than those that wait already, and close those on which nothing is asked."""
+        """Accept the connections that wait already, no others, and close idle ones."""
         now = time.monotonic()
         while self._accept(now):
             pass
@@ -255,7 +255,7 @@ class Loop:
         self._listener.close()
         for connection in [*self._connections.values()]:
             if connection.is_idle:
-                connection.on_event(select.EPOLLIN)  # a request may have come just now
+                connection.on_event(select.EPOLLIN)  # a request may have arrived just now
             if connection.is_idle and not connection.is_closed:
                 connection.close()
         self._end = now + GRACE
@@ -264,7 +264,7 @@ class Loop:
     # Bytes of bodies that are coming
 
     def claim(self, exchange: Exchange) -> str | None:
-        """Count what a body holds; where that is too much, the oldest ones make room. Return why it may not go on."""
+        """Count the bytes of a body; where they are too many, cut the oldest. Return why it is refused, or None."""
         size = exchange.size - exchange.claimed
         while size:
             try:
@@ -282,7 +282,7 @@ class Loop:
         return None
 
     def give_back(self, exchange: Exchange) -> None:
-        """Count no longer what a body holds; any thread may call this, once the body is of no more use."""
+        """Release the counted bytes of a body that is no longer needed; any thread may call this."""
         claimed, exchange.claimed = exchange.claimed, 0
         exchange.parts.clear()
         if claimed:

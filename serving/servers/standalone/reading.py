@@ -37,10 +37,10 @@ class Exchange:
     )  # fmt: skip
 
     def __init__(
-        self, connection: "Connection", method: str, named: Target, fields: Fields, length: int | None, version: str,
+        self, connection: "Connection", method: str, target: Target, fields: Fields, length: int | None, version: str,
         keeps_open: bool,
     ) -> None:  # fmt: skip
-        self.connection, self.method, self.target, self.fields = connection, method, named, fields
+        self.connection, self.method, self.target, self.fields = connection, method, target, fields
         self.length, self.version, self.keeps_open = length, version, keeps_open
         self.record = Record()
         self.parts: list[bytes] = []
@@ -269,13 +269,13 @@ class Reader:
 
     def _take_body(self, data: bytes) -> bytes:
         """Take what belongs to the body; return the rest."""
-        exchange, left = self.exchange, self._body_left
+        exchange, missing = self.exchange, self._body_left
         assert exchange
-        part, rest = (data, b"") if len(data) <= left else (data[:left], data[left:])
+        part, rest = (data, b"") if len(data) <= missing else (data[:missing], data[missing:])
         if part:
             exchange.parts.append(part)
             exchange.size += len(part)
-            self._body_left = left - len(part)
+            self._body_left = missing - len(part)
             if not self._body_left:
                 self._complete(exchange)
             elif not self._may_go_on(exchange):

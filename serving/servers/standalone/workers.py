@@ -1,7 +1,7 @@
-"""The process that starts the workers, replaces those that end, and ends them when a signal says so.
+"""The parent process: it starts the workers, replaces those that end, and ends them on a signal.
 
-It waits for signals and does nothing else: it opens no session and starts no thread, so that each worker is forked
-from a process without either.
+It only waits for signals. It opens no session and starts no thread, because a worker must be forked from a process
+without them.
 """
 
 import atexit
@@ -29,9 +29,9 @@ class Workers:
     """One process for each listener."""
 
     def __init__(self, listeners: list[socket.socket], work: Work) -> None:
-        """Take what a worker does, until a signal ends it, with its listener and a descriptor.
+        """Take the function that a worker runs until a signal, with its listener and a pipe's descriptor.
 
-        That descriptor is at its end when this process is gone.
+        The pipe is at its end when this process is gone.
         """
         self._listeners, self._work = listeners, work
         self._places: dict[int, tuple[int, float]] = {}  # by process id: the listener's index, and when it began
@@ -40,16 +40,16 @@ class Workers:
 
     def serve(self) -> None:
         """Keep the workers running until SIGTERM or SIGINT; a second signal kills them."""
-        signal.signal(signal.SIGCHLD, lambda *_: None)  # where it is ignored, it cannot be waited for
+        signal.signal(signal.SIGCHLD, lambda *_: None)  # an ignored signal cannot be waited for
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         self._gone, self._alive = os.pipe()
-        for place in range(len(self._listeners)):
-            self._start(place)
+        for index in range(len(self._listeners)):
+            self._start(index)
         while self._wait(min(self._due.values(), default=time.monotonic() + 3600)) not in SIGNALS[:2]:
             self._reap()
-            for place in [place for place, due in self._due.items() if due <= time.monotonic()]:
-                del self._due[place]
-                self._start(place)
+            for index in [index for index, due in self._due.items() if due <= time.monotonic()]:
+                del self._due[index]
+                self._start(index)
         self._end()
 
     def _wait(self, until: float) -> int | None:
@@ -57,18 +57,18 @@ class Workers:
         received = signal.sigtimedwait(SIGNALS, max(0.0, until - time.monotonic()))
         return received.si_signo if received is not None else None
 
-    def _start(self, place: int) -> None:
+    def _start(self, index: int) -> None:
         pid = os.fork()
         if pid:
-            self._places[pid] = place, time.monotonic()
+            self._places[pid] = index, time.monotonic()
             return
         status = 1
         try:
             os.close(self._alive)
             for other, listener in enumerate(self._listeners):
-                if other != place:
+                if other != index:
                     listener.close()
-            self._work(self._listeners[place], self._gone)
+            self._work(self._listeners[index], self._gone)
             status = 0
         except BaseException:
             log("ERROR", "a worker failed", traceback=traceback.format_exc())
@@ -79,7 +79,7 @@ class Workers:
             os._exit(status)  # threads may hang in a run that does not end
 
     def _reap(self) -> None:
-        """Take note of the workers that have ended."""
+        """Collect the exit statuses of workers, and replace them."""
         while self._places:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if not pid:
@@ -88,16 +88,16 @@ class Workers:
                 self._replace(pid, os.waitstatus_to_exitcode(status))
 
     def _replace(self, pid: int, status: int) -> None:
-        place, began = self._places.pop(pid)
+        index, began = self._places.pop(pid)
         lived = time.monotonic() - began
         self._pause = 0.0 if lived > SHORT_LIVED else min(MOST_PAUSE, max(LEAST_PAUSE, 2 * self._pause))
         how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
-        log("ERROR", f"worker {place + 1} ended: {how}; it is replaced",
+        log("ERROR", f"worker {index + 1} ended: {how}; it is replaced",
             lived_seconds=round(lived, 1), pause_seconds=self._pause, runs=inflight.left_by(pid))  # fmt: skip
-        self._due[place] = time.monotonic() + self._pause
+        self._due[index] = time.monotonic() + self._pause
 
     def _end(self) -> None:
-        """Have the workers end: those that have not in time, or at a second signal, are killed."""
+        """End the workers; kill those still there after KILL seconds or at a second signal."""
         for listener in self._listeners:
             listener.close()
         for pid in self._places:

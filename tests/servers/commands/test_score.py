@@ -113,7 +113,7 @@ def test_killed_at_random_moments_it_goes_on_where_it_ended(
     assert begun
     end = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert end.returncode == 3, end.stderr
-    went_on = re.search(r"going on after ([0-9]+) rows", end.stderr)
+    went_on = re.search(r"continuing after ([0-9]+) rows", end.stderr)
     assert went_on
     assert int(went_on[1]) > 0
     whole = tmp_path / "whole"
@@ -234,7 +234,7 @@ def test_interrupted_it_says_that_it_will_go_on(tmp_path: Path) -> None:
     )
     assert first.returncode == 130, first.stderr
     assert "interrupted; the same command continues from here" in first.stderr
-    assert "going on after" in second.stderr
+    assert "continuing after" in second.stderr
     assert len((tmp_path / "out").read_bytes().splitlines()) == 3_000
 
 
