@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Take this folder, its model included, to the cloud. `./deploy.sh help` tells how.
+# Deploy this folder with its model to the cloud; see `./deploy.sh help`.
 set -euo pipefail
 shopt -s extglob
 cd "$(dirname "${BASH_SOURCE[0]}")"

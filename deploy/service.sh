@@ -91,7 +91,7 @@ canary() {
   if [[ -z $DRY_RUN ]]; then service_exists; fi
   "${1}_command"
   step "${RUN[@]}" --no-traffic "--tag=$TAG"
-  report "nobody is sent there yet; ask it: ./deploy.sh smoke --tag $TAG; send it all traffic: ./deploy.sh promote"
+  report "it gets no traffic yet; test it: ./deploy.sh smoke --tag $TAG; send it all traffic: ./deploy.sh promote"
 }
 
 describe() { gcloud run services describe "$SERVICE" "${WHERE[@]}" "$@"; }

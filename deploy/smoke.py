@@ -79,7 +79,7 @@ def example(model: str, name: str = "") -> tuple[bytes | None, Wrong]:
     if model.startswith("gs://"):
         return None, lambda _: None
     source = Source(Path(model), "model")
-    names = [name for name, one in source.signatures.items() if one.refusal is None]
+    names = [name for name, entry in source.signatures.items() if entry.refusal is None]
     name = name if name in names else DEFAULT if DEFAULT in names else names[0]
     signature, saved = source.signatures[name], source.examples.get(name)
     right = None if saved is None else answers(source.directory).get(name)

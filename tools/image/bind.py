@@ -58,7 +58,7 @@ def closure(path: Path) -> set[Path]:
         raise Refused(
             f"{path.name}: {(listed.stderr.strip() or 'the loader does not list its libraries').splitlines()[0]}"
         )
-    return {Path(found).resolve() for found in re.findall(r"(/.*) \(0x[0-9a-f]+\)$", listed.stdout, re.MULTILINE)}
+    return {Path(file).resolve() for file in re.findall(r"(/.*) \(0x[0-9a-f]+\)$", listed.stdout, re.MULTILINE)}
 
 
 def bind(libraries: Sequence[Path], directory: Path, relr: bool = True) -> list[Path]:
@@ -149,10 +149,10 @@ def kinds(path: Path) -> dict[str, int]:
 
 def seconds(libraries: Sequence[Path], runs: int) -> list[float]:
     """Return the median time to open each library in a fresh process, taken in turn, after one round not counted."""
-    taken: list[list[float]] = [[] for _ in libraries]
+    durations: list[list[float]] = [[] for _ in libraries]
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
     for turn in range(runs + 1):
-        for path, times in zip(libraries, taken):
+        for path, times in zip(libraries, durations):
             answer = subprocess.run(
                 [sys.executable, "-I", "-c", OPEN, str(path)], env=environment, capture_output=True, text=True
             )
@@ -160,7 +160,7 @@ def seconds(libraries: Sequence[Path], runs: int) -> list[float]:
                 raise Refused(f"{path} cannot be opened: {answer.stderr.strip().splitlines()[-1:]}")
             if turn:
                 times.append(float(answer.stdout))
-    return [statistics.median(times) for times in taken]
+    return [statistics.median(times) for times in durations]
 
 
 def report(sources: Sequence[Path], copies: Sequence[Path], runs: int) -> None:

@@ -7,8 +7,8 @@
     serving/    the code, bytecode for both, and the accelerator where a C++ compiler is there
     model/      the model; with --bake 1, baked; with --litert 1, its light twin, and no TensorFlow in packages/
 
-Nothing in it needs to be written to, and everybody may read it. The server is started on it, and has to answer as from
-the whole environment; otherwise the folder is not left behind.
+Nothing writes to it, and every user may read it. The server is started on it and must give the same answers as with
+the whole environment; if not, the folder is removed.
 """
 
 import argparse
@@ -41,11 +41,11 @@ def build(environment: Path, out: Path, model: Path, baking: Sequence[str] | Non
     directory = _served(model)
     site = prune.packages_of(environment)
     light = (baking is not None and "--litert" in baking) or twin.holds(directory)
-    found = prune.plan(site, LIGHT if light else prune.REQUIREMENTS)
-    before = prune.sizes(site, found)
+    pruned = prune.plan(site, LIGHT if light else prune.REQUIREMENTS)
+    before = prune.sizes(site, pruned)
     try:
         packages = out / "packages"
-        prune.copy(site, found, packages, bound=bound)
+        prune.copy(site, pruned, packages, bound=bound)
         shutil.copytree(ROOT / "serving", out / "serving", ignore=shutil.ignore_patterns("__pycache__", "native"))
         notes = [] if light else [_accelerate(out / "serving")]
         if baking is None:
@@ -59,7 +59,7 @@ def build(environment: Path, out: Path, model: Path, baking: Sequence[str] | Non
             path.chmod(0o755 if path.is_dir() else 0o644)
         if problem := differences(answers(site, out / "model"), answers(packages, out / "model", root=out)):
             raise Refused(f"{out}: the server's answer differs from that from {environment}: {problem}")
-        return "\n".join([prune.table(found, before, prune.sizes(packages, found)), _rest(out), *notes])
+        return "\n".join([prune.table(pruned, before, prune.sizes(packages, pruned)), _rest(out), *notes])
     except BaseException:
         shutil.rmtree(out, ignore_errors=True)
         raise

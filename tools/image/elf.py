@@ -111,7 +111,7 @@ class Elf:
         if section_count and section_size != SECTION.itemsize:
             raise self.refuse("its section headers have another size")
         self.sections = self.table(self.sections_at, section_count * SECTION.itemsize, SECTION, "section headers")
-        if any(one.offset + one.file_size > len(data) for one in self.segments):
+        if any(segment.offset + segment.file_size > len(data) for segment in self.segments):
             raise self.refuse("cut short")
 
     def _dynamic(self) -> list[tuple[int, int]]:
@@ -121,11 +121,11 @@ class Elf:
                 entries = struct.iter_unpack(
                     "<QQ", self.data[segment.offset : segment.offset + segment.file_size // 16 * 16]
                 )
-                found: list[tuple[int, int]] = []
+                pairs: list[tuple[int, int]] = []
                 for tag, value in entries:
                     if tag == DT_NULL:
-                        return found
-                    found.append((tag, value))
+                        return pairs
+                    pairs.append((tag, value))
         raise self.refuse("without a dynamic section")
 
     def at(self, address: int) -> int:
@@ -149,11 +149,11 @@ class Elf:
 
     def relocations(self, start: int, size: int) -> Array:
         """Return a table of relocations; raise Refused where one is of an unknown type."""
-        found = self.table(self.at(start) if size else 0, size, RELOCATION, "relocations")
-        unknown = set(np.unique(found["type"]).tolist()) - set(RELOCATIONS)
+        table = self.table(self.at(start) if size else 0, size, RELOCATION, "relocations")
+        unknown = set(np.unique(table["type"]).tolist()) - set(RELOCATIONS)
         if unknown:
             raise self.refuse(f"relocations of the unknown type {min(unknown)}")
-        return found
+        return table
 
     def symbols(self) -> Array:
         """Return the dynamic symbols; their number is that of the hash table's entries."""
@@ -162,18 +162,18 @@ class Elf:
             raise self.refuse("its symbols have another size")
         word = np.dtype("<u4")
         if DT_GNU_HASH in self.tags:
-            place = self.at(self.tags[DT_GNU_HASH])
-            buckets, count, bloom, _ = struct.unpack_from("<4I", self.data, place)
-            place += 16 + 8 * bloom
-            last = int(self.table(place, 4 * buckets, word, "hash buckets").max(initial=0))
+            offset = self.at(self.tags[DT_GNU_HASH])
+            buckets, count, bloom, _ = struct.unpack_from("<4I", self.data, offset)
+            offset += 16 + 8 * bloom
+            last = int(self.table(offset, 4 * buckets, word, "hash buckets").max(initial=0))
             if last >= count:
-                place += 4 * buckets + 4 * (last - count)
-                while not struct.unpack_from("<I", self.data, place)[0] & 1:
-                    last, place = last + 1, place + 4
+                offset += 4 * buckets + 4 * (last - count)
+                while not struct.unpack_from("<I", self.data, offset)[0] & 1:
+                    last, offset = last + 1, offset + 4
                 count = last + 1
         else:
-            place = self.at(self.need(DT_HASH, "DT_GNU_HASH or DT_HASH"))
-            _, count = struct.unpack_from("<2I", self.data, place)
+            offset = self.at(self.need(DT_HASH, "DT_GNU_HASH or DT_HASH"))
+            _, count = struct.unpack_from("<2I", self.data, offset)
         return self.table(start, count * SYMBOL.itemsize, SYMBOL, "symbols")
 
     def strings(self) -> bytes:
@@ -192,29 +192,29 @@ class Elf:
         """Return the versions of other libraries that this one needs."""
         if DT_VERNEED not in self.tags:
             return []
-        place, found = self.at(self.tags[DT_VERNEED]), []
+        offset, needs = self.at(self.tags[DT_VERNEED]), []
         for _ in range(self.need(DT_VERNEEDNUM, "DT_VERNEEDNUM")):
-            version, count, file, first, following = struct.unpack_from("<HHIII", self.data, place)
+            version, count, file, first, following = struct.unpack_from("<HHIII", self.data, offset)
             if version != 1:
                 raise self.refuse(f"version needs of the unknown revision {version}")
-            versions, entry = [], place + first
+            versions, entry = [], offset + first
             for _ in range(count):
                 *fields, step = struct.unpack_from("<IHHII", self.data, entry)
                 versions.append(tuple(fields))
                 entry += step
-            found.append(Need(file, tuple(versions)))
-            place += following
-        return found
+            needs.append(Need(file, tuple(versions)))
+            offset += following
+        return needs
 
     def defined_versions(self) -> list[int]:
         """Return the indices of the versions that this library defines."""
         if DT_VERDEF not in self.tags:
             return []
-        place, found = self.at(self.tags[DT_VERDEF]), []
+        offset, indices = self.at(self.tags[DT_VERDEF]), []
         for _ in range(self.need(DT_VERDEFNUM, "DT_VERDEFNUM")):
-            found.append(struct.unpack_from("<H", self.data, place + 4)[0])
-            place += struct.unpack_from("<I", self.data, place + 16)[0]
-        return found
+            indices.append(struct.unpack_from("<H", self.data, offset + 4)[0])
+            offset += struct.unpack_from("<I", self.data, offset + 16)[0]
+        return indices
 
     def section_name(self, index: int) -> bytes:
         """Return the name of a section."""

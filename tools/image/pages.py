@@ -71,14 +71,14 @@ def watch(library: Path, copy: Path) -> None:
     shutil.copyfile(library, copy)
     elf = Elf(library)
     with copy.open("r+b") as file:
-        for place, segment in zip(elf.segments_at, elf.segments):
+        for position, segment in zip(elf.segments_at, elf.segments):
             if segment.type == PT_LOAD and segment.flags & PF_X:
-                file.seek(place + 4)
+                file.seek(position + 4)
                 file.write(struct.pack("<I", 0))
 
 
 def allow() -> None:
-    """Make a page that may not be executed, and is, executable; any other fault then repeats for ever."""
+    """Make a page that may not be executed, and is, executable; any other fault then repeats forever."""
     code = mmap.mmap(-1, PAGE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
     code.write(ALLOW)
     handler = ctypes.addressof(ctypes.c_char.from_buffer(code))
@@ -96,7 +96,9 @@ def trace(directory: str, model: str) -> None:
     libraries = [Path(directory) / name for name in NAMES]
     use(libraries[0], Path(model) if model else None)
     for path in libraries:
-        path.with_name(f"{path.name}.pages").write_bytes(b"".join(struct.pack("<QQ", *one) for one in touched(path)))
+        path.with_name(f"{path.name}.pages").write_bytes(
+            b"".join(struct.pack("<QQ", *extent) for extent in touched(path))
+        )
 
 
 def use(library: Path, model: Path | None) -> None:

@@ -1,4 +1,4 @@
-"""An environment with what serving needs of it, and nothing else.
+"""Prune an environment to what serving needs.
 
     python -m tools.image.prune .venv /opt/packages      # a copy: site-packages for PYTHONPATH
     python -m tools.image.prune /venv --in-place         # what is not needed is deleted there
@@ -77,37 +77,39 @@ Plan = dict[str, Kept]
 
 def packages_of(environment: Path) -> Path:
     """Return the folder of a virtual environment's packages, or the folder itself; raise Refused where it has none."""
-    found = sorted(environment.glob("lib/python3.*/site-packages")) if (environment / "pyvenv.cfg").is_file() else []
-    site = found[0] if found else environment
+    folders = sorted(environment.glob("lib/python3.*/site-packages")) if (environment / "pyvenv.cfg").is_file() else []
+    site = folders[0] if folders else environment
     if not any(site.glob("*.dist-info")):
         raise Refused(f"{environment}: expected a virtual environment, or a folder of packages, got neither")
     return site
 
 
 def plan(site: Path, requirements: Sequence[Path] = REQUIREMENTS, root: Path = ROOT) -> Plan:
-    """Decide what stays of the packages in `site`; raise Refused where something that is needed is not there."""
-    installed = {_normal(one.name): one for one in distributions(path=[str(site)])}
-    files = {name: _files(one) for name, one in installed.items()}
-    named = dict(_named(requirements))
-    missing = [line for name, line in named.items() if name not in installed and ";" not in line]
+    """Choose the files to keep of the packages in `site`; raise Refused where a needed one is missing."""
+    installed = {_normal(distribution.name): distribution for distribution in distributions(path=[str(site)])}
+    files = {name: _files(distribution) for name, distribution in installed.items()}
+    required = dict(_named(requirements))
+    missing = [line for name, line in required.items() if name not in installed and ";" not in line]
     if missing:
         raise Refused(f"{site}: {', '.join(missing)} not installed")
-    asked = imported(ENTRY, root)
-    library = {name for name in named if name in installed and {PurePosixPath(LIBRARIES[0])} & set(files[name])}
-    needed = {name for name in named if name in installed and asked & _modules(files[name])} - library
+    imports = imported(ENTRY, root)
+    library = {name for name in required if name in installed and {PurePosixPath(LIBRARIES[0])} & set(files[name])}
+    needed = {name for name in required if name in installed and imports & _modules(files[name])} - library
     needed = _with_requirements(needed, installed)
-    of_pip = _with_requirements({name for name in named if name in installed}, installed)
-    found: Plan = {}
-    for name, one in installed.items():
+    of_pip = _with_requirements({name for name in required if name in installed}, installed)
+    packages: Plan = {}
+    for name, distribution in installed.items():
         if name in library:
             staying = frozenset(path for path in files[name] if _of_library(path))
         elif name in needed:
             staying = frozenset(_needed(site, files[name]))
         else:
             staying = frozenset()
-        scripts = tuple(PurePosixPath(str(path)) for path in one.files or () if ".." in path.parts)
-        found[name] = Kept(f"{one.name} {one.version}", files[name], staying, scripts, name in of_pip)
-    return found
+        scripts = tuple(PurePosixPath(str(path)) for path in distribution.files or () if ".." in path.parts)
+        packages[name] = Kept(
+            f"{distribution.name} {distribution.version}", files[name], staying, scripts, name in of_pip
+        )
+    return packages
 
 
 def _normal(name: str) -> str:
@@ -139,16 +141,16 @@ def _modules(files: Sequence[PurePosixPath]) -> set[str]:
 
 def _with_requirements(names: set[str], installed: Mapping[str, Distribution]) -> set[str]:
     """Add what the distributions require, extras apart, where it is installed."""
-    found: set[str] = set()
-    left = set(names)
-    while left:
-        name = left.pop()
-        found.add(name)
+    closure: set[str] = set()
+    pending = set(names)
+    while pending:
+        name = pending.pop()
+        closure.add(name)
         for line in installed[name].requires or ():
             requirement = _name(line)
             if requirement in installed and not re.search(r"\bextra\s*==", line):
-                left |= {requirement} - found
-    return found
+                pending |= {requirement} - closure
+    return closure
 
 
 def _of_library(path: PurePosixPath) -> bool:
@@ -164,49 +166,49 @@ def _needless(path: PurePosixPath) -> bool:
 
 
 def _needed(site: Path, files: Sequence[PurePosixPath]) -> set[PurePosixPath]:
-    """Leave out what is needless; of the tests, what other modules import stays (numpy.testing does so)."""
-    left = {path for path in files if not _needless(path)}
+    """Leave out needless files; tests that other modules import stay (numpy.testing has some)."""
+    kept = {path for path in files if not _needless(path)}
     tests = {path for path in files if path.suffix == ".py" and _needless(path)}
     folders = {part.encode() for path in tests for part in NEEDLESS_FOLDERS.intersection(path.parts)}
-    for path in [path for path in left if path.suffix == ".py"]:
+    for path in [path for path in kept if path.suffix == ".py"]:
         code = (site / path).read_bytes()
         if any(folder in code for folder in folders):
             for module in asked(ast.parse(code), ".".join(path.parts[:-1])):
-                place = PurePosixPath(*module.split("."))
-                left |= tests & {
-                    place.with_suffix(".py"),
-                    *(parent / "__init__.py" for parent in [place, *place.parents]),
+                module_path = PurePosixPath(*module.split("."))
+                kept |= tests & {
+                    module_path.with_suffix(".py"),
+                    *(parent / "__init__.py" for parent in [module_path, *module_path.parents]),
                 }
-    return left
+    return kept
 
 
-def copy(site: Path, found: Plan, out: Path, *, bound: bool = True) -> None:
+def copy(site: Path, packages: Plan, out: Path, *, bound: bool = True) -> None:
     """Write what stays into the folder `out`, and bytecode for it."""
-    for kept in found.values():
+    for kept in packages.values():
         for path in sorted(kept.staying):
             target = out / path
             target.parent.mkdir(parents=True, exist_ok=True)
             if str(path) not in LIBRARIES or not bound:
                 shutil.copyfile(site / path, target)
                 shutil.copymode(site / path, target)
-    if bound and (libraries := _libraries(site, found)):
+    if bound and (libraries := _libraries(site, packages)):
         bind(libraries, out / "tensorflow")
-    _finish(found, out)
+    _finish(packages, out)
 
 
-def _libraries(site: Path, found: Plan) -> list[Path]:
-    staying = {str(path) for kept in found.values() for path in kept.staying}
+def _libraries(site: Path, packages: Plan) -> list[Path]:
+    staying = {str(path) for kept in packages.values() for path in kept.staying}
     return [site / path for path in LIBRARIES if path in staying]
 
 
-def in_place(site: Path, found: Plan, *, bound: bool = True) -> None:
-    """Delete what does not stay. Files are replaced, never written to: one that another folder links to is unharmed."""
-    if bound and (libraries := _libraries(site, found)):
+def in_place(site: Path, packages: Plan, *, bound: bool = True) -> None:
+    """Delete what does not stay. Files are replaced, never overwritten: hard links in other folders keep theirs."""
+    if bound and (libraries := _libraries(site, packages)):
         with tempfile.TemporaryDirectory(prefix=".bound-", dir=site) as name:
             for library in bind(libraries, Path(name)):
                 library.replace(site / "tensorflow" / library.name)
-    staying = {path for kept in found.values() for path in kept.staying}
-    for kept in found.values():
+    staying = {path for kept in packages.values() for path in kept.staying}
+    for kept in packages.values():
         gone = [path for path in kept.files if path not in staying]
         for path in gone if kept.staying else [*gone, *kept.scripts]:
             (site / path).unlink(missing_ok=True)
@@ -215,19 +217,19 @@ def in_place(site: Path, found: Plan, *, bound: bool = True) -> None:
             shutil.rmtree(folder)
         elif not any(folder.iterdir()):
             folder.rmdir()
-    _finish(found, site)
+    _finish(packages, site)
 
 
-def _finish(found: Plan, site: Path) -> None:
+def _finish(packages: Plan, site: Path) -> None:
     changed = {PurePosixPath(path) for path in LIBRARIES}
-    for kept in found.values():
+    for kept in packages.values():
         for path in kept.staying:
             if path.name.endswith(".so") or ".so." in path.name:
                 data = None if str(path) in LIBRARIES else stripped(site / path)
                 if data is not None:
                     _replace(site / path, data)
                     changed.add(path)
-            elif path.parts[0].endswith(".dist-info") and path.name == "METADATA" and _narrow(site / path, found):
+            elif path.parts[0].endswith(".dist-info") and path.name == "METADATA" and _narrow(site / path, packages):
                 changed.add(path)
         for path in kept.staying:
             if path.parts[0].endswith(".dist-info") and path.name == "RECORD":
@@ -244,33 +246,33 @@ def _replace(path: Path, data: bytes) -> None:
     draft.replace(path)
 
 
-def _narrow(path: Path, found: Plan) -> bool:
-    """Let a distribution's metadata require only what is there; say whether that changed it."""
+def _narrow(path: Path, packages: Plan) -> bool:
+    """Remove requirements that are gone from a distribution's metadata; return whether that changed it."""
     lines = path.read_text("utf-8").splitlines(keepends=True)
     end = next((number for number, line in enumerate(lines) if not line.strip()), len(lines))
-    head = [line for line in lines[:end] if not _is_gone(line, found)]
+    head = [line for line in lines[:end] if not _is_gone(line, packages)]
     if len(head) < end:
         _replace(path, "".join(head + lines[end:]).encode())
     return len(head) < end
 
 
-def _is_gone(line: str, found: Plan) -> bool:
+def _is_gone(line: str, packages: Plan) -> bool:
     field, _, requirement = line.partition(":")
     if field != "Requires-Dist" or re.search(r"\bextra\s*==", requirement):
         return False
-    kept = found.get(_name(requirement))
+    kept = packages.get(_name(requirement))
     return kept is not None and not kept.staying
 
 
 def _record(site: Path, path: PurePosixPath, kept: Kept, changed: set[PurePosixPath]) -> None:
-    """Write the list of a distribution's files anew (PEP 376): those that are there, with their digests."""
+    """Rewrite the list of a distribution's files (PEP 376): the remaining ones, with their digests."""
     rows = []
     for name, *rest in csv.reader((site / path).read_text("utf-8").splitlines()):
-        one = PurePosixPath(name)
-        if one in changed and one in kept.staying:
-            digest = base64.urlsafe_b64encode(_digest(site / one)).rstrip(b"=").decode()
-            rows.append([name, f"sha256={digest}", str((site / one).stat().st_size)])
-        elif one in kept.staying or (".." in one.parts and (site / one).exists()):
+        file = PurePosixPath(name)
+        if file in changed and file in kept.staying:
+            digest = base64.urlsafe_b64encode(_digest(site / file)).rstrip(b"=").decode()
+            rows.append([name, f"sha256={digest}", str((site / file).stat().st_size)])
+        elif file in kept.staying or (".." in file.parts and (site / file).exists()):
             rows.append([name, *rest])
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
@@ -285,9 +287,9 @@ def _digest(path: Path) -> bytes:
     return digest.digest()
 
 
-def sizes(site: Path, found: Plan) -> dict[str, int]:
+def sizes(site: Path, packages: Plan) -> dict[str, int]:
     """Return the bytes of each distribution's files, with bytecode, as they are in `site` now."""
-    return {name: sum(map(_size, _with_bytecode(site, kept.files))) for name, kept in found.items()}
+    return {name: sum(map(_size, _with_bytecode(site, kept.files))) for name, kept in packages.items()}
 
 
 def _with_bytecode(site: Path, files: Sequence[PurePosixPath]) -> set[Path]:
@@ -300,12 +302,12 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
-def table(found: Plan, before: Mapping[str, int], after: Mapping[str, int]) -> str:
+def table(packages: Plan, before: Mapping[str, int], after: Mapping[str, int]) -> str:
     """Return what each package was and is, in MB (10**6 bytes), the largest first."""
     lines = [f"{'MB of files':<36}{'before':>9}{'after':>9}"]
     small = [0, 0, 0]
-    for name in sorted(found, key=lambda name: -before[name]):
-        kept = found[name]
+    for name in sorted(packages, key=lambda name: -before[name]):
+        kept = packages[name]
         if not kept.named:
             continue
         if kept.staying or before[name] >= 2e6:
@@ -313,10 +315,10 @@ def table(found: Plan, before: Mapping[str, int], after: Mapping[str, int]) -> s
         else:
             small = [small[0] + 1, small[1] + before[name], small[2] + after[name]]
     lines.append(f"{f'{small[0]} smaller ones':<36}{small[1] / 1e6:>9.1f}{small[2] / 1e6:>9.1f}")
-    named = [name for name, kept in found.items() if kept.named]
-    totals = [sum(size[name] for name in named) / 1e6 for size in (before, after)]
+    required = [name for name, kept in packages.items() if kept.named]
+    totals = [sum(size[name] for name in required) / 1e6 for size in (before, after)]
     lines.append(f"{'all that the requirements name':<36}{totals[0]:>9.1f}{totals[1]:>9.1f}")
-    others = [name for name, kept in found.items() if not kept.named]
+    others = [name for name, kept in packages.items() if not kept.named]
     if others:
         size = sum(before[name] for name in others) / 1e6
         lines.append(
@@ -346,18 +348,18 @@ def prune(
     if out is not None:
         must_be_new(out)
     site = packages_of(environment)
-    found = plan(site, requirements)
-    before = sizes(site, found)
+    packages = plan(site, requirements)
+    before = sizes(site, packages)
     expected = answers(site, model) if model else {}
     try:
         if out is None:
-            in_place(site, found, bound=bound)
+            in_place(site, packages, bound=bound)
         else:
-            copy(site, found, out, bound=bound)
+            copy(site, packages, out, bound=bound)
         target = site if out is None else out
         if model and (differing := differences(expected, answers(target, model))):
             raise Refused(f"{target}: the server's answer differs from the one before: {differing}")
-        return table(found, before, sizes(target, found))
+        return table(packages, before, sizes(target, packages))
     except BaseException:
         if out is not None:
             shutil.rmtree(out, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""What a program imports, found by reading it: at the top of a module or in a function, all the same."""
+"""Find what a program imports by reading its code: at the top of a module or inside a function."""
 
 import ast
 import sys
@@ -13,21 +13,23 @@ def imported(entry: str, root: Path) -> set[str]:
     """
     package = entry.partition(".")[0]
     outside: set[str] = set()
-    seen: set[str] = set()
-    left = [entry]
-    while left:
-        name = left.pop()
-        if name in seen:
+    visited: set[str] = set()
+    pending = [entry]
+    while pending:
+        name = pending.pop()
+        if name in visited:
             continue
-        seen.add(name)
+        visited.add(name)
         if name != package and not name.startswith(f"{package}."):
             outside.add(name.partition(".")[0])
             continue
-        left.append(name.rpartition(".")[0] or package)
+        pending.append(name.rpartition(".")[0] or package)
         path = root.joinpath(*name.split("."))
         path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
         if path.is_file():  # else it is a name in a module
-            left += asked(ast.parse(path.read_bytes()), name if path.name == "__init__.py" else name.rpartition(".")[0])
+            pending += asked(
+                ast.parse(path.read_bytes()), name if path.name == "__init__.py" else name.rpartition(".")[0]
+            )
     return outside - sys.stdlib_module_names
 
 

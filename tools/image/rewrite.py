@@ -108,7 +108,7 @@ def write(library: Elf, decided: Plan, path: Path, relr: bool) -> bool:
         raise library.refuse("its dynamic section has no room")
     table = b"".join(struct.pack("<QQ", *entry) for entry in entries)
     table = table.ljust(16 * library.dynamic_slots, b"\0")
-    loaded = max(one.offset + one.file_size for one in library.segments if one.type == elf.PT_LOAD)
+    loaded = max(segment.offset + segment.file_size for segment in library.segments if segment.type == elf.PT_LOAD)
     start = library.at(decided.room[0])
     room = decided.room[1] - decided.room[0]
     with path.open("w+b") as file:
@@ -136,8 +136,8 @@ Layout = tuple[list[tuple[int, int]], dict[bytes, dict[str, int]], list[tuple[in
 
 def _entries(library: Elf, changed: dict[int, int]) -> list[tuple[int, int]]:
     """Return the dynamic section's entries with some changed, those in REPLACED gone, and new ones at the end."""
-    left = [(tag, changed.pop(tag, value)) for tag, value in library.dynamic if tag not in REPLACED]
-    return left + list(changed.items())
+    entries = [(tag, changed.pop(tag, value)) for tag, value in library.dynamic if tag not in REPLACED]
+    return entries + list(changed.items())
 
 
 def _rela(decided: Plan, listed: Array) -> bytes:
@@ -183,19 +183,19 @@ def _packed(library: Elf, decided: Plan) -> Layout | None:
         return None
     # glibc refuses DT_RELR in a library that does not need this version of it: an older one would crash.
     name = RELR_VERSION + b"\0"
-    taken = [version[2] & 0x7FFF for need in needs for version in need.versions] + library.defined_versions()
-    new = (elf.hash_of(RELR_VERSION), 0, max(taken, default=1) + 1, start - strings)
+    indices = [version[2] & 0x7FFF for need in needs for version in need.versions] + library.defined_versions()
+    new = (elf.hash_of(RELR_VERSION), 0, max(indices, default=1) + 1, start - strings)
     needs[libc.index(True)] = Need(needs[libc.index(True)].file, (*needs[libc.index(True)].versions, new))
     versions = elf.write_needs(needs)
 
     packed = _packable(library, decided)
     rela, relr = _rela(decided, ~packed), elf.pack(decided.places[packed].tolist()).tobytes()
 
-    blocks, place = [], start
+    blocks, address = [], start
     for block in (name, versions, rela, relr):
-        blocks.append((place, block))
-        place += -(-len(block) // 8) * 8
-    if place > end:
+        blocks.append((address, block))
+        address += -(-len(block) // 8) * 8
+    if address > end:
         return None
     _, (needs_at, _), (rela_at, _), (relr_at, _) = blocks
     listed = int((~packed).sum())
@@ -236,7 +236,7 @@ def _write_sections(
         if section["type"] == elf.SHT_SYMTAB:
             dropped |= {index, int(section["link"])}
     dropped -= {library.section_names}
-    names, place = b"\0", end
+    names, offset = b"\0", end
     for index, section in enumerate(sections):
         if index in dropped:
             sections[index] = 0
@@ -256,25 +256,25 @@ def _write_sections(
             start = int(section["offset"])
             body = library.data[start : start + int(section["size"])]
         align = max(1, int(section["align"]))
-        place = -(-place // align) * align
-        section["offset"], section["size"] = place, len(body)
-        file.seek(place)
+        offset = -(-offset // align) * align
+        section["offset"], section["size"] = offset, len(body)
+        file.seek(offset)
         file.write(body)
-        place += len(body)
-    place = -(-place // 8) * 8
-    file.seek(place)
+        offset += len(body)
+    offset = -(-offset // 8) * 8
+    file.seek(offset)
     file.write(sections.tobytes())
-    struct.pack_into("<Q", header, 40, place)
+    struct.pack_into("<Q", header, 40, offset)
 
 
 def offsets(library: Elf, places: Array) -> Array:
     """Return where in the file these addresses are; all are in it."""
-    found = np.zeros(len(places), np.int64)
+    positions = np.zeros(len(places), np.int64)
     for segment in library.segments:
         if segment.type == elf.PT_LOAD:
             inside = (places >= segment.address) & (places < segment.address + segment.file_size)
-            found[inside] = places[inside].astype(np.int64) - segment.address + segment.offset
-    return found
+            positions[inside] = places[inside].astype(np.int64) - segment.address + segment.offset
+    return positions
 
 
 def decode(library: Elf) -> tuple[Array, Array, Array]:
@@ -335,7 +335,7 @@ def verify(library: Elf, path: Path, shared: frozenset[bytes]) -> None:
 
 
 def _same(library: Elf, written: Elf, may: Iterable[tuple[int, int]], words: Array) -> None:
-    loaded = max(one.offset + one.file_size for one in library.segments if one.type == elf.PT_LOAD)
+    loaded = max(segment.offset + segment.file_size for segment in library.segments if segment.type == elf.PT_LOAD)
     for start in range(0, loaded, 1 << 24):
         end = min(start + (1 << 24), loaded)
         places = start + np.flatnonzero(library.bytes[start:end] != written.bytes[start:end])

@@ -6,7 +6,7 @@ from pathlib import Path
 from tools.image.elf import Elf, Refused
 
 WORTH = 0.9  # a library that would keep more than so much of its size stays as it is
-SECTION_HEADERS, SECTION_COUNT, SECTION_NAMES = 40, 60, 62  # where the ELF header tells of them
+SECTION_HEADERS, SECTION_COUNT, SECTION_NAMES = 40, 60, 62  # their offsets in the ELF header
 
 
 def stripped(path: Path) -> bytes | None:

@@ -1,4 +1,4 @@
-"""The server on a folder of packages, started for a moment and asked each signature's example."""
+"""Start the server on a folder of packages and send it each signature's example."""
 
 import json
 import os
@@ -28,23 +28,23 @@ Answers = dict[str, tuple[int, bytes]]
 def answers(packages: Path, model: Path, root: Path = ROOT) -> Answers:
     """Return what the server of `root` answers for each signature of the model; raise Refused where it does not start.
 
-    Nothing but `packages` and the standard library can be imported. What differs from one time to the next, as with a
-    model that draws random numbers, has its status alone.
+    Only `packages` and the standard library can be imported. For an answer that differs between two runs, as of a model
+    that draws random numbers, only the status is returned.
     """
     bodies = _bodies(model)
     with _serving(packages, model, root) as address:
-        asked = [{name: _ask(address, body) for name, body in bodies.items()} for _ in range(2)]
-    return {name: (one[0], one[1] if one == asked[1][name] else b"") for name, one in asked[0].items()}
+        rounds = [{name: _ask(address, body) for name, body in bodies.items()} for _ in range(2)]
+    return {name: (answer[0], answer[1] if answer == rounds[1][name] else b"") for name, answer in rounds[0].items()}
 
 
 def differences(before: Answers, after: Answers) -> str:
-    """Say where answers differ; nothing where they do not."""
-    told = []
+    """Describe where answers differ; empty where they do not."""
+    texts = []
     for name, (status, body) in before.items():
         now_status, now_body = after.get(name, (0, b""))
         if status != now_status or (body and now_body and body != now_body):
-            told.append(f"{name}: {status} {body[:80]!r}, now {now_status} {now_body[:80]!r}")
-    return "; ".join(told)
+            texts.append(f"{name}: {status} {body[:80]!r}, now {now_status} {now_body[:80]!r}")
+    return "; ".join(texts)
 
 
 def _bodies(model: Path) -> dict[str, bytes]:
@@ -52,12 +52,12 @@ def _bodies(model: Path) -> dict[str, bytes]:
         source = Source(model.absolute(), "model")
     except LoadError as error:
         raise Refused(f"{model}: {error}") from None
-    found = {}
+    bodies = {}
     for name, signature in source.signatures.items():
         if signature.refusal is None:
             body = json.loads(tensorflow_serving.example(signature, source.examples.get(name)))
-            found[name] = json.dumps(body if name == DEFAULT else body | {"signature_name": name}).encode()
-    return found
+            bodies[name] = json.dumps(body if name == DEFAULT else body | {"signature_name": name}).encode()
+    return bodies
 
 
 @contextmanager

@@ -129,12 +129,12 @@ def main(arguments: list[str]) -> int:
     """Plan; return the exit status."""
     options = _parser().parse_args(arguments)
     try:
-        made, notes = _plan(options)
-        print(report.as_json(made) if options.json else report.as_text(made), flush=True)
+        proposal, notes = _plan(options)
+        print(report.as_json(proposal) if options.json else report.as_text(proposal), flush=True)
         for note in notes:
             say(f"plan: {note}")
         if not options.no_picture:
-            _draw(made, options.picture)
+            _draw(proposal, options.picture)
     except PlanError as error:
         say(f"plan: {error}")
         return 1
@@ -189,17 +189,17 @@ def _measured(options: argparse.Namespace) -> Measured:
         raise PlanError(str(error)) from None
     loads = f"{len(measure.CONCURRENCIES)} loads of {options.seconds:g} s"
     say(f"measuring {directory}: {options.starts + 1} starts, {loads}")
-    found = measure.measure(directory, body, options.starts, options.seconds, measure.CONCURRENCIES, say)
+    result = measure.measure(directory, body, options.starts, options.seconds, measure.CONCURRENCIES, say)
     if options.save:
         try:
-            options.save.write_text(found.to_json())
+            options.save.write_text(result.to_json())
         except OSError as error:
             raise PlanError(f"--save: {options.save}: {error.strerror}") from None
         say(f"saved to {options.save}")
-    return found
+    return result
 
 
-def _draw(made: Plan, file: Path) -> None:
+def _draw(proposal: Plan, file: Path) -> None:
     try:
         from tools.plan import picture
     except ModuleNotFoundError as error:
@@ -208,7 +208,7 @@ def _draw(made: Plan, file: Path) -> None:
         say("plan: no picture without matplotlib: pip install matplotlib")
         return
     try:
-        picture.draw(made, file)
+        picture.draw(proposal, file)
     except (OSError, ValueError) as error:
         raise PlanError(f"--picture: {file}: {error}") from None
     say(f"picture: {file}")

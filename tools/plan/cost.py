@@ -37,26 +37,26 @@ class Prices:
 
 def read(path: Path, tier: str) -> Prices:
     """Read a price file; raise PlanError naming the key that is missing or wrong."""
-    place = f"--prices: {path}"
+    source = f"--prices: {path}"
     try:
-        found = json.loads(path.read_bytes())
+        prices = json.loads(path.read_bytes())
     except OSError as error:
-        raise PlanError(f"{place}: {error.strerror}") from None
+        raise PlanError(f"{source}: {error.strerror}") from None
     except ValueError:
-        raise PlanError(f"{place}: expected JSON in the form of tools/plan/prices.json") from None
+        raise PlanError(f"{source}: expected JSON in the form of tools/plan/prices.json") from None
 
     def get(*keys: str) -> Any:
-        value = found
+        value = prices
         for place_, key in enumerate(keys):
             if not isinstance(value, dict) or key not in value:
-                raise PlanError(f"{place}: expected the key {'.'.join(keys[: place_ + 1])}, which is missing")
+                raise PlanError(f"{source}: expected the key {'.'.join(keys[: place_ + 1])}, which is missing")
             value = value[key]
         return value
 
     def number(*keys: str) -> float:
         value = get(*keys)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e12:
-            raise PlanError(f"{place}: {'.'.join(keys)}: expected a number from 0 up, got {value!r}")
+            raise PlanError(f"{source}: {'.'.join(keys)}: expected a number from 0 up, got {value!r}")
         return float(value)
 
     tiers = get("tiers")

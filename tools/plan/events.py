@@ -90,8 +90,8 @@ class Simulation:
                 self.look(tick)
                 tick += self.rules.tick
                 if not self.events and not self.inside and self.history[0] == self.history[-1]:
-                    # Nothing changes before somebody comes or an instance goes
-                    ends = [one.last + self.rules.idle for one in self.ready] * (len(self.ready) > self.scale.least)
+                    # Nothing changes before the next request or the end of an instance
+                    ends = [idle.last + self.rules.idle for idle in self.ready] * (len(self.ready) > self.scale.least)
                     then = min([arrival, *ends, max(tick, self.seconds)])
                     tick = max(tick, math.ceil(then / self.rules.tick) * self.rules.tick)
             elif event <= arrival:
@@ -122,17 +122,17 @@ class Simulation:
     def choose(self) -> _Running | None:
         """Return the emptiest of the instances that the autoscaler asks for, else any other with room."""
         ready = self.ready
-        asked = min(max(self.desired, 1), len(ready))
+        preferred = min(max(self.desired, 1), len(ready))
         best, least = None, self.limit
         self.turn += 1
-        for place in range(asked):
-            running = ready[(place + self.turn) % asked]
+        for offset in range(preferred):
+            running = ready[(offset + self.turn) % preferred]
             if len(running.inside) < least:
                 best, least = running, len(running.inside)
                 if not least:
                     break
         if best is None:
-            best = next((one for one in ready[asked:] if len(one.inside) < self.limit), None)
+            best = next((other for other in ready[preferred:] if len(other.inside) < self.limit), None)
         return best
 
     def enter(self, now: float, running: _Running, request: int) -> None:
@@ -179,7 +179,7 @@ class Simulation:
             self.schedule(running)
 
     def refuse(self) -> None:
-        """Refuse the one that has waited longest."""
+        """Refuse the request that has waited longest."""
         self.queue.popleft()
         self.outcome.refused += 1
 
@@ -215,7 +215,7 @@ class Simulation:
         wanted = rules.desired(concurrency, cpu, self.limit, self.cpus)
         self.desired = min(max(wanted, scale.least), scale.most)
         self.start(now, self.desired - len(self.ready) - self.starting)
-        over = [one for one in self.ready if not one.inside and now - one.last >= rules.idle]
+        over = [idle for idle in self.ready if not idle.inside and now - idle.last >= rules.idle]
         over = over[max(0, scale.least - (len(self.ready) - len(over))) :]
         for running in over:
             self.end(running, now)

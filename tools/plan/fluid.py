@@ -19,7 +19,7 @@ from tools.plan.queueing import Station, station
 from tools.plan.rules import Rules, Scale, started
 from tools.plan.traffic import STEP
 
-FINE = 400  # steps to an e-fold of the rate: how closely steady states are told apart
+FINE = 400  # steps per e-fold of the rate: the resolution of steady states
 
 
 class Spread(NamedTuple):
@@ -71,26 +71,26 @@ class Fluid:
     def _station(self, instances: int, level: int, waits: bool = True) -> Station:
         return station(math.exp(level / FINE), instances, self.instance.throughput, waits)
 
-    def _spread(self, level: int, asked: int, ready: int) -> Spread:
+    def _spread(self, level: int, preferred: int, ready: int) -> Spread:
         """Return the steady state where `asked` instances share alike; the others take, in turn, what is too much."""
         rate = remaining = math.exp(level / FINE)
-        seen = np.zeros(self.limit + 1)
+        shares = np.zeros(self.limit + 1)
         active = inside = busy = 0.0
-        place, size = 0, asked
-        while place < ready and remaining > 1e-9 * rate:
-            size = min(size, ready - place)
-            found = self.station(size, round(math.log(remaining) * FINE), size == ready)
-            stays = remaining if size == ready else remaining * (1 - found.full)
-            seen += stays / rate * found.seen
-            active += size * billed(remaining / size, found.idle, self.rules.quantum)
-            inside += found.inside
-            busy += size * (1 - found.idle)
-            remaining = remaining * found.full
-            place += size
-            size = 1 if place == asked else place - asked  # 1, 1, 2, 4, ...
-        if remaining > 0 and seen.sum() < 1:
-            seen[self.limit] += 1 - seen.sum()
-        return Spread(remaining / rate if place >= ready else 0.0, seen, active, inside, busy)
+        position, size = 0, preferred
+        while position < ready and remaining > 1e-9 * rate:
+            size = min(size, ready - position)
+            state = self.station(size, round(math.log(remaining) * FINE), size == ready)
+            stays = remaining if size == ready else remaining * (1 - state.full)
+            shares += stays / rate * state.seen
+            active += size * billed(remaining / size, state.idle, self.rules.quantum)
+            inside += state.inside
+            busy += size * (1 - state.idle)
+            remaining = remaining * state.full
+            position += size
+            size = 1 if position == preferred else position - preferred  # 1, 1, 2, 4, ...
+        if remaining > 0 and shares.sum() < 1:
+            shares[self.limit] += 1 - shares.sum()
+        return Spread(remaining / rate if position >= ready else 0.0, shares, active, inside, busy)
 
     def _kept(self, level: int, least: int, most: int) -> int:
         """Return how many instances are used once in `idle` seconds, more likely than not."""
@@ -117,8 +117,8 @@ class Fluid:
             if not self.starting and self.waiting <= 0 and (most < room or most == 0):
                 self.calm(now, float(rates.mean()), len(rates) * STEP)
             else:
-                for place, rate in enumerate(rates.tolist()):
-                    self.step(now + place * STEP, rate)
+                for position, rate in enumerate(rates.tolist()):
+                    self.step(now + position * STEP, rate)
             self.look(now + len(rates) * STEP)
         now = self.seconds
         while self.waiting > 1e-9:
@@ -146,10 +146,10 @@ class Fluid:
             self.waiting += new
         served = 0.0
         while self.queue and served < capacity:
-            came, count, there = self.queue[0]
+            arrived, count, there = self.queue[0]
             part = min(count, capacity - served)
             served += part
-            self.answer(came, part, now - came, max(0.0, 1 - there / self.ready))
+            self.answer(arrived, part, now - arrived, max(0.0, 1 - there / self.ready))
             self.queue[0][1] -= part
             self.waiting -= part
             if self.queue[0][1] <= 1e-12:
@@ -162,14 +162,14 @@ class Fluid:
             self.waiting = 0.0
         share = served / capacity if capacity else 0.0
         self.used(now, STEP, self.ready * self.limit * share, served, self.ready * share, self.ready * share)
-        if self.waiting > 0 or new:  # at its limit somebody waits, even where the means do not say so
+        if self.waiting > 0 or new:  # at the limit a request waits, even if the means do not show it
             waiting = max(self.waiting, 1.0)
             self.start(now, started(waiting, sum(count for _, count in self.starting), self.limit))
             self.need(now, self.ready)
 
-    def answer(self, came: float, count: float, wait: float, cold: float) -> None:
+    def answer(self, arrived: float, count: float, wait: float, cold: float) -> None:
         """Count requests that waited; their instance is full."""
-        bucket = self.bucket(came)
+        bucket = self.bucket(arrived)
         full = self.limit / self.best
         if wait < STEP / 2:
             self.seen[bucket, self.limit] += count
@@ -196,14 +196,14 @@ class Fluid:
         if not count:
             self.used(now, seconds, 0.0, 0.0, 0.0, 0.0)
             return
-        asked = min(max(self.desired, 1), self.ready)
-        found = self.spread(round(math.log(rate) * FINE), asked, self.ready)
-        self.seen[bucket] += count * found.seen
+        preferred = min(max(self.desired, 1), self.ready)
+        state = self.spread(round(math.log(rate) * FINE), preferred, self.ready)
+        self.seen[bucket] += count * state.seen
         outcome.answered += count
-        outcome.latency_sum += found.inside * seconds
-        if found.full > 0:
+        outcome.latency_sum += state.inside * seconds
+        if state.full > 0:
             # Most find a place that is left before an instance has started.
-            blocked = count * found.full
+            blocked = count * state.full
             cold = blocked * math.exp(-self.start_seconds * self.ready * self.best)
             outcome.cold += cold
             self.line.cold[bucket] += cold
@@ -211,7 +211,7 @@ class Fluid:
             if self.hits >= 1:
                 self.start(now, int(self.hits))
                 self.hits %= 1
-        self.used(now, seconds, found.inside, count, found.active, found.busy)
+        self.used(now, seconds, state.inside, count, state.active, state.busy)
 
     def used(self, now: float, seconds: float, inside: float, served: float, active: float, busy: float) -> None:
         """Add up what the time of instances was used for."""
@@ -245,18 +245,18 @@ class Fluid:
         rules, scale, instance = self.rules, self.scale, self.instance
         inside_before, cpu_before = self.history[0]
         self.history.append((self.inside_sum, self.cpu_sum))
-        wanted = rules.desired(
+        instances = rules.desired(
             (self.inside_sum - inside_before) / rules.window, (self.cpu_sum - cpu_before) / rules.window,
             self.limit, instance.cpus,
         )  # fmt: skip
-        self.desired = min(max(wanted, scale.least), scale.most)
+        self.desired = min(max(instances, scale.least), scale.most)
         self.start(now, self.desired - self.ready - sum(count for _, count in self.starting))
         rate = float(self.rates[min(int(now / STEP), len(self.rates)) - 1])
         if rate > 0 and self.ready:
-            asked = min(max(self.desired, 1), self.ready)
-            used = asked
-            if asked < self.ready:
-                used = self.kept(round(math.log(rate) * FINE), asked, self.ready)
+            preferred = min(max(self.desired, 1), self.ready)
+            used = preferred
+            if preferred < self.ready:
+                used = self.kept(round(math.log(rate) * FINE), preferred, self.ready)
             self.need(now, used)
         while self.needs and now - self.needs[0][0] > rules.idle:
             self.needs.popleft()
@@ -268,8 +268,8 @@ class Fluid:
         limit, rates = self.limit, self.instance.throughput
         mixed = np.zeros((limit + 1, len(MIDDLES)))
         for number in range(1, limit + 1):
-            found = bins(self.instance.work * number / rates[number])
-            mixed[number] = np.bincount(found, minlength=len(MIDDLES)) / len(self.instance.work)
+            indices = bins(self.instance.work * number / rates[number])
+            mixed[number] = np.bincount(indices, minlength=len(MIDDLES)) / len(self.instance.work)
         self.line.latency += self.seen @ mixed
         return self.outcome
 

@@ -33,20 +33,22 @@ from tools.plan.problem import PlanError
 
 CONCURRENCIES = (1, 2, 4, 8, 16, 32)
 LONGEST_START = 240.0  # seconds; the platform gives up after as many
-# Inherited, these would change what is measured, or where.
+# If inherited, these would change what is measured, or where.
 SET_HERE = ("HOST", "PORT", "WORKERS", "THREADS", "AIP_HTTP_PORT", "AIP_STORAGE_URI", "PYTHONDONTWRITEBYTECODE")
 
 
 def example(directory: Path) -> bytes:
-    """Return the request that the model's exporter left, or one that fits; raise PlanError where nothing is served."""
+    """Return the exporter's example request, or a generated one; raise PlanError where nothing can be served."""
     try:
         source = Source(directory, "model")
     except LoadError as error:
         raise PlanError(f"{directory}: {error}") from None
-    usable = [one for one in source.signatures.values() if one.refusal is None and not one.name.startswith("__")]
+    usable = [
+        entry for entry in source.signatures.values() if entry.refusal is None and not entry.name.startswith("__")
+    ]
     if not usable:
         raise PlanError(f"{directory}: expected a signature that can be called, got none")
-    signature = next((one for one in usable if one.name == DEFAULT), usable[0])
+    signature = next((entry for entry in usable if entry.name == DEFAULT), usable[0])
     return tensorflow_serving.example(signature, source.examples.get(signature.name))
 
 
@@ -82,16 +84,16 @@ class Server(server.Server):
                 continue
             if status == 200:
                 return
-            raise PlanError(f"{self.name}: {told(body)}")
+            raise PlanError(f"{self.name}: {error_text(body)}")
         raise PlanError(f"{self.name}: expected a start within {LONGEST_START:g} s, the platform's limit")
 
     def processes(self) -> list[int]:
         """Return the processes of its session."""
-        found = []
+        pids = []
         for entry in Path("/proc").iterdir():
             if entry.name.isdecimal() and (stat := _stat(int(entry.name))) and int(stat[3]) == self.process.pid:
-                found.append(int(entry.name))
-        return found
+                pids.append(int(entry.name))
+        return pids
 
     def cpu_seconds(self) -> float:
         """User and system time up to now, of those that live."""
@@ -107,8 +109,8 @@ def _stat(pid: int) -> list[str] | None:
         return None
 
 
-def told(body: bytes) -> str:
-    """Return what an error body says."""
+def error_text(body: bytes) -> str:
+    """Return the message of an error body."""
     try:
         return str(json.loads(body)["error"])[:500]
     except (ValueError, KeyError, TypeError):
@@ -145,7 +147,7 @@ def start(directory: Path, body: bytes, cores: set[int]) -> tuple[float, float]:
 def predict(server: Server, body: bytes) -> None:
     status, answer = server.ask("POST", "/", body)
     if status != 200:
-        raise PlanError(f"{server.name}: its example request is refused, give one with --body: {told(answer)}")
+        raise PlanError(f"{server.name}: its example request is refused, give one with --body: {error_text(answer)}")
 
 
 def memory(server: Server) -> dict[str, float]:
@@ -157,9 +159,9 @@ def memory(server: Server) -> dict[str, float]:
         for line in Path(f"/proc/{worker}/status").read_text().splitlines()
         if line.startswith("VmHWM:")
     )
-    others = sum(one["Pss_Anon"] for pid, one in pages.items() if pid != worker)
+    others = sum(page["Pss_Anon"] for pid, page in pages.items() if pid != worker)
     return {
-        "pss": sum(one["Pss"] for one in pages.values()),
+        "pss": sum(page["Pss"] for page in pages.values()),
         "peak": peak + others,
         "worker": pages[worker]["Private_Clean"] + pages[worker]["Private_Dirty"],
     }
@@ -178,11 +180,11 @@ def _load(server: Server, file: Path, clients: int, seconds: float, cores: set[i
     )
     if done.returncode:
         raise PlanError(f"{server.name}: under load: {(done.stderr.decode().strip().splitlines() or ['?'])[-1][:300]}")
-    found = json.loads(done.stdout)
-    if not found["requests"]:
+    result = json.loads(done.stdout)
+    if not result["requests"]:
         raise PlanError(f"{server.name}: --seconds: expected time for one answer, got {seconds:g}")
-    found["milliseconds"] = (np.quantile(found["latencies"], SHARES) * 1000).tolist()
-    return found
+    result["milliseconds"] = (np.quantile(result["latencies"], SHARES) * 1000).tolist()
+    return result
 
 
 def measure(

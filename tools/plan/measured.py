@@ -59,45 +59,45 @@ class Measured:
 def read(path: Path) -> Measured:
     """Read a saved measurement; raise PlanError where it is none."""
     try:
-        found = json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes())
     except OSError as error:
         raise PlanError(f"--measured: {path}: {error.strerror}") from None
     except ValueError:
         raise PlanError(f"--measured: {path}: expected JSON that --save wrote") from None
-    return from_dict(found, str(path))
+    return from_dict(content, str(path))
 
 
-def from_dict(found: Any, place: str) -> Measured:
+def from_dict(values: Any, source: str) -> Measured:
     """Check and convert what JSON gave."""
-    if not isinstance(found, dict):
-        raise PlanError(f"--measured: {place}: expected an object, got {type(found).__name__}")
+    if not isinstance(values, dict):
+        raise PlanError(f"--measured: {source}: expected an object, got {type(values).__name__}")
     names = {field.name for field in fields(Measured)}
-    if missing := sorted(names - {"notes"} - found.keys()):
-        raise PlanError(f"--measured: {place}: expected {missing[0]!r}, which is missing")
-    found = {name: value for name, value in found.items() if name in names}
-    for name, value in found.items():
+    if missing := sorted(names - {"notes"} - values.keys()):
+        raise PlanError(f"--measured: {source}: expected {missing[0]!r}, which is missing")
+    values = {name: value for name, value in values.items() if name in names}
+    for name, value in values.items():
         if name in ("model", "date", "machine", "server", "notes", "loads"):
             continue
         if name in ("start_seconds", "alone_ms"):
-            if not isinstance(value, list) or not value or not all(_positive(one) for one in value):
-                raise PlanError(f"--measured: {place}: {name}: expected numbers above 0, got {value!r}"[:300])
-            found[name] = tuple(float(one) for one in value)
+            if not isinstance(value, list) or not value or not all(_positive(number) for number in value):
+                raise PlanError(f"--measured: {source}: {name}: expected numbers above 0, got {value!r}"[:300])
+            values[name] = tuple(float(number) for number in value)
         elif not _positive(value) and not (name == "worker_mib" and value == 0):
-            raise PlanError(f"--measured: {place}: {name}: expected a number above 0, got {value!r}"[:300])
-    if len(found["alone_ms"]) != len(SHARES) or list(found["alone_ms"]) != sorted(found["alone_ms"]):
-        raise PlanError(f"--measured: {place}: alone_ms: expected {len(SHARES)} numbers, rising")
+            raise PlanError(f"--measured: {source}: {name}: expected a number above 0, got {value!r}"[:300])
+    if len(values["alone_ms"]) != len(SHARES) or list(values["alone_ms"]) != sorted(values["alone_ms"]):
+        raise PlanError(f"--measured: {source}: alone_ms: expected {len(SHARES)} numbers, rising")
     try:
-        loads = tuple(Load(**load) for load in found["loads"])
+        loads = tuple(Load(**load) for load in values["loads"])
         if (
             not loads
             or loads[0].concurrency != 1
             or any(not _positive(load.concurrency) or not _positive(load.requests_per_second) for load in loads)
-            or any(one.concurrency >= other.concurrency for one, other in pairwise(loads))
+            or any(number.concurrency >= other.concurrency for number, other in pairwise(loads))
         ):
             raise TypeError
     except TypeError:
-        raise PlanError(f"--measured: {place}: loads: expected one for each concurrency, from 1 upwards") from None
-    return Measured(**{**found, "loads": loads, "notes": tuple(found.get("notes", ()))})
+        raise PlanError(f"--measured: {source}: loads: expected one for each concurrency, from 1 upwards") from None
+    return Measured(**{**values, "loads": loads, "notes": tuple(values.get("notes", ()))})
 
 
 def _positive(value: Any) -> bool:
@@ -145,8 +145,8 @@ def throughput(measured: Measured, concurrency: int, workers: int) -> Floats:
     counts = [0, *(load.concurrency for load in measured.loads)]
     rates = np.maximum.accumulate([0.0, *(load.requests_per_second for load in measured.loads)])
     each, more = np.divmod(np.arange(concurrency + 1), workers)
-    one = np.interp(np.arange(concurrency + 2), counts, rates)
-    return np.asarray((workers - more) * one[each] + more * one[each + 1], dtype=np.float64)
+    worker_rates = np.interp(np.arange(concurrency + 2), counts, rates)
+    return np.asarray((workers - more) * worker_rates[each] + more * worker_rates[each + 1], dtype=np.float64)
 
 
 def instance(

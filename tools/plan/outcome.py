@@ -15,8 +15,8 @@ BUCKETS = 288  # of a timeline: five minutes of a day each
 
 def bins(latencies: Floats | float) -> NDArray[np.int64]:
     """Return the bin of each latency, in seconds."""
-    found = (np.log(np.maximum(latencies, EDGES[0])) - np.log(EDGES[0])) / 0.01
-    return np.asarray(np.clip(found.astype(np.int64), 0, len(MIDDLES) - 1))
+    positions = (np.log(np.maximum(latencies, EDGES[0])) - np.log(EDGES[0])) / 0.01
+    return np.asarray(np.clip(positions.astype(np.int64), 0, len(MIDDLES) - 1))
 
 
 def percentile(counts: Floats, share: float) -> float:

@@ -40,8 +40,8 @@ def draw(plan: Plan, file: Path) -> None:
 
     _over_time(grid[1, 0], "Latency as proposed, ms", unit)
     for (label, at), colour in zip({"p50": 0.5, "p95": 0.95, "p99": 0.99}.items(), COLOURS):
-        found = [percentile(counts, at) * 1000 for counts in line.latency]
-        grid[1, 0].plot(times, found, color=colour, label=label, linewidth=1.2)
+        quantiles = [percentile(counts, at) * 1000 for counts in line.latency]
+        grid[1, 0].plot(times, quantiles, color=colour, label=label, linewidth=1.2)
     grid[1, 0].set_yscale("log")
     grid[1, 0].legend(frameon=False)
 
@@ -63,9 +63,13 @@ def _costs(axes: Axes, plan: Plan) -> None:
     values = [choice.cost.million for choice in plan.choices]
     colours = [COLOURS[0] if choice is plan.proposed else COLOURS[4] for choice in plan.choices]
     axes.barh(places, np.nan_to_num(values), color=colours)
-    for place, choice in zip(places, plan.choices):
+    for position, choice in zip(places, plan.choices):
         axes.annotate(
-            _label(choice), (np.nan_to_num(choice.cost.million), place), (4, 0), textcoords="offset points", va="center"
+            _label(choice),
+            (np.nan_to_num(choice.cost.million), position),
+            (4, 0),
+            textcoords="offset points",
+            va="center",
         )
     axes.set_yticks(places, [name(choice.service, plan) for choice in plan.choices])
     axes.set_xlim(0, 1.6 * max(np.nan_to_num(values).max(), 1e-9))

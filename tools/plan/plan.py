@@ -80,12 +80,12 @@ class Plan:
 
 
 def size(measured: Measured, wishes: Wishes) -> tuple[int, int, int]:
-    """Return MiB, vCPUs and workers: a worker for each vCPU where they fit, otherwise one."""
-    one = measured.peak_mib * HEADROOM + RESERVE
+    """Return MiB, vCPUs and workers: a worker for each vCPU where they fit, else one."""
+    first_worker = measured.peak_mib * HEADROOM + RESERVE
     if wishes.memory is not None and wishes.memory < measured.peak_mib:
-        told = f"at least {measured.peak_mib:.0f} MiB, which the model was seen to use"
-        raise PlanError(f"--memory: expected {told}, got {wishes.memory} MiB")
-    memory = wishes.memory if wishes.memory is not None else memory_for(one)
+        least_memory = f"at least {measured.peak_mib:.0f} MiB, which the model was seen to use"
+        raise PlanError(f"--memory: expected {least_memory}, got {wishes.memory} MiB")
+    memory = wishes.memory if wishes.memory is not None else memory_for(first_worker)
     cpu = wishes.cpu
     if cpu is None:
         fitting = [count for count, (least, most, _) in SIZES.items() if least <= memory <= most]
@@ -98,12 +98,12 @@ def size(measured: Measured, wishes: Wishes) -> tuple[int, int, int]:
     workers = cpu
     if wishes.memory is None:
         memory = max(SIZES[cpu][0], memory)
-        whole = one + (cpu - 1) * each
+        whole = first_worker + (cpu - 1) * each
         if whole <= SIZES[cpu][1]:
             memory = max(memory, memory_for(whole))
         else:
             workers = 1
-    elif one + (cpu - 1) * each > memory:
+    elif first_worker + (cpu - 1) * each > memory:
         workers = 1
     check_size(cpu, memory)
     return memory, cpu, workers
@@ -128,11 +128,11 @@ def steady_rate(traffic: Traffic) -> float:
 def begins(traffic: Traffic, instance: Instance, scale: Scale, rules: Rules) -> Scale:
     """Return the scale with the instances that the rate at the beginning has called and kept."""
     rate = steady_rate(traffic)
-    if rate * rules.idle < 5:  # there may well have been nobody for so long
+    if rate * rules.idle < 5:  # there may have been no request for that long
         return replace(scale, initial=scale.least)
     inside = rate / float(instance.throughput[1])
-    wanted = rules.desired(inside, rate * instance.cpu_seconds, instance.concurrency, instance.cpus)
-    return replace(scale, initial=min(max(wanted, scale.least, 1), scale.most))
+    instances = rules.desired(inside, rate * instance.cpu_seconds, instance.concurrency, instance.cpus)
+    return replace(scale, initial=min(max(instances, scale.least, 1), scale.most))
 
 
 def simulate(traffic: Traffic, instance: Instance, scale: Scale, rules: Rules, seed: int) -> Outcome:
@@ -179,15 +179,15 @@ def plan(measured: Measured, traffic: Traffic, wishes: Wishes, prices: Prices, r
     if limit > measured.loads[-1].concurrency * workers:
         notes.append(f"nothing was measured above {measured.loads[-1].concurrency} at a time; the same rate is assumed")
 
-    found: dict[tuple[int, int], Outcome] = {}
+    outcomes: dict[tuple[int, int], Outcome] = {}
     choices: list[Choice] = []
 
     def look(concurrency: int, least: int, billing: str) -> None:
         key = concurrency, least
-        if key not in found:
-            found[key] = simulate(traffic, made(concurrency), Scale(least, most), rules, wishes.seed)
+        if key not in outcomes:
+            outcomes[key] = simulate(traffic, made(concurrency), Scale(least, most), rules, wishes.seed)
         service = Service(memory, cpu, concurrency, min(workers, concurrency), least, most, billing)
-        outcome = found[key]
+        outcome = outcomes[key]
         choices.append(Choice(service, outcome, cost(outcome, cpu, memory, wishes.boost, prices, billing)))
 
     for least in [0, 1] if wishes.least is None else sorted({0, 1, wishes.least}):
@@ -197,21 +197,21 @@ def plan(measured: Measured, traffic: Traffic, wishes: Wishes, prices: Prices, r
             look(limit, least, billing)
     if limit > 1 and wishes.concurrency is None:
         look(1, 0, BY_REQUEST)
-    proposed = choose([one for one in choices if one.service.concurrency == limit], wishes, notes)
+    proposed = choose([choice for choice in choices if choice.service.concurrency == limit], wishes, notes)
     return Plan(measured, traffic, rules, prices, base.start, proposed, tuple(choices), tuple(notes))
 
 
 def choose(choices: list[Choice], wishes: Wishes, notes: list[str]) -> Choice:
     """Return the cheapest that meets the wishes; the fastest, and a note, where none does."""
     if wishes.least is not None:
-        choices = [one for one in choices if one.service.least == wishes.least]
+        choices = [choice for choice in choices if choice.service.least == wishes.least]
     if wishes.p99 is not None:
-        meeting = [one for one in choices if one.outcome.percentile(0.99) <= wishes.p99]
+        meeting = [choice for choice in choices if choice.outcome.percentile(0.99) <= wishes.p99]
         if not meeting:
             notes.append(f"no alternative has 99 % below {wishes.p99 * 1000:g} ms; the fastest is proposed")
-            return min(choices, key=lambda one: (one.outcome.percentile(0.99), one.cost.month_free))
+            return min(choices, key=lambda choice: (choice.outcome.percentile(0.99), choice.cost.month_free))
         choices = meeting
-    return min(choices, key=lambda one: (one.cost.month_free, one.cost.month, one.service.least))
+    return min(choices, key=lambda choice: (choice.cost.month_free, choice.cost.month, choice.service.least))
 
 
 def _peak(traffic: Traffic) -> float:

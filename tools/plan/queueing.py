@@ -36,14 +36,14 @@ def station(rate: float, instances: int, throughput: Floats, waits: bool = True)
     `seen` is of those who stay.
     """
     limit = len(throughput) - 1
-    seen = np.zeros(limit + 1)
+    found_by_arrivals = np.zeros(limit + 1)
     if rate <= 0 or instances <= 0:
-        seen[1] = 1.0
-        return Station(0.0 if instances else 1.0, 1.0, 0.0, seen)
+        found_by_arrivals[1] = 1.0
+        return Station(0.0 if instances else 1.0, 1.0, 0.0, found_by_arrivals)
     load = rate / (instances * throughput[-1])
     if waits and load >= 0.9999:
-        seen[limit] = 1.0
-        return Station(1.0, 0.0, float(instances * limit), seen)
+        found_by_arrivals[limit] = 1.0
+        return Station(1.0, 0.0, float(instances * limit), found_by_arrivals)
     most = instances * limit
     # The likeliest number of requests: where as many leave as come
     low, high = 0, most
@@ -70,9 +70,9 @@ def station(rate: float, instances: int, throughput: Floats, waits: bool = True)
     idle = float((shares * np.maximum(0, instances - numbers)).sum() / instances)
     inside = float((shares * numbers).sum() + beyond * most)
     room = numbers < most
-    np.add.at(seen, numbers[room] // instances + 1, shares[room])
+    np.add.at(found_by_arrivals, numbers[room] // instances + 1, shares[room])
     if waits:
-        seen[limit] += full
+        found_by_arrivals[limit] += full
     else:
-        seen /= seen.sum()
-    return Station(full, idle, inside, seen)
+        found_by_arrivals /= found_by_arrivals.sum()
+    return Station(full, idle, inside, found_by_arrivals)

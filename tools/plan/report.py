@@ -45,7 +45,7 @@ def size(memory: int) -> str:
 
 def columns(rows: list[list[str]]) -> list[str]:
     """Return lines; the first column to the left, the others to the right."""
-    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return [
         "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))]).rstrip()
         for row in rows
@@ -71,13 +71,13 @@ def command(service: Service) -> str:
 def as_text(plan: Plan) -> str:
     """Return the whole plan as tables."""
     measured, service, outcome = plan.measured, plan.proposed.service, plan.proposed.outcome
-    one = measured.loads[0]
+    alone = measured.loads[0]
     best = max(measured.loads, key=lambda load: load.requests_per_second)
     lines = [
         f"Model      {measured.model}, measured {measured.date}: {measured.machine}",
         f"           starts in {measured.start:.2f} s, {measured.start_cpu_seconds:.2f} CPU s; "
         f"{measured.peak_mib:.0f} MiB at its highest",
-        f"           a request alone {number(1000 / one.requests_per_second)} ms; one core answers "
+        f"           a request alone {number(1000 / alone.requests_per_second)} ms; one core answers "
         f"{best.requests_per_second:,.0f}/s with {best.concurrency} at a time",
         f"Traffic    {plan.traffic.label}; {plan.traffic.requests:,.0f} requests in {_hours(plan.traffic.seconds)}",
         f"Simulated  {outcome.simulator}; an instance is there {plan.start:.2f} s after it is asked for",
@@ -93,14 +93,14 @@ def as_text(plan: Plan) -> str:
     ]
     rows = [["", "instances", "cold", "refused", *SHARES, "per million", "a month"]]
     for choice in plan.choices:
-        found = choice.outcome
+        simulated = choice.outcome
         rows.append(
             [
                 ("> " if choice is plan.proposed else "  ") + name(choice.service, plan),
-                f"{number(found.mean_instances)}, {number(found.peak)} max",
-                share(found.cold, found.answered),
-                share(found.refused, found.requests),
-                *(milliseconds(found.percentile(at)) for at in SHARES.values()),
+                f"{number(simulated.mean_instances)}, {number(simulated.peak)} max",
+                share(simulated.cold, simulated.answered),
+                share(simulated.refused, simulated.requests),
+                *(milliseconds(simulated.percentile(at)) for at in SHARES.values()),
                 f"{number(choice.cost.million)}",
                 f"{choice.cost.month_free:,.2f}",
             ]
@@ -176,22 +176,22 @@ def to_dict(plan: Plan) -> dict[str, Any]:
             "requests_per_second": (line.requests / line.seconds).tolist(),
             "instances": line.instances.tolist(),
             "cold": line.cold.tolist(),
-            **{key: [percentile(one, at) for one in line.latency] for key, at in SHARES.items()},
+            **{key: [percentile(counts, at) for counts in line.latency] for key, at in SHARES.items()},
         },
         "notes": list(plan.notes),
     }
 
 
 def _choice(choice: Choice) -> dict[str, Any]:
-    found = choice.outcome
+    outcome = choice.outcome
     kept = (
         "simulator", "seconds", "requests", "answered", "refused", "cold", "starts", "peak", "lifetime", "starting",
         "active", "idle_least", "mean_instances", "mean_latency",
     )  # fmt: skip
     return {
         "service": asdict(choice.service),
-        "outcome": {key: getattr(found, key) for key in kept},
-        "latency": {key: found.percentile(at) for key, at in SHARES.items()},
+        "outcome": {key: getattr(outcome, key) for key in kept},
+        "latency": {key: outcome.percentile(at) for key, at in SHARES.items()},
         "cost": asdict(choice.cost),
     }
 
@@ -199,9 +199,9 @@ def _choice(choice: Choice) -> dict[str, Any]:
 def _clean(value: Any) -> Any:
     """Return what strict JSON parsers take: null for nan."""
     if isinstance(value, dict):
-        return {key: _clean(one) for key, one in value.items()}
+        return {key: _clean(element) for key, element in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_clean(one) for one in value]
+        return [_clean(element) for element in value]
     if isinstance(value, (float, np.floating)):
         return None if math.isnan(value) else float(value)
     return value

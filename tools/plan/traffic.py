@@ -1,7 +1,7 @@
 """Shapes of traffic: requests a second over time, or the moments of a recorded one.
 
 constant   RATE requests a second
-diurnal    a day: nobody at night, PEAK at 14:00, RATE on the average
+diurnal    a day: no requests at night, PEAK at 14:00, RATE on the average
 bursts     RATE, and PEAK for BURST_SECONDS once every BURST_EVERY seconds
 trace      a file with a timestamp a line, in seconds or ISO 8601
 """
@@ -109,7 +109,7 @@ def trace(path: Path) -> tuple[Traffic, list[str]]:
     return Traffic(f"trace {path.name}, {len(moments):,} requests", cells / STEP, moments), notes
 
 
-def _moment(text: str, place: str) -> tuple[float, str]:
+def _moment(text: str, source: str) -> tuple[float, str]:
     try:
         seconds = float(text)
     except ValueError:
@@ -117,11 +117,11 @@ def _moment(text: str, place: str) -> tuple[float, str]:
     else:
         if math.isfinite(seconds):
             return seconds, "seconds"
-        raise PlanError(f"{place}: expected a finite number of seconds, got {text[:60]!r}")
+        raise PlanError(f"{source}: expected a finite number of seconds, got {text[:60]!r}")
     try:
         # Python 3.10 reads no Z, and a fraction of six digits alone
         whole = re.sub(
-            r"\.([0-9]{1,9})", lambda found: "." + found[1][:6].ljust(6, "0"), re.sub("[zZ]$", "+00:00", text)
+            r"\.([0-9]{1,9})", lambda match: "." + match[1][:6].ljust(6, "0"), re.sub("[zZ]$", "+00:00", text)
         )
         moment = datetime.fromisoformat(whole)
         return (
@@ -129,4 +129,4 @@ def _moment(text: str, place: str) -> tuple[float, str]:
             "ISO 8601 without a time zone" if moment.tzinfo is None else "ISO 8601 with a time zone",
         )
     except (ValueError, OverflowError):
-        raise PlanError(f"{place}: expected seconds or ISO 8601, got {text[:60]!r}") from None
+        raise PlanError(f"{source}: expected seconds or ISO 8601, got {text[:60]!r}") from None

@@ -1,1 +1,1 @@
-"""Is a served model a function of its request alone? `python -m serving verify` asks real servers; never deployed."""
+"""`python -m serving verify`: test with real servers that answers depend only on the request. Not deployed."""

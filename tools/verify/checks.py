@@ -1,4 +1,4 @@
-"""The checks: what may lie between two equal requests, and must not be seen in the answers."""
+"""The checks: what happens between two equal requests must not change the answer."""
 
 import json
 import math
@@ -18,7 +18,7 @@ from serving.savedmodel.safety.purity import against, impurities
 from serving.savedmodel.signature import Signature
 from tools.verify.cases import LARGEST, Asked
 from tools.verify.client import Answer, Case, Client, VerifyError, leave
-from tools.verify.compare import by_output, largest, output_name, share, told, tolerance
+from tools.verify.compare import by_output, described, largest, output_name, share, tolerance
 
 SAME, ROUNDS, DIFFERS, UNTESTED = "same", "rounds", "differs", "untested"
 CONNECTIONS = 4
@@ -28,7 +28,7 @@ Progress = Callable[[str, int, int], None]
 
 
 class Verdict(NamedTuple):
-    """How one check went. `compared` answers were held against those of the beginning, `differing` were others."""
+    """The result of one check: `compared` answers were compared with the first ones, `differing` of them differed."""
 
     check: str
     verdict: str
@@ -38,7 +38,7 @@ class Verdict(NamedTuple):
 
 
 class Subject(NamedTuple):
-    """What is verified: requests with their first answers, and the servers that are asked."""
+    """What is verified: requests with their first answers, and the servers."""
 
     asked: Sequence[Asked]
     right: dict[Case, Answer]
@@ -53,17 +53,17 @@ class Subject(NamedTuple):
 
     @property
     def others(self) -> list[Case]:
-        return [case for one in self.asked for case in one.others] or self.cases
+        return [case for entry in self.asked for case in entry.others] or self.cases
 
     def signature(self, case: Case) -> Signature | None:
-        return next((one.signature for one in self.asked if one.signature.name == case.signature), None)
+        return next((entry.signature for entry in self.asked if entry.signature.name == case.signature), None)
 
-    def client(self, place: int = 0) -> Client:
-        return Client(self.urls[place], self.headers)
+    def client(self, index: int = 0) -> Client:
+        return Client(self.urls[index], self.headers)
 
 
 class Tally:
-    """Counts what differs; many threads may tell it."""
+    """Compares answers and counts differences; threads may share it."""
 
     def __init__(self, subject: Subject, check: str, total: int) -> None:
         self._subject, self._check, self._total = subject, check, total
@@ -71,45 +71,45 @@ class Tally:
         self.compared = self.differing = 0
         self._shown: list[str] = []
 
-    def look(self, case: Case, came: Answer) -> None:
+    def look(self, case: Case, answer: Answer) -> None:
         right = self._subject.right[case]
         with self._lock:
             self.compared += 1
-            if came != right:
+            if answer != right:
                 self.differing += 1
                 if len(self._shown) < SHOWN:
-                    self._shown.append(f"{case.name}: {_difference(right, came, self._subject.signature(case))}")
+                    self._shown.append(f"{case.name}: {_difference(right, answer, self._subject.signature(case))}")
         if not self.compared % 50:
             self._subject.progress(self._check, self.compared, self._total)
 
-    def verdict(self, what: str) -> Verdict:
+    def verdict(self, detail: str) -> Verdict:
         verdict = DIFFERS if self.differing else SAME
-        return Verdict(self._check, verdict, "; ".join(self._shown) or what, self.compared, self.differing)
+        return Verdict(self._check, verdict, "; ".join(self._shown) or detail, self.compared, self.differing)
 
 
-def _difference(right: Answer, came: Answer, signature: Signature | None) -> str:
-    if right.status != came.status:
-        return f"expected status {right.status}, got {came.status}: {came.body[:120].decode(errors='replace')}"
-    if right.body == came.body:
-        return f"expected {right.content_type}, got {came.content_type}"
-    return told(right.body, came.body, signature)
+def _difference(right: Answer, answer: Answer, signature: Signature | None) -> str:
+    if right.status != answer.status:
+        return f"expected status {right.status}, got {answer.status}: {answer.body[:120].decode(errors='replace')}"
+    if right.body == answer.body:
+        return f"expected {right.content_type}, got {answer.content_type}"
+    return described(right.body, answer.body, signature)
 
 
 def graph(directory: Path, vouched: bool = False) -> Verdict:
-    """Look at the model's operations, before anything is asked; `vouched` are those of custom libraries."""
+    """Check the model's operations, before any request; with `vouched` those of custom libraries pass."""
     if not (directory / "saved_model.pb").is_file():
         return Verdict("graph", UNTESTED, "it is not a SavedModel")
-    found = impurities(directory)
-    uses = against(found, vouched)
-    if uses:
-        more = f"; and {len(uses) - SHOWN} more" if len(uses) > SHOWN else ""
-        return Verdict("graph", DIFFERS, "; ".join(map(str, uses[:SHOWN])) + more)
-    told = "; ".join(map(str, found[:SHOWN]))
-    return Verdict("graph", SAME, told or "every operation that signatures and loading reach is pure")
+    impure = impurities(directory)
+    refused = against(impure, vouched)
+    if refused:
+        more = f"; and {len(refused) - SHOWN} more" if len(refused) > SHOWN else ""
+        return Verdict("graph", DIFFERS, "; ".join(map(str, refused[:SHOWN])) + more)
+    detail = "; ".join(map(str, impure[:SHOWN]))
+    return Verdict("graph", SAME, detail or "every operation that signatures and loading reach is pure")
 
 
 def again(subject: Subject) -> Verdict:
-    """Ask each request twice more in a row, on a connection of its own."""
+    """Send each request twice more, on a new connection."""
     tally = Tally(subject, "again", 2 * len(subject.right))
     for case in subject.cases:
         with subject.client() as client:
@@ -119,7 +119,7 @@ def again(subject: Subject) -> Verdict:
 
 
 def order(subject: Subject, rounds: int) -> Verdict:
-    """Ask in other orders."""
+    """Send the requests in other orders."""
     tally, shuffled = Tally(subject, "order", rounds * len(subject.right)), subject.cases
     with subject.client() as client:
         for seed in range(rounds):
@@ -130,20 +130,20 @@ def order(subject: Subject, rounds: int) -> Verdict:
 
 
 def instance(subject: Subject) -> Verdict:
-    """Ask another instance, which has answered nobody yet, from the end to the beginning."""
+    """Send the requests to another instance, which has answered none yet, in reverse order."""
     if len(subject.urls) < 2:
         return Verdict("instance", UNTESTED, "one address was given; another instance's is a second --url")
-    places = range(1, len(subject.urls))
-    tally = Tally(subject, "instance", len(places) * len(subject.right))
-    for place in places:
-        with subject.client(place) as client:
+    indices = range(1, len(subject.urls))
+    tally = Tally(subject, "instance", len(indices) * len(subject.right))
+    for index in indices:
+        with subject.client(index) as client:
             for case in reversed(subject.cases):
                 tally.look(case, client.post(case))
-    return tally.verdict(f"backwards, on {'another instance' if len(places) == 1 else f'{len(places)} others'}")
+    return tally.verdict(f"backwards, on {'another instance' if len(indices) == 1 else f'{len(indices)} others'}")
 
 
 def beside(subject: Subject, requests: int) -> Verdict:
-    """Ask from many connections at once, each in an order of its own."""
+    """Send the requests on several connections at once, each in its own order."""
     rounds = max(requests // (CONNECTIONS * len(subject.right)), 2)
     tally = Tally(subject, "beside", rounds * CONNECTIONS * len(subject.right))
 
@@ -178,7 +178,7 @@ def _together(work: Callable[[int], None]) -> None:
 
 
 def after_others(subject: Subject, count: int) -> Verdict:
-    """Ask again after many other requests."""
+    """Send the requests again after many others."""
     others, done = subject.others, [0] * CONNECTIONS
 
     def work(seed: int) -> None:
@@ -201,7 +201,7 @@ JSON = (("Content-Type", "application/json"),)
 
 
 def _errors(case: Case) -> Iterable[Case]:
-    """Return requests that nobody can answer, each like a good one."""
+    """Yield invalid requests, each derived from a valid one."""
     bodies = (
         b"", b"{", b"[" * 5000, b'{"instances": []}', b'{"instances": [{"no such input": 1}]}',
         b'{"inputs": {"no such input": [1]}}', b'{"signature_name": "no such signature", "instances": [1]}',
@@ -221,9 +221,9 @@ def _cut_short(case: Case) -> bytes:
 
 
 def after_errors(subject: Subject) -> Verdict:
-    """Ask after requests that are refused, which have to be refused alike, and after clients that went away."""
+    """Send the requests after invalid ones, which must get equal refusals, and after clients that disconnect."""
     tally, refused = Tally(subject, "errors", 2 * len(subject.right)), 0
-    seen: dict[Case, Answer] = {}
+    refusals: dict[Case, Answer] = {}
     wrong = []
     with subject.client() as client:
         for case in [*subject.cases, *subject.cases]:
@@ -232,17 +232,17 @@ def after_errors(subject: Subject) -> Verdict:
                 refused += 1
                 if not 400 <= answer.status < 500:
                     wrong.append(f"{error.name}: expected to be refused, got {answer.status}")
-                elif seen.setdefault(error, answer) != answer:
+                elif refusals.setdefault(error, answer) != answer:
                     wrong.append(f"{error.name}: refused in other words than before")
             leave(subject.urls[0], _cut_short(case))
             tally.look(case, client.post(case))
-    left = ", and after clients that went away" if subject.urls[0].startswith("http://") else ""
-    found = tally.verdict(f"after {refused} refused requests{left}")
-    return found._replace(verdict=DIFFERS, detail="; ".join(wrong[:SHOWN])) if wrong else found
+    clients = ", and after clients that went away" if subject.urls[0].startswith("http://") else ""
+    verdict = tally.verdict(f"after {refused} refused requests{clients}")
+    return verdict._replace(verdict=DIFFERS, detail="; ".join(wrong[:SHOWN])) if wrong else verdict
 
 
 def events(subject: Subject) -> Verdict:
-    """Send each request as the data of an event: the answer's data are the same bytes."""
+    """Send each request as the data of an event: the answer must have the same bytes."""
     compared, wrong = 0, []
     with subject.client() as client:
         for number, (case, right) in enumerate(subject.right.items()):
@@ -257,60 +257,60 @@ def events(subject: Subject) -> Verdict:
             answer = answer._replace(content_type=right.content_type)
             if answer != right:
                 wrong.append(f"{case.name}: {_difference(right, answer, subject.signature(case))}")
-    what = "; ".join(wrong[:SHOWN]) or "POST /events answers with the bytes of POST predict"
-    return Verdict("event", DIFFERS if wrong else SAME, what, compared, len(wrong))
+    detail = "; ".join(wrong[:SHOWN]) or "POST /events answers with the bytes of POST predict"
+    return Verdict("event", DIFFERS if wrong else SAME, detail, compared, len(wrong))
 
 
 def in_batch(subject: Subject, sizes: Sequence[int], wide: float) -> list[Verdict]:
-    """Ask each row alone and together with others; one verdict for each signature that goes by rows."""
-    return [_in_batch(subject, one, sizes, wide) for one in subject.asked if one.cases]
+    """Send each row alone and in batches; one verdict for each signature with free rows."""
+    return [_in_batch(subject, entry, sizes, wide) for entry in subject.asked if entry.cases]
 
 
-def _alone(client: Client, one: Asked) -> list[tuple[Any, Any, bytes]]:
-    """Return rows, each with its prediction and that as it was written. Rows of different form make no batch."""
-    found, forms = [], set()
-    path = next((case.path for case in one.cases if case.path.endswith(":predict")), "")
-    for row in one.rows:
-        answer = client.post(Case("", one.signature.name, path, in_rows(one.signature, [row])))
+def _alone(client: Client, entry: Asked) -> list[tuple[Any, Any, bytes]]:
+    """Return (row, prediction, the prediction's bytes) for rows of one form; others cannot share a batch."""
+    predicted, forms = [], set()
+    path = next((case.path for case in entry.cases if case.path.endswith(":predict")), "")
+    for row in entry.rows:
+        answer = client.post(Case("", entry.signature.name, path, in_rows(entry.signature, [row])))
         body = answer.body
         predictions = json.loads(body)["predictions"] if answer.status == 200 else []
         if len(predictions) == 1:  # a model may drop rows
             forms.add(_form(row))
             if len(forms) == 1:
-                found.append((row, predictions[0], body[len(b'{"predictions":[') : -len(b"]}")]))
+                predicted.append((row, predictions[0], body[len(b'{"predictions":[') : -len(b"]}")]))
             else:
-                forms = {_form(found[0][0])}
-    return found
+                forms = {_form(predicted[0][0])}
+    return predicted
 
 
 def _form(value: Any) -> Any:
-    """Return what has to be alike in the rows of a batch: names and sizes."""
+    """Return what must be equal in the rows of a batch: names and sizes."""
     if isinstance(value, list):
         return (len(value), _form(value[0]) if value else None)
     if isinstance(value, dict) and value.keys() != {"b64"}:
-        return tuple(sorted((name, _form(one)) for name, one in value.items()))
+        return tuple(sorted((name, _form(element)) for name, element in value.items()))
     return None
 
 
-def _in_batch(subject: Subject, one: Asked, sizes: Sequence[int], wide: float) -> Verdict:
+def _in_batch(subject: Subject, entry: Asked, sizes: Sequence[int], wide: float) -> Verdict:
     with subject.client() as client:
-        return _batches(subject, one, client, sizes, wide)
+        return _batches(subject, entry, client, sizes, wide)
 
 
-def _batches(subject: Subject, one: Asked, client: Client, sizes: Sequence[int], wide: float) -> Verdict:
-    name, rows = f"batch, {one.signature.name}", _alone(client, one)
+def _batches(subject: Subject, entry: Asked, client: Client, sizes: Sequence[int], wide: float) -> Verdict:
+    name, rows = f"batch, {entry.signature.name}", _alone(client, entry)
     if not rows:
-        return Verdict(name, UNTESTED, "it does not go by rows" if not one.rows else "no row is answered alone")
-    path = next(case.path for case in one.cases if case.path.endswith(":predict"))
+        return Verdict(name, UNTESTED, "it does not go by rows" if not entry.rows else "no row is answered alone")
+    path = next(case.path for case in entry.cases if case.path.endswith(":predict"))
     pairs: dict[str, list[tuple[Any, Any, int]]] = {}
     compared, refused = 0, ""
     for size in sizes:
-        some = [rows[place % len(rows)] for place in range(size)]
-        random.Random(size).shuffle(some)
-        body = in_rows(one.signature, [row for row, _, _ in some])
+        batch = [rows[index % len(rows)] for index in range(size)]
+        random.Random(size).shuffle(batch)
+        body = in_rows(entry.signature, [row for row, _, _ in batch])
         if len(body) > LARGEST:
             break
-        answer = client.post(Case("", one.signature.name, path, body))
+        answer = client.post(Case("", entry.signature.name, path, body))
         if answer.status != 200:
             refused = f"{size} rows together: {answer.status} {answer.body[:120].decode(errors='replace')}"
             continue
@@ -318,18 +318,18 @@ def _batches(subject: Subject, one: Asked, client: Client, sizes: Sequence[int],
         if len(predictions) != size:
             refused = f"{size} rows together: {len(predictions)} predictions"
             continue
-        for (_, alone, _), together in zip(some, predictions):
+        for (_, alone, _), together in zip(batch, predictions):
             compared += 1
             for output, value in by_output(together).items():
                 pairs.setdefault(output, []).append((by_output(alone).get(output), value, size))
         subject.progress(name, compared, sum(sizes))
     if not compared:
         return Verdict(name, UNTESTED, f"rows are answered alone only: {refused}")
-    return _judged(name, one, pairs, compared, wide, refused)
+    return _judged(name, entry, pairs, compared, wide, refused)
 
 
 def _judged(
-    name: str, one: Asked, pairs: dict[str, list[tuple[Any, Any, int]]], compared: int, wide: float, refused: str
+    name: str, entry: Asked, pairs: dict[str, list[tuple[Any, Any, int]]], compared: int, wide: float, refused: str
 ) -> Verdict:
     worst, details, differing = SAME, [], 0
     for output, values in pairs.items():
@@ -338,49 +338,49 @@ def _judged(
         if not off:
             continue
         differing += sum(1 for alone, together, _ in values if share(alone, together, scale))
-        limit = tolerance(one.signature, output, wide)
+        limit = tolerance(entry.signature, output, wide)
         rounds = off <= limit
         worst = ROUNDS if rounds and worst != DIFFERS else DIFFERS
         by = "by more than rounding" if math.isinf(off) else f"by at most {off:.1e} of its largest value"
         allowed = "" if rounds else f", {limit:g} are allowed"
-        details.append(f"{output_name(one.signature, output)} {by}{allowed}, in a batch of {size}")
-    what = "; ".join(details) or f"{compared} rows in batches, each as alone{f'; {refused}' if refused else ''}"
-    return Verdict(name, worst, what, compared, differing)
+        details.append(f"{output_name(entry.signature, output)} {by}{allowed}, in a batch of {size}")
+    detail = "; ".join(details) or f"{compared} rows in batches, each as alone{f'; {refused}' if refused else ''}"
+    return Verdict(name, worst, detail, compared, differing)
 
 
 def scored(subject: Subject, environment: dict[str, str]) -> list[Verdict]:
-    """Let `python -m serving score` answer the rows as a file: a line has the bytes of the answer online."""
-    return [_scored(subject, one, environment) for one in subject.asked if one.cases]
+    """Score the rows as a file with `python -m serving score`: each line must have the bytes of the online answer."""
+    return [_scored(subject, entry, environment) for entry in subject.asked if entry.cases]
 
 
-def _scored(subject: Subject, one: Asked, environment: dict[str, str]) -> Verdict:
-    name = f"file, {one.signature.name}"
+def _scored(subject: Subject, entry: Asked, environment: dict[str, str]) -> Verdict:
+    name = f"file, {entry.signature.name}"
     with subject.client() as client:
-        rows = _alone(client, one)
+        rows = _alone(client, entry)
     if not rows:
         return Verdict(name, UNTESTED, "it does not go by rows")
     with tempfile.TemporaryDirectory() as folder:
-        given, made = Path(folder) / "rows.jsonl", Path(folder) / "predictions.jsonl"
-        given.write_text("".join(json.dumps(row) + "\n" for row, _, _ in rows))
-        command = [sys.executable, "-m", "serving", "score", str(given), "-o", str(made), "--quiet",
-                   "--signature", one.signature.name]  # fmt: skip
+        source, target = Path(folder) / "rows.jsonl", Path(folder) / "predictions.jsonl"
+        source.write_text("".join(json.dumps(row) + "\n" for row, _, _ in rows))
+        command = [sys.executable, "-m", "serving", "score", str(source), "-o", str(target), "--quiet",
+                   "--signature", entry.signature.name]  # fmt: skip
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-        if not made.is_file():
+        if not target.is_file():
             last = (done.stderr.strip().splitlines() or ["no word"])[-1]
-            return Verdict(name, UNTESTED, last.replace(str(given), "a file"))
-        lines = made.read_bytes().splitlines()
+            return Verdict(name, UNTESTED, last.replace(str(source), "a file"))
+        lines = target.read_bytes().splitlines()
     wrong = [
         f"line {number}: expected {right[:100]!r}, got {line[:120]!r}"
         for number, (line, (_, _, right)) in enumerate(zip(lines, rows, strict=True))
         if line != b'{"prediction":' + right + b"}"
     ]
-    what = "; ".join(wrong[:SHOWN]) or "python -m serving score writes the bytes of the answer online"
-    return Verdict(name, DIFFERS if wrong else SAME, what, len(rows), len(wrong))
+    detail = "; ".join(wrong[:SHOWN]) or "python -m serving score writes the bytes of the answer online"
+    return Verdict(name, DIFFERS if wrong else SAME, detail, len(rows), len(wrong))
 
 
-def first_answers(asked: Sequence[Asked], client: Client) -> dict[Case, Answer]:
-    """Return what everything is compared with: each request's first answer in one pass."""
-    right = {case: client.post(case) for one in asked for case in one.cases}
+def first_answers(entries: Sequence[Asked], client: Client) -> dict[Case, Answer]:
+    """Return each request's first answer, with which later ones are compared."""
+    right = {case: client.post(case) for entry in entries for case in entry.cases}
     for case, answer in right.items():
         if answer.status != 200:
             raise VerifyError(f"{case.name}: answered once, then with {answer.status}: {answer.body[:200]!r}")
@@ -390,5 +390,5 @@ def first_answers(asked: Sequence[Asked], client: Client) -> dict[Case, Answer]:
 def timed(check: Callable[[], Verdict | list[Verdict]]) -> tuple[list[Verdict], float]:
     """Return the verdicts of a check, and its seconds."""
     begin = time.monotonic()
-    found = check()
-    return (found if isinstance(found, list) else [found]), time.monotonic() - begin
+    verdicts = check()
+    return (verdicts if isinstance(verdicts, list) else [verdicts]), time.monotonic() - begin

@@ -1,4 +1,4 @@
-"""A client that keeps its connection, waits where a server asks it to, and remembers what it was told."""
+"""A client that keeps its connection open and retries while a server is busy."""
 
 import http.client
 import socket
@@ -8,12 +8,12 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 SECONDS = 120.0  # for one answer, a cold start included
-PATIENCE = 30.0  # seconds in which a refusal is met with another attempt
+PATIENCE = 30.0  # seconds during which a refused request is sent again
 BUSY = (429, 502, 503, 504)
 
 
 class VerifyError(Exception):
-    """Nothing can be verified; the text says why."""
+    """Nothing can be verified; the message has the reason."""
 
 
 class Case(NamedTuple):
@@ -27,7 +27,7 @@ class Case(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What has to be the same every time. Other headers may differ: Date does, and Server-Timing."""
+    """What must be equal every time. Other headers may differ, as Date and Server-Timing do."""
 
     status: int
     content_type: str
@@ -53,7 +53,7 @@ class Client:
         return self._send("GET", path, None, {})[0]
 
     def post(self, case: Case) -> Answer:
-        """Send a case, again and again while a busy server asks for that."""
+        """Send a case; retry while a busy server asks for it."""
         end = time.monotonic() + PATIENCE
         while True:
             answer, again = self._send("POST", case.path, case.body, dict(case.headers))

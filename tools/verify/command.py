@@ -65,39 +65,41 @@ def _header(text: str) -> tuple[str, str]:
 
 def parser() -> argparse.ArgumentParser:
     """Describe the command."""
-    found = argparse.ArgumentParser(
+    arguments = argparse.ArgumentParser(
         prog="python -m serving verify",
         description="Test with real servers whether the answers of a served model depend on the request alone.",
         formatter_class=argparse.RawDescriptionHelpFormatter, epilog=EPILOG,
     )  # fmt: skip
-    found.add_argument("directory", nargs="?", type=Path, metavar="MODEL_DIR", help=(
+    arguments.add_argument("directory", nargs="?", type=Path, metavar="MODEL_DIR", help=(
         "the model (default: the variable); with --url, a copy of what is served there, for its examples"))  # fmt: skip
-    found.add_argument("--url", action="append", default=[], help="a running server; again for another instance of it")
-    found.add_argument("--header", action="append", type=_header, default=[], metavar="'NAME: VALUE'",
+    arguments.add_argument(
+        "--url", action="append", default=[], help="a running server; again for another instance of it"
+    )
+    arguments.add_argument("--header", action="append", type=_header, default=[], metavar="'NAME: VALUE'",
                        help="of every request to --url; may be repeated")  # fmt: skip
-    found.add_argument("--signature", action="append", default=[], metavar="NAME", help=(
+    arguments.add_argument("--signature", action="append", default=[], metavar="NAME", help=(
         "this signature only; may be repeated (default: all)"))  # fmt: skip
-    found.add_argument("--others", type=_whole, metavar="N", help=(
+    arguments.add_argument("--others", type=_whole, metavar="N", help=(
         "other requests before those that are compared (default: 10000; with --quick 500)"))  # fmt: skip
-    found.add_argument("--tolerance", type=_share, default=TOLERANCE, metavar="SHARE", help=(
+    arguments.add_argument("--tolerance", type=_share, default=TOLERANCE, metavar="SHARE", help=(
         f"of an output's largest value, for rows in a batch (default: {TOLERANCE:g}; 0: bit for bit)"))  # fmt: skip
-    found.add_argument("--quick", action="store_true", help="fewer requests")
-    found.add_argument("--json", action="store_true", help="the table as JSON")
-    return found
+    arguments.add_argument("--quick", action="store_true", help="fewer requests")
+    arguments.add_argument("--json", action="store_true", help="the table as JSON")
+    return arguments
 
 
 def main(arguments: list[str]) -> int:
     """Verify a model; return the exit status."""
     options = parser().parse_args(arguments)
     show = _Table(options.json)
-    told: dict[str, object] = {}
-    found: list[Timed] = []
+    facts: dict[str, object] = {}
+    timed: list[Timed] = []
     problem = ""
     try:
         with ExitStack() as ends:
-            for one in _verify(options, show.progress, told, ends):
-                show.row(one, told)
-                found.append(one)
+            for entry in _verify(options, show.progress, facts, ends):
+                show.row(entry, facts)
+                timed.append(entry)
     except (VerifyError, LoadError, settings.SettingError) as error:
         problem = f"{options.directory or 'MODEL_DIR'}: {error}" if isinstance(error, LoadError) else str(error)
     except KeyboardInterrupt:
@@ -105,19 +107,19 @@ def main(arguments: list[str]) -> int:
     show.clear()
     if problem:
         print(f"serving: verify: {problem}", file=sys.stderr)
-    verdicts = [verdict for verdict, _ in found]
-    tested = any(one.compared for one in verdicts) and not problem
-    status = NOT if any(one.verdict == DIFFERS for one in verdicts) else STATELESS if tested else NOTHING
+    verdicts = [verdict for verdict, _ in timed]
+    tested = any(entry.compared for entry in verdicts) and not problem
+    status = NOT if any(entry.verdict == DIFFERS for entry in verdicts) else STATELESS if tested else NOTHING
     if options.json:
-        checked = [{**one._asdict(), "seconds": round(seconds, 2)} for one, seconds in found]
-        print(json.dumps({**told, "stateless": (True, False, None)[status], "problem": problem, "checks": checked}))
+        checked = [{**entry._asdict(), "seconds": round(seconds, 2)} for entry, seconds in timed]
+        print(json.dumps({**facts, "stateless": (True, False, None)[status], "problem": problem, "checks": checked}))
     else:
         print(_summary(verdicts, status))
     return status
 
 
 class _Table:
-    """Rows as they come, and at a terminal what is being done meanwhile."""
+    """Prints a row per check and, on a terminal, the progress."""
 
     def __init__(self, quiet: bool) -> None:
         self._quiet, self._terminal, self._begun = quiet, sys.stderr.isatty(), False
@@ -130,13 +132,13 @@ class _Table:
         if self._terminal:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
-    def row(self, one: Timed, told: Mapping[str, object]) -> None:
+    def row(self, timed: Timed, facts: Mapping[str, object]) -> None:
         self.clear()
         if self._quiet:
             return
-        verdict, seconds = one
+        verdict, seconds = timed
         if not self._begun:
-            print(f"{told.get('model')}: {told.get('requests', 0)} requests\n")
+            print(f"{facts.get('model')}: {facts.get('requests', 0)} requests\n")
             print(f"{'check':<24} {'verdict':<9} {'answers':>8} {'seconds':>8}")
             self._begun = True
         figures = f"{verdict.compared:>8,} {seconds:>8.1f}"
@@ -144,10 +146,10 @@ class _Table:
 
 
 def _summary(verdicts: list[Verdict], status: int) -> str:
-    of = {verdict: sum(1 for one in verdicts if one.verdict == verdict) for verdict in (ROUNDS, DIFFERS, UNTESTED)}
+    of = {verdict: sum(1 for entry in verdicts if entry.verdict == verdict) for verdict in (ROUNDS, DIFFERS, UNTESTED)}
     rest = f"{of[UNTESTED]} of {len(verdicts)} checks untested" if of[UNTESTED] else f"{len(verdicts)} checks"
     if status == NOTHING:
-        done = any(one.compared for one in verdicts)
+        done = any(entry.compared for entry in verdicts)
         return "\nNot verified to the end." if done else "\nNothing could be verified."
     if status == NOT:
         return f"\nNOT STATELESS: {of[DIFFERS]} of {len(verdicts)} checks differ."
@@ -155,7 +157,7 @@ def _summary(verdicts: list[Verdict], status: int) -> str:
 
 
 def _verify(
-    options: argparse.Namespace, progress: checks.Progress, told: dict[str, object], ends: ExitStack
+    options: argparse.Namespace, progress: checks.Progress, facts: dict[str, object], ends: ExitStack
 ) -> Iterator[Timed]:
     headers = dict(options.header)
     urls = list(options.url)
@@ -164,7 +166,7 @@ def _verify(
         directory = None
         with Client(urls[0], headers) as client:
             offer = cases.from_server(client, options.directory)
-        told["model"] = f"{urls[0]} ({offer.name})"
+        facts["model"] = f"{urls[0]} ({offer.name})"
     else:
         if options.header:
             raise VerifyError("--header: expected --url with it")
@@ -172,7 +174,7 @@ def _verify(
         directory = source.directory.resolve()
         environment |= {"MODEL_DIR": str(directory), "MODEL_NAME": "model"}
         offer = cases.from_source(source)
-        told["model"] = str(settings.folder(options.directory))
+        facts["model"] = str(settings.folder(options.directory))
     asked_for = _signatures(offer, options.signature)
     first: list[Timed] = []
     if directory is not None:
@@ -187,18 +189,18 @@ def _verify(
             raise
     client = ends.enter_context(Client(urls[0], headers))
     count, others = (3, 16) if options.quick else (8, 64)
-    asked = []
+    entries = []
     for number, name in enumerate(asked_for):
         progress("finding requests", number, len(asked_for))
-        asked.append(cases.ask_for(offer, offer.signatures[name], client.post, count, others))
-    told["requests"] = sum(len(one.cases) for one in asked)
+        entries.append(cases.ask_for(offer, offer.signatures[name], client.post, count, others))
+    facts["requests"] = sum(len(entry.cases) for entry in entries)
     yield from first
-    for one in asked:
-        if one.problem:
-            yield Verdict(f"requests, {one.signature.name}", UNTESTED, one.problem), 0.0
-    if not told["requests"]:
+    for entry in entries:
+        if entry.problem:
+            yield Verdict(f"requests, {entry.signature.name}", UNTESTED, entry.problem), 0.0
+    if not facts["requests"]:
         raise VerifyError("no signature has a request that is answered")
-    subject = Subject(asked, checks.first_answers(asked, client), urls, headers, directory, progress)
+    subject = Subject(entries, checks.first_answers(entries, client), urls, headers, directory, progress)
     yield from _checked(subject, options, environment)
 
 
@@ -222,8 +224,8 @@ def _checked(subject: Subject, options: argparse.Namespace, environment: dict[st
 
 
 def _timed(check: Callable[[], Verdict | list[Verdict]]) -> list[Timed]:
-    found, seconds = checks.timed(check)
-    return [(one, seconds / len(found)) for one in found]
+    verdicts, seconds = checks.timed(check)
+    return [(verdict, seconds / len(verdicts)) for verdict in verdicts]
 
 
 def _start(directory: Path, folder: Path, environment: dict[str, str], ends: ExitStack) -> list[str]:
@@ -235,9 +237,9 @@ def _start(directory: Path, folder: Path, environment: dict[str, str], ends: Exi
     return [instance.wait().url for instance in instances]
 
 
-def _signatures(offer: cases.Offer, wanted: list[str]) -> list[str]:
+def _signatures(offer: cases.Offer, names: list[str]) -> list[str]:
     known = [name for name in offer.signatures if not name.startswith("__")]
-    for name in wanted:
+    for name in names:
         if name not in known:
             raise VerifyError(f"--signature: expected one of {', '.join(known)}, got {name!r}")
-    return wanted or known
+    return names or known

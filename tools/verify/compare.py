@@ -1,4 +1,4 @@
-"""How two answers differ: in which output, and by how much."""
+"""Compare two answers: in which outputs they differ, and by how much."""
 
 import json
 import math
@@ -8,13 +8,13 @@ from typing import Any
 
 from serving.savedmodel.signature import Signature
 
-TOLERANCE = 1e-4  # of the largest number of an output: other kernels round otherwise
+TOLERANCE = 1e-4  # of the largest number of an output: other kernels round differently
 HALF_TOLERANCE = 1e-2  # of outputs of 16 bits and less
 ANY = "the answer"
 
 
 def tolerance(signature: Signature | None, output: str, wide: float) -> float:
-    """Return how far an output may be off, `wide` for those of more than 16 bits."""
+    """Return the tolerance for an output: `wide` for more than 16 bits, else at least HALF_TOLERANCE."""
     spec = signature.outputs.get(output_name(signature, output)) if signature else None
     narrow = spec is not None and spec.dtype.kind == "f" and spec.dtype.numpy.itemsize <= 2
     return max(wide, HALF_TOLERANCE) if narrow else wide
@@ -23,14 +23,14 @@ def tolerance(signature: Signature | None, output: str, wide: float) -> float:
 def outputs(body: bytes) -> dict[str, Any]:
     """Return the outputs of an answer of TensorFlow Serving's or the Open Inference Protocol's form, by name."""
     try:
-        found = json.loads(body)
+        answer = json.loads(body)
     except ValueError:
         return {ANY: body}
-    if not isinstance(found, dict):
-        return {ANY: found}
-    if "model_name" in found and isinstance(told := found.get("outputs"), list):
-        return {one["name"]: one.get("data") for one in told}
-    rows = found.get("predictions", found.get("outputs", found))
+    if not isinstance(answer, dict):
+        return {ANY: answer}
+    if "model_name" in answer and isinstance(tensors := answer.get("outputs"), list):
+        return {tensor["name"]: tensor.get("data") for tensor in tensors}
+    rows = answer.get("predictions", answer.get("outputs", answer))
     if isinstance(rows, list) and rows and all(isinstance(row, dict) and row.keys() == rows[0].keys() for row in rows):
         return {name: [row[name] for row in rows] for name in rows[0]}
     return rows if isinstance(rows, dict) else {ANY: rows}
@@ -41,25 +41,25 @@ def by_output(row: Any) -> dict[str, Any]:
     return row if isinstance(row, dict) and row.keys() != {"b64"} else {ANY: row}
 
 
-def share(right: Any, came: Any, scale: float) -> float:
-    """Return how far two values are apart as a share of `scale`; 0 for the same, infinity where no number is off."""
-    if type(right) is not type(came) and not (_is_number(right) and _is_number(came)):
+def share(right: Any, actual: Any, scale: float) -> float:
+    """Return the difference of two values as a share of `scale`; 0 if equal, infinity if not comparable as numbers."""
+    if type(right) is not type(actual) and not (_is_number(right) and _is_number(actual)):
         return math.inf
     if isinstance(right, dict):
-        if right.keys() != came.keys():
+        if right.keys() != actual.keys():
             return math.inf
-        return max((share(value, came[name], scale) for name, value in right.items()), default=0.0)
+        return max((share(value, actual[name], scale) for name, value in right.items()), default=0.0)
     if isinstance(right, list):
-        if len(right) != len(came):
+        if len(right) != len(actual):
             return math.inf
-        return max((share(*pair, scale) for pair in zip(right, came)), default=0.0)
+        return max((share(*pair, scale) for pair in zip(right, actual)), default=0.0)
     if not _is_number(right):
-        return 0.0 if right == came else math.inf
-    if repr(right) == repr(came):  # -0.0 is not 0.0, NaN is NaN
+        return 0.0 if right == actual else math.inf
+    if repr(right) == repr(actual):  # -0.0 is not 0.0, NaN is NaN
         return 0.0
-    if not (math.isfinite(right) and math.isfinite(came)):
+    if not (math.isfinite(right) and math.isfinite(actual)):
         return math.inf
-    return max(abs(right - came) / scale, sys.float_info.min) if scale else math.inf
+    return max(abs(right - actual) / scale, sys.float_info.min) if scale else math.inf
 
 
 def largest(value: Any) -> float:
@@ -69,8 +69,8 @@ def largest(value: Any) -> float:
 
 def _numbers(value: Any) -> Iterator[float]:
     if isinstance(value, (list, dict)):
-        for one in value if isinstance(value, list) else value.values():
-            yield from _numbers(one)
+        for element in value if isinstance(value, list) else value.values():
+            yield from _numbers(element)
     elif _is_number(value) and math.isfinite(value):
         yield value
 
@@ -80,20 +80,20 @@ def _is_number(value: Any) -> bool:
 
 
 def output_name(signature: Signature | None, output: str) -> str:
-    """Return what the signature calls an output: an answer does not name one that is alone."""
+    """Return the signature's name of an output: an answer does not name a single one."""
     return next(iter(signature.outputs)) if output == ANY and signature and len(signature.outputs) == 1 else output
 
 
-def told(right: bytes, came: bytes, signature: Signature | None = None) -> str:
-    """Say in which outputs two bodies differ, and by how much."""
-    one, other = outputs(right), outputs(came)
-    if one.keys() != other.keys():
-        return f"expected {right[:80].decode(errors='replace')}, got {came[:80].decode(errors='replace')}"
-    found = []
-    for name, value in one.items():
+def described(right: bytes, actual: bytes, signature: Signature | None = None) -> str:
+    """Describe in which outputs two bodies differ, and by how much."""
+    expected, other = outputs(right), outputs(actual)
+    if expected.keys() != other.keys():
+        return f"expected {right[:80].decode(errors='replace')}, got {actual[:80].decode(errors='replace')}"
+    texts = []
+    for name, value in expected.items():
         scale = max(largest(value), largest(other[name]))
         off = share(value, other[name], scale)
         if off:
             called = output_name(signature, name)
-            found.append(f"{called} differs" if math.isinf(off) else f"{called} by {off:.1e} of its largest value")
-    return "; ".join(found) or "the same values, written differently"
+            texts.append(f"{called} differs" if math.isinf(off) else f"{called} by {off:.1e} of its largest value")
+    return "; ".join(texts) or "the same values, written differently"

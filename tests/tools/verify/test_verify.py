@@ -22,7 +22,7 @@ from serving.savedmodel import examples, parsing
 from serving.savedmodel.signature import Signature, TensorSpec
 from tests.conftest import EMBEDDED, ROOT
 from tests.models.zoo import ZOO, absent, build, cases
-from tools.verify.compare import share, told, tolerance
+from tools.verify.compare import described, share, tolerance
 
 # ---------------------------------------------------------------------------- a server that can be made to fail
 
@@ -382,9 +382,9 @@ def test_how_far_values_are_apart(right: Any, came: Any, scale: float, wanted: f
 def test_a_difference_names_its_output() -> None:
     signature = Signature("s", {}, {"y": spec("y", 1, (None,)), "half": spec("half", 19, (None,))}, "")
     one, other = b'{"predictions":[{"y":1.0,"half":2.0}]}', b'{"predictions":[{"y":1.5,"half":2.0}]}'
-    assert told(one, other, signature) == "y by 3.3e-01 of its largest value"
-    assert told(b'{"outputs":[[1]]}', b'{"outputs":[["x"]]}') == "the answer differs"
-    assert told(b'{"outputs":[1]}', b'{"outputs": [1]}') == "the same values, written differently"
+    assert described(one, other, signature) == "y by 3.3e-01 of its largest value"
+    assert described(b'{"outputs":[[1]]}', b'{"outputs":[["x"]]}') == "the answer differs"
+    assert described(b'{"outputs":[1]}', b'{"outputs": [1]}') == "the same values, written differently"
     assert (tolerance(signature, "y", 1e-4), tolerance(signature, "half", 1e-4)) == (1e-4, 1e-2)
 
 
