@@ -8,22 +8,26 @@ from pathlib import Path
 BUCKET = "[a-z0-9][a-z0-9._-]{1,221}[a-z0-9]"
 
 
-def name(text: str) -> str:
-    if not re.fullmatch(r"[^/:\s\x00-\x1f\x7f]{1,128}", text):
-        raise ValueError("a name of 1 to 128 characters without '/', ':' or white space")
-    return text
+def matching(pattern: str, expected: str, *, optional: bool = False) -> Callable[[str], str]:
+    """Return a parser of texts that match `pattern`, and of "" if `optional`; an error says `expected`."""
+
+    def read(text: str) -> str:
+        if not (optional and not text) and not re.fullmatch(pattern, text):
+            raise ValueError(expected)
+        return text
+
+    return read
 
 
-def host(text: str) -> str:
-    if not re.fullmatch(r"[0-9A-Za-z.:_-]{1,255}", text):
-        raise ValueError("an address to listen on")
-    return text
-
-
-def address(text: str) -> str:
-    if text and not re.fullmatch(r"/[!-~]*", text):
-        raise ValueError("the path of an address, which begins with '/'")
-    return text
+name = matching(r"[^/:\s\x00-\x1f\x7f]{1,128}", "a name of 1 to 128 characters without '/', ':' or white space")
+host = matching(r"[0-9A-Za-z.:_-]{1,255}", "an address to listen on")
+address = matching(r"/[!-~]*", "the path of an address, which begins with '/'", optional=True)
+url = matching(r"https?://[^\s/]+/?", "http://HOST:PORT", optional=True)
+collector = matching(r"https?://[^\s/]+(/[!-~]*)?", "an http:// or https:// address", optional=True)
+function = matching(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", "module:function, such as checks:with_api_key", optional=True)
+query = matching(r"[!->@-~]*", "options as in the query of an address, NAME=VALUE&NAME=VALUE")  # no "?"
+log_requests = matching(r"all|errors|none|[1-9][0-9]{0,6}", "all, errors, none, or a number of lines a second")
+project = matching(r"[A-Za-z0-9:._-]{1,100}", "the id of a project", optional=True)
 
 
 def local_path(text: str) -> Path:
@@ -40,12 +44,6 @@ def model(text: str) -> Path | str:
         return local_path(text)
     if not re.fullmatch(rf"gs://{BUCKET}(/[^\x00-\x1f]*)?", text):
         raise ValueError("a folder, or gs://BUCKET/FOLDER")
-    return text
-
-
-def url(text: str) -> str:
-    if text and not re.fullmatch(r"https?://[^\s/]+/?", text):
-        raise ValueError("http://HOST:PORT")
     return text
 
 
@@ -72,23 +70,11 @@ def event_types(text: str) -> tuple[str, ...]:
     return types
 
 
-def function(text: str) -> str:
-    if text and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", text):
-        raise ValueError("module:function, such as checks:with_api_key")
-    return text
-
-
 def tags(text: str) -> frozenset[str]:
     tags = [part.strip() for part in text.split(",")]
     if not all(tags):
         raise ValueError("tags separated by commas")
     return frozenset(tags)
-
-
-def query(text: str) -> str:
-    if not re.fullmatch(r"[!-~]*", text) or "?" in text:
-        raise ValueError("options as in the query of an address, NAME=VALUE&NAME=VALUE")
-    return text
 
 
 def flag(text: str) -> bool:
@@ -97,24 +83,6 @@ def flag(text: str) -> bool:
 
 def true(text: str) -> bool:
     return choice("true", "false")(text.lower()) == "true"
-
-
-def log_requests(text: str) -> str:
-    if not re.fullmatch(r"all|errors|none|[1-9][0-9]{0,6}", text):
-        raise ValueError("all, errors, none, or a number of lines a second")
-    return text
-
-
-def project(text: str) -> str:
-    if text and not re.fullmatch(r"[A-Za-z0-9:._-]{1,100}", text):
-        raise ValueError("the id of a project")
-    return text
-
-
-def collector(text: str) -> str:
-    if text and not re.fullmatch(r"https?://[^\s/]+(/[!-~]*)?", text):
-        raise ValueError("an http:// or https:// address")
-    return text
 
 
 def server(text: str) -> str:

@@ -1,10 +1,10 @@
-"""The nodes that check the arguments of one operation, and end a run with INVALID_ARGUMENT where a value is not good.
+"""The nodes that check the arguments of one operation, and end a run with INVALID_ARGUMENT where a value is refused.
 
     body = Assertions(b"Fill/guard", None, 1 << 24)
-    body.check(check, [b"dims"], attributes)    the name of the Assert that the operation is to wait for
-    body.nodes                                  NodeDefs, to be put beside it
+    body.check(check, [b"dims"], attributes)    the name of the Assert on which the operation must depend
+    body.nodes                                  NodeDefs to add to the graph
 
-All is computed in float64: no product overflows.
+All computations are in float64, so that no product overflows.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ SAYS = "the model takes {} from the request: expected {}"
 
 
 def window(attributes: Attributes) -> list[int]:
-    """Return the sizes of what a pooling layer looks at, where its padding adds nothing; else none."""
+    """Return the window sizes of a pooling layer with VALID padding, one for each dimension; else an empty list."""
     padding, ksize = (attributes.get(name, memoryview(b"")) for name in ("padding", "ksize"))
     if bytes(last_field(padding, 2)) != b"VALID":
         return []
@@ -33,14 +33,14 @@ def window(attributes: Attributes) -> list[int]:
 
 
 def checked(check: Check, count: int, attributes: Attributes) -> range | list[int]:
-    """Return the arguments that are checked."""
+    """Return the positions of the arguments that are checked; `count` is the number of arguments."""
     if check.kind == "stitch":
         return range(count // 2)
     if check.kind == "partitions":
         return range(3, count)
     if check.kind == "shapes":
-        listed = sum(_length(attributes, of) for of in ("ragged_values_types", "ragged_splits_types"))
-        values = max(_length(attributes, of) for of in ("sparse_values_types", "sparse_types"))
+        listed = sum(_length(attributes, name) for name in ("ragged_values_types", "ragged_splits_types"))
+        values = max(_length(attributes, name) for name in ("sparse_values_types", "sparse_types"))
         sparse = number_field(attributes.get("N") or attributes.get("Nsparse") or memoryview(b""), 3)
         return range(listed + sparse + values, min(listed + sparse + values + sparse, count))
     return [part.argument for part in check.values]
@@ -50,7 +50,7 @@ def _length(attributes: Attributes, name: str) -> int:
     return len(last_field(last_field(attributes.get(name, memoryview(b"")), 1), 6))  # a byte for each dtype
 
 
-# What the operations that are put in call their outputs, which a function names.
+# The names of the outputs of the added operations: inside a function, a tensor is named by them.
 _OUTPUTS = {
     b"Abs": b"y", b"AddV2": b"z", b"All": b"output", b"Cast": b"y", b"Const": b"output", b"Equal": b"z",
     b"ExpandDims": b"output", b"FloorMod": b"z", b"Greater": b"z", b"GreaterEqual": b"z", b"Less": b"z",
@@ -63,10 +63,10 @@ _T = {b"T": of_type(DOUBLE)}
 
 
 class Assertions:
-    """The nodes that are put before one operation."""
+    """The nodes that are added before one operation."""
 
     def __init__(self, stem: bytes, arguments: set[bytes] | None, most: int) -> None:
-        """Name them behind `stem`; `arguments` are the function's, None in the main graph."""
+        """Prefix the names with `stem`; `arguments` are the function's, None in the main graph."""
         self.nodes: list[bytes] = []
         self._stem, self._arguments, self._most = stem, arguments, most
         self._after: list[bytes] = []
@@ -76,10 +76,10 @@ class Assertions:
     def check(self, check: Check, inputs: list[bytes], attributes: Attributes) -> bytes:
         """Add a check, and return the name of its Assert."""
         self._inputs, self._attributes = inputs, attributes
-        places = checked(check, len(inputs), attributes)
-        first = inputs[places[0]]
+        positions = checked(check, len(inputs), attributes)
+        first = inputs[positions[0]]
         name = first.partition(b":")[0]
-        # A constant has no frame of its own: behind what it is compared with, it is inside the same loop.
+        # A constant gets its loop frame from a control input: the value that it is compared with.
         self._after = [] if self._arguments is not None and name in self._arguments else [b"^" + name]
         good, what, expected = getattr(self, check.kind)(check)
         message = self.constant(SAYS.format(what, expected).encode())
@@ -114,7 +114,7 @@ class Assertions:
         return self.add(b"Cast", [self._inputs[argument]], cast)
 
     def values(self, part: Part) -> bytes:
-        """Return an argument's values as a list."""
+        """Return an argument's values, flattened."""
         flat = [self.double(part.argument, part.dtype), self.constant((-1,))]
         return self.cut(self.add(b"Reshape", flat, {**_T, b"Tshape": of_type(INT32)}), part.cut)
 
@@ -122,9 +122,9 @@ class Assertions:
         begin, end, step = cut
         if cut == (None, None, 1):
             return values
-        places = [self.constant((place,)) for place in (begin or 0, end or 0, step)]
+        positions = [self.constant((position,)) for position in (begin or 0, end or 0, step)]
         masks = {b"begin_mask": of_number(begin is None), b"end_mask": of_number(end is None)}
-        return self.add(b"StridedSlice", [values, *places], {**_T, b"Index": of_type(INT32), **masks})
+        return self.add(b"StridedSlice", [values, *positions], {**_T, b"Index": of_type(INT32), **masks})
 
     def shape(self, part: Part) -> bytes:
         given = {b"T": of_type(self.code(part.dtype)), b"out_type": of_type(LONG)}
@@ -137,11 +137,11 @@ class Assertions:
         return self.add(op, [values, self.constant((0,))], attributes)
 
     def product(self, sizes: bytes) -> bytes:
-        """Return the product; a 0 counts as 1, for what stands beside it is a dimension too."""
+        """Return the product; a 0 counts as 1, since the other sizes still cost time."""
         return self.reduce(b"Prod", self.add(b"Maximum", [sizes, self.constant(1.0)]))
 
-    def all(self, compared: bytes, one: bytes, other: bytes) -> bytes:
-        return self.reduce(b"All", self.add(compared, [one, other]))
+    def all(self, compared: bytes, first: bytes, second: bytes) -> bytes:
+        return self.reduce(b"All", self.add(compared, [first, second]))
 
     def both(self, *conditions: bytes) -> bytes:
         good = conditions[0]
@@ -150,14 +150,14 @@ class Assertions:
         return good
 
     def few(self, check: Check, size: bytes) -> bytes:
-        """Say whether what comes out is small enough, where `size` and the rest of the check decide it."""
+        """Return whether the result is small enough; its size is `size` times and by the other parts of the check."""
         for part in check.beside:
             size = self.add(b"Mul", [size, self.product(self.shape(part))])
         if check.per:
             size = self.add(b"RealDiv", [size, self.product(self.shape(check.per))])
         return self.add(b"LessEqual", [size, self.constant(float(self._most // check.weight))])
 
-    # The kinds of checks: each returns whether it holds, what it is about and what is expected.
+    # The kinds of checks: each returns (condition, what is checked, what is expected).
 
     def sizes(self, check: Check) -> tuple[bytes, str, str]:
         least, size, conditions = self.constant(float(check.least)), b"", []
@@ -202,14 +202,14 @@ class Assertions:
         return good, "paddings", f"0 or more, and at most {self._most} elements with them"
 
     def blocks(self, check: Check) -> tuple[bytes, str, str]:
-        """Check paddings of the dimensions that follow the first, as many as there are paddings."""
+        """Check the paddings of the dimensions after the first, one dimension for each padding."""
         shape, paddings = self.shape(check.beside[0]), self.double(check.values[0].argument, check.values[0].dtype)
         added = self.add(b"Sum", [paddings, self.constant((1,))], {**_T, b"Tidx": of_type(INT32)})
         end = self.add(b"AddV2", [self._length(added), self.constant(1.0)])
         end = self.add(b"Cast", [end], {b"SrcT": of_type(DOUBLE), b"DstT": of_type(INT32)})
         end = self.add(b"Reshape", [end, self.constant((1,))], {b"T": of_type(INT32), b"Tshape": of_type(INT32)})
-        one = self.constant((1,))
-        padded = self.add(b"StridedSlice", [shape, one, end, one], {**_T, b"Index": of_type(INT32)})
+        step = self.constant((1,))
+        padded = self.add(b"StridedSlice", [shape, step, end, step], {**_T, b"Index": of_type(INT32)})
         size = self.add(b"RealDiv", [self.product(shape), self.product(padded)])
         size = self.add(b"Mul", [size, self.product(self.add(b"AddV2", [padded, added]))])
         good = self.both(
@@ -228,8 +228,8 @@ class Assertions:
 
     def window(self, check: Check) -> tuple[bytes, str, str]:
         least = window(self._attributes)
-        wanted = self.add(b"Cast", [self.constant(tuple(least))], {b"SrcT": of_type(INT32), b"DstT": of_type(DOUBLE)})
-        good = self.all(b"GreaterEqual", self.shape(check.values[0]), wanted)
+        minimum = self.add(b"Cast", [self.constant(tuple(least))], {b"SrcT": of_type(INT32), b"DstT": of_type(DOUBLE)})
+        good = self.all(b"GreaterEqual", self.shape(check.values[0]), minimum)
         return good, "a tensor", f"{' x '.join(map(str, least))} or more, the window of a pooling layer"
 
     def count(self, check: Check) -> tuple[bytes, str, str]:
@@ -253,7 +253,7 @@ class Assertions:
         return good, "a tensor", "an element at least in each of its rows"
 
     def apart(self, check: Check) -> tuple[bytes, str, str]:
-        """Check the greatest difference between the channels of each pixel; a division by it must not overflow."""
+        """Check the largest difference between the channels of each pixel: dividing by it must not overflow."""
         values, last = self.double(check.values[0].argument, check.values[0].dtype), self.constant((-1,))
         most, least = (self.add(op, [values, last], {**_T, b"Tidx": of_type(INT32)}) for op in (b"Max", b"Min"))
         apart = self.add(b"Reshape", [self.add(b"Sub", [most, least]), last], {**_T, b"Tshape": of_type(INT32)})
@@ -287,42 +287,44 @@ class Assertions:
         sizes, axes = map(self.values, check.values)
         rank = self.add(b"Size", [sizes], {**_T, b"out_type": of_type(INT32)})
         rank = self.add(b"Cast", [rank], {b"SrcT": of_type(INT32), b"DstT": of_type(DOUBLE)})
-        places = self.add(b"FloorMod", [axes, rank])
-        places = self.add(b"Cast", [places], {b"SrcT": of_type(DOUBLE), b"DstT": of_type(INT32)})
-        places = self.add(b"ExpandDims", [places, self.constant((1,))], {b"T": of_type(INT32), b"Tdim": of_type(INT32)})
-        update = [sizes, places, self.add(b"OnesLike", [axes])]
+        positions = self.add(b"FloorMod", [axes, rank])
+        positions = self.add(b"Cast", [positions], {b"SrcT": of_type(DOUBLE), b"DstT": of_type(INT32)})
+        positions = self.add(
+            b"ExpandDims", [positions, self.constant((1,))], {b"T": of_type(INT32), b"Tdim": of_type(INT32)}
+        )
+        update = [sizes, positions, self.add(b"OnesLike", [axes])]
         kept = self.add(b"TensorScatterUpdate", update, {**_T, b"Tindices": of_type(INT32)})
         good = self.both(self.all(b"GreaterEqual", sizes, self.constant(0.0)), self.few(check, self.product(kept)))
         return good, "sizes", f"0 or more, and at most {self._most} elements in the result"
 
     def stitch(self, check: Check) -> tuple[bytes, str, str]:
         half, conditions = len(self._inputs) // 2, []
-        for place in range(half):
-            indices = Part(place, "3")
-            one = check._replace(values=(indices,), beside=(Part(half + place, "T"),), per=indices)
-            conditions.append(self.indices(one)[0])
+        for position in range(half):
+            indices = Part(position, "3")
+            one_check = check._replace(values=(indices,), beside=(Part(half + position, "T"),), per=indices)
+            conditions.append(self.indices(one_check)[0])
         return self.both(*conditions), "indices", f"0 or more, and at most {self._most} elements up to the largest"
 
     def shapes(self, check: Check) -> tuple[bytes, str, str]:
         conditions = []
-        for place in checked(check, len(self._inputs), self._attributes):
-            conditions.append(self.sizes(check._replace(values=(Part(place, "9", (None, 1, 1)),)))[0])
+        for position in checked(check, len(self._inputs), self._attributes):
+            conditions.append(self.sizes(check._replace(values=(Part(position, "9", (None, 1, 1)),)))[0])
         return self.both(*conditions), "the number of rows", f"0 or more, and at most {self._most}"
 
     def partitions(self, _check: Check) -> tuple[bytes, str, str]:
-        """Check that row splits, or the row of each value, fit what they part, from the outermost to the innermost."""
+        """Check that row splits, or the row of each value, fit their values, from the outermost to the innermost."""
         listed = last_field(self._attributes.get("row_partition_types", memoryview(b"")), 1)
         kinds = [bytes(kind) for kind in each_field(listed, 2)]
-        parted = [self.values(Part(3 + place, "Tindex")) for place in range(len(kinds))]
+        partitions = [self.values(Part(3 + position, "Tindex")) for position in range(len(kinds))]
         conditions = []
-        for place, (kind, values) in enumerate(zip(kinds, parted)):
-            following = kinds[place + 1] if place + 1 < len(kinds) else b""
+        for position, (kind, values) in enumerate(zip(kinds, partitions)):
+            following = kinds[position + 1] if position + 1 < len(kinds) else b""
             conditions.append(self.all(b"GreaterEqual", values, self.constant(0.0)))
             if kind == b"FIRST_DIM_SIZE":
                 continue
             later, earlier = self.cut(values, (1, None, 1)), self.cut(values, (None, -1, 1))
             conditions.append(self.all(b"GreaterEqual", later, earlier))
-            count = self._count(parted[place + 1] if following else b"", following)
+            count = self._count(partitions[position + 1] if following else b"", following)
             if kind == b"ROW_SPLITS":
                 last = self.cut(values, (-1, None, 1))
                 conditions.append(self.all(b"Equal", self.cut(values, (None, 1, 1)), self.constant(0.0)))
@@ -333,7 +335,7 @@ class Assertions:
         return self.both(*conditions), "row splits", "such as never decrease and end with the rows that they part"
 
     def _count(self, following: bytes, kind: bytes) -> bytes:
-        """Return how many rows there are to part; nothing where the rows of each value do not say it."""
+        """Return the number of rows in the next partition or the values; b"" where VALUE_ROWIDS leave it open."""
         if kind == b"VALUE_ROWIDS":
             return b""
         if kind == b"ROW_SPLITS":

@@ -4,9 +4,9 @@
     flow.run([b"StatefulPartitionedCall:0"])
     flow.sinks          [Sink(op=b"RaggedTensorToTensor", arguments=[Reach(as_is={"r_1"}, at_all={"r_1"}), ...], ...)]
 
-An input arrives as it is through operations that hand their argument on, and at all through any operation. Its values
-arrive through any operation whose result they decide; what follows from its shape alone, such as a number of rows, is
-bounded by the size of the request and is not among them.
+An input arrives as it is through operations that pass their argument on unchanged, and at all through any operation.
+Its values arrive through operations whose result depends on them; results that depend on its shape alone, such as a
+number of rows, are bounded by the size of the request and do not count.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -15,8 +15,8 @@ from typing import NamedTuple
 from serving.savedmodel.graph import MAIN, Graph, Node
 from serving.savedmodel.protobuf import each_field, last_field, map_field, message_field, number_field
 
-# Their first argument comes out as it went in: its elements, in their order.
-HANDING_ON = frozenset(
+# Operations whose result is their first argument: the same elements in the same order.
+PASSING_ON = frozenset(
     op.encode()
     for op in """
     Cast CheckNumerics DeepCopy EnsureShape Enter Exit ExpandDims Identity IdentityN LoopCond Merge NextIteration
@@ -24,7 +24,7 @@ HANDING_ON = frozenset(
     StopGradient Switch
     """.split()  # noqa: SIM905 - a list of words is read, and grows, as words
 )
-# They make strings of strings; of those that are not here, what comes out went in, or has a size that went in.
+# Operations that make new strings of strings. The results of all others were in the input, or their size was.
 TRANSFORMING = frozenset(
     op.encode()
     for op in """
@@ -35,7 +35,7 @@ TRANSFORMING = frozenset(
     StringUpper Substr UnicodeEncode UnicodeTranscode UnsortedSegmentJoin
     """.split()  # noqa: SIM905 - a list of words is read, and grows, as words
 )
-# The shape of their arguments decides what comes out, or bounds it: indices and counts inside of it, true or false.
+# Operations whose result the shape of their arguments decides or bounds: indices and counts inside it, true or false.
 STRUCTURAL = frozenset(
     op.encode()
     for op in """
@@ -46,7 +46,7 @@ STRUCTURAL = frozenset(
     StringToHashBucketFast StringToHashBucketStrong TensorListLength UpperBound Where ZerosLike
     """.split()  # noqa: SIM905 - a list of words is read, and grows, as words
 )
-# So it is with some of what comes out of these, marked by a *; behind the = the attribute that says how many there are.
+# The same for single outputs, marked by a *; an attribute after the = says how many outputs of that name there are.
 PARTLY = {
     op.encode(): tuple(outputs.split())
     for op, outputs in (
@@ -75,11 +75,11 @@ PARTLY = {
         """.strip().splitlines()  # noqa: E501
     )
 }
-OPEN = "a rank that a request decides"  # beside the names of the inputs that arrive at all
-# How many dimensions their result has is the length of an argument, or which of its values there are: the place of it.
+OPEN = "a rank that a request decides"  # a marker among the names of the inputs that arrive at all
+# Operations whose result's rank is the length of an argument, or depends on its values: the position of the argument.
 OPENING = {
-    op.encode(): int(place)
-    for place, ops in (
+    op.encode(): int(position)
+    for position, ops in (
         line.split(maxsplit=1)
         for line in """
         0  Empty Fill ParameterizedTruncatedNormal RaggedTensorToTensor RandomStandardNormal RandomUniform
@@ -93,27 +93,27 @@ OPENING = {
     )
     for op in ops.split()
 }
-# Their result has a rank of its own: the kernel refuses what would make another.
+# Operations whose result has a fixed rank: the kernel refuses arguments that would give another.
 CLOSING = frozenset({b"CropAndResize", b"ResizeArea", b"ResizeBicubic", b"ResizeBilinear", b"ResizeNearestNeighbor"})
-HIDDEN = frozenset({b"StackPop", b"StackPopV2"})  # what they give was put in elsewhere, by no edge of the graph
+HIDDEN = frozenset({b"StackPop", b"StackPopV2"})  # their result was pushed elsewhere, without an edge in the graph
 CALLS = frozenset({b"PartitionedCall", b"StatefulPartitionedCall"})
 BRANCHES = frozenset({b"Case", b"If", b"StatelessCase", b"StatelessIf"})
 LOOPS = frozenset({b"StatelessWhile", b"While"})
-MOST_ROUNDS = 16  # of a loop, until what reaches its variables is known
-DEEPEST = 64  # functions inside functions; one that calls itself has no end
+MOST_ROUNDS = 16  # of a loop, until the inputs that reach its variables no longer change
+DEEPEST = 64  # nested function calls, since recursion may not end
 
 
 class Reach(NamedTuple):
-    """The inputs that arrive at a place, by name."""
+    """The names of the inputs that reach a tensor: unchanged, in any form, and by their values."""
 
     as_is: frozenset[str] = frozenset()
     at_all: frozenset[str] = frozenset()
     values: frozenset[str] = frozenset()
-    ways: frozenset[str] = frozenset()  # the operations that made other strings of them
+    ways: frozenset[str] = frozenset()  # the TRANSFORMING operations on the way
 
 
 class Sink(NamedTuple):
-    """One operation that was asked for, and what reaches its arguments."""
+    """One of the searched operations, and what reaches its arguments."""
 
     node: Node
     function: bytes
@@ -127,15 +127,15 @@ class _Function(NamedTuple):
 
 
 NOTHING = Reach()
-_Reached = tuple[Reach, ...]  # one for each output; the last stands for those behind it
+_Reached = tuple[Reach, ...]  # by output; the last holds for all further outputs
 
 
 class Flow:
-    """The flow through one graph. `feeds` are its inputs, by node; `wanted` the operations to find."""
+    """The flow through one graph. `feeds` are its inputs, by node; `operations` those to record in `sinks`."""
 
-    def __init__(self, graph: Graph, feeds: Mapping[bytes, str], wanted: Collection[bytes]) -> None:
+    def __init__(self, graph: Graph, feeds: Mapping[bytes, str], operations: Collection[bytes]) -> None:
         self.feed(feeds)
-        self._wanted = frozenset(wanted)
+        self._operations = frozenset(operations)
         self._graph, self._library = graph, graph.functions
         self._main = _Function([], graph.main, [])
         self._functions: dict[bytes, _Function] = {}
@@ -143,7 +143,7 @@ class Flow:
         self.sinks: list[Sink] = []
 
     def feed(self, feeds: Mapping[bytes, str], any_rank: Collection[bytes] = ()) -> None:
-        """Begin with other inputs, some `any_rank`; what has been found out about functions holds for these too."""
+        """Replace the inputs, some of them of `any_rank`; the results for functions stay valid."""
         names = {node: frozenset({name}) for node, name in feeds.items()}
         self._feeds = {
             node: Reach(name, name | {OPEN} if node in any_rank else name, name) for node, name in names.items()
@@ -170,27 +170,34 @@ class Flow:
             return (_any(arguments),)
         key = name, arguments
         if key not in self._called:
-            self._called[key] = (_any(arguments),)  # what one that calls itself gives, at the most
+            self._called[key] = (_any(arguments),)  # the upper bound for a recursive call
             function = self._function(name)
-            given = dict(zip(function.arguments, arguments))
-            reached = self._follow(function, name, given, [*function.results, *function.nodes], depth)
-            self._called[key] = tuple(_of(result, given, reached) for result in function.results) or (NOTHING,)
+            arguments_by_name = dict(zip(function.arguments, arguments))
+            reached = self._follow(function, name, arguments_by_name, [*function.results, *function.nodes], depth)
+            self._called[key] = tuple(_of(result, arguments_by_name, reached) for result in function.results) or (
+                NOTHING,
+            )
         return self._called[key]
 
     def _follow(
-        self, function: _Function, name: bytes, given: Mapping[bytes, Reach], roots: Iterable[bytes], depth: int
+        self, function: _Function, name: bytes, arguments: Mapping[bytes, Reach], roots: Iterable[bytes], depth: int
     ) -> dict[bytes, _Reached]:
-        """Return what reaches each node that the roots need; in a loop of TensorFlow 1, once nothing is added."""
+        """Return what reaches each node that the roots need; TensorFlow 1 loops are repeated until nothing changes."""
         before: dict[bytes, _Reached] = {}
-        wanted = [_name(root) for root in roots]
+        targets = [_name(root) for root in roots]
         for _ in range(MOST_ROUNDS):
-            reached, looped = self._round(function, name, given, wanted, depth, before)
+            reached, looped = self._round(function, name, arguments, targets, depth, before)
             if not looped or reached == before:
                 break
             before = reached
-        else:  # anything may come round
+        else:  # no fixed point: assume that every input reaches every node
             reached, _ = self._round(
-                function, name, given, wanted, depth, dict.fromkeys(function.nodes, (_any([*self._feeds.values()]),))
+                function,
+                name,
+                arguments,
+                targets,
+                depth,
+                dict.fromkeys(function.nodes, (_any([*self._feeds.values()]),)),
             )
         return reached
 
@@ -198,55 +205,58 @@ class Flow:
         self,
         function: _Function,
         name: bytes,
-        given: Mapping[bytes, Reach],
-        wanted: list[bytes],
+        arguments_by_name: Mapping[bytes, Reach],
+        targets: list[bytes],
         depth: int,
         before: Mapping[bytes, _Reached],
     ) -> tuple[dict[bytes, _Reached], bool]:
-        """Go through the nodes in the order of the flow; where one comes round to itself, `before` says what comes."""
+        """Visit the nodes in topological order; on a cycle, `before` has the result of the previous round.
+
+        Return what reaches each node, and whether there is a cycle.
+        """
         reached: dict[bytes, _Reached] = {}
         begun: set[bytes] = set()
-        pending, looped = list(wanted), False
+        pending, looped = list(targets), False
         while pending:
             node = pending[-1]
-            if node in reached or node in given or node not in function.nodes:
+            if node in reached or node in arguments_by_name or node not in function.nodes:
                 pending.pop()
                 continue
             parsed = function.nodes[node]
-            missing = [name for name in map(_name, parsed.inputs) if name not in reached]
-            missing = [one for one in missing if one in function.nodes and one not in given]
+            missing = [source for source in map(_name, parsed.inputs) if source not in reached]
+            missing = [source for source in missing if source in function.nodes and source not in arguments_by_name]
             first = node not in begun
             begun.add(node)
-            if first and (ahead := [one for one in missing if one not in begun]):
+            if first and (ahead := [source for source in missing if source not in begun]):
                 pending += ahead
                 continue
             pending.pop()
             looped = looped or bool(missing)
             arguments = tuple(
-                _of(one, given, reached if _name(one) in reached else before)
-                for one in parsed.inputs
-                if not one.startswith(b"^")
+                _of(tensor, arguments_by_name, reached if _name(tensor) in reached else before)
+                for tensor in parsed.inputs
+                if not tensor.startswith(b"^")
             )
             reached[node] = self._through(parsed, name, arguments, depth)
             if parsed.op in PARTLY:
-                named = _partly(parsed, arguments)
-                reached |= {node + b":" + output: one for output, one in named}
-                reached[node] = tuple(reach for _, one in named for reach in one) or (NOTHING,)
+                outputs = _partly(parsed, arguments)
+                reached |= {node + b":" + name: reaches for name, reaches in outputs}
+                reached[node] = tuple(reach for _, reaches in outputs for reach in reaches) or (NOTHING,)
         return reached, looped
 
     def _through(self, node: Node, function: bytes, arguments: _Reached, depth: int) -> _Reached:
         """Return what reaches the outputs of one node."""
         op = node.op
-        if op in self._wanted:
+        if op in self._operations:
             self.sinks.append(Sink(node, function, arguments))
         arguments = _ranked(node, arguments)
         if op == b"IdentityN":
             return arguments or (NOTHING,)
-        if op in HANDING_ON:
+        if op in PASSING_ON:
             if len(arguments) == 1:
                 return arguments
             merged = arguments if op in (b"Merge", b"RefMerge") else arguments[:1]
-            as_is = frozenset().union(*(one.as_is for one in merged))
+            as_is = frozenset().union(*(argument.as_is for argument in merged))
             return (_any(arguments)._replace(as_is=as_is),)
         if op in STRUCTURAL:
             return (_bounded(_any(arguments)),)
@@ -256,19 +266,19 @@ class Flow:
         if not called:
             return (_made(op, arguments),)
         if op in LOOPS:
-            for _ in range(MOST_ROUNDS):  # what a round changes is among what the next begins with
+            for _ in range(MOST_ROUNDS):  # the results of a round are arguments of the next
                 before = arguments
-                for one in called:
-                    after = self._call(one, arguments, depth + 1)
+                for function_name in called:
+                    after = self._call(function_name, arguments, depth + 1)
                     if len(after) == len(arguments):
                         arguments = tuple(map(_either, arguments, after))
                 if arguments == before:
                     return arguments
             return (_any(arguments),) * len(arguments)
-        given = arguments[1:] if op in BRANCHES else arguments
+        passed = arguments[1:] if op in BRANCHES else arguments
         if op not in CALLS and op not in BRANCHES and op not in self._library:
-            given = tuple(_any(arguments) for _ in range(256))  # in an order of its own
-        results = [self._call(one, given, depth + 1) for one in called]
+            passed = tuple(_any(arguments) for _ in range(256))  # its order of arguments is unknown
+        results = [self._call(function_name, passed, depth + 1) for function_name in called]
         outputs = range(max(map(len, results)))
         return tuple(_every([result[min(index, len(result) - 1)] for result in results]) for index in outputs)
 
@@ -277,78 +287,80 @@ def opens(node: Node) -> bool:
     """Say whether the values of an argument may decide the rank of a node's result."""
     if node.op == b"Squeeze":
         return not len(last_field(last_field(node.attributes.get("squeeze_dims", memoryview(b"")), 1), 3))
-    if node.op == b"DecodeImage":  # of a GIF, all its pictures
+    if node.op == b"DecodeImage":  # a GIF may give a batch of pictures
         animations = node.attributes.get("expand_animations")
         return animations is None or bool(number_field(animations, 5))
     return node.op in OPENING
 
 
 def _ranked(node: Node, arguments: _Reached) -> _Reached:
-    """Return what reaches the arguments, and so the result, with OPEN among it or not, as the result's rank is."""
+    """Return what reaches the arguments, with OPEN added or removed as the result's rank is open or fixed."""
     op = node.op
     if op in (b"Squeeze", b"DecodeImage") and opens(node):
-        return tuple(one._replace(at_all=one.at_all | {OPEN}) if one.at_all else one for one in arguments)
-    place = OPENING.get(op)
-    if place is not None and place < len(arguments):
-        decides = arguments[place]
+        return tuple(reach._replace(at_all=reach.at_all | {OPEN}) if reach.at_all else reach for reach in arguments)
+    position = OPENING.get(op)
+    if position is not None and position < len(arguments):
+        decides = arguments[position]
         if decides.values and OPEN not in decides.at_all:
             opened = decides._replace(at_all=decides.at_all | {OPEN})
-            return (*arguments[:place], opened, *arguments[place + 1 :])
-    if op in CLOSING or (op in (b"Reshape", b"BroadcastTo") and OPEN not in arguments[place or 0].at_all):
-        return tuple(one._replace(at_all=one.at_all - {OPEN}) if OPEN in one.at_all else one for one in arguments)
+            return (*arguments[:position], opened, *arguments[position + 1 :])
+    if op in CLOSING or (op in (b"Reshape", b"BroadcastTo") and OPEN not in arguments[position or 0].at_all):
+        return tuple(
+            reach._replace(at_all=reach.at_all - {OPEN}) if OPEN in reach.at_all else reach for reach in arguments
+        )
     return arguments
 
 
 def _made(op: bytes, arguments: _Reached) -> Reach:
-    """Return what reaches the outputs of an operation that hands on nothing as it is."""
+    """Return what reaches the outputs of an operation that passes no argument on unchanged."""
     reach = _any(arguments)
     return reach._replace(ways=reach.ways | {op.decode()}) if op in TRANSFORMING else reach
 
 
 def _bounded(reach: Reach) -> Reach:
-    """Return what reaches a result that the shape of the arguments decides or bounds."""
+    """Return what reaches a result that depends only on the shape of the arguments, or is bounded by it."""
     return reach._replace(values=frozenset(), ways=frozenset()) if reach.values or reach.ways else reach
 
 
 def _partly(node: Node, arguments: _Reached) -> list[tuple[bytes, _Reached]]:
-    """Return what reaches the outputs of one node, by the names that they have in a function."""
-    attributes, given = node.attributes, _made(node.op, arguments)
-    named = []
+    """Return what reaches the outputs of one node, by their names in a function."""
+    attributes, reach_of_all = node.attributes, _made(node.op, arguments)
+    outputs = []
     for output in PARTLY[node.op]:
         name, _, counted = output.partition("=")
         value = attributes.get(counted, memoryview(b""))
         dtypes = last_field(last_field(value, 1), 6)  # a byte for each
         count = (number_field(value, 3) or len(dtypes)) if counted else 1
-        reach = _bounded(given) if name.startswith("*") else given
-        named.append((name.lstrip("*").encode(), (reach,) * count))
-    return named
+        reach = _bounded(reach_of_all) if name.startswith("*") else reach_of_all
+        outputs.append((name.lstrip("*").encode(), (reach,) * count))
+    return outputs
 
 
 def _name(tensor: bytes) -> bytes:
     return tensor.lstrip(b"^").partition(b":")[0]
 
 
-def _of(tensor: bytes, given: Mapping[bytes, Reach], reached: Mapping[bytes, _Reached]) -> Reach:
+def _of(tensor: bytes, arguments: Mapping[bytes, Reach], reached: Mapping[bytes, _Reached]) -> Reach:
     name = _name(tensor)
-    if name in given:
-        return given[name]
+    if name in arguments:
+        return arguments[name]
     output, _, index = tensor.rpartition(b":")
     outputs = reached.get(output) or reached.get(name) or (NOTHING,)
     return outputs[min(int(index) if index.isdigit() and b":" in tensor else 0, len(outputs) - 1)]
 
 
 def _any(reached: Iterable[Reach]) -> Reach:
-    found = _every(reached)
-    return found._replace(as_is=frozenset()) if found.as_is else found
+    union = _every(reached)
+    return union._replace(as_is=frozenset()) if union.as_is else union
 
 
-def _either(one: Reach, other: Reach) -> Reach:
-    return _every((one, other))
+def _either(first: Reach, second: Reach) -> Reach:
+    return _every((first, second))
 
 
 def _every(reached: Iterable[Reach]) -> Reach:
-    found = NOTHING
-    for one in reached:
-        if one is not NOTHING and one is not found:  # nearly always the same, or nothing
-            found = one if found is NOTHING else Reach(*map(frozenset.union, found, one))
-    return found
+    union = NOTHING
+    for reach in reached:
+        if reach is not NOTHING and reach is not union:  # nearly always it is one of these
+            union = reach if union is NOTHING else Reach(*map(frozenset.union, union, reach))
+    return union

@@ -1,10 +1,10 @@
-"""Check, in the graph itself, the arguments that a request decides and TensorFlow's kernels trust: guards.py.
+"""Adds checks to a graph for the arguments that a request decides and that TensorFlow's kernels trust: guards.py.
 
     with guarded(directory, signatures, most) as folder:
-        load(folder)        where nothing is to be checked it is the folder itself
+        load(folder)        the directory itself where no check is needed
 
-A check is a few operations on the arguments and an Assert, which the operation waits for: where it fails, the run ends
-with INVALID_ARGUMENT, and the kernel never sees the values.
+A check is a few operations on the arguments and an Assert on which the operation depends: where it fails, the run ends
+with INVALID_ARGUMENT before the kernel starts.
 """
 
 import re
@@ -23,47 +23,51 @@ from serving.savedmodel.signature import Signature, served_graph
 
 Needed = Mapping[bytes, Mapping[bytes, tuple[Check, ...]]]  # function, node
 DECODERS = frozenset(b"Decode" + kind for kind in b"AndCropJpeg Bmp Gif Image Jpeg Jxl Png WebP".split())
-# The ways to a decoder on which serving/savedmodel/images.py finds the pictures of a request before the run.
+# The operations before a decoder behind which serving/savedmodel/images.py finds the pictures of a request.
 UNDERSTOOD = frozenset(
     {"DecodeBase64", "ParseExample", "ParseExampleV2", "ParseSequenceExample", "ParseSequenceExampleV2"}
     | {"ParseSingleExample", "ParseSingleSequenceExample"}
 )
 PICTURE = Check("picture", (), (), None, 0, False, 1, False, "")
-_COMPILED = re.compile(rb"_XlaMustCompile\x12\x02\x28\x01")  # XLA leaves out every Assert
+_COMPILED = re.compile(rb"_XlaMustCompile\x12\x02\x28\x01")  # XLA drops every Assert
 
 
 @contextmanager
 def guarded(directory: Path, signatures: Iterable[Signature], most: int) -> Iterator[Path]:
-    """Lend the SavedModel with its checks: at most `most` elements may come out of an operation by a request's values.
+    """Yield the folder of the SavedModel with its checks; the values of a request may give at most `most` elements.
 
-    Raise LoadError where a check cannot be put in.
+    Raise LoadError where a check cannot be added.
     """
     try:
         graph = served_graph(directory)
-        needed = needs(graph, [one for one in signatures if one.refusal is None])
+        needed = needs(graph, [message for message in signatures if message.refusal is None])
         reason = unguarded(graph, needed)
     except (ValueError, IndexError, KeyError, RecursionError) as error:
         raise LoadError(f"saved_model.pb is not a SavedModel, or only part of one ({error})") from None
     if reason:
         raise LoadError(f"{reason}; CALLERS=trusted serves it anyway")
-    with rewritten(directory, lambda one: guard(one, needed, most)) if needed else nullcontext(directory) as folder:
+    with (
+        rewritten(directory, lambda message: guard(message, needed, most))
+        if needed
+        else nullcontext(directory) as folder
+    ):
         yield folder
 
 
 def needs(graph: memoryview, signatures: Iterable[Signature]) -> dict[bytes, dict[bytes, tuple[Check, ...]]]:
-    """Return the operations whose arguments a request of these signatures decides, and what to check of each.
+    """Return {function: {node: checks}} for the operations whose arguments a request of these signatures decides.
 
-    They are {function: {node: checks}}, with b"" for the main graph.
+    The main graph is b"".
     """
     needed: dict[bytes, dict[bytes, tuple[Check, ...]]] = {}
     signatures = [*signatures]
     inputs = [spec for signature in signatures for spec in signature.inputs.values()]
     any_rank = {_source(spec.tensor) for spec in inputs if spec.shape is None}
-    wanted = GUARDED | DECODERS
+    operations = GUARDED | DECODERS
     parsed = Graph.of(graph)
     if not _may_decide(parsed, signatures, bool(any_rank)):
         return {}
-    flow = Flow(parsed, {}, wanted)
+    flow = Flow(parsed, {}, operations)
     for signature in signatures:
         flow.feed({_source(spec.tensor): "request" for spec in signature.inputs.values()}, any_rank)
         flow.run([spec.tensor.encode() for spec in signature.outputs.values()])
@@ -75,8 +79,8 @@ def needs(graph: memoryview, signatures: Iterable[Signature]) -> dict[bytes, dic
                 check for check in checks_of(sink.node.op) if _decided(check, sink, parsed.nodes(sink.function))
             )
         if checks:
-            among = needed.setdefault(sink.function, {})
-            among[sink.node.name] = tuple(dict.fromkeys((*among.get(sink.node.name, ()), *checks)))
+            checks_by_node = needed.setdefault(sink.function, {})
+            checks_by_node[sink.node.name] = tuple(dict.fromkeys((*checks_by_node.get(sink.node.name, ()), *checks)))
     return needed
 
 
@@ -85,63 +89,63 @@ def _source(tensor: str) -> bytes:
 
 
 def _may_decide(graph: Graph, signatures: Iterable[Signature], any_rank: bool) -> bool:
-    """Say whether anything but constants stands at the arguments in question: most graphs need no second look."""
+    """Say whether an argument that needs a check is not a constant: in most graphs all are, and no Flow is needed."""
     signatures = [*signatures]
     roots = [spec.tensor.encode() for signature in signatures for spec in signature.outputs.values()]
     fed = {_source(spec.tensor) for signature in signatures for spec in signature.inputs.values()}
     ranked = False
     for function, nodes in graph.running(roots):
-        among = graph.nodes(function)
+        siblings = graph.nodes(function)
         for node in nodes:
             if node.op in DECODERS:
                 return True
-            for check in _open_checks(node, among, fed):
+            for check in _open_checks(node, siblings, fed):
                 if check.always or check.kind not in OF_RANK:
                     return True
                 ranked = True
             if not any_rank and opens(node):
-                any_rank = not _constant(node, [OPENING.get(node.op, 0)], among, fed)
+                any_rank = not _constant(node, [OPENING.get(node.op, 0)], siblings, fed)
     return ranked and any_rank
 
 
-def _open_checks(node: Node, among: Mapping[bytes, Node], fed: Collection[bytes]) -> list[Check]:
-    """Return the checks of an operation that its graph alone does not answer."""
+def _open_checks(node: Node, siblings: Mapping[bytes, Node], fed: Collection[bytes]) -> list[Check]:
+    """Return the checks of an operation that constants and shapes in the graph do not already satisfy."""
     if node.op not in GUARDED:
         return []
     count = sum(not name.startswith(b"^") for name in node.inputs)
     return [
         check
         for check in checks_of(node.op)
-        if not _constant(node, checked(check, count, node.attributes), among, fed)
-        and not (check.kind == "window" and _holds_window(node, among))
+        if not _constant(node, checked(check, count, node.attributes), siblings, fed)
+        and not (check.kind == "window" and _holds_window(node, siblings))
     ]
 
 
-def _holds_window(node: Node, among: Mapping[bytes, Node]) -> bool:
-    """Say whether the input of a pooling layer is never smaller than its window, by the shape in the graph."""
-    source = among.get(node.inputs[0].partition(b":")[0]) if node.inputs else None
+def _holds_window(node: Node, siblings: Mapping[bytes, Node]) -> bool:
+    """Say whether the shape in the graph proves that a pooling layer's input is never smaller than its window."""
+    source = siblings.get(node.inputs[0].partition(b":")[0]) if node.inputs else None
     listed = source.attributes.get("_output_shapes", memoryview(b"")) if source else memoryview(b"")
     shapes = [*each_field(last_field(listed, 1), 7)]
     sizes = [number_field(size, 1) for size in each_field(shapes[0], 2)] if len(shapes) == 1 else []
     least = window(node.attributes)
     return not least or (
-        len(sizes) == len(least) and all(size >= want or want == 1 for size, want in zip(sizes, least))
+        len(sizes) == len(least) and all(size >= minimum or minimum == 1 for size, minimum in zip(sizes, least))
     )
 
 
-def _constant(node: Node, places: Iterable[int], among: Mapping[bytes, Node], fed: Collection[bytes]) -> bool:
-    """Say whether some arguments of an operation are constants of the same graph, which no request feeds."""
+def _constant(node: Node, positions: Iterable[int], siblings: Mapping[bytes, Node], fed: Collection[bytes]) -> bool:
+    """Say whether the arguments at these positions are constants of the same graph that no request feeds."""
     inputs = [name for name in node.inputs if not name.startswith(b"^")]
-    sources = [among.get(inputs[place].partition(b":")[0]) for place in places if place < len(inputs)]
+    sources = [siblings.get(inputs[position].partition(b":")[0]) for position in positions if position < len(inputs)]
     return all(source is not None and source.op == b"Const" and source.name not in fed for source in sources)
 
 
 def unguarded(graph: memoryview, needed: Needed) -> str | None:
-    """Say why a check cannot be put into the graph, or None."""
-    for function, among in needed.items():
-        if any(check.kind == "never" for checks in among.values() for check in checks):
+    """Return why a check cannot be added to the graph, or None."""
+    for function, checks_by_node in needed.items():
+        if any(check.kind == "never" for checks in checks_by_node.values() for check in checks):
             return "it reads serialized tensors, which may be of any size"
-        if any(PICTURE in checks for checks in among.values()):
+        if any(PICTURE in checks for checks in checks_by_node.values()):
             return "it decodes pictures that it takes out of other strings, so that their size is not known before"
         if function and _COMPILED.search(graph):
             return "XLA compiles it, and leaves out the checks of what a request decides"
@@ -149,7 +153,7 @@ def unguarded(graph: memoryview, needed: Needed) -> str | None:
 
 
 def guard(graph: memoryview, needed: Needed, most: int) -> list[Piece]:
-    """Return the MetaGraphDef with the checks; `most` elements may come out of one operation."""
+    """Return the MetaGraphDef with the checks; an operation's result may have at most `most` elements."""
 
     def function(message: memoryview) -> list[Piece] | None:
         name = bytes(last_field(message_field(message, 1), 1))
@@ -173,31 +177,31 @@ def _guarded(
 ) -> list[Piece]:
     added: list[Piece] = []
 
-    def change(one: memoryview) -> list[Piece] | None:
-        name = bytes(last_field(one, 1))
+    def change(message_: memoryview) -> list[Piece] | None:
+        name = bytes(last_field(message_, 1))
         if name not in needed:
             return None
         body = Assertions(name + b"/guard", arguments, most)
-        inputs = [bytes(each) for each in each_field(one, 3) if not bytes(each).startswith(b"^")]
-        asserts = [body.check(check, inputs, map_field(one, 5)) for check in needed[name]]
-        added.extend(piece for each in body.nodes for piece in field(number, each))
-        return [one, *(piece for each in asserts for piece in field(3, b"^" + each))]
+        inputs = [bytes(item) for item in each_field(message_, 3) if not bytes(item).startswith(b"^")]
+        asserts = [body.check(check, inputs, map_field(message_, 5)) for check in needed[name]]
+        added.extend(piece for item in body.nodes for piece in field(number, item))
+        return [message_, *(piece for item in asserts for piece in field(3, b"^" + item))]
 
     return [*edited(message, number, change), *added]
 
 
-def _decided(check: Check, sink: Sink, among: Mapping[bytes, Node]) -> bool:
-    """Say whether a request decides what is checked."""
-    if check.kind == "window" and _holds_window(sink.node, among):
+def _decided(check: Check, sink: Sink, siblings: Mapping[bytes, Node]) -> bool:
+    """Say whether a request decides the arguments that are checked."""
+    if check.kind == "window" and _holds_window(sink.node, siblings):
         return False
     condition, attributes = check.condition, sink.node.attributes
     if condition and _flag(attributes, condition.lstrip("!")) == condition.startswith("!"):
         return False
-    places = checked(check, len(sink.arguments), attributes)
-    reach = [sink.arguments[place] for place in places if place < len(sink.arguments)]
+    positions = checked(check, len(sink.arguments), attributes)
+    reach = [sink.arguments[position] for position in positions if position < len(sink.arguments)]
     if check.always:
-        return any(one.at_all for one in reach)
-    return any(OPEN in one.at_all if check.kind in OF_RANK else one.values for one in reach)
+        return any(argument.at_all for argument in reach)
+    return any(OPEN in argument.at_all if check.kind in OF_RANK else argument.values for argument in reach)
 
 
 def _flag(attributes: Attributes, name: str) -> bool:

@@ -1,23 +1,23 @@
-"""The arguments of TensorFlow's operations that must not have every value: a table, tested line by line.
+"""The arguments of TensorFlow's operations that need a check: a table, tested line by line.
 
-Some kernels trust their arguments. They end the process at a negative or huge size or at a tensor of another rank,
-read behind the rows where a row split points there, allocate whatever a number asks for, or never end.
-`guarding` finds where a request decides such an argument, and puts a check before the operation.
+Some kernels trust their arguments. They crash the process at a negative or huge size or at a tensor of another rank,
+read past the end of the rows where a row split points there, allocate as much as a number says, or never end.
+`guarding` finds where a request decides such an argument, and adds a check before the operation.
 
-Each line was tried with TensorFlow 2.21. What its kernels check themselves (the splits of RaggedGather, the indices of
-ScatterNd, ...) is not in the table. A line reads
+Each line was tested with TensorFlow 2.21. Arguments that its kernels check themselves (the splits of RaggedGather, the
+indices of ScatterNd, ...) are not in the table. The form of a line:
 
     Operation Operation    argument:dtype argument:dtype    check, check
 
-A dtype is an attribute, with the code of its default behind a =, or a code. A check is a key of guarding.CHECKS
-and the arguments that it looks at, or a part of one in Python's notation of slices. Then, in any order:
+A dtype is an attribute, with the code of its default after a =, or a code. A check is a method of
+assertions.Assertions and its arguments, or a part of one as a Python slice. Then, in any order:
 
     *image[::3]     these dimensions of another argument multiply the size
     /ids            the elements of another argument divide it
-    >=-1            the least value, or the least rank; 0 where nothing is said
-    =4              the rank, the number of elements, or the largest amount
-    x16             each counts as so many elements, for it takes as much memory
-    always          checked wherever the argument is no constant: what follows from a shape alone can be wrong as well
+    >=-1            the smallest value, or the smallest rank; 0 by default
+    =4              the rank, the number of elements, or the largest absolute value
+    x16             each counts as 16 elements, since it takes as much memory
+    always          checked wherever the argument is not a constant: a value that depends only on a shape can be wrong
     if=padded       matters only where this attribute is set; if=!padded only where it is not
                     (a number of 0 or more counts as set)
 """
@@ -133,7 +133,7 @@ ParseTensor                           serialized:7                              
 
 
 class Part(NamedTuple):
-    """An argument, or a part of its values or of its dimensions."""
+    """An argument, or a slice of its values or of its dimensions."""
 
     argument: int
     dtype: str
@@ -141,7 +141,7 @@ class Part(NamedTuple):
 
 
 class Check(NamedTuple):
-    """What makes the values of some arguments good."""
+    """A condition on the arguments of an operation, as a line of TABLE describes it."""
 
     kind: str
     values: tuple[Part, ...]
@@ -154,7 +154,7 @@ class Check(NamedTuple):
     condition: str
 
 
-_LINES: dict[bytes, tuple[str, str]] = {}  # a model needs a few of them: the others are not parsed
+_LINES: dict[bytes, tuple[str, str]] = {}  # parsed on demand, since a model needs few of them
 for _line in TABLE.strip().splitlines():
     *_operations, _signature, _checks = re.split(r"\s{2,}", _line)
     _LINES.update({operation.encode(): (_signature, _checks) for operation in " ".join(_operations).split()})
@@ -167,8 +167,8 @@ def checks_of(operation: bytes) -> tuple[Check, ...]:
     """Return the checks of an operation in the table."""
     signature, checks = _LINES[operation]
     arguments = {
-        name: Part(place, dtype)
-        for place, (name, _, dtype) in enumerate(one.partition(":") for one in signature.split())
+        name: Part(position, dtype)
+        for position, (name, _, dtype) in enumerate(argument.partition(":") for argument in signature.split())
     }
     return tuple(_check(check.split(), arguments) for check in checks.split(", "))
 
@@ -177,8 +177,8 @@ def _check(words: list[str], arguments: dict[str, Part]) -> Check:
     kind, *rest = words
 
     def parts(pattern: str) -> tuple[Part, ...]:
-        found = [re.fullmatch(pattern + r"([a-z_]+(\[.*\])?)", word) for word in rest if word != "always"]
-        return tuple(_part(one[1], arguments) for one in found if one)
+        matches = [re.fullmatch(pattern + r"([a-z_]+(\[.*\])?)", word) for word in rest if word != "always"]
+        return tuple(_part(match[1], arguments) for match in matches if match)
 
     condition = next((word[3:] for word in rest if word.startswith("if=")), "")
     least = next((int(word.lstrip(">=")) for word in rest if re.fullmatch(r">?=-?\d+", word)), 0)
@@ -190,5 +190,5 @@ def _check(words: list[str], arguments: dict[str, Part]) -> Check:
 
 def _part(word: str, arguments: dict[str, Part]) -> Part:
     name, _, cut = word.rstrip("]").partition("[")
-    begin, end, step = (*(int(one) if one else None for one in cut.split(":")), None, None)[:3]
+    begin, end, step = (*(int(bound) if bound else None for bound in cut.split(":")), None, None)[:3]
     return arguments[name]._replace(cut=(begin, end, step or 1))

@@ -1,8 +1,8 @@
-"""What a graph's operations do: which are pure, and which write state, draw random numbers, or reach outside.
+"""The side effects of operations: which are pure, and which write state, draw random numbers, or reach outside.
 
-A SavedModel is a program. PURE is a list of what is allowed, not of what is forbidden: an operation that nobody has
-looked at is named with the rest. `impurities` reads saved_model.pb as `signature` does, without TensorFlow,
-and follows what a signature, or the loading of the model, reaches through the graph and its function library.
+A SavedModel is a program. PURE lists what is allowed, not what is forbidden, so an operation that has not been reviewed
+counts as impure. `impurities` reads saved_model.pb as `signature` does, without TensorFlow, and follows a signature, or
+the loading of the model, through the graph and its function library.
 
     for use in impurities(directory):
         print(use)          signature 'serving_default': ReadFile touches files (node read, in __inference_serve_12)
@@ -24,9 +24,9 @@ from serving.savedmodel.signature import served_graph
 
 @dataclass(frozen=True, slots=True, order=True)
 class Use:
-    """One operation that is not pure, and where it is."""
+    """One impure operation, and its location."""
 
-    signature: str  # LOADING for what loading the model runs
+    signature: str  # LOADING for operations that run when the model is loaded
     op: str
     kind: str  # a key of DOES
     node: str
@@ -51,12 +51,12 @@ DOES = {
 }
 DANGEROUS = frozenset({"files", "network", "python", "hidden", "unknown"})  # refused, unless DANGEROUS_OPS=allow
 
-# What speaks against none: prints go to the log, as the server's own lines do.
+# A model with these still counts as pure: prints go to the log, like the server's own lines.
 HARMLESS = frozenset({"prints"})
-# The operations of a custom library are on no list: naming the library vouches for them.
+# The operations of a custom library are on no list: a user who names the library accepts them.
 VOUCHED = HARMLESS | {"unknown"}
 
-# What each kind looks like, for what is not in PURE; the first that fits counts.
+# The kinds of operations that are not in PURE, by name; the first match counts.
 KINDS = (
     ("python",  r"(Eager)?PyFunc(Stateless)?|GeneratorDataset"),
     ("hidden",  r"DatasetFromGraph|DeserializeIterator"),
@@ -78,7 +78,7 @@ KINDS = (
 )
 # fmt: on
 
-# Allowed when the model is loaded, and only then.
+# Allowed only while the model is loaded.
 INITIALIZING = frozenset(
     """
     Assign AssignVariableOp InitializeTable InitializeTableFromTextFile InitializeTableFromTextFileV2 InitializeTableV2
@@ -88,8 +88,8 @@ INITIALIZING = frozenset(
 
 # Of TensorFlow 2.21's 1,908 operations: the stateless ones that reach nothing outside the graph, the stateful ones that
 # only read, check, call a function or live as long as one call (TensorArray...V3, Stack...V2), and what TensorFlow's
-# graph optimizer puts in their place (_Fused...). A mutable table may be read; what writes it is not in the list.
-# CudnnRNN is what Keras 2 has beside an LSTM for a GPU; it draws numbers in training alone.
+# graph optimizer replaces them by (_Fused...). A mutable table may be read; operations that write it are not listed.
+# Keras 2 exports CudnnRNN beside an LSTM for a GPU; it draws random numbers only in training.
 PURE = frozenset(
     """
     Abs AccumulateNV2 Acos Acosh Add AddN AddV2 AdjustContrast AdjustContrastv2 AdjustHue AdjustSaturation All Angle
@@ -216,7 +216,7 @@ PURE = frozenset(
     """.split()  # noqa: SIM905 - a list of words is read, and grows, as words
 )
 
-# Operations that call functions, which are pure if those are.
+# Operations that call functions; they are pure if the functions are.
 CALLING = frozenset(
     """
     Case For If MapDefun PartitionedCall StatefulPartitionedCall StatelessCase StatelessIf StatelessWhile
@@ -229,14 +229,14 @@ _PURE = frozenset(op.encode() for op in PURE)
 
 
 def kind(op: str, loading: bool = False) -> str | None:
-    """Return what an operation does, a key of DOES, or None for a pure one."""
+    """Return the kind of an operation, a key of DOES, or None for a pure one."""
     if op in PURE or (loading and op in INITIALIZING):
         return None
     return next((name for name, pattern in KINDS if re.fullmatch(pattern, op)), "unknown")
 
 
 def impurities(directory: Path) -> list[Use]:
-    """Return the operations that are not pure in what signatures and loading reach; raise LoadError if unreadable."""
+    """Return the impure operations that signatures and loading reach, sorted; raise LoadError if unreadable."""
     try:
         return sorted(_impurities(served_graph(directory)))
     except (ValueError, IndexError, RecursionError) as error:
@@ -244,14 +244,14 @@ def impurities(directory: Path) -> list[Use]:
 
 
 def against(uses: Iterable[Use], custom: bool) -> list[Use]:
-    """Return the uses for which a model is not a pure function; `custom`: CUSTOM_OP_LIBRARIES names libraries."""
+    """Return the uses that make a model impure; `custom`: CUSTOM_OP_LIBRARIES is set."""
     allowed = VOUCHED if custom else HARMLESS
     return [use for use in uses if use.kind not in allowed]
 
 
 def _impurities(graph: memoryview) -> set[Use]:
     parsed = Graph.of(graph)
-    found = set()
+    uses = set()
     reads = False  # loading reads a file
     for signature, roots in roots_of(graph).items():
         for function, nodes in parsed.running(roots):
@@ -262,28 +262,28 @@ def _impurities(graph: memoryview) -> set[Use]:
                     if node.op == b"PrintV2" and _to_the_log(node):
                         does = "prints"
                     if does:
-                        found.add(_use(signature, does, node.op, node.name, function))
-    return found | _other_files(parsed) if reads else found
+                        uses.add(_use(signature, does, node.op, node.name, function))
+    return uses | _other_files(parsed) if reads else uses
 
 
 STREAMS = (b"", b"stderr", b"stdout", b"log(info)", b"log(warning)", b"log(error)")
 
 
 def _to_the_log(node: Node) -> bool:
-    """Say whether a PrintV2 prints to no file."""
+    """Say whether a PrintV2 prints to a stream, not to a file."""
     return bytes(last_field(node.attributes.get("output_stream", memoryview(b"")), 2)) in STREAMS
 
 
 def _other_files(parsed: Graph) -> set[Use]:
-    """Return the operations that read a file while the model is loaded, where it is none of the model's own."""
+    """Return the operations that read a file that is not the model's own while the model is loaded."""
     graph = parsed.meta
-    assets = {filenames.tensor(bytes(last_field(last_field(of, 1), 1))) for of in asset_definitions(graph)}
+    assets = {filenames.tensor(bytes(last_field(last_field(asset, 1), 1))) for asset in asset_definitions(graph)}
     saver = filenames.tensor(bytes(last_field(message_field(graph, 3), 1)))
     fed = assets | (filenames.kept(parsed, assets) if assets else set()) | {saver}
-    places = filenames.foreign(parsed, fed, reached(parsed.main, roots_of(graph)[LOADING]))
-    return {_use(LOADING, "files", *place) for place in places}
+    locations = filenames.foreign(parsed, fed, reached(parsed.main, roots_of(graph)[LOADING]))
+    return {_use(LOADING, "files", *location) for location in locations}
 
 
-def _use(signature: str, does: str, *place: bytes) -> Use:
-    op, node, function = (str(part, "utf-8", "replace") for part in place)
+def _use(signature: str, does: str, *location: bytes) -> Use:
+    op, node, function = (str(part, "utf-8", "replace") for part in location)
     return Use(signature, op, does, node, function)

@@ -1,5 +1,4 @@
-"""Change the graph of a SavedModel before it is loaded, at the level of protobuf's wire format.
-
+"""Changes the graph of a SavedModel before it is loaded, at the level of protobuf's wire format.
 
     with rewritten(directory, lambda graph: [*edited(graph, 2, change)]) as changed:
         load(changed)       a folder whose saved_model.pb is changed and whose other files are the same, by links
@@ -24,8 +23,8 @@ DOUBLE, INT32, STRING = 2, 3, 7  # tensorflow/core/framework/types.proto
 
 @contextmanager
 def rewritten(directory: Path, change: Callable[[memoryview], list[Piece]]) -> Iterator[Path]:
-    """Lend a copy of a SavedModel whose served MetaGraphDef is what `change` makes of it."""
-    import shutil  # most models are loaded as they are
+    """Yield a temporary folder with the SavedModel whose served MetaGraphDef is replaced by `change(graph)`."""
+    import shutil  # most models are loaded unchanged
     import tempfile
 
     graph = served_graph(directory)
@@ -34,23 +33,23 @@ def rewritten(directory: Path, change: Callable[[memoryview], list[Piece]]) -> I
         for path in directory.iterdir():
             if path.name != "saved_model.pb":
                 (folder / path.name).symlink_to(path.resolve())
-        message = memoryview(graph.obj)  # the whole file, of which the graph is a part
+        message = memoryview(graph.obj)  # the whole file; the graph is a view of a part
         with (folder / "saved_model.pb").open("wb") as file:
-            for piece in edited(message, 2, lambda one: change(graph) if _same(one, graph) else None):
+            for piece in edited(message, 2, lambda candidate: change(graph) if _same(candidate, graph) else None):
                 file.write(piece)
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _same(one: memoryview, other: memoryview) -> bool:
-    return np.may_share_memory(np.frombuffer(one, np.uint8), np.frombuffer(other, np.uint8))
+def _same(first: memoryview, second: memoryview) -> bool:
+    return np.may_share_memory(np.frombuffer(first, np.uint8), np.frombuffer(second, np.uint8))
 
 
 def edited(message: memoryview, number: int, change: Callable[[memoryview], list[Piece] | None]) -> list[Piece]:
-    """Return a message, each of its fields `number` replaced by what `change` returns; None leaves it as it is."""
+    """Return a message with each field `number` replaced by the result of `change`; None leaves it unchanged."""
     pieces: list[Piece] = []
-    kept = position = 0  # what is kept is one piece, from the last change on
+    kept = position = 0  # the unchanged bytes since the last change, from `kept` on, are one piece
     while position < len(message):
         begin = position
         key, position = read_varint(message, position)
@@ -79,8 +78,8 @@ def string(number: int, *pieces: Piece) -> bytes:
 
 
 def node(name: bytes, op: bytes, inputs: Iterable[bytes], attributes: Mapping[bytes, bytes]) -> bytes:
-    """Return a NodeDef; an attribute is a whole AttrValue."""
-    parts = [string(1, name), string(2, op), *(string(3, one) for one in inputs)]
+    """Return a serialized NodeDef; each attribute is a serialized AttrValue."""
+    parts = [string(1, name), string(2, op), *(string(3, name_) for name_ in inputs)]
     return b"".join([*parts, *(string(5, string(1, key), string(2, value)) for key, value in attributes.items())])
 
 
@@ -95,7 +94,7 @@ def of_types(*codes: int) -> bytes:
 
 
 def of_number(number: int) -> bytes:
-    """Return the AttrValue of a whole number."""
+    """Return the AttrValue of an integer."""
     return b"\x18" + write_varint(number)
 
 
