@@ -158,16 +158,16 @@ class Storage:
         with suppress(NotThere):
             self._json("DELETE", _path(bucket, name), f"gs://{bucket}/{name}")
 
-    def _if_new(self, url: str, what: str, body: bytes, content_type: str) -> bool:
+    def _if_new(self, url: str, address: str, body: bytes, content_type: str) -> bool:
         try:
-            self._json("POST", url, what, body, content_type)
+            self._json("POST", url, address, body, content_type)
         except StorageError as error:
             if error.status == 412:
                 return False
             raise
         return True
 
-    def _json(self, method: str, path: str, what: str, body: bytes | None = None, content_type: str = "") -> Any:
+    def _json(self, method: str, path: str, address: str, body: bytes | None = None, content_type: str = "") -> Any:
         """Call, and retry after a temporary fault; retries are safe, since a repeated write has the same content."""
         headers = {"Content-Type": content_type} if content_type else {}
 
@@ -177,7 +177,7 @@ class Storage:
                 text = answer.read()
                 return json.loads(text) if text else None
 
-        return _again(call, what, {"GET": "fetched", "POST": "written", "DELETE": "deleted"}[method])
+        return _retried(call, address, {"GET": "fetched", "POST": "written", "DELETE": "deleted"}[method])
 
     def _open(self, request: Request) -> Any:
         if self._token is not None:
@@ -188,7 +188,7 @@ class Storage:
 Answer = TypeVar("Answer")
 
 
-def _again(call: Callable[[], Answer], what: str, done: str) -> Answer:
+def _retried(call: Callable[[], Answer], subject: str, done: str) -> Answer:
     for pause in (*PAUSES, None):
         try:
             return call()
@@ -196,7 +196,7 @@ def _again(call: Callable[[], Answer], what: str, done: str) -> Answer:
             status = error.status if isinstance(error, StorageError) else 0
             if pause is None or status not in (0, *RETRIED):
                 kind = NotThere if status == 404 else StorageError
-                raise kind(f"{what} cannot be {done}: {error}", status) from None
+                raise kind(f"{subject} cannot be {done}: {error}", status) from None
         time.sleep(pause)
     raise AssertionError
 
@@ -243,7 +243,7 @@ def access_token() -> str:
             with _open(Request(TOKEN, headers={"Metadata-Flavor": "Google"})) as answer:
                 return json.load(answer)
 
-        response = _again(call, "the platform's token (GOOGLE_OAUTH_ACCESS_TOKEN may hold another)", "fetched")
+        response = _retried(call, "the platform's token (GOOGLE_OAUTH_ACCESS_TOKEN may hold another)", "fetched")
         token = str(response["access_token"])
         _known = (token, time.monotonic() + float(response.get("expires_in", 0)) - 60)
         return token

@@ -70,8 +70,8 @@ class Scorer:
         elif good := [row for row in range(len(batch.rows)) if row not in failed]:
             rows = self._rows or self._chosen(call, len(good))
             for start in range(0, len(good), rows):
-                some = good[start : start + rows]
-                self._run(call, _cut(call.inputs, start, start + len(some)), some, values, failed)
+                slice_rows = good[start : start + rows]
+                self._run(call, _cut(call.inputs, start, start + len(slice_rows)), slice_rows, values, failed)
         if call.failed and len(batch.rows) > 1:
             self._retry_alone(source, batch, call, values, failed)
         lines = []
@@ -161,7 +161,7 @@ class Scorer:
                 if not all(
                     _same(single, _cut(together, row, row + 1)) for row, single in enumerate(singles[: size * 2])
                 ):
-                    log("INFO", f"rows run one by one: {size * 2} together are answered with other bytes")
+                    log("INFO", f"rows run one by one: predictions change in a batch of {size * 2} rows")
                     size = 1
                     break
                 seconds = self._seconds(call.inputs, size * 2)
