@@ -18,10 +18,11 @@ from typing import Any
 import pytest
 
 from serving.core.http import Response
+from serving.servers.commands.replay import TOLERANCE, difference
 from serving.servers.flask import from_flask, to_flask
 from tests.conftest import ROOT, plain_environment
 from tests.models.zoo import build
-from tests.pipeline.test_handler import PREDICT, close_to
+from tests.pipeline.test_handler import PREDICT
 from tests.server import Server, running
 from tools.server import free_port
 
@@ -37,7 +38,7 @@ def test_the_examples_are_answered(server: Server, examples: dict[str, Any], ans
         for path in ("/", PREDICT):
             answer = server.ask("POST", path, body)
             assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
-            close_to(answer.json["predictions"], answers[name]["predictions"])
+            assert difference(answers[name]["predictions"], answer.json["predictions"], TOLERANCE) is None
 
 
 LABELS = ["application/x-www-form-urlencoded", "application/octet-stream", "text/plain; charset=no-such", "", "x" * 200]
@@ -246,4 +247,6 @@ def test_make_serve_prints_a_request_that_works(answers: dict[str, Any]) -> None
         )
     if run.returncode == 127:
         pytest.skip("curl is not installed")
-    close_to(json.loads(run.stdout)["predictions"], answers["serving_default"]["predictions"])
+    assert (
+        difference(answers["serving_default"]["predictions"], json.loads(run.stdout)["predictions"], TOLERANCE) is None
+    )
