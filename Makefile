@@ -119,7 +119,7 @@ fuzz: compiled ## fuzz every parser for SECONDS each
 	  .venv/bin/pip install --quiet --no-deps --target $(atheris) -r requirements/fuzz.txt && touch $(atheris)/.ready; } || \
 	  echo "make: atheris cannot be installed here: mutation alone" >&2
 	PYTHONPATH=$(atheris) .venv/bin/python -m tests.fuzz --seconds $(or $(SECONDS),60) $(TARGETS)
-	FUZZ_REQUESTS=5000 .venv/bin/python -m pytest tests/fuzz -k over_http
+	FUZZ_REQUESTS=5000 .venv/bin/python -m pytest tests/fuzz -k "over_http or bounds_check"
 
 train: $(dev) ## train and export the embedded model
 	.venv/bin/python -m examples.digits

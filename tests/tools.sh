@@ -6,15 +6,14 @@ PATH=$PATH:/usr/sbin
 # program   Debian's package       the tests that are skipped without it
 needed="
 c++         g++                    tests of the accelerator, of the image and of bound libraries
-clang++     clang                  tests of libFuzzer, and make fuzz (with libclang-rt-14-dev)
-clang-tidy  clang-tidy             the linting of the native codec
 gcc         gcc                    tests of pruning
 readelf     binutils               tests of pruning and of bound libraries
 curl        curl                   tests of functions-framework
 nginx       nginx-light            tests of instances that are killed behind a load balancer
 java        default-jre-headless   tests of generated clients (Java 11 or later)
 "
-# Not here: npm (generated JavaScript clients) and gcloud (uploads, Pub/Sub), which Debian doesn't have in a usable version.
+# Not here: npm (generated JavaScript clients) and gcloud (uploads, Pub/Sub), which Debian doesn't have in a usable version;
+# clang, libclang-rt-14-dev and clang-tidy (make fuzz, the linting of the native codec), which take 600 MB.
 
 missing=()
 while read -r program package tests; do

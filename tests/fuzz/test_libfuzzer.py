@@ -1,5 +1,6 @@
 """That libFuzzer and the sanitizers would find a fault of the native code."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from tests.fuzz import libfuzzer
 CHECK = "if (data.size() < sizeof length) return Decline::binary;"
 
 
+@pytest.mark.skipif("FUZZ_REQUESTS" not in os.environ, reason="takes minutes: `make fuzz` runs it")
 def test_a_bounds_check_that_is_missing_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
