@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -130,8 +131,17 @@ def test_an_interrupted_command_is_killed_with_what_it_has_started(tmp_path: Pat
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
-    status = Path(f"/proc/{mark.read_text().strip()}/status")
-    assert not status.exists() or "State:\tZ" in status.read_text()
+    until = time.monotonic() + 10  # it ends some time after it is killed
+    while is_running(int(mark.read_text())) and time.monotonic() < until:
+        time.sleep(0.01)
+    assert not is_running(int(mark.read_text()))
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def test_a_measured_process_inherits_nothing_that_could_change_a_figure(monkeypatch: pytest.MonkeyPatch) -> None:
