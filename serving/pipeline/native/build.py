@@ -79,8 +79,8 @@ def build(
 
 def cached() -> Path:
     """Return the extension, compiled now unless that was done before; raise Refused."""
-    told = run([*compiler(), "--version"], "the compiler")
-    by = (compiler(), told, platform.machine(), sysconfig.get_path("include"), sys.version_info[:2])
+    version = run([*compiler(), "--version"], "the compiler")
+    by = (compiler(), version, platform.machine(), sysconfig.get_path("include"), sys.version_info[:2])
     sources = [path.read_bytes() for path in sorted(SOURCE.parent.glob("[!.]*.[ch]*"))]
     recipe = repr((sources, FLAGS, STRIPPED, EXPORTED, by))
     folder = ROOT / ".cache" / f"accelerator-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}"

@@ -35,13 +35,16 @@ def document(source: Source, options: Settings, routes: tuple[Route, ...]) -> by
     schemas = {**predict_schemas(subject), **example_schemas(subject), **infer_schemas(subject)}
     routes = tuple(route for route in routes if route.operation.body in (None, "Event", *schemas))
     bodies = {body: route.codec or tensorflow_serving for route in routes if (body := route.operation.body)}
-    told = "".join(f"\n- `{one.name}`: {_told(one.inputs, one.defaults)} → {_told(one.outputs)}" for one in signatures)
+    listed = "".join(
+        f"\n- `{signature.name}`: {_described(signature.inputs, signature.defaults)} → {_described(signature.outputs)}"
+        for signature in signatures
+    )
     return to_json({
         "openapi": "3.1.0",
         "info": {
             "title": source.name,
             "version": source.version,
-            "description": f"A TensorFlow SavedModel, with the signatures\n{told}",
+            "description": f"A TensorFlow SavedModel, with the signatures\n{listed}",
         },
         "servers": [{"url": "/"}],
         "tags": [{"name": tag} for tag in TAGS],
@@ -55,7 +58,7 @@ def document(source: Source, options: Settings, routes: tuple[Route, ...]) -> by
     })  # fmt: skip
 
 
-def _told(specs: Mapping[str, TensorSpec], defaults: Collection[str] = ()) -> str:
+def _described(specs: Mapping[str, TensorSpec], defaults: Collection[str] = ()) -> str:
     optional = dict.fromkeys(defaults, "; may be left out")
     return ", ".join(f"{name} ({type_text(spec)}{optional.get(name, '')})" for name, spec in specs.items()) or "nothing"
 

@@ -53,9 +53,11 @@ RAW: Mapping[str, tuple[bytes | None, Schema, str]] = {
 def _raw(subject: Subject) -> Schema:
     """Return the bodies that are not one JSON document, of those that a signature takes."""
     taken = {}
-    for media, (body, schema, told) in RAW.items():
+    for media, (body, schema, description) in RAW.items():
         if body is None or any(_takes_raw(signature, media, body) for signature in subject.signatures):
-            taken[media] = {"schema": {**schema, "description": f"{told} For another signature: ?signature_name=NAME."}}
+            taken[media] = {
+                "schema": {**schema, "description": f"{description} For another signature: ?signature_name=NAME."}
+            }
     return taken
 
 

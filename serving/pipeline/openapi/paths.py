@@ -59,32 +59,32 @@ def templates(pattern: str) -> list[str]:
 
 
 def _operation(route: Route, template: str, subject: Subject) -> Schema:
-    told = route.operation
-    name = "infer" if told.body and told.body != "Event" else route.name
+    operation = route.operation
+    name = "infer" if operation.body and operation.body != "Event" else route.name
     described: Schema = {
         "operationId": re.sub(r"\W+", "_", f"{name}{template.replace('/{name}', '')}").strip("_"),
-        "tags": [told.tag],
-        "summary": told.summary,
+        "tags": [operation.tag],
+        "summary": operation.summary,
         "responses": {
-            "200": _answer(told),
-            **({"204": {"description": "Done, and nothing to say."}} if told.answer == "Replied" else {}),
-            **{str(code): component_ref("responses", REFUSALS[code][0]) for code in sorted({*told.refusals, 405})},
+            "200": _answer(operation),
+            **({"204": {"description": "Done, and nothing to say."}} if operation.answer == "Replied" else {}),
+            **{str(code): component_ref("responses", REFUSALS[code][0]) for code in sorted({*operation.refusals, 405})},
         },
     }
-    names = [*(["version"] if "{version}" in template else []), *(OPTIONS if told.body == "Predict" else [])]
+    names = [*(["version"] if "{version}" in template else []), *(OPTIONS if operation.body == "Predict" else [])]
     parameters = [component_ref("parameters", name) for name in names if name in parameter_schemas(subject)]
     if parameters:
         described["parameters"] = parameters
-    if told.body:
-        described["requestBody"] = component_ref("requestBodies", told.body)
+    if operation.body:
+        described["requestBody"] = component_ref("requestBodies", operation.body)
     return described
 
 
-def _answer(told: Operation) -> Schema:
-    content: Schema = {JSON: {"schema": schema_ref(told.answer)}}
-    if told.answer == "Predicted":
+def _answer(operation: Operation) -> Schema:
+    content: Schema = {JSON: {"schema": schema_ref(operation.answer)}}
+    if operation.answer == "Predicted":
         content[raw.NDJSON] = {"schema": {"description": "A prediction a line, for a body of lines."}}
-    if told.answer != "Inferred":
+    if operation.answer != "Inferred":
         return {"description": "The answer", "content": content}
     size = {"description": "In binary: the length of the JSON before the tensors.", "schema": {"type": "integer"}}
     content[open_inference.BINARY] = {"schema": {"description": "As JSON, then the tensors' bytes."}}
