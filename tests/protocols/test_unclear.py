@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from serving.__main__ import show
+from serving.servers.commands.show import show
 from tests.conftest import EMBEDDED, Serve
 from tests.models import answer_models
 from tests.models.zoo import build, kinds

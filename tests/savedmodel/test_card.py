@@ -11,8 +11,8 @@ import pytest
 
 from exporting import card as written
 from exporting import manifest
-from serving.__main__ import show
 from serving.savedmodel.folder import card
+from serving.servers.commands.show import show
 from tests.conftest import EMBEDDED, Serve
 from tests.models.zoo import build, kinds
 

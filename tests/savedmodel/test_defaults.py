@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from serving.__main__ import show
 from serving.pipeline.openapi import schemas
 from serving.savedmodel.source import Source, with_good_defaults
+from serving.servers.commands.show import show
 from tests.conftest import Serve
 from tests.models import answer_models
 from tests.pipeline.test_openapi import described, problems

@@ -66,11 +66,10 @@ def mebibytes(text: str) -> int:
     return round(value)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m serving plan", epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Estimate the instances that a model needs on Cloud Run, its latency there and its cost.",
-    )  # fmt: skip
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command."""
+    parser.description = "Estimate the instances that a model needs on Cloud Run, its latency there and its cost."
+    parser.formatter_class, parser.epilog = argparse.RawDescriptionHelpFormatter, EPILOG
     parser.add_argument("directory", type=Path, nargs="?", metavar="MODEL_DIR", help=(
         "the model to measure (default: MODEL_DIR)"))  # fmt: skip
     shape = parser.add_argument_group("traffic")
@@ -118,16 +117,14 @@ def _parser() -> argparse.ArgumentParser:
     out.add_argument("--picture", type=Path, default=DEFAULT_PICTURE, metavar="FILE", help=f"({DEFAULT_PICTURE})")
     out.add_argument("--no-picture", action="store_true", help="only the table")
     out.add_argument("--seed", type=whole(0, 2**32 - 1), default=7, metavar="N", help="of the random numbers (7)")
-    return parser
 
 
 def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def main(arguments: list[str]) -> int:
+def main(options: argparse.Namespace) -> int:
     """Plan; return the exit status."""
-    options = _parser().parse_args(arguments)
     try:
         proposal, notes = _plan(options)
         print(report.as_json(proposal) if options.json else report.as_text(proposal), flush=True)

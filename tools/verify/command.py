@@ -63,34 +63,27 @@ def _header(text: str) -> tuple[str, str]:
     return name.strip(), value.strip()
 
 
-def parser() -> argparse.ArgumentParser:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command."""
-    arguments = argparse.ArgumentParser(
-        prog="python -m serving verify",
-        description="Test with real servers whether the answers of a served model depend on the request alone.",
-        formatter_class=argparse.RawDescriptionHelpFormatter, epilog=EPILOG,
-    )  # fmt: skip
-    arguments.add_argument("directory", nargs="?", type=Path, metavar="MODEL_DIR", help=(
+    parser.description = "Test with real servers whether the answers of a served model depend on the request alone."
+    parser.formatter_class, parser.epilog = argparse.RawDescriptionHelpFormatter, EPILOG
+    parser.add_argument("directory", nargs="?", type=Path, metavar="MODEL_DIR", help=(
         "the model (default: the variable); with --url, a copy of what is served there, for its examples"))  # fmt: skip
-    arguments.add_argument(
-        "--url", action="append", default=[], help="a running server; again for another instance of it"
-    )
-    arguments.add_argument("--header", action="append", type=_header, default=[], metavar="'NAME: VALUE'",
+    parser.add_argument("--url", action="append", default=[], help="a running server; again for another instance of it")
+    parser.add_argument("--header", action="append", type=_header, default=[], metavar="'NAME: VALUE'",
                        help="of every request to --url; may be repeated")  # fmt: skip
-    arguments.add_argument("--signature", action="append", default=[], metavar="NAME", help=(
+    parser.add_argument("--signature", action="append", default=[], metavar="NAME", help=(
         "this signature only; may be repeated (default: all)"))  # fmt: skip
-    arguments.add_argument("--others", type=_whole, metavar="N", help=(
+    parser.add_argument("--others", type=_whole, metavar="N", help=(
         "other requests before those that are compared (default: 10000; with --quick 500)"))  # fmt: skip
-    arguments.add_argument("--tolerance", type=_share, default=TOLERANCE, metavar="SHARE", help=(
+    parser.add_argument("--tolerance", type=_share, default=TOLERANCE, metavar="SHARE", help=(
         f"of an output's largest value, for rows in a batch (default: {TOLERANCE:g}; 0: bit for bit)"))  # fmt: skip
-    arguments.add_argument("--quick", action="store_true", help="fewer requests")
-    arguments.add_argument("--json", action="store_true", help="the table as JSON")
-    return arguments
+    parser.add_argument("--quick", action="store_true", help="fewer requests")
+    parser.add_argument("--json", action="store_true", help="the table as JSON")
 
 
-def main(arguments: list[str]) -> int:
+def main(options: argparse.Namespace) -> int:
     """Verify a model; return the exit status."""
-    options = parser().parse_args(arguments)
     show = _Table(options.json)
     facts: dict[str, object] = {}
     timed: list[Timed] = []

@@ -6,14 +6,16 @@ succeeds; a model without a signature that is shown to answer fails the check. I
 than the server: it refuses a model that is not a pure function of its inputs, unless DANGEROUS_OPS=allow.
 """
 
+import argparse
 import json
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from serving.core import files, settings
+from serving.core import files, settings, terminal
 from serving.core.errors import InputError, LoadError, RunError
 from serving.core.http import BadRequest
 from serving.core.settings import Settings
@@ -31,9 +33,54 @@ from serving.servers.commands.replay import TOLERANCE, difference
 CURE = "export the model with examples=, so that there is a request that works"
 COARSE = 0.05  # of the largest number: where an output has 16 bits or fewer, other CPUs round by more than TOLERANCE
 
+UNPROVED = 3  # exit status: the model loads, and nothing shows that it answers
+EPILOG = """\
+example:  python -m serving check model/
+exit status:  0 it answers, 1 it is not served or is not a pure function, 3 no signature was seen to answer"""
+
 
 class UnprovedError(Exception):
     """The model loads, but no signature could be shown to answer."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command."""
+    parser.formatter_class, parser.epilog = argparse.RawDescriptionHelpFormatter, EPILOG
+    parser.add_argument("directory", nargs="?", metavar="DIR", help="default: MODEL_DIR")
+
+
+def main(options: argparse.Namespace) -> int:
+    """Check a model, in a child process where `may_fork`: generated inputs may make TensorFlow abort."""
+    if not options.may_fork:
+        return _print_check(options.directory)
+    try:
+        return terminal.apart("serving", lambda: _print_check(options.directory))
+    except terminal.DiedError as error:
+        model = options.directory or settings.current().model_dir
+        print(
+            f"serving: {model}: the process that tried it died of {error}; a request like it would end a server: "
+            "export the model with examples=, which are then tried instead of generated inputs",
+            file=sys.stderr,
+        )
+        return 1
+
+
+def _print_check(directory: str | None) -> int:
+    model: Path | str = directory or "MODEL_DIR"
+    try:
+        current = settings.current()
+        model = directory or current.model_dir
+        if str(model).startswith("gs://"):
+            print(f"{model}: in a bucket; it is checked by the instance that loads it")
+        else:
+            print(f"{model}: {check(Path(model), current)}")
+    except (LoadError, settings.SettingError) as error:
+        print(f"serving: {f'{model}: ' if isinstance(error, LoadError) else ''}{error}", file=sys.stderr)
+        return 1
+    except UnprovedError as error:
+        print(f"serving: {model}: {error}", file=sys.stderr)
+        return UNPROVED
+    return 0
 
 
 def check(directory: Path, options: Settings) -> str:

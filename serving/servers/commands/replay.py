@@ -3,8 +3,10 @@
 They are in assets.extra/examples.json and answers.json of the model, by signature, in TensorFlow Serving's JSON.
 """
 
+import argparse
 import json
 import math
+import sys
 from collections.abc import Iterable, Iterator
 from http.client import HTTPException
 from pathlib import Path
@@ -13,16 +15,47 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import quote
 from urllib.request import Request, urlopen
 
+from serving.core import settings
 from serving.core.errors import LoadError
 from serving.savedmodel.folder import manifest
 
 SECONDS = 120.0  # a cold start included
 TOLERANCE = 1e-4  # of the largest number of an output; other CPUs round differently
 SHOWN = 200  # characters of an answer
+EPILOG = """\
+example:  python -m serving replay http://localhost:8080 model/
+          python -m serving replay https://HOST --header "Authorization: Bearer $(gcloud auth print-identity-token)"
+exit status:  0 the answers are TensorFlow's, 1 they differ, 2 there is nothing to send"""
 
 
 class ReplayError(Exception):
     """Nothing can be replayed; the message has the reason."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command."""
+    parser.formatter_class, parser.epilog = argparse.RawDescriptionHelpFormatter, EPILOG
+    parser.add_argument("url", metavar="URL", help="the server: http://localhost:8080")
+    parser.add_argument(
+        "directory", type=Path, nargs="?", metavar="DIR",
+        help="the model that is served there, or a copy of it (default: MODEL_DIR)",
+    )  # fmt: skip
+    parser.add_argument("--name", default="model", help="the MODEL_NAME of the server (default: model)")
+    parser.add_argument("--header", action="append", default=[], metavar="'NAME: VALUE'", help="may be repeated")
+
+
+def main(options: argparse.Namespace) -> int:
+    """Replay a model's requests, and print a line for each; return the exit status."""
+    status = 0
+    try:
+        directory = settings.folder(options.directory)
+        for signature, problem in replay(options.url, directory, options.name, options.header):
+            status = 1 if problem else status
+            print(f"{signature}: {problem or 'answered as by TensorFlow'}", flush=True)
+    except (ReplayError, settings.SettingError) as error:
+        print(f"serving: {error}", file=sys.stderr)
+        return 2
+    return status
 
 
 def replay(

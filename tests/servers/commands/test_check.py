@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from serving.__main__ import UNPROVED, main
+from serving.__main__ import main
+from serving.servers.commands.check import UNPROVED
 from tests.conftest import ROOT, Serve, plain_environment
 from tests.models import zoo
 from tests.models.zoo.kinds import KINDS, build

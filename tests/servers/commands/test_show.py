@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from serving.__main__ import banner, main, show
+from serving.__main__ import main
+from serving.servers.commands.banner import banner
+from serving.servers.commands.show import show
 from tests.conftest import EMBEDDED, ROOT, Serve, plain_environment
 from tests.models.zoo import ZOO, absent, build
 

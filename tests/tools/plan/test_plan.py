@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from serving import __main__ as serving
 from tests.conftest import ROOT
 from tests.tools.plan.made import MEASURED, measured
 from tools.plan import cost as costs
 from tools.plan import traffic
-from tools.plan.command import main
 from tools.plan.measured import instance, throughput
 from tools.plan.outcome import MIDDLES, Outcome, bins
 from tools.plan.plan import Wishes, plan, size
@@ -24,6 +24,10 @@ from tools.plan.problem import PlanError
 from tools.plan.rules import MEMORIES, SIZES
 
 PRICES = costs.read(costs.DEFAULT, "1")
+
+
+def main(arguments: list[str]) -> int:
+    return serving.main(["plan", *arguments])
 
 
 def test_cost_by_hand() -> None:
