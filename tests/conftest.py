@@ -10,7 +10,7 @@ import pytest
 
 from serving.core import settings
 from serving.core.http import Request, Response
-from serving.pipeline import limits, routes
+from serving.pipeline import admission, routes
 from serving.pipeline.handler import handle
 from serving.runtime import loading
 
@@ -29,7 +29,7 @@ def forget() -> None:
     """Begin anew: settings and model are read again."""
     settings.current.cache_clear()
     routes.find.cache_clear()
-    limits.forget()
+    admission.forget()
     loading.forget()
 
 

@@ -4,6 +4,7 @@ import os
 from functools import lru_cache
 from pathlib import Path
 
+SHARE = 4  # of the memory limit, one part in so many: for the inputs of one request, and for all bodies together
 UNLIMITED = 1 << 60  # cgroup v1 writes "no limit" as the largest multiple of a page below 2**63
 
 
@@ -28,6 +29,11 @@ def memory_limit(root: Path = Path("/")) -> int | None:
         elif "memory" in controllers.split(","):
             limits += _limits(root / "sys/fs/cgroup/memory", path, "memory.limit_in_bytes")
     return min(limits, default=None)
+
+
+def memory_share() -> int:
+    """Return how many bytes the inputs of one request may take, and the bodies of all that wait."""
+    return (memory_limit() or 1 << 60) // SHARE
 
 
 def _limits(mount: Path, path: str, name: str) -> list[int]:

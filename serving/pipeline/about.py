@@ -8,7 +8,7 @@ from serving.core.errors import DeadlineError
 from serving.core.http import NotFound, Response, Unavailable, compress, to_json
 from serving.core.record import Record
 from serving.core.telemetry import metrics
-from serving.pipeline import limits, watchdog
+from serving.pipeline import admission, watchdog
 from serving.pipeline.exchange import Exchange
 from serving.protocols import open_inference, tensorflow_serving
 from serving.runtime import loading
@@ -43,7 +43,7 @@ def status(exchange: Exchange) -> Response:
 
 
 def _ready(record: Record) -> Model:
-    if limits.stopping:
+    if admission.stopping:
         raise Unavailable("the server is stopping")
     cache, began = loading.cache(), perf_counter_ns()
     waits = not cache.warm

@@ -14,13 +14,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from serving.core import settings
+from serving.core import machine, settings
 from serving.core.dtypes import by_code
 from serving.core.http import to_json
 from serving.core.settings import Settings
 from serving.core.telemetry import metrics
 from serving.core.telemetry.log import log
-from serving.pipeline import limits
 from serving.protocols.sizes import MAX_ID_LENGTH
 from serving.runtime.model import Model
 from serving.savedmodel.signature import DEFAULT, Signature, TensorSpec
@@ -83,7 +82,7 @@ class Quick:
         signatures: list[Any] = []
         head = to_json({"model_name": served.name, "model_version": served.version})[:-1]
         for name, pointers, described in _described(served, options):
-            most = min(options.max_elements, limits.memory_share() // 16)  # the largest dtype has so many bytes
+            most = min(options.max_elements, machine.memory_share() // 16)  # the largest dtype has so many bytes
             bounds = (
                 options.max_rows, most, MAX_ID_LENGTH, options.max_string_bytes,
                 options.max_pixels if served.source.pictures else -1,

@@ -7,7 +7,7 @@ from serving.core import settings
 from serving.core.http import Changed, Request, Response
 from serving.core.http import receive as receive_body
 from serving.core.record import Record
-from serving.pipeline import limits
+from serving.pipeline import admission
 from serving.pipeline.exchange import Answer, Exchange
 from serving.protocols import raw
 
@@ -122,7 +122,7 @@ def _is_event_body(request: Request, body: bytes) -> bool:
 
 
 def _with_counted_body(request: Request, act: Callable[[Request], Response]) -> Response:
-    metered = limits.admission().metered(request)
+    metered = admission.current().metered(request)
     if metered is None:
         return act(request)
     try:

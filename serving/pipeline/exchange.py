@@ -13,11 +13,10 @@ from serving.core import settings
 from serving.core.errors import RunError
 from serving.core.http import Request, Response, TooLarge
 from serving.core.telemetry import phases
-from serving.pipeline import limits
 from serving.protocols.call import Arrays, Call, Context
 from serving.protocols.codec import Codec
 from serving.protocols.options import from_query
-from serving.protocols.sizes import check_arrays
+from serving.protocols.sizes import check_arrays, check_memory, check_pictures
 from serving.runtime.model import Model
 
 
@@ -66,7 +65,7 @@ class Exchange:
         """
         if call.failed and not call.inputs:
             return {}  # no row is good
-        limits.check_memory(check_arrays(call.inputs, call.context.limits))
+        check_memory(check_arrays(call.inputs, call.context.limits))
         if self.model.source.pictures:
             self._check_pictures(call)
         if self.failure is not None:
@@ -82,7 +81,7 @@ class Exchange:
         return self.codec.encode(call, outputs)
 
     def _check_pictures(self, call: Call) -> None:
-        wrong = limits.check_pictures(call.inputs, self.model.source.pictures, settings.current())
+        wrong = check_pictures(call.inputs, self.model.source.pictures, settings.current().max_pixels)
         if wrong:
             name, problem = wrong
             array = call.inputs[name]

@@ -27,7 +27,7 @@ from serving.core.http import (
 from serving.core.http import receive as receive_body
 from serving.core.telemetry import metrics, observe, phases
 from serving.core.telemetry.log import log
-from serving.pipeline import accelerator, limits, watchdog
+from serving.pipeline import accelerator, admission, watchdog
 from serving.pipeline.exchange import Answer, Exchange, Layer
 from serving.protocols import open_inference, raw, sagemaker, tensorflow_serving
 from serving.protocols.codec import Codec
@@ -185,16 +185,16 @@ def admitted(answer: Answer) -> Answer:
     """Run a request when there is room for one more; refuse it where its time has passed by then."""
 
     def answer_in_turn(exchange: Exchange) -> Response:
-        admission, record = limits.admission(), exchange.record
+        control, record = admission.current(), exchange.record
         began, record.entered = record.entered, None
         if began is None:
-            began = admission.enter(exchange.until)
+            began = control.enter(exchange.until)
         if phases.pending or not loading.cache().loaded:
             began = None  # the load and the first run take longer than those that come after them
         try:
             return answer(exchange)
         finally:
-            admission.leave(began)
+            control.leave(began)
 
     return answer_in_turn
 
@@ -203,14 +203,14 @@ def received(answer: Answer) -> Answer:
     """Read the body, bounded and counted; refuse before that a request that would wait too long for its turn."""
 
     def answer_with_body(exchange: Exchange) -> Response:
-        request, admission = exchange.request, limits.admission()
-        exchange.until = admission.expect(request.headers, has_entered=exchange.record.entered is not None)
-        metered = admission.metered(request)
+        request, control = exchange.request, admission.current()
+        exchange.until = control.expect(request.headers, has_entered=exchange.record.entered is not None)
+        metered = control.metered(request)
         try:
             exchange.body = receive_body(metered or request.body, request.length, _most(exchange))
             return answer(exchange)
         except (BadRequest, TimedOut):
-            if limits.stopping and not hasattr(exchange, "body"):  # clients that still send are cut off
+            if admission.stopping and not hasattr(exchange, "body"):  # clients that still send are cut off
                 raise Unavailable("the server is stopping; try again") from None
             raise
         finally:

@@ -14,7 +14,7 @@ from serving.core import inflight
 from serving.core.http import Response, to_json
 from serving.core.settings import Settings
 from serving.core.telemetry.log import log
-from serving.pipeline import limits
+from serving.pipeline import admission
 
 TICK = 1.0  # seconds
 GRACE = 3.0  # seconds for the requests beside it
@@ -49,7 +49,7 @@ def _watch(seconds: int) -> None:
         time.sleep(TICK)
     reason = f"the model has run for more than {seconds} s (RUN_TIMEOUT)"
     log("ERROR", f"this worker ends: {reason}", runs=[run.text for run in overdue])
-    limits.stop(reason)
+    admission.stop(reason)
     for run in overdue:
         if give := _givers.get(run.thread):
             with suppress(Exception):  # each server has its own, for a client that went away
@@ -58,4 +58,4 @@ def _watch(seconds: int) -> None:
     until = time.monotonic() + GRACE
     while len(inflight.begun_before(time.monotonic())) > len(overdue) and time.monotonic() < until:
         time.sleep(0.05)
-    limits.end(reason)
+    admission.end(reason)

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from serving.core import machine
 from serving.core.http import TooLarge
 
 
@@ -65,3 +66,33 @@ def check_arrays(inputs: Mapping[str, np.ndarray[Any, Any]], limits: Limits) -> 
     if elements > limits.max_elements:
         raise TooLarge(f"expected at most {limits.max_elements} elements (MAX_ELEMENTS), got {elements}")
     return size
+
+
+def check_memory(size: int) -> None:
+    """Raise TooLarge for decoded inputs of `size` bytes where that is more than their share of the memory."""
+    if size > (most := machine.memory_share()):
+        raise TooLarge(
+            f"expected inputs of at most {most} bytes (1/{machine.SHARE} of the container's memory), got {size}"
+        )
+
+
+def check_pictures(
+    inputs: Mapping[str, np.ndarray[Any, Any]], operations: frozenset[str], max_pixels: int
+) -> tuple[str, str] | None:
+    """Return the input whose pictures exceed `max_pixels` together with those before it, and the problem.
+
+    The sizes are read from the pictures' headers; `operations` are the graph's (`savedmodel.images.operations`).
+    """
+    from serving.savedmodel import images  # only models that take pictures need it
+
+    total = 0
+    for name, array in inputs.items():
+        for value in array.flat if array.dtype == object else ():
+            for picture in images.pictures(value, operations):
+                total += picture.pixels
+                if total > max_pixels:
+                    size = f"{picture.width} x {picture.height} ({picture.kind})"
+                    size += f" in {picture.frames} frames" if picture.frames > 1 else ""
+                    others = "" if total == picture.pixels else f", {total} with those before it"
+                    return name, f"expected at most {max_pixels} pixels (MAX_PIXELS), got {size}{others}"
+    return None

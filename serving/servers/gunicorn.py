@@ -21,7 +21,7 @@ from serving.core import inflight, settings
 from serving.core.http import JSON, Response, status_line, to_json
 from serving.core.settings import Settings
 from serving.core.telemetry.log import handler, log
-from serving.pipeline import limits, watchdog
+from serving.pipeline import admission, watchdog
 from serving.servers import connections
 
 GRACE = 8  # seconds for requests in flight after SIGTERM; the platform kills after 10
@@ -41,7 +41,7 @@ def prepare(options: Settings) -> None:
     load_config = getattr(Application, "_load_config", Application.load_config)
     configuration = {
         "worker_class": "serving.servers.gunicorn.Worker",
-        "threads": limits.server_threads(options),
+        "threads": admission.server_threads(options),
         "worker_connections": connections.most(),
         "graceful_timeout": GRACE,
         "keepalive": KEPT_ALIVE,
@@ -82,7 +82,7 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
         super().__init__(*arguments, **keywords)
         options = settings.current()
         self._read_timeout = options.read_timeout
-        self._crowd = limits.server_threads(options) - limits.SPARE // 2
+        self._crowd = admission.server_threads(options) - admission.SPARE // 2
         self._receiving: dict[Any, float] = {}  # connections in a thread, with the deadline of their request
         self._lingering: deque[tuple[float, socket.socket]] = deque()
         self._dropped: dict[socket.socket, int] = {}
@@ -97,7 +97,7 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
         super().init_process()
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        limits.stop()
+        admission.stop()
         super().handle_exit(sig, frame)
 
     def enqueue_req(self, conn: Any) -> None:

@@ -22,7 +22,7 @@ import pytest
 from serving.core.errors import DeadlineError, LoadError
 from serving.core.http import Request
 from serving.core.record import Record
-from serving.pipeline import about, limits
+from serving.pipeline import about, admission
 from serving.pipeline.handler import handle
 from serving.runtime import loading, model, sessions
 from serving.savedmodel import protobuf, source
@@ -232,7 +232,7 @@ def test_a_name_that_stands_twice_in_a_map_is_503_everywhere(serve: Serve, tmp_p
 def test_a_process_that_is_told_to_stop_is_not_ready_and_still_answers(serve: Serve, examples: dict[str, Any]) -> None:
     ask = serve()
     assert health(ask) == (200, 200)
-    limits.stop()
+    admission.stop()
     assert health(ask) == (503, 200)
     assert ask("GET", "/v2/models/model/ready").status == 503
     assert ask("POST", "/", examples["pixels"]).status == 200
@@ -242,7 +242,7 @@ def test_whoever_is_cut_off_by_a_server_that_stops_may_try_again(serve: Serve, m
     ask = serve()
     cut = Request("POST", "/", "", {}, io.BytesIO(b'{"instances"'), 100)
     assert handle(cut).status == 400
-    limits.stop()
+    admission.stop()
     answer = handle(cut._replace(body=io.BytesIO(b'{"instances"')))
     assert (answer.status, dict(answer.headers)["Retry-After"]) == (503, "1")
     assert ask("POST", "/", b"{").status == 400  # his own fault

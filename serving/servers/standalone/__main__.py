@@ -14,7 +14,7 @@ import threading
 from serving.core import settings
 from serving.core.settings import Settings
 from serving.core.telemetry import observe, phases
-from serving.pipeline import limits
+from serving.pipeline import admission
 from serving.pipeline.handler import prepare
 from serving.runtime import sessions
 from serving.servers.standalone.listening import listen
@@ -52,7 +52,7 @@ def work(options: Settings, listener: socket.socket, parent: int) -> None:
 
     loop = Loop(options, listener, parent)
     signal.set_wakeup_fd(loop.waker, warn_on_full_buffer=False)
-    signal.signal(signal.SIGTERM, lambda *_: limits.stop())
+    signal.signal(signal.SIGTERM, lambda *_: admission.stop())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # from a terminal: the parent gets it too, and sends SIGTERM
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD))
     loop.run()

@@ -16,7 +16,7 @@ from serving.core.http import Request, Response, Stream
 from serving.core.settings import Settings
 from serving.core.telemetry import phases
 from serving.core.telemetry.log import log
-from serving.pipeline import limits, watchdog
+from serving.pipeline import admission, watchdog
 from serving.pipeline.arrivals import is_self_contained
 from serving.pipeline.handler import handle
 from serving.runtime import loading
@@ -39,9 +39,9 @@ class Answering:
 
     def __init__(self, options: Settings, loop: "Loop") -> None:
         self._loop = loop
-        self._pool = Pool(limits.server_threads(options))
+        self._pool = Pool(admission.server_threads(options))
         self._short = Short(options)
-        self._admission = limits.admission()
+        self._admission = admission.current()
 
     def answer(self, exchange: "Exchange", body: bytes | Stream) -> None:
         """Answer a request, now or in another thread; called by the loop's thread."""

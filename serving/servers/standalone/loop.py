@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from serving.core.http import TimedOut, Unavailable
 from serving.core.settings import Settings
-from serving.pipeline import limits
+from serving.pipeline import admission
 from serving.servers import connections
 from serving.servers.standalone.answering import Answering
 from serving.servers.standalone.connection import KEPT_ALIVE, Connection
@@ -80,7 +80,7 @@ class Loop:
         self.sending = Deadlines(self, options.read_timeout)
         self.lingering = Deadlines(self, LINGER)
         self.answer = Answering(options, self).answer
-        self._admission = limits.admission()
+        self._admission = admission.current()
         self._connections: dict[int, Connection] = {}
         self._most = connections.most()
         self._poll = select.epoll()
@@ -115,7 +115,7 @@ class Loop:
                     self._on_event(descriptor)
             if clock() >= self.next_look:
                 self._look(clock())
-            if limits.stopping and not self.is_stopping:
+            if admission.stopping and not self.is_stopping:
                 self._stop()
 
     def _on_event(self, descriptor: int) -> None:
@@ -126,7 +126,7 @@ class Loop:
                 self._posted.popleft().resume()
         elif descriptor == self._parent:
             self._poll.unregister(self._parent)
-            limits.stop()
+            admission.stop()
         elif not self.is_stopping:
             self._accept(time.monotonic())
 

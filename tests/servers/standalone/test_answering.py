@@ -8,7 +8,7 @@ import pytest
 from serving.core import settings
 from serving.core.http import Request
 from serving.core.telemetry import phases
-from serving.pipeline import limits
+from serving.pipeline import admission
 from serving.pipeline.arrivals import is_self_contained
 from serving.runtime import loading
 from serving.servers.standalone import answering
@@ -100,17 +100,17 @@ def test_nothing_is_short_of_a_model_with_loops_or_before_it_is_loaded(
 
 
 def test_a_request_that_has_entered_waits_for_no_place_and_one_that_cannot_is_told_so() -> None:
-    admission = limits.Admission(settings.read({"THREADS": "1", "MAX_WAIT": "0"}))
-    for _ in range(limits.KNOWN + 1):
-        admission.leave(admission.enter(time.monotonic() + 1) - 1)  # each took a second
-    entered = admission.try_enter()
+    control = admission.Admission(settings.read({"THREADS": "1", "MAX_WAIT": "0"}))
+    for _ in range(admission.KNOWN + 1):
+        control.leave(control.enter(time.monotonic() + 1) - 1)  # each took a second
+    entered = control.try_enter()
     assert entered is not None
-    assert admission.try_enter() is None
-    assert admission.expect({}, has_entered=True) > time.monotonic()
-    with pytest.raises(limits.Unavailable):
-        admission.expect({})
-    admission.leave(entered)
-    assert admission.try_enter() is not None
+    assert control.try_enter() is None
+    assert control.expect({}, has_entered=True) > time.monotonic()
+    with pytest.raises(admission.Unavailable):
+        control.expect({})
+    control.leave(entered)
+    assert control.try_enter() is not None
 
 
 def test_a_pool_has_as_many_threads_as_are_busy_at_once_and_no_more_than_it_may() -> None:

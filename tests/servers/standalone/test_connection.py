@@ -401,7 +401,7 @@ def test_idle_connections_are_closed_in_their_time_and_first_where_room_is_neede
 
 def test_a_slow_body_makes_room_for_another(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop._admission, "_most_bytes", 0)
-    monkeypatch.setattr("serving.pipeline.limits.PIECE", 50)
+    monkeypatch.setattr("serving.pipeline.admission.PIECE", 50)
     old, new = wires(loop, length(60) + b"x" * 40, 1)[0], Wire(loop)
     new.send(length(60) + b"y" * 40)
     assert [status for status, _ in responses(new.answers())] == [503]  # the old one is not slow yet
