@@ -17,6 +17,10 @@ class DeadlineError(Exception):
     """The time for a request had passed before the model began; the text may be shown to a client."""
 
 
+class LoadingError(DeadlineError):
+    """The same, because the model was still being loaded: a later request will find it."""
+
+
 class RunError(Exception):
     """TensorFlow refused a run; `code` is its canonical status, such as "INVALID_ARGUMENT"."""
 

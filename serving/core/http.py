@@ -136,6 +136,14 @@ class DeadlinePassed(HttpError):
     status = 504
 
 
+class StillLoading(DeadlinePassed):
+    headers = (("Retry-After", "1"),)
+
+
+class UnsupportedMediaType(HttpError):
+    status = 415
+
+
 def to_json(value: Any) -> bytes:
     """Return a value as JSON; arrays become nested lists."""
     return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
@@ -252,23 +260,11 @@ def media_type(headers: Headers | Mapping[str, str]) -> str:
     return (headers.get("content-type") or "").partition(";")[0].strip().lower()
 
 
-# Content types that a browser sends to any host without a preflight request <https://fetch.spec.whatwg.org/#cors-safelisted-request-header>
-UNASKED = ("", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data")
-
-
-def check_origin(headers: Headers) -> None:
-    """Raise Forbidden for a browser's request from a page of another site, unless it needed a preflight request.
-
-    Otherwise an instance on a user's own machine would answer every page that the user opens.
-    """
-    origin = headers.get("origin")
-    if origin is None or media_type(headers) not in UNASKED:
-        return
-    site = origin.partition("://")[2].lower()
-    hosts = (headers.get("host") or "", (headers.get("x-forwarded-host") or "").partition(",")[0].strip())
-    if not site or site not in (host.lower() for host in hosts):
-        expected = "the host of this server, or a Content-Type such as application/json"
-        raise Forbidden(f"Origin: expected {expected}, got {origin[:100]!r}")
+def varied(response: Response, field: str) -> Response:
+    """Return the response with one more field in its `Vary`, on which the answer of an address depends."""
+    names = [text for name, text in response.headers if name == "Vary"]
+    others = [header for header in response.headers if header[0] != "Vary"]
+    return response._replace(headers=(*others, ("Vary", ", ".join([*names, field]))))
 
 
 SMALLEST_COMPRESSED = 1 << 10  # bytes: compressing fewer saves no packet and takes as long as a small model's run
@@ -290,8 +286,8 @@ def compress(response: Response, accept: str | None) -> Response:
     packed = packer.compress(response.body) + packer.flush()
     if len(packed) >= len(response.body):
         return response
-    headers = (*response.headers, ("Content-Encoding", encoding), ("Vary", "Accept-Encoding"))
-    return response._replace(body=packed, headers=headers)
+    headers = (*response.headers, ("Content-Encoding", encoding))
+    return varied(response._replace(body=packed, headers=headers), "Accept-Encoding")
 
 
 @lru_cache(maxsize=64)

@@ -47,6 +47,11 @@ class Settings:
     """A function of yours around every request: `module:function`, imported at the start. [Checks of your
     own](own-checks.md) has an example."""
 
+    # Browsers
+    cors_origins: frozenset[str]
+    """The origins whose pages may use this server from a browser, separated by commas; `*`: all. By
+    default none; see [pages of other origins](clients.md#pages-of-other-origins)."""
+
     # Time and admission
     max_wait: float
     """Seconds that a request may be expected to wait for its turn, by how long the last requests ran. A request that
@@ -190,6 +195,7 @@ VARIABLES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "WORKERS":                 ("1",                 values.number(1, 256)),
     "THREADS":                 ("8",                 values.number(1, 1024)),
     "LAYER":                   ("",                  values.function),
+    "CORS_ORIGINS":            ("",                  values.origins),
     "MAX_WAIT":                ("1",                 values.seconds),
     "REQUEST_TIMEOUT":         ("300",               values.number(1, 86400)),
     "RUN_TIMEOUT":             ("",                  lambda text: values.number(1, 86400)(text) if text else 0),

@@ -77,6 +77,20 @@ def tags(text: str) -> frozenset[str]:
     return frozenset(tags)
 
 
+def origins(text: str) -> frozenset[str]:
+    """Read origins as a browser writes them (RFC 6454, 6.2): in lower case, without a path, without a default port."""
+    parts = [part.strip() for part in text.split(",")] if text else []
+    if not all(part == "*" or _is_origin(part) for part in parts):
+        raise ValueError("origins such as https://shop.example or http://localhost:3000, separated by commas, or *")
+    return frozenset(parts)
+
+
+def _is_origin(text: str) -> bool:
+    if not re.fullmatch(r"[a-z][a-z0-9+.-]*://([a-z0-9._~-]+|\[[0-9a-f:]+\])(:[1-9][0-9]{0,4})?", text):
+        return False
+    return not re.fullmatch(r"http://.*:80|https://.*:443", text)
+
+
 def flag(text: str) -> bool:
     return choice("0", "1")(text) == "1"
 

@@ -53,8 +53,9 @@ def _ready(record: Record) -> Model:
         served = cache.ready(time.monotonic() + PATIENCE)
     except DeadlineError:
         raise Unavailable("the model is being loaded") from None
-    if waits:
-        record.waited = perf_counter_ns() - began
+    finally:
+        if waits:
+            record.waited = perf_counter_ns() - began
     return served
 
 
@@ -79,6 +80,11 @@ def index(exchange: Exchange) -> Response:
     name = settings.current().model_name
     addresses = [route.address(name) for route in exchange.routes]
     return Response(200, to_json({"status": "alive", "model": name, "addresses": addresses}))
+
+
+def options(allow: str, _exchange: Exchange) -> Response:
+    """Say which methods an address takes (RFC 9110, 9.3.7)."""
+    return Response(204, b"", headers=(("Allow", allow),))
 
 
 def describe(exchange: Exchange) -> Response:

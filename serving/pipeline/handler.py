@@ -7,7 +7,8 @@ from serving.core.http import Request, Response
 from serving.core.record import UNWATCHED, Record
 from serving.pipeline import routes
 from serving.pipeline.exchange import Answer, Exchange, Layer, stack
-from serving.pipeline.layers import errors_answered, for_this_model, observed, own_layer, routed, same_origin
+from serving.pipeline.layers import errors_answered, for_this_model, observed, own_layer, routed
+from serving.pipeline.origins import cross_origin, same_origin
 
 
 def act(exchange: Exchange) -> Response:
@@ -28,7 +29,7 @@ _outside: Answer | None = None
 def prepare() -> Answer:
     """Return what answers the requests of a server; raise SettingError where LAYER cannot be imported."""
     global _outside
-    _outside = observed(compose(*own_layer()))
+    _outside = stack(compose(*own_layer()), *cross_origin(), observed)
     return _outside
 
 

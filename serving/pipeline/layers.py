@@ -7,7 +7,7 @@ from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
 from serving.core import inflight, settings
-from serving.core.errors import DeadlineError, InputError, LoadError, RunError, did_you_mean
+from serving.core.errors import DeadlineError, InputError, LoadError, LoadingError, RunError, did_you_mean
 from serving.core.http import (
     SMALLEST_COMPRESSED,
     BadRequest,
@@ -17,9 +17,10 @@ from serving.core.http import (
     NotFound,
     NotImplementedHere,
     Response,
+    StillLoading,
     TimedOut,
     Unavailable,
-    check_origin,
+    UnsupportedMediaType,
     compress,
     to_json,
     unpack,
@@ -27,7 +28,7 @@ from serving.core.http import (
 from serving.core.http import receive as receive_body
 from serving.core.telemetry import metrics, observe, phases
 from serving.core.telemetry.log import log
-from serving.pipeline import accelerator, admission, watchdog
+from serving.pipeline import accelerator, admission, grpc, watchdog
 from serving.pipeline.exchange import Answer, Exchange, Layer
 from serving.protocols import open_inference, raw, sagemaker, tensorflow_serving
 from serving.protocols.codec import Codec
@@ -164,8 +165,10 @@ def loaded(answer: Answer) -> Answer:
         else:
             watchdog.watch(settings.current())
             began = perf_counter_ns()
-            exchange.model = cache.get(exchange.until)
-            exchange.record.waited = perf_counter_ns() - began
+            try:
+                exchange.model = cache.get(exchange.until)
+            finally:
+                exchange.record.waited = perf_counter_ns() - began
         return answer(exchange)
 
     return answer_by_the_model
@@ -259,17 +262,6 @@ def _check_labels(labels: Mapping[str, str | None]) -> None:
             raise NotFound(f"there is no version {version[:40]} of {name!r}; there is version {served}")
 
 
-def same_origin(answer: Answer) -> Answer:
-    """Refuse what a page of another site has a browser send without asking first."""
-
-    def answer_same_origin(exchange: Exchange) -> Response:
-        if exchange.request.method == "POST":
-            check_origin(exchange.request.headers)
-        return answer(exchange)
-
-    return answer_same_origin
-
-
 Find = Callable[[str, str], "tuple[Route, dict[str, str | None], Sequence[Route]]"]
 
 
@@ -278,7 +270,13 @@ def routed(find: Find) -> Layer:
 
     def layer(answer: Answer) -> Answer:
         def answer_at_route(exchange: Exchange) -> Response:
-            exchange.route, exchange.labels, exchange.routes = find(exchange.request.method, exchange.request.path)
+            request = exchange.request
+            try:
+                exchange.route, exchange.labels, exchange.routes = find(request.method, request.path)
+            except NotFound:
+                if grpc.is_grpc(request.headers):
+                    raise UnsupportedMediaType(grpc.refused()) from None
+                raise
             exchange.codec = exchange.route.codec
             exchange.record.route = exchange.route
             return answer(exchange)
@@ -320,6 +318,8 @@ def errors_answered(answer: Answer) -> Answer:
             return _refuse(error)
         except LoadError as error:
             return _refuse(Unavailable(f"the model cannot be loaded: {error}"))
+        except LoadingError as error:
+            return _refuse(StillLoading(str(error)))
         except DeadlineError as error:
             return _refuse(DeadlinePassed(str(error)))
         except RunError as error:

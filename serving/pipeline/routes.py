@@ -5,7 +5,7 @@ The index, the OpenAPI document, the log's names and docs/addresses.md are made 
 
 import re
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 from serving.core import settings
@@ -81,6 +81,7 @@ LIVE     = Operation(HEALTH,    "Tell that the server lives",  "Live")
 READY    = Operation(HEALTH,    "Tell that the model answers", "Ready", None, LOADS)
 LIVE_V2  = Operation(INFERENCE, "Tell that the server lives",  "Live")
 READY_V2 = Operation(INFERENCE, "Tell that the model answers", "ModelReady", None, LOADS)
+OPTIONS  = Operation(ABOUT,     "Say which methods an address takes", "Any")
 
 ROUTES = (
     Route("GET",  r"/",                                    about.index,       "index",       None,
@@ -141,10 +142,14 @@ def find(method: str, path: str) -> tuple[Route, dict[str, str | None], tuple[Ro
         if match := re.fullmatch(route.path, path, re.DOTALL):
             if route.method == method or (method == "HEAD" and route.method == "GET"):
                 return route, match.groupdict(), table
-            allowed.append(route.method)
+            allowed.append((route.method, match.groupdict()))
     if allowed:
-        methods = ", ".join(allowed)
-        raise MethodNotAllowed(f"{path[:200]}: expected {methods}, got {method[:20]}", methods)
+        methods = ", ".join(name for name, _ in allowed)
+        allow = f"{methods.replace('GET', 'GET, HEAD')}, OPTIONS"
+        if method == "OPTIONS":
+            labels = allowed[0][1]
+            return Route("OPTIONS", path, partial(about.options, allow), "options", None, OPTIONS), labels, table
+        raise MethodNotAllowed(f"{path[:200]}: expected {methods}, got {method[:20]}", allow)
     if path == "/metrics":
         raise NotFound("there are no metrics: METRICS=1 turns them on")
     listed = ", ".join(addresses())

@@ -31,6 +31,12 @@ def answers(give: Give) -> None:
     _givers[threading.get_ident()] = give
 
 
+def change(changed: Callable[[Response], Response]) -> None:
+    """Have the answer to the request that this thread is at changed before it is given."""
+    if give := _givers.get(threading.get_ident()):
+        answers(lambda response: give(changed(response)))
+
+
 def answered() -> None:
     """Say that this thread is at no request: what gave its answer is let go, and the connection with it."""
     _givers.pop(threading.get_ident(), None)

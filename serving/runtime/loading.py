@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from serving.core import settings
-from serving.core.errors import DeadlineError, LoadError
+from serving.core.errors import LoadError, LoadingError
 from serving.core.settings import Settings
 from serving.core.telemetry import metrics, phases
 from serving.core.telemetry.log import log
@@ -126,7 +126,7 @@ class Cache:
     def get(self, until: float = math.inf) -> Model:
         """Return the model, loading it if nobody has; raise LoadError where it cannot be.
 
-        Raise DeadlineError where another still loads it at `until` (time.monotonic).
+        Raise LoadingError where another still loads it at `until` (time.monotonic).
         """
         model = self._model
         if model is not None:
@@ -202,7 +202,7 @@ def _unexpected(error: Exception) -> LoadError:
 def _wait(lock: threading.Lock, until: float) -> None:
     left = until - time.monotonic()
     if not lock.acquire(timeout=min(max(0.0, left), threading.TIMEOUT_MAX)):
-        raise DeadlineError("the model was still being loaded when the time for this request had passed")
+        raise LoadingError("the model was still being loaded when the time for this request had passed")
 
 
 def _warm_up(model: Model) -> int:

@@ -19,6 +19,7 @@ from werkzeug.exceptions import HTTPException
 
 from serving.core.http import Response, to_json
 from serving.core.telemetry.log import log
+from serving.pipeline import origins
 from serving.pipeline.handler import handle
 from serving.pipeline.routes import is_probe
 from serving.servers import wsgi
@@ -108,6 +109,7 @@ class Application:
                 response = self._failed(error)
             if type(response) is PlainResponse:
                 return wsgi.respond(environ, start_response, response.__dict__["plain"])
+            _share(response, environ)
             return wsgi.and_drop(environ, response.status_code, response(environ, start_response))
         finally:
             _cv_request.reset(in_request)
@@ -145,6 +147,14 @@ class Application:
             return handle(request)
         error = {"error": f"{request.path[:200]}: expected POST, with an event, got {request.method[:20]}"}
         return Response(405, to_json(error), headers=(("Allow", "POST"),))
+
+
+def _share(response: flask.Response, environ: Environ) -> None:
+    """Let the pages of CORS_ORIGINS read what the function itself has answered: a check of the user's that refuses."""
+    for name, text in origins.fields(wsgi.Headers(environ)):
+        response.headers.setdefault(name, text)
+    if origins.depends():
+        response.vary.add("Origin")
 
 
 def _in_json(error: HTTPException) -> flask.Response:

@@ -15,13 +15,14 @@ from typing import Any
 
 import gunicorn.util
 from gunicorn import glogging
+from gunicorn.http.errors import ParseException
 from gunicorn.workers import gthread
 
 from serving.core import inflight, settings
 from serving.core.http import JSON, Response, status_line, to_json
 from serving.core.settings import Settings
 from serving.core.telemetry.log import handler, log
-from serving.pipeline import admission, watchdog
+from serving.pipeline import admission, grpc, watchdog
 from serving.servers import connections
 
 GRACE = 8  # seconds for requests in flight after SIGTERM; the platform kills after 10
@@ -109,6 +110,13 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
         watchdog.answers(partial(give, conn.sock))
         return super().handle_request(req, conn)
 
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: Any) -> None:
+        if isinstance(exc, ParseException) and "PRI * HTTP/2.0" in str(exc):
+            with suppress(OSError):
+                write_error(client, 400, "Bad Request", grpc.refused())
+        else:
+            super().handle_error(req, client, addr, exc)
+
     def finish_request(self, conn: Any, fs: Any) -> None:
         self._receiving.pop(conn, None)
         super().finish_request(conn, fs)
@@ -181,8 +189,9 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
 
 def give(sock: socket.socket, response: Response) -> None:
     """Send an answer on a connection whose thread hangs."""
-    fields = f"Connection: close\r\nContent-Type: {response.content_type}\r\nContent-Length: {len(response.body)}"
-    head = f"HTTP/1.1 {status_line(response.status)}\r\n{fields}\r\n\r\n"
+    fields = f"Connection: close\r\nContent-Type: {response.content_type}\r\nContent-Length: {len(response.body)}\r\n"
+    more = "".join(f"{name}: {value}\r\n" for name, value in response.headers)
+    head = f"HTTP/1.1 {status_line(response.status)}\r\n{fields}{more}\r\n"
     sock.send(head.encode("latin-1") + response.body, socket.MSG_DONTWAIT)
     sock.shutdown(socket.SHUT_WR)
 

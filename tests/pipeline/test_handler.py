@@ -82,7 +82,8 @@ def test_an_address_is_answered(serve: Serve, method: str, path: str, status: in
     assert words in text or json.loads(f'"{words}"') in text
     assert len(answer.body) < 4096
     if status == 405:
-        assert dict(answer.headers)["Allow"] in ("GET", "POST", "GET, POST")
+        expected = words.partition("expected ")[2].partition(", got")[0]
+        assert dict(answer.headers)["Allow"] == f"{expected.replace('GET', 'GET, HEAD')}, OPTIONS"
 
 
 MODELS = {
@@ -307,7 +308,7 @@ def test_what_tensorflow_refuses_is_told_without_the_graph(serve: Serve, case: A
 def test_any_request_gets_an_answer_in_json(serve: Serve, method: str, path: str, body: bytes) -> None:
     answer = handler.handle(Request(method, path, body=body))
     assert answer.status < 500
-    json.loads(answer.body)
+    assert (answer.status == 204 and not answer.body) or json.loads(answer.body) is not None
 
 
 def test_a_signature_is_found_in_a_model_without_a_default_one(serve: Serve) -> None:

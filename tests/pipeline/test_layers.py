@@ -112,7 +112,8 @@ def test_the_design_page_lists_the_layers_in_their_order() -> None:
     around = re.search(r"stack\(act, (.*?), \*layers, (\w+)\)", (PIPELINE / "handler.py").read_text())
     stacks = re.findall(r"stack\(infer, (.*?)\)", (PIPELINE / "routes.py").read_text(), re.S)
     assert around is not None
-    outside = ["observed", around[2], *reversed(re.findall(r"(\w+)(?:\(.*?\))?(?:, |$)", around[1]))]
+    assert "stack(compose(*own_layer()), *cross_origin(), observed)" in (PIPELINE / "handler.py").read_text()
+    outside = ["observed", "cross_origin", around[2], *reversed(re.findall(r"(\w+)(?:\(.*?\))?(?:, |$)", around[1]))]
     for stack_ in stacks:
         order = [*outside, *reversed(re.findall(r"\w+", stack_))]
         places = [listed.index(name) for name in order]

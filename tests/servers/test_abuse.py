@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import grpc
 import psutil
 import pytest
 
@@ -211,3 +212,18 @@ def test_a_client_that_reads_none_of_its_answers_is_cut_off(server: Server) -> N
         while connections():  # this test is ended where they stay
             time.sleep(0.1)
     assert server.ask("GET", "/healthz").status == 200
+
+
+def test_a_grpc_client_is_refused_and_the_log_says_why_once(server: Server) -> None:
+    text = "gRPC and HTTP/2 are not supported: send the request to POST /v1/models/model:predict as JSON over HTTP/1.1"
+    with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        predict = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
+        with pytest.raises(grpc.RpcError) as raised:
+            predict(b"", timeout=10)
+    assert raised.value.code() == grpc.StatusCode.UNAVAILABLE
+    assert json.loads(send(server, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").partition(b"\r\n\r\n")[2])["error"].endswith(
+        text
+    )
+    answer = server.ask("POST", "/tensorflow.serving.PredictionService/Predict", b"x", content_type="application/grpc")
+    assert (answer.status, answer.json) == (415, {"error": text})
+    assert server.log.count(f"a client was refused: {text}") == 1

@@ -5,8 +5,8 @@ Every answer has a `Server-Timing` header <https://www.w3.org/TR/server-timing/>
     decode   bytes into arrays        encode   arrays into bytes, compressed if the client accepts it
     run      the model                total    all of it; the rest is mostly reading and waiting
 
-Only a request that waited for a load of the model also has the phases of that start (`serving.core.telemetry.phases`),
-their sum as `start`, and its own waiting time as `wait`.
+Only a request that waited for a load of the model also has `cold`, the phases of that start
+(`serving.core.telemetry.phases`), their sum as `start`, and its own waiting time as `wait`.
 
 Each request has a line in the log, up to a hundred a second of those that succeed and as many of those that fail
 (LOG_REQUESTS): more lines cost time to write and money to keep. The next line says how many requests had none. Each is
@@ -151,6 +151,9 @@ def _milliseconds(microseconds: int) -> str:
     return f"{microseconds / 1000:.3f}"
 
 
+COLD = 'cold;desc="the model was not loaded yet"'
+
+
 def _timing(request: Request, status: int, now: int) -> str:
     record = request.record
     durations = zip((*STEPS, "total"), _steps(record, now))
@@ -158,7 +161,7 @@ def _timing(request: Request, status: int, now: int) -> str:
     if phases.pending and status == 200 and (record.signature is not None or record.children):
         _log_first()
     if waited := max([record.waited, *(child.waited for child in record.children)]):
-        return f"{_start()}wait;dur={_milliseconds(waited // 1000)}, {timing}"
+        return f"{COLD}, {_start()}wait;dur={_milliseconds(waited // 1000)}, {timing}"
     return timing
 
 

@@ -15,6 +15,7 @@ from httptools import HttpRequestParser as Parser
 
 from serving.core.http import BadRequest, HttpError, Request, Response, Stream, TooLarge, Unavailable
 from serving.core.record import Record
+from serving.pipeline import grpc
 from serving.pipeline.layers import largest_body
 from serving.servers.standalone.http1 import Failing, Fields, Refused, Target, head, refusal, target
 
@@ -290,6 +291,8 @@ class Reader:
             self.fail(BadRequest, f"body: its chunks are malformed ({error})")
         elif isinstance(error, HttpParserCallbackError) and isinstance(error.__context__, Refused):
             self.refuse(refusal(error.__context__.status, str(error.__context__)))
+        elif data.startswith(grpc.PREFACE):
+            self.refuse(refusal(400, grpc.refused()))
         elif isinstance(error, HttpParserInvalidMethodError) and TOKEN.issuperset(data.split(b" ", 1)[0]):
             self.refuse(refusal(405, f"expected one of {METHODS}, got an unknown method", ("Allow", METHODS)))
         else:
