@@ -7,7 +7,7 @@
 
 The output is the record of the work: an existing output ends the work at once, and a new one never replaces another. So
 a second delivery, a crash in the middle and two instances at once all end in the same single object. Its metadata hold
-the rows, the errors, the model and the source.
+the rows, the errors, the model, the source, and how rows were run.
 """
 
 import time
@@ -64,7 +64,7 @@ def score_object(source: str, generation: str | None, deadline: float | None = N
             return done
         object_ = object_ or _stat(storage, source, generation)
         work = prepare(_source(storage, object_), options)
-        output, new = score(
+        output, new, _ = score(
             work,
             lambda identity: BucketOutput(storage, bucket, name, prefix, identity, options.score_part_bytes),
             _Clock(work, begin, deadline - min(MARGIN, (deadline - begin) / 2)),

@@ -48,13 +48,17 @@ class Batch(NamedTuple):
     first: int  # the number of rows before them
     rows: list[Any]
     size: int  # bytes of the file that they take up, approximately
+    header: tuple[str, ...] = ()  # the first record of a CSV file
 
 
 class Format(Protocol):
     """Splits a file into rows and decodes them."""
 
     def batches(self, chunks: Iterator[bytes], step: int) -> Iterator[Batch]:
-        """Yield the rows of a file, all batches but the last with a multiple of `step`."""
+        """Yield the rows of a file, all batches but the last with a multiple of `step`.
+
+        Another object of the same format may decode them, in another process.
+        """
 
     def decode(self, batch: Batch, row: int | None = None) -> Call:
         """Return the call of a batch, or of one row of it; `Call.failed` has the errors by row."""
@@ -253,7 +257,7 @@ class Table:
 
     def __init__(self, signature: Signature, context: Context, limit: int) -> None:
         self._signature, self._context, self._limit = signature, context, limit
-        self._header: Header | None = None
+        self._read: dict[tuple[str, ...], tuple[Header, int]] = {}
 
     def batches(self, chunks: Iterator[bytes], step: int) -> Iterator[Batch]:
         records = self._records(chunks)
@@ -262,16 +266,23 @@ class Table:
             return
         if first.problem:
             raise BadFile(first.problem)
-        try:
-            self._header, taken = read_header(first.cells, self._signature, self._context)
-        except BadRequest as error:
-            raise BadFile(str(error)) from None
+        cells = tuple(first.cells)
+        taken = self._header(cells)[1]
         count = 0
         for batch in _batches(self._rows(() if taken else (first,), records), step):
             count += len(batch.rows)
-            yield batch
+            yield batch._replace(header=cells)
         if not count:
             raise BadFile("line 2: expected a row, got only a header")
+
+    def _header(self, cells: tuple[str, ...]) -> tuple[Header, int]:
+        """Return what the first record of a file says, and how many rows it takes; raise BadFile."""
+        if cells not in self._read:
+            try:
+                self._read = {cells: read_header(cells, self._signature, self._context)}
+            except BadRequest as error:
+                raise BadFile(str(error)) from None
+        return self._read[cells]
 
     def _rows(self, begin: Iterable[_Record], records: Iterator[_Record]) -> Iterator[tuple[_Record, int]]:
         empty: list[int] = []  # first and last of pending empty lines, which are dropped at the end of the file
@@ -310,20 +321,19 @@ class Table:
 
     def decode(self, batch: Batch, row: int | None = None) -> Call:
         records: list[_Record] = batch.rows if row is None else [batch.rows[row]]
-        assert self._header is not None
+        header, _ = self._header(batch.header)
 
         def place(index: int | None) -> str:
             return "lines" if index is None else f"line {records[index].line}"
 
         cells = [record.cells for record in records]
-        call = table.decode_table(cells, self._header, place, self._signature, self._context)
+        call = table.decode_table(cells, header, place, self._signature, self._context)
         problems = {index: record.problem for index, record in enumerate(records) if record.problem}
         return call._replace(failed={**call.failed, **problems}) if problems else call
 
     def instance(self, batch: Batch, row: int) -> Any:
-        cells = batch.rows[row].cells
-        assert self._header is not None
-        return dict(zip(self._header.names, cells)) if len(cells) == len(self._header.names) else None
+        cells, names = batch.rows[row].cells, self._header(batch.header)[0].names
+        return dict(zip(names, cells)) if len(cells) == len(names) else None
 
 
 class Whole:

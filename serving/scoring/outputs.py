@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol
 
 from serving.core.storage import MOST_COMPOSED, NotThere, Storage, StorageError
 from serving.core.telemetry.log import log
@@ -101,6 +101,25 @@ class LocalOutput:
             Path(self._journal.name).unlink(missing_ok=True)
         self._file.close()
         self._journal.close()
+
+
+class StreamOutput:
+    """A stream, such as standard output: nothing of it is kept, and no later attempt continues it."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self.rows = self.failed = 0
+
+    def write(self, lines: bytes, rows: int, failed: int) -> None:
+        self._stream.write(lines)
+        self._stream.flush()
+        self.rows, self.failed = self.rows + rows, self.failed + failed
+
+    def finish(self, summary: Mapping[str, str]) -> bool:
+        return True
+
+    def close(self) -> None:
+        self._stream.flush()
 
 
 class BucketOutput:

@@ -5,24 +5,19 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from serving.core.errors import LoadError
-from serving.core.http import BadRequest
 from serving.core.settings import Settings
 from serving.core.storage import NotThere, StorageError
 from serving.core.telemetry.log import log
-from serving.protocols import answers, tensorflow_serving
-from serving.protocols.call import Context, choose, option
-from serving.protocols.options import from_query
-from serving.runtime.loading import cache
-from serving.runtime.model import Model
+from serving.protocols import answers
 from serving.savedmodel.folder import card
-from serving.savedmodel.signature import Signature
+from serving.savedmodel.source import Source as SavedModel
 from serving.scoring.faults import BadFile, Gone, TemporaryFailure
-from serving.scoring.formats import Whole, format_of, free, gunzip
+from serving.scoring.formats import Batch, Whole, format_of, free, gunzip
 from serving.scoring.outputs import Output, identity_text
-from serving.scoring.scorer import BatchDependent, Scorer
+from serving.scoring.rows import BatchDependent, Target, fixed_rows, found, how_run, target
+from serving.scoring.workers import Job, answered
 
-FORM = 1  # version of the output's format: raise it when the same file gives other bytes
+FORM = 2  # version of the output's format: raise it when the same file gives other bytes
 
 
 class Source(NamedTuple):
@@ -30,7 +25,7 @@ class Source(NamedTuple):
 
     address: str
     generation: str
-    size: int  # bytes
+    size: int  # bytes; 0 where it is unknown
     content_type: str
     packed: bool
     read: Callable[[], Iterator[bytes]]
@@ -40,9 +35,8 @@ class Work(NamedTuple):
     """Everything that decides the bytes of a file's predictions."""
 
     source: Source
-    model: Model
-    signature: Signature
-    context: Context
+    model: SavedModel
+    target: Target
     options: Settings
 
     @property
@@ -53,87 +47,98 @@ class Work(NamedTuple):
                  options.key_field, options.non_finite, options.max_body_bytes, options.intra_op_threads)  # fmt: skip
         return identity_text({
             "form": FORM, "source": self.source.address, "generation": self.source.generation,
-            "type": self.source.content_type, "model": digest(self.model.source.directory), "options": facts,
+            "type": self.source.content_type, "model": digest(self.model.directory), "options": facts,
         })  # fmt: skip
 
-    def summary(self, output: Output) -> dict[str, str]:
+    def summary(self, output: Output, *, alone: bool) -> dict[str, str]:
         """Return the metadata of the predictions."""
         return {
             "rows": str(output.rows), "errors": str(output.failed),
             "source": self.source.address, "generation": self.source.generation,
-            "model": self.model.name, "model-version": self.model.version, "signature": self.signature.name,
-            "model-digest": digest(self.model.source.directory),
+            "run": how_run(self.options.score_batch_rows, alone=alone), **facts(self.model, self.target),
         }  # fmt: skip
+
+
+class Scored(NamedTuple):
+    """The output of a work, whether it is new, and how its rows were run."""
+
+    output: Output
+    new: bool
+    how: str
 
 
 Progress = Callable[[int, int], None]
 
 
+def facts(model: SavedModel, target: Target) -> dict[str, str]:
+    """Return what a record says of the model."""
+    return {
+        "model": model.name, "model-version": model.version, "signature": target.signature.name,
+        "model-digest": digest(model.directory),
+    }  # fmt: skip
+
+
 def prepare(source: Source, options: Settings) -> Work:
-    """Load the model if needed, and choose the signature; raise BadFile or TemporaryFailure where that fails."""
-    try:
-        served = cache().get()
-    except LoadError as error:
-        raise TemporaryFailure(f"the model cannot be loaded: {error}") from None
-    try:
-        query = from_query(options.score_options, place="SCORE_OPTIONS", strict=True)
-        context = Context(
-            {}, served.name, served.version, query, options.key_field, options.non_finite == "null",
-            served.source.labels, options,
-        )  # fmt: skip
-        signature = choose(served.signatures, option(context, "signature_name"), "SCORE_OPTIONS, signature_name")
-        tensorflow_serving.check_outputs(signature)
-        answers.check(signature, context)
-    except BadRequest as error:
-        raise BadFile(str(error)) from None
-    return Work(source, served, signature, context, options)
+    """Find the model and choose the signature, without loading it; raise BadFile or TemporaryFailure."""
+    model = found()
+    return Work(source, model, target(model, options), options)
 
 
-def score(work: Work, make_output: Callable[[str], Output], progress: Progress) -> tuple[Output, bool]:
-    """Write the predictions of a file; return the output, and whether it is new.
+def score(work: Work, make_output: Callable[[str], Output], progress: Progress, workers: int = 1) -> Scored:
+    """Write the predictions of a file, with up to so many processes.
 
-    `make_output` opens the output of an identity; `progress` is called after each batch with the bytes read and the
-    rows done so far. Raise BadFile, Gone or TemporaryFailure.
+    `make_output` opens the output of an identity, once the first batch is answered; `progress` is called after each
+    batch with the bytes read and the rows done so far. Raise BadFile, Gone or TemporaryFailure.
     """
     try:
         try:
-            return _score(work, make_output(work.identity), progress, one_by_one=False)
+            return _score(work, lambda: make_output(work.identity), progress, workers, alone=False)
         except BatchDependent:
             log("INFO", f"{work.source.address}: started again, row by row: results depend on the batch size")
-            return _score(work, make_output(f"{work.identity}-1"), progress, one_by_one=True)
+            return _score(work, lambda: make_output(f"{work.identity}-1"), progress, workers, alone=True)
     except StorageError as error:
         raise TemporaryFailure(str(error)) from None
     except MemoryError:
         raise TemporaryFailure("out of memory") from None
 
 
-def _score(work: Work, output: Output, progress: Progress, *, one_by_one: bool) -> tuple[Output, bool]:
+def _score(work: Work, make_output: Callable[[], Output], progress: Progress, workers: int, *, alone: bool) -> Scored:
+    signature, context = work.target
+    step = fixed_rows(signature) or 1
+    form = format_of(work.source.content_type, free(signature), context, work.options.max_body_bytes)
+    if not isinstance(form, Whole) and not (signature.inputs and answers.has_rows(signature)):
+        raise BadFile(f"the signature {signature.name!r} does not go by rows, and the file does")
+    stored = _Counted(work.source.read())
+    chunks = _Counted(gunzip(stored)) if work.source.packed else stored
+    output: Output | None = None
+    done = 0  # bytes of the rows so far
+
+    def missing(batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Leave out what an earlier attempt has written, but for the first batch, which shows how rows are run."""
+        nonlocal done
+        for batch in batches:
+            if batch.first and output is not None and batch.first < output.rows:
+                done += batch.size
+            else:
+                yield batch
+
+    batches = missing(form.batches(iter(chunks), step))
     try:
-        scorer = Scorer(
-            work.model, work.signature, work.options.score_batch_rows, instances=work.options.score_instances
-        )
-        if one_by_one:
-            scorer.one_by_one()
-        form = format_of(work.source.content_type, free(work.signature), work.context, work.options.max_body_bytes)
-        if not isinstance(form, Whole) and not (work.signature.inputs and answers.has_rows(work.signature)):
-            raise BadFile(f"the signature {work.signature.name!r} does not go by rows, and the file does")
-        stored = _Counted(work.source.read())
-        chunks = _Counted(gunzip(stored)) if work.source.packed else stored
-        done = 0  # bytes of the rows so far
-        for batch in form.batches(iter(chunks), scorer.step):
-            done += batch.size
-            if batch.first < output.rows:
-                continue
-            lines, failed = scorer.answer(form, batch)
+        for batch, lines, failed in answered(batches, Job(work.options, work.source.content_type, alone), workers):
             if failed and isinstance(form, Whole):
                 raise BadFile(failed[0].removeprefix("body: "))
-            output.write(lines, len(batch.rows), len(failed))
-            progress(stored.bytes * min(done, chunks.bytes) // max(chunks.bytes, 1), output.rows)
-        if not output.rows:
+            output = output or make_output()
+            done += batch.size
+            if batch.first >= output.rows:
+                output.write(lines, len(batch.rows), len(failed))
+                progress(stored.bytes * min(done, chunks.bytes) // max(chunks.bytes, 1), output.rows)
+        if output is None:
             raise BadFile("the file is empty")
-        return output, output.finish(work.summary(output))
+        new = output.finish(work.summary(output, alone=alone))
+        return Scored(output, new, how_run(work.options.score_batch_rows, alone=alone))
     finally:
-        output.close()
+        if output is not None:
+            output.close()
 
 
 class _Counted:

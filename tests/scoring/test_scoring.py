@@ -20,9 +20,10 @@ from serving import scoring
 from serving.core import settings
 from serving.core import storage as client
 from serving.core.errors import LoadError
+from serving.protocols.call import Context
 from serving.runtime import loading
-from serving.scoring import BadFile, Gone, TemporaryFailure, formats, outputs, run
-from serving.scoring.scorer import Scorer
+from serving.scoring import BadFile, Gone, TemporaryFailure, formats, outputs, rows, run
+from serving.scoring.rows import Scorer
 from tests.conftest import EMBEDDED, Serve
 from tests.events.emulators import Fault, Line, Store, line, storage
 from tests.models.zoo import build
@@ -112,20 +113,21 @@ SAME = [
 
 
 @pytest.mark.parametrize(("folder", "signature", "rows"), SAME)
-def test_a_prediction_has_the_bytes_of_the_online_answer_to_its_instance_alone(
+def test_one_by_one_a_prediction_has_the_bytes_of_the_online_answer_to_its_instance(
     bench: Bench, folder: str, signature: str, rows: list[Any]
 ) -> None:
     ask = bench.start(
-        EMBEDDED if folder == "embedded" else build() / folder, SCORE_OPTIONS=f"signature_name={signature}"
-    )
-    told = bench.score(as_lines(rows))
-    assert len(told) == len(rows)
+        EMBEDDED if folder == "embedded" else build() / folder, SCORE_OPTIONS=f"signature_name={signature}",
+        SCORE_BATCH_ROWS="1",
+    )  # fmt: skip
+    predicted = bench.score(as_lines(rows))
+    assert len(predicted) == len(rows)
     for row, written in zip(rows, bench.written.splitlines()):
         assert prediction_of(written) == online(ask, row, signature)
 
 
 def test_csv_and_pictures_have_the_bytes_of_the_online_answer(bench: Bench, examples: dict[str, Any]) -> None:
-    ask = bench.start(build() / "keras_sequential")
+    ask = bench.start(build() / "keras_sequential", SCORE_BATCH_ROWS="1")
     rows = rows_of(50, (4,))
     header = "features[0],features[1],features[2],features[3],key\r\n"
     table = header + "".join(",".join(map(str, row)) + f",k{number}\r\n" for number, row in enumerate(rows))
@@ -169,7 +171,7 @@ def test_lines_stand_for_lines_however_they_are_cut(bench: Bench, monkeypatch: p
 
 
 def test_rows_of_other_forms_and_shapes_are_answered_as_alone(bench: Bench) -> None:
-    ask = bench.start(build() / "keras_lstm")
+    ask = bench.start(build() / "keras_lstm", SCORE_BATCH_ROWS="1")
     rows = [row for count in (3, 1, 2) for row in rows_of(2, (count, 3), count)]
     told = bench.score(as_lines([rows[0], {"steps": rows[1]}, *rows[2:], {"steps": [[1]]}]))
     for row, written in zip(rows, bench.written.splitlines()):
@@ -194,10 +196,10 @@ def test_any_file_is_read_as_its_bytes_are_online(parts: list[bytes], cuts: list
     while rest:
         chunks += [cut_off := rest[: cuts[len(chunks) % len(cuts)]]]
         rest = rest[len(cut_off) :]
-    form = formats.format_of(kind, formats.free(signature), run.Context(key="key"), 60)
-    scorer = run.Scorer(served, signature, 0)
+    form = formats.format_of(kind, formats.free(signature), Context(key="key"), 60)
+    scorer = Scorer(served, signature, 0)
     try:
-        lines = b"".join(scorer.answer(form, batch)[0] for batch in form.batches(iter(chunks), 1)).splitlines()
+        lines = b"".join(scorer.lines(form, batch)[0] for batch in form.batches(iter(chunks), 1)).splitlines()
     except BadFile as error:
         lines, told = [], str(error)
     else:
@@ -566,25 +568,66 @@ def test_options_are_those_of_an_address(bench: Bench) -> None:
             bench.score(row)
 
 
-def test_rows_that_change_each_other_are_run_one_by_one(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    ask = bench.start(build() / "dtype_float32", SCORE_OPTIONS="signature_name=vector")
-    served = loading.cache().get()
-    plainly = type(served).run
+def scaled(bench: Bench, monkeypatch: pytest.MonkeyPatch, factor: float, row: int = 0) -> list[int]:
+    """Serve a model that multiplies the outputs of several rows from number `row` on; return the rows of each run."""
+    bench.start(build() / "dtype_float32", SCORE_OPTIONS="signature_name=vector")
+    model, sizes = loading.cache().get(), []
+    run_alone = type(model).run
 
-    def padded(self: Any, signature: Any, inputs: Any) -> Any:
-        """Answer as a model does that a large row changes its neighbours in."""
-        found = plainly(self, signature, inputs)
-        return {name: array + np.float32(inputs["x"].max() > 2900) * (len(array) > 1) for name, array in found.items()}
+    def run(self: Any, signature: Any, inputs: Any) -> Any:
+        outputs = run_alone(self, signature, inputs)
+        sizes.append(len(inputs["x"]))
+        changed = len(inputs["x"]) > 1 and inputs["x"].max() >= row
+        return {name: array * np.float32(factor) if changed else array for name, array in outputs.items()}
 
-    monkeypatch.setattr(type(served), "run", padded)
-    monkeypatch.setattr(Scorer, "_seconds", lambda self, inputs, rows: 1 / rows)  # whatever the machine does meanwhile
-    rows = [float(number) for number in range(3000)]
-    bench.score(as_lines(rows))
-    assert "started again, row by row" in capsys.readouterr().out
-    for row, written in list(zip(rows, bench.written.splitlines()))[2800:]:
-        assert prediction_of(written) == online(ask, row, "vector")
+    monkeypatch.setattr(type(model), "run", run)
+    return sizes
+
+
+TOGETHER = [
+    # factor     from row   started again   the record
+    (1 + 5e-6,   0,         False,          "up to 64 rows together, samples within 1e-05 of each row alone"),
+    (1 + 5e-5,   0,         True,           "each row alone"),
+    (1 + 5e-5,   2900,      True,           "each row alone"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("factor", "row", "again", "record"), TOGETHER)
+def test_rows_run_together_while_samples_stay_within_the_tolerance(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    factor: float, row: int, again: bool, record: str,
+) -> None:  # fmt: skip
+    sizes = scaled(bench, monkeypatch, factor, row)
+    together = bench.score(as_lines([float(number) for number in range(1, 3001)]))
+    assert ("started again, row by row" in capsys.readouterr().out) is again
+    assert (64 in sizes[-70:]) is not again
+    name = bench.store.names("out", f"scored/{bench.name}")[0]
+    assert bench.store.about("out", name)["metadata"]["run"] == record
+    bench.start(build() / "dtype_float32", SCORE_OPTIONS="signature_name=vector", EVENT_OUTPUT="gs://out/exact",
+                SCORE_BATCH_ROWS="1")  # fmt: skip
+    alone = bench.score(as_lines([float(number) for number in range(1, 3001)]))
+    assert (together == alone) is again
+    np.testing.assert_allclose(
+        *([[*line["prediction"].values()] for line in lines] for lines in (together, alone)), rtol=1e-5
+    )
+
+
+NEAR = [
+    # alone                 together               near
+    ([1.0, 1e-9],           [1.0, 1e-6],           True),   # relative to the largest number
+    ([1.0, 1e-9],           [1.0, 1e-4],           False),
+    ([np.nan, 1.0],         [np.nan, 1.000001],    True),
+    ([np.nan, 1.0],         [1.0, 1.0],            False),
+    ([np.inf, 1.0],         [np.inf, 1.0],         True),
+    ([7, 7],                [7, 8],                False),
+    ([b"cat"],              [b"dog"],              False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("alone", "together", "expected"), NEAR)
+def test_floats_may_differ_by_the_tolerance_and_nothing_else(alone: Any, together: Any, expected: bool) -> None:
+    kind = object if isinstance(alone[0], bytes) else None
+    assert rows.near(np.array(alone, kind), np.array(together, kind)) is expected
 
 
 def test_ours_is_what_stands_in_our_place_or_bears_our_mark(bench: Bench) -> None:

@@ -1,4 +1,4 @@
-"""`python -m serving score INPUT -o OUTPUT`: score a file or an object, as an event would.
+"""`python -m serving score INPUT -o OUTPUT`: score a file, an object or standard input, on every core.
 
 After an interruption, the same command continues where the last one ended. Exit status 0: every row is answered; 3:
 done, and some lines are errors; 1: not done, the last line says why; 2: the arguments are wrong.
@@ -11,18 +11,23 @@ from collections.abc import Iterator
 from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
+from uuid import uuid4
 
 from serving.core import settings
+from serving.core.machine import cores
 from serving.core.storage import NotThere, Storage, StorageError, split
 from serving.scoring.faults import BadFile, Gone, TemporaryFailure
-from serving.scoring.formats import CHUNK, GZIP, content_type_of
-from serving.scoring.outputs import BucketOutput, LocalOutput, Output
+from serving.scoring.formats import CHUNK, GZIP, JSON_LINES, content_type_of
+from serving.scoring.outputs import BucketOutput, LocalOutput, Output, StreamOutput
 from serving.scoring.run import Source, prepare, score
 
 EXAMPLE = """\
 example:
   python -m serving score examples/rows.jsonl -o predictions.jsonl --signature pixels
+  head -1 examples/rows.jsonl | python -m serving score - -o - --signature pixels
 """
+STANDARD = "-"  # input or output
 DONE, NOT_DONE, WRONG, WITH_ERRORS, INTERRUPTED = 0, 1, 2, 3, 130
 
 
@@ -35,22 +40,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.epilog = EXAMPLE
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("input", metavar="INPUT", help="a file, or gs://BUCKET/NAME")
+    parser.add_argument("input", metavar="INPUT", help="a file, gs://BUCKET/NAME, or - for standard input")
     parser.add_argument(
-        "-o", "--output", required=True, metavar="OUTPUT", help="a file, or gs://BUCKET/NAME; a new one"
-    )
+        "-o", "--output", required=True, metavar="OUTPUT",
+        help="a new file, gs://BUCKET/NAME, or - for standard output",
+    )  # fmt: skip
     parser.add_argument("--signature", metavar="NAME", help="a signature other than serving_default")
     parser.add_argument(
         "--options", metavar="QUERY", help="as in the query of an address: top_k=3&arrays=base64 (SCORE_OPTIONS)"
     )
-    parser.add_argument(
-        "--batch-rows",
-        type=int,
-        metavar="N",
-        help="batch size (SCORE_BATCH_ROWS; default: chosen by the throughput)",
-    )
+    together = parser.add_mutually_exclusive_group()
+    together.add_argument("--exact", action="store_true", help=(
+        "run each row alone: predictions have the bytes of online answers (SCORE_BATCH_ROWS=1)"))  # fmt: skip
+    together.add_argument("--batch-rows", type=int, metavar="N", help=(
+        "run N rows together, unchecked (SCORE_BATCH_ROWS; default: up to 64, while samples stay within 1e-5 of each "
+        "row alone)"))  # fmt: skip
+    parser.add_argument("--processes", type=int, metavar="N", help="each with a copy of the model (default: the cores)")
     parser.add_argument("--instances", action="store_true", default=None, help="write each row beside its prediction")
-    parser.add_argument("--content-type", metavar="TYPE", help="if the name does not show it: text/csv, image/png")
+    parser.add_argument("--content-type", metavar="TYPE", help=(
+        "if the name does not show it: text/csv, image/png (standard input: JSON lines)"))  # fmt: skip
     parser.add_argument("--quiet", action="store_true", help="show no progress")
 
 
@@ -60,10 +68,13 @@ def main(arguments: argparse.Namespace) -> int:
         options = _options(arguments)
         storage = Storage(options.storage_emulator_host, options.google_oauth_access_token)
         _check_places(arguments.input, arguments.output)
+        processes = cores() if arguments.processes is None else arguments.processes
+        if processes < 1:
+            raise settings.SettingError(f"--processes: expected a whole number from 1, got {processes}")
     except settings.SettingError as error:
         print(f"serving: {error}", file=sys.stderr)
         return WRONG
-    bar = _Bar(not arguments.quiet and sys.stderr.isatty())
+    bar = _Bar(arguments.input, shown=not arguments.quiet)
     try:
         with redirect_stdout(sys.stderr):  # the log goes to standard error, as the progress does
             source = _source(arguments.input, arguments.content_type or "", storage)
@@ -75,7 +86,9 @@ def main(arguments: argparse.Namespace) -> int:
                 bar.begin(source.size, output.rows)
                 return output
 
-            output, new = score(work, make, bar)
+            output, new, how = score(work, make, bar, processes)
+    except BrokenPipeError:  # `| head` has read enough
+        raise
     except (BadFile, Gone, TemporaryFailure, StorageError, OSError) as error:
         bar.end()
         print(f"serving: {arguments.input}: {error}", file=sys.stderr)
@@ -90,9 +103,12 @@ def main(arguments: argparse.Namespace) -> int:
             f"serving: {arguments.output}: expected a new file or object, got one that exists by now", file=sys.stderr
         )
         return NOT_DONE
-    seconds = time.monotonic() - bar.began  # without the time to load the model
+    seconds = time.monotonic() - bar.began
     rate = (output.rows - bar.rows_before) / seconds
-    print(f"{arguments.output}: {output.rows} rows, {output.failed} errors, {seconds:.1f} s, {rate:.0f} rows/s")
+    print(
+        f"{arguments.output}: {output.rows} rows, {output.failed} errors, {seconds:.1f} s, {rate:.0f} rows/s, {how}",
+        file=sys.stderr if arguments.output == STANDARD else sys.stdout,
+    )
     return WITH_ERRORS if output.failed else DONE
 
 
@@ -107,6 +123,8 @@ def _options(arguments: argparse.Namespace) -> settings.Settings:
     if arguments.signature:
         query = "&".join(filter(None, [query, f"signature_name={arguments.signature}"]))
     rows = options.score_batch_rows if arguments.batch_rows is None else arguments.batch_rows
+    if arguments.exact:
+        rows = 1
     if rows < 0:
         raise settings.SettingError(f"--batch-rows: expected a whole number from 0, got {rows}")
     instances = options.score_instances if arguments.instances is None else True
@@ -121,16 +139,17 @@ def _check_places(source: str, output: str) -> None:
     for address in (source, output):
         if _in_bucket(address) and not all(split(address)):
             raise settings.SettingError(f"expected gs://BUCKET/NAME, got {address!r}")
-    same = (
-        source == output
-        if _in_bucket(source) or _in_bucket(output)
-        else Path(source).resolve() == Path(output).resolve()
-    )
+    elsewhere = _in_bucket(source) or _in_bucket(output) or STANDARD in (source, output)
+    same = source == output != STANDARD if elsewhere else Path(source).resolve() == Path(output).resolve()
     if same:
         raise settings.SettingError(f"-o: expected another file than the input, got {output!r}")
 
 
 def _source(address: str, content_type: str, storage: Storage) -> Source:
+    if address == STANDARD:
+        kind = content_type_of("", content_type or JSON_LINES)
+        # Nothing says what was read before, so no attempt continues another.
+        return Source("-", uuid4().hex, 0, kind, False, lambda: _chunks(sys.stdin.buffer))
     if _in_bucket(address):
         stored = storage.stat(*split(address))
         packed = stored.encoding == "gzip" or stored.name.endswith(GZIP)
@@ -144,14 +163,20 @@ def _source(address: str, content_type: str, storage: Storage) -> Source:
 
     def read() -> Iterator[bytes]:
         with path.open("rb") as file:
-            while chunk := file.read(CHUNK):
-                yield chunk
+            yield from _chunks(file)
 
     return Source(str(path.resolve()), str(about.st_mtime_ns), about.st_size, kind, path.name.endswith(GZIP), read)
 
 
+def _chunks(file: BinaryIO) -> Iterator[bytes]:
+    while chunk := file.read(CHUNK):
+        yield chunk
+
+
 def _check_output(address: str, storage: Storage) -> None:
     try:
+        if address == STANDARD:
+            return
         if _in_bucket(address):
             storage.stat(*split(address))
         elif not Path(address).exists():
@@ -162,6 +187,8 @@ def _check_output(address: str, storage: Storage) -> None:
 
 
 def _output(address: str, identity: str, storage: Storage, options: settings.Settings) -> Output:
+    if address == STANDARD:
+        return StreamOutput(open(1, "wb", closefd=False))  # sys.stdout is standard error meanwhile
     if not _in_bucket(address):
         return LocalOutput(Path(address), identity)
     bucket, name = split(address)
@@ -170,33 +197,55 @@ def _output(address: str, identity: str, storage: Storage, options: settings.Set
 
 
 class _Bar:
-    """Progress on a terminal: how far, how many rows, how fast."""
+    """Progress: how far, how many rows, how fast, how long still. A bar on a terminal, else a line now and then."""
 
     WIDTH = 30
+    SECONDS, SECONDS_ELSEWHERE = 0.2, 10.0  # between two updates, on a terminal and in a log
 
-    def __init__(self, shown: bool) -> None:
-        self._shown, self._size = shown, 0
+    def __init__(self, name: str, *, shown: bool) -> None:
+        self._name, self._shown, self._size = name, shown, 0
+        self._terminal = sys.stderr.isatty()
         self.rows_before = 0
+        self._read_before: int | None = None
         self.began = self._drawn = time.monotonic()
 
     def begin(self, size: int, rows: int) -> None:
-        self._size, self.rows_before, self.began = size, rows, time.monotonic()
+        """Begin to count: the first batch is answered, and `rows` rows were written by an earlier attempt."""
+        self._size, self.rows_before = size, rows
         if rows:
             print(f"serving: continuing after {rows} rows", file=sys.stderr)
 
     def __call__(self, read: int, rows: int) -> None:
         now = time.monotonic()
-        if not self._shown or now - self._drawn < 0.2:
+        if self._read_before is None:
+            self._read_before = 0 if not self.rows_before else read
+        if not self._shown or now - self._drawn < (self.SECONDS if self._terminal else self.SECONDS_ELSEWHERE):
             return
         self._drawn = now
-        share = min(read / max(self._size, 1), 1)
-        rate = (rows - self.rows_before) / max(now - self.began, 1e-9)
+        seconds = max(now - self.began, 1e-9)
+        rate = f"{rows:,} rows  {(rows - self.rows_before) / seconds:,.0f} rows/s"
+        if not self._size:
+            self._print("", rate)
+            return
+        share = min(read / self._size, 1)
+        left = (self._size - read) * seconds / max(read - self._read_before, 1)
+        rate += f"  {_clock(left)} left"
         done = "#" * int(share * self.WIDTH)
-        print(
-            f"\r[{done:<{self.WIDTH}}] {share:4.0%}  {rows:,} rows  {rate:,.0f} rows/s \x1b[K", end="", file=sys.stderr
-        )
+        self._print(f"[{done:<{self.WIDTH}}] {share:4.0%}  " if self._terminal else f"{share:.0%}  ", rate)
+
+    def _print(self, begin: str, rate: str) -> None:
+        if self._terminal:
+            print(f"\r{begin}{rate} \x1b[K", end="", file=sys.stderr)
+        else:
+            print(f"serving: {self._name}: {begin}{rate}", file=sys.stderr)
         sys.stderr.flush()
 
     def end(self) -> None:
-        if self._shown:
+        if self._shown and self._terminal:
             print("\r\x1b[K", end="", file=sys.stderr)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

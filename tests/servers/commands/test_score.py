@@ -19,6 +19,7 @@ import pytest
 
 from serving import scoring
 from serving.__main__ import main
+from serving.protocols.call import Context
 from serving.scoring import formats
 from serving.scoring.faults import TemporaryFailure
 from serving.scoring.outputs import LocalOutput
@@ -54,9 +55,13 @@ def test_the_example_of_the_help_runs_as_printed(tmp_path: Path) -> None:
     commands = EXAMPLE.removeprefix("example:\n")
     done = subprocess.run(["bash", "-e", "-c", commands], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert re.fullmatch(r"predictions\.jsonl: 2 rows, 0 errors, [0-9.]+ s, [0-9]+ rows/s\n", done.stdout)
+    said, streamed = done.stdout.splitlines()
+    assert re.fullmatch(
+        r"predictions\.jsonl: 2 rows, 0 errors, [0-9.]+ s, [0-9]+ rows/s, up to 64 rows together, .*", said
+    )
     lines = map(json.loads, (tmp_path / "predictions.jsonl").read_text().splitlines())
     assert [line["prediction"]["label"] for line in lines] == ["3", "7"]
+    assert json.loads(streamed)["prediction"]["label"] == "3"
 
 
 def test_files_and_objects_have_the_bytes_of_the_event_path(serve: Serve, store: Store, tmp_path: Path) -> None:
@@ -213,7 +218,7 @@ def test_progress_is_shown_on_a_terminal(tmp_path: Path) -> None:
     os.close(mine)
     assert process.returncode == 0
     assert b"60000 rows, 0 errors" in said
-    assert re.search(rb"\r\[#* *\] +[0-9]+%  [0-9,]+ rows  [0-9,]+ rows/s", shown)
+    assert re.search(rb"\r\[#* *\] +[0-9]+%  [0-9,]+ rows  [0-9,]+ rows/s  [0-9]+:[0-9]{2} left", shown)
 
 
 INTERRUPTED = """if True:
@@ -236,6 +241,60 @@ def test_interrupted_it_says_that_it_will_go_on(tmp_path: Path) -> None:
     assert "interrupted; the same command continues from here" in first.stderr
     assert "continuing after" in second.stderr
     assert len((tmp_path / "out").read_bytes().splitlines()) == 3_000
+
+
+def score_rows(folder: Path, *more: str, **environment: str) -> bytes:
+    """Score `rows.jsonl` of a folder in a process of its own; return the predictions."""
+    (folder / "out").unlink(missing_ok=True)
+    command = [*COMMAND, str(folder / "rows.jsonl"), "-o", str(folder / "out"), "--signature", "pixels", *more]
+    done = subprocess.run(command, cwd=ROOT, env=plain_environment(**environment), capture_output=True, text=True)
+    assert done.returncode in (0, 3), done.stderr
+    return (folder / "out").read_bytes()
+
+
+def test_several_processes_write_what_one_writes(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(pictures(6_000))
+    for more in ([], ["--exact"]):
+        one, three = (score_rows(tmp_path, "--processes", count, *more) for count in ("1", "3"))
+        assert one == three
+        assert len(one.splitlines()) == 6_000
+    (tmp_path / "table.csv").write_text("pixels\n" + "1\n" * 6_000)
+    with (tmp_path / "table.csv").open("rb") as table:  # its header is refused in the process that reads
+        done = subprocess.run([*COMMAND, "-", "-o", "-", "--content-type", "text/csv", "--signature", "pixels"],
+                              cwd=ROOT, env=plain_environment(), stdin=table, capture_output=True, text=True)  # fmt: skip
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "line 1: the rows of 'pixels' have shape [8, 8], which has no CSV form" in done.stderr
+
+
+DYING = """if True:
+    import dying, sys
+    from serving import __main__
+    from serving.scoring import workers
+    from serving.core import terminal
+    workers._answer = dying.answer
+    sys.exit(terminal.run("serving", __main__.main))
+"""
+
+
+def test_a_process_that_dies_ends_the_work_with_an_error(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(pictures(6_000))
+    (tmp_path / "dying.py").write_text("import os\ndef answer(batch): os._exit(9)")
+    command = [sys.executable, "-c", DYING, "score", str(tmp_path / "rows.jsonl"), "-o", str(tmp_path / "out"),
+               "--signature", "pixels", "--processes", "2"]  # fmt: skip
+    environment = plain_environment(PYTHONPATH=str(tmp_path))
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "a process that scores rows died" in done.stderr
+
+
+def test_standard_input_and_output_have_the_bytes_of_files(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(pictures(5_000))
+    with (tmp_path / "rows.jsonl").open("rb") as rows:
+        done = subprocess.run([*COMMAND, "-", "-o", "-", "--signature", "pixels"], cwd=ROOT, stdin=rows,
+                              capture_output=True, env=plain_environment())  # fmt: skip
+    assert done.returncode == 3, done.stderr
+    assert done.stdout == score_rows(tmp_path)
+    assert b"-: 5000 rows, 6 errors" in done.stderr
 
 
 def peak(source: Path, output: Path) -> int:
@@ -266,7 +325,7 @@ def test_a_batch_holds_a_bounded_part_of_the_file() -> None:
             yield b"x" * (1 << 20)
 
     def lines() -> Iterator[Any]:
-        context = scoring.run.Context(query={"on_error": "row"})
+        context = Context(query={"on_error": "row"})
         chunks = (b"\n" if number % 64 == 63 else b'"' * (1 << 20) for number in range(640))
         form: Any = formats.Lines(None, context, 8 << 20)  # type: ignore[arg-type]
         yield from form.batches(chunks, 1)
