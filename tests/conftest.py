@@ -10,7 +10,7 @@ import pytest
 
 from serving.core import settings
 from serving.core.http import Request, Response
-from serving.pipeline import admission, routes
+from serving.pipeline import admission, predictions, routes
 from serving.pipeline.handler import handle
 from serving.runtime import loading
 
@@ -30,6 +30,7 @@ def forget() -> None:
     settings.current.cache_clear()
     routes.find.cache_clear()
     admission.forget()
+    predictions.forget()
     loading.forget()
 
 

@@ -169,6 +169,12 @@ class Settings:
     log_requests: str
     """Which requests are [logged](observing.md#logs): this number of successful ones and of failed ones a second,
     `all`, `errors` or `none`."""
+    log_predictions: float
+    """The share of the requests whose predictions are [logged](evaluation.md): 0.01 logs one of a hundred. 0: none."""
+    log_predictions_to: Path | str
+    """Where they are logged: `log`, an existing folder, or `gs://BUCKET/FOLDER`."""
+    log_predictions_without: frozenset[str]
+    """The names of inputs and outputs that are left out of them, separated by commas."""
     google_cloud_project: str
     """The project of the traces that the log refers to."""
     metrics: bool
@@ -237,6 +243,9 @@ VARIABLES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "SCORE_INSTANCES":         ("0",                 values.flag),
     "SCORE_PART_BYTES":        (str(8 << 20),        values.number(1, 1 << 30)),
     "LOG_REQUESTS":            ("100",               values.log_requests),
+    "LOG_PREDICTIONS":         ("0",                 values.share),
+    "LOG_PREDICTIONS_TO":      ("log",               values.lines),
+    "LOG_PREDICTIONS_WITHOUT": ("",                  values.names),
     "GOOGLE_CLOUD_PROJECT":    ("",                  values.project),
     "METRICS":                 ("0",                 values.flag),
     "PROMETHEUS_MULTIPROC_DIR": ("",                 values.folder),

@@ -91,6 +91,26 @@ def _is_origin(text: str) -> bool:
     return not re.fullmatch(r"http://.*:80|https://.*:443", text)
 
 
+def names(text: str) -> frozenset[str]:
+    parts = [part.strip() for part in text.split(",")] if text else []
+    if not all(parts):
+        raise ValueError("names separated by commas")
+    return frozenset(parts)
+
+
+def lines(text: str) -> Path | str:
+    """Read where lines are written: the log, an existing folder or a folder of a bucket."""
+    if text == "log":
+        return text
+    try:
+        path = bucket_folder(text) if text.startswith("gs://") else folder(text)
+    except ValueError:
+        path = None
+    if path is None:
+        raise ValueError("log, an existing folder, or gs://BUCKET/FOLDER")
+    return path
+
+
 def flag(text: str) -> bool:
     return choice("0", "1")(text) == "1"
 
@@ -149,6 +169,12 @@ def number(smallest: int, largest: int) -> Callable[[str], int]:
 def seconds(text: str) -> float:
     if not re.fullmatch(r"[0-9]{1,5}(\.[0-9]{1,3})?", text):
         raise ValueError("seconds as a decimal number, such as 0.5")
+    return float(text)
+
+
+def share(text: str) -> float:
+    if not re.fullmatch(r"[01](\.[0-9]{1,9})?", text) or float(text) > 1:
+        raise ValueError("a share from 0 to 1, such as 0.01")
     return float(text)
 
 

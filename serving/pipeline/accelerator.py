@@ -29,7 +29,7 @@ VERSION = 3  # of the interface between the extension and this
 MAX_SIGNATURES = 16  # the extension takes no more
 AROUND = 5  # levels that a body has beside its tensors', at most: those of an infer body, base64, a scalar's list
 ACCELERATED, REFUSED = "accelerated", "refused"  # outcomes of a request; the others say why Python answers
-OFF, BATCHED, MODEL, PROTOCOL, QUERY = "off", "batch_rows", "model", "protocol", "query"
+OFF, BATCHED, MODEL, PROTOCOL, QUERY, LOGGED = "off", "batch_rows", "model", "protocol", "query", "logged"
 
 
 class Answer(NamedTuple):

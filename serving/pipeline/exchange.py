@@ -24,8 +24,8 @@ class Exchange:
     """A request, and what the layers add to it on its way. Each is used by one thread at a time."""
 
     __slots__ = (
-        "body", "call", "codec", "context", "failure", "inside", "labels", "model", "record", "request", "route",
-        "routes", "until",
+        "body", "call", "codec", "context", "failure", "inside", "labels", "model", "outputs", "record", "request",
+        "route", "routes", "until",
     )  # fmt: skip
 
     request: Request
@@ -38,6 +38,7 @@ class Exchange:
     model: Model
     context: Context
     call: Call | None  # once the body is decoded
+    outputs: Arrays  # of the call, once the model has run
     failure: RunError | None  # of a run that the native codec has made already
 
     def __init__(self, request: Request, inside: "Answer") -> None:
@@ -78,6 +79,7 @@ class Exchange:
     def encode(self, call: Call, outputs: Arrays) -> Response:
         """Return the response that holds the outputs."""
         self.record.ran = perf_counter_ns()
+        self.call, self.outputs = call, outputs
         return self.codec.encode(call, outputs)
 
     def _check_pictures(self, call: Call) -> None:

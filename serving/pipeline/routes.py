@@ -12,7 +12,7 @@ from serving.core import settings
 from serving.core.http import HttpError, MethodNotAllowed, NotFound
 from serving.pipeline import about
 from serving.pipeline.arrivals import bodies_that_are_events, events_at_root, events_in_kind, receive
-from serving.pipeline.exchange import Answer, stack
+from serving.pipeline.exchange import Answer, Layer, stack
 from serving.pipeline.layers import (
     admitted,
     compressed,
@@ -28,13 +28,23 @@ from serving.pipeline.rows import row_errors
 from serving.protocols import classify, open_inference, regress, tensorflow_serving
 from serving.protocols.codec import Codec
 
-# The way of a request for a prediction, the innermost first: what is last here comes first.
-# fmt: off
-predict         = stack(infer, row_errors, explained, native, negotiated, compressed, loaded,
-                        unpacked, admitted, received, events_in_kind)
-predict_at_root = stack(infer, row_errors, explained, native, negotiated, compressed, loaded,
-                        bodies_that_are_events, unpacked, admitted, received, events_at_root)
-# fmt: on
+
+def stacks(native: Layer) -> tuple[Answer, Answer]:
+    """Return what answers requests for predictions: at a model's address and at the root.
+
+    The way of a request, the innermost layer first: what is last here comes first.
+    """
+    # fmt: off
+    return (
+        stack(infer, row_errors, explained, native, negotiated, compressed, loaded,
+              unpacked, admitted, received, events_in_kind),
+        stack(infer, row_errors, explained, native, negotiated, compressed, loaded,
+              bodies_that_are_events, unpacked, admitted, received, events_at_root),
+    )
+    # fmt: on
+
+
+predict, predict_at_root = stacks(native)
 
 
 class Operation(NamedTuple):
@@ -128,7 +138,13 @@ def routes() -> tuple[Route, ...]:
         Route("GET", re.escape(options.aip_health_route), about.ready, "ready", None, READY, QUIET),
         Route("GET", "/metrics" if options.metrics else "", about.expose, "expose", None, metrics, QUIET),
     )
-    return (*ROUTES, *(route for route in added if route.path))
+    table = (*ROUTES, *(route for route in added if route.path))
+    if not options.log_predictions:
+        return table
+    from serving.pipeline.predictions import native_or_logged  # it loads what most functions do without
+
+    logged = dict(zip((predict, predict_at_root), stacks(native_or_logged)))
+    return tuple(route._replace(action=logged.get(route.action, route.action)) for route in table)
 
 
 @lru_cache(maxsize=256)

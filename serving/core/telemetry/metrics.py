@@ -6,6 +6,7 @@
     serving_rows_total                {protocol, action}
     serving_refused_total             {status}                     413, 429, 503, 504
     serving_native_requests_total     {outcome}                    accelerated, refused, or why Python answered
+    serving_logged_predictions_total  {outcome}                    lines of LOG_PREDICTIONS: written, lost
     serving_requests_in_flight
     serving_loads_total               {outcome}                    loaded, failed
     serving_cold_requests_total                                    arrived before the model was loaded
@@ -67,6 +68,7 @@ class Meters:
         self.native = counter(
             "serving_native_requests", "Predictions: accelerated, refused, or why Python answered.", "outcome"
         )
+        self.logged = counter("serving_logged_predictions", "Lines of LOG_PREDICTIONS.", "outcome")
         self.flying = client.Gauge(
             "serving_requests_in_flight", "Requests begun and not answered.", registry=own, multiprocess_mode="livesum",
         )  # fmt: skip
@@ -150,6 +152,12 @@ def count_native(outcome: str) -> None:
     """Count a prediction by its outcome in the native codec."""
     assert _meters
     _meters.native.labels(outcome).inc()
+
+
+def count_logged(outcome: str, lines: int) -> None:
+    """Count lines of LOG_PREDICTIONS: written or lost."""
+    if on and _meters:
+        _meters.logged.labels(outcome).inc(lines)
 
 
 def began() -> None:

@@ -5,19 +5,18 @@ the request has been answered, from the times of its record, and a thread of the
 The SDK reads its own variables: OTEL_TRACES_SAMPLER, OTEL_RESOURCE_ATTRIBUTES, OTEL_EXPORTER_OTLP_HEADERS and so on.
 """
 
-import atexit
 import os
 import re
 import sys
 import threading
 import time
-from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 from serving.core.http import Request
 from serving.core.record import Record
 from serving.core.settings import Settings
+from serving.core.telemetry.background import at_exit
 from serving.core.telemetry.log import handler, log
 
 MISSING = "the SDK of OpenTelemetry is not installed: pip install -r requirements/observe.txt"
@@ -70,7 +69,7 @@ def _begin_tracer() -> Any:
             exporter = _sdk.exporter.otlp.proto.http.trace_exporter.OTLPSpanExporter()
             provider.add_span_processor(sdk.trace.export.BatchSpanProcessor(exporter))
             _log_sdk_messages()
-            _at_exit(provider.shutdown)
+            at_exit(provider.shutdown)
             _tracer = provider.get_tracer("serving")
         return _tracer
 
@@ -83,19 +82,6 @@ def _log_sdk_messages() -> None:
     if not logger.handlers:
         logger.addHandler(handler())
     logger.propagate = False
-
-
-def _at_exit(end: Callable[[], None]) -> None:
-    """Call `end` once when this process ends; one that multiprocessing started does not run atexit before 3.13."""
-    process, lock = os.getpid(), threading.Lock()
-
-    def once() -> None:
-        if os.getpid() == process and lock.acquire(blocking=False):
-            end()
-
-    atexit.register(once)
-    if "multiprocessing.util" in sys.modules:
-        sys.modules["multiprocessing.util"].Finalize(None, once, exitpriority=1)
 
 
 def trace(request: Request, status: int, parent: Trace | None, names: tuple[str, str], rows: int) -> Trace:

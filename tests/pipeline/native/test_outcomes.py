@@ -73,7 +73,7 @@ def test_every_reason_is_tested_and_explained(extension: Path) -> None:
     assert {reason for *_, reason in [*DECLINED, *DECLINED_INFER]} == declines - {"memory"}
     page = (ROOT / "docs" / "observing.md").read_text()
     own = {accelerator.ACCELERATED, accelerator.REFUSED, accelerator.OFF, accelerator.BATCHED, accelerator.MODEL,
-           accelerator.PROTOCOL, accelerator.QUERY}  # fmt: skip
+           accelerator.PROTOCOL, accelerator.QUERY, accelerator.LOGGED}  # fmt: skip
     assert [name for name in declines | own if f"| `{name}` |" not in page] == []
 
 
@@ -130,3 +130,17 @@ def test_a_line_a_minute_says_how_many_were_accelerated(capsys: pytest.CaptureFi
         ("the native codec answered 2 of 5 predictions", 60.0, {"value": 2, "query": 1}),
         ("the native codec answered 3 of 3 predictions", 60.0, {}),
     ]
+
+
+def test_a_sampled_request_is_answered_by_python_and_logged(
+    serve: Serve, extension: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    body = b'{"instances":[1]}'
+    for share in ("0", "1"):
+        serve(build() / "types", ACCELERATOR=str(extension), LOG_PREDICTIONS=share, METRICS="1")
+        ask("GET", "/healthz")
+        assert ask("POST", "/", body)[0] == 200
+        outcome = "logged" if share == "1" else "accelerated"
+        assert scraped(exposed())["serving_native_requests_total", (("outcome", outcome),)] == 1
+    lines = [line for line in capsys.readouterr().out.splitlines() if '"message":"prediction"' in line]
+    assert len(lines) == 1
