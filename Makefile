@@ -4,9 +4,8 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; 
             $$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
 PORT   ?= 8080
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-# What is installed: what `make serve` needs, what `make serve-fast` needs too, and the rest.
+# What is installed: what serving needs, and the rest.
 venv   := .venv/.ready
-fast   := .venv/.ready-fast
 dev    := .venv/.ready-dev
 
 .PHONY: help setup compiled serve serve-fast quick lint test test-tools test-image image bench soak bench-full \
@@ -28,11 +27,7 @@ $(venv): requirements.txt
 	@.venv/bin/pip install -r requirements.txt
 	@touch $@
 
-$(fast): $(venv) requirements/fast.txt requirements/constraints.txt
-	@.venv/bin/pip install -r requirements/fast.txt
-	@touch $@
-
-$(dev): $(fast) $(addprefix requirements/,dev.txt light.txt observe.txt)
+$(dev): $(venv) $(addprefix requirements/,dev.txt light.txt observe.txt constraints.txt)
 	@echo "make: installing what training, tests and benchmarks need besides, about 1 GB on the disk"
 	@.venv/bin/pip install -r requirements/dev.txt
 	@touch $@
@@ -51,7 +46,7 @@ serve: $(venv) ## serve model/ at localhost:8080 (PORT) behind functions-framewo
 # The same on the standalone server, with TensorFlow's library bound (docs/image.md), so that it starts in half the time, and with the
 # native codec (docs/performance.md), so that it answers more than twice as many plain requests. They are made before the
 # server's shell is started: a server counts its start from there.
-serve-fast: $(fast) ## the same on the standalone server, with the bound library and the native codec
+serve-fast: $(venv) ## the same on the standalone server, with the bound library and the native codec
 	@$(compile)
 	@mkdir -p .cache && { \
 	  printf 'TENSORFLOW_LIBRARY_DIR=%q\n' "$${TENSORFLOW_LIBRARY_DIR-$$(.venv/bin/python -m tools.image.bind --cached)}"; \

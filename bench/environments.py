@@ -32,9 +32,8 @@ ENVIRONMENTS: dict[str, tuple[Path, ...]] = {
     "mosec":    (FUNCTIONS / "mosec" / "requirements.txt",),
     "constant": (FUNCTIONS / "constant" / "requirements.txt",),
     "source":   (ROOT / "requirements.txt",),
-    "image":    (ROOT / "requirements.txt", ROOT / "requirements" / "fast.txt"),
-    "twin":     (ROOT / "requirements" / "light.txt", ROOT / "requirements" / "fast.txt"),
-    "observed": (ROOT / "requirements.txt", ROOT / "requirements" / "fast.txt", ROOT / "requirements" / "observe.txt"),
+    "twin":     (ROOT / "requirements" / "light.txt",),
+    "observed": (ROOT / "requirements.txt", ROOT / "requirements" / "observe.txt"),
 }
 # fmt: on
 

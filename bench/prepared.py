@@ -31,9 +31,9 @@ def native() -> Settings:
 
 @functools.cache
 def bound() -> Settings:
-    """Serve with a TensorFlow library whose symbols are bound for the environment `image`; raise Unavailable."""
-    folder, code = FOLDER / "image" / "bound", (ROOT / "tools" / "image").glob("*.py")
-    _make([python("image"), "-m", "tools.image.bind", folder], folder, _digest("bound", code))
+    """Serve with a TensorFlow library whose symbols are bound for the environment `source`; raise Unavailable."""
+    folder, code = FOLDER / "source" / "bound", (ROOT / "tools" / "image").glob("*.py")
+    _make([python("source"), "-m", "tools.image.bind", folder], folder, _digest("bound", code))
     return {"TENSORFLOW_LIBRARY_DIR": str(folder)}
 
 

@@ -71,13 +71,13 @@ SUBJECTS = (
     Subject("ours",        "functions-framework, as deployed from source",          "source", functions_framework, UPLOAD),
     Subject("ours_python", "the same without the native codec",                     "source", functions_framework, UPLOAD, prepared.python_alone),
     Subject("ours_native", "the same with the native codec",                        "source", functions_framework, UPLOAD, prepared.with_native),
-    Subject("fast_python", "our server without the native codec, library not bound", "image",  standalone, UPLOAD, prepared.python_alone),
-    Subject("fast",        "our server, `make serve-fast`: native codec, bound library", "image", standalone, UPLOAD, prepared.as_serve_fast),
-    Subject("batching",    "`make serve-fast` with BATCH_ROWS=16",                  "image",  standalone, UPLOAD, batching),
-    Subject("baked",       "`make serve-fast` with the model baked",                "image",  standalone, UPLOAD, prepared.baked),
+    Subject("fast_python", "our server without the native codec, library not bound", "source", standalone, UPLOAD, prepared.python_alone),
+    Subject("fast",        "our server, `make serve-fast`: native codec, bound library", "source", standalone, UPLOAD, prepared.as_serve_fast),
+    Subject("batching",    "`make serve-fast` with BATCH_ROWS=16",                  "source", standalone, UPLOAD, batching),
+    Subject("baked",       "`make serve-fast` with the model baked",                "source", standalone, UPLOAD, prepared.baked),
     Subject("twin",        "our server, light twin, no TensorFlow",                 "twin",   standalone, UPLOAD, prepared.twin),
     Subject("constant",    "functions-framework answering a constant",              "constant", functions_framework, FUNCTIONS / "constant", serves_model=False),
-    Subject("two_bytes",   "our server answering two bytes",                        "image",  two_bytes_server, UPLOAD, answers=two_bytes, serves_model=False),
+    Subject("two_bytes",   "our server answering two bytes",                        "source", two_bytes_server, UPLOAD, answers=two_bytes, serves_model=False),
     Subject("floor",       "bare process: NumPy, C library, model, one run",        "source", bare_process, FUNCTIONS / "floor", path="", serves_model=False),
 )
 # fmt: on

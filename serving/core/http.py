@@ -49,6 +49,7 @@ class Request(NamedTuple):
     length: int | None = None  # a stream's Content-Length
     record: Record = UNWATCHED
     deliver: Any = None  # the function that acts on the events of this request; None: that of serving.events
+    client: str = ""  # the address that it came from, where the server says it
 
 
 class Response(NamedTuple):

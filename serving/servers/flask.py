@@ -14,17 +14,17 @@ from serving.servers.wsgi import Environ
 
 
 class PlainRequest(flask.Request):
-    """A request of which nothing has been looked at; it becomes Flask's at the first use."""
+    """A request of which nothing has been looked at, as it came; it becomes Flask's at the first use."""
 
-    def __init__(self, environ: Environ) -> None:
-        self.__dict__["environ"] = environ
+    def __init__(self, plain: Request | Environ) -> None:
+        self.__dict__["plain"] = plain
 
     def __getattr__(self, name: str) -> Any:  # of attributes that are not there yet
-        _become(self, flask.Request, (self.__dict__["environ"],))
+        _become_request(self)
         return getattr(self, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        _become(self, flask.Request, (self.__dict__["environ"],))
+        _become_request(self)
         setattr(self, name, value)
 
 
@@ -48,6 +48,11 @@ def _become(value: Any, kind: type, arguments: tuple[Any, ...]) -> None:
     kind.__init__(value, *arguments)  # type: ignore[misc]
 
 
+def _become_request(value: PlainRequest) -> None:
+    plain = value.__dict__.pop("plain")
+    _become(value, flask.Request, (wsgi.to_environ(plain) if isinstance(plain, Request) else plain,))
+
+
 def _become_response(value: PlainResponse) -> None:
     plain: Response = value.__dict__.pop("plain")
     _become(value, flask.Response, (plain.body, status_line(plain.status), None, None, plain.content_type))
@@ -59,13 +64,15 @@ def _become_response(value: PlainResponse) -> None:
 
 def from_flask(request: flask.Request) -> Request:
     """Return the request, its body still unread, unless it has been read with `get_data` or `get_json`."""
+    if type(request) is PlainRequest:
+        untouched = request.__dict__["plain"]
+        return untouched if isinstance(untouched, Request) else wsgi.to_request(untouched)
     plain = wsgi.to_request(request.environ)
     body = request.__dict__.get("_cached_data")
     if body is not None:
         return plain._replace(body=body, length=len(body))
-    if type(request) is not PlainRequest:
-        # functions-framework reads the body again after the answer: not what was refused, and without failing.
-        request._cached_data = b""
+    # functions-framework reads the body again after the answer: not what was refused, and without failing.
+    request._cached_data = b""
     return plain
 
 

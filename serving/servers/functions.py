@@ -1,8 +1,9 @@
 """functions-framework's application: what calls the functions of main.py, for every request of any method and path.
 
 What functions-framework and Flask do around a function (routing, hooks, sessions) takes longer than a prediction, and
-what they refuse themselves is HTML. `Application` stands before them. The function runs inside Flask's contexts, so
-flask.request, flask.g, flask.abort and the like work in it. An exception of its own is answered in JSON.
+what they refuse themselves is HTML. `Application` stands before them, for the worker of gunicorn.py and for any other
+WSGI server. The function runs inside Flask's contexts, so flask.request, flask.g, flask.abort and the like work in it.
+An exception of its own is answered in JSON.
 """
 
 import traceback
@@ -17,13 +18,13 @@ from flask.globals import _cv_app, _cv_request
 from functions_framework.execution_id import WsgiMiddleware
 from werkzeug.exceptions import HTTPException
 
-from serving.core.http import Response, to_json
+from serving.core.http import Headers, HttpError, Request, Response, to_json
 from serving.core.telemetry.log import log
 from serving.pipeline import origins
 from serving.pipeline.handler import handle
 from serving.pipeline.routes import is_probe
 from serving.servers import wsgi
-from serving.servers.flask import PlainRequest, PlainResponse, to_flask
+from serving.servers.flask import PlainRequest, PlainResponse, from_flask, to_flask
 from serving.servers.wsgi import Environ
 
 
@@ -31,6 +32,25 @@ def take_over(app: Any, functions: dict[str, Any]) -> None:
     """Put an Application before Flask's; called at the end of main.py, with flask.current_app and main's globals."""
     app = app._get_current_object()
     app.wsgi_app = Application(app, functions)
+
+
+def application_of(app: Any) -> "Application | Other":
+    """Return what answers the requests to a functions-framework application, whatever main.py has put before it."""
+    before = app.wsgi_app
+    return before if isinstance(before, Application) else Other(app)
+
+
+class Other:
+    """A WSGI application that is not ours."""
+
+    may_block = True
+
+    def __init__(self, app: wsgi.Application) -> None:
+        self._app = app
+
+    def answer(self, request: Request) -> Response:
+        """Answer one request."""
+        return wsgi.through(self._app, wsgi.to_environ(request))
 
 
 class Context(RequestContext):
@@ -78,7 +98,7 @@ class Context(RequestContext):
 
 
 class Application:
-    """WSGI that calls the function of main.py which the application of functions-framework is named after."""
+    """Calls the function of main.py which the application of functions-framework is named after."""
 
     def __init__(self, app: flask.Flask, functions: dict[str, Any]) -> None:
         """Take the application, and where its function will be: main.py has yet to be run to its end."""
@@ -94,30 +114,46 @@ class Application:
             return "flask"
         return "event" if "cloudevent" in self._app.view_functions else "http"
 
+    @property
+    def may_block(self) -> bool:
+        """Say whether a call may wait for something else than the model: main.py is not as it came."""
+        return self._kind != "http" or not _only_handles(self._functions[self._app.name])
+
+    def answer(self, request: Request) -> Response:
+        """Answer one request of the standalone server."""
+        if self._kind == "flask":
+            return wsgi.through(self._flask, wsgi.to_environ(request))
+        flask_request = PlainRequest(request)
+        response = self._respond(flask_request)
+        if type(response) is PlainResponse:
+            return response.__dict__["plain"]  # type: ignore[no-any-return]
+        _share(response, request.headers)
+        return wsgi.through(response, flask_request.environ)
+
     def __call__(self, environ: Environ, start_response: Any) -> Iterable[bytes]:
         """Answer one request (PEP 3333)."""
-        kind = self._kind
-        if kind == "flask":
+        if self._kind == "flask":
             return self._flask(environ, start_response)
-        request = PlainRequest(environ)
+        response = self._respond(PlainRequest(environ))
+        if type(response) is PlainResponse:
+            return wsgi.respond(environ, start_response, response.__dict__["plain"])
+        _share(response, wsgi.Headers(environ))
+        return wsgi.and_drop(environ, response.status_code, response(environ, start_response))
+
+    def _respond(self, request: PlainRequest) -> flask.Response:
         context: Any = Context(self._app, request)  # it stands for both
         in_app, in_request = _cv_app.set(context), _cv_request.set(context)
         try:
-            try:
-                response = self._call(kind, request, context)
-            except Exception as error:
-                response = self._failed(error)
-            if type(response) is PlainResponse:
-                return wsgi.respond(environ, start_response, response.__dict__["plain"])
-            _share(response, environ)
-            return wsgi.and_drop(environ, response.status_code, response(environ, start_response))
+            return self._call(request, context)
+        except Exception as error:
+            return self._failed(error)
         finally:
             _cv_request.reset(in_request)
             _cv_app.reset(in_app)
 
-    def _call(self, kind: str, request: flask.Request, context: Context) -> flask.Response:
-        if kind == "event":
-            answer: Any = to_flask(self._receive(request.environ))
+    def _call(self, request: flask.Request, context: Context) -> flask.Response:
+        if self._kind == "event":
+            answer: Any = to_flask(self._receive(from_flask(request)))
         else:
             answer = self._functions[self._app.name](request)
         response = answer if isinstance(answer, flask.Response) else self._app.make_response(answer)
@@ -130,17 +166,18 @@ class Application:
         """Answer an exception of the function's: as an error handler of the application does, or in JSON."""
         try:
             answer: Any = self._app.handle_user_exception(error)
+        except HttpError as failure:
+            return to_flask(Response(failure.status, to_json({"error": str(failure)}), headers=failure.headers))
         except Exception as failure:
             flask.got_request_exception.send(self._app, exception=failure)
             log("ERROR", f"{self._app.name} failed: {failure!r}", traceback=traceback.format_exc())
             return to_flask(Response(500, to_json({"error": "internal error; the log has the reason"})))
         return self._app.make_response(_in_json(answer) if isinstance(answer, HTTPException) else answer)
 
-    def _receive(self, environ: Environ) -> Response:
+    def _receive(self, request: Request) -> Response:
         """Have each event of a request acted on by the function; what else is asked of such a process is its health."""
         from serving.servers.delivered import through  # a process of an HTTP function does without
 
-        request = wsgi.to_request(environ)
         if request.method == "POST":
             return handle(request._replace(path="/events", deliver=through(self._functions[self._app.name])))
         if is_probe(request.method, request.path):
@@ -149,12 +186,21 @@ class Application:
         return Response(405, to_json(error), headers=(("Allow", "POST"),))
 
 
-def _share(response: flask.Response, environ: Environ) -> None:
+def _share(response: flask.Response, headers: Headers) -> None:
     """Let the pages of CORS_ORIGINS read what the function itself has answered: a check of the user's that refuses."""
-    for name, text in origins.fields(wsgi.Headers(environ)):
+    for name, text in origins.fields(headers):
         response.headers.setdefault(name, text)
     if origins.depends():
         response.vary.add("Origin")
+
+
+def _only_handles(function: Any) -> bool:
+    """Say whether a function is `predict` as main.py comes: it hands each request to the handler, and that is all."""
+    if function.__code__.co_filename == functions_framework.__file__:  # its decorator
+        function = function.__wrapped__
+    names = {"from_flask": from_flask, "handle": handle, "to_flask": to_flask}
+    code, given = function.__code__, function.__globals__
+    return {*code.co_names} == {*names} and not code.co_freevars and all(given[name] is names[name] for name in names)
 
 
 def _in_json(error: HTTPException) -> flask.Response:

@@ -1,8 +1,10 @@
-"""The handler as plain WSGI, `serving.servers.wsgi:app`, for any server. It imports no web framework.
+"""WSGI (PEP 3333): the handler as an application for any server, `serving.servers.wsgi:app`, and requests to others.
 
-functions.py uses parts of it inside functions-framework; the standalone server does not use it.
+It imports no web framework. functions.py and flask.py use it inside functions-framework.
 """
 
+import io
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -15,7 +17,8 @@ from serving.core.telemetry import phases
 from serving.pipeline.handler import handle
 
 Environ = dict[str, Any]
-StartResponse = Callable[[str, list[tuple[str, str]]], Any]
+StartResponse = Callable[..., Any]
+Application = Callable[[Environ, StartResponse], Iterable[bytes]]
 
 
 def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
@@ -35,8 +38,64 @@ def to_request(environ: Environ) -> Request:
         Headers(environ),
         environ["wsgi.input"],
         _length(environ),
-        Record(),
+        environ.get(RECORD) or Record(),
+        client=environ.get("REMOTE_ADDR", ""),
     )
+
+
+RECORD = "serving.record"  # of the request that an environment was made of
+
+
+def to_environ(request: Request) -> Environ:
+    """Return a request of the standalone server as WSGI has it."""
+    body = request.body
+    environ: Environ = {
+        "REQUEST_METHOD": request.method,
+        "SCRIPT_NAME": "",
+        "PATH_INFO": request.path.encode().decode("latin-1"),
+        "QUERY_STRING": request.query,
+        "REMOTE_ADDR": request.client,
+        "SERVER_NAME": "localhost",
+        "SERVER_PORT": "80",
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": "http",
+        "wsgi.input": io.BytesIO(body) if isinstance(body, bytes) else body,
+        "wsgi.input_terminated": True,  # it is whole, though it came in chunks
+        "wsgi.errors": sys.stderr,
+        "wsgi.multithread": True,
+        "wsgi.multiprocess": True,
+        "wsgi.run_once": False,
+        RECORD: request.record,
+    }
+    fields: Any = request.headers
+    for name, value in fields.items():
+        if "_" not in name and name != "transfer-encoding":  # an underscore would be taken for a hyphen
+            environ[_key(name)] = value
+    if isinstance(body, bytes):
+        environ["CONTENT_LENGTH"] = str(len(body))
+    return environ
+
+
+def through(application: Application, environ: Environ) -> Response:
+    """Return an application's response to a request, in one piece."""
+    started: list[Any] = []
+    parts: list[bytes] = []
+
+    def start_response(status: str, headers: list[tuple[str, str]], _exception: Any = None) -> Any:
+        started[:] = status, headers
+        return parts.append
+
+    pieces = application(environ, start_response)
+    try:
+        parts.extend(pieces)
+    finally:
+        if hasattr(pieces, "close"):
+            pieces.close()
+    status, headers = started
+    named = {name.lower(): value for name, value in headers}
+    others = tuple((name, value) for name, value in headers if name.lower() not in ("content-type", "content-length"))
+    return Response(int(status[:3]), b"".join(parts), named.get("content-type", ""), others)
 
 
 def respond(environ: Environ, start_response: StartResponse, response: Response) -> Iterable[bytes]:

@@ -20,7 +20,6 @@ FOLDER = ROOT / "requirements"
 ROOT_FILE, CONSTRAINTS = ROOT / "requirements.txt", FOLDER / "constraints.txt"
 MEASURED = sorted((ROOT / "bench" / "functions").glob("*/requirements.txt"))  # of functions that ours is compared with
 SETS = [*sorted(path for path in FOLDER.glob("*.txt") if path != CONSTRAINTS), *MEASURED]
-RUN_TIME = (ROOT_FILE, FOLDER / "fast.txt")
 ADVISORIES = Path(__file__).parents[1] / "data" / "advisories.txt"
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 OF_MOSEC = {"defspec", "msgspec", "offapi"}  # what it brings along; it isn't in the developers' environment
@@ -88,7 +87,7 @@ def closure(requirements: Iterable[Requirement], python: str | None = None) -> d
 
 
 def run_time() -> dict[str, str]:
-    return closure(requirement for file in RUN_TIME for requirement in named(file))
+    return closure(named(ROOT_FILE))
 
 
 def test_every_pin_is_one_exact_version_of_one_package() -> None:
@@ -126,7 +125,7 @@ def test_every_requirement_has_its_reason(file: Path) -> None:
 @pytest.mark.parametrize("python", PYTHONS)
 @pytest.mark.parametrize("file", [ROOT_FILE, *SETS], ids=name_of)
 def test_everything_that_is_installed_is_pinned(file: Path, python: str) -> None:
-    """The indirect requirements too: gunicorn's private members are overridden, and the rest makes a build repeatable."""
+    """The indirect requirements too: the same file makes the same environment."""
     needed = closure(named(file, python), python).keys()
     pinned = {canonical(requirement.name) for requirement in lines(ROOT_FILE) if holds(requirement, python)}
     if file != ROOT_FILE:

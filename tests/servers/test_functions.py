@@ -9,10 +9,15 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import functions_framework
 import pytest
 
+from serving.core.http import Request
+from serving.core.record import Record
+from serving.servers.functions import application_of
+from serving.servers.standalone.http1 import Fields
 from tests.conftest import EMBEDDED, ROOT, Serve
 from tests.pipeline.test_handler import PREDICT
 from tests.server import Answer, Server, running
@@ -34,21 +39,27 @@ def write(folder: Path, edits: Iterable[tuple[str, str]]) -> Path:
 
 @pytest.fixture
 def made(tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Callable[..., Answer]]:
-    """Return what makes the application of a copy, and asks it."""
+    """Return what makes the application of a copy, and asks it: as gunicorn's worker does, and by WSGI."""
 
     def make(*edits: tuple[str, str], target: str = "predict") -> Callable[..., Answer]:
         serve()
         monkeypatch.syspath_prepend(str(ROOT))
         monkeypatch.setattr(sys, "path", sys.path[:])
-        client = functions_framework.create_app(target, str(write(tmp_path, edits))).test_client()
+        app = functions_framework.create_app(target, str(write(tmp_path, edits)))
+        client, application = app.test_client(use_cookies=False), application_of(app)
 
         def ask(method: str, path: str, body: Any = b"", **headers: str) -> Answer:
             data = body if isinstance(body, bytes) else json.dumps(body).encode()
             named = {name.replace("_", "-"): value for name, value in headers.items()}
-            answer = client.open(path, method=method, data=data, headers=named)
-            return Answer(
-                answer.status_code, {name.lower(): value for name, value in answer.headers.items()}, answer.data
-            )
+            by_wsgi = client.open(path, method=method, data=data, headers=named)
+            fields = Fields({name.encode(): value.encode() for name, value in named.items()} | {b"host": b"localhost"})
+            answer = application.answer(Request(method, unquote(path), "", fields, data, len(data), Record()))
+            given = {name.lower(): value for name, value in answer.headers}
+            given |= {"content-type": answer.content_type, "content-length": str(len(answer.body))}
+            other = {name.lower(): value for name, value in by_wsgi.headers.items() if name != "Server-Timing"}
+            assert (answer.status, answer.body) == (by_wsgi.status_code, by_wsgi.data)
+            assert other.items() <= given.items()
+            return Answer(answer.status, given, answer.body)
 
         return ask
 
@@ -78,7 +89,7 @@ ASKED = [
     ("GET", "/v1/models/model/metadata"), ("GET", "/v2"), ("GET", "/v2/models/model"), ("GET", "/favicon.ico"),
     ("GET", "/robots.txt"), ("GET", "/v1/models/a%0d%0aX:y"), ("GET", "//"), ("GET", "/nothing"), ("GET", "/metrics"),
     ("POST", "/"), ("POST", PREDICT), ("POST", INFER), ("POST", "/events"), ("POST", "/invocations"),
-    ("PUT", PREDICT), ("DELETE", "/"), ("PATCH", "/"), ("HEAD", "/"), ("OPTIONS", "/"), ("TRACE", "/"), ("BREW", "/"),
+    ("PUT", PREDICT), ("DELETE", "/"), ("PATCH", "/"), ("HEAD", "/"), ("OPTIONS", "/"), ("TRACE", "/"), ("PROPFIND", "/"),
 ]  # fmt: skip
 
 
@@ -160,22 +171,64 @@ EDITS = [
 
 @pytest.mark.parametrize(("what", "edit", "expected"), EDITS, ids=[edit[0] for edit in EDITS])
 def test_an_edit_of_predict_takes_effect(
-    what: str,
-    edit: tuple[str, str],
-    expected: tuple[int, dict[str, str], Any],
-    tmp_path: Path,
-    examples: dict[str, Any],
-) -> None:
+    what: str, edit: tuple[str, str], expected: tuple[int, dict[str, str], Any],
+    made: Callable[..., Callable[..., Answer]], examples: dict[str, Any], capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     status, headers, body = expected
-    with edited(tmp_path, edit) as server:
-        answer = server.ask("POST", "/", examples["pixels"])
-        assert answer.status == status, answer.body
-        assert {name: answer.headers.get(name) for name in headers} == headers
-        if body is not None:
-            assert answer.json == body
-        elif status < 300:
-            assert answer.json["predictions"][0]["label"] == "3"
-        assert ("secret" in server.log) == (what == "an exception")
+    answer = made(edit)("POST", "/", examples["pixels"])
+    assert answer.status == status, answer.body
+    assert {name: answer.headers.get(name) for name in headers} == headers
+    if body is not None:
+        assert answer.json == body
+    elif status < 300:
+        assert answer.json["predictions"][0]["label"] == "3"
+    assert ("secret" in capsys.readouterr().out) == (what == "an exception")
+
+
+SEEN = """    return {
+        "client": request.remote_addr, "path": request.path, "query": request.args.to_dict(), "host": request.host,
+        "field": request.headers["X-Field"], "json": request.get_json(), "method": request.method,
+        "underscore": request.headers.get("X-Other"), "length": request.content_length,
+    }
+"""
+
+
+def test_predict_sees_the_whole_request(tmp_path: Path) -> None:
+    with edited(tmp_path, (BODY, SEEN)) as server:
+        head = b"POST /a%20b?c=d HTTP/1.1\r\nHost: h\r\nX-Field: f\r\nX_Other: o\r\nContent-Type: application/json\r\n"
+        chunks = b"Transfer-Encoding: chunked\r\n\r\n3\r\n[1,\r\n2\r\n2]\r\n0\r\n\r\n"
+        for rest in (b"Content-Length: 5\r\n\r\n[1,2]", chunks):
+            seen = json.loads(server.raw(head + rest).partition(b"\r\n\r\n")[2])
+            assert seen == {
+                "client": "127.0.0.1", "path": "/a b", "query": {"c": "d"}, "host": "h", "field": "f", "json": [1, 2],
+                "method": "POST", "underscore": None, "length": 5,
+            }  # fmt: skip
+
+
+ALONE = [
+    # what                           edit                                                  calls the handler and nothing else
+    ("nothing",                      (BODY, BODY),                                         True),
+    ("a check",                      (BODY, KEY + BODY),                                   False),
+    ("a decorator",                  ("@functions_framework.http", WRAPPED),               False),
+    ("another function's name",      (BODY, "    return to_flask(open(from_flask(request)))\n"), False),
+    ("a handler of its own",         (BODY, BODY + "\n\ndef handle(request):\n    return None\n"), False),
+    ("middleware",                   EDITS[15][1],                                         False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("what", "edit", "alone"), ALONE, ids=[case[0] for case in ALONE])
+def test_only_a_predict_that_calls_nothing_else_is_answered_by_the_thread_that_receives(
+    what: str, edit: tuple[str, str], alone: bool, tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    app = functions_framework.create_app("predict", str(write(tmp_path, [edit])))
+    assert application_of(app).may_block is not alone
+
+
+def test_an_error_with_a_status_is_answered_with_it(made: Callable[..., Callable[..., Answer]]) -> None:
+    edit = "    from serving.core.http import Unauthorized\n    raise Unauthorized('no key')\n"
+    answer = made((BODY, edit))("POST", "/", b"{}")
+    assert (answer.status, answer.json) == (401, {"error": "no key"})
 
 
 def test_a_body_that_predict_reads_is_still_there(

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from serving.core.http import Response
@@ -161,6 +162,14 @@ def test_workers_load_after_the_fork_and_each_answers(examples: dict[str, Any]) 
                 answers = list(pool.map(lambda _: workers.ask("POST", "/", examples["pixels"]), range(32)))
             assert {answer.status for answer in answers} == {200}
         assert workers.log.count("serving model version 1") == 2
+
+
+def test_a_worker_ends_when_gunicorn_is_killed() -> None:
+    with running() as server:
+        assert server.ask("GET", "/healthz").status == 200
+        (worker,) = psutil.Process(server.process.pid).children()
+        server.process.kill()
+        worker.wait(15)  # raises where it stays
 
 
 def test_the_other_door_runs_main_many_times_and_loads_once(examples: dict[str, Any]) -> None:

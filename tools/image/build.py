@@ -29,7 +29,7 @@ from tools.image.bind import ROOT
 from tools.image.elf import Refused
 from tools.image.trial import answers, differences
 
-LIGHT = (ROOT / "requirements" / "light.txt", ROOT / "requirements" / "fast.txt")
+LIGHT = (ROOT / "requirements" / "light.txt",)
 
 
 def build(environment: Path, out: Path, model: Path, baking: Sequence[str] | None = None, *, bound: bool = True) -> str:

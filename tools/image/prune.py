@@ -36,7 +36,7 @@ from tools.image.strip import stripped
 from tools.image.trial import answers, differences
 
 ENTRY = "serving.servers.standalone.__main__"
-REQUIREMENTS = (ROOT / "requirements.txt", ROOT / "requirements" / "fast.txt")
+REQUIREMENTS = (ROOT / "requirements.txt",)
 LIBRARIES = tuple(f"tensorflow/{name}" for name in NAMES)
 LICENCE = re.compile(r"(licen[cs]e|notice|copying|third_party)", re.IGNORECASE)
 # Read by compilers, type checkers and test runners.

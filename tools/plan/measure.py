@@ -5,7 +5,6 @@ the server on one core and the clients on another, where there are two: what one
 """
 
 import http.client
-import importlib.util
 import json
 import os
 import platform
@@ -194,8 +193,6 @@ def measure(
     """Measure a model: `starts` starts, then `seconds` at each concurrency."""
     if not Path("/proc/self/smaps_rollup").exists():
         raise PlanError("measuring needs Linux; measure there with --save, and plan anywhere with --measured")
-    if importlib.util.find_spec("httptools") is None:
-        raise PlanError("measuring needs the server: pip install -r requirements/fast.txt")
     request = example(directory) if body is None else body
     cores = os.sched_getaffinity(0)
     durations, used = [], []

@@ -15,7 +15,7 @@ from serving.core import settings
 from serving.core.settings import Settings
 from serving.core.telemetry import observe, phases
 from serving.pipeline import admission
-from serving.pipeline.handler import prepare
+from serving.pipeline.handler import handle, prepare
 from serving.runtime import sessions
 from serving.servers.standalone.listening import listen
 
@@ -50,7 +50,7 @@ def work(options: Settings, listener: socket.socket, parent: int) -> None:
     """Serve as one worker, in a process of its own, until a signal ends it or the parent is gone."""
     from serving.servers.standalone.loop import Loop
 
-    loop = Loop(options, listener, parent)
+    loop = Loop(options, listener, parent, handle)
     signal.set_wakeup_fd(loop.waker, warn_on_full_buffer=False)
     signal.signal(signal.SIGTERM, lambda *_: admission.stop())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # from a terminal: the parent gets it too, and sends SIGTERM

@@ -9,6 +9,7 @@ import threading
 import time
 import traceback
 from collections import deque
+from collections.abc import Callable
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,6 @@ from serving.core.telemetry import phases
 from serving.core.telemetry.log import log
 from serving.pipeline import admission, watchdog
 from serving.pipeline.arrivals import is_self_contained
-from serving.pipeline.handler import handle
 from serving.runtime import loading
 from serving.servers.standalone.http1 import refusal
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from serving.servers.standalone.loop import Loop
     from serving.servers.standalone.reading import Exchange
 
+Handle = Callable[[Request], Response]
 Kind = tuple[str, int]  # path, and bits of the body's size
 
 SHORT, LONG = 500_000, 5_000_000  # nanoseconds of a thread's time
@@ -37,10 +38,11 @@ AGAIN, LONGEST_PAUSE = 1.0, 60.0  # seconds before a kind that was long may be s
 class Answering:
     """Answers the requests of one loop."""
 
-    def __init__(self, options: Settings, loop: "Loop") -> None:
-        self._loop = loop
+    def __init__(self, options: Settings, loop: "Loop", handle: Handle, *, may_block: bool) -> None:
+        """`handle` answers a request; where it may block on anything but the model, other threads call it."""
+        self._loop, self._handle = loop, handle
         self._pool = Pool(admission.server_threads(options))
-        self._short = Short(options)
+        self._short = Short(options, may_block)
         self._admission = admission.current()
 
     def answer(self, exchange: "Exchange", body: bytes | Stream) -> None:
@@ -59,7 +61,7 @@ class Answering:
         record = exchange.record
         record.entered = entered
         try:
-            response = _handled(exchange, request)
+            response = self._handled(exchange, request)
         finally:
             if record.entered is not None:  # refused before it used its slot, or without one
                 self._admission.leave(None)
@@ -74,7 +76,7 @@ class Answering:
         connection, goes_on = exchange.connection, False
         began = time.thread_time_ns()
         try:
-            response = _handled(exchange, request)
+            response = self._handled(exchange, request)
             took = time.thread_time_ns() - began
             goes_on = connection.send(exchange, response)
             if kind is not None and not exchange.record.waited and response.status == 200:
@@ -91,16 +93,15 @@ class Answering:
         if not connection.interest:  # bytes arrived meanwhile
             self._loop.post(connection)
 
-
-def _handled(exchange: "Exchange", request: Request) -> Response:
-    watchdog.answers(exchange.give)
-    try:
-        return handle(request)
-    except Exception:
-        log("ERROR", "a request could not be handled", traceback=traceback.format_exc())
-        return refusal(500, "internal error; the log has the reason")
-    finally:
-        watchdog.answered()
+    def _handled(self, exchange: "Exchange", request: Request) -> Response:
+        watchdog.answers(exchange.give)
+        try:
+            return self._handle(request)
+        except Exception:
+            log("ERROR", "a request could not be handled", traceback=traceback.format_exc())
+            return refusal(500, "internal error; the log has the reason")
+        finally:
+            watchdog.answered()
 
 
 class Short:
@@ -109,9 +110,10 @@ class Short:
     CPU times of the thread are compared: wall-clock times include other work of the machine.
     """
 
-    def __init__(self, options: Settings) -> None:
+    def __init__(self, options: Settings, may_block: bool = False) -> None:
         # With these settings a thread may block: on TensorFlow's threads, on a batch, or in a layer of the user's.
-        self._may_be = options.inter_op_threads == -1 and not options.batch_rows and not options.layer
+        may_block = may_block or options.inter_op_threads != -1 or bool(options.batch_rows or options.layer)
+        self._may_be = not may_block
         self._short: set[Kind] = set()
         self._barred: dict[Kind, tuple[float, float]] = {}  # (end, length) of the time in which a kind is not short
         self._cache = loading.cache()

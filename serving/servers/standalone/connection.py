@@ -31,12 +31,13 @@ class Connection:
     """A client's connection."""
 
     __slots__ = (
-        "_dropped", "_loop", "_reader", "_unsent", "busy", "closes", "descriptor", "finished", "idle_since", "interest",
-        "is_closed", "lingers", "socket", "timer",
+        "_dropped", "_loop", "_reader", "_unsent", "address", "busy", "closes", "descriptor", "finished", "idle_since",
+        "interest", "is_closed", "lingers", "socket", "timer",
     )  # fmt: skip
 
-    def __init__(self, loop: "Loop", accepted: socket.socket) -> None:
+    def __init__(self, loop: "Loop", accepted: socket.socket, address: str) -> None:
         self._loop, self.socket, self.descriptor = loop, accepted, accepted.fileno()
+        self.address = address  # of the client
         self._reader = Reader(self, MAX_HEADER_BYTES, loop.claim)
         self.busy: Exchange | None = None  # the request that another thread answers
         self.finished: Exchange | None = None  # the last request that another thread answered

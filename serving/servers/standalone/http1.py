@@ -1,6 +1,7 @@
 """Bytes of HTTP/1.1 to values and back, without a socket: fields, targets, heads of responses."""
 
 import time
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
@@ -23,6 +24,10 @@ class Fields:
         """Return a field by its name in any case."""
         value = self._fields.get(_key(name))
         return None if value is None else value.decode("latin-1")
+
+    def items(self) -> Iterator[tuple[str, str]]:
+        """Yield each field with its name in lower case."""
+        return ((name.decode("latin-1"), value.decode("latin-1")) for name, value in self._fields.items())
 
 
 @lru_cache(maxsize=64)
@@ -75,7 +80,7 @@ def head(response: Response, keeps_open: bool, version: str) -> bytes:
 
 @lru_cache(maxsize=256)
 def _start(status: int, content_type: str, keeps_open: bool, is_old: bool) -> str:
-    content = "" if status == 204 else f"Content-Type: {content_type}\r\n"
+    content = "" if status == 204 or not content_type else f"Content-Type: {content_type}\r\n"
     connection = "" if keeps_open and not is_old else f"Connection: {'keep-alive' if keeps_open else 'close'}\r\n"
     return f"HTTP/1.1 {status_line(status)}\r\n{content}{connection}"
 
@@ -115,5 +120,5 @@ class Failing:
     def __init__(self, kind: type[HttpError], reason: str) -> None:
         self._kind, self._reason = kind, reason
 
-    def read(self, _size: int) -> bytes:
+    def read(self, _size: int = -1) -> bytes:
         raise self._kind(self._reason) if self._kind is not BadRequest else BadRequest(self._reason, example=False)

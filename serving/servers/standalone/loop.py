@@ -16,7 +16,7 @@ from serving.core.http import TimedOut, Unavailable
 from serving.core.settings import Settings
 from serving.pipeline import admission
 from serving.servers import connections
-from serving.servers.standalone.answering import Answering
+from serving.servers.standalone.answering import Answering, Handle
 from serving.servers.standalone.connection import KEPT_ALIVE, Connection
 from serving.servers.standalone.reading import Exchange
 
@@ -70,8 +70,15 @@ class Deadlines(Queue):
 class Loop:
     """The connections of one worker."""
 
-    def __init__(self, options: Settings, listener: socket.socket, parent: int) -> None:
-        """Take the listener, and a pipe's descriptor that is at its end when the parent is gone."""
+    def __init__(
+        self, options: Settings, listener: socket.socket, parent: int, handle: Handle, *,
+        may_block: bool = False, is_shared: bool = False,
+    ) -> None:  # fmt: skip
+        """Take the listener, a pipe's descriptor that is at its end when the parent is gone, and what answers.
+
+        `may_block`: `handle` may wait for something outside this process. `is_shared`: other workers accept from the
+        same listener, and each takes one connection at a time.
+        """
         self.options = options
         self.is_stopping = False
         self.next_look = float("inf")
@@ -79,12 +86,13 @@ class Loop:
         self.bodies = Deadlines(self, options.read_timeout)
         self.sending = Deadlines(self, options.read_timeout)
         self.lingering = Deadlines(self, LINGER)
-        self.answer = Answering(options, self).answer
+        self.answer = Answering(options, self, handle, may_block=may_block).answer
         self._admission = admission.current()
         self._connections: dict[int, Connection] = {}
         self._most = connections.most()
         self._poll = select.epoll()
         self._listener, self._is_full = listener, False
+        self._accepted_at_once = 1 if is_shared else ACCEPTED
         listener.setblocking(False)
         self._poll.register(listener, select.EPOLLIN)
         self._parent = parent
@@ -162,12 +170,12 @@ class Loop:
 
     def _accept(self, now: float) -> bool:
         """Accept new connections; return whether more may be waiting."""
-        for _ in range(ACCEPTED):
+        for _ in range(self._accepted_at_once):
             if len(self._connections) >= self._most and not self._make_room(now):
                 self._refrain(now)
                 return False
             try:
-                accepted, _ = self._listener.accept()
+                accepted, address = self._listener.accept()
             except (BlockingIOError, ConnectionAbortedError):
                 return False
             except OSError as error:
@@ -175,7 +183,7 @@ class Loop:
                     self._refrain(now)
                 return False
             accepted.setblocking(False)
-            connection = Connection(self, accepted)
+            connection = Connection(self, accepted, address[0])
             self._connections[connection.descriptor] = connection
             self.watch(connection, select.EPOLLIN)
         if self._next_sweep < now:

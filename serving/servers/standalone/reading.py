@@ -54,7 +54,9 @@ class Exchange:
     def with_body(self, body: bytes | Stream) -> Request:
         """Return the request as the handler takes it."""
         path, query = self.target
-        return Request(self.method, path, query, self.fields, body, self.length, self.record)
+        return Request(
+            self.method, path, query, self.fields, body, self.length, self.record, client=self.connection.address
+        )
 
     def give(self, response: Response) -> None:
         """Send an answer from a thread other than the one that is at this request, which may never end."""

@@ -13,6 +13,7 @@ import pytest
 
 from serving.core import settings
 from serving.core.http import HttpError, Response, receive
+from serving.pipeline.handler import handle
 from serving.servers.standalone import connection as connections
 from serving.servers.standalone.connection import Connection
 from serving.servers.standalone.loop import Loop
@@ -35,7 +36,7 @@ class Wire:
         self.client, accepted = socket.socketpair()
         accepted.setblocking(False)
         self.client.settimeout(10)
-        self.connection = Connection(loop, accepted)
+        self.connection = Connection(loop, accepted, "127.0.0.1")
         loop._connections[self.connection.descriptor] = self.connection
         loop.watch(self.connection, connections.IN)
 
@@ -74,7 +75,7 @@ def loop(monkeypatch: pytest.MonkeyPatch) -> Iterator[Loop]:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
-        made = Loop(settings.read({"READ_TIMEOUT": "5"}), listener, parent)
+        made = Loop(settings.read({"READ_TIMEOUT": "5"}), listener, parent, handle)
         made.answer = echo  # type: ignore[method-assign]
         yield made
     made._poll.close()
