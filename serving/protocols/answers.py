@@ -5,6 +5,9 @@
 Scores are the one float output of rank 2, or the one that `scores=NAME` says; names come from a string output with a
 name for each class, or from the labels that the exporter left beside the model.
 
+`instances=1`: the request's rows or columns beside the predictions, with the same JSON values:
+                                       {"instances": [1.0, 2.0], "predictions": [0.5, 1.0]}
+
 `arrays=base64`: numbers as the bytes of the array, little-endian, row by row, a third of the size of their decimals:
                                        {"dtype": "float32", "shape": [10], "b64": "..."}
 """
@@ -29,6 +32,7 @@ def check(signature: Signature, context: Context) -> None:
     if context.query.get("arrays", "json") not in ("base64", "json"):
         raise BadRequest(f"arrays: expected base64 or json, got {option(context, 'arrays')[:40]!r}", example=False)
     row_errors(context)
+    repeats(context)
     if top_k(context) or "scores" in context.query:
         scores(signature, context)
 
@@ -92,6 +96,14 @@ def check_rows(call: Call, outputs: Arrays, count: int) -> None:
         if spec is not None and spec.shape is not None and spec.shape[:1] != (None,):
             raise BadRequest(f"{message}: ask in column form, with 'inputs'", example=False)
         raise ModelFault(f"{message}; if that is intended, use the column form, with 'inputs'")
+
+
+def repeats(context: Context) -> bool:
+    """Return whether the answer has the request's rows or columns beside the predictions; raise BadRequest."""
+    value = context.query.get("instances", "0")
+    if value not in ("0", "1"):
+        raise BadRequest(f"instances: expected 0 or 1, got {value[:40]!r}", example=False)
+    return value == "1"
 
 
 def top_k(context: Context) -> int:

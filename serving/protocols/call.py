@@ -55,6 +55,7 @@ class Call(NamedTuple):
     context: Context = NOTHING
     keys: Sequence[Any] | None = None  # one a row, MISSING where it had none
     failed: Mapping[int, str] = {}
+    sent: Any = None  # the rows or columns as they came, for an answer that repeats them
 
 
 class Missing:

@@ -14,7 +14,7 @@ from serving.core.errors import slip_of
 from serving.core.http import BadRequest
 from serving.protocols.json_tensors.document import kind
 
-OPTIONS = frozenset({"signature_name", "on_error", "top_k", "scores", "arrays"})
+OPTIONS = frozenset({"signature_name", "on_error", "top_k", "scores", "arrays", "instances"})
 MOST_PARAMETERS = 64
 MOST_LOOKED_AT = 64  # unknown names that are compared with ours
 

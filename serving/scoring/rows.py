@@ -74,6 +74,8 @@ def target(source: Source, options: Settings) -> Target:
     """Return what SCORE_OPTIONS chooses of a SavedModel, without loading it; raise BadFile where it is not there."""
     try:
         query = from_query(options.score_options, place="SCORE_OPTIONS", strict=True)
+        if "instances" in query:
+            raise BadFile("SCORE_OPTIONS: 'instances' is for requests; set SCORE_INSTANCES=1, or use score --instances")
         context = Context(
             {}, source.name, source.version, query, options.key_field, options.non_finite == "null", source.labels,
             options,

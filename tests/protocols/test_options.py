@@ -131,6 +131,38 @@ def test_good_rows_get_the_same_bytes_with_or_without_on_error(serve: Serve, pic
     assert ask("POST", PREDICT, body) == ask("POST", f"{PREDICT}?on_error=row", body)
 
 
+# Instances beside predictions
+
+REPEATED = [
+    # body                                                                  query                         what is repeated
+    (b'{"instances":[1.0,2.50]}',                                           "instances=1",                b'"instances":[1.0,2.5]'),
+    (b'{"instances": [ {"x": 1e0, "key": "\xc3\xa9\\u000a\\""} ]}',            "instances=1",                b'"instances":[{"x":1.0,"key":"\xc3\xa9\\n\\""}]'),
+    (b'{"inputs":{"x":[1.0]}}',                                             "instances=1",                b'"inputs":{"x":[1.0]}'),
+    (b'{"inputs":[1.0],"parameters":{"instances":1}}',                      "",                           b'"inputs":[1.0]'),
+    (b'{"instances":[NaN]}',                                                "instances=1",                b'"instances":[NaN]'),
+    (b'{"instances":["a",1.0]}',                                            "instances=1&on_error=row",   b'"instances":["a",1.0]'),
+    (b'{"instances":[1.0]}',                                                "instances=0",                b""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("body", "query", "repeated"), REPEATED)
+def test_what_was_sent_stands_beside_the_predictions(serve: Serve, body: bytes, query: str, repeated: bytes) -> None:
+    ask = serve(build() / "versions" / "1")
+    answer = ask("POST", f"{PREDICT}?{query}", body)
+    other = "on_error=row" if "on_error" in query else ""
+    plain = ask("POST", f"{PREDICT}?{other}", body.replace(b',"parameters":{"instances":1}', b""))
+    assert answer.status == plain.status == 200, answer.body
+    assert answer.body == (b"{" + repeated + b"," + plain.body[1:] if repeated else plain.body)
+
+
+def test_a_body_that_is_not_json_cannot_be_repeated(serve: Serve) -> None:
+    answer = serve(build() / "versions" / "1")(
+        "POST", f"{PREDICT}?instances=1", b"1.0\n", content_type="application/jsonl"
+    )
+    assert answer.status == 400
+    assert "instances: expected a body in JSON, got application/jsonl" in json.loads(answer.body)["error"]
+
+
 # Ranked classes
 
 
@@ -159,6 +191,7 @@ OPTIONS = [
     ("top_k=3&scores=label",      "scores: there is no output 'label' of scores"),
     ("top_k=3&top_k=4",           "query: 'top_k' appears twice"),
     ("on_error=ignore",           "on_error: expected row or request, got 'ignore'"),
+    ("instances=yes",             "instances: expected 0 or 1, got 'yes'"),
     ("arrays=hex",                "arrays: expected base64 or json, got 'hex'"),
     ("signature_name=pixel",      "did you mean 'pixels'?"),
     ("topk=3",                    "query: there is no 'topk'; did you mean 'top_k'?"),

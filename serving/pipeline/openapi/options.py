@@ -13,6 +13,7 @@ def query_options(subject: Subject) -> dict[str, Schema]:
     options: list[tuple[str, str, Schema]] = [
         ("on_error", "row: a wrong row is answered by an error in its place.", {"enum": ["row", "request"]}),
         ("arrays", "base64: numbers as the bytes of their array.", {"enum": ["base64", "json"]}),
+        ("instances", "1: the answer has the request's rows or columns, too.", {"enum": ["0", "1"]}),
     ]
     if scores:
         options += [

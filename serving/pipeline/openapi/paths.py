@@ -11,7 +11,7 @@ from serving.pipeline.openapi.schemas import Schema, Subject, component_ref, sch
 from serving.pipeline.routes import Operation, Route
 from serving.protocols import open_inference, raw
 
-OPTIONS = ("on_error", "arrays", "top_k", "scores")
+OPTIONS = ("on_error", "arrays", "instances", "top_k", "scores")
 
 # fmt: off
 REFUSALS = {

@@ -38,7 +38,7 @@ def predict_schemas(subject: Subject) -> dict[str, Schema]:
             bodies.append(schema_ref(f"{identity}.instances"))
             answers.append(schema_ref(f"{identity}.predictions"))
         schemas[f"{identity}.inputs"] = _chosen(signature, subject, "inputs", _columns(signature))
-        schemas[f"{identity}.outputs"] = object_with({"outputs": _outputs(signature, subject)}, closed=True)
+        schemas[f"{identity}.outputs"] = _answer("inputs", "outputs", _outputs(signature, subject))
         bodies.append(schema_ref(f"{identity}.inputs"))
         answers.append(schema_ref(f"{identity}.outputs"))
     return {"Predict": any_of(bodies), "Predicted": any_of(answers), **schemas} if bodies else {}
@@ -112,7 +112,13 @@ def _predictions(signature: Signature, subject: Subject) -> Schema:
     forms.append(object_with({**key, "error": {"type": "string"}}, ("error",), closed=True))
     if score_outputs(signature):
         forms.append(object_with({**key, "classes": schema_ref("Classes")}, ("classes",), closed=True))
-    return object_with({"predictions": {"type": "array", "items": any_of(forms)}}, closed=True)
+    return _answer("instances", "predictions", {"type": "array", "items": any_of(forms)})
+
+
+def _answer(sent: str, member: str, value: Schema) -> Schema:
+    """Return an answer whose one member may have what was sent beside it."""
+    repeated: Schema = {"description": "Of instances=1: as it was sent."}
+    return object_with({sent: repeated, member: value}, (member,), closed=True)
 
 
 def _outputs(signature: Signature, subject: Subject) -> Schema:

@@ -84,6 +84,13 @@ def kind(value: Any) -> str:
     return f"{_KINDS[type(value)]}" if len(text) > 40 else f"the string {text}" if isinstance(value, str) else text
 
 
+def unchanged(value: Any) -> orjson.Fragment:
+    """Return a list or an object of a body for the JSON writer, with the values that it has."""
+    if isinstance(value, (simdjson.Array, simdjson.Object)):
+        return orjson.Fragment(value.mini)
+    return orjson.Fragment(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+
+
 def native(value: Any) -> Any:
     """Return a JSON value in the form in which the JSON writer writes it as it came."""
     if isinstance(value, simdjson.Array):

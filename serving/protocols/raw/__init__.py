@@ -71,6 +71,10 @@ def decode(body: bytes, signatures: Mapping[str, Signature], context: Context = 
     try:
         tensorflow_serving.check_outputs(signature)
         answers.check(signature, context)
+        if answers.repeats(context):
+            raise BadRequest(
+                f"instances: expected a body in JSON, got {media_type(context.headers)[:60]}", example=False
+            )
         if kind in (BYTES, TEXT):
             return answers.check_fields(_whole(body, signature, signatures, context))
         return answers.check_fields(_reader(kind)(body, signature, context))

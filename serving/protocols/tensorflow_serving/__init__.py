@@ -11,7 +11,8 @@ Bytes are {"b64": "..."} both ways. `"signature_name"` chooses a signature other
 
 Beyond TensorFlow Serving: an instance may carry a key, {"key": 7, "x": 1.0}, and gets it back, {"key": 7, "y": 0.5}.
 Options stand in the address (`?top_k=3`) or, as Vertex AI sends them, in the body's "parameters": signature_name,
-on_error=row (a bad row is answered by {"error": "..."} in its place), top_k and arrays=base64 (see `answers`).
+on_error=row (a bad row is answered by {"error": "..."} in its place), top_k, instances=1 and arrays=base64, see
+`answers`.
 """
 
 from collections.abc import Mapping
@@ -23,7 +24,7 @@ from serving.core.errors import did_you_mean
 from serving.core.http import BadRequest, Response, to_json
 from serving.protocols import answers
 from serving.protocols.call import MISSING, NOTHING, Arrays, Call, Context, choose, option
-from serving.protocols.json_tensors.document import Document
+from serving.protocols.json_tensors.document import Document, unchanged
 from serving.protocols.json_tensors.writer import sole_rows
 from serving.protocols.options import refuse_slips
 from serving.protocols.tensorflow_serving.inputs import COLUMN, ROW, decode_columns, decode_rows
@@ -59,6 +60,8 @@ def decode_root(
         form = _form(root)
         decode_form = decode_rows if form == ROW else decode_columns
         call = decode_form(document, root[form], signature, context)
+        if context.query and answers.repeats(context):
+            call = call._replace(sent=unchanged(root[form]))
         return answers.check_fields(call) if context.query or call.keys is not None else call
     except BadRequest as error:
         error.signature = signature.name
@@ -73,7 +76,7 @@ def encode(call: Call, outputs: Arrays) -> Response:
             answers.check_rows(call, outputs, _row_count(call))
             if (body := sole_rows(array, "predictions", null=call.context.null)) is not None:
                 return Response(200, body)
-        return Response(200, to_json({"predictions": predictions(call, outputs)}))
+        return Response(200, to_json({**_sent(call), "predictions": predictions(call, outputs)}))
     if call.failed:  # a column has no place for the error of one row
         raise BadRequest(next(iter(call.failed.values())), call.signature.name)
     values: Any = answers.columns(call, outputs)
@@ -81,7 +84,11 @@ def encode(call: Call, outputs: Arrays) -> Response:
         values = {call.context.key: call.keys, **values}
     elif len(values) == 1:
         (values,) = values.values()  # "we omit the name" - api_rest, Predict
-    return Response(200, to_json({"outputs": values}))
+    return Response(200, to_json({**_sent(call), "outputs": values}))
+
+
+def _sent(call: Call) -> dict[str, Any]:
+    return {} if call.sent is None else {call.form: call.sent}
 
 
 def place(call: Call, row: int | None) -> str:
