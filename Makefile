@@ -27,7 +27,7 @@ $(venv): requirements.txt
 	@.venv/bin/pip install -r requirements.txt
 	@touch $@
 
-$(dev): $(venv) $(addprefix requirements/,dev.txt light.txt observe.txt constraints.txt)
+$(dev): $(venv) $(addprefix requirements/,dev.txt evaluate.txt light.txt observe.txt constraints.txt)
 	@echo "make: installing what training, tests and benchmarks need besides, about 1 GB on the disk"
 	@.venv/bin/pip install -r requirements/dev.txt
 	@touch $@

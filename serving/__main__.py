@@ -9,13 +9,14 @@ from serving.core import terminal
 
 # fmt: off
 COMMANDS = {
-    "show":   "list the signatures of a SavedModel, with a request for each",
-    "check":  "load a model and run its examples, or generated inputs: does it answer?",
-    "banner": "print what MODEL_DIR serves, and a request to paste",
-    "replay": "send a server the example requests of a model, and compare its answers",
-    "score":  "predict every row of a file: JSON lines, CSV or a picture",
-    "plan":   "estimate instances, latency and cost on Cloud Run",
-    "verify": "test with real servers whether answers depend on the request alone",
+    "show":     "list the signatures of a SavedModel, with a request for each",
+    "check":    "load a model and run its examples, or generated inputs: does it answer?",
+    "banner":   "print what MODEL_DIR serves, and a request to paste",
+    "replay":   "send a server the example requests of a model, and compare its answers",
+    "score":    "predict every row of a file: JSON lines, CSV or a picture",
+    "evaluate": "compare logged predictions with labels that came later",
+    "plan":     "estimate instances, latency and cost on Cloud Run",
+    "verify":   "test with real servers whether answers depend on the request alone",
 }
 # fmt: on
 
@@ -50,6 +51,10 @@ def _command(name: str) -> Command:
         from serving.servers.commands import score
 
         return score
+    if name == "evaluate":
+        import tools.evaluate.command
+
+        return tools.evaluate.command
     if name == "plan":
         import tools.plan.command
 

@@ -1,0 +1,1 @@
+"""`python -m serving evaluate`: logged predictions against the labels that came later, joined by key."""
