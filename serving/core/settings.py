@@ -48,6 +48,8 @@ class Settings:
     own](own-checks.md) has an example."""
 
     # Browsers
+    page: bool
+    """`on`: `GET /` from a browser is [a page to try the model](page.md). `off`: it is JSON, as for other clients."""
     cors_origins: frozenset[str]
     """The origins whose pages may use this server from a browser, separated by commas; `*`: all. By
     default none; see [pages of other origins](clients.md#pages-of-other-origins)."""
@@ -202,6 +204,7 @@ VARIABLES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "WORKERS":                 ("1",                 values.number(1, 256)),
     "THREADS":                 ("8",                 values.number(1, 1024)),
     "LAYER":                   ("",                  values.function),
+    "PAGE":                    ("on",                values.switch),
     "CORS_ORIGINS":            ("",                  values.origins),
     "MAX_WAIT":                ("1",                 values.seconds),
     "REQUEST_TIMEOUT":         ("300",               values.number(1, 86400)),

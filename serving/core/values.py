@@ -111,6 +111,10 @@ def lines(text: str) -> Path | str:
     return path
 
 
+def switch(text: str) -> bool:
+    return choice("on", "off")(text) == "on"
+
+
 def flag(text: str) -> bool:
     return choice("0", "1")(text) == "1"
 

@@ -5,7 +5,7 @@ from time import perf_counter_ns
 
 from serving.core import settings
 from serving.core.errors import DeadlineError
-from serving.core.http import NotFound, Response, Unavailable, compress, to_json
+from serving.core.http import NotFound, Response, Unavailable, compress, to_json, varied
 from serving.core.record import Record
 from serving.core.telemetry import metrics
 from serving.pipeline import admission, watchdog
@@ -76,10 +76,17 @@ def server(_exchange: Exchange) -> Response:
 
 
 def index(exchange: Exchange) -> Response:
-    """Say what is served and where."""
-    name = settings.current().model_name
-    addresses = [route.address(name) for route in exchange.routes]
-    return Response(200, to_json({"status": "alive", "model": name, "addresses": addresses}))
+    """Say what is served and where: to a browser by a page to try the model."""
+    options, headers = settings.current(), exchange.request.headers
+    accept = headers.get("accept") or ""
+    if options.page and "text/html" in accept.lower():
+        from serving.pipeline import page  # read when it is first asked for
+
+        if page.is_preferred(accept):
+            return page.answer(headers)
+    addresses = [route.address(options.model_name) for route in exchange.routes]
+    body = to_json({"status": "alive", "model": options.model_name, "addresses": addresses})
+    return varied(Response(200, body), "Accept") if options.page else Response(200, body)
 
 
 def options(allow: str, _exchange: Exchange) -> Response:

@@ -99,9 +99,10 @@ def _answers(served: Model, protocol: Codec, body: bytes) -> bool:
     return True
 
 
+PICTURE = "a picture's file"
 # Operations that parse a string, what the string is then, and whether it is bytes, which JSON holds in base64.
 PARSERS: Sequence[tuple[str, str, bool]] = (
-    (r"Decode(Image|Png|Jpeg|Gif|Bmp|WebP|AndCropJpeg)",   "a picture's file",                  True),
+    (r"Decode(Image|Png|Jpeg|Gif|Bmp|WebP|AndCropJpeg)",   PICTURE,                             True),
     (r"Parse(Single)?(Sequence)?Example(V2)?",             "a serialized tf.train.Example",     True),
     (r"Decode(Wav|Audio)",                                 "a sound's file",                    True),
     (r"ParseTensor",                                       "a serialized tensor",               True),
@@ -128,6 +129,13 @@ def form(source: Source, signature: Signature, protocol: Codec = tensorflow_serv
     if method in ("classify", "regress") and list(signature.inputs) == ["inputs"]:
         text += f'; or {{"examples": [{{"FEATURE": VALUE}}]}} to :{method}'
     return text
+
+
+def media_type(source: Source, signature: Signature) -> str | None:
+    """Return image/* where a signature decodes its strings as pictures, None where it does not, or in base64."""
+    if not any(spec.dtype.kind == "S" for spec in signature.inputs.values()):
+        return None
+    return "image/*" if _meaning(source, signature) == (PICTURE, True) else None
 
 
 def is_complex(signature: Signature) -> bool:

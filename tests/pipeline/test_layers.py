@@ -3,6 +3,8 @@
 import json
 import re
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -70,6 +72,26 @@ def test_the_api_key_of_the_example_is_asked_for(door: str) -> None:
         assert [server.ask("GET", path).status for path in paths] == [401, 200, 200, 401, 401, 401, 401]
         assert server.ask("POST", "/events", BODY, **EVENT).status == 401
         assert server.ask("POST", "/events", BODY, **EVENT, x_api_key="first").status == 200
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"), [(" first \n\nsecond\n", ""), ("\n", "API_KEYS_FILE: expected keys, one a line, got nothing")]
+)
+def test_the_keys_of_the_example_may_be_in_a_file(tmp_path: Path, text: str, problem: str) -> None:
+    file = tmp_path / "keys"
+    file.write_text(text)
+    code = "from examples import api_key; print(api_key.KEYS)"
+    environment = plain_environment(API_KEYS_FILE=str(file), API_KEYS="third")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert problem in done.stderr
+    assert done.stdout.strip() == ("" if problem else "[b'first', b'second']")
+
+
+def test_the_page_is_sent_without_the_key_and_says_nothing_by_itself() -> None:
+    with running("standalone", **KEYS) as server:
+        page = server.ask("GET", "/", accept="text/html")
+        assert (page.status, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
+        assert server.ask("GET", "/", accept="text/html, application/json").status == 401
 
 
 def test_the_api_key_is_asked_for_by_the_event_function() -> None:

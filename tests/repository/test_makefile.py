@@ -209,7 +209,9 @@ TOOLS = [
 def test_the_optional_programs_are_installed_where_they_can_be(
     tmp_path: Path, missing: tuple[str, ...], apt: bool, status: int, said: str
 ) -> None:
-    programs = {"c++", "gcc", "readelf", "curl", "nginx", "java"} - {*missing} | ({"apt-get"} if apt else set())
+    programs = {"c++", "gcc", "readelf", "curl", "nginx", "chromium", "java"} - {*missing} | (
+        {"apt-get"} if apt else set()
+    )
     for program in programs:
         (tmp_path / program).write_text("#!/bin/sh\nexit 9\n")
         (tmp_path / program).chmod(0o755)

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from serving.core.http import BadRequest, to_json
+from serving.pipeline import shown
 from serving.pipeline.openapi.options import query_options, score_outputs
 from serving.pipeline.openapi.schemas import (
     BASE64,
@@ -64,6 +65,10 @@ def _instances(signature: Signature, subject: Subject) -> Schema:
     key = subject.options.key_field
     inputs = {name: spec for name, spec in signature.inputs.items() if spec.shape != ()}  # the others have defaults
     rows = {name: input_schema(spec, row=True) for name, spec in inputs.items()}
+    if media := shown.media_type(subject.source, signature):
+        rows |= {
+            name: {**rows[name], "contentMediaType": media} for name, spec in inputs.items() if spec.dtype.kind == "S"
+        }
     keys = {key: {"description": KEY}} if key not in (*rows, *signature.outputs) and _keeps_rows(signature) else {}
     named = object_with({**rows, **keys}, signature.required, closed=True)
     sizes = _sized(inputs.values())
