@@ -184,13 +184,20 @@ class Settings:
     prometheus_multiproc_dir: Path | None
     """The folder in which several workers share their metrics; a new one if not set."""
     otel_exporter_otlp_endpoint: str
-    """Where traces are sent, over HTTP: `http://localhost:4318`. OpenTelemetry's other variables work too."""
+    """Where traces, and metrics with `METRICS=1`, are sent, over HTTP: `http://localhost:4318`. OpenTelemetry's other
+    variables work too."""
     otel_exporter_otlp_traces_endpoint: str
-    """The same with the path: `http://localhost:4318/v1/traces`."""
+    """For traces alone, with the path: `http://localhost:4318/v1/traces`."""
+    otel_exporter_otlp_metrics_endpoint: str
+    """For metrics alone, with the path: `http://localhost:4318/v1/metrics`."""
+    otel_metrics_exporter: str
+    """`otlp`: with `METRICS=1` the [metrics are sent](observing.md#metrics-and-traces) to the collector, too."""
+    otel_metric_export_interval: int
+    """Milliseconds between two sendings of the metrics."""
     otel_service_name: str
-    """The name of the service in traces."""
+    """The name of the service in traces and metrics."""
     otel_sdk_disabled: bool
-    """`true`: no traces."""
+    """`true`: nothing is sent to the collector."""
 
 
 # fmt: off
@@ -254,6 +261,9 @@ VARIABLES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "PROMETHEUS_MULTIPROC_DIR": ("",                 values.folder),
     "OTEL_EXPORTER_OTLP_ENDPOINT": ("",              values.collector),
     "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": ("",       values.collector),
+    "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": ("",      values.collector),
+    "OTEL_METRICS_EXPORTER":   ("otlp",              values.choice("otlp", "none")),
+    "OTEL_METRIC_EXPORT_INTERVAL": ("60000",         values.number(100, 86_400_000)),
     "OTEL_SERVICE_NAME":       ("",                  str.strip),
     "OTEL_SDK_DISABLED":       ("false",             values.true),
 }

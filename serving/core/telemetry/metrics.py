@@ -14,12 +14,14 @@
 
 No label has a value that a client chooses (paths, names, versions), so clients cannot add series.
 
+With OTEL_EXPORTER_OTLP_ENDPOINT they are also sent to a collector, see `push`.
+
 Several workers write to files in one folder, which `begin` makes before the fork; any worker exposes the sums of all.
 """
 
 import atexit
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from serving.core.settings import Settings
@@ -46,8 +48,7 @@ class Meters:
         self.registry = client.CollectorRegistry()
         # Several workers' metrics are collected from their files, not from this process.
         own = None if shared else self.registry
-        if own:
-            client.ProcessCollector(registry=own)
+        self.process = client.ProcessCollector(registry=own)
 
         def counter(name: str, help_: str, *labels: str) -> Any:
             return client.Counter(name, help_, labels, registry=own)
@@ -75,6 +76,10 @@ class Meters:
         self.start = client.Gauge(
             "serving_start_seconds", "The parts of the start of a process.", ("phase",),
             registry=own, multiprocess_mode="max",
+        )  # fmt: skip
+        self.all = (
+            self.requests, self.seconds, self.steps, self.rows, self.refused, self.loads, self.cold, self.native,
+            self.logged, self.flying, self.start, self.process,
         )  # fmt: skip
         self.by_step = [self.steps.labels(step) for step in STEPS]
         self.by_request: dict[tuple[str, str, str], tuple[Any, Any, Any]] = {}  # `labels` takes a lock
@@ -182,8 +187,7 @@ def expose(accept: str) -> tuple[bytes, str]:
     """Return all metrics in a format that the scraper accepts, and its content type; raise LookupError if disabled."""
     if not on or _meters is None:
         raise LookupError(MISSING)
-    for phase, seconds in phases.durations().items():
-        _meters.start.labels(phase).set(seconds)
+    _set_phases(_meters)
     registry = _meters.registry
     if _meters.shared:
         multiprocess = _meters.client.multiprocess
@@ -192,6 +196,19 @@ def expose(accept: str) -> tuple[bytes, str]:
         multiprocess.MultiProcessCollector(registry, path=_meters.shared)
     encode, content_type = _meters.client.exposition.choose_encoder(accept)
     return encode(registry), content_type
+
+
+def families() -> Iterator[Any]:
+    """Yield the metrics of this process alone, as prometheus_client's `Metric`s."""
+    assert _meters
+    _set_phases(_meters)
+    for meter in _meters.all:
+        yield from meter.collect()
+
+
+def _set_phases(meters: Meters) -> None:
+    for phase, seconds in phases.durations().items():
+        meters.start.labels(phase).set(seconds)
 
 
 def _drop_ended_workers(forget: Callable[[int, str], None], shared: str) -> None:

@@ -32,7 +32,7 @@ from serving.core import settings
 from serving.core.http import Headers, Request, Response
 from serving.core.record import Record
 from serving.core.settings import Settings
-from serving.core.telemetry import metrics, phases, tracing
+from serving.core.telemetry import metrics, phases, push, tracing
 from serving.core.telemetry.log import log, write
 from serving.core.telemetry.tracing import Trace
 
@@ -54,6 +54,7 @@ def begin(options: Settings) -> None:
         if options is not _options:
             metrics.begin(options)
             tracing.begin(options)
+            push.begin(options)
             _options = options
 
 
@@ -99,6 +100,8 @@ def _watch(request: Request, status: int, now: int) -> Trace | None:
         trace = tracing.trace(request, status, _trace(request.headers), called, rows)
     if metrics.on:
         metrics.count(*called, status, _steps(record, now), rows, record.began < phases.loaded_at)
+        if push.pending:
+            push.start()
     return trace
 
 

@@ -61,27 +61,30 @@ def _begin_tracer() -> Any:
     with _lock:
         if _tracer is None:
             assert _options
-            sdk, name = _sdk.sdk, _options.otel_service_name
-            resource = sdk.resources.Resource.create({"service.name": name} if name else {})
-            provider = sdk.trace.TracerProvider(resource=resource, shutdown_on_exit=False)
-            # The exporter waits for a collector that does not answer, and the platform allows ten seconds to exit.
-            os.environ.setdefault("OTEL_EXPORTER_OTLP_TIMEOUT", "3")
+            sdk = _sdk.sdk
+            provider = sdk.trace.TracerProvider(resource=resource(sdk, _options), shutdown_on_exit=False)
             exporter = _sdk.exporter.otlp.proto.http.trace_exporter.OTLPSpanExporter()
             provider.add_span_processor(sdk.trace.export.BatchSpanProcessor(exporter))
-            _log_sdk_messages()
             at_exit(provider.shutdown)
             _tracer = provider.get_tracer("serving")
         return _tracer
 
 
-def _log_sdk_messages() -> None:
-    """Send the SDK's own messages, such as of an unreachable collector, to the log."""
+def resource(sdk: Any, options: Settings, **attributes: str) -> Any:
+    """Return the SDK's resource, which says what sends spans and metrics; called before the first exporter is made.
+
+    The SDK's own messages, such as of an unreachable collector, go to the log.
+    """
     import logging
 
+    # An exporter waits for a collector that does not answer, and the platform allows ten seconds to exit.
+    os.environ.setdefault("OTEL_EXPORTER_OTLP_TIMEOUT", "3")
     logger = logging.getLogger("opentelemetry")
     if not logger.handlers:
         logger.addHandler(handler())
     logger.propagate = False
+    named = {"service.name": options.otel_service_name} if options.otel_service_name else {}
+    return sdk.resources.Resource.create({**named, **attributes})
 
 
 def trace(request: Request, status: int, parent: Trace | None, names: tuple[str, str], rows: int) -> Trace:
