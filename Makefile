@@ -37,22 +37,26 @@ compile := .venv/bin/python -m compileall -q main.py serving fallback tools
 compiled: $(dev)
 	@$(compile)
 
+# The native codec (docs/performance.md) is compiled once, where there is a C++ compiler. What is made for a server is made
+# before its shell is started: the server counts its start from there.
+define codec
+@mkdir -p .cache && printf 'ACCELERATOR=%q\n' "$${ACCELERATOR-$$(.venv/bin/python -m serving.pipeline.native.build --cached)}" > .cache/$@.env
+endef
+
 # The banner comes when the server listens; it looks while this make runs.
 serve: $(venv) ## serve model/ at localhost:8080 (PORT) behind functions-framework
 	@$(compile)
+	$(codec)
 	@.venv/bin/python -m serving banner --port $(PORT) --while $$PPID
-	@exec .venv/bin/functions-framework --target predict --port $(PORT)
+	@set -a; . .cache/$@.env; exec .venv/bin/functions-framework --target predict --port $(PORT)
 
-# The same on the standalone server, with TensorFlow's library bound (docs/image.md), so that it starts in half the time, and with the
-# native codec (docs/performance.md), so that it answers more than twice as many plain requests. They are made before the
-# server's shell is started: a server counts its start from there.
-serve-fast: $(venv) ## the same on the standalone server, with the bound library and the native codec
+# The same on the standalone server, with TensorFlow's library bound (docs/image.md), so that it starts in half the time.
+serve-fast: $(venv) ## the same on the standalone server, with the bound library
 	@$(compile)
-	@mkdir -p .cache && { \
-	  printf 'TENSORFLOW_LIBRARY_DIR=%q\n' "$${TENSORFLOW_LIBRARY_DIR-$$(.venv/bin/python -m tools.image.bind --cached)}"; \
-	  printf 'ACCELERATOR=%q\n' "$${ACCELERATOR-$$(.venv/bin/python -m serving.pipeline.native.build --cached)}"; } > .cache/serve-fast.env
+	$(codec)
+	@printf 'TENSORFLOW_LIBRARY_DIR=%q\n' "$${TENSORFLOW_LIBRARY_DIR-$$(.venv/bin/python -m tools.image.bind --cached)}" >> .cache/$@.env
 	@.venv/bin/python -m serving banner --port $(PORT) --while $$PPID
-	@set -a; . .cache/serve-fast.env; PORT=$(PORT) exec .venv/bin/python -m serving.servers.standalone
+	@set -a; . .cache/$@.env; PORT=$(PORT) exec .venv/bin/python -m serving.servers.standalone
 
 # Says why a test was skipped. A worker that crashed, or that the time limit ended, isn't replaced: it would run the same again.
 pytest := .venv/bin/python -m pytest -rs --numprocesses=logical --maxprocesses=4 --dist=loadfile --max-worker-restart=0

@@ -28,6 +28,8 @@ usage() {
 usage: ./deploy.sh [COMMAND] [FLAGS]
 
   run              deploy this folder as a Cloud Run function (the default)
+  stage            make the folder that `run` uploads, .cache/upload: with the native codec, and the model baked by
+                   `--bake yes` (`auto`: where it can be); sends nothing
   container        deploy the image of deploy/Dockerfile, built by Cloud Build: the faster server
   check            run only the checks that come before each deployment; sends nothing
   events           create a topic, a subscription and their rights: files in --event-input are answered in --event-output
@@ -58,6 +60,7 @@ main() {
     help) usage ;;
     config) show_values ;;
     check) check ;;
+    stage) legal_values && some_places && check_python && stage ;;
     run | container) check && connect && "deploy_$COMMAND" ;;
     canary) check && connect && canary "${OPERAND:-run}" ;;
     events) legal_values && legal_places && connect && events ;;

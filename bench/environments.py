@@ -15,9 +15,12 @@ import sys
 import venv
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from py_compile import PycInvalidationMode
 
 from bench.models import CACHE, ROOT
 from bench.process import finish, inherited
+from deploy import staging
+from tools.image import baking
 
 FOLDER = CACHE / "environments"
 FUNCTIONS = ROOT / "bench" / "functions"
@@ -125,14 +128,12 @@ def alone() -> None:
 
 
 def upload() -> None:
-    """Copy what `deploy.sh run` would send into UPLOAD, and compile it; raise Unavailable."""
+    """Make what `deploy.sh run` would send in UPLOAD, and compile it; raise Unavailable."""
     listing = "set -e; . deploy/values.sh; . deploy/check.sh; upload_list"
     done = finish(["bash", "-c", listing], inherited())
     if done.returncode or not done.stdout:
         raise Unavailable(f"the upload cannot be listed: {done.stderr.strip() or 'neither gcloud nor git is here'}")
-    shutil.rmtree(UPLOAD, ignore_errors=True)
-    for name in done.stdout.splitlines():
-        (UPLOAD / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(ROOT / name, UPLOAD / name)
-    compileall.compile_dir(UPLOAD, quiet=2)
+    for note in staging.stage(UPLOAD, done.stdout.splitlines(), "model", baking.NO):
+        print(f"bench: the upload: {note}", file=sys.stderr)
+    compileall.compile_dir(UPLOAD, quiet=2, invalidation_mode=PycInvalidationMode.CHECKED_HASH)
     compileall.compile_dir(FUNCTIONS, quiet=2)

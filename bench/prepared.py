@@ -45,17 +45,17 @@ def _exported(name: str, saved_model: Path, kind: str, options: tuple[str, ...])
     return {"MODEL_DIR": str(folder)}
 
 
-def with_native(model: Model) -> Settings:
-    return native()
-
-
 def as_serve_fast(model: Model) -> Settings:
     """What `make serve-fast` serves with."""
     return native() | bound()
 
 
+def baked_alone(model: Model) -> Settings:
+    return _exported(model.name, model.saved_model, "baked", ())
+
+
 def baked(model: Model) -> Settings:
-    return as_serve_fast(model) | _exported(model.name, model.saved_model, "baked", ())
+    return as_serve_fast(model) | baked_alone(model)
 
 
 def twin(model: Model) -> Settings:

@@ -70,7 +70,7 @@ SUBJECTS = (
     Subject("mosec",       "mosec, a batching server, with saved_model.load",       "mosec",  mosec, FUNCTIONS / "mosec", path="/inference"),
     Subject("ours",        "functions-framework, as deployed from source",          "source", functions_framework, UPLOAD),
     Subject("ours_python", "the same without the native codec",                     "source", functions_framework, UPLOAD, prepared.python_alone),
-    Subject("ours_native", "the same with the native codec",                        "source", functions_framework, UPLOAD, prepared.with_native),
+    Subject("ours_baked",  "the same with the model baked (`deploy.sh --bake yes`)", "source", functions_framework, UPLOAD, prepared.baked_alone),
     Subject("fast_python", "our server without the native codec, library not bound", "source", standalone, UPLOAD, prepared.python_alone),
     Subject("fast",        "our server, `make serve-fast`: native codec, bound library", "source", standalone, UPLOAD, prepared.as_serve_fast),
     Subject("batching",    "`make serve-fast` with BATCH_ROWS=16",                  "source", standalone, UPLOAD, batching),

@@ -67,7 +67,7 @@ read_arguments() {
   done
   COMMAND=${words[0]:-run} OPERAND=${words[1]:-}
   case $COMMAND in
-    check | run | container | events | smoke | promote | rollback | delete | config | help)
+    check | stage | run | container | events | smoke | promote | rollback | delete | config | help)
       [[ -z $OPERAND ]] || misused "$COMMAND: expected flags after it, got '$OPERAND'"
       ;;
     canary) [[ $OPERAND =~ ^(|run|container)$ ]] || misused "canary: expected run or container, got '$OPERAND'" ;;
@@ -236,7 +236,9 @@ legal_values() {
   ((TIMEOUT <= 3600)) || refuse "timeout: expected seconds from 1 to 3600, got $TIMEOUT"
   legal INGRESS '^(all|internal|internal-and-cloud-load-balancing)$' "all, internal or internal-and-cloud-load-balancing"
   legal PUBLIC '^(yes|no)$' "yes or no"
-  legal BAKE '^(yes|no)$' "yes or no"
+  legal BAKE '^(yes|no|auto)$' "yes, no or auto"
+  [[ $BAKE != yes || $MODEL_DIR != gs://* || $COMMAND == container ]] ||
+    refuse "bake: expected a model in this folder, which is uploaded, got '$MODEL_DIR'; bake the one in the bucket: python -m exporting bake"
   legal LITERT '^(yes|no)$' "yes or no"
   legal SIGNATURE '^[A-Za-z0-9_./:-]{1,128}$' "the name of one of the model's signatures"
   [[ $LITERT == yes || $FROM_SIGNATURE != flag ]] || refuse "signature: expected --litert yes with it"

@@ -58,6 +58,7 @@ FAST = """#!/usr/bin/env bash
 case "$*" in
   '-c import numpy') ;;
   '-m serving check'*) echo "$4: version 1" ;;
+  '-m deploy.staging'*) cat >/dev/null ;;
   *) exec {python} "$@" ;;
 esac
 """

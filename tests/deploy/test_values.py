@@ -75,7 +75,7 @@ REFUSED = [
     (["--revision", "A"],                               "revision: expected a revision's name"),
     (["--url", "example.com"],                          "url: expected https://HOST"),
     (["--max-upload", "1G"],                            "max-upload: expected a number of MiB, got '1G' (flag)"),
-    (["--bake=perhaps"],                                "bake: expected yes or no"),
+    (["--bake=perhaps"],                                "bake: expected yes, no or auto"),
     (["--litert=perhaps"],                              "litert: expected yes or no"),
     (["--signature=pixels"],                            "signature: expected --litert yes with it"),
     (["--litert=yes", "--signature=a b"],               "signature: expected the name of one of the model's signatures"),

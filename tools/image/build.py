@@ -15,32 +15,31 @@ import argparse
 import compileall
 import py_compile
 import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from serving.core.errors import LoadError
 from serving.pipeline.native import build as native
 from serving.savedmodel.folder import twin
-from serving.savedmodel.source import Source
-from tools.image import pages, prune
+from tools.image import baking, pages, prune
 from tools.image.bind import ROOT
 from tools.image.elf import Refused
 from tools.image.trial import answers, differences
 
+BAKE = {"0": baking.NO, "1": baking.YES, "auto": baking.AUTO}
 LIGHT = (ROOT / "requirements" / "light.txt",)
 
 
-def build(environment: Path, out: Path, model: Path, baking: Sequence[str] | None = None, *, bound: bool = True) -> str:
+def build(
+    environment: Path, out: Path, model: Path, bake: str = baking.NO, options: Sequence[str] = (), *, bound: bool = True
+) -> str:
     """Write the folder `out`, which must not be there or be empty; return the table of sizes. Raise Refused.
 
-    The model is baked with the options `baking`, if they are given; one of them may be --litert.
+    The model is baked as `baking.write` says; one of the options may be --litert.
     """
     prune.must_be_new(out)
-    directory = _served(model)
     site = prune.packages_of(environment)
-    light = (baking is not None and "--litert" in baking) or twin.holds(directory)
+    light = "--litert" in options or twin.holds(baking.served(model))
     pruned = prune.plan(site, LIGHT if light else prune.REQUIREMENTS)
     before = prune.sizes(site, pruned)
     try:
@@ -48,10 +47,7 @@ def build(environment: Path, out: Path, model: Path, baking: Sequence[str] | Non
         prune.copy(site, pruned, packages, bound=bound)
         shutil.copytree(ROOT / "serving", out / "serving", ignore=shutil.ignore_patterns("__pycache__", "native"))
         notes = [] if light else [_accelerate(out / "serving")]
-        if baking is None:
-            shutil.copytree(model, out / "model")
-        else:
-            _bake(directory, out / "model" / directory.relative_to(model), baking)
+        print(baking.write(model, out / "model", bake, options))
         notes.append(_list_pages(packages / "tensorflow", out / "model"))
         mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
         compileall.compile_dir(out / "serving", quiet=2, force=True, invalidation_mode=mode)
@@ -63,23 +59,6 @@ def build(environment: Path, out: Path, model: Path, baking: Sequence[str] | Non
     except BaseException:
         shutil.rmtree(out, ignore_errors=True)
         raise
-
-
-def _served(model: Path) -> Path:
-    """Return the folder of the SavedModel that would be served."""
-    try:
-        return Source(model, "model").directory
-    except LoadError as error:
-        raise Refused(f"{model}: {error}") from None
-
-
-def _bake(directory: Path, out: Path, options: Sequence[str]) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "exporting", "bake", *options, str(directory.absolute()), str(out.absolute())]
-    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    if ran.returncode:
-        raise Refused((ran.stderr.strip() or f"baking ended with status {ran.returncode}").splitlines()[-1])
-    print(ran.stdout, end="")
 
 
 def _accelerate(serving: Path) -> str:
@@ -94,7 +73,7 @@ def _list_pages(libraries: Path, model: Path) -> str:
     if not libraries.is_dir():
         return "no TensorFlow, and no pages of it to list"
     try:
-        lists = pages.record(libraries, _served(model))
+        lists = pages.record(libraries, baking.served(model))
     except Refused as refused:  # advice, which a server does without
         return f"no pages listed, so the first start on a new host reads more: {refused}"
     return f"{' and '.join(path.name for path in lists)}: what a first answer touches"
@@ -122,7 +101,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="the virtual environment to take packages from (default: that of the Python that runs this)",
     )  # fmt: skip
     parser.add_argument("--model", type=Path, default=ROOT / "model", metavar="DIR", help="default: model/")
-    parser.add_argument("--bake", choices=("0", "1"), default="0", help="1: bake the model first")
+    parser.add_argument(
+        "--bake", choices=BAKE, default="0", help="1: bake the model first; auto: where that can be done"
+    )
     parser.add_argument(
         "--litert", choices=("0", "1"), default="0", help="1: bake a twin for LiteRT, without TensorFlow"
     )
@@ -130,12 +111,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--no-bind", action="store_true", help="leave TensorFlow's libraries as they are")
     options = parser.parse_args(arguments)
     try:
-        baking: list[str] | None = [] if options.bake == "1" else None
+        bake, twins = BAKE[options.bake], list[str]()
         if options.litert == "1":
-            baking = ["--litert", *(["--signature", options.signature] if options.signature else [])]
+            bake, twins = baking.YES, ["--litert", *(["--signature", options.signature] if options.signature else [])]
         elif options.signature:
             raise Refused("--signature: it goes with --litert 1")
-        print(build(options.environment, options.out, options.model, baking, bound=not options.no_bind))
+        print(build(options.environment, options.out, options.model, bake, twins, bound=not options.no_bind))
     except (Refused, OSError) as error:
         print(f"tools.image.build: {error}", file=sys.stderr)
         return 1

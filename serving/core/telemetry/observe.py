@@ -63,7 +63,8 @@ def start(door: str, options: Settings) -> None:
     begin(options)
     began, process = time.monotonic(), os.getpid()
     log("INFO", f"starting behind {door}", version=__version__, model=str(options.model_dir), workers=options.workers,
-        threads=options.threads, metrics=metrics.on, traces=tracing.on)  # fmt: skip
+        threads=options.threads, native_codec=str(options.accelerator or "off"), metrics=metrics.on,
+        traces=tracing.on)  # fmt: skip
 
     def ended() -> None:
         if os.getpid() == process:  # a forked worker inherits this handler, and exits earlier

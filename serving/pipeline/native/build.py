@@ -132,10 +132,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         print(cached() if options.cached else build(options.folder))
     except (Refused, OSError) as error:
-        print(f"{NAME}: {error}", file=sys.stderr)
         if options.cached:
+            print(f"{NAME}: no native codec, so plain requests take twice as long: {error}", file=sys.stderr)
             print("off")
             return 0
+        print(f"{NAME}: {error}", file=sys.stderr)
         return 1
     return 0
 
