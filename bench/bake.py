@@ -23,9 +23,10 @@ import numpy as np
 
 from bench import environments
 from bench.machine import about, interleaved
-from bench.models import CACHE, PLANS, ROOT, TOLERANCE, load
+from bench.models import CACHE, PLANS, ROOT, load
 from bench.page import Rows, fraction, publish
 from bench.process import finish, inherited
+from exporting.compare import TOLERANCE, difference
 
 # fmt: off
 MODELS = ("mlp", "digits", "mobilenet", "transformer", "loop")
@@ -89,14 +90,6 @@ def measured(subject: Subject, folder: Path, out: Path) -> tuple[dict[str, float
     return {"start": start, "size": float(size), **json.loads(rest)}, dict(np.load(out).items())
 
 
-def alike(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    return one.keys() == other.keys() and all(
-        np.array_equal(a, other[key]) if a.dtype.kind in "SO" else
-        float(np.max(np.abs(a - other[key]))) <= TOLERANCE * float(np.max(np.abs(a)))
-        for key, a in one.items()
-    )  # fmt: skip
-
-
 def repeated(subjects: list[Subject], repeat: int, minutes: float) -> Iterator[tuple[str, str, dict[str, float]]]:
     """Yield model, which form of it, and figures, interleaved."""
     started = time.monotonic()
@@ -109,8 +102,8 @@ def repeated(subjects: list[Subject], repeat: int, minutes: float) -> Iterator[t
                 for form, place in subject.folders.items():
                     figures, outputs = measured(subject, place, Path(folder) / "out.npz")
                     right = right or outputs
-                    if not alike(right, outputs):
-                        raise SystemExit(f"{subject.name}: {form}, its answers differ")
+                    if problem := difference(right, outputs, TOLERANCE)[1]:
+                        raise SystemExit(f"{subject.name}: {form}: {problem}")
                     if repetition:  # the first only brings the files into memory
                         yield subject.name, form, figures
             print(f"{repetition}/{repeat}", flush=True)

@@ -18,10 +18,11 @@ from bench.environments import Unavailable
 from bench.forms import Body, Input, binary
 from bench.machine import about
 from bench.measure import CORES, first_right_answer, started, under_load
-from bench.models import CACHE, PLANS, TOLERANCE, Model, load
+from bench.models import CACHE, PLANS, Model, load
 from bench.page import Rows, publish
 from bench.process import Failed, Running
 from bench.subjects import BY_NAME, free_port
+from exporting.compare import TOLERANCE, difference
 
 BATCHES = (64, 1024, 4096)
 CHECKED = 16  # answers, before the load and after it
@@ -73,6 +74,7 @@ def measure(name: str, model: Model, way: Way, batch: int, seconds: float) -> fl
 
 def check(process: Running, port: int, model: Model, batch: int, inputs: Array, outputs: Array) -> None:
     """Ask for different rows each time; the asked output is the end of the body."""
+    assert model.rows
     for turn in range(CHECKED):
         start = turn * (len(inputs) - batch) // CHECKED
         body = body_of(model, inputs[start : start + batch])
@@ -80,8 +82,8 @@ def check(process: Running, port: int, model: Model, batch: int, inputs: Array, 
             answer = ask(connection, post(port, body.path, body.content, body.headers))
         wanted = outputs[start : start + batch]
         got = np.frombuffer(answer[-wanted.nbytes :], wanted.dtype).reshape(wanted.shape)
-        if not np.allclose(got, wanted, rtol=0, atol=TOLERANCE * np.abs(wanted).max()):
-            raise process.failed(f"wrong answers for the rows from {start} on")
+        if problem := difference({model.rows.output: wanted}, {model.rows.output: got}, TOLERANCE)[1]:
+            raise process.failed(f"wrong answers for the rows from {start} on: {problem}")
 
 
 def table(rates: Rates) -> Rows:

@@ -10,12 +10,13 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
+from serving.core.comparison import difference
+
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache" / "bench"
 EMBEDDED = ROOT / "model"
 MOST_ROWS = 16384  # in a request
 BATCH = 32  # rows of the request of many rows
-TOLERANCE = 1e-4  # of the largest number in the answer
 
 
 @dataclass(frozen=True)
@@ -73,13 +74,13 @@ class Model:
 
     def answers(self, body: bytes) -> bool:
         """Whether this is what TensorFlow's Python API answered."""
-        return alike(read(body), json.loads(self.answer_file.read_bytes()))
+        return difference(json.loads(self.answer_file.read_bytes()), read(body)) is None
 
     def batch_answers(self, body: bytes) -> bool:
-        return alike(read(body), json.loads(self.answer_file.with_name("answer-batch.json").read_bytes()))
+        return difference(json.loads(self.answer_file.with_name("answer-batch.json").read_bytes()), read(body)) is None
 
     def floor_answers(self, line: bytes) -> bool:
-        return alike(read(line), self.floor_answer)
+        return difference(self.floor_answer, read(line)) is None
 
 
 def read(body: bytes) -> Any:
@@ -87,26 +88,6 @@ def read(body: bytes) -> Any:
         return json.loads(body)
     except ValueError:
         return None
-
-
-def alike(got: Any, expected: Any) -> bool:
-    """Compare two JSON values; numbers within the tolerance, relative to the largest of their list."""
-    if isinstance(expected, dict):
-        return (
-            isinstance(got, dict)
-            and got.keys() == expected.keys()
-            and all(alike(got[k], expected[k]) for k in expected)
-        )
-    if isinstance(expected, list):
-        if not isinstance(got, list) or len(got) != len(expected):
-            return False
-        if all(isinstance(value, float | int) for value in [*got, *expected]):
-            largest = max(map(abs, expected), default=0)
-            return all(abs(a - b) <= TOLERANCE * largest for a, b in zip(got, expected, strict=True))
-        return all(map(alike, got, expected))
-    if isinstance(expected, float):
-        return isinstance(got, float | int) and abs(got - expected) <= TOLERANCE * abs(expected)
-    return bool(got == expected)
 
 
 def versions(*packages: str) -> list[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.servers.commands.replay import difference
+from serving.core.comparison import difference
 from tests.conftest import EMBEDDED, plain_environment
 from tests.harness.asked import cases
 from tests.harness.balancer import NGINX, Balancer, Direct, Nginx
@@ -41,7 +41,7 @@ def test_what_is_taken_for_right_is_what_tensorflow_answered(right: dict[Case, A
     answers = json.loads((EMBEDDED / "assets.extra" / "answers.json").read_bytes())
     by_name = {case.name: answer for case, answer in right.items()}
     for name, signature in (("picture", "serving_default"), ("event", "serving_default"), ("pixels", "pixels")):
-        assert difference(answers[signature], json.loads(by_name[name].body), 1e-4) is None
+        assert difference(answers[signature], json.loads(by_name[name].body)) is None
     assert [by_name[name].status for name in ("no JSON", "a wrong shape", "an unknown model")] == [400, 400, 404]
     assert {answer.status for answer in right.values()} == {200, 400, 404}
     good = [answer.body for case, answer in right.items() if case.name.startswith("pixels turned")]

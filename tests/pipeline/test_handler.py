@@ -13,11 +13,11 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 
+from serving.core.comparison import difference
 from serving.core.errors import LoadError, RunError
 from serving.core.http import Request, Response
 from serving.pipeline import handler
 from serving.runtime import loading, model, sessions
-from serving.servers.commands.replay import TOLERANCE, difference
 from tests.conftest import EMBEDDED, Serve
 from tests.models.zoo import ZOO, build, cases, kinds
 
@@ -32,7 +32,7 @@ def test_the_examples_are_answered_as_tensorflow_answers_them(
     for name, body in examples.items():
         answer = ask("POST", path, body)
         assert (answer.status, answer.content_type) == (200, "application/json")
-        assert difference(answers[name]["predictions"], json.loads(answer.body)["predictions"], TOLERANCE) is None
+        assert difference(answers[name]["predictions"], json.loads(answer.body)["predictions"]) is None
 
 
 def test_the_same_request_gives_the_same_bytes(serve: Serve, examples: dict[str, Any]) -> None:

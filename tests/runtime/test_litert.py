@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from serving.core import settings
+from serving.core.comparison import difference
 from serving.core.errors import InputError, LoadError, RunError
 from serving.runtime import litert
 from serving.runtime.model import Model
@@ -16,7 +17,6 @@ from serving.runtime.sessions import open_session
 from serving.savedmodel.folder import twin as twin_files
 from serving.savedmodel.signature import DEFAULT
 from serving.savedmodel.source import Source
-from serving.servers.commands.replay import TOLERANCE, difference
 from tests.conftest import EMBEDDED, Serve
 from tests.exporting import twins
 from tests.models.zoo import cases
@@ -107,7 +107,7 @@ def same(one: Any, other: Any) -> bool:
     """Say whether two answers are the same but for rounding, and but for what an error says behind a semicolon."""
     if isinstance(one, dict) and "error" in one:
         one, other = ({**body, "error": body["error"].partition(";")[0]} for body in (one, other))
-    return difference(one, other, TOLERANCE) is None
+    return difference(one, other) is None
 
 
 def test_metadata_and_openapi_come_from_the_twin(serve: Serve, embedded: Path) -> None:

@@ -18,8 +18,8 @@ from typing import Any
 import psutil
 import pytest
 
+from serving.core.comparison import difference
 from serving.core.http import Response
-from serving.servers.commands.replay import TOLERANCE, difference
 from serving.servers.flask import from_flask, to_flask
 from tests.conftest import ROOT, plain_environment
 from tests.models.zoo import build
@@ -39,7 +39,7 @@ def test_the_examples_are_answered(server: Server, examples: dict[str, Any], ans
         for path in ("/", PREDICT):
             answer = server.ask("POST", path, body)
             assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
-            assert difference(answers[name]["predictions"], answer.json["predictions"], TOLERANCE) is None
+            assert difference(answers[name]["predictions"], answer.json["predictions"]) is None
 
 
 LABELS = ["application/x-www-form-urlencoded", "application/octet-stream", "text/plain; charset=no-such", "", "x" * 200]
@@ -256,6 +256,4 @@ def test_make_serve_prints_a_request_that_works(answers: dict[str, Any]) -> None
         )
     if run.returncode == 127:
         pytest.skip("curl is not installed")
-    assert (
-        difference(answers["serving_default"]["predictions"], json.loads(run.stdout)["predictions"], TOLERANCE) is None
-    )
+    assert difference(answers["serving_default"]["predictions"], json.loads(run.stdout)["predictions"]) is None

@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from serving.core.comparison import largest, share
 from serving.core.settings import ROOT
 from serving.protocols.requests import in_rows
 from serving.savedmodel.safety.purity import against, impurities
 from serving.savedmodel.signature import Signature
 from tools.verify.cases import LARGEST, Asked
 from tools.verify.client import Answer, Case, Client, VerifyError, leave
-from tools.verify.compare import by_output, described, largest, output_name, share, tolerance
+from tools.verify.compare import by_output, described, output_name, tolerance
 
 SAME, ROUNDS, DIFFERS, UNTESTED = "same", "rounds", "differs", "untested"
 CONNECTIONS = 4

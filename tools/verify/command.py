@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from serving.core import settings
+from serving.core.comparison import TOLERANCE
 from serving.core.errors import LoadError
 from serving.runtime.sessions import judge_operations
 from serving.savedmodel.safety.purity import impurities
@@ -17,7 +18,7 @@ from serving.savedmodel.source import Source
 from tools.verify import cases, checks
 from tools.verify.checks import DIFFERS, ROUNDS, UNTESTED, Subject, Verdict
 from tools.verify.client import Client, VerifyError
-from tools.verify.compare import HALF_TOLERANCE, TOLERANCE
+from tools.verify.compare import HALF_TOLERANCE
 from tools.verify.instances import Instance
 
 EPILOG = f"""\

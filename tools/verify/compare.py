@@ -2,13 +2,11 @@
 
 import json
 import math
-import sys
-from collections.abc import Iterator
 from typing import Any
 
+from serving.core.comparison import largest, share
 from serving.savedmodel.signature import Signature
 
-TOLERANCE = 1e-4  # of the largest number of an output: other kernels round differently
 HALF_TOLERANCE = 1e-2  # of outputs of 16 bits and less
 ANY = "the answer"
 
@@ -39,44 +37,6 @@ def outputs(body: bytes) -> dict[str, Any]:
 def by_output(row: Any) -> dict[str, Any]:
     """Return the outputs of one prediction, by name."""
     return row if isinstance(row, dict) and row.keys() != {"b64"} else {ANY: row}
-
-
-def share(right: Any, actual: Any, scale: float) -> float:
-    """Return the difference of two values as a share of `scale`; 0 if equal, infinity if not comparable as numbers."""
-    if type(right) is not type(actual) and not (_is_number(right) and _is_number(actual)):
-        return math.inf
-    if isinstance(right, dict):
-        if right.keys() != actual.keys():
-            return math.inf
-        return max((share(value, actual[name], scale) for name, value in right.items()), default=0.0)
-    if isinstance(right, list):
-        if len(right) != len(actual):
-            return math.inf
-        return max((share(*pair, scale) for pair in zip(right, actual)), default=0.0)
-    if not _is_number(right):
-        return 0.0 if right == actual else math.inf
-    if repr(right) == repr(actual):  # -0.0 is not 0.0, NaN is NaN
-        return 0.0
-    if not (math.isfinite(right) and math.isfinite(actual)):
-        return math.inf
-    return max(abs(right - actual) / scale, sys.float_info.min) if scale else math.inf
-
-
-def largest(value: Any) -> float:
-    """Return the largest number in a value, without its sign."""
-    return max((abs(number) for number in _numbers(value)), default=0.0)
-
-
-def _numbers(value: Any) -> Iterator[float]:
-    if isinstance(value, (list, dict)):
-        for element in value if isinstance(value, list) else value.values():
-            yield from _numbers(element)
-    elif _is_number(value) and math.isfinite(value):
-        yield value
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def output_name(signature: Signature | None, output: str) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from serving.core import files, settings, terminal
+from serving.core.comparison import TOLERANCE, difference
 from serving.core.errors import InputError, LoadError, RunError
 from serving.core.http import BadRequest
 from serving.core.settings import Settings
@@ -28,7 +29,6 @@ from serving.savedmodel.folder import manifest
 from serving.savedmodel.safety.purity import DANGEROUS, against, impurities
 from serving.savedmodel.signature import Signature
 from serving.savedmodel.source import Source
-from serving.servers.commands.replay import TOLERANCE, difference
 
 CURE = "export the model with examples=, so that there is a request that works"
 COARSE = 0.05  # of the largest number: where an output has 16 bits or fewer, other CPUs round by more than TOLERANCE

@@ -5,7 +5,6 @@ They are in assets.extra/examples.json and answers.json of the model, by signatu
 
 import argparse
 import json
-import math
 import sys
 from collections.abc import Iterable, Iterator
 from http.client import HTTPException
@@ -16,12 +15,11 @@ from urllib.parse import quote
 from urllib.request import Request, urlopen
 
 from serving.core import settings
+from serving.core.comparison import SHOWN, TOLERANCE, difference
 from serving.core.errors import LoadError
 from serving.savedmodel.folder import manifest
 
 SECONDS = 120.0  # a cold start included
-TOLERANCE = 1e-4  # of the largest number of an output; other CPUs round differently
-SHOWN = 200  # characters of an answer
 EPILOG = """\
 example:  python -m serving replay http://localhost:8080 model/
           python -m serving replay https://HOST --header "Authorization: Bearer $(gcloud auth print-identity-token)"
@@ -113,41 +111,3 @@ def _wrong(address: str, body: Any, right: Any, headers: dict[str, str], toleran
     except ValueError:
         return "the answer is not JSON"
     return difference(right, result, tolerance)
-
-
-def difference(right: Any, actual: Any, tolerance: float, path: str = "", scale: float = 0.0) -> str | None:
-    """Return where two JSON values differ, or None; numbers may differ by `tolerance` × the largest of their list."""
-    if isinstance(right, dict) and isinstance(actual, dict):
-        if right.keys() != actual.keys():
-            return f"{path or 'the answer'}: expected {', '.join(right)}, got {', '.join(actual) or 'nothing'}"
-        pairs = [(f"{path}.{key}".lstrip("."), value, actual[key], 0.0) for key, value in right.items()]
-    elif isinstance(right, list) and isinstance(actual, list):
-        if len(right) != len(actual):
-            return f"{path}: expected {len(right)} values, got {len(actual)}"
-        scale = max([scale, *(abs(number) for number in _numbers(right))])
-        pairs = [(f"{path}[{index}]", *pair, scale) for index, pair in enumerate(zip(right, actual))]
-    elif (right == actual and isinstance(right, bool) == isinstance(actual, bool)) or (
-        _is_number(right) and _is_number(actual) and _near(right, actual, tolerance, scale)
-    ):
-        return None
-    else:
-        return f"{path}: expected {json.dumps(right)[:SHOWN]}, got {json.dumps(actual)[:SHOWN]}"
-    return next((text for where, a, b, of in pairs if (text := difference(a, b, tolerance, where, of))), None)
-
-
-def _numbers(value: Any) -> Iterator[float]:
-    if isinstance(value, list):
-        for element in value:
-            yield from _numbers(element)
-    elif _is_number(value) and math.isfinite(value):
-        yield value
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _near(right: float, actual: float, tolerance: float, scale: float) -> bool:
-    if not (math.isfinite(right) and math.isfinite(actual)):
-        return math.isnan(right) and math.isnan(actual)
-    return abs(right - actual) <= tolerance * max(scale, abs(right))

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from serving.core.comparison import difference
 from serving.core.settings import ACCELERATOR
-from serving.servers.commands.replay import TOLERANCE, difference
 from tests.pipeline.native.conftest import missing
 from tests.pipeline.test_handler import PREDICT
 from tests.server import Server
@@ -57,7 +57,7 @@ def test_the_examples_are_answered_as_tensorflow_answers_them(
     for name, body in examples.items():
         answer = running.server.ask("POST", PREDICT, body)
         assert answer.status == 200, answer.body
-        assert difference(answers[name]["predictions"], answer.json["predictions"], TOLERANCE) is None
+        assert difference(answers[name]["predictions"], answer.json["predictions"]) is None
 
 
 def test_it_has_the_accelerator(tree: Path, running: Cell) -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from serving.core.comparison import difference
 from serving.savedmodel.signature import read
-from serving.servers.commands.replay import TOLERANCE, difference
 from tests.conftest import EMBEDDED, ROOT
 from tests.tools.image.image import image, make, started
 from tools.image import prune, strip
@@ -279,4 +279,4 @@ def test_a_light_twins_image_has_no_tensorflow_and_less_than_two_hundred_megabyt
         body = json.loads((EMBEDDED / "assets.extra" / "examples.json").read_bytes())["pixels"]
         del body["signature_name"]  # it answers for the default one too
         expected = json.loads((EMBEDDED / "assets.extra" / "answers.json").read_bytes())["pixels"]
-        assert difference(expected["predictions"], server.ask("POST", "/", body).json["predictions"], TOLERANCE) is None
+        assert difference(expected["predictions"], server.ask("POST", "/", body).json["predictions"]) is None

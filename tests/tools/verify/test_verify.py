@@ -22,7 +22,7 @@ from serving.savedmodel import examples, parsing
 from serving.savedmodel.signature import Signature, TensorSpec
 from tests.conftest import EMBEDDED, ROOT
 from tests.models.zoo import ZOO, absent, build, cases
-from tools.verify.compare import described, share, tolerance
+from tools.verify.compare import described, tolerance
 
 # ---------------------------------------------------------------------------- a server that can be made to fail
 
@@ -357,26 +357,6 @@ def test_a_picture_made_here_is_one() -> None:
         made = image.open(io.BytesIO(parsing.png(side, np.random.default_rng(1), channels)))
         made.load()
         assert (made.size, made.mode) == ((side, side), mode)
-
-
-DIFFERENCES = [
-    # right            came             scale  share
-    ([1.0, 2.0],       [1.0, 2.0],      2.0,   0.0),
-    ([1.0, 2.0],       [1.0, 1.0],      2.0,   0.5),
-    (0.0,              -0.0,            1.0,   sys.float_info.min),
-    (float("nan"),     float("nan"),    1.0,   0.0),
-    (float("nan"),     1.0,             1.0,   float("inf")),
-    ("a",              "b",             1.0,   float("inf")),
-    (1,                True,            1.0,   float("inf")),
-    ([1],              [1, 2],          1.0,   float("inf")),
-    ({"a": 1},         {"b": 1},        1.0,   float("inf")),
-    (1.0,              2.0,             0.0,   float("inf")),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("right", "came", "scale", "wanted"), DIFFERENCES)
-def test_how_far_values_are_apart(right: Any, came: Any, scale: float, wanted: float) -> None:
-    assert share(right, came, scale) == wanted
 
 
 def test_a_difference_names_its_output() -> None:
