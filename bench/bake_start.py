@@ -4,6 +4,7 @@ When it has its first answer it says so in a line, then a line of JSON with seco
 """
 
 import json
+import os
 import statistics
 import sys
 import time
@@ -15,6 +16,7 @@ from serving.core import settings
 from serving.runtime.model import Model
 from serving.runtime.sessions import open_library, open_session
 from serving.savedmodel.source import Source
+from tools.server import memory_of
 
 CALLS = 50
 
@@ -41,14 +43,12 @@ def main(directory: str, inputs: str, out: str) -> None:
         times.append(time.perf_counter() - begin)
     np.savez(out, **{name: array.astype("S") if array.dtype == object else array for name, array in outputs.items()})
     steady = statistics.median(times)
-    print(json.dumps({"load": load, "first": first, "steady": steady, "private_mb": _private()}), flush=True)
-
-
-def _private() -> float:
-    for line in Path("/proc/self/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss_Anon:"):
-            return int(line.split()[1]) * 1024 / 1e6
-    return 0.0
+    print(
+        json.dumps(
+            {"load": load, "first": first, "steady": steady, "private_mb": memory_of(os.getpid())["Pss_Anon"] / 1e6}
+        ),
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from bench.client import connect, exchange, post
 from bench.load import load
 from bench.models import ROOT
 from bench.process import Running, running
-from bench.subjects import free_port
+from tools.server import free_port
 
 POOL = """
 from serving.servers.standalone import __main__ as server, answering

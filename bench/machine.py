@@ -7,9 +7,9 @@ import subprocess
 import sys
 import sysconfig
 from datetime import datetime, timezone
-from pathlib import Path
 
 from bench.models import ROOT, versions
+from tools.plan.measure import cpu_name
 
 PACKAGES = (
     "tensorflow-cpu", "tensorflow", "functions-framework", "flask", "gunicorn", "httptools", "ai-edge-litert",
@@ -25,7 +25,7 @@ def about(repetitions: str, command: str) -> dict[str, str]:
         "command": " ".join([command, *sys.argv[1:]]),
         "commit": commit(),
         "repetitions": repetitions,
-        "machine": f"{cpu()}, {len(os.sched_getaffinity(0))} cores, {memory:.0f} GiB, Linux {platform.release()}",
+        "machine": f"{cpu_name()}, {len(os.sched_getaffinity(0))} cores, {memory:.0f} GiB, Linux {platform.release()}",
         "load before the run": f"{os.getloadavg()[0]:.2f} processes (1 minute); above 0.3 others were using the cores",
         "versions": ", ".join([interpreter(), *versions(*PACKAGES)]),
     }
@@ -39,14 +39,6 @@ def interpreter() -> str:
     """Name the Python, and whether it was built with profile-guided optimization, which makes it faster."""
     optimized = "--enable-optimizations" in (sysconfig.get_config_var("CONFIG_ARGS") or "")
     return f"Python {platform.python_version()} (built {'with' if optimized else 'without'} --enable-optimizations)"
-
-
-def cpu() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name.strip() == "model name":
-            return value.strip()
-    return platform.machine()
 
 
 def commit() -> str:

@@ -23,7 +23,8 @@ from bench.environments import FOLDER, python
 from bench.load import Load, load, quantile
 from bench.models import BATCH, CACHE, Model
 from bench.process import Running, private_mb, running
-from bench.subjects import Subject, free_port, variables
+from bench.subjects import Subject, variables
+from tools.server import free_port
 
 PATIENCE = 60.0  # seconds until a start counts as failed
 PAUSE = 0.002  # seconds between two looks at a starting server
@@ -103,9 +104,9 @@ def started(
 
 def bare_start(subject: Subject, model: Model) -> Measured:
     with started(subject, model, 0, set(CORES)) as process:
-        assert process.popen.stdout
-        ready, _, _ = select.select([process.popen.stdout], [], [], PATIENCE)
-        line = process.popen.stdout.readline() if ready else b"nothing"
+        assert process.process.stdout
+        ready, _, _ = select.select([process.process.stdout], [], [], PATIENCE)
+        line = process.process.stdout.readline() if ready else b"nothing"
         wall, cpu = time.perf_counter() - process.started, process.cpu_seconds()
         if not model.floor_answers(line):
             raise process.failed(f"not the answer: {line[:300].decode(errors='replace')}")

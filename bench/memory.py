@@ -7,7 +7,6 @@ is its base.
 
 import argparse
 import sys
-from pathlib import Path
 from typing import NamedTuple
 
 from bench import environments
@@ -19,7 +18,8 @@ from bench.measure import CORES, LOAD, first_right_answer, started
 from bench.models import PLANS, Model, load
 from bench.page import Rows, publish, word
 from bench.process import Failed, private_mb, worker
-from bench.subjects import BY_NAME, free_port
+from bench.subjects import BY_NAME
+from tools.server import free_port, peak_of
 
 SUBJECTS = ("naive", "ours", "fast", "baked")
 WARM = 1000
@@ -68,9 +68,7 @@ def peak(name: str, model: Model) -> float:
     with started(subject, model, port, set(CORES)) as process:
         request = post(port, subject.path, model.request_file.read_bytes())
         first_right_answer(process, port, request, lambda body: subject.answers(model, body))
-        status = Path(f"/proc/{worker(process).pid}/status").read_text()
-        (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
-        return int(line.split()[1]) * 1024 / 1e6
+        return peak_of(worker(process)) / 1e6
 
 
 def growth_table(grown: dict[str, Growth]) -> Rows:

@@ -21,8 +21,9 @@ from bench.measure import CORES, first_right_answer, started, under_load
 from bench.models import CACHE, PLANS, Model, load
 from bench.page import Rows, publish
 from bench.process import Failed, Running
-from bench.subjects import BY_NAME, free_port
+from bench.subjects import BY_NAME
 from exporting.compare import TOLERANCE, difference
+from tools.server import free_port
 
 BATCHES = (64, 1024, 4096)
 CHECKED = 16  # answers, before the load and after it

@@ -28,7 +28,8 @@ from bench.models import CACHE, Model
 from bench.models import load as load_model
 from bench.page import Part, Rows, publish, word
 from bench.process import Failed, Running
-from bench.subjects import BY_NAME, Subject, free_port
+from bench.subjects import BY_NAME, Subject
+from tools.server import free_port
 
 THREADS = 8  # the default
 MANY = 64  # connections of small requests

@@ -9,11 +9,7 @@ import argparse
 import asyncio
 import json
 import math
-import os
-import signal
-import socket
-import subprocess
-import sys
+import tempfile
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -30,7 +26,8 @@ from tools.plan import events
 from tools.plan.measure import CONCURRENCIES, example, measure
 from tools.plan.measured import Instance, Measured, instance
 from tools.plan.outcome import Outcome
-from tools.plan.rules import Rules, Scale, started
+from tools.plan.rules import Autoscaler, Rules, Scale, started
+from tools.server import Server, start
 
 SHORT = Rules(window=3.0, tick=0.25, idle=4.0, pending=10.0)
 
@@ -39,8 +36,7 @@ SHORT = Rules(window=3.0, tick=0.25, idle=4.0, pending=10.0)
 class Running:
     """A real server and the connections to it that are free."""
 
-    popen: "subprocess.Popen[bytes]"
-    port: int
+    server: Server
     began: float
     ready: float = 0.0
     last: float = 0.0  # when its last request was answered
@@ -50,7 +46,7 @@ class Running:
 
 @dataclass
 class Record:
-    """What happened, in seconds from the beginning; one place for each request."""
+    """What happened, in seconds from the beginning; one entry for each request."""
 
     arrivals: list[float] = field(default_factory=list)
     latencies: list[float] = field(default_factory=list)  # nan: refused
@@ -63,20 +59,17 @@ class Record:
 class Platform:
     """Starts, feeds and stops servers by the rules."""
 
-    def __init__(
-        self, directory: Path, body: bytes, limit: int, scale: Scale, rules: Rules, cpu_seconds: float
-    ) -> None:
-        self.directory, self.limit, self.scale, self.rules = directory, limit, scale, rules
+    def __init__(self, directory: Path, body: bytes, instance: Instance, scale: Scale, rules: Rules) -> None:
+        self.directory, self.limit, self.scale, self.rules = directory, instance.concurrency, scale, rules
         head = f"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n\r\n"
-        self.message, self.cpu_seconds = head.encode() + body, cpu_seconds
+        self.message, self.cpu_seconds = head.encode() + body, instance.cpu_seconds
+        self.autoscaler, self.logs = Autoscaler(instance, scale, rules), tempfile.TemporaryDirectory()
         self.ready: list[Running] = []
         self.starting: set[asyncio.Task[None]] = set()
         self.running: set[Running] = set()
         self.queue: deque[asyncio.Future[Running]] = deque()
-        self.desired = scale.least
         self.inside = self.turn = 0
         self.inside_sum = self.cpu_sum = self.last = 0.0
-        self.history: deque[tuple[float, float]] = deque([(0.0, 0.0)] * round(rules.window / rules.tick))
         self.record, self.began = Record(), time.perf_counter()
 
     def now(self) -> float:
@@ -84,7 +77,7 @@ class Platform:
 
     async def request(self) -> None:
         """Send one request as soon as there is room for it."""
-        came, place = self.now(), len(self.record.arrivals)
+        came, index = self.now(), len(self.record.arrivals)
         self.record.arrivals.append(came)
         self.record.latencies.append(math.nan)
         self.record.cold.append(False)
@@ -103,21 +96,21 @@ class Platform:
                 running = await waiting
         else:
             self.enter(running)
-        self.record.cold[place] = running.ready > came
+        self.record.cold[index] = running.ready > came
         try:
             await self.exchange(running)
-            self.record.latencies[place] = self.now() - came
+            self.record.latencies[index] = self.now() - came
         finally:
             self.leave(running)
 
     def choose(self) -> Running | None:
-        asked = min(max(self.desired, 1), len(self.ready))
+        preferred = min(max(self.autoscaler.desired, 1), len(self.ready))
         self.turn += 1
-        turned = [self.ready[(place + self.turn) % asked] for place in range(asked)]
-        best = min(turned, key=lambda one: one.inside, default=None)
+        turned = [self.ready[(offset + self.turn) % preferred] for offset in range(preferred)]
+        best = min(turned, key=lambda running: running.inside, default=None)
         if best is not None and best.inside < self.limit:
             return best
-        return next((one for one in self.ready[asked:] if one.inside < self.limit), None)
+        return next((other for other in self.ready[preferred:] if other.inside < self.limit), None)
 
     def count(self, more: int) -> None:
         now = self.now()
@@ -146,7 +139,7 @@ class Platform:
         if running.free:
             reader, writer = running.free.pop()
         else:
-            reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+            reader, writer = await asyncio.open_connection("127.0.0.1", running.server.port)
         writer.write(self.message)
         head = (await reader.readuntil(b"\r\n\r\n")).lower()
         await reader.readexactly(int(head.rpartition(b"content-length:")[2].partition(b"\r\n")[0]))
@@ -161,19 +154,11 @@ class Platform:
 
     async def started(self) -> None:
         """Start a server, and take it in once it has answered."""
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            port = listener.getsockname()[1]
-        environment = {"MODEL_DIR": str(self.directory), "HOST": "127.0.0.1", "PORT": str(port)}
-        popen = subprocess.Popen(
-            [sys.executable, "-m", "serving.servers.standalone"], cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL, env=inherited() | environment | {"THREADS": str(self.limit)},
-        )  # fmt: skip
-        running = Running(popen, port, self.now())
+        began, log = self.now(), Path(self.logs.name) / f"{len(self.record.starts)}-{len(self.running)}.log"
+        running = Running(start(self.directory, log, inherited() | {"THREADS": str(self.limit)}), began)
         self.running.add(running)
         while True:
-            if popen.poll() is not None:
-                raise ChildProcessError(f"a server ended with status {popen.returncode}")
+            running.server.must_live()
             try:
                 await self.exchange(running)
                 break
@@ -190,9 +175,7 @@ class Platform:
         for _, writer in running.free:
             writer.close()
         self.running.discard(running)
-        if running.popen.poll() is None:
-            os.killpg(running.popen.pid, signal.SIGKILL)
-        running.popen.wait()
+        running.server.kill()
 
     async def scale_for_ever(self) -> None:
         """Look, at each tick, as the autoscaler does."""
@@ -200,12 +183,9 @@ class Platform:
         while True:
             await asyncio.sleep(rules.tick - self.now() % rules.tick)
             self.count(0)
-            inside, cpu = self.history.popleft()
-            self.history.append((self.inside_sum, self.cpu_sum))
-            concurrency, used = (self.inside_sum - inside) / rules.window, (self.cpu_sum - cpu) / rules.window
-            self.desired = min(max(rules.desired(concurrency, used, self.limit, 1.0), scale.least), scale.most)
-            self.start(self.desired - len(self.ready) - len(self.starting))
-            over = [one for one in self.ready if not one.inside and self.now() - one.last >= rules.idle]
+            desired = self.autoscaler.look(self.inside_sum, self.cpu_sum)
+            self.start(desired - len(self.ready) - len(self.starting))
+            over = [idle for idle in self.ready if not idle.inside and self.now() - idle.last >= rules.idle]
             for running in over[max(0, scale.least - (len(self.ready) - len(over))) :]:
                 self.ready.remove(running)
                 self.stop(running)
@@ -221,6 +201,7 @@ class Platform:
             self.record.seconds = self.now()
             for running in list(self.running):
                 self.stop(running)
+            self.logs.cleanup()
         return self.record
 
 
@@ -243,8 +224,8 @@ class Replayed(events.Simulation):
 
     def duration(self) -> float:
         """Return the next one's time; the mean of all where more are simulated than happened."""
-        place = int(self.outcome.starts) - 1
-        return float(self.durations[place] if place < len(self.durations) else self.durations.mean())
+        index = int(self.outcome.starts) - 1
+        return float(self.durations[index] if index < len(self.durations) else self.durations.mean())
 
 
 def simulated(record: Record, instance: Instance, scale: Scale, rules: Rules) -> Outcome:
@@ -270,8 +251,8 @@ def bursts(seconds: float, base: float, peak: float, seed: int) -> list[float]:
     return sorted((np.repeat(second, counts) + random.random(counts.sum())).tolist())
 
 
-def rows_of(record: Record, found: Outcome) -> list[list[str]]:
-    answered = np.array([one for one in record.latencies if not math.isnan(one)])
+def rows_of(record: Record, outcome: Outcome) -> list[list[str]]:
+    answered = np.array([latency for latency in record.latencies if not math.isnan(latency)])
     real = {
         "requests": float(len(record.arrivals)),
         "refused": float(len(record.arrivals) - len(answered)),
@@ -281,12 +262,12 @@ def rows_of(record: Record, found: Outcome) -> list[list[str]]:
         **{f"p{share:g}, ms": 1000 * float(np.quantile(answered, share / 100)) for share in (50, 90, 95, 99)},
     }
     ours = {
-        "requests": found.requests,
-        "refused": found.refused,
-        "cold, %": 100 * found.cold / found.answered,
-        "instances started": found.starts,
-        "instance-seconds": found.lifetime,
-        **{f"p{share:g}, ms": 1000 * found.percentile(share / 100) for share in (50, 90, 95, 99)},
+        "requests": outcome.requests,
+        "refused": outcome.refused,
+        "cold, %": 100 * outcome.cold / outcome.answered,
+        "instances started": outcome.starts,
+        "instance-seconds": outcome.lifetime,
+        **{f"p{share:g}, ms": 1000 * outcome.percentile(share / 100) for share in (50, 90, 95, 99)},
     }
     rows = [["", "real", "simulated", "simulated / real"]]
     for key, value in real.items():
@@ -312,7 +293,7 @@ def main() -> None:
         given = instance(measured, limit, 1, 1, 2.0, 0.0, 0.0)
         arrivals = bursts(options.seconds, options.base * given.best, options.peak * given.best, 5)
         scale = Scale(0, options.most)
-        platform = Platform(options.model, body, limit, scale, SHORT, measured.cpu_seconds)
+        platform = Platform(options.model, body, given, scale, SHORT)
         record = asyncio.run(platform.play(recorded(arrivals, options.seconds)))
         parts += [f"Concurrency {limit}", rows_of(record, simulated(record, given, scale, SHORT))]
     if options.no_page:

@@ -5,13 +5,13 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 
 from bench.models import ROOT
+from tools.server import Server, memory_of, spawn
 
 INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH")  # any other variable could change what is measured
 
@@ -24,29 +24,25 @@ class Failed(Exception):
         self.log = log
 
 
-@dataclass(frozen=True)
-class Running:
-    popen: "subprocess.Popen[bytes]"
-    log: Path
-    started: float  # time.perf_counter()
+class Running(Server):
+    """The process of a subject, with the time of its start."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", log: Path, started: float) -> None:
+        super().__init__(process, 0, log)
+        self.started = started  # time.perf_counter()
 
     def failed(self, why: str) -> Failed:
-        return Failed(why, tuple(self.log.read_text(errors="replace").splitlines()[-15:]))
+        return Failed(why, tuple(self.log.splitlines()[-15:]))
 
     def must_live(self) -> None:
-        if self.popen.poll() is not None:
-            raise self.failed(f"ended with status {self.popen.returncode}")
+        if self.process.poll() is not None:
+            raise self.failed(f"ended with status {self.process.returncode}")
 
     def tree(self) -> list[psutil.Process]:
-        root = psutil.Process(self.popen.pid)
-        return [root, *root.children(recursive=True)]
+        return [psutil.Process(number) for number in self.processes()]
 
     def cores(self) -> set[int]:
-        return os.sched_getaffinity(self.popen.pid)
-
-    def cpu_seconds(self) -> float:
-        """User and system time of the tree up to now, ended children included."""
-        return sum(sum(process.cpu_times()[:4]) for process in self.tree())
+        return os.sched_getaffinity(self.process.pid)
 
 
 def inherited() -> dict[str, str]:
@@ -75,39 +71,22 @@ def finish(
 def running(
     command: list[str], folder: Path, environment: dict[str, str], log: Path, cores: set[int], piped: bool = False
 ) -> Iterator[Running]:
-    """Start a command on these cores, in a process group of its own that is killed on the way out."""
-    with open(log, "wb") as file:
-        started = time.perf_counter()
-        popen = subprocess.Popen(
-            command,
-            cwd=folder,
-            env=inherited() | environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE if piped else file,
-            stderr=file,
-            start_new_session=True,
-            preexec_fn=lambda: os.sched_setaffinity(0, cores),
-        )
-    try:
-        yield Running(popen, log, started)
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(popen.pid, signal.SIGKILL)
-        popen.communicate()
+    """Start a command on these cores, in a session of its own that is killed on the way out."""
+    started = time.perf_counter()
+    with spawn(command, inherited() | environment, log, folder, cores, piped) as popen:
+        process = Running(popen, log, started)
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def private_mb(process: Running) -> float:
     """Return the anonymous pages of the whole tree, 10**6 bytes: no file and no other instance can share them."""
-    return sum(rollup(member.pid)["Pss_Anon"] for member in process.tree())
+    return sum(memory_of(number)["Pss_Anon"] for number in process.processes()) / 1e6
 
 
-def worker(process: Running) -> psutil.Process:
-    """Give the process that answers: gunicorn and our server keep a parent that does not."""
+def worker(process: Running) -> int:
+    """Return the process that answers: gunicorn and our server keep a parent that does not."""
     childless = (member for member in process.tree() if not member.children())
-    return max(childless, key=lambda member: member.memory_info().rss)
-
-
-def rollup(pid: int) -> dict[str, float]:
-    """Read /proc/PID/smaps_rollup: lines as `Pss_Anon:   48123 kB`."""
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
-    return {name: int(size) * 1024 / 1e6 for name, size, _ in (line.replace(":", " ").split() for line in lines)}
+    return max(childless, key=lambda member: int(member.memory_info().rss)).pid

@@ -23,7 +23,8 @@ from bench.measure import CORES, LOAD, SERVER, Measured, first_right_answer, sta
 from bench.models import PLANS, Model, load
 from bench.page import Part, Rows, fraction, publish
 from bench.process import Failed
-from bench.subjects import BY_NAME, Subject, free_port
+from bench.subjects import BY_NAME, Subject
+from tools.server import free_port
 
 TRACES = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
 

@@ -1,6 +1,5 @@
 """What is measured: one row for each way of serving a model."""
 
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,8 +90,3 @@ def variables(subject: Subject, model: Model, port: int) -> Settings:
     return (
         {"MODEL_DIR": str(model.saved_model), "ANSWER": str(model.answer_file)} | place | wait | subject.settings(model)
     )
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])

@@ -80,7 +80,6 @@ def bake(
         say("comparing with the original")
         allowed = compare.TOLERANCE if tolerance is None else tolerance
         difference = _compare(directory, folder, questions, allowed)
-        say("measuring")
         before, after = measure(directory, folder, questions.timed, rounds)
         signature, compared = questions.timed[0], len(questions.calls)
         baked = Baked(out, not kept, signature, before, after, allowed, difference, compared, tuple(notes))

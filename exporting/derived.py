@@ -159,6 +159,7 @@ def ask_original(directory: Path, offered: Contents, own: list[tuple[str, Inputs
 
 def measure(directory: Path, folder: Path, call: tuple[str, Inputs], rounds: int) -> tuple[Figures, Figures]:
     """Return what the original and the new model cost for one call, timed in turns in fresh processes."""
+    say("measuring")
     pairs = [
         (ask(Job(directory, [call], repeat=REPEAT)), ask(Job(folder, [call], optimized=True, repeat=REPEAT)))
         for _ in range(rounds)

@@ -9,18 +9,16 @@ import json
 import math
 import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from exporting import compare, conversion, ranges
+from exporting import agreement, compare, conversion
+from exporting.agreement import Reasons
 from exporting.derived import (
     PROTOBUF_BYTES,
     ROUNDS,
     Baked,
-    Questions,
     ask_original,
     callable_signatures,
     check_graph,
@@ -29,24 +27,17 @@ from exporting.derived import (
     say,
 )
 from exporting.graph import MetaGraph, contents, functions, joined, names, reached, served, signatures
-from exporting.inputs import Inputs, exported, given, made, ways
+from exporting.inputs import Inputs, exported, given
 from exporting.lowering import forget_training, lower, rename_inputs
 from exporting.placing import NOT_CARRIED, check_places, copy_folder, folder_beside
 from exporting.refusal import Refusal
 from exporting.report import size
-from exporting.runner import Answer, Job, ask
 from exporting.values import bytes_of
 from serving.core.errors import LoadError, did_you_mean
 from serving.runtime import litert
 from serving.runtime.warmup import PLACE as WARMUP
-from serving.savedmodel.examples import Recipe
 from serving.savedmodel.folder import twin as twin_files
 from serving.savedmodel.signature import DEFAULT, Contents, Signature
-
-Reasons = dict[str, str]  # signature → why the twin lacks it
-
-# (rows, increment of the other open sizes), in addition to the one, two and three rows that are always compared
-FURTHER = ((1, 0), (5, 0), (32, 0), (1, 3), (4, 3))
 
 
 def convert(
@@ -63,15 +54,11 @@ def convert(
 ) -> Baked:
     """Write the twin of the SavedModel in `directory` to `out`; or raise Refusal and write nothing.
 
-    `default` names the signature that is served as serving_default; without it, the twin is refused where LiteRT
-    cannot run serving_default, and any other such signature is left out. Answers are compared over inputs up to
-    `largest`.
+    `default` is the signature to serve as serving_default. Without it, LiteRT must run serving_default itself; any
+    other signature that it cannot run is left out. Answers are compared over inputs up to `largest`.
     """
     check_places(directory, out, force)
-    try:
-        litert.open_library()
-    except LoadError as error:
-        raise Refusal(str(error)) from None
+    _open_library()
     conversion.prepare()
     offered = contents(directory)
     graph = served(directory)
@@ -79,8 +66,7 @@ def convert(
     usable = callable_signatures(offered)
     renamed = rename_inputs(graph)
     reasons = _left_out(directory, graph, usable, default, limit, renamed)
-    possible = {name: signature for name, signature in usable.items() if name not in reasons}
-    own = [*exported(directory, possible), *(call for path in inputs for call in given(path, possible))]
+    own = _own_calls(directory, {name: usable[name] for name in usable if name not in reasons}, inputs)
     allowed = compare.TOLERANCE if tolerance is None else tolerance
     changed = any([lower(graph), forget_training(graph), renamed])
     with folder_beside(out) as folder:
@@ -89,26 +75,33 @@ def convert(
             """Return the graphs by signature, the remaining signatures, and the calls with the original's answers."""
             with joined(directory, graph, changed) as readable:
                 runs = _convert(directory, readable, offered, usable, reasons, default, folder)
-            remaining = replace(offered, signatures={k: v for k, v in usable.items() if k not in reasons})
-            twin_files.write(folder, remaining, runs, renamed)
-            return runs, remaining, ask_original(directory, remaining, [call for call in own if call[0] not in reasons])
+            rest = replace(offered, signatures={k: v for k, v in usable.items() if k not in reasons})
+            twin_files.write(folder, rest, runs, renamed)
+            return runs, rest, ask_original(directory, rest, [call for call in own if call[0] not in reasons])
 
-        wrong: dict[str, str] = {"": ""}
+        wrong: Reasons = {"": ""}
         while wrong:  # each attempt leaves out the signatures that were wrong in the last one
             runs, remaining, questions = attempt()
-            wrong = {name: f"nothing shows that it works: {why}" for name, why in questions.unproved.items()}
-            if not wrong:
-                difference, compared, wrong, odd_notes = _compare(
-                    directory, folder, questions, remaining.signatures, allowed, largest
-                )
-            reasons |= wrong
-        notes += [*questions.notes, *odd_notes, *_assertions(graph, remaining)]
+            result = agreement.compared(directory, folder, questions, remaining, allowed, largest)
+            reasons |= (wrong := result.wrong)
+        notes += [*questions.notes, *result.notes, *_assertions(graph, remaining)]
         _complete(directory, folder, offered, usable, reasons, default, runs, renamed, notes)
-        say("measuring")
         before, after = measure(directory, folder, questions.timed, rounds)
-        twin = Baked(out, True, questions.timed[0], before, after, allowed, difference, compared, tuple(notes))
+        twin = Baked(out, True, questions.timed[0], before, after, allowed, *result[:2], tuple(notes))
         finish(twin, graph, folder, directory, "bake --litert", force)
     return twin
+
+
+def _own_calls(directory: Path, usable: dict[str, Signature], files: Iterable[Path]) -> list[tuple[str, Inputs]]:
+    """Return the calls that the exporter and the user have stored, signature and inputs."""
+    return [*exported(directory, usable), *(call for path in files for call in given(path, usable))]
+
+
+def _open_library() -> None:
+    try:
+        litert.open_library()
+    except LoadError as error:
+        raise Refusal(str(error)) from None
 
 
 def _left_out(
@@ -193,143 +186,6 @@ def _face(signature: Signature) -> list[Any]:
     """Return the inputs and outputs, which are equal for two signatures of one function."""
     sides = (signature.inputs, signature.outputs)
     return [[(spec.name, spec.dtype.code, spec.shape) for spec in side.values()] for side in sides]
-
-
-@dataclass(frozen=True, slots=True)
-class _Odd:
-    """A call with unusual values; a difference is noted, and is no reason to refuse."""
-
-    signature: str
-    what: str
-    inputs: Inputs
-
-
-def _compare(
-    directory: Path,
-    folder: Path,
-    questions: Questions,
-    usable: Mapping[str, Signature],
-    tolerance: float,
-    largest: float,
-) -> tuple[float, int, Reasons, list[str]]:
-    """Return the largest difference, the number of calls, the signatures that differ with reasons, and notes."""
-    say("comparing with the original")
-    calls, answers = list(questions.calls), list(questions.answers)
-    odd, recipes = [], {}
-    for name, signature in usable.items():
-        recipe = _recipe(directory, signature, [inputs for called, inputs in questions.calls if called == name])
-        if recipe is None:
-            continue  # no generated input fits
-        recipes[name] = recipe
-        further = [
-            made(signature, replace(recipe, size=recipe.size + more), rows, seed)
-            for seed, (rows, more) in enumerate(FURTHER, 3)
-        ]
-        original = ask(Job(directory, [(name, inputs) for inputs in further]))
-        good = [(inputs, answer) for inputs, answer in zip(further, original.answers) if answer.outputs is not None]
-        calls += [(name, inputs) for inputs, _ in good]
-        answers += [answer for _, answer in good]
-        odd += [_Odd(name, kind, inputs) for kind, inputs in _oddities(made(signature, recipe, 2, 9))]
-    copy = ask(Job(folder, calls))
-    wrong: Reasons = {}
-    most = 0.0
-    for (name, _), right, answer in zip(calls, answers, copy.answers):
-        distance, problem = compare.answers(right, answer, tolerance)
-        if problem and answer.outputs is None:
-            wrong.setdefault(name, f"converted, it fails: {answer.message or answer.error}")
-        elif problem:
-            wrong.setdefault(name, f"converted, it gives other answers: {problem} (allowed: {tolerance:g})")
-        most = max(most, distance) if not problem else most
-    if copy.failure:
-        name = calls[min(len(copy.answers), len(calls) - 1)][0]
-        wrong.setdefault(name, f"converted, it cannot be run: {copy.failure}")
-    if wrong:
-        return most, len(calls), wrong, []
-    wrong, notes = _over_ranges(
-        directory, folder, {name: usable[name] for name in recipes}, recipes, tolerance, largest
-    )
-    if wrong:
-        return most, len(calls), wrong, []
-    wrong, odd_notes = _try_oddities(directory, folder, odd)
-    return most, len(calls), wrong, [*notes, *odd_notes]
-
-
-def _over_ranges(
-    directory: Path,
-    folder: Path,
-    usable: Mapping[str, Signature],
-    recipes: Mapping[str, Recipe],
-    tolerance: float,
-    largest: float,
-) -> tuple[Reasons, list[str]]:
-    """Return which signatures differ over a range of numbers, with reasons, and notes on the others."""
-    wrong, notes = {}, []
-    for name, signature in usable.items():
-        difference = ranges.outside(directory, folder, signature, recipes[name], tolerance, largest)
-        if difference and difference.counts:
-            cure = f" (--largest {difference.works_to:g} converts it for smaller ones)" if difference.works_to else ""
-            wrong[name] = f"converted, it gives other answers {difference.problem}{cure}"
-        elif difference:
-            notes.append(f"signature {name!r} gives other answers {difference.problem}; for half of these it does not")
-    if largest < math.inf:
-        notes.append(f"answers were compared for inputs up to ±{largest:g} only: beyond, it may give other answers")
-    return wrong, notes
-
-
-def _recipe(directory: Path, signature: Signature, accepted: list[Inputs]) -> Recipe | None:
-    """Return the recipe of the generated inputs that the original accepted."""
-    for recipe in ways(directory, signature):
-        shapes = {name: array.shape for name, array in made(signature, recipe, 2, 1).items()}
-        if any({name: array.shape for name, array in inputs.items()} == shapes for inputs in accepted):
-            return recipe
-    return None
-
-
-def _oddities(inputs: Inputs) -> list[tuple[str, Inputs]]:
-    """Return unusual inputs, each with its name: indices out of range, NaN, divisions by zero."""
-    cases = [("all zero", {name: np.zeros_like(array) for name, array in inputs.items()})]
-    for kind, kinds, value in (
-        ("-1", "i", -1),
-        ("32767 or their largest number", "iu", 32767),  # larger ones may count the steps of a loop
-        ("NaN", "f", np.nan),
-        ("infinity", "f", np.inf),
-    ):
-        if any(array.dtype.kind in kinds for array in inputs.values()):
-            changed = {
-                name: np.full_like(array, min(value, np.iinfo(array.dtype).max) if array.dtype.kind in "iu" else value)
-                if array.dtype.kind in kinds
-                else array
-                for name, array in inputs.items()
-            }
-            cases.append((kind, changed))
-    return cases
-
-
-def _try_oddities(directory: Path, folder: Path, odd: list[_Odd]) -> tuple[Reasons, list[str]]:
-    """Return which signatures end the process, and notes where the twin and the original differ."""
-    calls = [(oddity.signature, oddity.inputs) for oddity in odd]
-    if not calls:
-        return {}, []
-    original = ask(Job(directory, calls), timeout=60)
-    calls = calls[: len(original.answers)]  # compare only what the original answered
-    twin = ask(Job(folder, calls), timeout=600)
-    if twin.failure:
-        fatal = odd[min(len(twin.answers), len(calls) - 1)]
-        return {fatal.signature: f"LiteRT's {twin.failure.removeprefix('the ')} of an input of {fatal.what}"}, []
-    different: dict[str, list[str]] = {}
-    for oddity, first, second in zip(odd, original.answers, twin.answers):
-        if (first.outputs is None) != (second.outputs is None) or compare.answers(first, second, compare.TOLERANCE)[1]:
-            different.setdefault(oddity.signature, []).append(f"{oddity.what} ({_how(first, second)})")
-    return {}, [
-        f"signature {name!r} gives other answers where inputs are {', '.join(kinds)}"
-        for name, kinds in different.items()
-    ]
-
-
-def _how(original: Answer, twin: Answer) -> str:
-    if original.outputs is None:
-        return f"{original.error} became an answer"
-    return "an answer became an error" if twin.outputs is None else "other values"
 
 
 def _assertions(graph: MetaGraph, remaining: Contents) -> Iterable[str]:

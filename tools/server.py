@@ -1,12 +1,15 @@
-"""A server of this repository as a process: started on a free port, waited for, and ended with its children.
+"""A server as a process: started on a free port, waited for, measured, and ended with its children. Linux, by /proc.
 
-The tools, the tests and the harness of the tests start servers by it.
+The tools, the tests and the benchmarks start servers with it.
 """
 
+import http.client
+import json
 import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
@@ -16,10 +19,11 @@ from serving.core.settings import ROOT
 
 HOST = "127.0.0.1"
 ENDING = 10.0  # seconds that a platform gives a server to end
+PAUSE = 0.005  # seconds between two attempts to reach a server that starts
 
 
 class StartError(Exception):
-    """The server does not listen; the text says why, with the last line of its log."""
+    """The server does not listen or cannot load its model; the text says why."""
 
 
 def free_port() -> int:
@@ -36,17 +40,38 @@ def spawn(
     log: Path,
     folder: Path = ROOT,
     cores: Collection[int] | None = None,
+    piped: bool = False,
 ) -> "subprocess.Popen[bytes]":
-    """Start a command in `folder`, as the leader of a process group, on the given cores; it writes into `log`."""
+    """Start a command in `folder`, as the leader of a session, on the given cores; it writes into `log`.
+
+    With `piped`, its standard input and output are pipes.
+    """
     with log.open("wb") as output:
         return subprocess.Popen(
-            command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-            start_new_session=True, preexec_fn=(lambda: os.sched_setaffinity(0, cores)) if cores else None,
+            command, cwd=folder, env=environment, stdin=subprocess.PIPE if piped else subprocess.DEVNULL,
+            stdout=subprocess.PIPE if piped else output, stderr=output, start_new_session=True,
+            preexec_fn=(lambda: os.sched_setaffinity(0, cores)) if cores else None,
         )  # fmt: skip
 
 
+def start(
+    directory: Path | str,
+    log: Path,
+    environment: Mapping[str, str],
+    *,
+    python: Sequence[str] = (sys.executable,),
+    folder: Path = ROOT,
+    cores: Collection[int] | None = None,
+) -> "Server":
+    """Start the standalone server with one worker, on a model and a free port, and return at once."""
+    port = free_port()
+    own = {"MODEL_DIR": str(directory), "HOST": HOST, "PORT": str(port), "WORKERS": "1"}
+    command = [*python, "-m", "serving.servers.standalone"]
+    return Server(spawn(command, {**environment, **own}, log, folder, cores), port, log)
+
+
 class Server:
-    """A server process, the leader of its process group. One thread ends it."""
+    """A server process, the leader of its session. One thread ends it."""
 
     def __init__(self, process: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
         """Take over a process of `spawn`'s, which is to listen on the port."""
@@ -80,8 +105,40 @@ class Server:
                 socket.create_connection((HOST, self.port), 1).close()
                 return
             except OSError:
-                time.sleep(0.02)
+                time.sleep(PAUSE)
         raise StartError(f"the server did not open its port in {seconds:g} s: {self.last_line}")
+
+    def send(self, method: str, path: str, body: bytes | None = None, seconds: float = 120.0) -> tuple[int, bytes]:
+        """Send one request on a connection of its own; return the status and the body of the response."""
+        connection = http.client.HTTPConnection(HOST, self.port, timeout=seconds)
+        try:
+            connection.request(method, path, body)
+            response = connection.getresponse()
+            return response.status, response.read()
+        finally:
+            connection.close()
+
+    def wait_until_ready(self, seconds: float = 120.0) -> None:
+        """Wait until the model is loaded; raise StartError with the reason where it cannot be."""
+        self.wait_for_port(seconds)
+        try:
+            status, body = self.send("GET", "/readyz", seconds=seconds)
+        except (OSError, http.client.HTTPException) as error:
+            self.process.wait(ENDING)
+            self.must_live()
+            raise StartError(f"the server did not answer: {error}") from None
+        if status != 200:
+            raise StartError(error_text(body))
+
+    def processes(self) -> list[int]:
+        """Return the ids of the processes in its session, the workers among them."""
+        numbers = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
+        return [number for number in numbers if (stat := _stat(number)) and int(stat[3]) == self.process.pid]
+
+    def cpu_seconds(self) -> float:
+        """Return the user and system time of its processes up to now, with that of children that have ended."""
+        ticks = sum(sum(map(int, stat[11:15])) for number in self.processes() if (stat := _stat(number)))
+        return ticks / os.sysconf("SC_CLK_TCK")
 
     def terminate(self) -> None:
         """Ask it to end, once, and return at once: SIGTERM to the first process alone, as a platform does."""
@@ -104,3 +161,31 @@ class Server:
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+
+
+def error_text(body: bytes) -> str:
+    """Return the message of an error body."""
+    try:
+        return str(json.loads(body)["error"])[:500]
+    except (ValueError, KeyError, TypeError):
+        return body.decode(errors="replace")[:300]
+
+
+def memory_of(process: int) -> dict[str, float]:
+    """Read /proc/PID/smaps_rollup: bytes by name, from lines as `Pss_Anon:   48123 kB`."""
+    lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()[1:]
+    return {name: int(size) * 1024 for name, size, _ in (line.replace(":", " ").split() for line in lines)}
+
+
+def peak_of(process: int) -> float:
+    """Return the most bytes that were ever resident in a process."""
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+
+
+def _stat(process: int) -> list[str] | None:
+    """Return the fields of /proc/PID/stat after the name; None where the process has ended."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None

@@ -145,10 +145,7 @@ class _Reader:
         self.tags: list[frozenset[bytes]] = []
 
     def message(self, type_: str, position: int, end: int, depth: int, seen: int = 0) -> bytes:
-        """Check the message between two positions, and return its first field, which is its name or key.
-
-        `seen` are the bits (`Field.once`) of the fields that were read before.
-        """
+        """Check a message, and return its first field, its name or key; `seen`: bits (`Field.once`) of those before."""
         if depth > DEEPEST:
             raise Odd(f"{type_} at byte {position}: more than {DEEPEST} messages inside each other")
         data, fields, name = self._data, FIELDS[type_], b""
@@ -188,10 +185,8 @@ class _Reader:
             if key == 0x0A:
                 name = text
             if field.unique:
-                before = names.get(key)
-                if before is None:
-                    before = names[key] = set()
-                elif text in before:
+                before = names.setdefault(key, set())
+                if text in before:
                     raise Odd(f"{type_}.{field.name} at byte {start}: the key {text[:80]!r} appears twice")
                 before.add(text)
         if type_ == "MetaInfoDef":

@@ -9,8 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from tests.harness.balancer import Balancer
-from tools.server import ENDING
-from tools.verify.instances import Instance
+from tools.server import ENDING, Server, start
 
 
 class Fleet:
@@ -19,18 +18,20 @@ class Fleet:
     def __init__(self, balancer: Balancer, directory: Path, folder: Path, environment: Mapping[str, str]) -> None:
         self._balancer, self._directory, self._folder = balancer, directory, folder
         self._environment = environment
-        self.up: list[Instance] = []
-        self.kept: list[Instance] = []  # taken off the list at times, and never ended
-        self._every: list[Instance] = []
+        self.up: list[Server] = []
+        self.kept: list[Server] = []  # taken off the list at times, and never ended
+        self._every: list[Server] = []
         self.did: Counter[str] = Counter()
         self.statuses: Counter[int] = Counter()  # of those that were asked to end
 
     def start(self, count: int = 1, *, keep: bool = False) -> None:
         """Start instances, and put them on the list once each is ready."""
-        new = [Instance(self._directory, self._folder, self._environment) for _ in range(count)]
+        began = self.did["started"]
+        logs = [self._folder / f"instance-{began + number}.log" for number in range(count)]
+        new = [start(self._directory, log, self._environment) for log in logs]
         self._every = [one for one in self._every if one.process.poll() is None] + new
         for instance in new:
-            instance.wait()
+            instance.wait_until_ready()
         (self.kept if keep else self.up).extend(new)
         self.did["started"] += count
         self.route()
@@ -89,7 +90,7 @@ class Fleet:
         self.did["scaled to zero"] += 1
         self.start(count)
 
-    def _end(self, instance: Instance) -> None:
+    def _end(self, instance: Server) -> None:
         begin = time.monotonic()
         status = instance.stop()
         self.statuses[status] += 1

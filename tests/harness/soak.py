@@ -11,10 +11,9 @@ import json
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
-
-import psutil
 
 from bench.machine import about
 from bench.models import ROOT
@@ -24,7 +23,7 @@ from tests.harness.asked import cases
 from tests.harness.balancer import NGINX, Direct, Nginx
 from tests.harness.fleet import Fleet, chaos
 from tests.harness.load import Counts, Load, ask_all
-from tools.verify.instances import Instance
+from tools.server import Server, memory_of, start
 
 MODEL = ROOT / "model"
 SIZE, CLIENTS = 2, 4
@@ -73,24 +72,23 @@ class Memory:
         return sum((a - x) * (b - y) for a, b in points) / below if below else None
 
 
-def private(instance: Instance) -> float:
-    """Give the megabytes of all processes of an instance that no other process shares."""
-    total = 0
-    try:
-        root = psutil.Process(instance.process.pid)
-        for process in [root, *root.children(recursive=True)]:
-            total += process.memory_full_info().uss
-    except psutil.NoSuchProcess:
-        return total / 1e6
+def private(instance: Server) -> float:
+    """Return the megabytes of all processes of an instance that no other process shares."""
+    total = 0.0
+    for process in instance.processes():
+        with suppress(OSError):  # it has ended
+            pages = memory_of(process)
+            total += pages["Private_Clean"] + pages["Private_Dirty"]
     return total / 1e6
 
 
 def soak(seconds: float, pause: float, folder: Path) -> tuple[Counts, Fleet, Memory, float, str]:
     """Run; give what happened to the requests, to the instances and to memory, the seconds and the balancer's name."""
     environment = inherited()
-    quiet = Instance(MODEL, folder, environment)
+    quiet = start(MODEL, folder / "quiet.log", environment)
     try:
-        right = ask_all(quiet.wait().port, cases(MODEL))
+        quiet.wait_until_ready()
+        right = ask_all(quiet.port, cases(MODEL))
     finally:
         quiet.stop()
     balancer = Nginx(folder) if NGINX else Direct()

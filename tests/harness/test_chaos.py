@@ -12,8 +12,8 @@ from tests.harness.asked import cases
 from tests.harness.balancer import NGINX, Balancer, Direct, Nginx
 from tests.harness.fleet import STEPS, Fleet, chaos
 from tests.harness.load import Load, ask_all
+from tools.server import start
 from tools.verify.client import Answer, Case
-from tools.verify.instances import Instance
 
 SIZE = 2  # instances
 
@@ -21,9 +21,10 @@ SIZE = 2  # instances
 @pytest.fixture(scope="module")
 def right(tmp_path_factory: pytest.TempPathFactory) -> dict[Case, Answer]:
     """Return what an instance answers that nobody disturbs."""
-    instance = Instance(EMBEDDED, tmp_path_factory.mktemp("right"), plain_environment())
+    instance = start(EMBEDDED, tmp_path_factory.mktemp("right") / "log", plain_environment())
     try:
-        return ask_all(instance.wait().port, cases(EMBEDDED))
+        instance.wait_until_ready()
+        return ask_all(instance.port, cases(EMBEDDED))
     finally:
         instance.stop()
 

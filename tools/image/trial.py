@@ -4,9 +4,6 @@ import json
 import os
 import sys
 import tempfile
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +15,7 @@ from serving.savedmodel.signature import DEFAULT
 from serving.savedmodel.source import Source
 from tools.image.bind import ROOT
 from tools.image.elf import Refused
-from tools.server import Server, free_port, spawn
+from tools.server import Server, StartError, start
 
 SECONDS = 300
 
@@ -32,8 +29,9 @@ def answers(packages: Path, model: Path, root: Path = ROOT) -> Answers:
     that draws random numbers, only the status is returned.
     """
     bodies = _bodies(model)
-    with _serving(packages, model, root) as address:
-        rounds = [{name: _ask(address, body) for name, body in bodies.items()} for _ in range(2)]
+    path = "/v1/models/model:predict"
+    with _serving(packages, model, root) as server:
+        rounds = [{name: server.send("POST", path, body, SECONDS) for name, body in bodies.items()} for _ in range(2)]
     return {name: (answer[0], answer[1] if answer == rounds[1][name] else b"") for name, answer in rounds[0].items()}
 
 
@@ -61,48 +59,17 @@ def _bodies(model: Path) -> dict[str, bytes]:
 
 
 @contextmanager
-def _serving(packages: Path, model: Path, root: Path) -> Iterator[str]:
-    port = free_port()
+def _serving(packages: Path, model: Path, root: Path) -> Iterator[Server]:
     unwanted = {*settings.VARIABLES, "PYTHONHOME", "PYTHONSTARTUP"} - {"SAVED_MODEL_TAGS"}  # by which it was built
-    environment = {name: value for name, value in os.environ.items() if name not in unwanted} | {
-        "PYTHONPATH": str(packages.absolute()),
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "MODEL_DIR": str(model.absolute()),
-        "HOST": "127.0.0.1",
-        "PORT": str(port),
-    }
-    # -S: without the packages of the Python that runs this
-    command = [sys.executable, "-S", "-m", "serving.servers.standalone"]
+    environment = {name: value for name, value in os.environ.items() if name not in unwanted}
+    environment |= {"PYTHONPATH": str(packages.absolute()), "PYTHONDONTWRITEBYTECODE": "1"}
+    python = (sys.executable, "-S")  # without the packages of the Python that runs this
     with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder) / "log"
-        server = Server(spawn(command, environment, log, root), port, log)
+        server = start(model.absolute(), Path(folder) / "log", environment, python=python, folder=root)
         try:
-            _wait(server)
-            yield server.url
-        except Refused as refused:
-            raise Refused(f"{packages}: {refused}: {server.last_line}") from None
+            server.wait_until_ready(SECONDS)
+            yield server
+        except StartError as error:
+            raise Refused(f"{packages}: the model cannot be served: {error}") from None
         finally:
             server.stop(15)
-
-
-def _wait(server: Server) -> None:
-    end = time.monotonic() + SECONDS
-    while time.monotonic() < end:
-        if server.process.poll() is not None:
-            raise Refused(f"the server ended with status {server.process.returncode}")
-        try:
-            with urllib.request.urlopen(f"{server.url}/readyz", timeout=SECONDS):
-                return
-        except urllib.error.HTTPError as error:
-            raise Refused(f"the model cannot be served: {error.read().decode(errors='replace')[:300]}") from None
-        except OSError:
-            time.sleep(0.05)
-    raise Refused(f"the server was not ready after {SECONDS} seconds")
-
-
-def _ask(address: str, body: bytes) -> tuple[int, bytes]:
-    try:
-        with urllib.request.urlopen(f"{address}/v1/models/model:predict", body, timeout=SECONDS) as response:
-            return response.status, response.read()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read()

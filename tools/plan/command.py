@@ -7,10 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from serving.core import settings
-from tools.plan import cost, measured, report, traffic
+from tools.plan import PlanError, cost, measured, report, traffic
 from tools.plan.measured import Measured
 from tools.plan.plan import Plan, Wishes, plan
-from tools.plan.problem import PlanError
 from tools.plan.rules import MEMORIES, MOST_CONCURRENCY, SIZES
 
 EPILOG = """\
@@ -81,12 +80,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shape.add_argument("--burst-seconds", type=number(0, 86400, True), default=60.0, metavar="S", help="(60)")
     shape.add_argument("--burst-every", type=number(0, 86400 * 7, True), default=3600.0, metavar="S", help="(3600)")
     shape.add_argument("--hours", type=number(0, MOST_HOURS, True), default=24.0, metavar="H", help="(24)")
-    shape.add_argument(
-        "--trace",
-        type=Path,
-        metavar="FILE",
-        help="recorded traffic instead: one timestamp per line, seconds or ISO 8601",
-    )
+    shape.add_argument("--trace", type=Path, metavar="FILE", help=(
+        "recorded traffic instead: one timestamp per line, seconds or ISO 8601"))  # fmt: skip
     wish = parser.add_argument_group("fixed values, which are then not proposed")
     wish.add_argument("--memory", type=mebibytes, metavar="M", help="512Mi to 32Gi")
     wish.add_argument("--cpu", type=int, metavar="N", help=f"one of {', '.join(map(str, SIZES))}")

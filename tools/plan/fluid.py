@@ -16,7 +16,7 @@ import numpy as np
 from tools.plan.measured import Floats, Instance
 from tools.plan.outcome import BUCKETS, MIDDLES, Outcome, Timeline, bins
 from tools.plan.queueing import Station, station
-from tools.plan.rules import Rules, Scale, started
+from tools.plan.rules import Autoscaler, Rules, Scale, started
 from tools.plan.traffic import STEP
 
 FINE = 400  # steps per e-fold of the rate: the resolution of steady states
@@ -39,40 +39,32 @@ class Fluid:
         self.rates, self.instance, self.scale, self.rules = rates, instance, scale, rules
         self.limit, self.best, self.start_seconds = instance.concurrency, instance.best, instance.start
         self.longest_wait = rules.longest_wait(instance.start)
-        self.seconds = len(rates) * STEP
-        self.outcome = Outcome("as a stream", self.seconds)
-        self.line = self.outcome.timeline = Timeline(self.seconds / BUCKETS)
+        self.outcome = Outcome("as a stream", len(rates) * STEP)
+        self.line = self.outcome.timeline = Timeline(self.outcome.seconds / BUCKETS)
         self.seen = np.zeros((BUCKETS, self.limit + 1))  # answered, by the number of requests in their instance
         self.station = lru_cache(maxsize=None)(self._station)
         self.spread = lru_cache(maxsize=None)(self._spread)
         self.kept = lru_cache(maxsize=None)(self._kept)
 
-        self.initial = max(scale.least, scale.initial or 0)
-        self.ready, self.desired = self.initial, self.initial
-        self.starting: deque[tuple[float, int]] = deque()  # (when ready, how many)
+        self.autoscaler = Autoscaler(instance, scale, rules, steady)
+        self.ready = scale.begin
+        self.starts: deque[tuple[float, int]] = deque()  # (when ready, how many)
         self.queue: deque[list[float]] = deque()  # [when they came, how many, instances that were ready then]
         self.waiting = 0.0
         self.hits = 0.0  # starts that single requests without a place ask for, not yet whole
         self.inside_sum = self.cpu_sum = 0.0
-        steps = max(1, round(rules.window / rules.tick))
-        work = 1 / float(instance.throughput[1])
-        self.history = deque(
-            (
-                (tick * rules.tick * steady * work, tick * rules.tick * steady * instance.cpu_seconds)
-                for tick in range(-steps, 0)
-            ),
-            maxlen=steps,
-        )
-        self.needs: deque[tuple[float, int]] = deque(
-            [(0.0, self.initial)]
-        )  # falling: the most needed in `idle` seconds
+        self.needs: deque[tuple[float, int]] = deque([(0.0, self.ready)])  # falling: most needed in `idle` seconds
         self.counted(0.0, 0.0)
+
+    @property
+    def starting(self) -> int:
+        return sum(count for _, count in self.starts)
 
     def _station(self, instances: int, level: int, waits: bool = True) -> Station:
         return station(math.exp(level / FINE), instances, self.instance.throughput, waits)
 
     def _spread(self, level: int, preferred: int, ready: int) -> Spread:
-        """Return the steady state where `asked` instances share alike; the others take, in turn, what is too much."""
+        """Return the steady state where `preferred` instances share alike, and the others take in turn what is left."""
         rate = remaining = math.exp(level / FINE)
         shares = np.zeros(self.limit + 1)
         active = inside = busy = 0.0
@@ -85,7 +77,7 @@ class Fluid:
             active += size * billed(remaining / size, state.idle, self.rules.quantum)
             inside += state.inside
             busy += size * (1 - state.idle)
-            remaining = remaining * state.full
+            remaining *= state.full
             position += size
             size = 1 if position == preferred else position - preferred  # 1, 1, 2, 4, ...
         if remaining > 0 and shares.sum() < 1:
@@ -111,16 +103,15 @@ class Fluid:
         each = max(1, round(self.rules.tick / STEP))
         for first in range(0, len(self.rates), each):
             rates = self.rates[first : first + each]
-            most = float(rates.max())
-            now = first * STEP
+            most, now = float(rates.max()), first * STEP
             room = self.ready * self.best * 0.98
-            if not self.starting and self.waiting <= 0 and (most < room or most == 0):
+            if not self.starts and self.waiting <= 0 and (most < room or most == 0):
                 self.calm(now, float(rates.mean()), len(rates) * STEP)
             else:
                 for position, rate in enumerate(rates.tolist()):
                     self.step(now + position * STEP, rate)
             self.look(now + len(rates) * STEP)
-        now = self.seconds
+        now = self.outcome.seconds
         while self.waiting > 1e-9:
             self.step(now, 0.0)
             now += STEP
@@ -129,21 +120,25 @@ class Fluid:
     def bucket(self, now: float) -> int:
         return min(int(now / self.line.seconds), BUCKETS - 1)
 
+    def come(self, now: float, count: float) -> None:
+        self.outcome.requests += count
+        self.line.requests[self.bucket(now)] += count
+
+    def wait(self, now: float, count: float) -> None:
+        if count:
+            self.queue.append([now, count, float(self.ready)])
+            self.waiting += count
+
     def step(self, now: float, rate: float) -> None:
         """Advance by STEP, with instances that start or requests that wait."""
-        while self.starting and self.starting[0][0] <= now + STEP / 2:
-            self.ready += self.starting.popleft()[1]
-        capacity = self.ready * self.best * STEP
-        if self.waiting <= 0 and rate * STEP < capacity * 0.9999:
+        while self.starts and self.starts[0][0] <= now + STEP / 2:
+            self.ready += self.starts.popleft()[1]
+        new, capacity = rate * STEP, self.ready * self.best * STEP
+        if self.waiting <= 0 and new < capacity * 0.9999:
             self.calm(now, rate, STEP)
             return
-        new = rate * STEP
-        bucket = self.bucket(now)
-        self.outcome.requests += new
-        self.line.requests[bucket] += new
-        if new:
-            self.queue.append([now, new, float(self.ready)])
-            self.waiting += new
+        self.come(now, new)
+        self.wait(now, new)
         served = 0.0
         while self.queue and served < capacity:
             arrived, count, there = self.queue[0]
@@ -160,11 +155,10 @@ class Fluid:
             self.waiting -= count
         if not self.queue:
             self.waiting = 0.0
-        share = served / capacity if capacity else 0.0
-        self.used(now, STEP, self.ready * self.limit * share, served, self.ready * share, self.ready * share)
+        busy = self.ready * served / capacity if capacity else 0.0
+        self.used(now, STEP, busy * self.limit, served, busy, busy)
         if self.waiting > 0 or new:  # at the limit a request waits, even if the means do not show it
-            waiting = max(self.waiting, 1.0)
-            self.start(now, started(waiting, sum(count for _, count in self.starting), self.limit))
+            self.start(now, started(max(self.waiting, 1.0), self.starting, self.limit))
             self.need(now, self.ready)
 
     def answer(self, arrived: float, count: float, wait: float, cold: float) -> None:
@@ -177,36 +171,31 @@ class Fluid:
             self.line.latency[bucket, int(bins(wait + full))] += count
         self.outcome.latency_sum += count * (wait + full)
         self.outcome.answered += count
-        self.outcome.cold += count * cold
-        self.line.cold[bucket] += count * cold
+        self.count_cold(bucket, count * cold)
+
+    def count_cold(self, bucket: int, count: float) -> None:
+        self.outcome.cold += count
+        self.line.cold[bucket] += count
 
     def calm(self, now: float, rate: float, seconds: float) -> None:
         """Advance by `seconds` in the steady state of what is ready."""
         count = rate * seconds
-        bucket = self.bucket(now)
-        outcome = self.outcome
-        outcome.requests += count
-        self.line.requests[bucket] += count
-        if count and not self.ready:
-            self.queue.append([now, count, 0.0])
-            self.waiting += count
+        self.come(now, count)
+        if not (count and self.ready):
             self.used(now, seconds, 0.0, 0.0, 0.0, 0.0)
-            self.start(now, started(self.waiting, sum(number for _, number in self.starting), self.limit))
+            self.wait(now, count)
+            if count:
+                self.start(now, started(self.waiting, self.starting, self.limit))
             return
-        if not count:
-            self.used(now, seconds, 0.0, 0.0, 0.0, 0.0)
-            return
-        preferred = min(max(self.desired, 1), self.ready)
+        preferred = min(max(self.autoscaler.desired, 1), self.ready)
         state = self.spread(round(math.log(rate) * FINE), preferred, self.ready)
-        self.seen[bucket] += count * state.seen
-        outcome.answered += count
-        outcome.latency_sum += state.inside * seconds
+        self.seen[self.bucket(now)] += count * state.seen
+        self.outcome.answered += count
+        self.outcome.latency_sum += state.inside * seconds
         if state.full > 0:
             # Most find a place that is left before an instance has started.
             blocked = count * state.full
-            cold = blocked * math.exp(-self.start_seconds * self.ready * self.best)
-            outcome.cold += cold
-            self.line.cold[bucket] += cold
+            self.count_cold(self.bucket(now), blocked * math.exp(-self.start_seconds * self.ready * self.best))
             self.hits += seconds / (self.start_seconds + seconds / blocked)
             if self.hits >= 1:
                 self.start(now, int(self.hits))
@@ -222,18 +211,18 @@ class Fluid:
         self.counted(now, seconds)
 
     def counted(self, now: float, seconds: float) -> None:
-        total = self.ready + sum(count for _, count in self.starting)
+        total = self.ready + self.starting
         self.outcome.lifetime += total * seconds
         self.outcome.peak = max(self.outcome.peak, total)
         self.line.instances[self.bucket(now)] += total * seconds / self.line.seconds
 
     def start(self, now: float, more: int) -> None:
-        more = min(more, self.scale.most - self.ready - sum(count for _, count in self.starting))
+        more = min(more, self.scale.most - self.ready - self.starting)
         if more > 0:
-            self.starting.append((now + self.start_seconds, more))
+            self.starts.append((now + self.start_seconds, more))
             self.outcome.starts += more
             self.outcome.starting += more * self.start_seconds
-            self.need(now, self.ready + sum(count for _, count in self.starting))
+            self.need(now, self.ready + self.starting)
 
     def need(self, now: float, instances: int) -> None:
         while self.needs and self.needs[-1][1] <= instances:
@@ -242,26 +231,16 @@ class Fluid:
 
     def look(self, now: float) -> None:
         """Do what the autoscaler does at each of its ticks."""
-        rules, scale, instance = self.rules, self.scale, self.instance
-        inside_before, cpu_before = self.history[0]
-        self.history.append((self.inside_sum, self.cpu_sum))
-        instances = rules.desired(
-            (self.inside_sum - inside_before) / rules.window, (self.cpu_sum - cpu_before) / rules.window,
-            self.limit, instance.cpus,
-        )  # fmt: skip
-        self.desired = min(max(instances, scale.least), scale.most)
-        self.start(now, self.desired - self.ready - sum(count for _, count in self.starting))
+        desired = self.autoscaler.look(self.inside_sum, self.cpu_sum)
+        self.start(now, desired - self.ready - self.starting)
         rate = float(self.rates[min(int(now / STEP), len(self.rates)) - 1])
         if rate > 0 and self.ready:
-            preferred = min(max(self.desired, 1), self.ready)
-            used = preferred
-            if preferred < self.ready:
-                used = self.kept(round(math.log(rate) * FINE), preferred, self.ready)
-            self.need(now, used)
-        while self.needs and now - self.needs[0][0] > rules.idle:
+            preferred = min(max(desired, 1), self.ready)
+            level = round(math.log(rate) * FINE)
+            self.need(now, preferred if preferred == self.ready else self.kept(level, preferred, self.ready))
+        while self.needs and now - self.needs[0][0] > self.rules.idle:
             self.needs.popleft()
-        most = max(self.needs[0][1] if self.needs else 0, scale.least)
-        self.ready = min(self.ready, most)
+        self.ready = min(self.ready, max(self.needs[0][1] if self.needs else 0, self.scale.least))
 
     def close(self) -> Outcome:
         """Turn what arrivals found in their instance into latencies."""

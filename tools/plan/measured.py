@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tools.plan.problem import PlanError
+from tools.plan import PlanError
 
 Floats = NDArray[np.float64]
 
@@ -20,32 +20,26 @@ SHARES = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 1.0)
 
 @dataclass(frozen=True)
 class Load:
-    """A closed loop of `concurrency` clients: requests a second, and the milliseconds below which 50 % and 99 % lay."""
+    """What a closed loop of `concurrency` clients was answered."""
 
     concurrency: int
     requests_per_second: float
-    p50_ms: float
-    p99_ms: float
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One model on one machine, by one core where requests are answered, by all where it starts."""
+    """One model on one machine: requests on one core, starts on all."""
 
     model: str
     date: str
     machine: str
-    server: str
-    body_bytes: int
-    start_seconds: tuple[float, ...]  # process start until the first right answer, each start
+    start_seconds: tuple[float, ...]  # from the start of the process to the first right answer, each start
     start_cpu_seconds: float  # of a start, median
-    peak_mib: float  # of one worker and what belongs to it, under load
-    worker_mib: float  # what a second worker adds
-    pss_mib: float  # proportional set size, under load
-    loaded_pss_mib: float  # the same after the first answer
+    peak_mib: float  # of one worker with what it needs, under load
+    worker_mib: float  # that a second worker adds
     cpu_seconds: float  # of a request, under load
     alone_ms: tuple[float, ...]  # of a request alone, at SHARES
-    loads: tuple[Load, ...]
+    loads: tuple[Load, ...]  # by rising concurrency, the first one alone
     notes: tuple[str, ...] = ()
 
     @property
@@ -67,41 +61,43 @@ def read(path: Path) -> Measured:
     return from_dict(content, str(path))
 
 
-def from_dict(values: Any, source: str) -> Measured:
-    """Check and convert what JSON gave."""
-    if not isinstance(values, dict):
-        raise PlanError(f"--measured: {source}: expected an object, got {type(values).__name__}")
-    names = {field.name for field in fields(Measured)}
-    if missing := sorted(names - {"notes"} - values.keys()):
-        raise PlanError(f"--measured: {source}: expected {missing[0]!r}, which is missing")
-    values = {name: value for name, value in values.items() if name in names}
-    for name, value in values.items():
-        if name in ("model", "date", "machine", "server", "notes", "loads"):
-            continue
-        if name in ("start_seconds", "alone_ms"):
-            if not isinstance(value, list) or not value or not all(_positive(number) for number in value):
-                raise PlanError(f"--measured: {source}: {name}: expected numbers above 0, got {value!r}"[:300])
-            values[name] = tuple(float(number) for number in value)
-        elif not _positive(value) and not (name == "worker_mib" and value == 0):
-            raise PlanError(f"--measured: {source}: {name}: expected a number above 0, got {value!r}"[:300])
+def from_dict(content: Any, source: str) -> Measured:
+    """Check and convert what JSON gave; keys of older measurements that are not used are ignored."""
+
+    def refused(problem: str) -> PlanError:
+        return PlanError(f"--measured: {source}: {problem}"[:300])
+
+    if not isinstance(content, dict):
+        raise refused(f"expected an object, got {type(content).__name__}")
+    names = [field.name for field in fields(Measured)]
+    if missing := [name for name in names if name not in content and name != "notes"]:
+        raise refused(f"expected {missing[0]!r}, which is missing")
+    values = {name: content[name] for name in names if name in content}
+    for name in ("start_seconds", "alone_ms"):
+        if not isinstance(values[name], list) or not values[name] or not all(map(_positive, values[name])):
+            raise refused(f"{name}: expected numbers above 0, got {values[name]!r}")
+        values[name] = tuple(map(float, values[name]))
+    for name in ("start_cpu_seconds", "peak_mib", "worker_mib", "cpu_seconds"):
+        if not _positive(values[name]) and not (name == "worker_mib" and values[name] == 0):
+            raise refused(f"{name}: expected a number above 0, got {values[name]!r}")
     if len(values["alone_ms"]) != len(SHARES) or list(values["alone_ms"]) != sorted(values["alone_ms"]):
-        raise PlanError(f"--measured: {source}: alone_ms: expected {len(SHARES)} numbers, rising")
+        raise refused(f"alone_ms: expected {len(SHARES)} numbers, rising")
     try:
-        loads = tuple(Load(**load) for load in values["loads"])
-        if (
-            not loads
-            or loads[0].concurrency != 1
-            or any(not _positive(load.concurrency) or not _positive(load.requests_per_second) for load in loads)
-            or any(number.concurrency >= other.concurrency for number, other in pairwise(loads))
-        ):
-            raise TypeError
-    except TypeError:
-        raise PlanError(f"--measured: {source}: loads: expected one for each concurrency, from 1 upwards") from None
+        loads = tuple(Load(load["concurrency"], load["requests_per_second"]) for load in values["loads"])
+    except (TypeError, KeyError):
+        loads = ()
+    numbers = [number for load in loads for number in (load.concurrency, load.requests_per_second)]
+    rising = all(first.concurrency < second.concurrency for first, second in pairwise(loads))
+    if not loads or not all(map(_positive, numbers)) or loads[0].concurrency != 1 or not rising:
+        raise refused("loads: expected one for each concurrency, from 1 upwards")
     return Measured(**{**values, "loads": loads, "notes": tuple(values.get("notes", ()))})
 
 
 def _positive(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
+
+
+POINTS = 1000
 
 
 @dataclass(frozen=True)
@@ -126,9 +122,6 @@ class Instance:
     def best(self) -> float:
         """Requests/s of an instance that is full."""
         return float(self.throughput[-1])
-
-
-POINTS = 1000
 
 
 def work(measured: Measured) -> Floats:

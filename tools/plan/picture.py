@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from tools.plan.outcome import BUCKETS, percentile
-from tools.plan.plan import Choice, Plan
+from tools.plan.plan import Plan
 from tools.plan.report import name, number
 
 COLOURS = ("#1f6feb", "#e36f1e", "#2da44e", "#6f42c1", "#9aa5b1")
@@ -59,23 +59,13 @@ def _over_time(axes: Axes, title: str, unit: str) -> None:
 
 
 def _costs(axes: Axes, plan: Plan) -> None:
-    places = np.arange(len(plan.choices))[::-1]
-    values = [choice.cost.million for choice in plan.choices]
-    colours = [COLOURS[0] if choice is plan.proposed else COLOURS[4] for choice in plan.choices]
-    axes.barh(places, np.nan_to_num(values), color=colours)
-    for position, choice in zip(places, plan.choices):
-        axes.annotate(
-            _label(choice),
-            (np.nan_to_num(choice.cost.million), position),
-            (4, 0),
-            textcoords="offset points",
-            va="center",
-        )
-    axes.set_yticks(places, [name(choice.service, plan) for choice in plan.choices])
-    axes.set_xlim(0, 1.6 * max(np.nan_to_num(values).max(), 1e-9))
+    rows = np.arange(len(plan.choices))[::-1]
+    values = np.nan_to_num([choice.cost.million for choice in plan.choices])
+    axes.barh(rows, values, color=[COLOURS[0 if choice is plan.proposed else 4] for choice in plan.choices])
+    for row, value, choice in zip(rows, values, plan.choices):
+        label = f"{number(choice.cost.million)}  ({choice.cost.month_free:,.2f} a month)"
+        axes.annotate(label, (value, row), (4, 0), textcoords="offset points", va="center")
+    axes.set_yticks(rows, [name(choice.service, plan) for choice in plan.choices])
+    axes.set_xlim(0, 1.6 * max(values.max(), 1e-9))
     axes.set_title(f"{plan.prices.currency} for a million predictions, before free use", fontsize=11)
     axes.spines[["top", "right", "left"]].set_visible(False)
-
-
-def _label(choice: Choice) -> str:
-    return f"{number(choice.cost.million)}  ({choice.cost.month_free:,.2f} a month)"

@@ -5,18 +5,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tools.plan import events, fluid
+from tools.plan import PlanError, events, fluid
 from tools.plan.cost import BY_INSTANCE, BY_REQUEST, Cost, Prices, cost
 from tools.plan.measured import Instance, Measured, instance
 from tools.plan.outcome import Outcome
-from tools.plan.problem import PlanError
 from tools.plan.rules import (
     DEFAULT_MOST_INSTANCES,
     MOST_CONCURRENCY,
     SIZES,
     Rules,
     Scale,
-    check_size,
+    check_cpu,
+    check_memory,
     memory_for,
 )
 from tools.plan.traffic import Traffic
@@ -81,32 +81,19 @@ class Plan:
 
 def size(measured: Measured, wishes: Wishes) -> tuple[int, int, int]:
     """Return MiB, vCPUs and workers: a worker for each vCPU where they fit, else one."""
-    first_worker = measured.peak_mib * HEADROOM + RESERVE
+    first, each = measured.peak_mib * HEADROOM + RESERVE, measured.worker_mib * HEADROOM
     if wishes.memory is not None and wishes.memory < measured.peak_mib:
-        least_memory = f"at least {measured.peak_mib:.0f} MiB, which the model was seen to use"
-        raise PlanError(f"--memory: expected {least_memory}, got {wishes.memory} MiB")
-    memory = wishes.memory if wishes.memory is not None else memory_for(first_worker)
-    cpu = wishes.cpu
-    if cpu is None:
-        fitting = [count for count, (least, most, _) in SIZES.items() if least <= memory <= most]
-        if not fitting:
-            raise PlanError(f"--memory: expected 512 to 32768 MiB, got {memory} MiB")
-        cpu = fitting[0]
-    if cpu not in SIZES:
-        check_size(cpu, memory)
-    each = measured.worker_mib * HEADROOM
-    workers = cpu
+        least = f"at least {measured.peak_mib:.0f} MiB, which the model was seen to use"
+        raise PlanError(f"--memory: expected {least}, got {wishes.memory} MiB")
+    memory = wishes.memory or memory_for(first)
+    fitting = (count for count, (least, most, _) in SIZES.items() if least <= memory <= most)
+    cpu = wishes.cpu or next(fitting, max(SIZES))
+    check_cpu(cpu)
+    whole = first + (cpu - 1) * each
     if wishes.memory is None:
-        memory = max(SIZES[cpu][0], memory)
-        whole = first_worker + (cpu - 1) * each
-        if whole <= SIZES[cpu][1]:
-            memory = max(memory, memory_for(whole))
-        else:
-            workers = 1
-    elif first_worker + (cpu - 1) * each > memory:
-        workers = 1
-    check_size(cpu, memory)
-    return memory, cpu, workers
+        memory = max(SIZES[cpu][0], memory, memory_for(whole) if whole <= SIZES[cpu][1] else 0)
+    check_memory(cpu, memory)
+    return memory, cpu, cpu if whole <= memory else 1
 
 
 def concurrency_for(measured: Measured, workers: int, p99: float | None) -> int:
@@ -154,42 +141,24 @@ def plan(measured: Measured, traffic: Traffic, wishes: Wishes, prices: Prices, r
     rules = rules or Rules()
     memory, cpu, workers = size(measured, wishes)
     limit = wishes.concurrency or concurrency_for(measured, workers, wishes.p99)
-    if workers > limit:
-        workers = limit
-    most = wishes.most
-    notes = list(measured.notes)
-    peak = float(traffic.rates.max()) if traffic.times is None else _peak(traffic)
+    outcomes: dict[tuple[int, int], Outcome] = {}
+    choices: list[Choice] = []
 
     def made(concurrency: int) -> Instance:
         start_cpus = SIZES[cpu][2] if wishes.boost else cpu
-        return instance(
-            measured, concurrency, cpu, min(workers, concurrency), start_cpus, wishes.overhead, wishes.period
-        )
-
-    base = made(limit)
-    needed = rules.desired(peak / base.best * limit, peak * base.cpu_seconds, limit, base.cpus)
-    if most is None:
-        most = max(DEFAULT_MOST_INSTANCES, 2 * needed)
-    if most > DEFAULT_MOST_INSTANCES and wishes.most is None:
-        notes.append(
-            f"{most:,} instances at most, twice what the peak needs; the project's quota may have to be raised for it"
-        )
-    if most * base.best < peak:
-        notes.append(f"{most:,} instances answer {most * base.best:,.0f} requests/s; the peak has {peak:,.0f}")
-    if limit > measured.loads[-1].concurrency * workers:
-        notes.append(f"nothing was measured above {measured.loads[-1].concurrency} at a time; the same rate is assumed")
-
-    outcomes: dict[tuple[int, int], Outcome] = {}
-    choices: list[Choice] = []
+        used = min(workers, concurrency)
+        return instance(measured, concurrency, cpu, used, start_cpus, wishes.overhead, wishes.period)
 
     def look(concurrency: int, least: int, billing: str) -> None:
         key = concurrency, least
         if key not in outcomes:
             outcomes[key] = simulate(traffic, made(concurrency), Scale(least, most), rules, wishes.seed)
         service = Service(memory, cpu, concurrency, min(workers, concurrency), least, most, billing)
-        outcome = outcomes[key]
-        choices.append(Choice(service, outcome, cost(outcome, cpu, memory, wishes.boost, prices, billing)))
+        bill = cost(outcomes[key], cpu, memory, wishes.boost, prices, billing)
+        choices.append(Choice(service, outcomes[key], bill))
 
+    base = made(limit)
+    most, notes = most_instances(measured, traffic, wishes, rules, base, min(workers, limit))
     for least in [0, 1] if wishes.least is None else sorted({0, 1, wishes.least}):
         if least > most:
             raise PlanError(f"--max: expected at least {least}, the least number of instances, got {most}")
@@ -199,6 +168,24 @@ def plan(measured: Measured, traffic: Traffic, wishes: Wishes, prices: Prices, r
         look(1, 0, BY_REQUEST)
     proposed = choose([choice for choice in choices if choice.service.concurrency == limit], wishes, notes)
     return Plan(measured, traffic, rules, prices, base.start, proposed, tuple(choices), tuple(notes))
+
+
+def most_instances(
+    measured: Measured, traffic: Traffic, wishes: Wishes, rules: Rules, base: Instance, workers: int
+) -> tuple[int, list[str]]:
+    """Return the largest number of instances, and notes on what limits the estimate."""
+    notes, limit = list(measured.notes), base.concurrency
+    peak = float(traffic.rates.max()) if traffic.times is None else _peak(traffic)
+    needed = rules.desired(peak / base.best * limit, peak * base.cpu_seconds, limit, base.cpus)
+    most = wishes.most if wishes.most is not None else max(DEFAULT_MOST_INSTANCES, 2 * needed)
+    if most > DEFAULT_MOST_INSTANCES and wishes.most is None:
+        notes.append(f"{most:,} instances at most, twice what the peak needs; the project's quota may be lower")
+    if most * base.best < peak:
+        notes.append(f"{most:,} instances answer {most * base.best:,.0f} requests/s; the peak has {peak:,.0f}")
+    measured_most = measured.loads[-1].concurrency
+    if limit > measured_most * workers:
+        notes.append(f"nothing was measured above {measured_most} at a time; the same rate is assumed")
+    return most, notes
 
 
 def choose(choices: list[Choice], wishes: Wishes, notes: list[str]) -> Choice:

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 
 from tools.plan.cost import BY_INSTANCE
-from tools.plan.outcome import BUCKETS, percentile
+from tools.plan.outcome import percentile
 from tools.plan.plan import Choice, Plan, Service
 
-ROWS = 12  # of the table over time
 SHARES = {"p50": 0.5, "p95": 0.95, "p99": 0.99, "p99.9": 0.999}
 
 
@@ -83,89 +82,48 @@ def as_text(plan: Plan) -> str:
         f"Simulated  {outcome.simulator}; an instance is there {plan.start:.2f} s after it is asked for",
         "",
         f"Proposed   {command(service)}",
-        *(
-            ["           then: gcloud run services update SERVICE --no-cpu-throttling"]
-            * (service.billing == BY_INSTANCE)
-        ),
+        *["           then: gcloud run services update SERVICE --no-cpu-throttling"] * (service.billing == BY_INSTANCE),
         f"           THREADS={service.concurrency} WORKERS={service.workers}, billed by {service.billing}",
         "",
         "Alternatives",
     ]
     rows = [["", "instances", "cold", "refused", *SHARES, "per million", "a month"]]
-    for choice in plan.choices:
-        simulated = choice.outcome
-        rows.append(
-            [
-                ("> " if choice is plan.proposed else "  ") + name(choice.service, plan),
-                f"{number(simulated.mean_instances)}, {number(simulated.peak)} max",
-                share(simulated.cold, simulated.answered),
-                share(simulated.refused, simulated.requests),
-                *(milliseconds(simulated.percentile(at)) for at in SHARES.values()),
-                f"{number(choice.cost.million)}",
-                f"{choice.cost.month_free:,.2f}",
-            ]
-        )
+    rows += [_row(choice, plan) for choice in plan.choices]
     lines += columns(rows)
     lines += [
         f"{plan.prices.currency} at list prices of {plan.prices.date}, tier {plan.prices.tier}; the month is after its "
         "free use. Cold: answered by an",
         "instance that was not there when the request came. Refused: waited longer than "
         f"{plan.rules.longest_wait(plan.start):g} s (429).",
-        "",
-        "Over time, as proposed",
-        *columns(_over_time(plan.proposed, plan.traffic.seconds)),
     ]
     lines += [""] * bool(plan.notes) + [f"Note: {note}." for note in plan.notes]
     return "\n".join(lines)
+
+
+def _row(choice: Choice, plan: Plan) -> list[str]:
+    outcome = choice.outcome
+    return [
+        ("> " if choice is plan.proposed else "  ") + name(choice.service, plan),
+        f"{number(outcome.mean_instances)}, {number(outcome.peak)} max",
+        share(outcome.cold, outcome.answered),
+        share(outcome.refused, outcome.requests),
+        *(milliseconds(outcome.percentile(at)) for at in SHARES.values()),
+        number(choice.cost.million),
+        f"{choice.cost.month_free:,.2f}",
+    ]
 
 
 def _hours(seconds: float) -> str:
     return f"{number(seconds / 3600)} h" if seconds >= 3600 else f"{number(seconds)} s"
 
 
-def _over_time(choice: Choice, seconds: float) -> list[list[str]]:
-    line = choice.outcome.timeline
-    each = BUCKETS // ROWS
-    rows = [["from", "requests/s", "instances", "cold", "p50", "p99"]]
-    for row in range(ROWS):
-        part = slice(row * each, (row + 1) * each)
-        latency = line.latency[part].sum(axis=0)
-        requests = float(line.requests[part].sum())
-        rows.append(
-            [
-                _clock(row * seconds / ROWS, seconds),
-                number(requests / (each * line.seconds)),
-                number(float(line.instances[part].mean())),
-                share(float(line.cold[part].sum()), requests),
-                milliseconds(percentile(latency, 0.5)),
-                milliseconds(percentile(latency, 0.99)),
-            ]
-        )
-    return rows
-
-
-def _clock(seconds: float, whole: float) -> str:
-    if whole < 3600:
-        return f"{number(seconds)} s"
-    if whole > 2 * 86400:
-        return f"day {seconds / 86400:.1f}"
-    return f"{int(seconds // 3600):02}:{int(seconds % 3600 // 60):02}"
-
-
 def as_json(plan: Plan) -> str:
     """Return the plan with its numbers in full; latencies in seconds."""
-    return json.dumps(_clean(to_dict(plan)), indent=1)
-
-
-def to_dict(plan: Plan) -> dict[str, Any]:
     line = plan.proposed.outcome.timeline
-    return {
+    traffic = {"label": plan.traffic.label, "seconds": plan.traffic.seconds, "requests": plan.traffic.requests}
+    content = {
         "measured": asdict(plan.measured),
-        "traffic": {
-            "label": plan.traffic.label,
-            "seconds": plan.traffic.seconds,
-            "requests": plan.traffic.requests,
-        },
+        "traffic": traffic,
         "rules": asdict(plan.rules),
         "prices": asdict(plan.prices),
         "start_seconds": plan.start,
@@ -180,6 +138,7 @@ def to_dict(plan: Plan) -> dict[str, Any]:
         },
         "notes": list(plan.notes),
     }
+    return json.dumps(_clean(content), indent=1)
 
 
 def _choice(choice: Choice) -> dict[str, Any]:

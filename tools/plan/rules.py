@@ -7,9 +7,11 @@ share the requests evenly, and what is more than those is used when they are ful
 """
 
 import math
+from collections import deque
 from dataclasses import dataclass
 
-from tools.plan.problem import PlanError
+from tools.plan import PlanError
+from tools.plan.measured import Instance
 
 
 @dataclass(frozen=True)
@@ -41,11 +43,43 @@ class Scale:
 
     least: int = 0
     most: int = 100
-    initial: int | None = None  # None: `least`
+    initial: int = 0  # at least `least`
+
+    @property
+    def begin(self) -> int:
+        return max(self.initial, self.least)
+
+
+class Autoscaler:
+    """Chooses the number of instances from averages over the window, as if the traffic had been `steady` before."""
+
+    def __init__(self, instance: Instance, scale: Scale, rules: Rules, steady: float = 0.0) -> None:
+        """`steady` is in requests/s; the instances are those at the beginning."""
+        self._instance, self._scale, self._rules = instance, scale, rules
+        steps = max(1, round(rules.window / rules.tick))
+        work = 1 / float(instance.throughput[1])
+        times = [tick * rules.tick * steady for tick in range(-steps, 0)]
+        sums = [(time * work, time * instance.cpu_seconds) for time in times]
+        self._sums: deque[tuple[float, float]] = deque(sums, maxlen=steps)
+        self.desired = scale.begin
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing has happened in the window."""
+        return self._sums[0] == self._sums[-1]
+
+    def look(self, inside_sum: float, cpu_sum: float) -> int:
+        """Choose and return `desired`; called each tick with the request-seconds and CPU seconds up to now."""
+        inside, cpu = (now - before for now, before in zip((inside_sum, cpu_sum), self._sums[0]))
+        self._sums.append((inside_sum, cpu_sum))
+        window, scale, instance = self._rules.window, self._scale, self._instance
+        needed = self._rules.desired(inside / window, cpu / window, instance.concurrency, instance.cpus)
+        self.desired = min(max(needed, scale.least), scale.most)
+        return self.desired
 
 
 def started(waiting: float, starting: int, limit: int) -> int:
-    """Return how many more instances requests without a place ask for: one for each `limit` of them."""
+    """Return how many more instances the requests without a place ask for: one for each `limit` of them."""
     return max(0, math.ceil(waiting / limit - 1e-9) - starting)
 
 
@@ -62,10 +96,14 @@ MOST_CONCURRENCY = 1000
 DEFAULT_MOST_INSTANCES = 100
 
 
-def check_size(cpu: int, memory: int) -> None:
-    """Refuse a pair of vCPUs and MiB that the platform refuses."""
+def check_cpu(cpu: int) -> None:
+    """Refuse a number of vCPUs that the platform does not have."""
     if cpu not in SIZES:
         raise PlanError(f"--cpu: expected one of {', '.join(map(str, SIZES))}, got {cpu}")
+
+
+def check_memory(cpu: int, memory: int) -> None:
+    """Refuse MiB that the platform does not have with these vCPUs."""
     least, most, _ = SIZES[cpu]
     if not least <= memory <= most:
         raise PlanError(f"--memory: expected {least} to {most} MiB with {cpu} vCPU, got {memory} MiB")

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from tools.plan import PlanError
 from tools.plan.measured import Floats
-from tools.plan.problem import PlanError
 
 DAY = 86400.0
 STEP = 0.25  # seconds; a rate is constant in between

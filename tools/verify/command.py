@@ -15,11 +15,11 @@ from serving.core.errors import LoadError
 from serving.runtime.sessions import judge_operations
 from serving.savedmodel.safety.purity import impurities
 from serving.savedmodel.source import Source
+from tools import server
 from tools.verify import cases, checks
 from tools.verify.checks import DIFFERS, ROUNDS, UNTESTED, Subject, Verdict
 from tools.verify.client import Client, VerifyError
 from tools.verify.compare import HALF_TOLERANCE
-from tools.verify.instances import Instance
 
 EPILOG = f"""\
 examples:
@@ -94,7 +94,7 @@ def main(options: argparse.Namespace) -> int:
             for entry in _verify(options, show.progress, facts, ends):
                 show.row(entry, facts)
                 timed.append(entry)
-    except (VerifyError, LoadError, settings.SettingError) as error:
+    except (VerifyError, server.StartError, LoadError, settings.SettingError) as error:
         problem = f"{options.directory or 'MODEL_DIR'}: {error}" if isinstance(error, LoadError) else str(error)
     except KeyboardInterrupt:
         problem = "interrupted"
@@ -178,7 +178,7 @@ def _verify(
         folder = Path(ends.enter_context(tempfile.TemporaryDirectory()))
         try:
             urls = _start(directory, folder, environment, ends)
-        except VerifyError:
+        except server.StartError:
             yield from first
             raise
     client = ends.enter_context(Client(urls[0], headers))
@@ -225,10 +225,12 @@ def _timed(check: Callable[[], Verdict | list[Verdict]]) -> list[Timed]:
 def _start(directory: Path, folder: Path, environment: dict[str, str], ends: ExitStack) -> list[str]:
     """Start two instances."""
     instances = []
-    for _ in range(2):
-        instances.append(Instance(directory, folder, environment))
+    for number in range(2):
+        instances.append(server.start(directory, folder / f"{number}.log", environment))
         ends.callback(instances[-1].stop)
-    return [instance.wait().url for instance in instances]
+    for instance in instances:
+        instance.wait_until_ready()
+    return [instance.url for instance in instances]
 
 
 def _signatures(offer: cases.Offer, names: list[str]) -> list[str]:

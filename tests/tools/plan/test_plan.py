@@ -15,12 +15,11 @@ from hypothesis import strategies as st
 from serving import __main__ as serving
 from tests.conftest import ROOT
 from tests.tools.plan.made import MEASURED, measured
+from tools.plan import PlanError, traffic
 from tools.plan import cost as costs
-from tools.plan import traffic
 from tools.plan.measured import instance, throughput
 from tools.plan.outcome import MIDDLES, Outcome, bins
 from tools.plan.plan import Wishes, plan, size
-from tools.plan.problem import PlanError
 from tools.plan.rules import MEMORIES, SIZES
 
 PRICES = costs.read(costs.DEFAULT, "1")

@@ -29,10 +29,10 @@ async def script(platform: Platform) -> None:
 
 
 def test_real_servers_are_started_and_met_as_simulated() -> None:
-    scale = Scale(0, 3)
-    record = asyncio.run(Platform(EMBEDDED, example(EMBEDDED), 2, scale, RULES, 0.001).play(script))
     # Far slower than the real ones, which does not change what is started or met
-    found = simulated(record, made(2, 200, 200, cpu=0.001), scale, RULES)
+    scale, given = Scale(0, 3), made(2, 200, 200, cpu=0.001)
+    record = asyncio.run(Platform(EMBEDDED, example(EMBEDDED), given, scale, RULES).play(script))
+    found = simulated(record, given, scale, RULES)
     assert len(record.arrivals) == found.requests == 11
     assert not any(math.isnan(one) for one in record.latencies)
     assert found.refused == 0
