@@ -99,8 +99,8 @@ def repeated(subjects: list[Subject], repeat: int, minutes: float) -> Iterator[t
                 return
             for subject in subjects:
                 right: dict[str, Any] = {}
-                for form, place in subject.folders.items():
-                    figures, outputs = measured(subject, place, Path(folder) / "out.npz")
+                for form, model_folder in subject.folders.items():
+                    figures, outputs = measured(subject, model_folder, Path(folder) / "out.npz")
                     right = right or outputs
                     if problem := difference(right, outputs, TOLERANCE)[1]:
                         raise SystemExit(f"{subject.name}: {form}: {problem}")

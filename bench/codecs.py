@@ -148,14 +148,14 @@ def measure(works: dict[str, Work], seconds: float) -> dict[str, Figures]:
     }
 
 
-def figures(one: Case, seconds: float) -> dict[str, Figures]:
-    buffer, copied = np.ones(one.size, np.uint8), np.empty(one.size, np.uint8)
+def figures(case: Case, seconds: float) -> dict[str, Figures]:
+    buffer, copied = np.ones(case.size, np.uint8), np.empty(case.size, np.uint8)
     return measure(
         {
-            "decode": one.decode,
-            "encode": one.encode,
-            "plain decode": one.plain_decode,
-            "plain encode": one.plain_encode,
+            "decode": case.decode,
+            "encode": case.encode,
+            "plain decode": case.plain_decode,
+            "plain encode": case.plain_encode,
             "memcpy": partial(np.copyto, copied, buffer),
         },
         seconds,
@@ -168,11 +168,11 @@ HEADINGS = [
 ]  # fmt: skip
 
 
-def row(one: Case, times: dict[str, Figures]) -> list[str]:
+def row(case: Case, times: dict[str, Figures]) -> list[str]:
     decode, encode_ = times["decode"], times["encode"]
     return [
-        one.tensor, one.form, f"{one.size / 1000:.1f}",
-        f"{decode.p50:.1f}", f"{decode.p90:.1f}", f"{one.size / decode.p50:.0f}",
+        case.tensor, case.form, f"{case.size / 1000:.1f}",
+        f"{decode.p50:.1f}", f"{decode.p90:.1f}", f"{case.size / decode.p50:.0f}",
         fraction(decode.p50 / times["plain decode"].p50), f"{decode.p50 / times['memcpy'].p50:.1f}",
         f"{encode_.p50:.1f}", f"{encode_.p90:.1f}", fraction(encode_.p50 / times["plain encode"].p50),
     ]  # fmt: skip
@@ -219,9 +219,9 @@ def main() -> None:
     made = cases()
     gc.collect()
     gc.freeze()  # as the server does when its model is there
-    measured = {(one.tensor, one.form): figures(one, options.seconds) for one in made}
+    measured = {(case.tensor, case.form): figures(case, options.seconds) for case in made}
     facts = about("1", "python -m bench.codecs")
-    rows = [HEADINGS, *(row(one, measured[one.tensor, one.form]) for one in made)]
+    rows = [HEADINGS, *(row(case, measured[case.tensor, case.form]) for case in made)]
     explained = " ".join((__doc__ or "").split("\n\n", 1)[1].split())
     publish("codecs.md", "Codecs", facts, [explained, budgets(measured), rows])
 

@@ -78,8 +78,8 @@ def main() -> None:
                     if turn:
                         costs[name].append((process.cpu_seconds() - before) / result.answered * 1e6)
             here, there = costs.values()
-            ratio = median(one / other for one, other in zip(here, there))
-            medians = {name: round(median(one), 1) for name, one in costs.items()}
+            ratio = median(inline / pooled for inline, pooled in zip(here, there))
+            medians = {name: round(median(values), 1) for name, values in costs.items()}
             print(json.dumps({"connections": connections, "cpu_microseconds": medians, "ratio": round(ratio, 2)}))
 
 

@@ -85,8 +85,11 @@ BY_NAME = {subject.name: subject for subject in SUBJECTS}
 
 def variables(subject: Subject, model: Model, port: int) -> Settings:
     """Return what a subject is started with; each reads the variables that it knows."""
-    place = {"HOST": "127.0.0.1", "PORT": str(port)}
+    address = {"HOST": "127.0.0.1", "PORT": str(port)}
     wait = {"MAX_WAIT": "60"}  # the load is to be answered, not refused
     return (
-        {"MODEL_DIR": str(model.saved_model), "ANSWER": str(model.answer_file)} | place | wait | subject.settings(model)
+        {"MODEL_DIR": str(model.saved_model), "ANSWER": str(model.answer_file)}
+        | address
+        | wait
+        | subject.settings(model)
     )

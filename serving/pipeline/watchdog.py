@@ -1,7 +1,7 @@
-"""Ends a process whose run does not end: some kernels loop for ever on some values, and hold a core and a place.
+"""Ends a process whose run does not end: some kernels loop for ever on some values, and hold a core and a slot.
 
-TensorFlow cannot be told to stop. So the request gets 504, those beside it have a little
-time to end, and the process ends, for its server to start another.
+TensorFlow cannot interrupt a run. So the request gets 504, concurrent requests have a few seconds to finish, and the
+process ends, for its server to start another.
 """
 
 import os

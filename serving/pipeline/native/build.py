@@ -111,8 +111,8 @@ def run(command: Sequence[str | Path], who: str, environment: Mapping[str, str] 
     except OSError as error:
         raise Refused(f"there is no C++ compiler: {error}") from None
     if ran.returncode:
-        told = (ran.stderr.strip() or f"it ended with status {ran.returncode}").splitlines()
-        raise Refused(f"{who}: {next((line for line in told if 'error' in line), told[-1])}")
+        lines = (ran.stderr.strip() or f"it ended with status {ran.returncode}").splitlines()
+        raise Refused(f"{who}: {next((line for line in lines if 'error' in line), lines[-1])}")
     return ran.stdout
 
 

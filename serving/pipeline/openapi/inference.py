@@ -78,7 +78,7 @@ def _each(schemas: Sequence[Schema], required: Collection[str]) -> Schema:
     least = {"minItems": len(required)} if required else {}
     listed: Schema = {"items": any_of(schemas), "maxItems": len(schemas), **least}
     if len(schemas) > 1:
-        names = [one["properties"]["name"] for one in schemas]
+        names = [schema["properties"]["name"] for schema in schemas]
         listed["allOf"] = [
             {
                 "contains": {"type": "object", "properties": {"name": name}},

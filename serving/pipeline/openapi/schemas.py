@@ -120,7 +120,7 @@ def _beyond(dtype: DType) -> float:
 def input_schema(spec: TensorSpec, *, row: bool = False, empty: bool = False) -> Schema:
     """Return what a tensor is in a request: nested lists; `row` is one index of the first dimension of it.
 
-    Only the innermost list may be empty unless `empty` says that the shape is told elsewhere: [] alone has one
+    Only the innermost list may be empty unless `empty` says that the shape is given elsewhere: [] alone has one
     dimension.
     """
     if spec.shape is None:
