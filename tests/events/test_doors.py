@@ -18,8 +18,9 @@ from cloudevents.http import CloudEvent, from_http
 
 from serving.servers import wsgi
 from tests.conftest import ROOT, Serve
+from tests.events.asked import CE, FORMS, NAME, push, sent_as
 from tests.events.sink import Sink, sink
-from tests.events.test_events import CE, FORMS, NAME, PREDICT, push, sent_as
+from tests.pipeline.test_handler import PREDICT
 from tests.server import Answer, Server, running
 from tests.servers.test_wsgi import call, environ, through_flask
 

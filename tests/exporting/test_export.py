@@ -1,8 +1,7 @@
-"""Exporting: what is written, what is refused, what answers, and that training goes on as if nothing had been."""
+"""Exporting: what is written, what is refused, and what answers."""
 
 import json
 import resource
-import sys
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
@@ -14,113 +13,26 @@ import pytest
 from exporting import (
     Refusal,
     State,
-    class_names,
     export,
     fingerprint,
     forward,
     from_keras,
     function,
     image_bytes,
-    keyed,
     manifest,
     resume,
     text,
-    tf_example,
-    top_k,
 )
 from exporting.export import Exported
 from exporting.inputs import batched
 from exporting.refusal import Unreadable
-from exporting.runner import Job, ask
 from exporting.state import load, save
 from serving.savedmodel.protobuf import each_field, last_field, text_of
 from serving.savedmodel.signature import read
 from serving.savedmodel.source import Source
 from serving.scoring import run
 from tests.exporting.conftest import python
-
-NAMES = ["ant", "bee", "cat"]
-INTERRUPTED, WHOLE = 3, 7  # epochs
-
-
-@pytest.fixture(scope="module")
-def tf() -> Any:
-    return pytest.importorskip("tensorflow")
-
-
-@pytest.fixture(scope="module")
-def keras(tf: Any) -> Any:
-    return pytest.importorskip("keras")
-
-
-@pytest.fixture(scope="module")
-def model(keras: Any) -> Any:
-    """Return a model that was trained a little, with everything that may not be exported."""
-    keras.utils.set_random_seed(1)
-    layers = keras.layers
-    net = keras.Sequential(
-        [
-            keras.Input((8, 8, 3)),
-            layers.RandomFlip(),
-            layers.Conv2D(2, 3),
-            layers.BatchNormalization(),
-            layers.Flatten(),
-            layers.Dropout(0.5),
-            layers.Dense(3),
-        ]
-    )
-    net.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
-    random = np.random.default_rng(1)
-    net.fit(random.random((8, 8, 8, 3)), random.integers(0, 3, 8), verbose=0)
-    return net
-
-
-@pytest.fixture(scope="module")
-def picture(tf: Any) -> bytes:
-    png: bytes = tf.io.encode_png(np.random.default_rng(2).integers(0, 255, (20, 30, 3)).astype(np.uint8)).numpy()
-    return png
-
-
-@pytest.fixture(scope="module")
-def exported(tf: Any, model: Any, picture: bytes, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """Export the model with everything around it, once."""
-    out = tmp_path_factory.mktemp("exported") / "model"
-    pixels = np.arange(2 * 8 * 8 * 3).reshape(2, 8, 8, 3) % 7
-    features = tf.train.Features(
-        feature={"input": tf.train.Feature(float_list=tf.train.FloatList(value=pixels[0].ravel()))}
-    )
-    classes = class_names(forward(model), NAMES, logits=True)
-    return export(
-        model,
-        out,
-        functions={
-            "serving_default": image_bytes(classes, scale=1 / 255),
-            "pixels": keyed(classes),
-            "classify": tf_example(top_k(forward(model), 2, NAMES, logits=True)),
-        },
-        examples={
-            "serving_default": {"image": [picture]},
-            "pixels": {"key": ["first", "second"], "input": pixels},
-            "classify": {"examples": [tf.train.Example(features=features).SerializeToString()]},
-        },
-        labels=NAMES,
-        card=lambda folder: f"# {len(list(folder.iterdir()))} things\n",
-        state=from_keras(model, epoch=1, seed=1, data=fingerprint(pixels)),
-    )
-
-
-def answers(folder: Path, name: str, **inputs: Any) -> dict[str, Any]:
-    """Ask the server's runtime."""
-    arrays = {key: np.asarray(value) for key, value in inputs.items()}
-    (answer,) = ask(Job(folder, [(name, arrays)])).answers
-    assert answer.outputs is not None, answer.message
-    return answer.outputs
-
-
-def strings(*values: str | bytes) -> Any:
-    array = np.empty(len(values), object)
-    array[:] = [value.encode() if isinstance(value, str) else value for value in values]
-    return array
+from tests.exporting.exported import NAMES, answers, counting, otherwise, spec, strings, table_from_nowhere
 
 
 def test_signatures_have_the_names_that_were_asked_for(exported: Exported) -> None:
@@ -331,34 +243,6 @@ def test_a_picture_that_claims_too_much_is_refused(tf: Any, picture: bytes) -> N
         image_bytes(identity, largest=599).call(image=tf.constant([picture]))
 
 
-def spec(tf: Any, *shape: int | None) -> dict[str, Any]:
-    return {"x": tf.TensorSpec(shape)}
-
-
-def counting(tf: Any) -> Any:
-    class Counting(tf.Module):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.calls = tf.Variable(0.0)
-
-        @tf.function(input_signature=[tf.TensorSpec((None,), name="x")])
-        def __call__(self, x: Any) -> Any:
-            return {"y": x + self.calls.assign_add(1.0)}
-
-    return Counting()
-
-
-def otherwise(tf: Any) -> Any:
-    """Return what is one thing in memory and another in the graph."""
-    return function(lambda x: x * (2.0 if tf.executing_eagerly() else 2.001), spec(tf, None))
-
-
-def table_from_nowhere(tf: Any) -> Any:
-    pairs = tf.lookup.KeyValueTensorInitializer(["a"], [1])
-    table = tf.lookup.StaticHashTable(pairs, 0)
-    return function(lambda x: table.lookup(x), {"x": tf.TensorSpec((None,), tf.string)})
-
-
 # fmt: off
 REFUSED: list[tuple[str, Callable[[Any], Any], str]] = [
     # what                     made by                                                                      told
@@ -501,63 +385,3 @@ def test_fingerprints_tell_data_apart() -> None:
     assert fingerprint(a) == fingerprint(a.copy())
     others = [a.reshape(2, 3), a.astype(np.float64), a + 1, np.array(["a"], object)]
     assert len({fingerprint(one) for one in [a, *others]}) == 5
-
-
-def test_training_goes_on_as_if_it_had_not_been_interrupted(tmp_path: Path) -> None:
-    for part in ("first", "second"):
-        done = python("-m", "tests.exporting.test_export", part, str(tmp_path))
-        assert done.returncode == 0, done.stderr[-2000:]
-    whole, resumed = (np.load(tmp_path / f"{name}.npz") for name in ("whole", "resumed"))
-    assert len(whole.files) == len(resumed.files) > 10
-    for name in whole.files:
-        assert whole[name].tobytes() == resumed[name].tobytes(), name
-
-
-def _train(part: str, folder: Path) -> None:
-    """Train in a process of its own: at a stretch and, `first`, until the interruption, or, `second`, from there."""
-    import keras
-    import tensorflow as tf
-
-    tf.config.experimental.enable_op_determinism()
-    random = np.random.default_rng(0)
-    x, y = random.random((40, 6)).astype(np.float32), random.integers(0, 3, 40)
-
-    def build() -> Any:
-        net = keras.Sequential([keras.Input((6,)), keras.layers.Dense(8, "relu"), keras.layers.BatchNormalization()])
-        net.add(keras.layers.Dropout(0.4))
-        net.add(keras.layers.Dense(3))
-        rate = keras.optimizers.schedules.CosineDecay(0.05, WHOLE * 5)
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        net.compile(keras.optimizers.AdamW(rate, use_ema=True), loss, metrics=["accuracy"], jit_compile=False)
-        return net
-
-    def train(net: Any, begin: int, end: int) -> None:
-        for epoch in range(begin, end):
-            order = np.random.default_rng([1, epoch]).permutation(len(x))
-            net.fit(x[order], y[order], batch_size=8, initial_epoch=epoch, epochs=epoch + 1, shuffle=False, verbose=0)
-
-    def keep(net: Any, name: str) -> None:
-        variables = [*net.weights, *net.optimizer.variables]
-        np.savez(folder / name, **{str(place): variable.numpy() for place, variable in enumerate(variables)})
-
-    if part == "first":
-        keras.utils.set_random_seed(5)
-        net = build()
-        train(net, 0, WHOLE)
-        keep(net, "whole.npz")
-        keras.utils.set_random_seed(5)
-        net = build()
-        train(net, 0, INTERRUPTED)
-        export(net, folder / "model", state=from_keras(net, epoch=INTERRUPTED, seed=1, data=fingerprint(x, y)))
-    else:
-        keras.utils.set_random_seed(99)
-        net = build()
-        facts = resume(net, folder / "model.state.json")
-        assert facts["data"] == fingerprint(x, y)
-        assert facts["step"] == INTERRUPTED * 5
-        train(net, facts["epoch"], WHOLE)
-        keep(net, "resumed.npz")
-
-
-if __name__ == "__main__":
-    _train(sys.argv[1], Path(sys.argv[2]))

@@ -13,8 +13,8 @@ import pytest
 from serving.pipeline import predictions
 from serving.savedmodel.folder import card
 from tests.conftest import EMBEDDED, Serve
-from tests.core.telemetry.test_observe import ask as ask_the_server
-from tests.core.telemetry.test_observe import exposed, scraped
+from tests.core.telemetry.asked import ask as ask_the_server
+from tests.core.telemetry.asked import exposed, scraped
 from tests.events.emulators import storage
 from tests.pipeline.test_handler import PREDICT
 from tests.server import running

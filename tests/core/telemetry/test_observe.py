@@ -1,55 +1,25 @@
-"""What is told of requests: log lines as JSON, times in a header, metrics and traces as their own libraries read them."""
+"""The log: a line for each request, of one form for every server."""
 
 import json
 import re
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 
 from serving import __version__
-from serving.core.http import Response
 from serving.core.telemetry import log, observe
-from serving.servers import wsgi
 from tests.conftest import ROOT, Serve, plain_environment
+from tests.core.telemetry.asked import PARENT, SPAN, TRACE, ask, entries, of_requests
 from tests.pipeline.test_handler import PREDICT
 from tests.server import running
-from tests.servers.test_wsgi import environ
-
-TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
-PARENT = f"00-{TRACE}-{SPAN}-01"
-
-
-def ask(method: str, path: str, body: bytes = b"", **more: str) -> tuple[int, dict[str, str]]:
-    """Ask through the door of this process; give the status and the headers."""
-    started: list[Any] = []
-    request = environ(method, "/", body, **more)
-    request["PATH_INFO"] = path
-    b"".join(wsgi.app(request, lambda status, headers: started.append((int(status[:3]), dict(headers)))))
-    return started[0]
-
-
-def entries(text: str) -> list[dict[str, Any]]:
-    """Read a log whose every line has to be a JSON object, but for what TensorFlow itself writes."""
-    lines = [line for line in text.split("\n") if line and not re.match(r"WARNING: All log|[IWE]0000 ", line)]
-    return [json.loads(line) for line in lines]
-
-
-def of_requests(text: str) -> list[dict[str, Any]]:
-    return [entry for entry in entries(text) if "httpRequest" in entry]
 
 
 # The log
-
-
 def test_a_line_tells_what_happened(serve: Serve, examples: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     serve(GOOGLE_CLOUD_PROJECT="my-project", LOG_REQUESTS="all")
     body = json.dumps({"signature_name": "pixels", "instances": examples["pixels"]["instances"] * 3}).encode()
@@ -270,216 +240,3 @@ def test_a_reader_that_went_away_fails_no_request(examples: dict[str, Any]) -> N
         [sys.executable, "-c", script], cwd=ROOT, env=plain_environment(), capture_output=True, text=True
     )
     assert (run.returncode, run.stderr) == (0, "alive\n")
-
-
-# Metrics
-
-
-def scraped(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
-    """Read metrics as Prometheus' own library does: name and labels → value."""
-    parser = pytest.importorskip("prometheus_client.parser")
-    return {
-        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
-        for family in parser.text_string_to_metric_families(text)
-        for sample in family.samples
-    }
-
-
-def exposed() -> str:
-    parts: list[bytes] = []
-    answer = wsgi.app(environ("GET", "/metrics"), lambda status, headers: parts.append(status.encode()))
-    text = b"".join(answer).decode()
-    assert parts == [b"200 OK"], text
-    return text
-
-
-@pytest.fixture
-def metered(serve: Serve) -> Serve:
-    pytest.importorskip("prometheus_client")
-    serve(METRICS="1")
-    ask("GET", "/healthz")  # the settings are heard
-    return serve
-
-
-def test_metrics_count_what_was_answered(metered: Serve, examples: dict[str, Any]) -> None:
-    rows = {"signature_name": "pixels", "instances": examples["pixels"]["instances"] * 5}
-    for _ in range(3):
-        assert ask("POST", "/", json.dumps(rows).encode())[0] == 200
-    ask("POST", "/", b"{")
-    ask("POST", "/", b" " * 9_000_000)
-    found = scraped(exposed())
-    predict = (("action", "predict"), ("protocol", "tensorflow_serving"))
-    assert found["serving_requests_total", (*predict, ("status", "2xx"))] == 3
-    assert found["serving_requests_total", (*predict, ("status", "4xx"))] == 2
-    assert found["serving_request_seconds_count", predict] == 5
-    assert found["serving_request_seconds_bucket", (predict[0], ("le", "+Inf"), predict[1])] == 5
-    assert found["serving_rows_total", predict] == 15
-    assert found["serving_refused_total", (("status", "413"),)] == 1
-    assert found["serving_loads_total", (("outcome", "loaded"),)] == 1
-    assert found["serving_requests_in_flight", ()] == 1  # the scrape itself
-    assert {found["serving_step_seconds_count", (("step", step),)] for step in observe.STEPS} == {3}
-    assert found["serving_start_seconds", (("phase", "model"),)] > 0
-    assert found["serving_cold_requests_total", ()] >= 1
-    assert (
-        "openmetrics"
-        in ask("GET", "/metrics", HTTP_ACCEPT="application/openmetrics-text; version=1.0.0")[1]["Content-Type"]
-    )
-
-
-def test_what_a_client_chooses_makes_no_series(metered: Serve, examples: dict[str, Any]) -> None:
-    def series() -> set[Any]:
-        for method, path in (
-            ("GET", "/x"),
-            ("BREW", "/"),
-            ("POST", "/v1/models/x:predict"),
-            ("GET", "/v1/models/model/versions/9"),
-        ):
-            ask(method, path)
-        return set(scraped(exposed()))
-
-    series()  # itself counted from now on
-    before = series()
-    for number in range(2000):
-        ask("GET", f"/{number}")
-        ask(f"M{number}", f"/v1/models/{number}:predict")
-        ask("POST", f"/v1/models/{number}/versions/{number}:predict", HTTP_USER_AGENT=str(number))
-    assert series() == before
-
-
-def test_workers_add_up_what_each_has_counted(examples: dict[str, Any]) -> None:
-    pytest.importorskip("prometheus_client")
-    with running("functions-framework", METRICS="1", WORKERS="2") as server:
-        with ThreadPoolExecutor(8) as pool:
-            answers = list(pool.map(lambda _: server.ask("POST", "/", examples["pixels"]).status, range(60)))
-        assert set(answers) == {200}
-        for _ in range(8):  # whichever worker answers
-            found = scraped(server.ask("GET", "/metrics").body.decode())
-            predict = (("action", "predict"), ("protocol", "tensorflow_serving"), ("status", "2xx"))
-            assert found["serving_requests_total", predict] == 60
-            assert found["serving_loads_total", (("outcome", "loaded"),)] in (1, 2)
-
-
-def test_without_the_setting_there_are_no_metrics(serve: Serve) -> None:
-    answer: Response = serve()("GET", "/metrics")
-    assert (answer.status, json.loads(answer.body)["error"]) == (404, "there are no metrics: METRICS=1 turns them on")
-
-
-ABSENT = """
-import io, sys
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("prometheus_client", "opentelemetry") and {blocked}:
-            raise ModuleNotFoundError("No module named " + name, name=name)
-sys.meta_path.insert(0, Absent())
-from serving.core import settings; from serving.core.telemetry import observe; from serving.servers import wsgi
-observe.begin(settings.current())
-def ask(path):
-    environ = {{"REQUEST_METHOD": "GET", "PATH_INFO": path, "wsgi.input": io.BytesIO()}}
-    return b"".join(wsgi.app(environ, lambda status, headers: None)).decode()
-ask("/readyz")
-print(ask("/metrics"))
-names = ("prometheus_client", "opentelemetry", "logging", "multiprocessing")
-print(sorted({{name.partition(".")[0] for name in sys.modules}} & set(names)))
-"""
-
-
-def alone(blocked: bool, **settings: str) -> list[str]:
-    script = ABSENT.format(blocked=blocked)
-    environment = plain_environment(LOG_REQUESTS="none", **settings)
-    run = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    return run.stdout.splitlines()
-
-
-def test_what_nobody_asked_for_is_not_imported() -> None:
-    assert alone(blocked=False)[-1] == "[]"
-
-
-def test_what_is_missing_is_named_and_everything_else_works() -> None:
-    lines = alone(blocked=True, METRICS="1", OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9")
-    warnings = [entry["message"] for entry in entries("\n".join(lines[:-2])) if entry["severity"] == "WARNING"]
-    assert [warning.partition(":")[0].partition(",")[0] for warning in warnings] == [
-        "METRICS=1", "OTEL_EXPORTER_OTLP_ENDPOINT is set",
-    ]  # fmt: skip
-    assert (
-        json.loads(lines[-2])["error"] == "prometheus_client is not installed: pip install -r requirements/observe.txt"
-    )
-
-
-# Traces
-
-
-@contextmanager
-def collector() -> Iterator[tuple[str, list[Any]]]:
-    """A collector of OpenTelemetry's: give its address, and the spans that it gets, with their resource."""
-    service = pytest.importorskip("opentelemetry.proto.collector.trace.v1.trace_service_pb2")
-    spans: list[Any] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            for resource in service.ExportTraceServiceRequest.FromString(body).resource_spans:
-                named = {one.key: one.value.string_value for one in resource.resource.attributes}
-                spans.extend((named, span) for scope in resource.scope_spans for span in scope.spans)
-            self.send_response(200)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, format: str, *arguments: object) -> None: ...
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", spans
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
-@pytest.mark.parametrize("door", ["standalone", "functions-framework"])
-def test_traces_reach_a_collector_when_the_server_ends(examples: dict[str, Any], door: str) -> None:
-    pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
-    with collector() as (address, spans):
-        told = {"OTEL_EXPORTER_OTLP_ENDPOINT": address, "OTEL_BSP_SCHEDULE_DELAY": "60000", "K_SERVICE": "digits"}
-        with running(door, **told) as server:
-            assert server.ask("POST", PREDICT, examples["pixels"], traceparent=PARENT).status == 200
-            assert server.ask("POST", PREDICT, examples["pixels"], traceparent=PARENT[:-1] + "0").status == 200
-            assert server.ask("GET", "/nothing/of/the/kind").status == 404
-            server.process.send_signal(signal.SIGTERM)
-            assert server.process.wait(15) == 0
-            lines = of_requests(server.log)
-    assert {named["service.name"] for named, _ in spans} == {"digits"}
-    found = [span for _, span in spans]
-    assert sorted(span.name for span in found) == sorted(
-        ["GET", "POST /v1/models/{name}:predict", "decode", "run", "encode"]
-    )  # the one that its caller does not sample is not among them
-    (root,) = [span for span in found if span.name.startswith("POST")]
-    assert (root.trace_id.hex(), root.parent_span_id.hex()) == (TRACE, SPAN)
-    assert root.kind == type(root).SPAN_KIND_SERVER
-    steps = sorted(
-        (span for span in found if span.parent_span_id == root.span_id), key=lambda span: span.start_time_unix_nano
-    )
-    assert [span.name for span in steps] == ["decode", "run", "encode"]
-    assert root.start_time_unix_nano <= steps[0].start_time_unix_nano
-    assert all(span.start_time_unix_nano <= span.end_time_unix_nano for span in found)
-    assert steps[-1].end_time_unix_nano <= root.end_time_unix_nano
-    assert abs(root.end_time_unix_nano / 1e9 - time.time()) < 120
-    told = {one.key: one.value for one in root.attributes}
-    assert told["http.response.status_code"].int_value == 200
-    assert told["serving.rows"].int_value == 1
-    assert "nothing" not in str([span for span in found if span.name == "GET"])
-    assert lines[0]["logging.googleapis.com/spanId"] == root.span_id.hex()
-    assert lines[2]["logging.googleapis.com/trace"]  # made here, for there was none
-
-
-def test_a_collector_that_is_not_there_is_told_in_the_log_and_holds_nothing_up(examples: dict[str, Any]) -> None:
-    pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
-    with running("standalone", OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9") as server:
-        assert server.ask("POST", "/", examples["pixels"]).status == 200
-        server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(10) == 0
-        told = [one for one in entries(server.log) if one.get("logger", "").startswith("opentelemetry")]
-        assert told, server.log
-        assert {entry["severity"] for entry in told} <= {"WARNING", "ERROR"}

@@ -10,7 +10,7 @@ from serving.pipeline import accelerator
 from serving.pipeline.accelerator import Tally
 from serving.runtime import loading
 from tests.conftest import ROOT, Serve
-from tests.core.telemetry.test_observe import ask, exposed, scraped
+from tests.core.telemetry.asked import ask, exposed, scraped
 from tests.pipeline.native.models import build
 
 TENSOR = '"name":"x","shape":[1],"datatype":"FP32","data":[1]'

@@ -1,121 +1,18 @@
 """Bytes on a connection and the bytes of its answers, however they are cut; h11 reads both as the oracle."""
 
 import json
-import os
-import socket
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import Any
 
 import h11
 import pytest
 
-from serving.core import settings
-from serving.core.http import HttpError, Response, receive
-from serving.pipeline.handler import handle
+from serving.core.http import Response
 from serving.servers.standalone import connection as connections
-from serving.servers.standalone.connection import Connection
 from serving.servers.standalone.loop import Loop
 from serving.servers.standalone.reading import Exchange
-
-LIMIT = 64  # bytes of a body
-GET = b"GET /a HTTP/1.1\r\nHost: x\r\n"
-POST = b"POST /a HTTP/1.1\r\nHost: x\r\n"
-CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
-
-
-def length(size: int, more: bytes = b"") -> bytes:
-    return POST + more + b"Content-Length: %d\r\n\r\n" % size
-
-
-class Wire:
-    """A connection of the server without its loop's turns: each part that is sent is received by itself."""
-
-    def __init__(self, loop: Loop) -> None:
-        self.client, accepted = socket.socketpair()
-        accepted.setblocking(False)
-        self.client.settimeout(10)
-        self.connection = Connection(loop, accepted, "127.0.0.1")
-        loop._connections[self.connection.descriptor] = self.connection
-        loop.watch(self.connection, connections.IN)
-
-    def send(self, part: bytes) -> None:
-        with suppress(OSError):
-            self.client.sendall(part)
-        if not self.connection.is_closed:
-            self.connection.on_event(connections.IN)
-
-    def end(self) -> None:
-        with suppress(OSError):
-            self.client.shutdown(socket.SHUT_WR)
-        for _ in range(100):
-            if not self.connection.is_closed:
-                self.connection.on_event(connections.IN)
-
-    def answers(self) -> bytes:
-        """Return what has been sent; the connection is closed by now, or waits for more."""
-        received = b""
-        self.client.setblocking(False)
-        with suppress(BlockingIOError):
-            while part := self.client.recv(1 << 16):
-                received += part
-        return received
-
-    def close(self) -> None:
-        self.connection.close()
-        self.client.close()
-
-
-@pytest.fixture
-def loop(monkeypatch: pytest.MonkeyPatch) -> Iterator[Loop]:
-    monkeypatch.setattr("serving.servers.standalone.reading.largest_body", lambda path: LIMIT)
-    monkeypatch.setattr("serving.servers.standalone.connection.MAX_HEADER_BYTES", 8192)
-    parent, alive = os.pipe()
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()
-        made = Loop(settings.read({"READ_TIMEOUT": "5"}), listener, parent, handle)
-        made.answer = echo  # type: ignore[method-assign]
-        yield made
-    made._poll.close()
-    for descriptor in (parent, alive, made._waking, made._wake):
-        os.close(descriptor)
-
-
-def echo(exchange: Exchange, body: Any) -> None:
-    """Answer with the request itself."""
-    request = exchange.with_body(body)
-    try:
-        data = receive(body, request.length, LIMIT)
-        told = [request.method, request.path, request.query, data.decode("latin-1"), request.headers.get("x-field")]
-        response = Response(200, json.dumps(told).encode())
-    except HttpError as error:
-        response = Response(error.status, json.dumps({"error": str(error)}).encode())
-    exchange.connection.send(exchange, response)
-    exchange.connection._loop.give_back(exchange)
-
-
-def responses(data: bytes, method: str = "POST") -> list[tuple[int, bytes]]:
-    """Read answers as h11 does; interim ones are statuses with an empty body."""
-    found: list[tuple[int, bytes]] = []
-    while data:
-        client = h11.Connection(h11.CLIENT)
-        client.send(h11.Request(method=method, target="/", headers=[("Host", "x")]))
-        client.send(h11.EndOfMessage())
-        client.receive_data(data)
-        body, status = b"", 0
-        while not isinstance(event := client.next_event(), h11.EndOfMessage):
-            assert not isinstance(event, type(h11.NEED_DATA)), data
-            if isinstance(event, h11.InformationalResponse):
-                found.append((event.status_code, b""))
-            elif isinstance(event, h11.Response):
-                status = event.status_code
-            elif isinstance(event, h11.Data):
-                body += bytes(event.data)
-        found.append((status, body))
-        data = client.trailing_data[0]
-    return found
+from tests.servers.standalone.wire import CHUNKED, GET, LIMIT, POST, Wire, answered, echo, length, responses
 
 
 def requests(data: bytes) -> list[list[Any]]:
@@ -201,17 +98,6 @@ def cuts(data: bytes) -> Iterator[list[bytes]]:
     for place in range(1, len(data), 1 if len(data) < 300 else 37):
         yield [data[:place], data[place:]]
     yield [data[place : place + 1] for place in range(len(data))]
-
-
-def answered(loop: Loop, parts: list[bytes]) -> bytes:
-    wire = Wire(loop)
-    try:
-        for part in parts:
-            wire.send(part)
-        wire.end()
-        return wire.answers()
-    finally:
-        wire.close()
 
 
 @pytest.mark.parametrize(("what", "data"), GOOD, ids=[case[0] for case in GOOD])
@@ -342,85 +228,3 @@ def test_answers_without_a_body_have_none_and_a_field_with_a_line_end_is_not_sen
         head, body = answer(Response(200, b"", headers=(("X-A", value),)), b"GET")
         assert head.startswith(b"http/1.1 500 ")
         assert b"x-a" not in head
-
-
-# Time
-
-
-def wires(loop: Loop, data: bytes, count: int = 3) -> list[Wire]:
-    made = [Wire(loop) for _ in range(count)]
-    for wire in made:
-        wire.send(data)
-    return made
-
-
-LATE = [
-    # what                  sent                                  statuses
-    ("half a head",         GET,                                  [408]),
-    ("line ends alone",     b"\r\n\r\n",                          []),
-    ("half a body",         length(5) + b"{}",                    [408]),
-    ("half of the chunks",  CHUNKED + b"2\r\n{}\r\n",             [408]),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("what", "data", "statuses"), LATE, ids=[case[0] for case in LATE])
-def test_a_request_that_does_not_come_in_time_is_ended(loop: Loop, what: str, data: bytes, statuses: list[int]) -> None:
-    made = wires(loop, data)
-    loop._look(time.monotonic() + 4)
-    assert not any(wire.connection.is_closed for wire in made)
-    loop._look(time.monotonic() + 6)
-    for wire in made:
-        assert [status for status, _ in responses(wire.answers())] == statuses
-    loop._look(time.monotonic() + 9)
-    assert not loop._connections
-    for wire in made:
-        wire.client.close()
-
-
-def test_idle_connections_are_closed_in_their_time_and_first_where_room_is_needed(loop: Loop) -> None:
-    idle = wires(loop, GET + b"\r\n")
-    slow = wires(loop, GET)
-    loop._most = 6
-    loop._next_room = 0.0
-    assert not loop._make_room(time.monotonic())  # each of them may be asking just now
-    loop._next_room = 0.0
-    for age, wire in zip((4, 3, 2), idle):
-        wire.connection.idle_since -= age
-    assert loop._make_room(time.monotonic())
-    assert [wire.connection.is_closed for wire in idle] == [True, False, False]
-    assert not any(wire.connection.is_closed for wire in slow)
-    loop._sweep(time.monotonic() + connections.KEPT_ALIVE + 1)
-    assert all(wire.connection.is_closed for wire in idle)
-    loop._most, loop._next_room = 3, 0.0
-    assert not loop._make_room(time.monotonic())  # each of them began just now
-    loop._next_room = 0.0
-    assert loop._make_room(time.monotonic() + 2)
-    assert [wire.connection.is_closed for wire in slow] == [True, False, False]
-    for wire in (*idle, *slow):
-        wire.close()
-
-
-def test_a_slow_body_makes_room_for_another(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop._admission, "_most_bytes", 0)
-    monkeypatch.setattr("serving.pipeline.admission.PIECE", 50)
-    old, new = wires(loop, length(60) + b"x" * 40, 1)[0], Wire(loop)
-    new.send(length(60) + b"y" * 40)
-    assert [status for status, _ in responses(new.answers())] == [503]  # the old one is not slow yet
-    monkeypatch.setattr("serving.servers.standalone.loop.CUTTABLE", -1.0)
-    other = Wire(loop)
-    other.send(length(60) + b"z" * 40)
-    assert [status for status, _ in responses(old.answers())] == [503]
-    other.send(b"z" * 20)
-    told = responses(other.answers())
-    assert [status for status, _ in told] == [200], told
-    for wire in (old, new, other):
-        wire.close()
-
-
-def test_what_the_watchdog_answers_is_answered_once(loop: Loop) -> None:
-    def hang(exchange: Exchange, body: Any) -> None:
-        exchange.give(Response(504, b'{"error":"late"}'))  # in a thread of its own
-        exchange.connection.send(exchange, Response(200, b"later still"))
-
-    loop.answer = hang  # type: ignore[method-assign]
-    assert responses(answered(loop, [GET + b"\r\n" + GET + b"\r\n"])) == [(504, b'{"error":"late"}')]

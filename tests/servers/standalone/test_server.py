@@ -22,7 +22,7 @@ import tritonclient.http
 
 from serving.servers.standalone.__main__ import main
 from tests.models.zoo import build
-from tests.product.test_life_cycle import answered, workers
+from tests.product.test_workers import answered, workers
 from tests.server import DOORS, Server, running
 
 BYTES = 300_000  # of a body, in several pieces
