@@ -38,7 +38,7 @@ def predict_schemas(subject: Subject) -> dict[str, Schema]:
             schemas[f"{identity}.predictions"] = _predictions(signature, subject)
             bodies.append(schema_ref(f"{identity}.instances"))
             answers.append(schema_ref(f"{identity}.predictions"))
-        schemas[f"{identity}.inputs"] = _chosen(signature, subject, "inputs", _columns(signature))
+        schemas[f"{identity}.inputs"] = _chosen(signature, subject, "inputs", _columns(signature, subject))
         schemas[f"{identity}.outputs"] = _answer("inputs", "outputs", _outputs(signature, subject))
         bodies.append(schema_ref(f"{identity}.inputs"))
         answers.append(schema_ref(f"{identity}.outputs"))
@@ -64,11 +64,8 @@ def _chosen(signature: Signature, subject: Subject, form: str, value: Schema) ->
 def _instances(signature: Signature, subject: Subject) -> Schema:
     key = subject.options.key_field
     inputs = {name: spec for name, spec in signature.inputs.items() if spec.shape != ()}  # the others have defaults
-    rows = {name: input_schema(spec, row=True) for name, spec in inputs.items()}
-    if media := shown.media_type(subject.source, signature):
-        rows |= {
-            name: {**rows[name], "contentMediaType": media} for name, spec in inputs.items() if spec.dtype.kind == "S"
-        }
+    media = shown.media_type(subject.source, signature)
+    rows = {name: _of_media(input_schema(spec, row=True), spec, media) for name, spec in inputs.items()}
     keys = {key: {"description": KEY}} if key not in (*rows, *signature.outputs) and _keeps_rows(signature) else {}
     named = object_with({**rows, **keys}, signature.required, closed=True)
     sizes = _sized(inputs.values())
@@ -99,8 +96,15 @@ def _keeps_rows(signature: Signature) -> bool:
 KEY = "Comes back with the answer; the model does not see it."
 
 
-def _columns(signature: Signature) -> Schema:
-    columns = {name: input_schema(spec) for name, spec in signature.inputs.items()}
+def _of_media(schema: Schema, spec: TensorSpec, media: str | None) -> Schema:
+    """Return the schema of one string with its media type, if it has one; other schemas as they are."""
+    is_one = spec.dtype.kind == "S" and schema.get("type") != "array"
+    return {**schema, "contentMediaType": media} if media and is_one else schema
+
+
+def _columns(signature: Signature, subject: Subject) -> Schema:
+    media = shown.media_type(subject.source, signature)
+    columns = {name: _of_media(input_schema(spec), spec, media) for name, spec in signature.inputs.items()}
     form = object_with(columns, signature.required, closed=True)
     return any_of([form, columns[signature.only.name]]) if signature.only else form
 

@@ -55,7 +55,7 @@ async function describe() {
     const name = chosen && (chosen.const ?? chosen.enum[0]);
     if (chosen && definitions[name]) {
       const example = Object.values(examples).find(({ summary }) => summary === name)?.value;
-      signatures.push(signature(name, definitions[name], schemas[`${id.slice(0, -7)}.instances`], example));
+      signatures.push(signature(name, definitions[name], schema, schemas[`${id.slice(0, -7)}.instances`], example));
     }
   }
   signatures.sort((one, other) => (other.name === "serving_default") - (one.name === "serving_default"));
@@ -63,10 +63,9 @@ async function describe() {
   return { name: index.model, path, version, card: metadata.json.metadata.card, signatures };
 }
 
-/** Return one signature. `rows` is the schema of a request in rows; undefined where there are none. */
-function signature(name, definition, rows, example) {
-  const item = rows?.properties.instances.items;
-  const schemas = rows ? properties(item) : {};
+/** Return one signature. `rows` is the schema of a request in rows, undefined where there are none; `columns` of the others. */
+function signature(name, definition, columns, rows, example) {
+  const schemas = properties(rows ? rows.properties.instances.items : columns.properties.inputs);
   const tensors = (side) => Object.entries(side).map(([key, info]) => tensor(key, info, Boolean(rows)));
   const inputs = tensors(definition.inputs).map((input) => {
     const kind = kindOf(input, schemas?.[input.name]?.contentMediaType);

@@ -149,8 +149,8 @@ function placeOf(text, { inputs }) {
   const [, place, row, rest] = text.match(/^(instances\[(\d+)\]|inputs)([^]*)/) || [];
   if (!place) return undefined;
   const after = (name) => rest.startsWith(`.${name}`) && /^[:[]/.test(rest.slice(name.length + 1));
-  const quoted = (name) => rest.startsWith(":") && rest.includes(`'${name}'`);
-  const input = inputs.find(({ name }) => after(name)) || inputs.find(({ name }) => quoted(name)) || (inputs.length === 1 ? inputs[0] : undefined);
+  const missing = (name) => rest.startsWith(`: the input '${name}' is missing`);
+  const input = inputs.find(({ name }) => after(name) || missing(name)) || (inputs.length === 1 ? inputs[0] : undefined);
   return input && [Number(row || 0), input.name];
 }
 

@@ -184,6 +184,7 @@ REFUSED = [
     ("",         "age",   "1e99",                  "out of"),
     ("kinds",    "count", "1.5",                   "expected int64, got 1.5"),
     ("kinds",    "sizes", "1, 2",                  "expected shape [3]"),
+    ("kinds",    "sizes", "",                      "the input 'sizes' is missing"),
     ("kinds",    "grid",  "[[1, 2], [3",           "not JSON"),
     ("kinds",    "grid",  "[[1, 2], [3]]",         "expected"),
 ]  # fmt: skip
