@@ -175,7 +175,7 @@ class Form {
       ...this.signature.inputs.map((input) => element("td", {}, this.control(row, index, input), this.errorOf(index, input))),
       element("td", { class: "least" }, this.remover(index)),
     ));
-    const head = element("tr", {}, element("th", { class: "least" }, element("span", { "aria-hidden": "true" }, "")), ...heads, element("td", { class: "least" }));
+    const head = element("tr", {}, element("th", { scope: "col", class: "least" }, "row"), ...heads, element("td", { class: "least" }));
     return element("table", {}, element("thead", {}, head), element("tbody", {}, ...rows));
   }
 
