@@ -13,7 +13,7 @@ import pytest
 
 from serving.core.telemetry import push
 from tests.conftest import Serve
-from tests.core.telemetry.test_observe import ask, entries, exposed, scraped
+from tests.core.telemetry.asked import ask, entries, exposed, scraped
 from tests.pipeline.test_handler import PREDICT
 from tests.server import running
 
