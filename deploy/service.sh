@@ -42,6 +42,7 @@ container_command() {
   image_name
   values=("_IMAGE=$IMAGE" "_MODEL=$model" "_BAKE=$baked" "_LITERT=$light")
   [[ -z $SIGNATURE || $LITERT == no ]] || values+=("_SIGNATURE=$SIGNATURE")
+  [[ $OBSERVE == no ]] || values+=("_OBSERVE=1")
   if [[ $BUILT == no ]]; then
     if [[ -n $DRY_RUN ]] || ! ask gcloud artifacts repositories describe "$REPOSITORY" "--project=$PROJECT" "--location=$REGION" >/dev/null; then
       step gcloud artifacts repositories create "$REPOSITORY" "--project=$PROJECT" "--location=$REGION" --repository-format=docker

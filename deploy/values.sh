@@ -23,6 +23,7 @@ REPOSITORY       cloud-run-source-deploy
 BAKE             no
 LITERT           no
 SIGNATURE        -
+OBSERVE          no
 TAG              canary
 REVISION         -
 URL              -
@@ -240,6 +241,7 @@ legal_values() {
   [[ $BAKE != yes || $MODEL_DIR != gs://* || $COMMAND == container ]] ||
     refuse "bake: expected a model in this folder, which is uploaded, got '$MODEL_DIR'; bake the one in the bucket: python -m exporting bake"
   legal LITERT '^(yes|no)$' "yes or no"
+  legal OBSERVE '^(yes|no)$' "yes or no"
   legal SIGNATURE '^[A-Za-z0-9_./:-]{1,128}$' "the name of one of the model's signatures"
   [[ $LITERT == yes || $FROM_SIGNATURE != flag ]] || refuse "signature: expected --litert yes with it"
   legal SERVICE_ACCOUNT '^[a-z0-9][a-z0-9-]*@[a-z0-9.-]+\.gserviceaccount\.com$' "a service account's address, NAME@PROJECT.iam.gserviceaccount.com"

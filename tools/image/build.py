@@ -28,19 +28,28 @@ from tools.image.trial import answers, differences
 
 BAKE = {"0": baking.NO, "1": baking.YES, "auto": baking.AUTO}
 LIGHT = (ROOT / "requirements" / "light.txt",)
+OBSERVE = ROOT / "requirements" / "observe.txt"
 
 
 def build(
-    environment: Path, out: Path, model: Path, bake: str = baking.NO, options: Sequence[str] = (), *, bound: bool = True
+    environment: Path,
+    out: Path,
+    model: Path,
+    bake: str = baking.NO,
+    options: Sequence[str] = (),
+    *,
+    bound: bool = True,
+    observe: bool = False,
 ) -> str:
     """Write the folder `out`, which must not be there or be empty; return the table of sizes. Raise Refused.
 
-    The model is baked as `baking.write` says; one of the options may be --litert.
+    The model is baked as `baking.write` says; one of the options may be --litert. With `observe`, the
+    packages for metrics and traces are there, too.
     """
     prune.must_be_new(out)
     site = prune.packages_of(environment)
     light = "--litert" in options or twin.holds(baking.served(model))
-    pruned = prune.plan(site, LIGHT if light else prune.REQUIREMENTS)
+    pruned = prune.plan(site, [*(LIGHT if light else prune.REQUIREMENTS), *([OBSERVE] if observe else [])])
     before = prune.sizes(site, pruned)
     try:
         packages = out / "packages"
@@ -108,6 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--litert", choices=("0", "1"), default="0", help="1: bake a twin for LiteRT, without TensorFlow"
     )
     parser.add_argument("--signature", default="", metavar="NAME", help="of the twin: what answers as serving_default")
+    parser.add_argument("--observe", choices=("0", "1"), default="0", help="1: with what metrics and traces need")
     parser.add_argument("--no-bind", action="store_true", help="leave TensorFlow's libraries as they are")
     options = parser.parse_args(arguments)
     try:
@@ -116,7 +126,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             bake, twins = baking.YES, ["--litert", *(["--signature", options.signature] if options.signature else [])]
         elif options.signature:
             raise Refused("--signature: it goes with --litert 1")
-        print(build(options.environment, options.out, options.model, bake, twins, bound=not options.no_bind))
+        bound, observe = not options.no_bind, options.observe == "1"
+        print(build(options.environment, options.out, options.model, bake, twins, bound=bound, observe=observe))
     except (Refused, OSError) as error:
         print(f"tools.image.build: {error}", file=sys.stderr)
         return 1

@@ -18,6 +18,7 @@ from serving.savedmodel.signature import read
 from tests.conftest import EMBEDDED, ROOT
 from tests.tools.image.image import image, make, started
 from tools.image import prune, strip
+from tools.image.build import OBSERVE
 from tools.image.build import main as build_main
 from tools.image.elf import Refused
 from tools.image.prune import main, packages_of, plan
@@ -44,6 +45,16 @@ def test_what_is_imported_is_found_wherever_it_stands(tmp_path: Path) -> None:
         (tmp_path / name).write_text(code)
     assert imported("app.start", tmp_path) == {"once", "a", "third", "lazy", "orphan", "by_name", "by"}
     assert imported("app.never", tmp_path) == {"once", "unreached"}
+
+
+OBSERVING = {"prometheus-client", "opentelemetry-sdk", "opentelemetry-exporter-otlp-proto-http"}
+
+
+def test_the_packages_of_metrics_and_traces_stay_where_they_are_asked_for() -> None:
+    site = packages_of(Path(sys.prefix))
+    for requirements, staying in ((prune.REQUIREMENTS, set()), ([*prune.REQUIREMENTS, OBSERVE], OBSERVING)):
+        kept = {name for name, package in plan(site, requirements).items() if package.staying}
+        assert kept & OBSERVING == staying
 
 
 def test_the_server_imports_no_web_framework() -> None:
