@@ -1,7 +1,6 @@
 """CORS: what a browser is told for pages of other origins, on every path, errors and the watchdog's answers included."""
 
 import json
-import socket
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +10,6 @@ import pytest
 from serving.core.http import Request, Response, compress, varied
 from serving.core.record import Record
 from serving.pipeline import handler, watchdog
-from serving.servers.gunicorn import give
 from tests.conftest import Serve
 
 SHOP, EVIL = "https://shop.example", "https://evil.example"
@@ -174,10 +172,3 @@ def test_the_answer_of_the_watchdog_may_be_read_too(ask: Callable[..., Ask], mon
     send("GET", "/healthz", origin=SHOP)
     watchdog.answered()
     assert [(answer.status, fields(answer)["access-control-allow-origin"]) for answer in given] == [(504, SHOP)]
-
-
-def test_gunicorn_sends_the_fields_of_an_answer_that_the_watchdog_gives() -> None:
-    near, far = socket.socketpair()
-    with near, far:
-        give(near, Response(504, b"{}", headers=(("Vary", "Origin"),)))
-        assert far.recv(1000).endswith(b"\r\nContent-Length: 2\r\nVary: Origin\r\n\r\n{}")
