@@ -15,10 +15,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import median
 
-from bench.client import connect, exchange, post
-from bench.load import load
 from bench.models import ROOT
 from bench.process import Running, running
+from tools.client import connect, exchange, post
+from tools.load import load
 from tools.server import free_port
 
 POOL = """

@@ -18,12 +18,12 @@ from statistics import median
 
 import psutil
 
-from bench.client import NONE, Headers, Refused, connect, exchange, post
 from bench.environments import FOLDER, python
-from bench.load import Load, load, quantile
 from bench.models import BATCH, CACHE, Model
 from bench.process import Running, private_mb, running
 from bench.subjects import Subject, variables
+from tools.client import NONE, Headers, Refused, connect, exchange, post
+from tools.load import Load, load, quantile
 from tools.server import free_port
 
 PATIENCE = 60.0  # seconds until a start counts as failed

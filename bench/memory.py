@@ -10,15 +10,15 @@ import sys
 from typing import NamedTuple
 
 from bench import environments
-from bench.client import ask, connect, post
 from bench.environments import Unavailable
-from bench.load import load as put_load
 from bench.machine import about
 from bench.measure import CORES, LOAD, first_right_answer, started
 from bench.models import PLANS, Model, load
 from bench.page import Rows, publish, word
 from bench.process import Failed, private_mb, worker
 from bench.subjects import BY_NAME
+from tools.client import ask, connect, post
+from tools.load import load as put_load
 from tools.server import free_port, peak_of
 
 SUBJECTS = ("naive", "ours", "fast", "baked")

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bench import environments
-from bench.client import ask, connect, post
 from bench.environments import Unavailable
 from bench.forms import Body, Input, binary
 from bench.machine import about
@@ -23,6 +22,7 @@ from bench.page import Rows, publish
 from bench.process import Failed, Running
 from bench.subjects import BY_NAME
 from exporting.compare import TOLERANCE, difference
+from tools.client import ask, connect, post
 from tools.server import free_port
 
 BATCHES = (64, 1024, 4096)

@@ -19,9 +19,7 @@ from pathlib import Path
 from statistics import median
 
 from bench import environments
-from bench.client import post
 from bench.environments import Unavailable
-from bench.load import Load, load
 from bench.machine import about, interleaved
 from bench.measure import LOAD, SERVER, first_right_answer, started
 from bench.models import CACHE, Model
@@ -29,6 +27,8 @@ from bench.models import load as load_model
 from bench.page import Part, Rows, publish, word
 from bench.process import Failed, Running
 from bench.subjects import BY_NAME, Subject
+from tools.client import post
+from tools.load import Load, load
 from tools.server import free_port
 
 THREADS = 8  # the default
@@ -46,7 +46,8 @@ def offered(
 ) -> Figures:
     """Put load on a server; return what came of it, and the resident megabytes of its processes."""
     loaded: Load = load(port, path, body, seconds, {LOAD}, connections=connections, rate=rate)
-    return asdict(loaded) | {"memory_mb": sum(member.memory_info().rss for member in process.tree()) / 1e6}
+    figures = {key: value for key, value in asdict(loaded).items() if key not in ("busy", "quantiles_ms")}
+    return figures | {"memory_mb": sum(member.memory_info().rss for member in process.tree()) / 1e6}
 
 
 def measure(subject: Subject, model: Model, body: Path, small: Path, seconds: float) -> dict[str, Figures]:

@@ -15,15 +15,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from statistics import median
 
 from bench import environments
-from bench.client import connect, exchange, post
 from bench.environments import Unavailable
-from bench.load import quantile
 from bench.machine import about, interleaved
 from bench.measure import CORES, LOAD, SERVER, Measured, first_right_answer, started, timed, under_load
 from bench.models import PLANS, Model, load
 from bench.page import Part, Rows, fraction, publish
 from bench.process import Failed
 from bench.subjects import BY_NAME, Subject
+from tools.client import connect, exchange, post
+from tools.load import quantile
 from tools.server import free_port
 
 TRACES = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from bench.budgets import Budget, verdicts
-from bench.load import load
 from bench.measure import CORES
 from bench.page import markdown
 from bench.report import Results, parts
+from tools.load import load
 
 
 class Server(ThreadingHTTPServer):

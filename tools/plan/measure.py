@@ -4,11 +4,8 @@ A start is measured on all cores: an instance of one vCPU starts with two, by th
 the server on one core and the clients on another, if there are two: what one vCPU gives.
 """
 
-import json
 import os
 import platform
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -18,16 +15,14 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
-
 from serving.core.errors import LoadError
-from serving.core.settings import ROOT
 from serving.protocols import tensorflow_serving
 from serving.savedmodel.signature import DEFAULT
 from serving.savedmodel.source import Source
 from tools import server
+from tools.load import Load, load
 from tools.plan import PlanError
-from tools.plan.measured import SHARES, Load, Measured
+from tools.plan.measured import Measured, Rate
 from tools.server import Server, StartError, error_text, memory_of, peak_of
 
 CONCURRENCIES = (1, 2, 4, 8, 16, 32)
@@ -92,32 +87,31 @@ def _loads(directory: Path, request: bytes, seconds: float, concurrencies: tuple
     """Measure one server on one core, under a closed loop of clients at each concurrency."""
     cores = os.sched_getaffinity(0)
     own, others = {max(cores)}, cores - {max(cores)} or cores
-    results: list[dict[str, Any]] = []
+    results: list[tuple[Load, float]] = []
     with tempfile.TemporaryDirectory() as folder, _running(directory, max(concurrencies), own) as running:
         file = Path(folder) / "body"
         file.write_bytes(request)
         _predict(running, request)
         _load(running, file, max(concurrencies), min(seconds, 0.5), others)  # every thread has run once
         for clients in concurrencies:
-            result = _load(running, file, clients, seconds, others)
-            latencies = result["milliseconds"]
-            say(f"{clients} at a time: {result['rate']:,.0f} requests/s, "
-                f"median {latencies[5]:.2f} ms, 99 % {latencies[9]:.2f} ms")  # fmt: skip
-            results.append(result)
+            result, used = _load(running, file, clients, seconds, others)
+            say(f"{clients} at a time: {result.per_second:,.0f} requests/s, "
+                f"median {result.p50_ms:.2f} ms, 99 % {result.p99_ms:.2f} ms")  # fmt: skip
+            results.append((result, used))
         peak, worker = _memory(running)
     say(f"memory: {peak:.0f} MiB at its highest")
-    best = max(results, key=lambda result: float(result["rate"]))
+    best, used = max(results, key=lambda pair: pair[0].per_second)
     notes = []
-    if best["busy"] > 0.9 and best["server_busy"] < 0.9:
+    if best.busy > 0.9 and used < 0.9 * seconds:
         notes.append("the load generator was the limit: an instance answers more than was measured")
     if len(cores) < 2:
         notes.append("server and clients shared one core: an instance answers more than was measured")
     return {
         "peak_mib": peak,
         "worker_mib": worker,
-        "cpu_seconds": best["cpu_seconds"],
-        "alone_ms": tuple(results[0]["milliseconds"]),
-        "loads": tuple(Load(clients, result["rate"]) for clients, result in zip(concurrencies, results)),
+        "cpu_seconds": max(used, 0.01) / best.answered,
+        "alone_ms": results[0][0].quantiles_ms,
+        "loads": tuple(Rate(clients, result.per_second) for clients, (result, _) in zip(concurrencies, results)),
         "notes": tuple(notes),
     }
 
@@ -142,25 +136,16 @@ def _predict(running: Server, request: bytes) -> None:
         raise PlanError(f"its example request is refused, give one with --body: {error_text(answer)}")
 
 
-def _load(running: Server, file: Path, clients: int, seconds: float, cores: set[int]) -> dict[str, Any]:
-    """Put load on a server from a process on these cores."""
-    command = [sys.executable, "-m", "tools.plan.load", str(running.port), str(file), str(clients), str(seconds)]
+def _load(running: Server, file: Path, clients: int, seconds: float, cores: set[int]) -> tuple[Load, float]:
+    """Put load on a server from a process on these cores; return what came of it and the server's CPU seconds."""
+    load(running.port, "/", file, seconds / 10, cores, connections=clients)  # to settle
     before = running.cpu_seconds()
-    done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, check=False, preexec_fn=lambda: os.sched_setaffinity(0, cores)
-    )
-    spent = running.cpu_seconds() - before
-    if done.returncode:
-        raise PlanError(f"under load: {(done.stderr.decode().strip().splitlines() or ['?'])[-1][:300]}")
-    result: dict[str, Any] = json.loads(done.stdout)
-    if not result["requests"]:
+    result = load(running.port, "/", file, seconds, cores, connections=clients)
+    if result.failed or result.refused:
+        raise PlanError(f"under load: {result.failed} requests failed and {result.refused} were refused")
+    if not result.answered:
         raise PlanError(f"--seconds: expected time for one answer, got {seconds:g}")
-    result["rate"] = result["requests"] / result["seconds"]
-    result["milliseconds"] = (np.quantile(result["latencies"], SHARES) * 1000).tolist()
-    # The tenth of the time before the counted one used the server too.
-    result["cpu_seconds"] = max(spent, 0.01) / (result["requests"] * 1.1)
-    result["server_busy"] = spent / (result["seconds"] * 1.1)
-    return result
+    return result, running.cpu_seconds() - before
 
 
 def _memory(running: Server) -> tuple[float, float]:

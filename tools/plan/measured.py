@@ -10,16 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tools.load import SHARES
 from tools.plan import PlanError
 
 Floats = NDArray[np.float64]
 
-# The shares at which the time of a request alone is kept.
-SHARES = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 1.0)
-
 
 @dataclass(frozen=True)
-class Load:
+class Rate:
     """What a closed loop of `concurrency` clients was answered."""
 
     concurrency: int
@@ -39,7 +37,7 @@ class Measured:
     worker_mib: float  # that a second worker adds
     cpu_seconds: float  # of a request, under load
     alone_ms: tuple[float, ...]  # of a request alone, at SHARES
-    loads: tuple[Load, ...]  # by rising concurrency, the first one alone
+    loads: tuple[Rate, ...]  # by rising concurrency, the first one alone
     notes: tuple[str, ...] = ()
 
     @property
@@ -83,7 +81,7 @@ def from_dict(content: Any, source: str) -> Measured:
     if len(values["alone_ms"]) != len(SHARES) or list(values["alone_ms"]) != sorted(values["alone_ms"]):
         raise refused(f"alone_ms: expected {len(SHARES)} numbers, rising")
     try:
-        loads = tuple(Load(load["concurrency"], load["requests_per_second"]) for load in values["loads"])
+        loads = tuple(Rate(load["concurrency"], load["requests_per_second"]) for load in values["loads"])
     except (TypeError, KeyError):
         loads = ()
     numbers = [number for load in loads for number in (load.concurrency, load.requests_per_second)]

@@ -1,11 +1,10 @@
-"""Load from a process of its own, on a core of its own.
+"""Load on a server, from a process of its own on cores of its own.
 
-    python -m bench.load PORT PATH BODY_FILE SECONDS CONNECTIONS RATE HEADERS_AS_JSON
+    python -m tools.load PORT PATH BODY_FILE SECONDS CONNECTIONS RATE HEADERS_AS_JSON
 
 RATE 0 is a closed loop: each connection sends a request as soon as the last is answered. Any other RATE is an open
 loop: requests a second at fixed times, whether the last was answered or not, over at most CONNECTIONS connections; a
-request that finds all of them busy has failed. A time counts from when a request was due. It prints the fields of `Load`
-as JSON.
+request that finds all of them busy has failed. A time counts from when a request was due. It prints a `Load` as JSON.
 """
 
 import json
@@ -19,10 +18,11 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from bench.client import NONE, Headers, connect, length, post
-from bench.models import ROOT
+from serving.core.settings import ROOT
+from tools.client import NONE, Headers, connect, length, post
 
 PATIENCE = 5.0  # seconds for the last answers
+SHARES = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 1.0)
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,8 @@ class Load:
     refused_p50_ms: float
     refused_p99_ms: float
     failed: int  # with any other status, or without an answer
+    busy: float  # share of a core that the load itself took: near 1, it was the limit
+    quantiles_ms: tuple[float, ...]  # of the answers with status 200, at SHARES
 
 
 def load(
@@ -46,7 +48,7 @@ def load(
     """Put load on a server from a process that runs on these cores."""
     values = (port, path, body, seconds, connections, rate, json.dumps(dict(headers)))
     done = subprocess.run(
-        [sys.executable, "-m", "bench.load", *map(str, values)],
+        [sys.executable, "-m", "tools.load", *map(str, values)],
         cwd=ROOT,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -155,7 +157,7 @@ class Clients:
             except OSError:
                 self._end(connection, 0)
 
-    def summary(self, seconds: float, end: float) -> Load:
+    def summary(self, seconds: float, end: float, busy: float) -> Load:
         good = sorted(taken for status, taken, _ in self.answers if status == 200)
         refused = sorted(taken for status, taken, _ in self.answers if status in (429, 503))
         return Load(
@@ -167,6 +169,8 @@ class Clients:
             refused_p50_ms=quantile(refused, 0.5),
             refused_p99_ms=quantile(refused, 0.99),
             failed=len(self.answers) - len(good) - len(refused) + self.lost + self.busy,
+            busy=busy,
+            quantiles_ms=tuple(quantile(good, share) for share in SHARES),
         )
 
 
@@ -179,6 +183,7 @@ def main(arguments: Iterable[str]) -> None:
     seconds, rate = float(duration), float(frequency)
     clients = Clients(int(port), post(int(port), path, Path(body).read_bytes(), json.loads(headers)), int(connections))
     began = due = time.perf_counter()
+    used = time.process_time()
     end = began + seconds
     while (now := time.perf_counter()) < end:
         if rate:
@@ -190,10 +195,11 @@ def main(arguments: Iterable[str]) -> None:
             for _ in range(clients.most - clients.busy):
                 clients.ask(time.perf_counter())
             clients.wait(end - now)
+    busy = (time.process_time() - used) / seconds
     last = time.perf_counter() + PATIENCE
     while clients.busy and time.perf_counter() < last:
         clients.wait(0.1)
-    print(json.dumps(asdict(clients.summary(seconds, end))))
+    print(json.dumps(asdict(clients.summary(seconds, end, busy))))
 
 
 if __name__ == "__main__":
