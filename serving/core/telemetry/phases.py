@@ -2,7 +2,7 @@
 
 interpreter   from the start of the process to the first line of this package
 imports       importing this package and its dependencies, and the server if this package starts it
-library       opening TensorFlow's C library
+library       opening TensorFlow's C library; behind the standalone server, what the load had to wait for it
 model         comparing the SavedModel with its manifest, and loading it into a session
 warmup        the warm-up requests beside the model, if they ran before the first request
 run           the first run for a request; without a warm-up TensorFlow optimizes the graph in it
@@ -50,6 +50,13 @@ def took(phase: str, seconds: float) -> None:
 def imported() -> None:
     """Record that everything is imported; the time to open the library does not count."""
     _durations.setdefault("imports", time.perf_counter() - _began - _durations.get("library", 0.0))
+
+
+def replacing() -> None:
+    """Begin again, in a process that has just been forked to replace another."""
+    global _began
+    _durations.clear()
+    _began = time.perf_counter()
 
 
 def loaded() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from serving.core.errors import RunError
+from serving.runtime.opening import dlopen
 
 CODES = (
     "OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS",
@@ -121,14 +122,8 @@ class Api:
     """
 
     def __init__(self, path: Path) -> None:
-        # RTLD_LOCAL: with global symbols, importing numpy.random crashes. dlopen is called as a foreign function, which
-        # releases the interpreter's lock meanwhile, so that other threads can import.
-        dlopen = ctypes.CDLL(None).dlopen
-        dlopen.restype, dlopen.argtypes = c_void_p, (c_char_p, c_int)
-        handle = dlopen(os.fsencode(path), os.RTLD_LOCAL | os.RTLD_NOW)
-        library = ctypes.CDLL(
-            str(path), mode=os.RTLD_LOCAL | os.RTLD_NOW, handle=handle
-        )  # raises OSError with the reason
+        mode = os.RTLD_LOCAL | os.RTLD_NOW
+        library = ctypes.CDLL(str(path), mode=mode, handle=dlopen(path))  # without a handle: OSError with the reason
         holding = ctypes.PyDLL(str(path), handle=library._handle)
         for opened, declarations in ((library, RELEASING_GIL), (holding, HOLDING_GIL)):
             for name, result, *arguments in declarations:

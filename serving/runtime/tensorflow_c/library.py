@@ -1,11 +1,8 @@
-"""TensorFlow's C library: finding and opening it, and which operations it has."""
+"""TensorFlow's C library: opening it, and which operations it has. `runtime.opening` finds it."""
 
 import ctypes
-import importlib.util
 import os
-import struct
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,38 +15,14 @@ from serving.savedmodel.protobuf import write_varint
 NAME = "TensorFlow's C library"
 
 
-def find(directory: Path | None = None) -> Path | None:
-    """Return the library's path: in `directory`, else in the installed wheel; None where there is none."""
-    if directory is None:
-        spec = importlib.util.find_spec("tensorflow")  # does not import the package
-        if spec is None or not spec.submodule_search_locations:
-            return None
-        directory = Path(spec.submodule_search_locations[0])
-    path = directory / "libtensorflow_cc.so.2"
-    return path if path.is_file() else None
-
-
 @lru_cache(maxsize=1)
 def api(path: Path) -> Api:
-    """Open the library, once per process: 0.2 s, most of a cold start; raise LoadError where it cannot be opened."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # log errors only; the library reads it when it is opened
+    """Open the library, or wait until the thread that opens it has; raise LoadError where it cannot be opened."""
     try:
         with phases.measured("library"):
-            _read_ahead(path)
             return Api(path)
     except (OSError, AttributeError) as error:
         raise LoadError(f"{path.name} cannot be opened: {error}") from error
-
-
-def _read_ahead(path: Path) -> None:
-    """Prefetch the pages that the first prediction needs, where the image lists them: one large read is faster.
-
-    NAME.pages holds pairs of little-endian 64-bit integers: offset and size, in bytes, of a part of the file NAME.
-    """
-    for table in path.parent.glob("*.pages"):
-        with suppress(OSError, struct.error), table.with_suffix("").open("rb") as file:
-            for start, size in struct.iter_unpack("<QQ", table.read_bytes()):
-                os.posix_fadvise(file.fileno(), start, size, os.POSIX_FADV_WILLNEED)
 
 
 def load_custom_ops(tf: Api, libraries: Sequence[Path]) -> None:

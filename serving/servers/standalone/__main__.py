@@ -1,23 +1,25 @@
 """Serves `serving.pipeline.handler` over HTTP/1.1: `python -m serving.servers.standalone`.
 
-The port is opened first, the library in a thread while the rest is imported; workers are forked after both. A worker's
-first request opens the session, never before the fork. A worker that ends is replaced, however often: new connections
-wait meanwhile in the queue of the port, which belongs to the parent.
+The parent opens the port and forks the worker before anything else is imported. The worker opens the library in a
+thread beside its imports, and the session at its first request, never before a fork. A worker that ends is replaced,
+however often: new connections wait meanwhile in the queue of the port, which belongs to the parent.
+
+Several workers, and a layer of the user's, are imported before the fork: the workers share that memory, and what cannot
+be imported stops the start.
 """
 
 import select
 import signal
 import socket
 import sys
-import threading
+from collections.abc import Callable
 
 from serving.core import settings
 from serving.core.settings import Settings
-from serving.core.telemetry import observe, phases
-from serving.pipeline import admission
-from serving.pipeline.handler import handle, prepare
-from serving.runtime import sessions
+from serving.core.telemetry import phases
+from serving.core.telemetry.log import starting
 from serving.servers.standalone.listening import listen
+from serving.servers.standalone.workers import Workers
 
 NAME = "serving.servers.standalone"
 
@@ -28,34 +30,56 @@ def main() -> None:
         sys.exit(f"{NAME}: expected Linux, got {sys.platform}; functions-framework serves here too (make serve)")
     try:
         options = settings.current()
-        prepare()
+        if options.layer:
+            from serving.pipeline.handler import prepare
+
+            prepare()
         listeners = listen(options)
     except settings.SettingError as error:
         sys.exit(f"{NAME}: {error}")
     except OSError as error:
         address = f"{options.host}:{options.port}"
         sys.exit(f"{NAME}: cannot listen on {address} (HOST, PORT): {error.strerror or error}")
-    opening = threading.Thread(target=sessions.open_library, args=(options,))
-    opening.start()
-    observe.start("the standalone server", options)
-    import serving.servers.standalone.loop  # noqa: F401 - imported before the fork
-    from serving.servers.standalone.workers import Workers
+    if options.workers > 1 or options.layer:
+        share(options)
+    workers = Workers(listeners, lambda listener, parent: prepared(options, listener, parent))
+    workers.start()
+    starting("the standalone server", options)
+    workers.serve()
 
-    opening.join()
+
+def share(options: Settings) -> None:
+    """Import everything and open the library before the fork: the workers share that memory."""
+    from serving.core.telemetry import observe
+    from serving.pipeline.handler import prepare
+    from serving.runtime.sessions import open_library
+    from serving.servers.standalone import loop  # noqa: F401 - for the workers
+
+    observe.begin(options)
+    prepare()
     phases.imported()
-    Workers(listeners, lambda listener, parent: work(options, listener, parent)).serve()
+    open_library(options)
 
 
-def work(options: Settings, listener: socket.socket, parent: int) -> None:
-    """Serve as one worker, in a process of its own, until a signal ends it or the parent is gone."""
+def prepared(options: Settings, listener: socket.socket, parent: int) -> Callable[[], None]:
+    """Return what one worker runs, in a process of its own, until a signal ends it or the parent is gone."""
+    from serving.runtime import opening
+
+    opening.begin(options)
+    from serving.core.telemetry import observe
+    from serving.pipeline import admission
+    from serving.pipeline.handler import handle, prepare
     from serving.servers.standalone.loop import Loop
 
+    observe.begin(options)
+    prepare()
     loop = Loop(options, listener, parent, handle)
     signal.set_wakeup_fd(loop.waker, warn_on_full_buffer=False)
     signal.signal(signal.SIGTERM, lambda *_: admission.stop())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # from a terminal: the parent gets it too, and sends SIGTERM
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD))
-    loop.run()
+    phases.imported()
+    return loop.run
 
 
 if __name__ == "__main__":

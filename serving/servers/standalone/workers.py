@@ -10,41 +10,50 @@ import signal
 import socket
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from contextlib import suppress
 
 from serving.core import inflight
-from serving.core.telemetry.log import log
+from serving.core.telemetry import phases
+from serving.core.telemetry.log import log, log_exception
 
 SHORT_LIVED = 1.0  # seconds: a worker that ends sooner may not be able to start
 LEAST_PAUSE, MOST_PAUSE = 0.05, 1.0  # seconds before such a worker is replaced
 KILL = 7.0  # seconds for the workers to end; the platform kills after 10
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 
-Work = Callable[[socket.socket, int], None]
+CANNOT_START = 3  # exit status
+
+Prepare = Callable[[socket.socket, int], Callable[[], None]]
 
 
 class Workers:
     """One process for each listener."""
 
-    def __init__(self, listeners: list[socket.socket], work: Work) -> None:
-        """Take the function that a worker runs until a signal, with its listener and a pipe's descriptor.
+    def __init__(self, listeners: list[socket.socket], prepare: Prepare) -> None:
+        """Take the function that prepares a worker and returns what it runs until a signal.
 
-        The pipe is at its end when this process is gone.
+        It gets its listener, and the descriptor of a pipe that is at its end when this process is gone.
         """
-        self._listeners, self._work = listeners, work
+        self._listeners, self._prepare = listeners, prepare
         self._places: dict[int, tuple[int, float]] = {}  # by process id: the listener's index, and when it began
         self._due: dict[int, float] = {}  # listeners without a worker, and when another is started
         self._pause = 0.0
+        self._replaced: set[int] = set()  # listeners whose first worker has ended
 
-    def serve(self) -> None:
-        """Keep the workers running until SIGTERM or SIGINT; a second signal kills them."""
+    def start(self) -> None:
+        """Start the workers."""
         signal.signal(signal.SIGCHLD, lambda *_: None)  # an ignored signal cannot be waited for
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         self._gone, self._alive = os.pipe()
         for index in range(len(self._listeners)):
             self._start(index)
+
+    def serve(self) -> None:
+        """Keep the workers running until SIGTERM or SIGINT; a second signal kills them.
+
+        Exit where one cannot even be prepared at its first start.
+        """
         while self._wait(min(self._due.values(), default=time.monotonic() + 3600)) not in SIGNALS[:2]:
             self._reap()
             for index in [index for index, due in self._due.items() if due <= time.monotonic()]:
@@ -62,16 +71,20 @@ class Workers:
         if pid:
             self._places[pid] = index, time.monotonic()
             return
-        status = 1
+        status = CANNOT_START
         try:
+            if index in self._replaced:
+                phases.replacing()
             os.close(self._alive)
             for other, listener in enumerate(self._listeners):
                 if other != index:
                     listener.close()
-            self._work(self._listeners[index], self._gone)
+            run = self._prepare(self._listeners[index], self._gone)
+            status = 1
+            run()
             status = 0
         except BaseException:
-            log("ERROR", "a worker failed", traceback=traceback.format_exc())
+            log_exception("a worker failed")
         finally:
             with suppress(BaseException):
                 atexit._run_exitfuncs()
@@ -89,6 +102,10 @@ class Workers:
 
     def _replace(self, pid: int, status: int) -> None:
         index, began = self._places.pop(pid)
+        if status == CANNOT_START and index not in self._replaced:
+            self._end()
+            sys.exit("a worker cannot start: the log has the reason")
+        self._replaced.add(index)
         lived = time.monotonic() - began
         self._pause = 0.0 if lived > SHORT_LIVED else min(MOST_PAUSE, max(LEAST_PAUSE, 2 * self._pause))
         how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"

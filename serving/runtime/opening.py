@@ -1,0 +1,77 @@
+"""Opens the library that runs the model: most of a start, so it begins first, in a thread, beside the imports.
+
+This module imports little, so that it can begin at once. The loader of the system lets one thread open at a time: who
+opens the library again, to use it, waits until it is there.
+"""
+
+import ctypes
+import importlib.util
+import os
+import struct
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+from serving.core.settings import Settings
+
+
+def begin(options: Settings) -> None:
+    """Open the library in a thread; call it after a fork. A library that cannot be opened is reported by the load."""
+    threading.Thread(target=_open, args=(options,), name="opening", daemon=True).start()
+
+
+def _open(options: Settings) -> None:
+    if is_light(options):
+        with suppress(ImportError):
+            from ai_edge_litert import interpreter  # noqa: F401 - the load uses it
+    elif options.runtime != "python" and (path := find(options.tensorflow_library_dir)):
+        dlopen(path)
+
+
+def is_light(options: Settings) -> bool:
+    """Say whether the model is a twin for LiteRT."""
+    directory = options.model_dir
+    if options.runtime == "litert":
+        return True
+    if isinstance(directory, str) or (directory / "saved_model.pb").exists():
+        return False
+    from serving.core.errors import LoadError
+    from serving.savedmodel.folder import twin, versions  # for a folder of versions, or a twin
+
+    with suppress(OSError, LoadError):  # the load reports it
+        return twin.holds(versions.chosen(directory).directory)
+    return False
+
+
+def find(directory: Path | None = None) -> Path | None:
+    """Return the path of TensorFlow's library, in `directory` or else in the installed wheel, or None."""
+    if directory is None:
+        spec = importlib.util.find_spec("tensorflow")  # does not import the package
+        if spec is None or not spec.submodule_search_locations:
+            return None
+        directory = Path(spec.submodule_search_locations[0])
+    path = directory / "libtensorflow_cc.so.2"
+    return path if path.is_file() else None
+
+
+def dlopen(path: Path) -> int | None:
+    """Open TensorFlow's library and return its handle, None where it cannot be opened; 0.2 s at the first call."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # log errors only; the library reads it when it is opened
+    _read_ahead(path)
+    # RTLD_LOCAL: with global symbols, importing numpy.random crashes. dlopen is called as a foreign function, which
+    # releases the interpreter's lock meanwhile, so that other threads can import.
+    function = ctypes.CDLL(None).dlopen
+    function.restype, function.argtypes = ctypes.c_void_p, (ctypes.c_char_p, ctypes.c_int)
+    handle: int | None = function(os.fsencode(path), os.RTLD_LOCAL | os.RTLD_NOW)
+    return handle
+
+
+def _read_ahead(path: Path) -> None:
+    """Prefetch the pages that the first prediction needs, where the image lists them: one large read is faster.
+
+    NAME.pages holds pairs of little-endian 64-bit integers: offset and size, in bytes, of a part of the file NAME.
+    """
+    for table in path.parent.glob("*.pages"):
+        with suppress(OSError, struct.error), table.with_suffix("").open("rb") as file:
+            for start, size in struct.iter_unpack("<QQ", table.read_bytes()):
+                os.posix_fadvise(file.fileno(), start, size, os.POSIX_FADV_WILLNEED)
