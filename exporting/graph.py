@@ -5,7 +5,6 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +29,10 @@ def contents(directory: Path) -> Contents:
     try:
         offered = read(directory)
         lost = {name: LOST.format(variable) for name, variable in needed(directory).lost.items()}
-        marked = {name: replace(signature, problem=lost.get(name)) for name, signature in offered.signatures.items()}
+        marked = {name: signature._replace(problem=lost.get(name)) for name, signature in offered.signatures.items()}
         if all(signature.refusal for signature in marked.values()):
             raise LoadError("; ".join(f"signature {name!r}: {signature.refusal}" for name, signature in marked.items()))
-        return replace(offered, signatures=marked)
+        return offered._replace(signatures=marked)
     except LoadError as error:
         raise Unreadable(f"{directory}: {error}") from None
     except OSError as error:

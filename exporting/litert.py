@@ -9,7 +9,6 @@ import json
 import math
 import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +74,7 @@ def convert(
             """Return the graphs by signature, the remaining signatures, and the calls with the original's answers."""
             with joined(directory, graph, changed) as readable:
                 runs = _convert(directory, readable, offered, usable, reasons, default, folder)
-            rest = replace(offered, signatures={k: v for k, v in usable.items() if k not in reasons})
+            rest = offered._replace(signatures={k: v for k, v in usable.items() if k not in reasons})
             twin_files.write(folder, rest, runs, renamed)
             return runs, rest, ask_original(directory, rest, [call for call in own if call[0] not in reasons])
 
@@ -211,7 +210,7 @@ def _complete(
 ) -> None:
     """Write the signatures, with reasons where left out, and copy the files beside the model."""
     complete = {
-        name: replace(signature, problem=reasons.get(name) or signature.refusal)
+        name: signature._replace(problem=reasons.get(name) or signature.refusal)
         for name, signature in offered.signatures.items()
         if name in usable or not name.startswith("__")
     }
@@ -220,13 +219,13 @@ def _complete(
         runs[DEFAULT] = runs.get(default, default)
         renamed |= {DEFAULT: renamed[default]} if default in renamed else {}
         new[DEFAULT] = default
-        complete[DEFAULT] = replace(complete[default], name=DEFAULT)
+        complete[DEFAULT] = complete[default]._replace(name=DEFAULT)
         why = reasons.pop(DEFAULT, None)
         notes.append(
             f"{default!r} answers as serving_default" + (f"; the original's is left out: {why}" if why else "")
         )
     notes += [f"signature {name!r} is left out: {why}" for name, why in reasons.items()]
-    twin_files.write(folder, replace(offered, signatures=complete), runs, renamed)
+    twin_files.write(folder, offered._replace(signatures=complete), runs, renamed)
     for path in sorted(directory.iterdir()):
         if path.name == "assets.extra":
             copy_folder(path, folder / path.name)

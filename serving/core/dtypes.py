@@ -3,15 +3,15 @@
 TensorFlow's numbers and names: tensorflow/core/framework/types.proto.
 """
 
-from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 
-@dataclass(frozen=True)
-class DType:
-    """An element type; `numpy_name` is None if no array can hold it, `v2_name` if Open Inference does not have it."""
+class Names(NamedTuple):
+    """The names of an element type: `numpy_name` is None if no array holds it, `v2_name` if Open Inference lacks it."""
 
     code: int
     name: str
@@ -19,16 +19,22 @@ class DType:
     v2_name: str | None
     kind: str  # NumPy's: b bool, i int, u unsigned, f float, c complex, S bytes; "" without a NumPy type
 
+
+class DType(Names):
+    """An element type."""
+
     @property
     def label(self) -> str:
         """Return the name for messages: float32, string."""
         return "string" if self.kind == "S" else self.numpy_name or self.name
 
     @cached_property
-    def numpy(self) -> np.dtype[np.generic]:
+    def numpy(self) -> "np.dtype[np.generic]":
         """Return NumPy's type; strings are arrays of `bytes` objects. Raise TypeError where there is none."""
         if self.numpy_name is None:
             raise TypeError(f"{self.name} has no NumPy type")
+        import numpy as np  # the native codec's requests do without
+
         if self.name in EXTENDED:
             import ml_dtypes  # only for models that need it: 10 ms of a cold start
 

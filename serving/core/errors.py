@@ -37,7 +37,7 @@ CLIENTS_FAULT = frozenset({"INVALID_ARGUMENT", "OUT_OF_RANGE"})
 # of a request, so every pattern takes linear time.
 _NAME = r"[\w.<>\\-]+"
 _START = r"(?<![\w.<>\\/-])"  # of a name
-_INSIDE = tuple((re.compile(pattern, re.MULTILINE), instead) for pattern, instead in (
+_INSIDE = (  # compiled at their first use
     # [[{{node decode}}]], {{function_node __inference_12}}, [Op:__inference_12]
     (r"\[\[[\s\S]{,500}?\]\]|\{\{[\s\S]{,500}?\}\}|\[Op:[^\]\n]{,500}\]", ""),
     # From TensorFlow's Python runtime: the source line of each operation, before the reason.
@@ -50,21 +50,21 @@ _INSIDE = tuple((re.compile(pattern, re.MULTILINE), instead) for pattern, instea
     (rf"{_START}(?:localhost/{_NAME}(?:/{_NAME})*|(?:{_NAME}/)*N\d+tensorflow\w*E\b)", "(a resource)"),
     (rf"\b(node|variable|[Rr]esource|table) '?{_NAME}(?:/{_NAME})+'?", r"\1"),
     (r"\b(?:tensor )?_arg_\w+|\b__(?:inference|forward|backward)_[\w<>]+", "(a tensor)"),
-))  # fmt: skip
+)  # fmt: skip
 LONGEST = 1 << 14  # characters of a message that are read
 # A failed check that serving.savedmodel.safety.guarding added to a graph: its message, and the values.
-_GUARD = re.compile(r"assertion failed: \[(the model takes [^\[\]]*)\](?: (\[[\d\s.\[\]einfa+-]*\]))?")
-_PATH = re.compile(r"(?<![\w.])/(?:[\w.@%+~-]+/)+[\w.@%+~-]*")
+_GUARD = r"assertion failed: \[(the model takes [^\[\]]*)\](?: (\[[\d\s.\[\]einfa+-]*\]))?"
+_PATH = r"(?<![\w.])/(?:[\w.@%+~-]+/)+[\w.@%+~-]*"
 
 
 def plain(message: str) -> str:
     """Return a TensorFlow message for a client, at most 500 characters, without graph nodes, paths and traces."""
     message = message[:LONGEST]
-    if guard := _GUARD.search(message):
+    if guard := re.search(_GUARD, message):
         return guard[1] + (f", got {guard[2]}" if guard[2] else "")
     for pattern, replacement in _INSIDE:
-        message = pattern.sub(replacement, message)
-    lines = [line.strip(" :\t") for line in _PATH.sub("(a file)", message).splitlines()]
+        message = re.sub(pattern, replacement, message, flags=re.MULTILINE)
+    lines = [line.strip(" :\t") for line in re.sub(_PATH, "(a file)", message).splitlines()]
     return "; ".join(dict.fromkeys(line for line in lines if line))[:500]
 
 

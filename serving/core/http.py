@@ -4,10 +4,7 @@ import re
 import zlib
 from collections.abc import Mapping
 from functools import lru_cache
-from http import HTTPStatus
 from typing import Any, NamedTuple, Protocol
-
-import orjson
 
 from serving.core.record import UNWATCHED, Record
 
@@ -64,6 +61,10 @@ class Response(NamedTuple):
 @lru_cache(maxsize=64)
 def status_line(status: int) -> str:
     """Return the status with its reason phrase: 404 Not Found."""
+    if status == 200:
+        return "200 OK"  # the first answer needs no table
+    from http import HTTPStatus
+
     return f"{status} {HTTPStatus(status).phrase}"
 
 
@@ -147,6 +148,8 @@ class UnsupportedMediaType(HttpError):
 
 def to_json(value: Any) -> bytes:
     """Return a value as JSON; arrays become nested lists."""
+    import orjson  # the first answer of the native codec does without
+
     return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
 
 

@@ -19,8 +19,6 @@ import time
 from collections import deque
 from typing import NamedTuple
 
-import numpy as np
-
 SLOTS = 64  # runs at a time; those beyond are not recorded
 SIZE = 512  # bytes of a slot: the length of the text, then the text
 HEAD = 8  # bytes: the child's process id
@@ -38,7 +36,7 @@ class Run(NamedTuple):
 _free: list[int] = list(range(SLOTS))
 _runs: dict[int, Run] = {}  # by slot
 _table: mmap.mmap | None = None  # shared with the parent; None in a process that was not forked
-_address = 0  # of that table
+_address: int | None = None  # of that table, once it is asked for
 _children: deque[mmap.mmap] = deque(maxlen=MOST_TABLES)
 
 
@@ -58,7 +56,14 @@ def begin(text: str) -> int:
 
 def address(slot: int) -> int:
     """Return the slot's address in memory, for native code that writes a text into it; 0 where it is not shared."""
-    return _address + HEAD + slot * SIZE if _address and slot >= 0 else 0
+    global _address
+    if _table is None or slot < 0:
+        return 0
+    if _address is None:
+        import ctypes  # the C library's binding has imported it
+
+        _address = ctypes.addressof(ctypes.c_char.from_buffer(_table))
+    return _address + HEAD + slot * SIZE
 
 
 def end(slot: int) -> None:
@@ -99,8 +104,7 @@ def _before_fork() -> None:
 
 def _after_fork() -> None:
     global _table, _address
-    _table = _children.pop()
-    _address = np.frombuffer(_table, np.uint8).__array_interface__["data"][0]
+    _table, _address = _children.pop(), None
     _table[:HEAD] = os.getpid().to_bytes(HEAD, "little")
     _children.clear()
     _runs.clear()

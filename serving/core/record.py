@@ -8,7 +8,7 @@ class Record:
     """The steps of a request, each with the time of its end: `perf_counter_ns`, 0 for a step that was not reached."""
 
     route: Any = None  # the route of its address; None where there is none, or before routing
-    protocol: Any = None  # the codec that read the body, if it is not the route's
+    protocol: Any = None  # the protocol of the body, if it is not the route's
     entered: float | None = None  # time.monotonic, if the request was admitted before it was handled
     signature: str | None = None  # the name of the called signature, once the body is decoded
     rows = 0  # the size of the batch

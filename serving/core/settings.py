@@ -6,10 +6,9 @@ A bad value stops the start with one line that names the variable, the expected 
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from serving.core import values
 
@@ -21,8 +20,7 @@ class SettingError(ValueError):
     """A variable of the environment has a value that cannot be used."""
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(NamedTuple):
     """One field for each variable, whose name in upper case is the variable's."""
 
     # The model
@@ -131,7 +129,7 @@ class Settings:
     """One more address for readiness. Vertex AI sets it."""
     storage_emulator_host: str
     """A server that replaces Cloud Storage in tests: `http://HOST:PORT`. It gets no token."""
-    google_oauth_access_token: str = field(repr=False)
+    google_oauth_access_token: str
     """A token for Cloud Storage where no metadata server gives one: `$(gcloud auth print-access-token)`."""
 
     # Events
@@ -198,6 +196,18 @@ class Settings:
     """The name of the service in traces and metrics."""
     otel_sdk_disabled: bool
     """`true`: nothing is sent to the collector."""
+
+    @property
+    def traced(self) -> bool:
+        """Say whether requests are traced."""
+        named = self.otel_exporter_otlp_endpoint or self.otel_exporter_otlp_traces_endpoint
+        return bool(named) and not self.otel_sdk_disabled
+
+    def __repr__(self) -> str:
+        return f"Settings({', '.join(f'{name}={value!r}' for name, value in self._asdict().items() if name != SECRET)})"
+
+
+SECRET = "google_oauth_access_token"
 
 
 # fmt: off
@@ -327,4 +337,4 @@ def current() -> Settings:
     return read(os.environ)
 
 
-assert {field.name.upper() for field in fields(Settings)} == set(VARIABLES)
+assert {name.upper() for name in Settings._fields} == VARIABLES.keys()

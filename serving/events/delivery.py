@@ -20,7 +20,6 @@ import base64
 import hashlib
 import json
 import time
-import traceback
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -43,10 +42,10 @@ from serving.core.http import (
     read_body,
     to_json,
 )
-from serving.core.telemetry.log import log
+from serving.core.telemetry.log import log, log_exception
 from serving.events import cloud_events
 from serving.events.cloud_events import FINALIZED, Event, Malformed, NotAnEvent
-from serving.protocols import open_inference
+from serving.protocols.kinds import is_open_inference
 
 Answer = Callable[[Request], Response]
 
@@ -186,7 +185,7 @@ def act(event: Event | Malformed, answer: Answer) -> Outcome:
     except MemoryError:
         return _retry(event, "out of memory")
     except Exception as error:
-        log("ERROR", f"an event failed: {error!r}", traceback=traceback.format_exc(), **_cause(event))
+        log_exception(f"an event failed: {error!r}", **_cause(event))
         return DONE if isinstance(event, Event) and _too_old(event) else Outcome(503, INTERNAL)
 
 
@@ -227,7 +226,7 @@ def _predict(event: Event, answer: Answer) -> Outcome:
     if event.path and not _is_predict(event.path):
         return _refuse(event, "path: expected the address of a predict or infer, such as /v1/models/model:predict")
     name = settings.current().model_name
-    infers = not event.path and open_inference.takes(event.data)
+    infers = not event.path and is_open_inference(event.data)
     path = event.path or (f"/v2/models/{name}/infer" if infers else f"/v1/models/{name}:predict")
     headers = {"content-type": event.content_type} if event.content_type else {}
     response = answer(Request("POST", path, headers=headers, body=event.data))

@@ -10,7 +10,6 @@ from serving.core.record import Record
 from serving.core.telemetry import metrics
 from serving.pipeline import admission, watchdog
 from serving.pipeline.exchange import Exchange
-from serving.protocols import open_inference, tensorflow_serving
 from serving.runtime import loading
 from serving.runtime.model import Model
 
@@ -31,11 +30,15 @@ def ready(exchange: Exchange) -> Response:
 def model_ready(exchange: Exchange) -> Response:
     """Do as `ready` does, and answer in the Open Inference Protocol's form."""
     _ready(exchange.record)
+    from serving.protocols import open_inference  # not needed for a prediction
+
     return Response(200, open_inference.ready(exchange.labels.get("name")))
 
 
 def status(exchange: Exchange) -> Response:
     """Say that the model answers; load it if nothing has yet, so that it is true."""
+    from serving.protocols import tensorflow_serving
+
     served = _ready(exchange.record)
     return Response(200, to_json({
         "model_version_status": tensorflow_serving.status(served.version), "name": served.name, "ready": True,
@@ -72,6 +75,8 @@ def metadata(exchange: Exchange) -> Response:
 
 def server(_exchange: Exchange) -> Response:
     """Say what this server is, whatever the model does."""
+    from serving.protocols import open_inference
+
     return Response(200, open_inference.server())
 
 

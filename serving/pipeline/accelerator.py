@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from serving.core import machine, settings
 from serving.core.dtypes import by_code
-from serving.core.http import to_json
+from serving.core.plain_json import to_text
 from serving.core.settings import Settings
 from serving.core.telemetry import metrics
 from serving.core.telemetry.log import log
@@ -80,7 +80,7 @@ class Quick:
             self.reason = OFF if module is None else BATCHED
             return None
         signatures: list[Any] = []
-        head = to_json({"model_name": served.name, "model_version": served.version})[:-1]
+        head = to_text({"model_name": served.name, "model_version": served.version})[:-1].encode()
         for name, pointers, described in _described(served, options):
             most = min(options.max_elements, machine.memory_share() // 16)  # the largest dtype has so many bytes
             bounds = (
@@ -154,7 +154,14 @@ def _described(served: Model, options: Settings) -> Iterator[tuple[str, tuple[in
                 for spec, feed in zip(signature.inputs.values(), found.feeds, strict=True)
             )
             outputs = tuple(
-                (output.encode(), to_json(output) + b":", _datatype(code), output.endswith("_bytes"), code, *fetch)
+                (
+                    output.encode(),
+                    f"{to_text(output)}:".encode(),
+                    _datatype(code),
+                    output.endswith("_bytes"),
+                    code,
+                    *fetch,
+                )
                 for output, code, *fetch in found.fetches
             )
             yield name, (found.library, found.session), (name.encode(), inputs, outputs)

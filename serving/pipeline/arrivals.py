@@ -9,11 +9,9 @@ from serving.core.http import receive as receive_body
 from serving.core.record import Record
 from serving.pipeline import admission
 from serving.pipeline.exchange import Answer, Exchange
-from serving.protocols import raw
+from serving.protocols.kinds import is_raw
 
-PREDICT = re.compile(
-    rb'[ \t\r\n]*\{[ \t\r\n]*"(?:instances|inputs|signature_name)"'
-)  # how most bodies at the root begin
+PREDICT = rb'[ \t\r\n]*\{[ \t\r\n]*"(?:instances|inputs|signature_name)"'  # how most bodies at the root begin
 
 
 def receive(exchange: Exchange) -> Response:
@@ -92,7 +90,7 @@ def is_self_contained(request: Request) -> bool:
         return False
     if request.path != "/":
         return True
-    return isinstance(request.body, bytes) and PREDICT.match(request.body) is not None and not _is_pushed(request)
+    return isinstance(request.body, bytes) and re.match(PREDICT, request.body) is not None and not _is_pushed(request)
 
 
 def _says_event(request: Request) -> bool:
@@ -109,12 +107,12 @@ def _is_pushed(request: Request) -> bool:
 
 def _is_event_body(request: Request, body: bytes) -> bool:
     """Say whether a body is an event by its shape; most are not read for it."""
-    if PREDICT.match(body):
+    if re.match(PREDICT, body):
         return False
     # One of these names is in any event's body.
     if not (b'"message"' in body or b'"context"' in body or b'"eventId"' in body or b'"specversion"' in body):
         return False
-    if raw.takes(request.headers.get("content-type") or "", body):
+    if is_raw(request.headers.get("content-type") or "", body):
         return False
     from serving.events import cloud_events  # most requests are none
 

@@ -3,12 +3,14 @@
 Every server calls `handle`. Nothing escapes it: each error becomes a JSON body with its status.
 """
 
+from serving.core import settings
 from serving.core.http import Request, Response
 from serving.core.record import UNWATCHED, Record
 from serving.pipeline import routes
 from serving.pipeline.exchange import Answer, Exchange, Layer, stack
 from serving.pipeline.layers import errors_answered, for_this_model, observed, own_layer, routed
 from serving.pipeline.origins import cross_origin, same_origin
+from serving.runtime import opening
 
 
 def act(exchange: Exchange) -> Response:
@@ -27,8 +29,14 @@ _outside: Answer | None = None
 
 
 def prepare() -> Answer:
-    """Return what answers the requests of a server; raise SettingError where LAYER cannot be imported."""
+    """Return what answers the requests of a server, with what every request needs imported.
+
+    Raise SettingError where LAYER cannot be imported.
+    """
     global _outside
+    options = settings.current()
+    if options.accelerator is None or opening.is_light(options):
+        from serving.pipeline import inference  # noqa: F401 - every prediction needs it
     _outside = stack(compose(*own_layer()), *cross_origin(), observed)
     return _outside
 

@@ -1,13 +1,14 @@
 """The layers around decode, run and encode. `serving.pipeline.routes` and `handler` say which stand in which order."""
 
 import importlib
-import traceback
+import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
 from serving.core import inflight, settings
-from serving.core.errors import DeadlineError, InputError, LoadError, LoadingError, RunError, did_you_mean
+from serving.core.errors import DeadlineError, LoadError, LoadingError, RunError, did_you_mean
 from serving.core.http import (
     SMALLEST_COMPRESSED,
     BadRequest,
@@ -27,11 +28,11 @@ from serving.core.http import (
 )
 from serving.core.http import receive as receive_body
 from serving.core.telemetry import metrics, observe, phases
-from serving.core.telemetry.log import log
+from serving.core.telemetry.log import log, log_exception
 from serving.pipeline import accelerator, admission, grpc, watchdog
 from serving.pipeline.exchange import Answer, Exchange, Layer
-from serving.protocols import open_inference, raw, sagemaker, tensorflow_serving
-from serving.protocols.codec import Codec
+from serving.protocols.kinds import is_open_inference, is_raw, json_size, with_binary
+from serving.protocols.named import OPEN_INFERENCE, RAW, SAGEMAKER, TENSORFLOW_SERVING, Named
 from serving.runtime import loading
 from serving.runtime.tensorflow_c import run_error
 
@@ -41,37 +42,7 @@ if TYPE_CHECKING:
 LARGEST_EVENT = 16 << 20  # bytes: a push of Pub/Sub's largest message, 10 MB in base64
 
 
-def infer(exchange: Exchange) -> Response:
-    """Answer with the outputs of one signature."""
-    call = exchange.decode()
-    outputs = exchange.run(call)
-    return exchange.encode(call, outputs)
-
-
 # Around a prediction, the innermost first
-
-
-def explained(answer: Answer) -> Answer:
-    """Add to the message of a refused body a body that works."""
-
-    def answer_or_explain(exchange: Exchange) -> Response:
-        try:
-            return answer(exchange)
-        except InputError as error:
-            assert exchange.call is not None
-            name = exchange.call.signature.name
-            whole = name not in exchange.model.source.parts  # of the parts of one tensor no example is better
-            refusal = BadRequest(str(error), name, example=whole)
-        except BadRequest as error:
-            refusal = error
-        if not refusal.example:
-            raise refusal from None
-        from serving.pipeline import shown  # not needed for an answer
-
-        examples = shown.examples(exchange.model, refusal, exchange.context, exchange.codec)
-        raise BadRequest(f"{refusal}{examples}") from None
-
-    return answer_or_explain
 
 
 def native(answer: Answer) -> Answer:
@@ -83,24 +54,24 @@ def native(answer: Answer) -> Answer:
     return answer_in_one_step
 
 
-NATIVE = (tensorflow_serving, sagemaker, open_inference)  # the protocols of which the native codec knows the plain form
+NATIVE = (TENSORFLOW_SERVING, SAGEMAKER, OPEN_INFERENCE)  # the protocols of which the native codec knows the plain form
 
 
 def natively(exchange: Exchange) -> Response | None:
     """Return the native codec's response; None for a request that it declines, or whose run has failed."""
-    quick, codec = accelerator.of(exchange.model), exchange.codec
-    if quick.reason or codec not in NATIVE or exchange.request.query:
-        reason = quick.reason or (accelerator.QUERY if codec in NATIVE else accelerator.PROTOCOL)
+    quick, protocol = accelerator.of(exchange.model), exchange.protocol
+    if quick.reason or protocol not in NATIVE or exchange.request.query:
+        reason = quick.reason or (accelerator.QUERY if protocol in NATIVE else accelerator.PROTOCOL)
         accelerator.tally.add(reason, perf_counter_ns())
         return None
     body, record = exchange.body, exchange.record
     slot = inflight.begin("the native codec")  # which writes a better text
     note = inflight.address(slot)
     try:
-        if codec is not open_inference:
+        if protocol is not OPEN_INFERENCE:
             result = quick.predict(body, note)
         else:
-            size = open_inference.json_size(exchange.request.headers, len(body))
+            size = json_size(exchange.request.headers, len(body))
             result = quick.infer(body, len(body) if size is None else size, note)
     finally:
         inflight.end(slot)
@@ -116,29 +87,53 @@ def natively(exchange: Exchange) -> Response | None:
     record.decoding, record.decoded, record.ran = result.decoding, result.decoded, result.ran
     if phases.pending:
         phases.took("run", (record.ran - record.decoded) / 1e9)
-    return open_inference.with_binary(result.body, result.json_size) if result.json_size else Response(200, result.body)
+        _import_later()
+    return with_binary(result.body, result.json_size) if result.json_size else Response(200, result.body)
+
+
+LATER = 0.25  # seconds after the first answer
+YIELD = 0.0005  # seconds after which the thread that imports lets another run; Python's default is ten times as long
+
+
+def _import_later() -> None:
+    """Import the codecs in Python in a thread, behind the first answer: no request has to wait for that."""
+    timer = threading.Timer(LATER, import_python)
+    timer.name, timer.daemon = "imports", True
+    timer.start()
+
+
+def import_python() -> None:
+    """Import what answers the requests that the native codec declines; log where that fails."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(YIELD)
+    try:
+        from serving.pipeline import inference  # noqa: F401
+    except Exception:
+        log_exception("the codecs in Python cannot be imported: only the native codec answers")
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def negotiated(answer: Answer) -> Answer:
     """Find the protocol of a body at an address that takes several."""
 
     def answer_in_its_protocol(exchange: Exchange) -> Response:
-        if exchange.codec is tensorflow_serving and (codec := _codec_of(exchange)):
-            exchange.codec = exchange.record.protocol = codec
+        if exchange.protocol is TENSORFLOW_SERVING and (protocol := _protocol_of(exchange)):
+            exchange.protocol = exchange.record.protocol = protocol
         return answer(exchange)
 
     return answer_in_its_protocol
 
 
-def _codec_of(exchange: Exchange) -> Codec | None:
+def _protocol_of(exchange: Exchange) -> Named | None:
     request = exchange.request
-    if raw.takes(request.headers.get("content-type") or "", exchange.body):
-        return raw
+    if is_raw(request.headers.get("content-type") or "", exchange.body):
+        return RAW
     if request.path == "/invocations":
-        return sagemaker
+        return SAGEMAKER
     # Vertex AI has one address for whatever protocol its model speaks.
-    if request.path == settings.current().aip_predict_route and open_inference.takes(exchange.body):
-        return open_inference
+    if request.path == settings.current().aip_predict_route and is_open_inference(exchange.body):
+        return OPEN_INFERENCE
     return None
 
 
@@ -266,7 +261,7 @@ Find = Callable[[str, str], "tuple[Route, dict[str, str | None], Sequence[Route]
 
 
 def routed(find: Find) -> Layer:
-    """Return the layer that finds the route of an address, and with it the codec."""
+    """Return the layer that finds the route of an address, and with it the protocol."""
 
     def layer(answer: Answer) -> Answer:
         def answer_at_route(exchange: Exchange) -> Response:
@@ -277,7 +272,7 @@ def routed(find: Find) -> Layer:
                 if grpc.is_grpc(request.headers):
                     raise UnsupportedMediaType(grpc.refused()) from None
                 raise
-            exchange.codec = exchange.route.codec
+            exchange.protocol = exchange.route.protocol
             exchange.record.route = exchange.route
             return answer(exchange)
 
@@ -329,7 +324,7 @@ def errors_answered(answer: Answer) -> Answer:
             _log(exchange, "out of memory")
             return _refuse(Unavailable("out of memory; try again, or send less at once"))
         except Exception as error:
-            _log(exchange, f"a request failed: {error!r}", traceback=traceback.format_exc())
+            log_exception(f"a request failed: {error!r}", **observe.about(exchange.request))
             return _refuse(HttpError("internal error; the log has the reason"))
 
     return answer_errors

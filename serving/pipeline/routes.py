@@ -9,24 +9,27 @@ from functools import lru_cache, partial
 from typing import NamedTuple
 
 from serving.core import settings
-from serving.core.http import HttpError, MethodNotAllowed, NotFound
+from serving.core.http import HttpError, MethodNotAllowed, NotFound, Response
 from serving.pipeline import about
 from serving.pipeline.arrivals import bodies_that_are_events, events_at_root, events_in_kind, receive
-from serving.pipeline.exchange import Answer, Layer, stack
+from serving.pipeline.exchange import Answer, Exchange, Layer, stack
 from serving.pipeline.layers import (
     admitted,
     compressed,
-    explained,
-    infer,
     loaded,
     native,
     negotiated,
     received,
     unpacked,
 )
-from serving.pipeline.rows import row_errors
-from serving.protocols import classify, open_inference, regress, tensorflow_serving
-from serving.protocols.codec import Codec
+from serving.protocols.named import CLASSIFY, OPEN_INFERENCE, REGRESS, TENSORFLOW_SERVING, Named
+
+
+def in_python(exchange: Exchange) -> Response:
+    """Decode, run and encode in Python; nothing of this is imported before a request needs it."""
+    from serving.pipeline.inference import predict
+
+    return predict(exchange)
 
 
 def stacks(native: Layer) -> tuple[Answer, Answer]:
@@ -36,9 +39,9 @@ def stacks(native: Layer) -> tuple[Answer, Answer]:
     """
     # fmt: off
     return (
-        stack(infer, row_errors, explained, native, negotiated, compressed, loaded,
+        stack(in_python, native, negotiated, compressed, loaded,
               unpacked, admitted, received, events_in_kind),
-        stack(infer, row_errors, explained, native, negotiated, compressed, loaded,
+        stack(in_python, native, negotiated, compressed, loaded,
               bodies_that_are_events, unpacked, admitted, received, events_at_root),
     )
     # fmt: on
@@ -64,7 +67,7 @@ class Route(NamedTuple):
     path: str
     action: Answer
     name: str  # of the action, in the log, the metrics and the traces
-    codec: Codec | None  # None: the address belongs to no protocol
+    protocol: Named | None  # None: the address belongs to no protocol
     operation: Operation
     quiet: bool = False  # asked for every few seconds: its line in the log has severity DEBUG
 
@@ -82,7 +85,7 @@ SERVING, INFERENCE, EVENTS = "TensorFlow Serving", "Open Inference Protocol", "E
 HEALTH, ABOUT = "Health", "About"
 TAGS = (SERVING, INFERENCE, EVENTS, HEALTH, ABOUT)
 RUNS, LOADS, READS = (400, 404, 413, 415, 500, 501, 503), (404, 500, 503), (404, 503)  # refusals
-V1, V2 = tensorflow_serving, open_inference
+V1, V2 = TENSORFLOW_SERVING, OPEN_INFERENCE
 QUIET = True
 
 # fmt: off
@@ -106,9 +109,9 @@ ROUTES = (
     Route("GET",  rf"/v1/models/{NAME}{VERSION}/metadata", about.metadata,    "metadata",    V1,
           Operation(SERVING,   "Describe the signatures", "Metadata", None, READS)),
     Route("POST", rf"/v1/models/{NAME}{VERSION}:predict",  predict,           "predict",     V1,       PREDICT),
-    Route("POST", rf"/v1/models/{NAME}{VERSION}:classify", predict,           "classify",    classify,
+    Route("POST", rf"/v1/models/{NAME}{VERSION}:classify", predict,           "classify",    CLASSIFY,
           Operation(SERVING,   "Classify tf.Examples", "Classified", "Classify", RUNS)),
-    Route("POST", rf"/v1/models/{NAME}{VERSION}:regress",  predict,           "regress",     regress,
+    Route("POST", rf"/v1/models/{NAME}{VERSION}:regress",  predict,           "regress",     REGRESS,
           Operation(SERVING,   "Regress on tf.Examples", "Regressed", "Regress", RUNS)),
     Route("GET",  r"/v1/models",                           about.models,      "models",      V1,
           Operation(SERVING,   "List the model", "Models")),
@@ -153,12 +156,13 @@ def find(method: str, path: str) -> tuple[Route, dict[str, str | None], tuple[Ro
 
     Raise NotFound or MethodNotAllowed. The cache is bounded: clients choose the addresses.
     """
-    table, allowed = routes(), []
+    table, wanted = routes(), "GET" if method == "HEAD" else method
     for route in table:
-        if match := re.fullmatch(route.path, path, re.DOTALL):
-            if route.method == method or (method == "HEAD" and route.method == "GET"):
-                return route, match.groupdict(), table
-            allowed.append((route.method, match.groupdict()))
+        if route.method == wanted and (match := re.fullmatch(route.path, path, re.DOTALL)):
+            return route, match.groupdict(), table
+    allowed = [
+        (route.method, match.groupdict()) for route in table if (match := re.fullmatch(route.path, path, re.DOTALL))
+    ]
     if allowed:
         methods = ", ".join(name for name, _ in allowed)
         allow = f"{methods.replace('GET', 'GET, HEAD')}, OPTIONS"

@@ -1,12 +1,13 @@
 """How large a request may be: the limits that protocols hold, and the checks of rows and of decoded tensors."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from serving.core import machine
 from serving.core.http import TooLarge
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class Limits(Protocol):
@@ -46,7 +47,7 @@ def check_rows(count: int, place: str, limits: Limits) -> None:
         raise TooLarge(f"{place}: expected at most {limits.max_rows} rows (MAX_ROWS), got {count}")
 
 
-def check_arrays(inputs: Mapping[str, np.ndarray[Any, Any]], limits: Limits) -> int:
+def check_arrays(inputs: "Mapping[str, np.ndarray[Any, Any]]", limits: Limits) -> int:
     """Return the bytes that decoded inputs take; raise TooLarge for too many rows or elements, and too long strings."""
     elements = size = 0
     for name, array in inputs.items():
@@ -77,7 +78,7 @@ def check_memory(size: int) -> None:
 
 
 def check_pictures(
-    inputs: Mapping[str, np.ndarray[Any, Any]], operations: frozenset[str], max_pixels: int
+    inputs: "Mapping[str, np.ndarray[Any, Any]]", operations: frozenset[str], max_pixels: int
 ) -> tuple[str, str] | None:
     """Return the input whose pictures exceed `max_pixels` together with those before it, and the problem.
 

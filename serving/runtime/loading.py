@@ -5,7 +5,6 @@ import math
 import os
 import threading
 import time
-import traceback
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +13,7 @@ from serving.core import settings
 from serving.core.errors import LoadError, LoadingError
 from serving.core.settings import Settings
 from serving.core.telemetry import metrics, phases
-from serving.core.telemetry.log import log
+from serving.core.telemetry.log import log, log_exception
 from serving.runtime.model import Model
 from serving.runtime.sessions import judge, open_session
 from serving.savedmodel import graph
@@ -191,7 +190,7 @@ class Cache:
 
 def _unexpected(error: Exception) -> LoadError:
     """Return what the client sees of an error that no reader of the model raises on purpose; the log has all of it."""
-    log("ERROR", f"the load failed: {error!r}", traceback=traceback.format_exc())
+    log_exception(f"the load failed: {error!r}")
     if isinstance(error, MemoryError):
         return LoadError("out of memory")
     if isinstance(error, OSError) and error.strerror:  # without the name of the file

@@ -1,10 +1,7 @@
 """A loaded model: its signatures, and the session that runs them."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
-from typing import Any, Protocol
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Protocol
 
 from serving.core import inflight
 from serving.core.errors import InputError, LoadError
@@ -13,8 +10,11 @@ from serving.runtime import tensorflow_c
 from serving.savedmodel.signature import Signature, check
 from serving.savedmodel.source import Source, default_arrays
 
-Arrays = Mapping[str, np.ndarray[Any, Any]]
-Function = Callable[[Arrays], dict[str, np.ndarray[Any, Any]]]
+if TYPE_CHECKING:
+    import numpy as np
+
+    Arrays = Mapping[str, np.ndarray[Any, Any]]
+    Function = Callable[[Arrays], dict[str, np.ndarray[Any, Any]]]
 
 
 class Session(Protocol):
@@ -22,7 +22,7 @@ class Session(Protocol):
 
     def declared(self, signature: Signature) -> Signature: ...
 
-    def function(self, signature: Signature) -> Function: ...
+    def function(self, signature: Signature) -> "Function": ...
 
     def close(self) -> None: ...
 
@@ -49,7 +49,7 @@ class Model:
                 try:
                     self._functions[name] = session.function(signature)
                 except LoadError as error:
-                    self.signatures[name] = replace(signature, problem=str(error))
+                    self.signatures[name] = signature._replace(problem=str(error))
                     log("WARNING", f"the signature {name!r} cannot be called: {error}")
         if not self._functions:
             session.close()
@@ -62,7 +62,7 @@ class Model:
             meet = {name: function for name, function in self._functions.items() if name not in self._parts}
             self._functions |= batched(meet, self.signatures, source.directory, batch_rows)
 
-    def run(self, signature: Signature, inputs: Arrays) -> dict[str, np.ndarray[Any, Any]]:
+    def run(self, signature: Signature, inputs: "Arrays") -> "dict[str, np.ndarray[Any, Any]]":
         """Return the signature's outputs by name.
 
         Raise InputError where the inputs are not the declared ones in name, dtype and shape, which is checked here

@@ -11,9 +11,9 @@ from serving.core import files, machine
 from serving.core.errors import LoadError, RunError, plain
 from serving.core.settings import Settings
 from serving.core.telemetry.log import log
-from serving.runtime import litert, tensorflow_c
+from serving.runtime import opening, tensorflow_c
 from serving.runtime.model import Session
-from serving.savedmodel.folder import assets, twin, versions
+from serving.savedmodel.folder import assets, versions
 from serving.savedmodel.safety.purity import DANGEROUS, HARMLESS, Use, against, impurities
 from serving.savedmodel.signature import served_graph
 from serving.savedmodel.source import Source
@@ -67,11 +67,10 @@ def judge_files(source: Source) -> None:
 
 
 def open_library(options: Settings) -> None:
-    """Open the model's library before it is needed, if it is there; whoever needs it is told what is wrong with it."""
-    directory, light = options.model_dir, options.runtime == "litert"
-    with suppress(OSError, LoadError):  # the load will tell
-        light = light or (isinstance(directory, Path) and twin.holds(versions.chosen(directory).directory))
-    if light:
+    """Open the model's library before it is needed, if it is there; the load reports what is wrong with it."""
+    if opening.is_light(options):
+        from serving.runtime import litert  # it brings NumPy, which TensorFlow's C library does without
+
         with suppress(LoadError):
             litert.open_library()
         return
@@ -91,6 +90,8 @@ def open_session(source: Source, options: Settings) -> Session:
     if source.light:
         if options.runtime not in ("auto", "litert"):
             raise LoadError(f"it is a twin for LiteRT, which TensorFlow cannot run (RUNTIME={options.runtime})")
+        from serving.runtime import litert
+
         most = min(options.threads, machine.cores())  # more would wait for a core, and need memory for it
         return litert.Session(source.directory, options.intra_op_threads, most)
     path = None if options.runtime == "python" else tensorflow_c.find(options.tensorflow_library_dir)

@@ -9,12 +9,9 @@ the operations that they reach, and compared with each other before a run.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import chain, pairwise
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from serving.core.errors import LoadError
 from serving.savedmodel.graph import Graph
@@ -23,11 +20,13 @@ from serving.savedmodel.roots import tensors_of
 from serving.savedmodel.safety.flow import Flow, Sink
 from serving.savedmodel.signature import Signature, TensorSpec, served_graph
 
-Arrays = Mapping[str, np.ndarray[Any, Any]]
+if TYPE_CHECKING:
+    import numpy as np
+
+    Arrays = Mapping[str, np.ndarray[Any, Any]]
 
 
-@dataclass(frozen=True, slots=True)
-class Ragged:
+class Ragged(NamedTuple):
     """Row splits, or the row of each value, and the input that they partition: the values, or the inner splits."""
 
     splits: str
@@ -35,7 +34,7 @@ class Ragged:
     rows: bool = False  # the row of each value, as TensorFlow calls value_rowids
     inner: bool = False  # the values are splits themselves, which have one row fewer than numbers
 
-    def problem(self, inputs: Arrays) -> str | None:
+    def problem(self, inputs: "Arrays") -> str | None:
         """Say what is wrong, or None."""
         splits, values = inputs[self.splits], inputs[self.values]
         if splits.ndim != 1 or not values.ndim:
@@ -55,15 +54,14 @@ class Ragged:
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class Sparse:
+class Sparse(NamedTuple):
     """The parts of a sparse tensor."""
 
     indices: str
     values: str
     shape: str
 
-    def problem(self, inputs: Arrays) -> str | None:
+    def problem(self, inputs: "Arrays") -> str | None:
         """Say what is wrong, or None."""
         indices, values, shape = inputs[self.indices], inputs[self.values], inputs[self.shape]
         if indices.ndim != 2 or values.ndim != 1 or indices.shape != (len(values), len(shape)):
@@ -78,18 +76,17 @@ class Sparse:
                 return f"{self.shape}: expected sizes of 0 and more, and fewer than 2**63 elements, got {sizes}"
         wrong = ((indices < 0) | (indices >= shape)).any(axis=1)
         if wrong.any():
-            row = int(np.argmax(wrong))
+            row = int(wrong.argmax())
             return f"{self.indices}[{row}]: expected an index inside the shape {sizes}, got {indices[row].tolist()}"
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class Unclear:
+class Unclear(NamedTuple):
     """Row splits whose values the graph does not show: `safety.guarding` adds checks to the graph for them."""
 
     splits: str
 
-    def problem(self, _inputs: Arrays) -> str | None:
+    def problem(self, _inputs: "Arrays") -> str | None:
         """Return None: there is nothing to compare here."""
         return None
 
@@ -197,8 +194,7 @@ def _parts(signature: Signature, sinks: list[Sink]) -> tuple[Part, ...]:
     return (*sparse, *ragged.values())
 
 
-@dataclass(frozen=True, slots=True)
-class _Partition:
+class _Partition(NamedTuple):
     splits: frozenset[str]  # the inputs that arrive unchanged
     any: frozenset[str]  # the inputs that arrive in any form
     inside: frozenset[str]  # the inputs that they partition

@@ -9,8 +9,6 @@ Decoding is lazy: a node keeps its bytes, and its attributes are read from them 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 
-import numpy as np
-
 from serving.savedmodel.protobuf import each_field, first_field, last_field, map_field, message_field, read_varint
 
 COPIED = 1 << 24  # bytes
@@ -72,7 +70,7 @@ class Graph:
         """Return the graph of a MetaGraphDef; the last one is cached until another is read or `forget` is called."""
         global _last
         last = _last
-        if last is None or not _same(last.meta, meta):
+        if last is None or last.meta is not meta:
             _last = last = Graph(meta)
         return last
 
@@ -119,12 +117,6 @@ def forget() -> None:
     """Free the cached graph: it is not needed after a load."""
     global _last
     _last = None
-
-
-def _same(first: memoryview, second: memoryview) -> bool:
-    """Say whether two views are of the same bytes in memory."""
-    arrays = np.frombuffer(first, np.uint8), np.frombuffer(second, np.uint8)
-    return len(first) == len(second) and np.may_share_memory(*arrays)
 
 
 def reached(nodes: Mapping[bytes, Node], roots: Iterable[bytes]) -> list[Node]:

@@ -5,7 +5,6 @@ the name of the operation: PNG, JPEG, JPEG XL, GIF, BMP, WebP. TensorFlow report
 one.
 """
 
-import base64
 import binascii
 import re
 import struct
@@ -115,6 +114,8 @@ def _inside(message: bytes | memoryview, field_number: int) -> Iterator[memoryvi
 
 def _from_base64(data: bytes) -> list[bytes]:
     try:  # TensorFlow's operation takes the web-safe alphabet
+        import base64  # few graphs decode it
+
         return [base64.urlsafe_b64decode(data + b"=" * (-len(data) % 4))]
     except (binascii.Error, ValueError):
         return []

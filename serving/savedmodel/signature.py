@@ -5,11 +5,11 @@ the few below are read; the graph, often many megabytes, is skipped over, and no
 """
 
 import math
-import re
+import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from serving.core import settings
 from serving.core.dtypes import DType, by_code
@@ -29,8 +29,7 @@ MOST_BESIDE_ZERO = 1 << 14
 Shape = tuple[int | None, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class TensorSpec:
+class TensorSpec(NamedTuple):
     """One named tensor of a signature."""
 
     name: str
@@ -40,16 +39,19 @@ class TensorSpec:
     dimensions: tuple[str, ...] = ()  # TensorFlow 1 could name them
 
 
-@dataclass(frozen=True)
-class Signature:
-    """One named function of a model."""
+class Declared(NamedTuple):
+    """What a SavedModel declares about one of its functions."""
 
     name: str
     inputs: Mapping[str, TensorSpec]
     outputs: Mapping[str, TensorSpec]
     method_name: str
     problem: str | None = None  # found when the model was loaded
-    defaults: Mapping[str, bytes] = field(default_factory=dict)  # TensorProtos of the inputs that may be left out
+    defaults: Mapping[str, bytes] = {}  # TensorProtos of the inputs that may be left out
+
+
+class Signature(Declared):
+    """One named function of a model."""
 
     @cached_property
     def required(self) -> Mapping[str, TensorSpec]:
@@ -83,8 +85,7 @@ class Signature:
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class Contents:
+class Contents(NamedTuple):
     """What saved_model.pb declares about the graph that is served."""
 
     tags: tuple[str, ...]
@@ -141,21 +142,47 @@ def shape_text(shape: Shape | None) -> str:
     return f"[{', '.join('?' if size is None else str(size) for size in shape)}]"
 
 
+# The graph that was chosen last: a load reads it several times. (its tags, its position in the file, a view of it)
+_last: "tuple[frozenset[str], int, weakref.ref[memoryview]] | None" = None
+
+
 def served_graph(directory: Path) -> memoryview:
-    """Return the serialized MetaGraphDef that is served; raise LoadError where there is none.
+    """Return the serialized MetaGraphDef that is served, the same view while one exists; raise LoadError without one.
 
     Its tags include those of SAVED_MODEL_TAGS; of several such graphs, it is the one with the fewest other tags.
     """
+    return served(directory)[1]
+
+
+def served(directory: Path) -> tuple[int, memoryview]:
+    """Return how many graphs precede the one that is served, and this one; raise LoadError as `served_graph` does."""
+    global _last
     wanted_tags = settings.current().saved_model_tags
+    message = saved_model.message(directory)
+    if _last is not None:
+        last_tags, position, view = _last
+        graph = view()
+        if graph is not None and graph.obj is message.obj and last_tags == wanted_tags:
+            return position, graph
+    position, graph = _choose(message, wanted_tags)
+    _last = wanted_tags, position, weakref.ref(graph)
+    return position, graph
+
+
+def _choose(message: memoryview, wanted_tags: frozenset[str]) -> tuple[int, memoryview]:
     try:
-        graphs = [(tags(graph), graph) for graph in each_field(saved_model.message(directory), 2)]
+        graphs = [(tags(graph), graph) for graph in each_field(message, 2)]
     except ValueError as error:
         raise LoadError(f"saved_model.pb is not a SavedModel, or only part of one ({error})") from None
     if not graphs:
         raise LoadError("saved_model.pb is not a SavedModel: it holds no graph")
-    tagged = [(graph_tags, graph) for graph_tags, graph in graphs if wanted_tags <= set(graph_tags)]
-    fewest = min((len(graph_tags) for graph_tags, _ in tagged), default=0)
-    chosen = [graph for graph_tags, graph in tagged if len(graph_tags) == fewest]
+    tagged = [
+        (len(graph_tags), position, graph)
+        for position, (graph_tags, graph) in enumerate(graphs)
+        if wanted_tags <= set(graph_tags)
+    ]
+    fewest = min((count for count, _, _ in tagged), default=0)
+    chosen = [(position, graph) for count, position, graph in tagged if count == fewest]
     if len(chosen) != 1:
         problem = "more than one graph of the SavedModel is" if chosen else "no graph of the SavedModel is"
         available = "; ".join(",".join(graph_tags) or "none" for graph_tags, _ in graphs)
@@ -182,7 +209,8 @@ def _meta_graph(graph: memoryview) -> Contents:
     signatures = {name: _signature(name, value) for name, value in map_field(graph, 5).items()}
     if not last_field(graph, 7):  # the object graph, of TensorFlow 2, whose signatures are the graph's own
         signatures = _as_in_graph(signatures, message_field(graph, 2))
-    if re.search(b"PlaceholderWithDefault", definition := message_field(graph, 2)):
+    if graph.obj.find(b"PlaceholderWithDefault") >= 0:  # type: ignore[attr-defined] # a file in memory
+        definition = message_field(graph, 2)
         signatures = _with_placeholders(signatures, definition)
     saver = message_field(graph, 3)
     baked = text_of(last_field(info, 1)).startswith("baked")
@@ -219,7 +247,7 @@ def _as_in_graph(signatures: dict[str, Signature], definition: memoryview) -> di
             if len(nodes) == len(fed):
                 break
     return {
-        name: replace(signature, inputs={key: _spec_in_graph(spec, nodes) for key, spec in signature.inputs.items()})
+        name: signature._replace(inputs={key: _spec_in_graph(spec, nodes) for key, spec in signature.inputs.items()})
         for name, signature in signatures.items()
     }
 
@@ -245,7 +273,7 @@ def _with_placeholders(signatures: dict[str, Signature], definition: memoryview)
     for key, signature in signatures.items():
         nodes = {spec.name: spec.tensor.removesuffix(":0") for spec in signature.inputs.values()}
         defaults = {name: values[node] for name, node in nodes.items() if node in values}
-        with_defaults[key] = replace(signature, defaults={**defaults, **signature.defaults})
+        with_defaults[key] = signature._replace(defaults={**defaults, **signature.defaults})
     return with_defaults
 
 
@@ -254,12 +282,12 @@ def _spec_in_graph(spec: TensorSpec, nodes: Mapping[str, Mapping[str, memoryview
     attributes = nodes.get(node, {})
     dtype = number_field(attributes.get("dtype") or attributes.get("T") or memoryview(b""), 6) % 100
     if dtype and index == "0" and dtype != spec.dtype.code:
-        spec = replace(spec, dtype=by_code(dtype))
+        spec = spec._replace(dtype=by_code(dtype))
     shapes = list(each_field(last_field(attributes.get("_output_shapes", memoryview(b"")), 1), 7))
     if index.isdecimal() and int(index) < len(shapes):
         shape, _ = _dimensions(shapes[int(index)])
         if spec.shape is None or (shape is not None and len(shape) != len(spec.shape)):
-            spec = replace(spec, shape=shape, dimensions=())
+            spec = spec._replace(shape=shape, dimensions=())
     return spec
 
 

@@ -1,12 +1,9 @@
 """A model on disk, and what its files say without loading it."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from serving.core.errors import LoadError
 from serving.core.telemetry.log import log
@@ -16,11 +13,13 @@ from serving.savedmodel.initialization import NOTHING, Initialization, needed
 from serving.savedmodel.signature import Contents, Signature, check, read, served_graph
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from serving.savedmodel.composite import Part
     from serving.savedmodel.examples import Recipe
 
 
-def default_arrays(signature: Signature) -> dict[str, np.ndarray[Any, Any]]:
+def default_arrays(signature: Signature) -> "dict[str, np.ndarray[Any, Any]]":
     from serving.savedmodel.prediction_log import array  # most signatures have no defaults
 
     return {name: array(memoryview(tensor)) for name, tensor in signature.defaults.items()}
@@ -32,14 +31,14 @@ def with_good_defaults(signature: Signature) -> Signature:
     for name in signature.defaults:
         spec = signature.inputs[name]
         try:
-            value = default_arrays(replace(signature, defaults={name: good[name]}))[name]
+            value = default_arrays(signature._replace(defaults={name: good[name]}))[name]
             fits = value.dtype == spec.dtype.numpy and check(spec, value.shape) is None
         except (ValueError, TypeError):
             fits = False
         if not fits:
             del good[name]
             log("WARNING", f"the default of the input {name!r} of {signature.name!r} is not a value for it")
-    return signature if len(good) == len(signature.defaults) else replace(signature, defaults=good)
+    return signature if len(good) == len(signature.defaults) else signature._replace(defaults=good)
 
 
 # Parts of the names of operations that loop, or that do not terminate for some values.
@@ -58,7 +57,7 @@ class Source:
         self.contents: Contents = twin.read(self.directory) if self.light else read(self.directory)
         if any(signature.defaults for signature in self.contents.signatures.values()):
             checked = {name: with_good_defaults(signature) for name, signature in self.contents.signatures.items()}
-            self.contents = replace(self.contents, signatures=checked)
+            self.contents = self.contents._replace(signatures=checked)
         self.signatures = self.contents.signatures
         self.may_try = True  # runs without a request are safe: they change no state. `judge` sets it
 

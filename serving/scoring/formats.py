@@ -10,14 +10,13 @@ import csv
 import io
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from itertools import chain
 from typing import Any, NamedTuple, Protocol
 
 import orjson
 
 from serving.core.http import BadRequest
-from serving.protocols import raw
+from serving.protocols import kinds, raw
 from serving.protocols.call import Call, Context
 from serving.protocols.raw import lines, table
 from serving.protocols.raw.bodies import BOM, CHARSETS, SPACE, json_problem, parameter
@@ -74,7 +73,7 @@ def content_type_of(name: str, stated: str = "") -> str:
     if known == CSV and stated.lower().startswith(CSV):
         return stated  # it may say header=absent, or a charset
     kind = known or stated
-    if not kind or kind.lower().startswith("multipart/") or not raw.takes(kind, b""):
+    if not kind or kind.lower().startswith("multipart/") or not kinds.is_raw(kind, b""):
         ends = ", ".join(TYPES)
         raise BadFile(f"expected a name that ends with one of {ends}, or a content type of those; got {name[-200:]!r}")
     return kind
@@ -86,7 +85,7 @@ def format_of(content_type: str, signature: Signature, context: Context, limit: 
     media = content_type.partition(";")[0].strip().lower()
     if media == CSV:
         return Table(signature, context, limit)
-    if raw.KINDS.get(media) == raw.JSON_LINES:
+    if kinds.KINDS.get(media) == kinds.JSON_LINES:
         return Lines(signature, context, limit)
     return Whole(signature, context, limit)
 
@@ -367,7 +366,7 @@ def free(signature: Signature) -> Signature:
     """Return the signature with a free batch dimension, for decoding: `Scorer` pads batches to a fixed size."""
 
     def freed(spec: Any) -> Any:
-        return replace(spec, shape=(None, *spec.shape[1:])) if spec.shape else spec
+        return spec._replace(shape=(None, *spec.shape[1:])) if spec.shape else spec
 
     inputs = {name: freed(spec) for name, spec in signature.inputs.items()}
-    return replace(signature, inputs=inputs, outputs={name: freed(spec) for name, spec in signature.outputs.items()})
+    return signature._replace(inputs=inputs, outputs={name: freed(spec) for name, spec in signature.outputs.items()})

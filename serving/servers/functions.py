@@ -6,7 +6,6 @@ WSGI server. The function runs inside Flask's contexts, so flask.request, flask.
 An exception of its own is answered in JSON.
 """
 
-import traceback
 from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
@@ -19,7 +18,7 @@ from functions_framework.execution_id import WsgiMiddleware
 from werkzeug.exceptions import HTTPException
 
 from serving.core.http import Headers, HttpError, Request, Response, to_json
-from serving.core.telemetry.log import log
+from serving.core.telemetry.log import log_exception
 from serving.pipeline import origins
 from serving.pipeline.handler import handle
 from serving.pipeline.routes import is_probe
@@ -170,7 +169,7 @@ class Application:
             return to_flask(Response(failure.status, to_json({"error": str(failure)}), headers=failure.headers))
         except Exception as failure:
             flask.got_request_exception.send(self._app, exception=failure)
-            log("ERROR", f"{self._app.name} failed: {failure!r}", traceback=traceback.format_exc())
+            log_exception(f"{self._app.name} failed: {failure!r}")
             return to_flask(Response(500, to_json({"error": "internal error; the log has the reason"})))
         return self._app.make_response(_in_json(answer) if isinstance(answer, HTTPException) else answer)
 

@@ -7,7 +7,6 @@ import os
 import sys
 import zlib
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from serving.core.http import Request
 from serving.core.record import Record
 from serving.pipeline import accelerator, handler
 from serving.pipeline.native import build
-from serving.protocols import open_inference
+from serving.protocols.kinds import HEADER
 from serving.runtime import loading
 from serving.runtime.model import Model
 from serving.servers import wsgi
@@ -94,7 +93,7 @@ def native(data: bytes) -> None:
     if protocol == b"infer":
         size = int(length) if length.isdigit() and len(length) < 10 else len(body)
         answer = quick.infer(body, size)
-        path, headers = "/v2/models/model/infer", {open_inference.HEADER: str(size)}
+        path, headers = "/v2/models/model/infer", {HEADER: str(size)}
     else:
         answer = quick.predict(body)
         path, headers = "/v1/models/model:predict", {}
@@ -106,7 +105,7 @@ def native(data: bytes) -> None:
         assert response.status >= 400, response
         return
     assert (response.status, response.body) == (200, answer.body)
-    assert dict(response.headers).get(open_inference.HEADER) == (str(answer.json_size) if answer.json_size else None)
+    assert dict(response.headers).get(HEADER) == (str(answer.json_size) if answer.json_size else None)
 
 
 def prepared() -> accelerator.Quick:
@@ -121,7 +120,7 @@ def prepared() -> accelerator.Quick:
 @lru_cache(maxsize=1)
 def _quick(model_: Model) -> accelerator.Quick:
     path = Path(os.environ.get("FUZZ_EXTENSION") or build.cached())
-    quick = accelerator.Quick(model_, replace(settings.current(), accelerator=path))
+    quick = accelerator.Quick(model_, settings.current()._replace(accelerator=path))
     assert len(quick.names) == 11, quick.names
     return quick
 

@@ -10,7 +10,6 @@ import sys
 import tempfile
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from serving.core.http import HttpError, Request, read_body
 from serving.events import cloud_events
 from serving.protocols import classify, open_inference, raw, regress, tensorflow_serving
 from serving.protocols.call import Call, Context
+from serving.protocols.kinds import HEADER, is_raw
 from serving.protocols.options import from_query
 from serving.protocols.raw import bodies
 from serving.protocols.tensorflow_serving.inputs import COLUMN, ROW
@@ -111,7 +111,7 @@ def _check(call: Call) -> None:
 def open_inference_(data: bytes) -> None:
     """The Open Inference Protocol: a line with the length of the JSON, or an empty one; the body."""
     length, _, body = data.partition(b"\n")
-    headers = {open_inference.HEADER: length.decode("latin-1")} if length else {}
+    headers = {HEADER: length.decode("latin-1")} if length else {}
     try:
         call = open_inference.decode(body, SIGNATURES, CONTEXT._replace(headers=Fields(headers)))
     except HttpError as error:
@@ -135,7 +135,7 @@ def raw_(data: bytes) -> None:
     headers = Fields({"content-type": content_type})
     try:
         context = CONTEXT._replace(headers=headers, query=from_query(query))
-        if not raw.takes(content_type, body):
+        if not is_raw(content_type, body):
             return
         call = raw.decode(body, SIGNATURES, context)
     except HttpError as error:
@@ -196,10 +196,10 @@ def examples(data: bytes) -> None:
 
 def _examples() -> dict[str, Signature]:
     text, scores = SIGNATURES["text"].inputs["text"], SIGNATURES["scalars"].inputs["x"]
-    inputs = {"inputs": replace(text, name="inputs")}
+    inputs = {"inputs": text._replace(name="inputs")}
     outputs = {
-        "serving_default": {"scores": replace(scores, name="scores")},
-        "regress": {"outputs": replace(scores, name="outputs")},
+        "serving_default": {"scores": scores._replace(name="scores")},
+        "regress": {"outputs": scores._replace(name="outputs")},
     }
     return {name: Signature(name, inputs, of, "") for name, of in outputs.items()}
 

@@ -12,6 +12,7 @@ from serving.core.telemetry import observe
 from serving.events import cloud_events
 from serving.protocols import classify, open_inference, raw, regress, sagemaker, tensorflow_serving
 from serving.protocols.call import Context
+from serving.protocols.kinds import HEADER, is_raw
 from serving.protocols.options import from_query
 from serving.savedmodel import images
 from serving.savedmodel.signature import Signature, TensorSpec
@@ -53,7 +54,7 @@ def bare(signature: Signature) -> Reader:
 def infer(signature: Signature) -> Reader:
     def read(body: Any) -> Any:
         head, tail = body if isinstance(body, tuple) else (body, None)
-        headers = {} if tail is None else {open_inference.HEADER: str(len(head))}
+        headers = {} if tail is None else {HEADER: str(len(head))}
         return open_inference.decode(head + (tail or b""), {signature.name: signature}, Context(headers=_Any(headers)))
 
     return read
@@ -61,7 +62,7 @@ def infer(signature: Signature) -> Reader:
 
 def posted(content_type: str, signature: Signature, **query: str) -> Reader:
     context = Context(headers={"content-type": content_type}, query=query)
-    return lambda body: raw.takes(content_type, body) and raw.decode(body, {signature.name: signature}, context)
+    return lambda body: is_raw(content_type, body) and raw.decode(body, {signature.name: signature}, context)
 
 
 def example(protocol: Any, signature: Signature) -> Reader:

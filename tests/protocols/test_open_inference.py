@@ -18,7 +18,8 @@ from serving.core.dtypes import BY_CODE, BY_V2_NAME
 from serving.core.http import BadRequest, Request, Response, TooLarge, compress, read_body
 from serving.protocols import open_inference
 from serving.protocols.call import Call, Context
-from serving.protocols.open_inference import HEADER, decode, encode
+from serving.protocols.kinds import HEADER
+from serving.protocols.open_inference import decode, encode
 from serving.protocols.open_inference.binary import to_bytes
 from serving.savedmodel.signature import Contents, Shape, Signature, TensorSpec
 

@@ -18,7 +18,8 @@ from werkzeug.test import encode_multipart
 from serving.core.dtypes import DTYPES
 from serving.core.http import BadRequest, ModelFault
 from serving.protocols.call import Call, Context
-from serving.protocols.raw import decode, encode, example, place, takes
+from serving.protocols.kinds import is_raw
+from serving.protocols.raw import decode, encode, example, place
 from serving.protocols.raw.bodies import parameter
 from serving.savedmodel.signature import Shape, Signature, TensorSpec
 
@@ -120,7 +121,7 @@ TAKEN = [
 
 @pytest.mark.parametrize(("content_type", "body", "raw"), TAKEN)
 def test_what_begins_as_a_json_object_is_json(content_type: str, body: bytes, raw: bool) -> None:
-    assert takes(content_type, body) is raw
+    assert is_raw(content_type, body) is raw
 
 
 RIGHT = [

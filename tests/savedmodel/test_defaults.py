@@ -2,7 +2,6 @@
 
 import json
 import struct
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -153,6 +152,6 @@ def test_a_default_that_is_no_value_of_its_input_is_none(
 ) -> None:
     signature = Source(answer_models.build() / "defaults", "model").signatures["serving_default"]
     assert (list(signature.required), signature.only) == (["x"], signature.inputs["x"])
-    checked = with_good_defaults(replace(signature, defaults={"scale": tensor_proto}))
+    checked = with_good_defaults(signature._replace(defaults={"scale": tensor_proto}))
     assert (list(checked.required), checked.only) == (["x", "scale"], None) or list(checked.required) == ["scale", "x"]
     assert "the default of the input 'scale'" in "".join(capfd.readouterr())

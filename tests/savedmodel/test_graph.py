@@ -1,6 +1,5 @@
 """The graph is read once for all that look at it."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +21,7 @@ def test_a_load_reads_the_graph_once_and_keeps_nothing_of_it(monkeypatch: pytest
         begin(self, meta)
 
     monkeypatch.setattr(Graph, "__init__", counted)
-    cache = Cache(replace(settings.read({}), model_dir=MODEL))
+    cache = Cache(settings.read({})._replace(model_dir=MODEL))
     cache.get().close()
     assert len(read) == 1
     assert graph._last is None

@@ -520,7 +520,6 @@ def test_progress_is_logged(bench: Bench, monkeypatch: pytest.MonkeyPatch, capsy
 
 
 def test_a_batch_of_a_fixed_size_is_filled_up(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dataclasses import replace
 
     bench.start(build() / "keras_sequential")
     rows = rows_of(7, (4,))
@@ -529,7 +528,7 @@ def test_a_batch_of_a_fixed_size_is_filled_up(bench: Bench, tmp_path: Path, monk
     signature = served.signatures["serving_default"]
     for size in (1, 3):
         (spec,) = signature.inputs.values()
-        fixed = replace(signature, inputs={spec.name: replace(spec, shape=(size, 4))})
+        fixed = signature._replace(inputs={spec.name: spec._replace(shape=(size, 4))})
         monkeypatch.setitem(served.signatures, "serving_default", fixed)
         told = bench.score(as_lines([*rows, ["x"], rows[0]]))
         np.testing.assert_allclose(

@@ -17,7 +17,6 @@ time ends in a handler, which allows it.
 import argparse
 import contextlib
 import ctypes
-import dataclasses
 import mmap
 import os
 import shutil
@@ -106,7 +105,7 @@ def use(library: Path, model: Path | None) -> None:
     api(library)
     if model is None:
         return
-    options = dataclasses.replace(settings.current(), tensorflow_library_dir=library.parent, runtime="c")
+    options = settings.current()._replace(tensorflow_library_dir=library.parent, runtime="c")
     source = Source(model, "model")
     loaded = Model(source, open_session(source, options))
     for signature in source.signatures.values():

@@ -4,10 +4,9 @@ import atexit
 import os
 import sys
 import threading
-import traceback
 from collections.abc import Callable
 
-from serving.core.telemetry.log import log
+from serving.core.telemetry.log import log, log_exception
 
 PATIENCE = 3.0  # seconds that the end of the process waits for the last work; the platform kills after ten
 
@@ -46,7 +45,7 @@ class Periodic:
             try:
                 self._work(ending)
             except Exception as error:
-                log("ERROR", f"work in the background failed: {error!r}", traceback=traceback.format_exc())
+                log_exception(f"work in the background failed: {error!r}")
             if ending:
                 return
 

@@ -4,15 +4,19 @@ A line has at most 4,096 bytes and is written by one call, which is atomic on a 
 not mix.
 """
 
+import atexit
+import math
 import os
 import sys
-from datetime import datetime, timezone
+import time
+from functools import lru_cache
 from typing import Any, TextIO
 
-import orjson
+from serving import __version__
+from serving.core.plain_json import to_text
+from serving.core.settings import Settings
 
 LONGEST = 4096  # bytes, the line feed included: Linux's PIPE_BUF
-OPTIONS = orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z
 
 _stream: TextIO | None = None  # the standard output of `_descriptor`
 _descriptor: int | None = None
@@ -20,7 +24,39 @@ _descriptor: int | None = None
 
 def log(severity: str, message: str, **fields: Any) -> None:
     """Write one entry; `severity` is Cloud Logging's: INFO, WARNING, ERROR."""
-    write(to_line({"severity": severity, "message": message, "time": datetime.now(timezone.utc), **fields}))
+    write(to_line({"severity": severity, "message": message, "time": timestamp(time.time_ns()), **fields}))
+
+
+def log_exception(message: str, **fields: Any) -> None:
+    """Write an entry of severity ERROR with the traceback of the exception that is being handled."""
+    import traceback  # not needed for an answer
+
+    log("ERROR", message, traceback=traceback.format_exc(), **fields)
+
+
+def starting(door: str, options: Settings) -> None:
+    """Log that a server starts, and at exit that it ended; called in the process that outlives its workers."""
+    began, process = time.monotonic(), os.getpid()
+    log("INFO", f"starting behind {door}", version=__version__, model=str(options.model_dir), workers=options.workers,
+        threads=options.threads, native_codec=str(options.accelerator or "off"), metrics=options.metrics,
+        traces=options.traced)  # fmt: skip
+
+    def ended() -> None:
+        if os.getpid() == process:  # a forked worker inherits this handler, and exits earlier
+            log("INFO", "ended", seconds=round(time.monotonic() - began, 1))
+
+    atexit.register(ended)
+
+
+def timestamp(nanoseconds: int) -> str:
+    """Return a time since the epoch in UTC, to a microsecond: 2026-11-30T12:00:00.000001Z."""
+    seconds, rest = divmod(nanoseconds, 1_000_000_000)
+    return f"{_second(seconds)}.{rest // 1000:06d}Z"
+
+
+@lru_cache(maxsize=8)
+def _second(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
 def write(line: bytes) -> None:
@@ -60,9 +96,9 @@ def handler() -> Any:
 def to_line(entry: dict[str, Any]) -> bytes:
     """Return an entry as a line of at most LONGEST bytes."""
     try:
-        line = orjson.dumps(entry, default=str, option=OPTIONS)
-    except TypeError:  # half of a surrogate pair, or too large a number
-        line = orjson.dumps(_safe(entry), default=str, option=OPTIONS)
+        line = _line(entry)
+    except (TypeError, ValueError):  # half of a surrogate pair, no number, a key that is no text
+        line = _line(_safe(entry))
     return line if len(line) <= LONGEST else _shortened(entry)
 
 
@@ -82,7 +118,7 @@ def _safe(value: Any) -> Any:
         return {str(name): _safe(inner) for name, inner in value.items()}
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode()
-    plain = isinstance(value, (float, datetime, type(None))) or (isinstance(value, int) and abs(value) < 1 << 63)
+    plain = value is None or isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
     return value if plain else str(value)
 
 
@@ -90,11 +126,15 @@ def _shortened(entry: dict[str, Any]) -> bytes:
     """Return an entry as a line, with its texts cut to the largest size that fits."""
     for most in (3000, 1500, 500, 150, 50):
         cut = {name: _cut(name, value, most) for name, value in _safe(entry).items()}
-        line = orjson.dumps(cut, default=str, option=OPTIONS)
+        line = _line(cut)
         if len(line) <= LONGEST:
             return line
     kept = {name: cut[name] for name in ("severity", "message", "time")}
-    return orjson.dumps(kept, default=str, option=OPTIONS)
+    return _line(kept)
+
+
+def _line(entry: dict[str, Any]) -> bytes:
+    return f"{to_text(entry)}\n".encode()
 
 
 def _cut(name: str, value: Any, most: int) -> Any:

@@ -16,8 +16,6 @@ Nothing of a body or a query is recorded; paths and headers are bounded, and cha
 escaped.
 """
 
-import atexit
-import os
 import re
 import threading
 import time
@@ -25,15 +23,13 @@ from functools import lru_cache
 from time import perf_counter_ns
 from typing import Any
 
-import orjson
-
-from serving import __version__
 from serving.core import settings
 from serving.core.http import Headers, Request, Response
+from serving.core.plain_json import to_text
 from serving.core.record import Record
 from serving.core.settings import Settings
 from serving.core.telemetry import metrics, phases, push, tracing
-from serving.core.telemetry.log import log, write
+from serving.core.telemetry.log import log, starting, timestamp, write
 from serving.core.telemetry.tracing import Trace
 
 LONGEST = 200  # characters of a path or a user agent
@@ -59,18 +55,9 @@ def begin(options: Settings) -> None:
 
 
 def start(door: str, options: Settings) -> None:
-    """Log that a server starts, and at exit that it ended; called before it forks its workers."""
+    """Start metrics and traces, and log that a server starts; called before it forks its workers."""
     begin(options)
-    began, process = time.monotonic(), os.getpid()
-    log("INFO", f"starting behind {door}", version=__version__, model=str(options.model_dir), workers=options.workers,
-        threads=options.threads, native_codec=str(options.accelerator or "off"), metrics=metrics.on,
-        traces=tracing.on)  # fmt: skip
-
-    def ended() -> None:
-        if os.getpid() == process:  # a forked worker inherits this handler, and exits earlier
-            log("INFO", "ended", seconds=round(time.monotonic() - began, 1))
-
-    atexit.register(ended)
+    starting(door, options)
 
 
 def finish(request: Request, response: Response) -> Response:
@@ -188,18 +175,17 @@ def named(record: Record) -> tuple[str, str]:
         return "none", "none"
     if record.events:
         return "event", "receive"
-    codec = record.protocol or record.route.codec
-    return _named(record.route.name, codec.__name__ if codec else "none")
+    protocol = record.protocol or record.route.protocol
+    return _named(record.route.name, protocol.name if protocol else "none")
 
 
 @lru_cache(maxsize=64)
-def _named(name: str, codec: str) -> tuple[str, str]:
-    module = codec.rpartition(".")[2]
+def _named(name: str, protocol: str) -> tuple[str, str]:
     if name == "receive":
         return "event", name
-    if name == "predict" and module == "open_inference":
-        return module, "infer"
-    return "tensorflow_serving" if module == name else module, name
+    if name == "predict" and protocol == "open_inference":
+        return protocol, "infer"
+    return "tensorflow_serving" if protocol == name else protocol, name
 
 
 def _rows(record: Record) -> int:
@@ -215,17 +201,18 @@ def plain(text: str, most: int = LONGEST) -> str:
     return text if len(text) <= most else f"{text[:most]}..."
 
 
-_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-[0-9a-f]([0-9a-f])(-.*)?")
-_CLOUD = re.compile(r"(?!0{32})([0-9a-fA-F]{32})(?:/([0-9]{1,20}))?(?:;o=([0-9]))?")
+# Patterns are compiled at their first use: the first answer needs none.
+_TRACEPARENT = r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-[0-9a-f]([0-9a-f])(-.*)?"
+_CLOUD = r"(?!0{32})([0-9a-fA-F]{32})(?:/([0-9]{1,20}))?(?:;o=([0-9]))?"
 
 
 def _trace(headers: Headers) -> Trace | None:
     """Read `traceparent` <https://www.w3.org/TR/trace-context/>, or else X-Cloud-Trace-Context: TRACE/SPAN;o=1."""
     text = headers.get("traceparent")
-    if text and (match := _TRACEPARENT.fullmatch(text)) and (text[:2] != "00" or not match[4]):
+    if text and (match := re.fullmatch(_TRACEPARENT, text)) and (text[:2] != "00" or not match[4]):
         return Trace(match[1], match[2], int(match[3], 16) & 1 == 1)
     text = headers.get("x-cloud-trace-context")
-    if text and (match := _CLOUD.fullmatch(text)):
+    if text and (match := re.fullmatch(_CLOUD, text)):
         span = int(match[2] or 0)
         return Trace(match[1].lower(), f"{span:016x}" if 0 < span < 1 << 64 else "", match[3] == "1")
     return None
@@ -255,7 +242,6 @@ def _line(request: Request, status: int, size: int, ended: int, trace: Trace | N
     headers, record, length = request.headers, request.record, request.length
     get, text = headers.get, _milliseconds
     rows, steps = _rows(record), _steps(record, ended)
-    seconds, nanoseconds = divmod(time.time_ns() - (perf_counter_ns() - ended), 1_000_000_000)
     quiet, agent = record.route is not None and record.route.quiet, get("user-agent") or ""
     path = request.path[: LONGEST + 1]
     head = _head(request.method, path, status, agent, named(record), record.signature, quiet)
@@ -264,16 +250,16 @@ def _line(request: Request, status: int, size: int, ended: int, trace: Trace | N
     if rows:
         more += f',"rows":{rows}'
     if record.events:
-        more += f',"events":{_json([plain(event, LONGEST_ID) for event in record.events[:MOST_EVENTS]])}'
+        more += f',"events":{to_text([plain(event, LONGEST_ID) for event in record.events[:MOST_EVENTS]])}'
     if id_ := get("x-request-id"):
-        more += f',"request_id":{_json(plain(id_, LONGEST_ID))}'
+        more += f',"request_id":{to_text(plain(id_, LONGEST_ID))}'
     if trace := trace or _trace(headers):
-        more += f",{_json(_traced(trace, settings.current().google_cloud_project))[1:-1]}"
+        more += f",{to_text(_traced(trace, settings.current().google_cloud_project))[1:-1]}"
     if skipped:
         more += f',"requests_without_a_line":{skipped}'
     durations = "".join([f'"{step}":{text(took)},' for step, took in zip(STEPS, steps) if took is not None])
     return (
-        f'{{"time":"{_second(seconds)}.{nanoseconds // 1000:06d}Z",{head}"latency":"{total // 1_000_000}.'
+        f'{{"time":"{timestamp(time.time_ns() - (perf_counter_ns() - ended))}",{head}"latency":"{total // 1_000_000}.'
         f'{total % 1_000_000:06d}s","responseSize":"{size}"{more},'
         f'"cold":{"true" if record.began < phases.loaded_at else "false"},'
         f'"milliseconds":{{{durations}"total":{text(total)}}}}}\n'
@@ -298,13 +284,4 @@ def _head(
         "protocol": protocol, "action": action,
         **({} if signature is None else {"signature": signature}), "httpRequest": http,
     }  # fmt: skip
-    return f"{_json(entry)[1:-2]},"
-
-
-@lru_cache(maxsize=8)
-def _second(seconds: int) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
-
-
-def _json(value: Any) -> str:
-    return orjson.dumps(value).decode()
+    return f"{to_text(entry)[1:-2]},"

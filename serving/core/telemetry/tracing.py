@@ -40,9 +40,7 @@ def begin(options: Settings) -> None:
     """Import the SDK if the settings name a collector; its thread starts with the first request, after any fork."""
     global on, _options, _sdk, _tracer
     on, _tracer = False, None
-    if not options.otel_exporter_otlp_endpoint and not options.otel_exporter_otlp_traces_endpoint:
-        return
-    if options.otel_sdk_disabled:
+    if not options.traced:
         return
     try:
         import opentelemetry.exporter.otlp.proto.http.trace_exporter

@@ -22,7 +22,7 @@ from serving.pipeline.openapi.paths import REFUSALS, described_paths, refusal_re
 from serving.pipeline.openapi.schemas import Subject, element_schemas, type_text
 from serving.pipeline.openapi.serving import example_schemas, predict_schemas
 from serving.pipeline.routes import TAGS, Route
-from serving.protocols import tensorflow_serving
+from serving.protocols.named import TENSORFLOW_SERVING
 from serving.savedmodel.signature import TensorSpec
 from serving.savedmodel.source import Source
 
@@ -34,7 +34,7 @@ def document(source: Source, options: Settings, routes: tuple[Route, ...]) -> by
     subject = Subject(source, options, signatures, _ids([one.name for one in signatures]))
     schemas = {**predict_schemas(subject), **example_schemas(subject), **infer_schemas(subject)}
     routes = tuple(route for route in routes if route.operation.body in (None, "Event", *schemas))
-    bodies = {body: route.codec or tensorflow_serving for route in routes if (body := route.operation.body)}
+    bodies = {body: (route.protocol or TENSORFLOW_SERVING).codec for route in routes if (body := route.operation.body)}
     listed = "".join(
         f"\n- `{signature.name}`: {_described(signature.inputs, signature.defaults)} → {_described(signature.outputs)}"
         for signature in signatures

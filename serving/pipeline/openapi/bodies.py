@@ -8,9 +8,10 @@ from serving.pipeline import shown
 from serving.pipeline.openapi.inference import has_json
 from serving.pipeline.openapi.options import query_options
 from serving.pipeline.openapi.schemas import Schema, Subject, schema_ref
-from serving.protocols import open_inference, raw
+from serving.protocols import raw
 from serving.protocols.call import Context
 from serving.protocols.codec import Codec
+from serving.protocols.kinds import BINARY
 from serving.savedmodel.signature import Signature
 
 LONGEST_EXAMPLE = 8000  # bytes; of larger inputs the schema alone tells the form
@@ -31,7 +32,7 @@ def request_body(name: str, protocol: Codec, subject: Subject) -> Schema:
             found[subject.ids[signature.name]] = {"summary": signature.name, "value": json.loads(body)}
     content = {"schema": schema_ref(name), **({"examples": found} if found else {})}
     in_json = name != "Infer" or any(has_json(signature) for signature in subject.signatures)
-    kinds: Schema = {JSON: content} if in_json else {open_inference.BINARY: {}}
+    kinds: Schema = {JSON: content} if in_json else {BINARY: {}}
     if name == "Predict":
         kinds.update(_raw(subject))
     return {"description": BODIES[name], "required": True, "content": kinds}

@@ -9,7 +9,8 @@ from serving.core.http import JSON
 from serving.pipeline.openapi.bodies import parameter_schemas
 from serving.pipeline.openapi.schemas import Schema, Subject, component_ref, schema_ref
 from serving.pipeline.routes import Operation, Route
-from serving.protocols import open_inference, raw
+from serving.protocols import raw
+from serving.protocols.kinds import BINARY, HEADER
 
 OPTIONS = ("on_error", "arrays", "instances", "top_k", "scores")
 
@@ -87,8 +88,8 @@ def _answer(operation: Operation) -> Schema:
     if operation.answer != "Inferred":
         return {"description": "The answer", "content": content}
     size = {"description": "In binary: the length of the JSON before the tensors.", "schema": {"type": "integer"}}
-    content[open_inference.BINARY] = {"schema": {"description": "As JSON, then the tensors' bytes."}}
-    return {"description": "The answer", "headers": {open_inference.HEADER: size}, "content": content}
+    content[BINARY] = {"schema": {"description": "As JSON, then the tensors' bytes."}}
+    return {"description": "The answer", "headers": {HEADER: size}, "content": content}
 
 
 def refusal_response(status: int) -> Schema:

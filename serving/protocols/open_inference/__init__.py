@@ -35,7 +35,8 @@ from serving.protocols import tensorflow_serving
 from serving.protocols.call import NOTHING, Call, Context, choose, option
 from serving.protocols.json_tensors.document import Document, kind
 from serving.protocols.json_tensors.writer import to_values
-from serving.protocols.open_inference.binary import BINARY, HEADER, decode_raw, json_size, with_binary
+from serving.protocols.kinds import HEADER, json_size, with_binary
+from serving.protocols.open_inference.binary import decode_raw
 from serving.protocols.open_inference.fields import BINARY_ONLY, datatype_of, flag, parameters_of
 from serving.protocols.open_inference.inputs import decode_inputs
 from serving.protocols.open_inference.outputs import Output, decode_outputs, encode_output
@@ -44,10 +45,7 @@ from serving.protocols.sizes import MAX_ID_LENGTH
 from serving.protocols.unclear import explained
 from serving.savedmodel.signature import DEFAULT, Contents, Signature, TensorSpec
 
-__all__ = [
-    "BINARY", "BINARY_ONLY", "HEADER", "decode", "encode", "example", "json_size", "metadata", "place", "ready",
-    "server", "takes", "with_binary",
-]  # fmt: skip
+__all__ = ["BINARY_ONLY", "decode", "encode", "example", "metadata", "place", "ready", "server"]
 
 Array = np.ndarray[Any, Any]
 
@@ -62,20 +60,6 @@ class Form(NamedTuple):
     id: str | None
     outputs: tuple[Output, ...]
     context: Context
-
-
-def takes(body: bytes) -> bool:
-    """Return whether a body is of this protocol, whatever its address: named tensors, each with a datatype."""
-    if b'"datatype"' not in body:
-        return False  # as most bodies are
-    try:
-        root = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return False
-    inputs = root.get("inputs") if isinstance(root, dict) else None
-    if not isinstance(inputs, list) or not inputs:
-        return False
-    return all(isinstance(entry, dict) and "datatype" in entry for entry in inputs)
 
 
 def decode(body: bytes, signatures: Mapping[str, Signature], context: Context = NOTHING) -> Call:

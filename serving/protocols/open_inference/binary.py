@@ -14,33 +14,15 @@ from typing import Any
 import numpy as np
 
 from serving.core.dtypes import DType
-from serving.core.http import BadRequest, Headers, Response
+from serving.core.http import BadRequest
 from serving.protocols.json_tensors.elements import objects
+from serving.protocols.kinds import HEADER
 from serving.protocols.open_inference.fields import datatype_of
 from serving.savedmodel.signature import Signature, TensorSpec, shape_text
 
 Array = np.ndarray[Any, Any]
 
-HEADER = "Inference-Header-Content-Length"
-BINARY = "application/octet-stream"
 _LENGTH = struct.Struct("<I")
-
-
-def json_size(headers: Headers, length: int) -> int | None:
-    """Return how many bytes of a body are JSON, None where all are; raise BadRequest for more than it has."""
-    text = headers.get(HEADER)
-    if text is None:
-        return None
-    if not (text.isascii() and text.isdigit() and len(text) < 20):
-        raise BadRequest(f"{HEADER}: expected a number of bytes, got {text[:40]!r}", example=False)
-    if int(text) > length:
-        raise BadRequest(f"{HEADER}: expected at most {length}, the length of the body, got {text}", example=False)
-    return int(text)
-
-
-def with_binary(body: bytes, size: int) -> Response:
-    """Return the answer whose JSON, of `size` bytes, is followed by binary tensors."""
-    return Response(200, body, BINARY, ((HEADER, str(size)),))
 
 
 def decode_raw(body: bytes, signature: Signature) -> dict[str, Array]:

@@ -11,7 +11,8 @@ from serving.core.http import BadRequest
 from serving.protocols.json_tensors.brackets import MAX_RANK
 from serving.protocols.json_tensors.document import LISTS, Document, kind
 from serving.protocols.json_tensors.reader import nest_to_array
-from serving.protocols.open_inference.binary import HEADER, from_bytes
+from serving.protocols.kinds import HEADER
+from serving.protocols.open_inference.binary import from_bytes
 from serving.protocols.open_inference.fields import (
     BINARY_ONLY,
     datatype_of,

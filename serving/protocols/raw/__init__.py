@@ -13,61 +13,29 @@ curl labels JSON as a form and fetch() labels it as text: a body that begins as 
 label says, but for pictures, sound and JSON lines, which may begin so.
 """
 
-import re
 from collections.abc import Callable, Mapping
 
 import orjson
 
-from serving.core.http import JSON, BadRequest, Response, media_type
+from serving.core.http import BadRequest, Response, media_type
 from serving.protocols import answers, tensorflow_serving
 from serving.protocols.call import NOTHING, Arrays, Call, Context, choose, option
+from serving.protocols.kinds import BYTES, JSON_LINES, PARTS, TEXT, kind_of
 from serving.protocols.raw.bodies import LINES, Form, bytes_shape, to_strings, to_text
 from serving.protocols.tensorflow_serving import example, metadata
 from serving.protocols.tensorflow_serving.inputs import COLUMN, ROW
 from serving.protocols.unclear import cut
 from serving.savedmodel.signature import Signature, TensorSpec, shape_text
 
-__all__ = ["decode", "encode", "example", "metadata", "place", "takes"]
+__all__ = ["decode", "encode", "example", "metadata", "place"]
 
 NDJSON = "application/x-ndjson"
-
-BYTES, TEXT, PARTS, JSON_LINES, TABLE = "bytes", "text", "parts", "JSON lines", "table"
-KINDS = {
-    "image": BYTES,
-    "audio": BYTES,
-    "video": BYTES,
-    "application/octet-stream": BYTES,
-    "application/x-image": BYTES,  # as SageMaker's clients say
-    "text/plain": TEXT,
-    "multipart/form-data": PARTS,
-    "application/x-ndjson": JSON_LINES,
-    "application/ndjson": JSON_LINES,
-    "application/jsonl": JSON_LINES,
-    "application/x-jsonl": JSON_LINES,
-    "application/jsonlines": JSON_LINES,
-    "application/x-jsonlines": JSON_LINES,
-    "text/csv": TABLE,
-}
-OFTEN_JSON = frozenset({"application/octet-stream", "text/plain", "text/csv", "multipart/form-data"})
-_OBJECT = re.compile(rb'(?:\xef\xbb\xbf)?[ \t\r\n]*\{[ \t\r\n]*["}]')
-
-
-def _kind(media: str) -> str | None:
-    return KINDS.get(media) or KINDS.get(media.partition("/")[0])
-
-
-def takes(content_type: str, body: bytes) -> bool:
-    """Return whether a body of this content type is for this codec and not for one in JSON."""
-    if content_type == JSON:
-        return False  # as most requests say
-    media = content_type.partition(";")[0].strip().lower()
-    return _kind(media) is not None and not (media in OFTEN_JSON and _OBJECT.match(body))
 
 
 def decode(body: bytes, signatures: Mapping[str, Signature], context: Context = NOTHING) -> Call:
     """Return the call that a body describes; raise BadRequest naming what is wrong with it."""
     signature = choose(signatures, option(context, "signature_name"), "signature_name")
-    kind = _kind(media_type(context.headers))
+    kind = kind_of(media_type(context.headers))
     try:
         tensorflow_serving.check_outputs(signature)
         answers.check(signature, context)
@@ -106,7 +74,7 @@ def _whole(body: bytes, signature: Signature, signatures: Mapping[str, Signature
     if spec is None:
         raise BadRequest(_refusal(signature, signatures, context))
     content_type = context.headers.get("content-type") or ""
-    if _kind(media_type(context.headers)) == TEXT:
+    if kind_of(media_type(context.headers)) == TEXT:
         body = to_text(body, content_type).encode()
     if not body:
         raise BadRequest(f"body: expected the content of {spec.name!r}, got nothing", example=False)
@@ -142,7 +110,7 @@ def _refusal(signature: Signature, signatures: Mapping[str, Signature], context:
         how = "send each input as a part: curl -F NAME=@FILE, or -F NAME=VALUE"
     else:
         how = "send JSON"
-    given = f"{'text' if _kind(media) == TEXT else 'bytes'} ({media[:60]})"
+    given = f"{'text' if kind_of(media) == TEXT else 'bytes'} ({media[:60]})"
     return f"body: the signature {signature.name!r} takes {', '.join(inputs) or 'no input'}, got {given}; {how}"
 
 

@@ -5,16 +5,13 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from ctypes import c_char_p, c_int64, c_void_p
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from serving.core.dtypes import BY_CODE
 from serving.core.errors import LoadError
 from serving.runtime.tensorflow_c.functions import Api, Operation, Tensor, TF_Output, checked, run_error
-from serving.runtime.tensorflow_c.tensors import TF_STRING, from_tensor, to_tensor
+from serving.runtime.tensorflow_c.tensors import from_tensor, string_tensor, to_tensor
 from serving.savedmodel.initialization import LOST, NOTHING, Copy, Initialization
 from serving.savedmodel.protobuf import write_varint
 from serving.savedmodel.signature import Signature, TensorSpec
@@ -110,9 +107,7 @@ class Session:
         with ExitStack() as frees, checked(tf) as status:
             tensors = []
             for path in paths.values():
-                text = np.empty((), object)
-                text[()] = os.fsencode(path)
-                tensors.append(to_tensor(tf, text, TF_STRING))
+                tensors.append(string_tensor(tf, [os.fsencode(path)], ()))
                 frees.callback(tf.TF_DeleteTensor, tensors[-1])
             fed = (Tensor * len(tensors))(*tensors)
             targets = (Operation * len(operations))(*operations)
@@ -138,7 +133,7 @@ class Session:
             outputs = {name: self._with_dtype(spec) for name, spec in signature.outputs.items()}
         except LoadError:
             return signature  # it names a tensor that is not in the graph; `function` refuses it
-        return replace(signature, inputs=inputs, outputs=outputs)
+        return signature._replace(inputs=inputs, outputs=outputs)
 
     def _with_shape(self, spec: TensorSpec) -> TensorSpec:
         if spec.shape is not None:
@@ -149,11 +144,11 @@ class Session:
             sizes = (c_int64 * max(rank, 0))()
             if rank > 0:
                 tf.TF_GraphGetTensorShape(self._graph, tensor, sizes, rank, status)
-        return spec if rank < 0 else replace(spec, shape=tuple(size if size >= 0 else None for size in sizes))
+        return spec if rank < 0 else spec._replace(shape=tuple(size if size >= 0 else None for size in sizes))
 
     def _with_dtype(self, spec: TensorSpec) -> TensorSpec:
         dtype = BY_CODE.get(self._tf.TF_OperationOutputType(self._endpoint(spec.tensor)) % 100)
-        return spec if dtype is None or dtype == spec.dtype else replace(spec, dtype=dtype)
+        return spec if dtype is None or dtype == spec.dtype else spec._replace(dtype=dtype)
 
     def function(self, signature: Signature) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
         """Return the signature as a function of named arrays; raise LoadError where it cannot be called.

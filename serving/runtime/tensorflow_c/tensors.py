@@ -2,15 +2,17 @@
 
 import ctypes
 import math
+from collections.abc import Sequence
 from ctypes import c_char, c_int64
 from functools import lru_cache
 from itertools import count
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from serving.core.dtypes import DType
 from serving.runtime.tensorflow_c.functions import Api, Deallocator
+
+if TYPE_CHECKING:
+    import numpy as np
 
 TF_STRING = 7
 TSTRING_BYTES = 24  # sizeof(TF_TString), tf_tstring.h
@@ -30,14 +32,14 @@ def _buffer(size: int) -> Any:
     return c_char * size
 
 
-def to_tensor(tf: Api, array: np.ndarray[Any, Any], code: int) -> Any:
+def to_tensor(tf: Api, array: "np.ndarray[Any, Any]", code: int) -> Any:
     """Return a TF_Tensor of the TF_DataType `code` with the array's shape and elements; the caller deletes it.
 
     The array's dtype must match `code`; for TF_STRING it is an object array of bytes.
     """
-    shape = _dimensions(array.shape)
     if code == TF_STRING:
-        return _to_string_tensor(tf, array, shape)
+        return string_tensor(tf, array.ravel().tolist(), array.shape)
+    shape = _dimensions(array.shape)
     size = array.nbytes
     if size < SHARED_BYTES:
         elements = array.tobytes()  # may raise MemoryError: done before there is a tensor to delete
@@ -51,8 +53,8 @@ def to_tensor(tf: Api, array: np.ndarray[Any, Any], code: int) -> Any:
     return tf.TF_NewTensor(code, shape, len(shape), array.ctypes.data, size, _release, key)
 
 
-def _to_string_tensor(tf: Api, array: np.ndarray[Any, Any], shape: Any) -> Any:
-    strings = array.ravel().tolist()
+def string_tensor(tf: Api, strings: Sequence[bytes], shape: tuple[int, ...]) -> Any:
+    """Return a TF_STRING tensor of these strings, row by row; the caller deletes it."""
     buffer = ctypes.create_string_buffer(max(1, len(strings)) * TSTRING_BYTES)
     address = start = ctypes.addressof(buffer)
     for string in strings:
@@ -61,7 +63,8 @@ def _to_string_tensor(tf: Api, array: np.ndarray[Any, Any], shape: Any) -> Any:
         address += TSTRING_BYTES
     key = next(_keys)
     _lent[key] = (tf, buffer, len(strings))
-    return tf.TF_NewTensor(TF_STRING, shape, len(shape), start, len(strings) * TSTRING_BYTES, _release, key)
+    size = len(strings) * TSTRING_BYTES
+    return tf.TF_NewTensor(TF_STRING, _dimensions(shape), len(shape), start, size, _release, key)
 
 
 # Memory shared with TensorFlow until it calls the deallocator: a graph may return an input as an output, or keep it in
@@ -77,8 +80,10 @@ def _release(start: int, _size: int, key: int) -> None:
         tf.TF_StringDealloc(start + position * TSTRING_BYTES)
 
 
-def from_tensor(tf: Api, tensor: Any, dtype: DType) -> np.ndarray[Any, Any]:
+def from_tensor(tf: Api, tensor: Any, dtype: DType) -> "np.ndarray[Any, Any]":
     """Return a copy of the tensor as a read-only array of its shape; TF_STRING as a writable object array of bytes."""
+    import numpy as np  # the native codec's requests do without
+
     shape = tuple([tf.TF_Dim(tensor, axis) for axis in range(tf.TF_NumDims(tensor))])
     start = tf.TF_TensorData(tensor)
     if dtype.code != TF_STRING:

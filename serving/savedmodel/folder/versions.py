@@ -17,7 +17,7 @@ from serving.savedmodel.protobuf import each_field, last_field, message_field, n
 from serving.savedmodel.roots import asset_definitions
 
 INDEX = "variables/variables.index"
-SHARD = re.compile(r"variables/variables\.data-(\d{5})-of-(\d{5})")
+SHARD = r"variables/variables\.data-(\d{5})-of-(\d{5})"
 MAGIC = bytes.fromhex("57fb808b247547db")  # of a table, LevelDB's format: the last 8 bytes of a file of 48 and more
 FOOTER = 48
 
@@ -88,7 +88,7 @@ def missing(directory: Path, graph: memoryview) -> str | None:
 
 def missing_shard(names: Iterable[str]) -> str | None:
     """Return which file of variables is missing among the names of a model's files, or None."""
-    shards = [match for name in names if (match := SHARD.fullmatch(name))]
+    shards = [match for name in names if (match := re.fullmatch(SHARD, name))]
     if not shards:
         return "variables/variables.data-00000-of-00001 is missing"
     count = int(shards[0][2])

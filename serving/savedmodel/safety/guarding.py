@@ -29,7 +29,7 @@ UNDERSTOOD = frozenset(
     | {"ParseSingleExample", "ParseSingleSequenceExample"}
 )
 PICTURE = Check("picture", (), (), None, 0, False, 1, False, "")
-_COMPILED = re.compile(rb"_XlaMustCompile\x12\x02\x28\x01")  # XLA drops every Assert
+_COMPILED = rb"_XlaMustCompile\x12\x02\x28\x01"  # XLA drops every Assert
 
 
 @contextmanager
@@ -147,7 +147,7 @@ def unguarded(graph: memoryview, needed: Needed) -> str | None:
             return "it reads serialized tensors, which may be of any size"
         if any(PICTURE in checks for checks in checks_by_node.values()):
             return "it decodes pictures that it takes out of other strings, so that their size is not known before"
-        if function and _COMPILED.search(graph):
+        if function and re.search(_COMPILED, graph):
             return "XLA compiles it, and leaves out the checks of what a request decides"
     return None
 

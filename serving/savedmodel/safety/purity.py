@@ -10,8 +10,8 @@ the loading of the model, through the graph and its function library.
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from serving.core.errors import LoadError
 from serving.savedmodel.graph import Graph, Node, reached
@@ -22,8 +22,7 @@ from serving.savedmodel.safety.filenames import READING
 from serving.savedmodel.signature import served_graph
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Use:
+class Use(NamedTuple):
     """One impure operation, and its location."""
 
     signature: str  # LOADING for operations that run when the model is loaded

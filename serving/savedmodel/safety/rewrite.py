@@ -10,12 +10,11 @@ https://protobuf.dev/programming-guides/encoding, tensorflow/core/framework/node
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
-import numpy as np
-
 from serving.savedmodel.protobuf import read_varint, write_varint
-from serving.savedmodel.signature import served_graph
+from serving.savedmodel.signature import served
 
 Piece = bytes | memoryview
 DOUBLE, INT32, STRING = 2, 3, 7  # tensorflow/core/framework/types.proto
@@ -27,7 +26,8 @@ def rewritten(directory: Path, change: Callable[[memoryview], list[Piece]]) -> I
     import shutil  # most models are loaded unchanged
     import tempfile
 
-    graph = served_graph(directory)
+    served_position, graph = served(directory)
+    position = count()
     folder = Path(tempfile.mkdtemp(prefix="model-"))
     try:
         for path in directory.iterdir():
@@ -35,15 +35,11 @@ def rewritten(directory: Path, change: Callable[[memoryview], list[Piece]]) -> I
                 (folder / path.name).symlink_to(path.resolve())
         message = memoryview(graph.obj)  # the whole file; the graph is a view of a part
         with (folder / "saved_model.pb").open("wb") as file:
-            for piece in edited(message, 2, lambda candidate: change(graph) if _same(candidate, graph) else None):
+            for piece in edited(message, 2, lambda _: change(graph) if next(position) == served_position else None):
                 file.write(piece)
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _same(first: memoryview, second: memoryview) -> bool:
-    return np.may_share_memory(np.frombuffer(first, np.uint8), np.frombuffer(second, np.uint8))
 
 
 def edited(message: memoryview, number: int, change: Callable[[memoryview], list[Piece] | None]) -> list[Piece]:

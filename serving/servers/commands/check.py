@@ -11,7 +11,6 @@ import json
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +91,7 @@ def check(directory: Path, options: Settings) -> str:
     _refuse_impure(source, options)
     _refuse_unreadable(source.directory)
     manifest.check(source.directory, options.manifest)
-    model = Model(source, open_session(source, replace(options, model_dir=directory)))
+    model = Model(source, open_session(source, options._replace(model_dir=directory)))
     right = answers(source.directory)
     try:
         callable_ = {name: signature for name, signature in model.signatures.items() if _must_answer(signature)}

@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import redirect_stdout
-from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
@@ -128,7 +127,7 @@ def _options(arguments: argparse.Namespace) -> settings.Settings:
     if rows < 0:
         raise settings.SettingError(f"--batch-rows: expected a whole number from 0, got {rows}")
     instances = options.score_instances if arguments.instances is None else True
-    return replace(options, score_options=query, score_batch_rows=rows, score_instances=instances)
+    return options._replace(score_options=query, score_batch_rows=rows, score_instances=instances)
 
 
 def _in_bucket(address: str) -> bool:

@@ -7,7 +7,6 @@ slot is free.
 
 import threading
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from serving.core.http import Request, Response, Stream
 from serving.core.settings import Settings
 from serving.core.telemetry import phases
-from serving.core.telemetry.log import log
+from serving.core.telemetry.log import log_exception
 from serving.pipeline import admission, watchdog
 from serving.pipeline.arrivals import is_self_contained
 from serving.runtime import loading
@@ -82,7 +81,7 @@ class Answering:
             if kind is not None and not exchange.record.waited and response.status == 200:
                 self._short.learn(kind, took)
         except BaseException:
-            log("ERROR", "a request could not be answered", traceback=traceback.format_exc())
+            log_exception("a request could not be answered")
             connection.closes, goes_on = True, False
         self._loop.give_back(exchange)
         if not goes_on:
@@ -98,7 +97,7 @@ class Answering:
         try:
             return self._handle(request)
         except Exception:
-            log("ERROR", "a request could not be handled", traceback=traceback.format_exc())
+            log_exception("a request could not be handled")
             return refusal(500, "internal error; the log has the reason")
         finally:
             watchdog.answered()

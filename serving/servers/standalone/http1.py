@@ -4,7 +4,6 @@ import time
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
-from urllib.parse import unquote_to_bytes
 
 from serving.core.http import BadRequest, HttpError, Response, status_line, to_json
 
@@ -57,6 +56,8 @@ def _target(url: bytes) -> Target:
                 url = b"/" + url
     path, _, query = url.partition(b"#")[0].partition(b"?")
     if b"%" in path:
+        from urllib.parse import unquote_to_bytes  # most paths are as they are
+
         path = unquote_to_bytes(path)
     return Target(path.decode("utf-8", "replace"), query.decode("latin-1"))
 

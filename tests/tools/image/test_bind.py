@@ -1,6 +1,5 @@
 """The bound libraries behave as the shipped ones do: small ones made with gcc, then TensorFlow's own."""
 
-import dataclasses
 import json
 import os
 import pickle
@@ -432,7 +431,7 @@ def answers(out: str) -> None:
 
 def load(directory: Path, name: str, options: settings.Settings) -> Model:
     libraries = tuple(sorted(directory.glob("*.so")))
-    options = dataclasses.replace(options, custom_op_libraries=libraries)
+    options = options._replace(custom_op_libraries=libraries)
     source = Source(directory, name)
     return Model(source, open_session(source, options))
 
