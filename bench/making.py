@@ -139,7 +139,7 @@ def many_rows(name: str, signatures: Any, file: Path) -> dict[str, str] | None:
 
 
 def plain(value: Any) -> Any:
-    """Turn {"b64": ...} into the bytes it stands for."""
+    """Decode {"b64": ...} to bytes."""
     return base64.b64decode(value["b64"]) if isinstance(value, dict) else value
 
 

@@ -1,4 +1,4 @@
-"""The models that are served: where each lies, what it is asked, what it must answer."""
+"""The models that are served: the folder, the request and the right response of each."""
 
 import hashlib
 import json

@@ -206,7 +206,7 @@ class Platform:
 
 
 def recorded(arrivals: list[float], seconds: float) -> Callable[[Platform], Awaitable[None]]:
-    """Return a script that plays requests at these moments, whatever becomes of those before."""
+    """Return a script that sends requests at these times, without waiting for earlier responses."""
 
     async def script(platform: Platform) -> None:
         tasks = []

@@ -1,6 +1,6 @@
 """What is at each address: one row has all that there is to say about a route.
 
-The index, the OpenAPI document, the log's names and docs/addresses.md are made from these rows.
+The index, the OpenAPI document and the log's names are made from these rows.
 """
 
 import re

@@ -100,7 +100,7 @@ def plan(library: Elf, shared: frozenset[bytes]) -> Plan:
 def write(library: Elf, decided: Plan, path: Path, relr: bool) -> bool:
     """Write the bound library to `path`; return whether its relative relocations are packed as DT_RELR.
 
-    They are not where `relr` is False, or the library asks nothing of libc.so.6, or its tables have no room.
+    They are not where `relr` is False, or the library does not need libc.so.6, or its tables have no room.
     """
     layout = _packed(library, decided) if relr else None
     entries, sections, blocks, words = layout or _plain(library, decided)

@@ -1,6 +1,6 @@
 """How requests spread over instances that are equally loaded: a birth and death process.
 
-With m requests in all, N instances hold m // N or one more each, as a router that takes the emptiest would have it.
+With m requests in all, N instances hold m // N or one more each, as a router that picks the emptiest gives them.
 Requests arrive at `rate` and leave at the sum of the instances' throughputs. N = 1 is exact; with the throughput
 [0, µ] it is M/M/N.
 Processor sharing makes the outcome independent of how the work of requests is distributed, but for its mean.
@@ -32,8 +32,8 @@ def _leaving(requests: NDArray[Any], instances: int, throughput: Floats) -> Floa
 def station(rate: float, instances: int, throughput: Floats, waits: bool = True) -> Station:
     """Return the steady state at `rate` requests/s.
 
-    Those who find no room wait, and an overloaded station is full always; or, without `waits`, they go elsewhere, and
-    `seen` is of those who stay.
+    Requests that find no room wait, and an overloaded station is always full. Without `waits` they leave at once, and
+    `seen` counts only those that stay.
     """
     limit = len(throughput) - 1
     found_by_arrivals = np.zeros(limit + 1)
@@ -63,7 +63,7 @@ def station(rate: float, instances: int, throughput: Floats, waits: bool = True)
             break
         width *= 2
     shares = np.exp(logs)
-    beyond = shares[-1] * load / (1 - load) if waits and last == most else 0.0  # those who wait, a geometric tail
+    beyond = shares[-1] * load / (1 - load) if waits and last == most else 0.0  # those that wait, a geometric tail
     total = shares.sum() + beyond
     shares, beyond = shares / total, beyond / total
     full = float((shares[-1] if last == most else 0.0) + beyond)
