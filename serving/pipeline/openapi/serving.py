@@ -55,6 +55,8 @@ def _chosen(signature: Signature, subject: Subject, form: str, value: Schema) ->
     name: Schema = {"enum": [DEFAULT, ""]} if default else {"const": signature.name}
     other = "inputs" if form == "instances" else "instances"
     options = {option: parameter["schema"] for option, parameter in query_options(subject).items()}
+    # A number too, which an address has none of. Not an enum of both, which generators of clients cannot read.
+    options["instances"] = {"type": ["string", "integer"], "pattern": "^[01]$", "minimum": 0, "maximum": 1}
     parameters = {"description": "As in the address. A value that is not an object is ignored.", "properties": options}
     properties = {"signature_name": name, form: value, "parameters": parameters}
     # Not {other: False}, which says the same: generators of clients cannot read a schema that is no object.
