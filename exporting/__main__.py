@@ -1,4 +1,4 @@
-"""The command line: `python -m exporting audit DIR`, `bake DIR OUT`, `verify DIR`."""
+"""The command line: `python -m exporting audit DIR`, `bake DIR OUT`, `keras FILE OUT`, `verify DIR`."""
 
 import argparse
 import math
@@ -18,6 +18,9 @@ exit status:  0 pure, 1 not, 2 nothing there that could be read""",
 example:  python -m exporting bake model/ baked/
           python -m exporting bake --litert --signature pixels model/ twin/
 exit status:  0 baked, 1 refused, 2 nothing there that could be read""",
+    "keras": """\
+example:  python -m exporting keras model.keras exported/
+exit status:  0 exported, 1 refused, 2 nothing there that could be read""",
     "verify": """\
 example:  python -m exporting verify model/
 exit status:  0 as exported, 1 not, 2 no manifest""",
@@ -70,16 +73,25 @@ def _parser() -> argparse.ArgumentParser:
         "with --litert: the signature that answers as serving_default, if that one has no twin"))  # fmt: skip
     bake.add_argument("--largest", type=float, metavar="N", help=(
         "with --litert: compare answers only for inputs up to this magnitude, if others differ"))  # fmt: skip
+    file = "a model that model.save(FILE) has written"
+    keras = _command(commands, "keras", "write a SavedModel of a .keras file", _keras, ("file", "FILE", file))
+    keras.add_argument("out", type=Path, metavar="OUT", help="the folder to write")
+    keras.add_argument("--force", action="store_true", help="replace OUT if it exists")
     _command(commands, "verify", "check that every file is as it was exported", _verify)
     return parser
 
 
-def _command(commands: Any, name: str, text: str, run: Any) -> argparse.ArgumentParser:
+SAVED_MODEL = ("directory", "DIR", "a SavedModel: the folder of saved_model.pb")
+
+
+def _command(
+    commands: Any, name: str, text: str, run: Any, takes: tuple[str, str, str] = SAVED_MODEL
+) -> argparse.ArgumentParser:
     formatter = argparse.RawDescriptionHelpFormatter
     parser: argparse.ArgumentParser = commands.add_parser(
         name, help=text, description=text, epilog=EPILOG[name], formatter_class=formatter
     )
-    parser.add_argument("directory", type=Path, metavar="DIR", help="a SavedModel: the folder of saved_model.pb")
+    parser.add_argument(takes[0], type=Path, metavar=takes[1], help=takes[2])
     parser.set_defaults(run=run)
     return parser
 
@@ -129,6 +141,15 @@ def _twin(options: argparse.Namespace) -> int:
         largest=math.inf if options.largest is None else options.largest,
     )
     print(bake.as_text(twin))
+    return 0
+
+
+def _keras(options: argparse.Namespace) -> int:
+    from exporting.export import export
+    from exporting.function import from_keras_file
+
+    exported = export(from_keras_file(options.file), options.out, force=options.force)
+    print(f"{exported.folder}: {', '.join(exported.signatures)}; {exported.compared} calls are answered as by Keras")
     return 0
 
 

@@ -8,6 +8,7 @@ The wrappers take such functions, and `exporting.export` writes them.
 
 import inspect
 import re
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 
 from exporting.graph import import_tensorflow, joined, served
 from exporting.lowering import forget_training
-from exporting.refusal import Refusal
+from exporting.refusal import Refusal, Unreadable
 from serving.core.dtypes import by_code
 from serving.savedmodel.signature import DEFAULT
 
@@ -134,6 +135,23 @@ def _friendly(names: Sequence[str]) -> list[str]:
     if len(names) == 1:
         return ["input" if GENERATED.match(names[0]) else names[0]]
     return [f"input_{position}" if GENERATED.match(name) else name for position, name in enumerate(names)]
+
+
+def from_keras_file(path: Path) -> Any:
+    """Return the Keras model in a .keras file; raise Unreadable where there is none, Refusal where it needs code."""
+    if not path.is_file() or not zipfile.is_zipfile(path):
+        actual = "another file" if path.is_file() else "a folder" if path.is_dir() else "nothing"
+        raise Unreadable(f"{path}: expected a .keras file, which model.save(...) writes, got {actual}")
+    import_tensorflow()
+    import keras
+
+    try:
+        return keras.models.load_model(path, compile=False)
+    except TypeError as error:  # a class that is defined elsewhere
+        reason = " ".join(str(error).split())[:300]
+        raise Refusal(f"{path}: {reason}; call exporting.export where its classes are defined") from None
+    except Exception as error:  # what Keras raises for other archives depends on their content
+        raise Unreadable(f"{path}: Keras cannot read it: {' '.join(str(error).split())[:300]}") from None
 
 
 def is_keras(model: Any) -> bool:
