@@ -111,14 +111,14 @@ bench-full: compiled ## every page of docs/benchmarks: hours
 	.venv/bin/python -m bench.overload
 
 # Every parser for SECONDS each, guided by coverage where atheris and clang++ can be had; the native code under
-# ThreadSanitizer; 5,000 requests to each door. What breaks one stays in tests/fuzz/corpus/; what cannot run is named.
+# ThreadSanitizer; 12 times as many random requests as `make test` sends. What breaks one stays in tests/fuzz/corpus/; what cannot run is named.
 atheris := .cache/atheris
 fuzz: compiled ## fuzz every parser for SECONDS each
 	@test $(atheris)/.ready -nt requirements/constraints.txt || { rm -rf $(atheris) && \
 	  .venv/bin/pip install --quiet --no-deps --target $(atheris) -r requirements/fuzz.txt && touch $(atheris)/.ready; } || \
 	  echo "make: atheris cannot be installed here: mutation alone" >&2
 	PYTHONPATH=$(atheris) .venv/bin/python -m tests.fuzz --seconds $(or $(SECONDS),60) $(TARGETS)
-	FUZZ_REQUESTS=5000 .venv/bin/python -m pytest tests/fuzz -k "over_http or bounds_check"
+	FUZZ_ROUNDS=12 .venv/bin/python -m pytest tests/fuzz tests/pipeline/native -k "over_http or bounds_check or by_chance or test_memory"
 
 train: $(dev) ## train and export the embedded model
 	.venv/bin/python -m examples.digits

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +21,9 @@ from exporting import (
 )
 from exporting.export import Exported
 from tests.exporting.exported import NAMES
-from tests.models.once import ROOT, locked
+from tests.harness.forks import python
+from tests.models.once import locked
 from tests.models.zoo import build
-
-
-def python(*arguments: str, **options: Any) -> "subprocess.CompletedProcess[str]":
-    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1", **options.pop("env", {})}
-    return subprocess.run(
-        [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False, **options
-    )
 
 
 @pytest.fixture(scope="session")

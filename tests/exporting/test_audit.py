@@ -8,7 +8,8 @@ import pytest
 
 from serving.core.errors import LoadError
 from serving.savedmodel.safety import purity
-from tests.exporting.conftest import ROOT, python
+from tests.conftest import ROOT
+from tests.harness.forks import python
 from tests.models.zoo import build
 
 KINDS = [

@@ -15,7 +15,8 @@ from serving.savedmodel.folder.card import digest
 from serving.savedmodel.safety.purity import impurities
 from serving.savedmodel.signature import read
 from serving.savedmodel.source import Source
-from tests.exporting.conftest import ROOT, python
+from tests.conftest import ROOT
+from tests.harness.forks import python
 from tests.models.zoo import build
 
 REFUSED = [

@@ -2,6 +2,8 @@
 
 import json
 import resource
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
@@ -31,7 +33,7 @@ from serving.savedmodel.protobuf import each_field, last_field, text_of
 from serving.savedmodel.signature import read
 from serving.savedmodel.source import Source
 from serving.scoring import run
-from tests.exporting.conftest import python
+from tests.conftest import ROOT, plain_environment
 from tests.exporting.exported import NAMES, answers, counting, otherwise, spec, strings, table_from_nowhere
 
 
@@ -78,7 +80,10 @@ def test_the_server_answers_the_examples_as_written(exported: Exported) -> None:
         "    print(handle(Request('POST', '/', '', {}, json.dumps(body).encode())).body.decode())"
     )
     extra = exported.folder / "assets.extra"
-    done = python("-c", code, str(extra / "examples.json"), env={"MODEL_DIR": str(exported.folder)})
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(extra / "examples.json")],
+        cwd=ROOT, env=plain_environment(MODEL_DIR=str(exported.folder)), capture_output=True, text=True,
+    )  # fmt: skip
     right = json.loads((extra / "answers.json").read_bytes())
     assert len(right) == 3
     said = [line for line in done.stdout.splitlines() if "severity" not in line]

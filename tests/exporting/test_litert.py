@@ -11,7 +11,7 @@ from serving.savedmodel.folder.card import digest
 from serving.savedmodel.source import Source
 from tests.conftest import EMBEDDED
 from tests.exporting import twins
-from tests.exporting.conftest import python
+from tests.harness.forks import python
 from tests.models.zoo import ZOO, build
 
 pytest.importorskip("ai_edge_litert")

@@ -1,12 +1,14 @@
 """What the audit says of each model, and what becomes of it in the bake: one table."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.exporting.conftest import python
+from tests.conftest import ROOT, plain_environment
 from tests.models.zoo import BROKEN, DTYPES, VERSIONS, ZOO, absent
 
 PURE, BAKED = "", ""
@@ -131,7 +133,8 @@ def test_every_model_has_its_outcome(name: str, results: dict[str, Any]) -> None
 
 
 def test_baked_models_answer_as_the_oracle(baked: Path, results: dict[str, Any]) -> None:
-    done = python("-m", "tests.exporting.ask", str(baked))
+    command = [sys.executable, "-m", "tests.exporting.ask", str(baked)]
+    done = subprocess.run(command, cwd=ROOT, env=plain_environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout)
     assert found["asked"] > 400

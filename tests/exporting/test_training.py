@@ -12,7 +12,7 @@ from exporting import (
     from_keras,
     resume,
 )
-from tests.exporting.conftest import python
+from tests.harness.forks import python
 
 INTERRUPTED, WHOLE = 3, 7  # epochs
 

@@ -5,3 +5,14 @@ libfuzzer.py    the native code, guided by its coverage, under sanitizers (drive
 mutate.py       new inputs out of old ones: bytes, JSON, protobuf and HTTP messages, each by its own structure
 corpus/NAME/    the seeds of a target, and every input that once broke it; `make test` replays them
 """
+
+import os
+
+ROUNDS = int(
+    os.environ.get("FUZZ_ROUNDS", "1")
+)  # how many times as many random inputs the tests try; `make fuzz` sets it
+
+
+def rounds(count: int) -> int:
+    """Return how many random inputs a test tries, where `make test` tries `count`."""
+    return count * ROUNDS

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from serving.pipeline.native.build import Refused
 from tests.fuzz.mutate import mutate
+from tests.models.once import CACHE
 
 NATIVE, RACES = "native", "races"
 CORPUS = Path(__file__).parent / "corpus"
@@ -79,7 +80,7 @@ def _by_libfuzzer(seconds: float, seed: int) -> int:
 def _races() -> int:
     from tests.pipeline.native import races
 
-    ended = races.run("clean")
+    ended = races.run("clean", races.extension(CACHE / "races"))
     print(f"{RACES}: " + (f"found\n{ended.stderr[-6000:]}" if ended.returncode else "none"), flush=True)
     return int(ended.returncode != 0)
 

@@ -2,7 +2,6 @@
 
 import http.client
 import json
-import os
 import random
 import subprocess
 import sys
@@ -13,15 +12,17 @@ from contextlib import closing
 import pytest
 
 from tests.conftest import EMBEDDED, ROOT, forget, plain_environment
+from tests.fuzz import rounds
 from tests.fuzz.__main__ import CORPUS, attempt, seeds
 from tests.fuzz.mutate import mutate
 from tests.fuzz.requests import INSIDE, ask, message, served
 from tests.fuzz.targets import TARGETS, prepare
+from tests.harness.forks import python
 from tests.pipeline.native.conftest import built
 from tests.server import running
 
 SHORT = 400  # inputs
-REQUESTS = int(os.environ.get("FUZZ_REQUESTS", "400"))  # over each door; `make fuzz` sends 5,000
+REQUESTS = rounds(400)  # over each door
 
 
 @pytest.fixture(autouse=True)
@@ -52,8 +53,8 @@ def test_nothing_breaks_a_parser(name: str) -> None:
 
 def test_parsers_agree_with_tensorflows_own_messages() -> None:
     """In a process of its own: TensorFlow's Python package, even its messages alone, must not be imported here."""
-    command = [sys.executable, "-m", "tests.fuzz", "--runs", "300", "saved_model", "prediction_logs", "examples"]
-    run = subprocess.run(command, cwd=ROOT, env=plain_environment(FUZZ_ORACLE="1"), capture_output=True, text=True)
+    targets = ("saved_model", "prediction_logs", "examples")
+    run = python("-m", "tests.fuzz", "--runs", "300", *targets, env=plain_environment(FUZZ_ORACLE="1"))
     assert run.returncode == 0, run.stdout + run.stderr
     assert run.stdout.count(" 0 broke it") == 3
 

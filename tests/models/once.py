@@ -4,14 +4,13 @@ import contextlib
 import fcntl
 import hashlib
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.harness.forks import ROOT, python
+
 CACHE = ROOT / ".cache"
 DAY = 24 * 3600  # seconds
 
@@ -40,8 +39,7 @@ def made_once(kind: str, content: str, module: str, *arguments: str, drop_old: b
                 shutil.rmtree(old, ignore_errors=True)
         making = Path(tempfile.mkdtemp(prefix=f"{kind}-making-", dir=CACHE))
         try:
-            command = [sys.executable, "-m", module, *arguments, str(making)]
-            maker = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, check=False)
+            maker = python("-m", module, *arguments, making)
             if maker.returncode:
                 raise RuntimeError(f"{module} failed:\n{maker.stderr[-3000:]}")
             making.rename(folder)

@@ -1,8 +1,6 @@
 """TensorFlow Serving's classify and regress: examples out of JSON, checked against TensorFlow's own tf.Example."""
 
 import json
-import subprocess
-import sys
 from typing import Any
 
 import numpy as np
@@ -15,7 +13,8 @@ from serving.core.dtypes import DTYPES
 from serving.core.http import BadRequest, ModelFault, TooLarge
 from serving.protocols import classify, regress
 from serving.savedmodel.signature import Signature, TensorSpec
-from tests.conftest import ROOT, Serve, plain_environment
+from tests.conftest import Serve, plain_environment
+from tests.harness.forks import python
 from tests.models.zoo import build
 
 BY_NAME = {dtype.numpy_name: dtype for dtype in DTYPES}
@@ -83,10 +82,7 @@ def test_examples_are_what_tensorflows_own_class_reads() -> None:
     for body in GOOD:
         (array,) = classify.decode(json.dumps(body).encode(), SIGNATURES).inputs.values()
         pairs.append((body, [base64.b64encode(one).decode() for one in array]))
-    run = subprocess.run(
-        [sys.executable, "-c", ORACLE], input=json.dumps(pairs), cwd=ROOT, env=plain_environment(),
-        capture_output=True, text=True,
-    )  # fmt: skip
+    run = python("-c", ORACLE, input=json.dumps(pairs), env=plain_environment())
     assert run.returncode == 0, run.stderr
     assert json.loads(run.stdout.splitlines()[-1]) == []
 

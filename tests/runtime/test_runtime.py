@@ -21,6 +21,7 @@ from serving.runtime.sessions import open_session
 from serving.runtime.tensorflow_c import tensors
 from serving.savedmodel.source import Source
 from tests.conftest import EMBEDDED, ROOT, plain_environment
+from tests.harness.forks import python
 from tests.models.zoo import BROKEN, ZOO, absent, build, cases
 from tests.models.zoo_check import compare, differences
 
@@ -60,12 +61,7 @@ PYTHON_CANNOT = ("py_function/", "tf1_ref_variables:", "tf1_passthrough:", "tf1_
 
 
 def test_the_python_package_answers_alike_behind_the_same_interface() -> None:
-    run = subprocess.run(
-        [sys.executable, "-m", "tests.models.zoo_check", "python"],
-        cwd=ROOT,
-        env=plain_environment(),
-        capture_output=True,
-    )
+    run = python("-m", "tests.models.zoo_check", "python", env=plain_environment())
     found = json.loads(run.stdout.splitlines()[-1])
     assert [line for line in found if not line.startswith(PYTHON_CANNOT)] == []
 

@@ -16,6 +16,7 @@ from serving.runtime.model import Model
 from serving.runtime.sessions import judge, open_session
 from serving.savedmodel.source import Source
 from tests.conftest import ROOT, Serve, plain_environment
+from tests.harness.forks import python
 from tests.models import zoo
 from tests.models.zoo.kinds import build
 
@@ -161,16 +162,14 @@ def test_audit_judges_a_custom_operation_as_check_does(named: bool, status: int,
     environment = plain_environment()
     if named:
         environment["CUSTOM_OP_LIBRARIES"] = str(directory / "zero_out.so")
-    for command in (["exporting", "audit", "--no-run"], ["serving", "check"]):
-        run = subprocess.run(
-            [sys.executable, "-m", *command, str(directory)],
-            cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+    audit = python("-m", "exporting", "audit", "--no-run", directory, env=environment)
+    assert words in audit.stdout
+    assert "list of pure operations" not in audit.stdout
+    command = [sys.executable, "-m", "serving", "check", str(directory)]
+    check = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    for run in (audit, check):
         assert run.returncode == status, run.stdout + run.stderr
         assert named or "DANGEROUS_OPS" not in run.stdout + run.stderr
-        if command[0] == "exporting":
-            assert words in run.stdout
-            assert "list of pure operations" not in run.stdout
 
 
 def test_check_says_of_a_random_model_that_a_server_serves_it(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,13 +1,12 @@
 """The list of operations against TensorFlow's own registry, in a process of its own."""
 
 import json
-import subprocess
-import sys
 from functools import cache
 from typing import Any
 
 from serving.savedmodel.safety.purity import CALLING, DANGEROUS, DOES, kind
-from tests.conftest import ROOT, plain_environment
+from tests.conftest import plain_environment
+from tests.harness.forks import python
 
 OPERATIONS = """
 import json
@@ -24,14 +23,8 @@ print(json.dumps({
 @cache
 def operations() -> dict[str, dict[str, str]]:
     """Return the attributes of every operation of the installed TensorFlow, with their types, and its arguments."""
-    run = subprocess.run(
-        [sys.executable, "-c", OPERATIONS],
-        cwd=ROOT,
-        env=plain_environment(),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    run = python("-c", OPERATIONS, env=plain_environment())
+    assert run.returncode == 0, run.stderr
     found: dict[str, dict[str, str]] = json.loads(run.stdout.splitlines()[-1])
     return found
 

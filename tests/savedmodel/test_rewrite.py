@@ -1,10 +1,9 @@
 """The primitives that change saved_model.pb on the wire, against protobuf itself."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 from serving.savedmodel.safety.rewrite import constant, edited, node, of_number, of_type, of_types, rewritten, string
+from tests.harness.forks import python
 
 # The oracle imports tensorflow, so it runs in a process of its own: field by field, what protobuf reads.
 ORACLE = """
@@ -24,8 +23,7 @@ def test_a_node_is_read_back_by_protobuf() -> None:
         b"number": constant(2.5)[1], b"text": constant(b"expected")[1], b"axes": constant((0, -1))[1],
     }  # fmt: skip
     message = node(b"name", b"Fill", [b"a:0", b"^b"], attributes)
-    read = subprocess.run([sys.executable, "-c", ORACLE], input=message, capture_output=True, check=True)
-    assert read.stdout.decode().splitlines() == [
+    assert python("-c", ORACLE, input=message).stdout.splitlines() == [
         "name Fill ['a:0', '^b'] 3 [7, 2] -1",
         "2.5 () b'expected' [0, -1] int32",
     ]

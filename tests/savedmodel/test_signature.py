@@ -1,8 +1,6 @@
 """Reading saved_model.pb without a schema: the same as TensorFlow reads, and nothing but LoadError for what is none."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +12,8 @@ from serving.core.dtypes import DTYPES
 from serving.core.errors import LoadError
 from serving.savedmodel.signature import Contents, check, read
 from serving.savedmodel.source import Source
-from tests.conftest import EMBEDDED, ROOT, plain_environment
+from tests.conftest import EMBEDDED, plain_environment
+from tests.harness.forks import python
 from tests.models.zoo import VERSIONS, ZOO, absent, build
 
 ORACLE = """
@@ -56,10 +55,7 @@ def told(contents: Contents) -> list[object]:
 
 def test_signatures_are_what_tensorflows_own_protobuf_classes_read() -> None:
     folders = [str(build() / name) for name in ZOO if absent(name) is None] + [str(EMBEDDED)]
-    run = subprocess.run(
-        [sys.executable, "-c", ORACLE, *folders], cwd=ROOT, env=plain_environment(), capture_output=True, check=True
-    )
-    oracle = json.loads(run.stdout)
+    oracle = json.loads(python("-c", ORACLE, *folders, env=plain_environment()).stdout)
     for folder in folders:
         try:
             contents = read(Path(folder))

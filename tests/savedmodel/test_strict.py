@@ -1,8 +1,6 @@
 """A saved_model.pb has one reading: encodings that readers understand differently are refused, real models are not."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +9,8 @@ from serving.core.errors import LoadError
 from serving.savedmodel import strict
 from serving.savedmodel.protobuf import write_varint
 from serving.savedmodel.signature import read
-from tests.conftest import EMBEDDED, ROOT, plain_environment
+from tests.conftest import EMBEDDED, plain_environment
+from tests.harness.forks import python
 from tests.models.zoo import ZOO, absent, build
 
 SCHEMA = """
@@ -39,9 +38,7 @@ KEYED = {"node", "function", "node_def", "gradient", "input_arg", "output_arg", 
 
 
 def test_the_table_of_messages_is_tensorflows() -> None:
-    run = subprocess.run(
-        [sys.executable, "-c", SCHEMA], cwd=ROOT, env=plain_environment(FUZZ_ORACLE="1"), capture_output=True, text=True
-    )
+    run = python("-c", SCHEMA, env=plain_environment(FUZZ_ORACLE="1"))
     assert run.returncode == 0, run.stderr
     official = json.loads(run.stdout)
     pending, visited = [("SavedModel", "tensorflow.SavedModel")], set()
@@ -209,10 +206,7 @@ print(counts["equal"], counts["refused"], counts["unread"])
 
 def test_a_changed_model_is_read_as_protobuf_reads_it_or_refused() -> None:
     """Mutations of the wire structure: fields twice, in parts, of other types and lengths, beside others of a oneof."""
-    run = subprocess.run(
-        [sys.executable, "-c", DIFFERENTIAL, "700"],
-        cwd=ROOT, env=plain_environment(FUZZ_ORACLE="1"), capture_output=True, text=True,
-    )  # fmt: skip
+    run = python("-c", DIFFERENTIAL, "700", env=plain_environment(FUZZ_ORACLE="1"))
     assert run.returncode == 0, run.stderr[-3000:]
     equal, refused, _ = map(int, run.stdout.split())
     assert equal > 70

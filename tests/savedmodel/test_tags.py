@@ -1,14 +1,13 @@
 """SAVED_MODEL_TAGS chooses the graph of a SavedModel, for serving and for every command."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from serving.__main__ import main
 from serving.core import settings
-from tests.conftest import ROOT, Serve, plain_environment
+from tests.conftest import Serve, plain_environment
+from tests.harness.forks import python
 
 MAKE = """
 import sys
@@ -35,8 +34,7 @@ for tags in (["train"], ["serve", "gpu"], ["tpu", "serve"]):
 def graphs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[float]]:
     """Return a SavedModel of four graphs, and what TensorFlow answers to 0 by three of them."""
     directory = tmp_path_factory.mktemp("tags") / "model"
-    command = [sys.executable, "-c", MAKE, str(directory)]
-    run = subprocess.run(command, capture_output=True, text=True, env=plain_environment(), check=False)
+    run = python("-c", MAKE, directory, env=plain_environment())
     assert run.returncode == 0, run.stderr
     return directory, [float(line) for line in run.stdout.split()]
 
@@ -85,8 +83,7 @@ def test_check_and_audit_judge_the_graph_that_is_served(
     assert f"tags {tags}," in capsys.readouterr().out
     assert main(["check", str(graphs[0])]) == status
     environment = {**plain_environment(), "SAVED_MODEL_TAGS": tags}
-    command = [sys.executable, "-m", "exporting", "audit", "--no-run", str(graphs[0])]
-    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    run = python("-m", "exporting", "audit", "--no-run", graphs[0], env=environment)
     assert run.returncode == status, run.stdout + run.stderr
     assert ("RandomUniform" in run.stdout) == (status == 1)
 

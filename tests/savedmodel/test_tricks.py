@@ -1,12 +1,11 @@
 """Models that show a judge one thing and run another are refused, each with its reason: see `tests.models.tricks`."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
-from tests.conftest import ROOT, Serve, plain_environment
+from tests.conftest import Serve, plain_environment
+from tests.harness.forks import python
 from tests.models.tricks import TABLES, TRICKS, WIRES, build
 
 # fmt: off
@@ -74,6 +73,5 @@ print(model.run(model.signatures["serving_default"], {"x": np.float32(1)})["y"])
 
 @pytest.mark.parametrize("runtime", ["c", "python"])
 def test_what_runs_are_the_signatures_that_were_judged(runtime: str) -> None:
-    command = [sys.executable, "-c", ANSWER, str(build() / "another_object_graph"), runtime]
-    run = subprocess.run(command, cwd=ROOT, env=plain_environment(), capture_output=True, text=True)
+    run = python("-c", ANSWER, build() / "another_object_graph", runtime, env=plain_environment())
     assert run.stdout.splitlines()[-1:] == ["2.0"], run.stderr[-2000:]

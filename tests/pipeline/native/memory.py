@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from serving.savedmodel.signature import Signature, read
+from tests.fuzz import rounds
 from tests.fuzz.mutate import mutate
 from tests.pipeline.native.bodies import STRINGS, Writer
 from tests.pipeline.native.models import build
@@ -86,7 +87,7 @@ def bodies(fake: Fake) -> None:
     answered = refused = 0
     random_ = random.Random("bodies")
     for name in MODELS:
-        found = Writer(build() / name, "memory").bodies(2000)
+        found = Writer(build() / name, "memory").bodies(rounds(500))
         signatures = [one for one in read(build() / name).signatures.values() if plain(one)]
         for strange, limits in (
             (0.0, LIMITS),
@@ -103,8 +104,8 @@ def bodies(fake: Fake) -> None:
                     answered += 1
                     json.loads(answer.body)
                 assert fake.live() == (0, 0, 0), body
-    assert answered > 5000, answered
-    assert refused > 100, refused
+    assert answered > 1500, answered
+    assert refused > 25, refused
     assert fake.library.count_runs() > answered + refused
 
 

@@ -17,6 +17,7 @@ from serving.core import settings
 from serving.pipeline import accelerator
 from serving.runtime import loading
 from tests.conftest import EMBEDDED, ROOT
+from tests.fuzz import rounds
 from tests.pipeline.native import sanitizers
 from tests.pipeline.native.bodies import Writer
 from tests.pipeline.native.models import build
@@ -26,11 +27,11 @@ CALLERS = 6
 MODELS = ("types", "shapes", "several", "strings", "unlike")
 
 
-def serve(folder: Path, extension: str) -> accelerator.Quick:
+def serve(folder: Path, native: str) -> accelerator.Quick:
     """Load a model as a server does, and return what answers its plain requests."""
     for variable in settings.VARIABLES:
         os.environ.pop(variable, None)
-    os.environ |= {"MODEL_DIR": str(folder), "MODEL_NAME": "model", "ACCELERATOR": extension}
+    os.environ |= {"MODEL_DIR": str(folder), "MODEL_NAME": "model", "ACCELERATOR": native}
     settings.current.cache_clear()
     loading.forget()
     return accelerator.of(loading.cache().get())
@@ -84,22 +85,22 @@ def together(quick: accelerator.Quick, bodies: list[bytes], *, infer: bool = Fal
     assert any(len(answer) == 4 for answer in alone if not isinstance(answer, str))
 
 
-def clean(extension: str) -> None:
+def clean(native: str) -> None:
     """All that a server does at once."""
     for name in MODELS:
-        quick = serve(build() / name, extension)
-        together(quick, Writer(build() / name, "races").bodies(300))
+        quick = serve(build() / name, native)
+        together(quick, Writer(build() / name, "races").bodies(rounds(80)))
         if name == "types":
-            together(quick, infers(300), infer=True)
-            together(quick, large(40), rounds=3)
-    quick = serve(EMBEDDED, extension)
+            together(quick, infers(rounds(80)), infer=True)
+            together(quick, large(20))
+    quick = serve(EMBEDDED, native)
     examples = [json.dumps(example).encode() for example in json.loads(EXAMPLES.read_bytes()).values()]
-    together(quick, [*examples, *(example[:-2] for example in examples)], rounds=50)
+    together(quick, [*examples, *(example[:-2] for example in examples)], rounds=10)
 
 
-def race(extension: str) -> None:
+def race(native: str) -> None:
     """A race on purpose, in what the extension writes: all callers have one note."""
-    quick = serve(build() / "types", extension)
+    quick = serve(build() / "types", native)
     note = ctypes.create_string_buffer(512)
     body = b'{"inputs":[%b]}' % b",".join([b"1.5"] * 2000)
 
@@ -111,11 +112,14 @@ def race(extension: str) -> None:
         list(pool.map(call, range(CALLERS)))
 
 
-def run(check: str) -> "subprocess.CompletedProcess[str]":
-    """Run a check in a process that ThreadSanitizer watches; its status is 66 for a race. Raise Refused."""
-    folder = ROOT / ".cache" / "races"
-    extension = sanitizers.extension(sanitizers.THREAD, folder)
-    command = [sys.executable, "-m", "tests.pipeline.native.races", str(extension), check]
+def extension(folder: Path) -> Path:
+    """Compile the extension for ThreadSanitizer into a folder; raise Refused."""
+    return sanitizers.extension(sanitizers.THREAD, folder)
+
+
+def run(check: str, native: Path) -> "subprocess.CompletedProcess[str]":
+    """Run a check of what ThreadSanitizer watches in a process of its own; its status is 66 for a race. Raise Refused."""
+    command = [sys.executable, "-m", "tests.pipeline.native.races", str(native), check]
     environment = sanitizers.environment(sanitizers.THREAD)
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 

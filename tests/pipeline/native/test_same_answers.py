@@ -19,6 +19,7 @@ from serving.pipeline import accelerator, handler, layers
 from serving.runtime import loading
 from serving.servers import wsgi
 from tests.conftest import EMBEDDED, Serve
+from tests.fuzz import rounds
 from tests.models import zoo
 from tests.pipeline.native.bodies import STRINGS, Writer
 from tests.pipeline.native.conftest import Ask
@@ -764,7 +765,7 @@ def test_requests(compare: Ask) -> None:
 @pytest.mark.parametrize("name", ["types", "shapes", "several", "infinite", "unlike", "strings", "named_b64"])
 @pytest.mark.parametrize("non_finite", ["tokens", "null"])
 def test_bodies_made_by_chance(compare: Ask, name: str, non_finite: str) -> None:
-    bodies = Writer(build() / name, f"{name} {non_finite}").bodies(3000)
+    bodies = Writer(build() / name, f"{name} {non_finite}").bodies(rounds(900))
     found = compare(build() / name, bodies, NON_FINITE=non_finite)
     answered = sum(was_taken for _, was_taken in found)
     assert answered > len(bodies) * (0.05 if name == "unlike" else 0.15)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.fuzz import rounds
 from tests.fuzz.mutate import mutate
 from tests.pipeline.native import bodies
 from tests.pipeline.native.conftest import Ask, Question
@@ -151,12 +152,12 @@ def in_json(value: Any, random_: random.Random) -> Any:
 @pytest.mark.parametrize("non_finite", ["tokens", "null"])
 def test_requests_made_by_chance(compare: Ask, model: str, non_finite: str) -> None:
     random_ = random.Random(f"{model} {non_finite}")
-    found = list(right(random_, model, 900))
+    found = list(right(random_, model, rounds(300)))
     heads = [text for text, _ in found]
     questions = [question(text, tail) for text, tail in found]
     plain = len(questions)
     questions += [question(mutate(text, heads, random_, 4096), tail) for text, tail in found]
-    for text, tail in random_.sample(found, 100):
+    for text, tail in random_.sample(found, 30):
         questions.append(question(text, tail[:-1] or b"1"))
         questions.append(question(text, tail + b"\0"))
         for size in (
