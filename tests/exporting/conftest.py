@@ -46,17 +46,17 @@ def results(baked: Path) -> dict[str, Any]:
     return found
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def tf() -> Any:
     return pytest.importorskip("tensorflow")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def keras(tf: Any) -> Any:
     return pytest.importorskip("keras")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def model(keras: Any) -> Any:
     """Return a model that was trained a little, with everything that may not be exported."""
     keras.utils.set_random_seed(1)
@@ -78,13 +78,13 @@ def model(keras: Any) -> Any:
     return net
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def picture(tf: Any) -> bytes:
     png: bytes = tf.io.encode_png(np.random.default_rng(2).integers(0, 255, (20, 30, 3)).astype(np.uint8)).numpy()
     return png
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def exported(tf: Any, model: Any, picture: bytes, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """Export the model with everything around it, once."""
     out = tmp_path_factory.mktemp("exported") / "model"

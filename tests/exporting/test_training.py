@@ -28,7 +28,7 @@ def test_training_goes_on_as_if_it_had_not_been_interrupted(tmp_path: Path) -> N
 
 
 def _train(part: str, folder: Path) -> None:
-    """Train in a process of its own: at a stretch and, `first`, until the interruption, or, `second`, from there."""
+    """Train in a process of its own: `first` to the end, with an export on the way, or `second` from that export."""
     import keras
     import tensorflow as tf
 
@@ -57,12 +57,10 @@ def _train(part: str, folder: Path) -> None:
     if part == "first":
         keras.utils.set_random_seed(5)
         net = build()
-        train(net, 0, WHOLE)
-        keep(net, "whole.npz")
-        keras.utils.set_random_seed(5)
-        net = build()
         train(net, 0, INTERRUPTED)
         export(net, folder / "model", state=from_keras(net, epoch=INTERRUPTED, seed=1, data=fingerprint(x, y)))
+        train(net, INTERRUPTED, WHOLE)  # as if nothing had been exported
+        keep(net, "whole.npz")
     else:
         keras.utils.set_random_seed(99)
         net = build()

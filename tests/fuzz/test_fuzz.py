@@ -3,15 +3,13 @@
 import http.client
 import json
 import random
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
 
-from tests.conftest import EMBEDDED, ROOT, forget, plain_environment
+from tests.conftest import EMBEDDED, forget, plain_environment
 from tests.fuzz import rounds
 from tests.fuzz.__main__ import CORPUS, attempt, seeds
 from tests.fuzz.mutate import mutate
@@ -134,10 +132,8 @@ def test_every_request_over_http_gets_a_clean_answer(door: str) -> None:
 
 
 def test_the_search_through_the_kernels_finds_what_the_checks_prevent() -> None:
-    command = [sys.executable, "-m", "tests.fuzz.kernels", "--trials", "40", "AvgPoolGrad"]
-    unchecked, checked = (
-        subprocess.run([*command, *more], cwd=ROOT, stdout=subprocess.PIPE, text=True) for more in (["--trusted"], [])
-    )
+    command = ("-m", "tests.fuzz.kernels", "--trials", "40", "AvgPoolGrad")
+    unchecked, checked = (python(*command, *more) for more in (["--trusted"], []))
     assert unchecked.returncode == 1
     assert "AvgPoolGrad                      SIGABRT" in unchecked.stdout
     assert checked.returncode == 0, checked.stdout
