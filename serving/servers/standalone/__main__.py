@@ -8,6 +8,7 @@ Several workers, and a layer of the user's, are imported before the fork: the wo
 be imported stops the start.
 """
 
+import gc
 import select
 import signal
 import socket
@@ -26,6 +27,7 @@ NAME = "serving.servers.standalone"
 
 def main() -> None:
     """Serve until a signal ends it."""
+    gc.disable()  # nothing of a start is garbage; `prepared` and the parent enable it
     if not hasattr(select, "epoll"):
         sys.exit(f"{NAME}: expected Linux, got {sys.platform}; functions-framework serves here too (make serve)")
     try:
@@ -44,6 +46,7 @@ def main() -> None:
         share(options)
     workers = Workers(listeners, lambda listener, parent: prepared(options, listener, parent))
     workers.start()
+    gc.enable()
     starting("the standalone server", options)
     workers.serve()
 
@@ -79,6 +82,8 @@ def prepared(options: Settings, listener: socket.socket, parent: int) -> Callabl
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # from a terminal: the parent gets it too, and sends SIGTERM
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD))
     phases.imported()
+    gc.freeze()
+    gc.enable()
     return loop.run
 
 
