@@ -22,7 +22,6 @@ assertions.Assertions and its arguments, or a part of one as a Python slice. The
                     (a number of 0 or more counts as set)
 """
 
-import re
 from functools import cache
 from typing import NamedTuple
 
@@ -156,7 +155,7 @@ class Check(NamedTuple):
 
 _LINES: dict[bytes, tuple[str, str]] = {}  # parsed on demand, since a model needs few of them
 for _line in TABLE.strip().splitlines():
-    *_operations, _signature, _checks = re.split(r"\s{2,}", _line)
+    *_operations, _signature, _checks = (_part.strip() for _part in _line.split("  ") if _part.strip())
     _LINES.update({operation.encode(): (_signature, _checks) for operation in " ".join(_operations).split()})
 GUARDED = frozenset(_LINES)
 OF_RANK = frozenset({"count", "rank", "under"})  # kinds of checks that matter only where a request decides the rank
@@ -176,16 +175,16 @@ def checks_of(operation: bytes) -> tuple[Check, ...]:
 def _check(words: list[str], arguments: dict[str, Part]) -> Check:
     kind, *rest = words
 
-    def parts(pattern: str) -> tuple[Part, ...]:
-        matches = [re.fullmatch(pattern + r"([a-z_]+(\[.*\])?)", word) for word in rest if word != "always"]
-        return tuple(_part(match[1], arguments) for match in matches if match)
+    def parts(prefix: str) -> tuple[Part, ...]:
+        words = [word.removeprefix(prefix) for word in rest if word.startswith(prefix)]
+        return tuple(_part(word, arguments) for word in words if word.partition("[")[0] in arguments)
 
     condition = next((word[3:] for word in rest if word.startswith("if=")), "")
-    least = next((int(word.lstrip(">=")) for word in rest if re.fullmatch(r">?=-?\d+", word)), 0)
+    least = next((int(word.lstrip(">=")) for word in rest if word.startswith((">=", "="))), 0)
     exact = any(word.startswith("=") for word in rest)
-    weight = next((int(word[1:]) for word in rest if re.fullmatch(r"x\d+", word)), 1)
+    weight = next((int(word[1:]) for word in rest if word[0] == "x" and word[1:].isdecimal()), 1)
     per = next(iter(parts("/")), None)
-    return Check(kind, parts(""), parts(r"\*"), per, least, exact, weight, "always" in rest, condition)
+    return Check(kind, parts(""), parts("*"), per, least, exact, weight, "always" in rest, condition)
 
 
 def _part(word: str, arguments: dict[str, Part]) -> Part:
