@@ -17,7 +17,7 @@ PATIENCE = 5.0  # seconds that a probe waits for a load that another request has
 
 
 def live(_exchange: Exchange) -> Response:
-    """Say that the process answers, whatever the model does."""
+    """Say that the process answers, in any state of the model."""
     return Response(200, b'{"live":true}')
 
 
@@ -74,7 +74,7 @@ def metadata(exchange: Exchange) -> Response:
 
 
 def server(_exchange: Exchange) -> Response:
-    """Say what this server is, whatever the model does."""
+    """Say what this server is, in any state of the model."""
     from serving.protocols import open_inference
 
     return Response(200, open_inference.server())

@@ -65,10 +65,11 @@ def working(served: Model, signature: Signature, protocol: Codec = tensorflow_se
     """
     key = (protocol.__name__, signature.name)
     with _lock:
-        found = _tried.setdefault(served, {})
-    if key not in found:
-        found[key] = next((one for one in _bodies(served, signature, protocol) if _answers(served, protocol, one)), b"")
-    return found[key]
+        bodies = _tried.setdefault(served, {})
+    if key not in bodies:
+        candidates = _bodies(served, signature, protocol)
+        bodies[key] = next((body for body in candidates if _answers(served, protocol, body)), b"")
+    return bodies[key]
 
 
 def _bodies(served: Model, signature: Signature, protocol: Codec) -> Iterator[bytes]:
@@ -94,7 +95,7 @@ def _answers(served: Model, protocol: Codec, body: bytes) -> bool:
     try:
         call = protocol.decode(body, served.signatures, context)
         protocol.encode(call, served.run(call.signature, call.inputs))
-    except Exception:  # nobody sent it: whatever is wrong with it, it does not work
+    except Exception:  # no client sent it: with any error it is a body that does not work
         return False
     return True
 

@@ -30,14 +30,14 @@ def judge(source: Source, options: Settings) -> None:
     impure = against(uses, bool(options.custom_op_libraries))
     dangerous = [use for use in impure if use.kind in DANGEROUS]
     if dangerous and options.dangerous_ops == "refuse":
-        told = "; ".join(dict.fromkeys(f"{use.op} ({use.kind})" for use in dangerous))
-        raise LoadError(f"it uses {told}, which a pure function does not; DANGEROUS_OPS=allow serves it anyway")
+        names = "; ".join(dict.fromkeys(f"{use.op} ({use.kind})" for use in dangerous))
+        raise LoadError(f"it uses {names}, which a pure function does not; DANGEROUS_OPS=allow serves it anyway")
     source.may_try = all(use.kind in HARMLESS | {"random"} for use in uses)
     if uses and all(use.kind in HARMLESS for use in uses):
         log("WARNING", f"the model prints its inputs: {uses[0].op}, node {uses[0].node}")
     elif uses:
-        told = ", ".join(dict.fromkeys(f"{use.op} ({use.kind})" for use in uses))
-        log("WARNING", f"the model is not a pure function of its inputs: {told[:500]}")
+        names = ", ".join(dict.fromkeys(f"{use.op} ({use.kind})" for use in uses))
+        log("WARNING", f"the model is not a pure function of its inputs: {names[:500]}")
 
 
 def judge_operations(uses: Iterable[Use], options: Settings) -> None:

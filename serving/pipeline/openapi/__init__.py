@@ -30,8 +30,8 @@ from serving.savedmodel.source import Source
 @lru_cache(maxsize=1)
 def document(source: Source, options: Settings, routes: tuple[Route, ...]) -> bytes:
     """Return the document as JSON."""
-    signatures = tuple(one for one in source.signatures.values() if one.refusal is None and one.name)
-    subject = Subject(source, options, signatures, _ids([one.name for one in signatures]))
+    signatures = tuple(entry for entry in source.signatures.values() if entry.refusal is None and entry.name)
+    subject = Subject(source, options, signatures, _ids([signature.name for signature in signatures]))
     schemas = {**predict_schemas(subject), **example_schemas(subject), **infer_schemas(subject)}
     routes = tuple(route for route in routes if route.operation.body in (None, "Event", *schemas))
     bodies = {body: (route.protocol or TENSORFLOW_SERVING).codec for route in routes if (body := route.operation.body)}

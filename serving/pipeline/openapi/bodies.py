@@ -25,12 +25,12 @@ def request_body(name: str, protocol: Codec, subject: Subject) -> Schema:
     if name == "Event":
         forms = (JSON, "application/cloudevents+json", "application/cloudevents-batch+json")
         return {"description": BODIES[name], "content": {form: {"schema": schema_ref(name)} for form in forms}}
-    found = {}
+    examples = {}
     for signature in subject.signatures:
         body = shown.exported(subject.source, signature, protocol)
         if 0 < len(body) <= LONGEST_EXAMPLE:
-            found[subject.ids[signature.name]] = {"summary": signature.name, "value": json.loads(body)}
-    content = {"schema": schema_ref(name), **({"examples": found} if found else {})}
+            examples[subject.ids[signature.name]] = {"summary": signature.name, "value": json.loads(body)}
+    content = {"schema": schema_ref(name), **({"examples": examples} if examples else {})}
     in_json = name != "Infer" or any(has_json(signature) for signature in subject.signatures)
     kinds: Schema = {JSON: content} if in_json else {BINARY: {}}
     if name == "Predict":
@@ -38,7 +38,7 @@ def request_body(name: str, protocol: Codec, subject: Subject) -> Schema:
     return {"description": BODIES[name], "required": True, "content": kinds}
 
 
-# Each schema has a type, without which generators of clients make a body of them that nothing can be told apart from.
+# Each schema has a type, without which generators of clients cannot tell the kinds of bodies apart.
 FILE, TEXT, PARTS = {"type": "string", "format": "binary"}, {"type": "string"}, {"type": "object"}
 RAW: Mapping[str, tuple[bytes | None, Schema, str]] = {
     # media type                what stands for the type of a body; its schema; what the body is

@@ -103,4 +103,4 @@ def refusal_response(status: int) -> Schema:
 def unused_name(name: str, taken: Collection[str]) -> str:
     """Return the name, or the first of name_2, name_3, ... that is free."""
     free = (name if number == 1 else f"{name}_{number}" for number in itertools.count(1))
-    return next(one for one in free if one not in taken)
+    return next(name for name in free if name not in taken)

@@ -1,0 +1,183 @@
+"""TensorFlow's own libraries, with their symbols bound and their pages listed."""
+
+import os
+import pickle
+import re
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from serving.core import settings
+from serving.core.errors import LoadError, RunError
+from serving.runtime.model import Model
+from serving.runtime.sessions import open_session
+from serving.savedmodel.source import Source
+from tests.models.zoo import BROKEN, IMPURE, ZOO, build, cases
+from tests.tools.image.linked import ROOT
+from tests.tools.image.test_bind import Answer
+from tools.image import bind as binding
+from tools.image import pages
+from tools.image.bind import bound
+from tools.image.elf import Refused
+
+
+def answers(out: str) -> None:
+    """Run every case of the zoo, in this process, with the library that the environment names; pickle what came."""
+    options = settings.current()
+    zoo, found = build(), {}
+    for name in [*ZOO, *(f"broken/{name}" for name in BROKEN)]:
+        if (zoo / name).is_dir():
+            found[name] = list(answer(zoo / name, name, options))
+    with ThreadPoolExecutor(8) as threads:
+        for name in ("keras_convolution", "keras_text", "failures", "lookup_table"):
+            model = load(zoo / name, name, options)
+            some = cases(name) * 10
+            found[f"{name} in parallel"] = list(threads.map(lambda case, model=model: run(model, case), some))  # type: ignore[misc]
+    library = [line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "libtensorflow" in line]
+    Path(out).write_bytes(pickle.dumps((sorted(set(library)), found)))
+
+
+def load(directory: Path, name: str, options: settings.Settings) -> Model:
+    libraries = tuple(sorted(directory.glob("*.so")))
+    options = options._replace(custom_op_libraries=libraries)
+    source = Source(directory, name)
+    return Model(source, open_session(source, options))
+
+
+def answer(directory: Path, name: str, options: settings.Settings) -> Iterator[Answer]:
+    try:
+        model = load(directory, name, options)
+    except LoadError as error:
+        yield "LoadError", str(error)
+        return
+    for case in [] if name.startswith("broken/") else cases(name):
+        yield run(model, case)
+    model.close()
+
+
+def run(model: Model, case: Any) -> Answer:
+    try:
+        outputs = model.run(model.signatures[case["signature"]], case["inputs"])
+    except RunError as error:
+        return error.code, str(error)
+    except Exception as error:
+        return type(error).__name__, str(error)
+    return "OK", {
+        name: (str(array.dtype), array.shape, array.tolist() if array.dtype == object else array.tobytes())
+        for name, array in outputs.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def library() -> Path:
+    try:
+        return bound()
+    except Refused as refused:
+        pytest.skip(str(refused))
+
+
+def test_tensorflow_answers_and_fails_alike_with_its_symbols_bound(library: Path, tmp_path: Path) -> None:
+    build()
+    started = []
+    for name, folder in (("shipped", ""), ("bound", str(library))):
+        environment = os.environ | {"TENSORFLOW_LIBRARY_DIR": folder, "RUNTIME": "c"}
+        code = f"from tests.tools.image.test_bind_tensorflow import answers; answers({str(tmp_path / name)!r})"
+        started.append(
+            subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=environment, stderr=subprocess.PIPE)
+        )
+    for process in started:
+        _, errors = process.communicate(timeout=300)
+        assert not process.returncode, errors.decode()[-2000:]
+    (used, shipped), (used_bound, found) = [
+        pickle.loads((tmp_path / name).read_bytes()) for name in ("shipped", "bound")
+    ]
+    assert used_bound == [str(library / name) for name in binding.NAMES]
+    assert not set(used) & set(used_bound)
+    assert shipped.keys() == found.keys()
+    assert len(shipped) > 50
+    statuses = {status for many in shipped.values() for status, _ in many}
+    assert statuses >= {"OK", "INVALID_ARGUMENT", "LoadError"}
+    for name in shipped:
+        if name in IMPURE or "random" in name:
+            assert [status for status, _ in shipped[name]] == [status for status, _ in found[name]], name
+        elif name == "py_function":  # TensorFlow lists the attributes in an order that changes with every process
+            words = [sorted(re.split(r"[\s,\[\]]+", str(one[name]))) for one in (shipped, found)]
+            assert words[0] == words[1]
+        else:
+            assert shipped[name] == found[name], name
+    for name in ("keras_convolution", "keras_text", "lookup_table"):
+        assert found[f"{name} in parallel"] == found[name] * 10
+
+
+LOOKED_UP = ("64", "GLOB_DAT", "JUMP_SLOT")
+
+
+@pytest.mark.parametrize("name", binding.NAMES)
+def test_the_loader_looks_up_a_third_of_the_symbols(library: Path, name: str) -> None:
+    """What opening costs is looking symbols up by name: of TensorFlow's, those of C++ that others share remain."""
+    shipped, ours = binding.installed(None)[0].parent / name, library / name
+    looked_up = [sum(binding.kinds(path).get(kind, 0) for kind in LOOKED_UP) for path in (shipped, ours)]
+    assert looked_up[1] < looked_up[0] / 3
+    assert binding.kinds(ours)["bytes of tables"] < binding.kinds(shipped)["bytes of tables"] / 3
+
+
+# --- Pages -----------------------------------------------------------------------------------------------------------
+RANGES = [
+    # pages                  ranges of pages
+    ([],                     []),
+    ([0],                    [(0, 1)]),
+    ([3, 4, 5],              [(3, 3)]),
+    ([3, 7, 12],             [(3, 5), (12, 1)]),
+    ([1, 1000],              [(1, 1), (1000, 1)]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("numbers", "expected"), RANGES)
+def test_near_pages_are_asked_for_as_one(numbers: list[int], expected: list[tuple[int, int]]) -> None:
+    size = pages.PAGE
+    assert pages.ranges(np.array(numbers, np.int64)) == [(start * size, count * size) for start, count in expected]
+
+
+@pytest.fixture
+def linked(library: Path, tmp_path: Path) -> Path:
+    for name in binding.NAMES:
+        (tmp_path / name).symlink_to(library / name)
+    return tmp_path
+
+
+def test_the_pages_of_a_first_answer_are_listed(linked: Path) -> None:
+    lists = pages.record(linked, ROOT / "model")
+    assert sorted(path.name for path in linked.iterdir()) == sorted([*binding.NAMES, *(path.name for path in lists)])
+    for path in lists:
+        size = path.with_suffix("").stat().st_size
+        found = list(struct.iter_unpack("<QQ", path.read_bytes()))
+        assert found == sorted(found)
+        assert all(start % pages.PAGE == 0 and start < size for start, _ in found)
+        assert sum(length for _, length in found) < size * 0.6
+    pages.read_ahead(linked / binding.NAMES[0])
+
+
+def test_lists_that_fit_no_more_do_no_harm(tmp_path: Path) -> None:
+    library = tmp_path / "library.so"
+    library.write_bytes(b"short")
+    (tmp_path / "library.so.pages").write_bytes(struct.pack("<QQ", 1 << 40, 1 << 30))
+    pages.read_ahead(library)
+    (tmp_path / "gone.so.pages").write_bytes(struct.pack("<QQ", 0, 4096))
+    pages.read_ahead(library)
+    (tmp_path / "library.so.pages").write_bytes(b"junk")
+    pages.read_ahead(library)
+
+
+def test_pages_of_a_model_that_cannot_be_loaded_are_refused(linked: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert pages.main([str(linked), "--model", str(linked / "nowhere")]) == 1
+    error = capsys.readouterr().err
+    reason = "the model cannot be run: serving.core.errors.LoadError: there is no such folder"
+    assert error == f"tools.image.pages: {reason}\n"
+    assert sorted(path.name for path in linked.iterdir()) == sorted(binding.NAMES)
