@@ -9,7 +9,7 @@ venv   := .venv/.ready
 dev    := .venv/.ready-dev
 
 .PHONY: help setup compiled serve serve-fast quick lint test test-tools test-image image bench soak bench-full \
-  fuzz train clean
+  fuzz train test-spark clean
 
 help: ## list the targets (the default)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -78,8 +78,24 @@ test: lint ## lint and every test, in about ten minutes on two cores
 	$(pytest)
 
 # The programs that tests need and pip doesn't install; a test without its program is skipped.
-test-tools: ## install the programs that optional tests need: Debian's packages, as root
+test-tools: ## install the programs that optional tests need: Debian's packages, as root, and Spark
 	@tests/tools.sh
+	@$(MAKE) --no-print-directory $(spark)/.ready
+
+# Spark and pyarrow for their tests: 400 MB of download, 800 MB in .cache/spark.
+spark := .cache/spark/packages
+$(spark)/.ready: $(dev) requirements/spark.txt requirements/constraints.txt
+	@rm -rf $(spark)
+	@.venv/bin/pip install --quiet --no-deps --target $(spark) -r requirements/spark.txt
+	@touch $@
+
+# The same tests with another version of Spark, whose driver and workers have one Python.
+SPARK ?= 3.5.9
+test-spark: compiled ## the tests of scoring on Spark with another version: SPARK=3.5.9
+	@test -d .cache/spark/$(SPARK) || { .venv/bin/pip install --quiet --no-deps --target .cache/spark/$(SPARK).part \
+	  -c requirements/constraints.txt py4j pyarrow && .venv/bin/pip install --quiet --no-deps --upgrade \
+	  --target .cache/spark/$(SPARK).part pyspark==$(SPARK) && mv .cache/spark/$(SPARK).part .cache/spark/$(SPARK); }
+	SPARK_PACKAGES=$(CURDIR)/.cache/spark/$(SPARK) .venv/bin/python -m pytest -rs tests/scoring/test_spark.py
 
 # Minutes: every test of serving, with the packages of the image instead of the environment's.
 test-image: compiled ## the tests of serving with the packages of the image: minutes

@@ -94,6 +94,7 @@ check_upload() {
 
 needed_files() {
   printf '%s\n' main.py requirements.txt .python-version
-  find serving fallback -name '*.py' -not -path 'serving/pipeline/native/*'
+  find serving fallback -name '*.py' -not -path 'serving/pipeline/native/*' \
+    -not -path 'serving/scoring/arrow.py' -not -path 'serving/scoring/spark*.py'
   if [[ $MODEL_DIR != gs://* ]]; then find "$MODEL_DIR" -type f; fi
 }

@@ -12,7 +12,7 @@ curl        curl                   tests of functions-framework
 nginx       nginx-light            tests of instances that are killed behind a load balancer
 chromium    chromium               tests of the page to try the model, and of pages of other origins
 prometheus  prometheus             tests of the dashboard and of the alerts
-java        default-jre-headless   tests of generated clients (Java 11 or later)
+java        default-jre-headless   tests of generated clients, and of Spark (Java 17 or later)
 "
 # Not here: npm (generated JavaScript clients) and gcloud (uploads, Pub/Sub), which Debian doesn't have in a usable version;
 # clang, libclang-rt-14-dev and clang-tidy (make fuzz, the linting of the native codec), which take 600 MB.

@@ -337,4 +337,22 @@ def current() -> Settings:
     return read(os.environ)
 
 
+def given() -> dict[str, str]:
+    """Return the variables of the settings that this process's environment sets."""
+    return {name: os.environ[name] for name in (*VARIABLES, *SUBSTITUTES.values()) if os.environ.get(name)}
+
+
+_adopted: set[str] = set()
+
+
+def adopt(variables: Mapping[str, str]) -> None:
+    """Set variables, in place of those of an earlier call; for a process that works for another, on another machine."""
+    for name in _adopted:
+        os.environ.pop(name, None)
+    _adopted.clear()
+    _adopted.update(variables)
+    os.environ.update(variables)
+    current.cache_clear()
+
+
 assert {name.upper() for name in Settings._fields} == VARIABLES.keys()

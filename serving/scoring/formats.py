@@ -334,6 +334,32 @@ class Table:
         cells, names = batch.rows[row].cells, self._header(batch.header)[0].names
         return dict(zip(names, cells)) if len(cells) == len(names) else None
 
+    def one_a_line(self, lines: Sequence[bytes | None]) -> list[_Record]:
+        """Return the records of lines that hold one each; None stands for a line that is too long."""
+        rows = []
+        for number, line in enumerate(lines, 1):
+            cells: Sequence[str] = ()
+            problem = None
+            try:
+                if line is None:
+                    problem = f"expected at most {self._limit} bytes (MAX_BODY_BYTES), got more"
+                else:
+                    cells = next(csv.reader([line.decode()], strict=True))
+            except UnicodeDecodeError:
+                problem = "not utf-8"
+            except csv.Error as error:
+                problem = f"not CSV: {error}; a record is one line here"
+            rows.append(_Record(cells, number, problem and f"line {number}: {problem}"))
+        return rows
+
+
+def header_of(line: str) -> tuple[str, ...]:
+    """Return the cells of a CSV file's first line; raise BadFile where it is not CSV."""
+    try:
+        return tuple(next(csv.reader([line.removeprefix(BOM.decode())], strict=True)))
+    except csv.Error as error:
+        raise BadFile(f"line 1: not CSV: {error}") from None
+
 
 class Whole:
     """A picture or another file that is one string: one row."""

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, Any, Protocol
 
 from serving.core.storage import MOST_COMPOSED, NotThere, Storage, StorageError
 from serving.core.telemetry.log import log
@@ -30,8 +30,8 @@ class Output(Protocol):
     rows: int  # written so far, from the beginning of the file
     failed: int  # errors among them
 
-    def write(self, lines: bytes, rows: int, failed: int) -> None:
-        """Append the lines of `rows` rows, of which `failed` are errors."""
+    def write(self, lines: Any, rows: int, failed: int) -> None:
+        """Append the lines of `rows` rows, of which `failed` are errors; in a Parquet file, their columns."""
 
     def finish(self, summary: Mapping[str, str]) -> bool:
         """Publish the output; return False where another attempt already did."""

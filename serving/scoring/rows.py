@@ -209,6 +209,12 @@ class Scorer:
                 raise BatchDependent
 
 
+def check_rows(signature: Signature) -> None:
+    """Raise BadFile where a signature's inputs and outputs do not have rows."""
+    if not (signature.inputs and answers.has_rows(signature)):
+        raise BadFile(f"the signature {signature.name!r} does not go by rows, and the file does")
+
+
 def fixed_rows(signature: Signature) -> int | None:
     """Return the declared number of rows, None where it is free; raise BadFile where the inputs disagree."""
     sizes = {spec.shape[0] for spec in signature.inputs.values() if spec.shape} - {None}

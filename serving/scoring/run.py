@@ -8,14 +8,13 @@ from typing import NamedTuple
 from serving.core.settings import Settings
 from serving.core.storage import NotThere, StorageError
 from serving.core.telemetry.log import log
-from serving.protocols import answers
 from serving.savedmodel.folder import card
 from serving.savedmodel.source import Source as SavedModel
 from serving.scoring.faults import BadFile, Gone, TemporaryFailure
-from serving.scoring.formats import Batch, Whole, format_of, free, gunzip
+from serving.scoring.formats import Batch, Whole, gunzip
 from serving.scoring.outputs import Output, identity_text
-from serving.scoring.rows import BatchDependent, Target, fixed_rows, found, how_run, target
-from serving.scoring.workers import Job, answered
+from serving.scoring.rows import BatchDependent, Target, check_rows, fixed_rows, found, how_run, target
+from serving.scoring.workers import Job, answered, form_of
 
 FORM = 2  # version of the output's format: raise it when the same file gives other bytes
 
@@ -29,6 +28,7 @@ class Source(NamedTuple):
     content_type: str
     packed: bool
     read: Callable[[], Iterator[bytes]]
+    path: Path | None = None  # of a Parquet file
 
 
 class Work(NamedTuple):
@@ -38,6 +38,7 @@ class Work(NamedTuple):
     model: SavedModel
     target: Target
     options: Settings
+    keep: tuple[str, ...] | None = None  # write columns, these of the input among them; None: lines
 
     @property
     def identity(self) -> str:
@@ -47,7 +48,8 @@ class Work(NamedTuple):
                  options.key_field, options.non_finite, options.max_body_bytes, options.intra_op_threads)  # fmt: skip
         return identity_text({
             "form": FORM, "source": self.source.address, "generation": self.source.generation,
-            "type": self.source.content_type, "model": digest(self.model.directory), "options": facts,
+            "type": self.source.content_type, "keep": self.keep, "options": facts,
+            "model": digest(self.model.directory),
         })  # fmt: skip
 
     def summary(self, output: Output, *, alone: bool) -> dict[str, str]:
@@ -78,10 +80,10 @@ def facts(model: SavedModel, target: Target) -> dict[str, str]:
     }  # fmt: skip
 
 
-def prepare(source: Source, options: Settings) -> Work:
+def prepare(source: Source, options: Settings, keep: tuple[str, ...] | None = None) -> Work:
     """Find the model and choose the signature, without loading it; raise BadFile or TemporaryFailure."""
     model = found()
-    return Work(source, model, target(model, options), options)
+    return Work(source, model, target(model, options), options, keep)
 
 
 def score(work: Work, make_output: Callable[[str], Output], progress: Progress, workers: int = 1) -> Scored:
@@ -105,9 +107,9 @@ def score(work: Work, make_output: Callable[[str], Output], progress: Progress, 
 def _score(work: Work, make_output: Callable[[], Output], progress: Progress, workers: int, *, alone: bool) -> Scored:
     signature, context = work.target
     step = fixed_rows(signature) or 1
-    form = format_of(work.source.content_type, free(signature), context, work.options.max_body_bytes)
-    if not isinstance(form, Whole) and not (signature.inputs and answers.has_rows(signature)):
-        raise BadFile(f"the signature {signature.name!r} does not go by rows, and the file does")
+    form = form_of(work.source.content_type, signature, context, work.options, work.source.path)
+    if not isinstance(form, Whole):
+        check_rows(signature)
     stored = _Counted(work.source.read())
     chunks = _Counted(gunzip(stored)) if work.source.packed else stored
     output: Output | None = None
@@ -124,14 +126,16 @@ def _score(work: Work, make_output: Callable[[], Output], progress: Progress, wo
 
     batches = missing(form.batches(iter(chunks), step))
     try:
-        for batch, lines, failed in answered(batches, Job(work.options, work.source.content_type, alone), workers):
+        job = Job(work.options, work.source.content_type, alone, work.keep)
+        for batch, lines, failed in answered(batches, job, workers):
             if failed and isinstance(form, Whole):
                 raise BadFile(failed[0].removeprefix("body: "))
             output = output or make_output()
             done += batch.size
             if batch.first >= output.rows:
                 output.write(lines, len(batch.rows), len(failed))
-                progress(stored.bytes * min(done, chunks.bytes) // max(chunks.bytes, 1), output.rows)
+                position = stored.bytes * min(done, chunks.bytes) // chunks.bytes if chunks.bytes else done
+                progress(position, output.rows)
         if output is None:
             raise BadFile("the file is empty")
         new = output.finish(work.summary(output, alone=alone))

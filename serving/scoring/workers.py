@@ -11,17 +11,22 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import chain, islice
 from multiprocessing.connection import wait
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from serving.core.settings import Settings
+from serving.protocols.call import Context
+from serving.savedmodel.signature import Signature
 from serving.scoring.faults import TemporaryFailure
-from serving.scoring.formats import Batch, format_of, free
+from serving.scoring.formats import Batch, Format, format_of, free
 from serving.scoring.rows import opened
 
 FEW = 4  # batches, for which no other process is worth its start
 AHEAD = 3  # batches for each process that are read before they are needed
 
-Result = tuple[bytes, dict[int, str]]  # the lines of a batch, and the errors by row
+PARQUET = "application/vnd.apache.parquet"
+
+Result = tuple[Any, dict[int, str]]  # the lines of a batch, or its columns, and the errors by row
 
 
 class Job(NamedTuple):
@@ -30,16 +35,33 @@ class Job(NamedTuple):
     options: Settings
     content_type: str
     alone: bool
+    keep: tuple[str, ...] | None = None  # write columns, these of the input among them; None: lines
 
     def answer(self) -> Callable[[Batch], Result]:
         """Return the function that answers a batch in this process; raise BadFile or TemporaryFailure."""
         scorer, (signature, context) = opened(self.options, alone=self.alone)
-        form = format_of(self.content_type, free(signature), context, self.options.max_body_bytes)
-        return lambda batch: scorer.lines(form, batch)
+        form = form_of(self.content_type, signature, context, self.options)
+        if self.keep is None:
+            return lambda batch: scorer.lines(form, batch)
+        from serving.scoring import arrow  # needs pyarrow
+
+        keep = self.keep
+        return lambda batch: arrow.answer(scorer, form, batch, keep)
 
 
-def answered(batches: Iterator[Batch], job: Job, workers: int) -> Iterator[tuple[Batch, bytes, dict[int, str]]]:
-    """Yield each batch with its lines and its errors by row, in order, with up to `workers` processes.
+def form_of(
+    content_type: str, signature: Signature, context: Context, options: Settings, path: Path | None = None
+) -> Format:
+    """Return the format of a file; `path` is that of a Parquet file, which is read from its end."""
+    if content_type != PARQUET:
+        return format_of(content_type, free(signature), context, options.max_body_bytes)
+    from serving.scoring import arrow  # needs pyarrow
+
+    return arrow.Columns(free(signature), context, path)
+
+
+def answered(batches: Iterator[Batch], job: Job, workers: int) -> Iterator[tuple[Batch, Any, dict[int, str]]]:
+    """Yield each batch with its lines or columns and its errors by row, in order, with up to `workers` processes.
 
     Raise what `Scorer.lines` raises; TemporaryFailure where a process dies.
     """
@@ -54,7 +76,7 @@ def answered(batches: Iterator[Batch], job: Job, workers: int) -> Iterator[tuple
             yield batch, lines, failed
 
 
-def _side_by_side(batches: Iterator[Batch], job: Job, workers: int) -> Iterator[tuple[Batch, bytes, dict[int, str]]]:
+def _side_by_side(batches: Iterator[Batch], job: Job, workers: int) -> Iterator[tuple[Batch, Any, dict[int, str]]]:
     # Not forked: a session of this process would not survive it.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, context, _begin, (job,))

@@ -93,9 +93,12 @@ def everything(*places: str) -> set[str]:
     return {str(path.relative_to(ROOT)) for path in files if path.is_file() and "__pycache__" not in path.parts}
 
 
+SPARK = [f"serving/scoring/{name}.py" for name in ("arrow", "spark", "spark_files")]  # for files, not for requests
+
+
 def test_only_what_serving_needs_is_uploaded(tmp_path: Path, tree: Path) -> None:
     expected = everything("main.py", "requirements.txt", ".python-version", "serving", "fallback", "model")
-    expected -= everything("serving/pipeline/native")  # nothing is compiled there
+    expected -= everything("serving/pipeline/native", *SPARK)  # nothing is compiled there
     assert listed(tmp_path, tree) == expected
     # deploy.sh reads the same rules with git's matcher where there is no gcloud
     command = ["bash", "-c", ". deploy/values.sh; . deploy/check.sh; upload_list"]
@@ -123,7 +126,7 @@ def test_cloud_build_gets_what_the_dockerfile_copies(tmp_path: Path, tree: Path)
     finally:
         shutil.move(tree / "kept", tree / ".gcloudignore")
         (tree / "rules").unlink()
-    assert everything(*copied, "deploy/Dockerfile") <= uploaded
+    assert everything(*copied, "deploy/Dockerfile") - set(SPARK) <= uploaded
     assert not [file for file in uploaded if file.startswith(("tests/", ".venv/", ".git/", "bench/", "deploy.sh"))]
     assert {file for file in uploaded if file.startswith(("deploy", "tools/plan", "tools/verify"))} == {
         "deploy/Dockerfile", "deploy/Dockerfile.dockerignore",

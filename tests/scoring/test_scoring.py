@@ -22,7 +22,7 @@ from serving.core import storage as client
 from serving.core.errors import LoadError
 from serving.protocols.call import Context
 from serving.runtime import loading
-from serving.scoring import BadFile, Gone, TemporaryFailure, formats, outputs, rows, run
+from serving.scoring import BadFile, Gone, TemporaryFailure, formats, outputs, rows, run, workers
 from serving.scoring.rows import Scorer
 from tests.conftest import EMBEDDED, Serve
 from tests.events.emulators import Fault, Line, Store, line, storage
@@ -346,7 +346,7 @@ def test_what_is_gone_or_no_file_is_told_so(bench: Bench) -> None:
 def test_an_object_that_is_replaced_while_it_is_read_is_gone(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.start(build() / "lookup_table")
     source, generation = bench.put(b'"cat"\n' * 10)
-    monkeypatch.setattr(run, "format_of", lambda *_: bench.put(b'"dog"\n') and formats.format_of(*_))
+    monkeypatch.setattr(run, "form_of", lambda *given: bench.put(b'"dog"\n') and workers.form_of(*given))
     with pytest.raises(Gone, match="not there any more"):
         scoring.score_object(source, generation)
 

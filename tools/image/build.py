@@ -54,7 +54,7 @@ def build(
     try:
         packages = out / "packages"
         prune.copy(site, pruned, packages, bound=bound)
-        shutil.copytree(ROOT / "serving", out / "serving", ignore=shutil.ignore_patterns("__pycache__", "native"))
+        shutil.copytree(ROOT / "serving", out / "serving", ignore=_not_serving)
         notes = [] if light else [_accelerate(out / "serving")]
         print(baking.write(model, out / "model", bake, options))
         notes.append(_list_pages(packages / "tensorflow", out / "model"))
@@ -68,6 +68,12 @@ def build(
     except BaseException:
         shutil.rmtree(out, ignore_errors=True)
         raise
+
+
+def _not_serving(folder: str, names: list[str]) -> set[str]:
+    """Return what an image does without: bytecode, the codec's sources, and scoring on Spark."""
+    spark = {"arrow.py", "spark.py", "spark_files.py"} if Path(folder) == ROOT / "serving" / "scoring" else set()
+    return {"__pycache__", "native"} | spark
 
 
 def _accelerate(serving: Path) -> str:

@@ -20,12 +20,14 @@ from serving.scoring.faults import BadFile, Gone, TemporaryFailure
 from serving.scoring.formats import CHUNK, GZIP, JSON_LINES, content_type_of
 from serving.scoring.outputs import BucketOutput, LocalOutput, Output, StreamOutput
 from serving.scoring.run import Source, prepare, score
+from serving.scoring.workers import PARQUET
 
 EXAMPLE = """\
 example:
   python -m serving score examples/rows.jsonl -o predictions.jsonl --signature pixels
   head -1 examples/rows.jsonl | python -m serving score - -o - --signature pixels
 """
+PARQUET_NAME = ".parquet"
 STANDARD = "-"  # input or output
 DONE, NOT_DONE, WRONG, WITH_ERRORS, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -55,6 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "run N rows together, unchecked (SCORE_BATCH_ROWS; default: up to 64, while samples stay within 1e-5 of each "
         "row alone)"))  # fmt: skip
     parser.add_argument("--processes", type=int, metavar="N", help="each with a copy of the model (default: the cores)")
+    parser.add_argument("--keep", metavar="NAMES", help=(
+        "columns of a Parquet file to write beside the outputs, with commas between; the key always is"))  # fmt: skip
     parser.add_argument("--instances", action="store_true", default=None, help="write each row beside its prediction")
     parser.add_argument("--content-type", metavar="TYPE", help=(
         "if the name does not show it: text/csv, image/png (standard input: JSON lines)"))  # fmt: skip
@@ -67,6 +71,7 @@ def main(arguments: argparse.Namespace) -> int:
         options = _options(arguments)
         storage = Storage(options.storage_emulator_host, options.google_oauth_access_token)
         _check_places(arguments.input, arguments.output)
+        keep = _keep(arguments)
         processes = cores() if arguments.processes is None else arguments.processes
         if processes < 1:
             raise settings.SettingError(f"--processes: expected a whole number from 1, got {processes}")
@@ -78,7 +83,7 @@ def main(arguments: argparse.Namespace) -> int:
         with redirect_stdout(sys.stderr):  # the log goes to standard error, as the progress does
             source = _source(arguments.input, arguments.content_type or "", storage)
             _check_output(arguments.output, storage)
-            work = prepare(source, options)
+            work = prepare(source, options, keep)
 
             def make(identity: str) -> Output:
                 output = _output(arguments.output, identity, storage, options)
@@ -130,6 +135,20 @@ def _options(arguments: argparse.Namespace) -> settings.Settings:
     return options._replace(score_options=query, score_batch_rows=rows, score_instances=instances)
 
 
+def _keep(arguments: argparse.Namespace) -> tuple[str, ...] | None:
+    """Return the columns to keep in a Parquet file of predictions; None where lines are written."""
+    names = tuple(filter(None, (arguments.keep or "").split(",")))
+    if not arguments.output.endswith(PARQUET_NAME):
+        if names:
+            raise settings.SettingError(f"--keep: expected an output {PARQUET_NAME}, got {arguments.output!r}")
+        return None
+    if _in_bucket(arguments.output):
+        raise settings.SettingError(f"-o: expected a file on this machine for Parquet, got {arguments.output!r}")
+    if names and not arguments.input.endswith(PARQUET_NAME):
+        raise settings.SettingError(f"--keep: expected an input {PARQUET_NAME}, got {arguments.input!r}")
+    return names
+
+
 def _in_bucket(address: str) -> bool:
     return address.startswith("gs://")
 
@@ -158,6 +177,10 @@ def _source(address: str, content_type: str, storage: Storage) -> Source:
     if path.is_dir():
         raise BadFile("expected a file, got a folder")
     about = path.stat()
+    if path.suffix == PARQUET_NAME and not content_type:
+        return Source(
+            str(path.resolve()), str(about.st_mtime_ns), about.st_size, PARQUET, False, lambda: iter(()), path
+        )
     kind = content_type_of("", content_type) if content_type else content_type_of(path.name)
 
     def read() -> Iterator[bytes]:
@@ -189,6 +212,10 @@ def _output(address: str, identity: str, storage: Storage, options: settings.Set
     if address == STANDARD:
         return StreamOutput(open(1, "wb", closefd=False))  # sys.stdout is standard error meanwhile
     if not _in_bucket(address):
+        if address.endswith(PARQUET_NAME):
+            from serving.scoring.arrow import ParquetOutput  # needs pyarrow
+
+            return ParquetOutput(Path(address))
         return LocalOutput(Path(address), identity)
     bucket, name = split(address)
     folder = name.rpartition("/")[0]
