@@ -11,6 +11,7 @@ class Record:
     protocol: Any = None  # the protocol of the body, if it is not the route's
     entered: float | None = None  # time.monotonic, if the request was admitted before it was handled
     signature: str | None = None  # the name of the called signature, once the body is decoded
+    prepared: Any = None  # what the native codec has answered already (pipeline.accelerator.Prepared)
     rows = 0  # the size of the batch
     waited = 0  # nanoseconds that this request waited for a load of the model
     decoding = decoded = ran = encoded = 0

@@ -170,6 +170,16 @@ def number(smallest: int, largest: int) -> Callable[[str], int]:
     return read
 
 
+AUTO = -1  # what `batch_rows` returns for "auto"
+
+
+def batch_rows(text: str) -> int:
+    try:
+        return AUTO if text == "auto" else number(0, 1024)(text)
+    except ValueError as error:
+        raise ValueError(f"{error}, or auto") from None
+
+
 def seconds(text: str) -> float:
     if not re.fullmatch(r"[0-9]{1,5}(\.[0-9]{1,3})?", text):
         raise ValueError("seconds as a decimal number, such as 0.5")

@@ -9,27 +9,28 @@ import importlib.util
 import os
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from serving.core import machine, settings
+from serving.core import inflight, machine, settings
 from serving.core.dtypes import by_code
 from serving.core.plain_json import to_text
 from serving.core.settings import Settings
 from serving.core.telemetry import metrics
 from serving.core.telemetry.log import log
+from serving.pipeline import admission
 from serving.protocols.sizes import MAX_ID_LENGTH
 from serving.runtime.model import Model
 from serving.savedmodel.signature import DEFAULT, Signature, TensorSpec
 from serving.savedmodel.source import Source
 
-VERSION = 3  # of the interface between the extension and this
+VERSION = 4  # of the interface between the extension and this
 MAX_SIGNATURES = 16  # the extension takes no more
 AROUND = 5  # levels that a body has beside its tensors', at most: those of an infer body, base64, a scalar's list
 ACCELERATED, REFUSED = "accelerated", "refused"  # outcomes of a request; the others say why Python answers
-OFF, BATCHED, MODEL, PROTOCOL, QUERY, LOGGED = "off", "batch_rows", "model", "protocol", "query", "logged"
+OFF, MODEL, PROTOCOL, QUERY, LOGGED = "off", "model", "protocol", "query", "logged"
 
 
 class Answer(NamedTuple):
@@ -52,36 +53,75 @@ class Refusal(NamedTuple):
     message: bytes
 
 
+Result = Answer | Refusal | str  # the last: one of the extension's DECLINES, for a request that Python is to answer
+Body = tuple[bytes, int]  # and the size of an infer request's JSON, -1 for a predict request
+
+
+class Prepared(NamedTuple):
+    """What a request got of a run that it shared, before it is handled."""
+
+    quick: "Quick"
+    body: bytes
+    json_size: int
+    result: Result
+
+
 class Quick:
     """What answers the plain requests to one model.
 
-    `predict(body, note=0)` and `infer(body, json_size, note=0)` return a struct with the fields of Answer or of
-    Refusal; for a request that Python is to answer, the reason: one of the extension's DECLINES. `note` is where to
-    write the shapes that are run, `inflight.address`.
+    `predict(body, note=0)` and `infer(body, json_size, note=0)` answer one; `note` is where to write the shapes that
+    are run, `inflight.address`.
     """
 
-    predict: Callable[..., Answer | Refusal | str]
-    infer: Callable[..., Answer | Refusal | str]
+    predict: Callable[..., Result]
+    infer: Callable[..., Result]
 
     def __init__(self, served: Model, options: Settings) -> None:
         """Prepare the signatures that can be answered so."""
         self.served = served
         self.names: list[str] = []  # of the signatures, by their positions
         self.reason = ""  # why it answers no request
+        self.sizes: Mapping[str, tuple[int, ...]] = served.batching.sizes if served.batching else {}
         predictor = self._predictor(served, options)
         if predictor is not None:
-            self.predict, self.infer = predictor.predict, predictor.infer
+            self.predict, self.infer, self._together = predictor.predict, predictor.infer, predictor.together
         else:
             self.predict = self.infer = lambda *_: self.reason
+        self.shares_runs = any(self.sizes.get(name) for name in self.names)
+        if self.sizes and served.batching:
+            admission.current().widen(2 * served.batching.most)  # one batch runs while the next one comes
+
+    def answer(self, body: bytes, json_size: int) -> Result:
+        """Answer a request, in a run that it shares with others where that pays."""
+        batching = self.served.batching if self.shares_runs else None
+        if batching and len(body) <= batching.largest_body:
+            result: Result = batching.queue.run(self.together, (body, json_size))
+            return result
+        slot = inflight.begin("the native codec")  # which writes a better text
+        try:
+            if json_size < 0:
+                return self.predict(body, inflight.address(slot))
+            return self.infer(body, json_size, inflight.address(slot))
+        finally:
+            inflight.end(slot)
+
+    def together(self, requests: Sequence[Body]) -> Sequence[Result]:
+        """Answer requests that came at the same time, in as few runs as may be."""
+        slot = inflight.begin("the native codec")
+        try:
+            results: Sequence[Result] = self._together(tuple(requests), inflight.address(slot))
+            return results
+        finally:
+            inflight.end(slot)
 
     def _predictor(self, served: Model, options: Settings) -> Any:
         module, predictor = _extension(options.accelerator), None
-        if module is None or options.batch_rows:
-            self.reason = OFF if module is None else BATCHED
+        if module is None:
+            self.reason = OFF
             return None
         signatures: list[Any] = []
         head = to_text({"model_name": served.name, "model_version": served.version})[:-1].encode()
-        for name, pointers, described in _described(served, options):
+        for name, pointers, described in _described(served, options, self.sizes):
             most = min(options.max_elements, machine.memory_share() // 16)  # the largest dtype has so many bytes
             bounds = (
                 options.max_rows, most, MAX_ID_LENGTH, options.max_string_bytes,
@@ -144,7 +184,9 @@ class Tally:
 tally = Tally()
 
 
-def _described(served: Model, options: Settings) -> Iterator[tuple[str, tuple[int, int], Any]]:
+def _described(
+    served: Model, options: Settings, sizes: Mapping[str, tuple[int, ...]]
+) -> Iterator[tuple[str, tuple[int, int], Any]]:
     """Yield each signature that may be taken, the default one first: name, pointers, its form for Predictor."""
     for name, signature in sorted(served.signatures.items(), key=lambda item: item[0] != DEFAULT)[:MAX_SIGNATURES]:
         found = served.addresses(signature)
@@ -164,7 +206,8 @@ def _described(served: Model, options: Settings) -> Iterator[tuple[str, tuple[in
                 )
                 for output, code, *fetch in found.fetches
             )
-            yield name, (found.library, found.session), (name.encode(), inputs, outputs)
+            described = (name.encode(), inputs, outputs, sizes.get(name, ()))
+            yield name, (found.library, found.session), described
 
 
 def _datatype(code: int) -> bytes:
@@ -211,13 +254,17 @@ _lock = threading.Lock()
 def of(served: Model) -> Quick:
     """Return what answers the plain requests to a model."""
     quick = _quick
-    return quick if quick is not None and quick.served is served else _prepare(served)
+    return quick if quick is not None and _is_current(quick, served) else _prepare(served)
+
+
+def _is_current(quick: Quick, served: Model) -> bool:
+    return quick.served is served and (served.batching is None or quick.sizes is served.batching.sizes)
 
 
 def _prepare(served: Model) -> Quick:
     global _quick
     with _lock:
-        if _quick is None or _quick.served is not served:
+        if _quick is None or not _is_current(_quick, served):
             _quick = Quick(served, settings.current())
         return _quick
 

@@ -50,8 +50,8 @@ class Admission:
         """Take the limits from the settings."""
         self._options = options
         # More slots than cores would make every request slower, refusals too; one more than cores, so that a large
-        # request does not hold up every small one. Requests can be batched only if all of them have a slot.
-        self._free = options.threads if options.batch_rows else min(options.threads, machine.cores() + 1)
+        # request does not hold up every small one.
+        self._free = min(options.threads, machine.cores() + 1)
         self._running = self._free
         self._may_wait = options.threads - self._free  # however long
         self._most_bytes = min(MOST_BODIES * options.max_body_bytes, machine.memory_share())
@@ -61,6 +61,19 @@ class Admission:
         self._done = 0
         self._known = 0  # times in the mean, up to LEARNED
         self._mean = 0.0  # seconds that a request holds its slot
+
+    def widen(self, least: int) -> None:
+        """Let at least so many requests run at once: those that share a run all have to be there."""
+        with self._lock:
+            more = max(0, least - self._running)
+            self._running += more
+            self._may_wait = max(0, self._options.threads - self._running)
+            granted = [self._queue.popleft() for _ in range(min(more, len(self._queue)))]
+            self._free += more - len(granted)
+            for turn in granted:
+                turn.granted = True
+        for turn in granted:
+            turn.lock.release()
 
     def expect(self, headers: Headers, *, has_entered: bool = False) -> float:
         """Return the time (time.monotonic) by which the model must begin; raise Unavailable for too long a wait."""

@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
-from serving.core import inflight, settings
+from serving.core import settings
 from serving.core.errors import DeadlineError, LoadError, LoadingError, RunError, did_you_mean
 from serving.core.http import (
     SMALLEST_COMPRESSED,
     BadRequest,
     DeadlinePassed,
+    Headers,
     HttpError,
     ModelFault,
     NotFound,
@@ -57,6 +58,14 @@ def native(answer: Answer) -> Answer:
 NATIVE = (TENSORFLOW_SERVING, SAGEMAKER, OPEN_INFERENCE)  # the protocols of which the native codec knows the plain form
 
 
+def request_size(protocol: "Named | None", headers: Headers, body: bytes) -> int:
+    """Return the size of the JSON in an infer request's body, -1 for a predict request."""
+    if protocol is not OPEN_INFERENCE:
+        return -1
+    size = json_size(headers, len(body))
+    return len(body) if size is None else size
+
+
 def natively(exchange: Exchange) -> Response | None:
     """Return the native codec's response; None for a request that it declines, or whose run has failed."""
     quick, protocol = accelerator.of(exchange.model), exchange.protocol
@@ -65,16 +74,11 @@ def natively(exchange: Exchange) -> Response | None:
         accelerator.tally.add(reason, perf_counter_ns())
         return None
     body, record = exchange.body, exchange.record
-    slot = inflight.begin("the native codec")  # which writes a better text
-    note = inflight.address(slot)
-    try:
-        if protocol is not OPEN_INFERENCE:
-            result = quick.predict(body, note)
-        else:
-            size = json_size(exchange.request.headers, len(body))
-            result = quick.infer(body, len(body) if size is None else size, note)
-    finally:
-        inflight.end(slot)
+    prepared, size = record.prepared, request_size(protocol, exchange.request.headers, body)
+    if prepared is not None and prepared[:3] == (quick, body, size):
+        result = prepared.result
+    else:
+        result = quick.answer(body, size)
     if isinstance(result, str):
         accelerator.tally.add(result, perf_counter_ns())
         return None

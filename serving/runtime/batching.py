@@ -1,41 +1,37 @@
-"""Dynamic batching: calls that arrive while the model is busy run together, which some models do in less time.
+"""Dynamic batching: calls that arrive while the model is busy share a run, which many models do in less time.
 
-    function = Batcher(function, runs=1, most_rows=64)      the same function, called by many threads at once
+    model.batching = Batching(functions, most=16)       in which sizes each signature runs: none, until `allow`
+    model.batching.allow({"serving_default": (1, 2, 4, 8, 16)})       what serving.runtime.batch_sizes has found out
+    model.batching.run("serving_default", inputs)       called by many threads at once; the native codec uses `queue`
 
 No call waits for a batch to fill. While the model is idle a call runs at once; calls that arrive while it is busy are
-queued, and when the run ends the thread of the first queued call runs them as one batch, without a timer or another
+queued, and the thread of the first queued call runs them as one batch when a run ends, without a timer or another
 thread.
 
-The rows of a batch must be independent, and a signature does not say whether they are: with padding to the longest row,
-or a mean over the batch, the rows of one client would change the outputs of another. So the first outputs are compared
-with those of each call alone; after the first difference beyond rounding the signature is never batched again. This
-shows only what happens on the first calls and proves nothing, so batching is off by default.
-
-Kernels round one row (a matrix-vector product) differently from two or more rows. So a single row runs as two, itself
-twice, and the same request gets the same bytes in a batch and alone.
+A batch has one of the sizes that the signature may run: its last row is repeated up to there. With sizes for which the
+kernels round alike, the same request gets the same bytes in a batch and alone.
 """
 
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-
-from serving.core.errors import LoadError
+from serving.core import machine
 from serving.core.telemetry.log import log
-from serving.savedmodel.folder import twin
-from serving.savedmodel.safety.purity import impurities
 from serving.savedmodel.signature import Signature
 
-Array = np.ndarray[Any, Any]
-Arrays = Mapping[str, Array]
-Function = Callable[[Arrays], dict[str, Array]]
+if TYPE_CHECKING:
+    import numpy as np
 
-TRIALS = 32  # outputs compared with an unbatched run before batching is trusted; counted separately for equal rows
+    Array = np.ndarray[Any, Any]
+    Arrays = Mapping[str, Array]
+    Function = Callable[[Arrays], dict[str, Array]]
+
+Sizes = tuple[int, ...]  # numbers of rows, in ascending order
+Together = Callable[[Sequence[Any]], Sequence[Any]]  # takes what several calls ask, returns what each of them gets
 
 
 def batchable(signature: Signature) -> bool:
@@ -45,82 +41,81 @@ def batchable(signature: Signature) -> bool:
     return bool(inputs) and rows and all(None not in shape[1:] for shape in outputs if shape)
 
 
-def batched(
-    functions: Mapping[str, Function], signatures: Mapping[str, Signature], directory: Path, most_rows: int
-) -> dict[str, Function]:
-    """Return the functions by signature, batched up to `most_rows` rows where the shapes and operations allow it."""
-    try:
-        # A LiteRT twin is made of pure models only.
-        impure = set() if twin.holds(directory) else {use.signature for use in impurities(directory)}
-    except LoadError:
-        impure = set(functions)  # a graph of other tags, which impurities cannot read
-    meet = {name for name in functions if name not in impure and batchable(signatures[name])}
-    apart = ", ".join(map(repr, functions.keys() - meet))
-    log("INFO", f"dynamic batching, up to {most_rows} rows{f'; not for {apart}' if apart else ''}")
-    # One run at a time, on as many cores as INTRA_OP_THREADS says: two at once would halve the batch size.
-    return {
-        name: Batcher(function, 1, most_rows, name) if name in meet else function
-        for name, function in functions.items()
-    }
+def run_size(sizes: Sizes, rows: int) -> int:
+    """Return how many rows a run for `rows` rows has; 0 where it is not to be batched."""
+    return next((size for size in sizes if size >= rows), 0) if rows else 0
 
 
-class _Call:
-    """A call in progress: `leads` where its own thread runs the batch, `outputs` set when another thread has run it."""
-
-    __slots__ = ("inputs", "inside", "leads", "outputs", "rows", "trial", "turn")
-
-    def __init__(self, inputs: Arrays, rows: int) -> None:
-        self.inputs = inputs
-        self.rows = rows
-        self.inside = [inputs[name].shape[1:] for name in sorted(inputs)]  # the shapes of one row
-        self.leads = False
-        self.outputs: dict[str, Array] | None = None
-        self.trial = False  # the outputs are compared with an unbatched run
-        self.turn = threading.Lock()
-        self.turn.acquire()
+def row_count(inputs: "Arrays") -> int:
+    """Return the number of rows of every input, 0 where they differ."""
+    counts = {len(array) for array in inputs.values()}
+    return counts.pop() if len(counts) == 1 else 0
 
 
-class Batcher:
-    """A function whose concurrent calls are batched: at most `runs` runs at once, each of at most `most_rows` rows.
+class Call(Protocol):
+    """A call in the queue."""
 
-    A larger call, and one whose inputs have different numbers of rows, runs alone and at once.
-    """
+    together: Together
+    asks: Any
+    gets: Any  # of what `together` returns; None where it failed, and the call is to be run by itself
 
-    def __init__(self, function: Function, runs: int, most_rows: int, name: str = "", trials: int = TRIALS) -> None:
-        """Wrap the function of a signature that is `batchable`; `name` is for the log."""
-        self._function = function
-        self._runs = runs
-        self._most_rows = most_rows
-        self._name = name
+    def lead(self) -> None:
+        """It is this call's turn to run: `gather`, `run_together`, `leave`."""
+
+    def done(self) -> None:
+        """Another call has led the run of this one."""
+
+
+class Queue:
+    """At most `runs` runs at once; calls that arrive meanwhile share the next. Any thread may call."""
+
+    def __init__(self, runs: int, most: int) -> None:
+        """A run takes up to `most` calls."""
         self._lock = threading.Lock()
-        self._running = 0
-        self._waiting: deque[_Call] = deque()  # empty unless `runs` runs are in progress
-        self._together = True
-        self._trials = self._twin_trials = trials
-        self._forks = _forks
+        self._free = runs
+        self._most = most
+        self._waiting: deque[Call] = deque()  # empty unless `runs` runs are in progress
+        self._process = os.getpid()  # after a fork, the runs of the parent never end here
 
-    def __call__(self, inputs: Arrays) -> dict[str, Array]:
-        """Run the call, alone or in a batch; its errors are raised in its own thread only."""
-        sizes = {len(array) for array in inputs.values()}
-        rows = sizes.pop() if len(sizes) == 1 else 0
-        if not (0 < rows <= self._most_rows and self._together and self._forks == _forks):
-            return self._function(inputs)
-        call = _Call(inputs, rows)
+    def enter(self, calls: Sequence[Call]) -> bool:
+        """Return whether the caller may run these calls now; if not, they are queued."""
         with self._lock:
-            if self._running < self._runs:
-                self._running += 1
-                call.leads = True
-            else:
-                self._waiting.append(call)
-        if not call.leads:
-            self._wait(call)
-        if call.leads:
-            self._lead(call)
-        if call.outputs is None:  # its batch failed, perhaps because of another call's rows
-            return self._alone(call)
-        return self._proved(call) if call.trial else call.outputs
+            if self._free:
+                self._free -= 1
+                return True
+            self._waiting.extend(calls)
+            return False
 
-    def _wait(self, call: _Call) -> None:
+    def gather(self, calls: list[Call]) -> list[Call]:
+        """Add the queued calls that can share a run with these."""
+        others = deque[Call]()
+        with self._lock:
+            while self._waiting and len(calls) < self._most:
+                other = self._waiting.popleft()
+                (calls if other.together == calls[0].together else others).append(other)
+            self._waiting.extendleft(reversed(others))
+        return calls
+
+    def leave(self) -> None:
+        """End a run: the first queued call leads the next one."""
+        with self._lock:
+            successor = self._waiting.popleft() if self._waiting else None
+            if successor is None:
+                self._free += 1
+        if successor is not None:
+            successor.lead()
+
+    def run(self, together: Together, asks: Any) -> Any:
+        """Run a call, alone or with others, and return what it gets; its errors are raised in its own thread only."""
+        if self._process != os.getpid():
+            return together([asks])[0]
+        call = _Blocking(together, asks)
+        if self.enter([call]) or self._wait(call):
+            self._lead(call)
+        return together([asks])[0] if call.gets is None else call.gets
+
+    def _wait(self, call: "_Blocking") -> bool:
+        """Wait until another call has led the run of this one, or until this one leads: then return True."""
         try:
             call.turn.acquire()
         except BaseException:  # raised by a signal: pass the turn on when interrupted
@@ -128,132 +123,131 @@ class Batcher:
                 if call in self._waiting:
                     self._waiting.remove(call)
             if call.leads:
-                self._hand_on()
+                self.leave()
             raise
+        return call.leads
 
-    def _lead(self, call: _Call) -> None:
-        followers: list[_Call] = []
+    def _lead(self, call: "_Blocking") -> None:
+        calls: list[Call] = [call]
         try:
-            followers = self._company(call)
-            if followers:
-                with suppress(Exception):  # then each call runs alone, and raises its own error
-                    self._run([call, *followers])
-            else:
-                call.outputs = self._alone(call)
+            run_together(self.gather(calls))
         finally:
-            self._hand_on()
-            for follower in followers:
-                follower.turn.release()
+            self.leave()
+            for follower in calls[1:]:
+                follower.done()
 
-    def _company(self, call: _Call) -> list[_Call]:
-        """Take from the queue, in order, the calls that fit into the batch of `call`."""
-        followers, others, rows = [], deque[_Call](), call.rows
-        with self._lock:
-            while self._waiting and self._together:
-                other = self._waiting.popleft()
-                if other.inside == call.inside and rows + other.rows <= self._most_rows:
-                    followers.append(other)
-                    rows += other.rows
-                else:
-                    others.append(other)
-            self._waiting.extendleft(reversed(others))
-        return followers
 
-    def _hand_on(self) -> None:
-        """Let the first queued call lead the next run; with an empty queue, one run fewer is in progress."""
-        with self._lock:
-            successor = self._waiting.popleft() if self._waiting else None
-            if successor:
-                successor.leads = True
-            else:
-                self._running -= 1
-        if successor:
-            successor.turn.release()
+def run_together(calls: Sequence[Call]) -> None:
+    """Run calls that share `together`; each then has what it gets, or None where the run failed."""
+    with suppress(Exception):  # then each call runs alone, and raises its own error
+        for call, gets in zip(calls, calls[0].together([call.asks for call in calls]), strict=True):
+            call.gets = gets
 
-    def _run(self, batch: list[_Call]) -> None:
-        outputs = self._function(
-            {name: np.concatenate([call.inputs[name] for call in batch]) for name in batch[0].inputs}
-        )
-        if not _has_rows(outputs, sum(call.rows for call in batch)):
-            self._part("an output does not have the rows of the inputs")
-            return
-        # Equal rows say little about whether rows are independent: they are counted separately.
-        alike = self._trials > 0 and _alike(batch)
-        trial, start = (self._twin_trials if alike else self._trials) > 0, 0
-        for call in batch:
-            call.outputs = _cut(outputs, start, start + call.rows)
-            call.trial = trial
-            start += call.rows
-        if alike:
-            self._twin_trials = max(0, self._twin_trials - len(batch))
-        else:
-            self._trials = max(0, self._trials - len(batch))
 
-    def _alone(self, call: _Call) -> dict[str, Array]:
-        if call.rows > 1 or not self._together:
-            return self._function(call.inputs)
+class _Blocking:
+    """A call whose thread waits for its turn, or for another thread to run it."""
+
+    __slots__ = ("asks", "gets", "leads", "together", "turn")
+
+    def __init__(self, together: Together, asks: Any) -> None:
+        self.together, self.asks = together, asks
+        self.gets: Any = None
+        self.leads = False
+        self.turn = threading.Lock()
+        self.turn.acquire()
+
+    def lead(self) -> None:
+        self.leads = True
+        self.turn.release()
+
+    def done(self) -> None:
+        self.turn.release()
+
+
+class Batching:
+    """The signatures of a model whose calls share runs, in which sizes, and the queue of all of them."""
+
+    largest_body = 1 << 16  # bytes; decoding a larger request takes longer than a shared run saves
+
+    def __init__(self, functions: "Mapping[str, Function]", most: int) -> None:
+        """Take the functions by signature; no run has more than `most` rows."""
+        self._functions = functions
+        self.most = most
+        self.sizes: Mapping[str, Sizes] = {}  # by signature; it is replaced, never changed
+        # More runs at once than cores would only make the batches smaller.
+        self.queue = Queue(machine.cores(), most)
+
+    def allow(self, sizes: Mapping[str, Sizes]) -> None:
+        """Let the calls of these signatures share runs of these sizes."""
+        self.sizes = {**self.sizes, **sizes}
+
+    def run(self, name: str, inputs: "Arrays") -> "dict[str, Array]":
+        """Run a signature, alone or with other calls; raise what its function raises for these inputs."""
+        if not run_size(self.sizes.get(name, ()), row_count(inputs)):
+            return self._functions[name](inputs)
+        outputs: dict[str, Array] | Exception = self.queue.run(self.together, (name, inputs))
+        if isinstance(outputs, Exception):
+            raise outputs
+        return outputs
+
+    def together(self, calls: "Sequence[tuple[str, Arrays]]") -> "list[dict[str, Array] | Exception]":
+        """Run calls, each a signature's name and inputs, in as few runs as may be; return what each gets or raises."""
+        results: dict[int, dict[str, Array] | Exception] = {}
+        for first, (name, inputs) in enumerate(calls):
+            if first in results:
+                continue
+            sizes, rows, places = self.sizes.get(name, ()), row_count(inputs), [first]
+            for place in range(first + 1, len(calls)):
+                if place not in results and _fits((name, inputs), calls[place]):
+                    more = row_count(calls[place][1])
+                    if run_size(sizes, rows + more):
+                        rows += more
+                        places.append(place)
+            results.update(zip(places, self._run(name, [calls[place][1] for place in places], run_size(sizes, rows))))
+        return [results[place] for place in range(len(calls))]
+
+    def _run(self, name: str, group: "Sequence[Arrays]", size: int) -> "list[dict[str, Array] | Exception]":
         try:
-            outputs = self._function({name: np.concatenate([row, row]) for name, row in call.inputs.items()})
-        except Exception:
-            outputs = {}
-        if not _has_rows(outputs, 2):
-            outputs = self._function(call.inputs)  # raises the call's own error
-            self._part("it cannot take two rows")
-            return outputs
-        call.outputs = _cut(outputs, 0, 1)
-        if not self._twin_trials:
-            return call.outputs
-        self._twin_trials = max(0, self._twin_trials - 1)
-        return self._proved(call)
+            outputs = self._functions[name](_joined(group, size) if size else group[0])
+        except Exception as error:
+            if len(group) == 1:
+                return [error]
+            sizes = self.sizes.get(name, ())
+            return [self._run(name, [inputs], run_size(sizes, row_count(inputs)))[0] for inputs in group]
+        if size and not all(array.shape[:1] == (size,) for array in outputs.values()):
+            self._part(name)
+            return [self._run(name, [inputs], 0)[0] for inputs in group]
+        parts: list[dict[str, Array] | Exception] = []
+        start = 0
+        for inputs in group:
+            stop = start + row_count(inputs)
+            parts.append({output: array[start:stop] for output, array in outputs.items()} if size else outputs)
+            start = stop
+        return parts
 
-    def _proved(self, call: _Call) -> dict[str, Array]:
-        """Return the outputs if they equal those of an unbatched run; if not, return those and end batching."""
-        assert call.outputs is not None
-        alone = self._function(call.inputs)
-        for name, array in alone.items():
-            if not _near(array, call.outputs[name]):
-                self._part(f"the output {name!r} of a row depends on the other rows of its batch")
-                return alone
-        return call.outputs
-
-    def _part(self, reason: str) -> None:
-        if self._together:
-            self._together = False
-            log("WARNING", f"the signature {self._name!r} runs its calls one by one: {reason}")
+    def _part(self, name: str) -> None:
+        self.sizes = {other: sizes for other, sizes in self.sizes.items() if other != name}
+        log(
+            "WARNING",
+            f"the signature {name!r} is not batched: an output does not have the rows of the inputs",
+        )
 
 
-def _has_rows(outputs: Arrays, rows: int) -> bool:
-    return bool(outputs) and all(array.shape[:1] == (rows,) for array in outputs.values())
+def _fits(call: "tuple[str, Arrays]", other: "tuple[str, Arrays]") -> bool:
+    """Return whether the rows of both can stand in one array for each input."""
+    (name, inputs), (other_name, others) = call, other
+    return name == other_name and all(inputs[key].shape[1:] == array.shape[1:] for key, array in others.items())
 
 
-def _cut(outputs: Arrays, start: int, stop: int) -> dict[str, Array]:
-    return {name: array[start:stop] for name, array in outputs.items()}
+def _joined(group: "Sequence[Arrays]", size: int) -> "dict[str, Array]":
+    """Return the rows of a group, the last one repeated up to `size` rows."""
+    import numpy as np  # not needed for an answer of the native codec
 
-
-def _alike(batch: list[_Call]) -> bool:
-    first = batch[0].inputs
-    return all(np.array_equal(first[name], call.inputs[name]) for call in batch for name in first)
-
-
-def _near(array: Array, other: Array) -> bool:
-    """Compare two arrays: numbers up to half of their digits, relative to the largest; everything else exactly."""
-    if array.shape != other.shape or array.dtype.kind in "biuSO":
-        return np.array_equal(array, other)
-    if array.tobytes() == other.tobytes():
-        return True
-    within = 2.0 ** -(4 * array.real.dtype.itemsize - 4)  # float32: 2**-12, half of its bits
-    wide = np.complex128 if array.dtype.kind == "c" else np.float64
-    array, other = array.astype(wide), other.astype(wide)
-    largest = float(np.abs(array[np.isfinite(array)]).max(initial=0))
-    return bool(np.allclose(array, other, rtol=0, atol=within * largest, equal_nan=True))
-
-
-_forks = 0
-
-
-def _after_fork() -> None:
-    global _forks
-    _forks += 1  # runs of the parent process never end here
-
-
-os.register_at_fork(after_in_child=_after_fork)
+    padding = size - sum(map(row_count, group))
+    joined = {}
+    for name in group[0]:
+        parts = [inputs[name] for inputs in group]
+        if padding:
+            parts.append(np.repeat(parts[-1][-1:], padding, axis=0))
+        joined[name] = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    return joined

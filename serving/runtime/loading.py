@@ -182,7 +182,11 @@ class Cache:
             manifest.check(source.directory, self._options.manifest)
             judge(source, self._options)
             _ = source.pictures  # the first request would read them
-            model = Model(source, open_session(source, self._options), self._options.batch_rows)
+            model = Model(source, open_session(source, self._options))
+        if self._options.batch_rows:
+            from serving.runtime.batch_sizes import decide  # not needed for most models
+
+            decide(model, self._options.batch_rows)
         if self._options.warmup == "load":
             self._warm = _warm_up(model) > 0
         return model

@@ -13,6 +13,8 @@ from serving.savedmodel.source import Source, default_arrays
 if TYPE_CHECKING:
     import numpy as np
 
+    from serving.runtime.batching import Batching
+
     Arrays = Mapping[str, np.ndarray[Any, Any]]
     Function = Callable[[Arrays], dict[str, np.ndarray[Any, Any]]]
 
@@ -30,37 +32,30 @@ class Session(Protocol):
 class Model:
     """A model that can answer. Calls may run in parallel from many threads."""
 
-    def __init__(self, source: "Source", session: Session, batch_rows: int = 0) -> None:
-        """Find every signature in the graph; raise LoadError where none can be called.
+    batching: "Batching | None" = None  # by which calls share runs: see serving.runtime.batch_sizes
 
-        Calls that meet run together, up to `batch_rows` rows at once; with 0, each by itself.
-        """
+    def __init__(self, source: "Source", session: Session) -> None:
+        """Find every signature in the graph; raise LoadError where none can be called."""
         self.name = source.name
         self.version = source.version
         self.signatures = dict(source.signatures)
         self._defaults = {name: default_arrays(one) for name, one in self.signatures.items() if one.defaults}
         self.source = source
         self._session = session
-        self._functions: dict[str, Function] = {}
+        self.functions: dict[str, Function] = {}
         self.answered: dict[str, Arrays] = {}  # by signature, inputs of one row that `tried` found
         for name, signature in list(self.signatures.items()):
             if signature.refusal is None:
                 self.signatures[name] = signature = session.declared(signature)
                 try:
-                    self._functions[name] = session.function(signature)
+                    self.functions[name] = session.function(signature)
                 except LoadError as error:
                     self.signatures[name] = signature._replace(problem=str(error))
                     log("WARNING", f"the signature {name!r} cannot be called: {error}")
-        if not self._functions:
+        if not self.functions:
             session.close()
             raise LoadError("; ".join(f"{name!r}: {one.refusal}" for name, one in self.signatures.items()))
         self._parts = source.parts
-        if batch_rows:
-            from serving.runtime.batching import batched  # not needed for most models
-
-            # The parts of one ragged tensor have rows of their own: those of two calls make no third.
-            meet = {name: function for name, function in self._functions.items() if name not in self._parts}
-            self._functions |= batched(meet, self.signatures, source.directory, batch_rows)
 
     def run(self, signature: Signature, inputs: "Arrays") -> "dict[str, np.ndarray[Any, Any]]":
         """Return the signature's outputs by name.
@@ -85,13 +80,15 @@ class Model:
         shapes = ", ".join([f"{name} {[*array.shape]}" for name, array in inputs.items()])
         slot = inflight.begin(f"{signature.name}: {shapes}")
         try:
-            return self._functions[signature.name](inputs)
+            if self.batching is not None:
+                return self.batching.run(signature.name, inputs)
+            return self.functions[signature.name](inputs)
         finally:
             inflight.end(slot)
 
     def addresses(self, signature: Signature) -> tensorflow_c.Addresses | None:
         """Return where C finds the signature's function, None where it is none of TensorFlow's C library's."""
-        function = self._functions.get(signature.name)
+        function = self.functions.get(signature.name)
         return function.addresses() if isinstance(function, tensorflow_c.Function) else None
 
     def close(self) -> None:

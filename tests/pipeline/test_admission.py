@@ -30,11 +30,28 @@ def _many_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "cores", lambda: 64)
 
 
-def test_no_more_run_than_there_are_cores_and_one_unless_they_are_to_meet(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_more_run_than_there_are_cores_and_one_unless_they_share_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "cores", lambda: 2)
-    for environment, running_now, waiting in (({}, 3, 5), ({"BATCH_ROWS": "64"}, 8, 0), ({"THREADS": "1"}, 1, 0)):
+    for environment, running_now, waiting in (({}, 3, 5), ({"THREADS": "1"}, 1, 0)):
         door = control(**environment)
         assert (door._free, door._may_wait) == (running_now, waiting)
+        door.widen(32)
+        assert (door._free, door._may_wait) == (32, 0)
+        door.widen(8)
+        assert door._free == 32
+
+
+def test_requests_that_wait_run_when_more_may_run_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "cores", lambda: 1)
+    door = control(THREADS="8")
+    waiting = queue(door, 6)
+    door.widen(7)
+    for thread in waiting:  # each leaves when it has run
+        thread.join(30)
+    assert (door._free, len(door._queue)) == (5, 0)
+    door.leave(None)
+    door.leave(None)
+    assert door._free == 7
 
 
 def control(**environment: str) -> Admission:

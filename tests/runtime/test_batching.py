@@ -6,9 +6,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from serving.core import settings
 from serving.core.dtypes import by_code
 from serving.core.errors import RunError
 from serving.runtime import loading
-from serving.runtime.batching import Batcher, batchable
+from serving.runtime.batch_sizes import decide
+from serving.runtime.batching import Batching, Queue, batchable
 from serving.runtime.model import Model
 from serving.runtime.sessions import open_session
 from serving.savedmodel.signature import Signature, TensorSpec
@@ -68,18 +70,29 @@ class Fake:
 
 
 def two(*values: float) -> dict[str, Any]:
-    """Return rows, two of each value: one row alone would run as two."""
+    """Return rows, two of each value."""
     return {"x": np.repeat(np.array(values, np.float32), 2)}
 
 
-def together(batcher: Batcher, fake: Fake, *inputs: dict[str, Any]) -> list[Future[dict[str, Any]]]:
+def batching_of(function: Any, runs: int = 1, sizes: Iterable[int] = range(1, 65)) -> Batching:
+    batching = Batching({"fake": function}, 64)
+    batching.queue = Queue(runs, 64)
+    batching.allow({"fake": tuple(sizes)})
+    return batching
+
+
+def caller(batching: Batching) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    return partial(batching.run, "fake")
+
+
+def together(batching: Batching, fake: Fake, *inputs: dict[str, Any]) -> list[Future[dict[str, Any]]]:
     """Call with the first inputs, and, while that runs, with the others, which come in their order."""
     pool = ThreadPoolExecutor(len(inputs))
     with fake.held():
         futures = []
         for number, one in enumerate(inputs):
-            futures.append(pool.submit(batcher, one))
-            until(lambda number=number: fake.sizes and len(batcher._waiting) == number)  # type: ignore[misc]
+            futures.append(pool.submit(caller(batching), one))
+            until(lambda number=number: fake.sizes and len(batching.queue._waiting) == number)  # type: ignore[misc]
     pool.shutdown()
     return futures
 
@@ -91,42 +104,38 @@ def until(true: Callable[[], Any]) -> None:
         time.sleep(0.0005)
 
 
-def batcher_of(fake: Fake, runs: int = 1, most_rows: int = 64, trials: int = 0) -> Batcher:
-    return Batcher(fake, runs, most_rows, "fake", trials)
-
-
 # ---- When calls meet
 
 
 def test_a_call_that_finds_the_model_free_runs_at_once_and_as_it_came() -> None:
     fake = Fake()
-    batcher, inputs = batcher_of(fake), two(1, 2, 3)
+    batching, inputs = batching_of(fake), two(1, 2, 3)
     for _ in range(3):
-        assert batcher(inputs)["y"].tolist() == [2, 2, 4, 4, 6, 6]
+        assert caller(batching)(inputs)["y"].tolist() == [2, 2, 4, 4, 6, 6]
     assert fake.sizes == [6, 6, 6]
-    assert batcher._running == 0
+    assert batching.queue._free == 1
 
 
 def test_what_comes_while_the_model_is_busy_runs_together_next() -> None:
     fake = Fake()
-    batcher = batcher_of(fake)
-    futures = together(batcher, fake, *[two(number) for number in range(10)])
+    batching = batching_of(fake)
+    futures = together(batching, fake, *[two(number) for number in range(10)])
     assert [future.result()["y"].tolist() for future in futures] == [[2 * n, 2 * n] for n in range(10)]
     assert fake.sizes == [2, 18]
-    assert (batcher._running, fake.most) == (0, 1)
+    assert (batching.queue._free, fake.most) == (1, 1)
 
 
 def test_as_many_runs_go_on_at_once_as_are_allowed() -> None:
     fake = Fake()
-    batcher = batcher_of(fake, runs=3)
+    batching = batching_of(fake, runs=3)
     with ThreadPoolExecutor(12) as pool, fake.held():
-        futures = [pool.submit(batcher, two(number)) for number in range(12)]
-        until(lambda: len(batcher._waiting) == 9)
+        futures = [pool.submit(caller(batching), two(number)) for number in range(12)]
+        until(lambda: len(batching.queue._waiting) == 9)
         assert fake.sizes == [2, 2, 2]
         fake.free.set()
     assert [future.result()["first"].tolist() for future in futures] == [[n, n] for n in range(12)]
     assert fake.most <= 3
-    assert batcher._running == 0
+    assert batching.queue._free == 3
 
 
 LARGEST = [
@@ -142,18 +151,20 @@ LARGEST = [
 def test_no_run_has_more_rows_than_allowed(most_rows: int, waiting: list[int], runs: list[int]) -> None:
     fake = Fake()
     inputs = [{"x": np.full(rows, rows, np.float32)} for rows in waiting]
-    for future, one in zip(together(batcher_of(fake, most_rows=most_rows), fake, two(0), *inputs)[1:], inputs):
+    for future, one in zip(
+        together(batching_of(fake, sizes=range(1, most_rows + 1)), fake, two(0), *inputs)[1:], inputs
+    ):
         assert future.result()["y"].tolist() == (one["x"] * 2).tolist()
     assert fake.sizes[1:] == runs
 
 
 def test_a_call_larger_than_that_runs_by_itself_and_does_not_wait() -> None:
     fake = Fake()
-    batcher = batcher_of(fake, most_rows=4)
+    batching = batching_of(fake, sizes=range(1, 5))
     with ThreadPoolExecutor(2) as pool, fake.held():
-        pool.submit(batcher, two(1))
+        pool.submit(caller(batching), two(1))
         until(lambda: fake.sizes == [2])
-        large = pool.submit(batcher, {"x": np.zeros(5, np.float32)})
+        large = pool.submit(caller(batching), {"x": np.zeros(5, np.float32)})
         until(lambda: fake.sizes == [2, 5])
         fake.free.set()
         assert large.result()["y"].tolist() == [0] * 5
@@ -163,7 +174,7 @@ def test_rows_of_different_shapes_never_meet_and_nobody_is_passed_over() -> None
     fake = Fake()
     shapes = [(2,), (2, 3), (2, 1), (2, 3), (2,), (2, 1)]
     inputs = [{"x": np.full(shape, number, np.float32)} for number, shape in enumerate(shapes)]
-    futures = together(batcher_of(fake), fake, two(0), *inputs)
+    futures = together(batching_of(fake), fake, two(0), *inputs)
     for future, one in zip(futures[1:], inputs):
         assert np.array_equal(future.result()["y"], one["x"] * 2)
     assert fake.sizes == [2, 4, 4, 4]
@@ -178,15 +189,39 @@ NOT_ROWS = [
 @pytest.mark.parametrize("inputs", NOT_ROWS)
 def test_a_call_without_rows_of_its_own_runs_as_it_came(inputs: dict[str, Any]) -> None:
     fake = Fake()
-    assert batcher_of(fake)(inputs)["y"].shape == inputs["x"].shape
+    assert batching_of(fake).run("fake", inputs)["y"].shape == inputs["x"].shape
     assert fake.sizes == [len(inputs["x"])]
 
 
-def test_one_row_runs_as_two_so_that_company_changes_no_bit() -> None:
+SIZES = [
+    # sizes     rows    rows of the run
+    ((2, 4),    1,      2),
+    ((2, 4),    2,      2),
+    ((2, 4),    3,      4),
+    ((2, 4),    5,      5),
+    ((1, 8),    1,      1),
+    ((1, 8),    2,      8),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("sizes", "rows", "run"), SIZES)
+def test_a_run_has_one_of_the_sizes_and_the_outputs_have_the_rows_of_the_call(
+    sizes: tuple[int, ...], rows: int, run: int
+) -> None:
     fake = Fake()
-    outputs = batcher_of(fake)({"x": np.array([3], np.float32)})
-    assert {name: array.tolist() for name, array in outputs.items()} == {"y": [6], "first": [3]}
-    assert fake.sizes == [2]
+    outputs = batching_of(fake, sizes=sizes).run("fake", {"x": np.arange(rows, dtype=np.float32)})
+    assert outputs["y"].tolist() == [2 * row for row in range(rows)]
+    assert fake.sizes == [run]
+
+
+def test_signatures_do_not_share_a_run_and_those_without_sizes_run_as_they_come() -> None:
+    fake = Fake()
+    batching = Batching({"fake": fake, "other": fake, "apart": fake}, 8)
+    batching.allow({"fake": (1, 2, 4), "other": (4,)})
+    calls = [(name, two(number)) for number, name in enumerate(("fake", "other", "fake", "other", "apart"))]
+    answers = batching.together(calls)
+    assert [one["first"].tolist() for one in answers if isinstance(one, dict)] == [[n, n] for n in range(5)]
+    assert fake.sizes == [4, 4, 2]
 
 
 # ---- Failures
@@ -194,25 +229,24 @@ def test_one_row_runs_as_two_so_that_company_changes_no_bit() -> None:
 
 def test_a_bad_call_fails_alone() -> None:
     fake = Fake()
-    batcher = batcher_of(fake)
-    futures = together(batcher, fake, two(0), two(1), two(-7), two(2), two(-8))
+    batching = batching_of(fake)
+    futures = together(batching, fake, two(0), two(1), two(-7), two(2), two(-8))
     assert [futures[place].result()["y"].tolist() for place in (0, 1, 3)] == [[0, 0], [2, 2], [4, 4]]
     for place, words in ((2, "-7.0 is negative"), (4, "-8.0 is negative")):
         with pytest.raises(RunError, match=words):
             futures[place].result()
     assert sorted(fake.sizes) == [2, 2, 2, 2, 2, 8]
-    assert batcher._running == 0
-    assert batcher._together
+    assert batching.queue._free == 1
 
 
 def test_a_bad_row_alone_is_told_as_the_model_tells_it_and_the_next_call_runs() -> None:
     fake = Fake()
-    batcher = batcher_of(fake)
+    batching = batching_of(fake)
     for inputs in (two(-1), {"x": np.array([-1], np.float32)}):
         with pytest.raises(RunError, match=r"-1\.0 is negative"):
-            batcher(inputs)
-    assert batcher(two(4))["y"].tolist() == [8, 8]
-    assert (batcher._running, batcher._together) == (0, True)
+            batching.run("fake", inputs)
+    assert batching.run("fake", two(4))["y"].tolist() == [8, 8]
+    assert batching.queue._free == 1
 
 
 def test_a_lack_of_memory_for_the_whole_is_no_lack_for_each() -> None:
@@ -224,7 +258,7 @@ def test_a_lack_of_memory_for_the_whole_is_no_lack_for_each() -> None:
             raise MemoryError
         return outputs
 
-    futures = together(Batcher(narrow, 1, 64, trials=0), fake, two(0), two(1), two(2))
+    futures = together(batching_of(narrow), fake, two(0), two(1), two(2))
     assert [future.result()["y"].tolist() for future in futures] == [[0, 0], [2, 2], [4, 4]]
 
 
@@ -237,17 +271,17 @@ def test_a_leader_that_is_interrupted_leaves_nobody_behind() -> None:
             raise KeyboardInterrupt
         return outputs
 
-    batcher = Batcher(interrupted, 1, 64, trials=0)
-    _, leader, follower = together(batcher, fake, two(0), two(1), two(2))
+    batching = batching_of(interrupted)
+    _, leader, follower = together(batching, fake, two(0), two(1), two(2))
     with pytest.raises(KeyboardInterrupt):
         leader.result()
     assert follower.result()["y"].tolist() == [4, 4]
-    assert (batcher._running, len(batcher._waiting)) == (0, 0)
+    assert (batching.queue._free, len(batching.queue._waiting)) == (1, 0)
 
 
 def test_one_who_gives_up_waiting_does_not_take_the_turn_along() -> None:
     fake = Fake()
-    batcher = batcher_of(fake)
+    batching = batching_of(fake)
 
     def give_up(*_: Any) -> None:
         raise TimeoutError
@@ -255,23 +289,23 @@ def test_one_who_gives_up_waiting_does_not_take_the_turn_along() -> None:
     before = signal.signal(signal.SIGALRM, give_up)
     try:
         with ThreadPoolExecutor(1) as pool, fake.held():
-            first = pool.submit(batcher, two(1))
+            first = pool.submit(caller(batching), two(1))
             until(lambda: fake.sizes)
             signal.setitimer(signal.ITIMER_REAL, 0.05)
             with pytest.raises(TimeoutError):
-                batcher(two(2))  # signals come to the main thread
-            assert not batcher._waiting
+                batching.run("fake", two(2))  # signals come to the main thread
+            assert not batching.queue._waiting
         assert first.result()["y"].tolist() == [2, 2]
     finally:
         signal.signal(signal.SIGALRM, before)
-    assert batcher(two(3))["y"].tolist() == [6, 6]
-    assert (batcher._running, fake.sizes) == (0, [2, 2])
+    assert batching.run("fake", two(3))["y"].tolist() == [6, 6]
+    assert (batching.queue._free, fake.sizes) == (1, [2, 2])
 
 
 FORK = """
 import os, sys, threading, faulthandler
 import numpy as np
-from serving.runtime.batching import Batcher
+from serving.runtime.batching import Batching
 faulthandler.dump_traceback_later(60, exit=True)
 busy, free = threading.Event(), threading.Event()
 def double(inputs):
@@ -280,16 +314,17 @@ def double(inputs):
         free.wait()
     return {"y": inputs["x"] * 2}
 forked = False
-batcher = Batcher(double, 1, 64, trials=0)
+batching = Batching({"fake": double}, 64)
+batching.allow({"fake": (2,)})
 inputs = {"x": np.array([1, 2])}
-threading.Thread(target=batcher, args=(inputs,)).start()
+threading.Thread(target=batching.run, args=("fake", inputs)).start()
 busy.wait()
-batcher._lock.acquire()  # as a thread might that the child does not have
+batching.queue._lock.acquire()  # as a thread might that the child does not have
 if os.fork() == 0:
     forked = True
-    print(batcher(inputs)["y"].tolist(), flush=True)
+    print(batching.run("fake", inputs)["y"].tolist(), flush=True)
     os._exit(0)
-batcher._lock.release()
+batching.queue._lock.release()
 os.wait()
 free.set()
 """
@@ -303,89 +338,18 @@ def test_what_was_under_way_before_a_fork_holds_nobody_up_after_it() -> None:
     assert run.stdout == "[2, 4]\n", run.stderr
 
 
-# ---- Rows that touch each other
-
-
-def mean(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    return {"y": inputs["x"] - inputs["x"].mean()}
-
-
-def total(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    return {"y": inputs["x"] / inputs["x"].sum()}
-
-
-def distinct(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    return {"y": np.unique(inputs["x"])}
-
-
-def place(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    return {"y": np.arange(len(inputs["x"]))}
-
-
-@pytest.mark.parametrize("model", [mean, total, distinct, place])
-def test_rows_that_touch_each_other_are_found_and_parted(model: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_signature_whose_outputs_have_other_rows_is_not_batched_again(capsys: pytest.CaptureFixture[str]) -> None:
     fake = Fake()
 
-    def slow(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    def distinct(inputs: Mapping[str, Any]) -> dict[str, Any]:
         fake(inputs)
-        return dict(model(inputs))
+        return {"y": np.unique(inputs["x"])}
 
-    batcher = Batcher(slow, 1, 64, "odd")
-    inputs = [{"x": np.array([number, number + 1, number + 3], np.float32)} for number in range(6)]
-    for future, one in zip(together(batcher, fake, *inputs), inputs):
-        assert np.array_equal(future.result()["y"], model(one)["y"])
-    assert not batcher._together
-    assert "the signature 'odd' runs its calls one by one" in capsys.readouterr().out
-    fake.sizes.clear()
-    for future, one in zip(together(batcher, fake, *inputs[:1]), inputs):
-        assert np.array_equal(future.result()["y"], model(one)["y"])
-    assert fake.sizes == [3]
-
-
-def test_a_model_that_takes_one_row_alone_is_given_one(capsys: pytest.CaptureFixture[str]) -> None:
-    def single(inputs: Mapping[str, Any]) -> dict[str, Any]:
-        if len(inputs["x"]) != 1:
-            raise RunError("INVALID_ARGUMENT", "one at a time")
-        return {"y": inputs["x"]}
-
-    batcher = Batcher(single, 1, 64, "single")
-    for number in range(3):
-        assert batcher({"x": np.array([number])})["y"].tolist() == [number]
-    assert "it cannot take two rows" in capsys.readouterr().out
-
-
-def test_answers_are_compared_until_enough_were_alike() -> None:
-    fake = Fake()
-    batcher = batcher_of(fake, trials=4)
-    futures = together(batcher, fake, *[two(number) for number in range(5)])
-    assert [future.result()["y"].tolist() for future in futures] == [[2 * n, 2 * n] for n in range(5)]
-    assert sorted(fake.sizes) == [2, 2, 2, 2, 2, 8]  # 8 together, and each of the four by itself
-    fake.sizes.clear()
-    together(batcher, fake, *[two(number) for number in range(5)])
-    assert fake.sizes == [2, 8]
-
-
-def test_equal_calls_are_not_compared_for_ever_and_do_not_vouch_for_others() -> None:
-    fake = Fake()
-    batcher = batcher_of(fake, trials=4)
-    together(batcher, fake, *[two(1)] * 5)
-    fake.sizes.clear()
-    together(batcher, fake, *[two(1)] * 5)
-    assert fake.sizes == [2, 8]
-    fake.sizes.clear()
-    together(batcher, fake, *[two(number) for number in range(5)])
-    assert sorted(fake.sizes) == [2, 2, 2, 2, 2, 8]
-
-
-def test_rounding_is_no_difference() -> None:
-    fake = Fake()
-
-    def rounds(inputs: Mapping[str, Any]) -> dict[str, Any]:
-        return {"y": fake(inputs)["y"] * np.float32(1 + 1e-6 * len(inputs["x"]))}
-
-    batcher = Batcher(rounds, 1, 64)
-    together(batcher, fake, two(0), two(1), two(2))
-    assert batcher._together
+    batching = batching_of(distinct)
+    futures = together(batching, fake, two(0), two(1), two(2))
+    assert [future.result()["y"].tolist() for future in futures] == [[0], [1], [2]]
+    assert batching.sizes == {}
+    assert "'fake' is not batched" in capsys.readouterr().out
 
 
 # ---- Everything at once
@@ -411,10 +375,10 @@ class Rows(Fake):
 
 
 @pytest.mark.parametrize("runs", [1, 2])
-@pytest.mark.parametrize("trials", [0, 32])
-def test_each_of_6400_calls_gets_its_own_rows(runs: int, trials: int) -> None:
+@pytest.mark.parametrize("sizes", [range(1, 41), (2, 10, 40)])
+def test_each_of_6400_calls_gets_its_own_rows(runs: int, sizes: Iterable[int]) -> None:
     rows = Rows()
-    batcher = Batcher(rows, runs, 40, trials=trials)
+    batching = batching_of(rows, runs, sizes)
 
     def work(caller: int) -> list[str]:
         random, wrong = np.random.default_rng(caller), []
@@ -426,7 +390,7 @@ def test_each_of_6400_calls_gets_its_own_rows(runs: int, trials: int) -> None:
             text = np.array([b"%d/%d" % (value, row) for row in range(size)], object)
             x[-1] = -1 if bad else value
             try:
-                outputs = batcher({"x": x, "text": text} if number % 2 else {"text": text, "x": x})
+                outputs = batching.run("fake", {"x": x, "text": text} if number % 2 else {"text": text, "x": x})
             except RunError:
                 wrong += [] if bad else [f"{value}: refused"]
                 continue
@@ -441,8 +405,8 @@ def test_each_of_6400_calls_gets_its_own_rows(runs: int, trials: int) -> None:
     with ThreadPoolExecutor(64) as pool:
         assert [wrong for one in pool.map(work, range(64)) for wrong in one] == []
     assert max(rows.sizes) <= 40
-    assert len(rows.sizes) < 6400 or trials
-    assert (batcher._running, len(batcher._waiting)) == (0, 0)
+    assert len(rows.sizes) < 6400
+    assert (batching.queue._free, len(batching.queue._waiting)) == (runs, 0)
 
 
 @given(
@@ -451,16 +415,16 @@ def test_each_of_6400_calls_gets_its_own_rows(runs: int, trials: int) -> None:
 )  # fmt: skip
 def test_any_calls_are_answered_as_they_are_alone(calls: list[list[int]], most_rows: int, runs: int) -> None:
     fake = Fake()
-    batcher = Batcher(fake, runs, most_rows, trials=0)
+    batching = batching_of(fake, runs, range(1, most_rows + 1))
     with ThreadPoolExecutor(len(calls)) as pool:
-        futures = [pool.submit(batcher, {"x": np.array(values)}) for values in calls]
+        futures = [pool.submit(caller(batching), {"x": np.array(values)}) for values in calls]
         for future, values in zip(futures, calls):
             if min(values) < 0:
                 with pytest.raises(RunError):
                     future.result(PATIENCE)
             else:
                 assert future.result(PATIENCE)["y"].tolist() == [2 * value for value in values]
-    assert batcher._running == 0
+    assert batching.queue._free == runs
 
 
 # ---- Which signatures
@@ -497,13 +461,14 @@ def test_a_signature_says_whether_its_calls_can_meet(inputs: Any, outputs: Any, 
 def test_a_model_batches_where_the_setting_says_so_and_its_operations_allow_it(serve: Serve) -> None:
     ask = serve(EMBEDDED, BATCH_ROWS="32")
     assert ask("GET", "/readyz").status == 200
-    functions = loading.cache().get()._functions
-    assert {name for name, function in functions.items() if isinstance(function, Batcher)} == set(functions)
+    assert (batching := loading.cache().get().batching)
+    assert batching.sizes.keys() == loading.cache().get().functions.keys()
     ask = serve(build() / "random_stateful", BATCH_ROWS="32")
     assert ask("POST", "/", {"instances": [1.0]}).status == 200
-    assert not any(isinstance(function, Batcher) for function in loading.cache().get()._functions.values())
+    assert (batching := loading.cache().get().batching)
+    assert batching.sizes == {}
     serve(EMBEDDED)
-    assert not any(isinstance(function, Batcher) for function in loading.cache().get()._functions.values())
+    assert loading.cache().get().batching is None
 
 
 def test_requests_that_meet_are_answered_as_they_are_alone(serve: Serve, examples: dict[str, Any]) -> None:
@@ -534,13 +499,6 @@ def load(directory: Path, **environment: str) -> Model:
     return Model(source, open_session(source, options))
 
 
-def batched(model: Model, name: str, **options: Any) -> Batcher:
-    """Batch calls of a signature, as the model does where the setting asks for it."""
-    called = model.signatures[name]
-    assert batchable(called)
-    return Batcher(lambda inputs: model.run(called, inputs), runs=1, most_rows=64, name=name, **options)
-
-
 def pictures() -> tuple[str, list[dict[str, Any]]]:
     random = np.random.default_rng(0)
     return "pixels", [{"pixels": random.uniform(0, 16, (1 + n % 5, 8, 8)).astype(np.float32)} for n in range(64)]
@@ -555,7 +513,7 @@ def of_zoo(name: str) -> tuple[str, list[dict[str, Any]]]:
     return "serving_default", (rows * 16)[:64]
 
 
-REAL = ["model", "dense_512", "keras_sequential", "keras_functional", "keras_string_lookup", "keras_text"]
+REAL = ["model", "dense_512", "keras_sequential", "keras_functional"]
 
 
 @pytest.mark.parametrize("name", REAL)
@@ -563,11 +521,11 @@ def test_real_models_answer_sixteen_callers_as_they_answer_one(name: str) -> Non
     model = load(EMBEDDED if name == "model" else build() / name)
     chosen, inputs = pictures() if name == "model" else of_zoo(name)
     alone = [model.run(model.signatures[chosen], one) for one in inputs]
-    for trials in (0, 32):
-        batcher = batched(model, chosen, trials=trials)
-        with ThreadPoolExecutor(16) as pool:
-            answers = list(pool.map(batcher, inputs * 4))
-        for number, outputs in enumerate(answers):
-            assert compare.difference(alone[number % len(alone)], outputs, 1e-5)[1] is None
-        assert batcher._together
+    decide(model, 16)
+    assert model.batching
+    assert chosen in model.batching.sizes
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda one: model.run(model.signatures[chosen], one), inputs * 4))
+    for number, outputs in enumerate(answers):
+        assert compare.difference(alone[number % len(alone)], outputs, 1e-5)[1] is None
     model.close()

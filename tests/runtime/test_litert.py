@@ -12,6 +12,7 @@ from serving.core import settings
 from serving.core.comparison import difference
 from serving.core.errors import InputError, LoadError, RunError
 from serving.runtime import litert
+from serving.runtime.batch_sizes import decide
 from serving.runtime.model import Model
 from serving.runtime.sessions import open_session
 from serving.savedmodel.folder import twin as twin_files
@@ -314,6 +315,9 @@ def test_without_litert_the_load_names_what_to_install(embedded: Path, monkeypat
 def test_batching_and_threads_of_an_operation(embedded: Path) -> None:
     source = Source(embedded, "model")
     options = settings.read({"INTRA_OP_THREADS": "0", "BATCH_ROWS": "32"})
-    served = Model(source, open_session(source, options), options.batch_rows)
+    served = Model(source, open_session(source, options))
+    decide(served, options.batch_rows)
+    assert served.batching
+    assert DEFAULT in served.batching.sizes
     outputs = served.run(served.signatures[DEFAULT], {"pixels": np.ones((2, 8, 8), np.float32)})
     assert outputs["probabilities"].shape == (2, 10)

@@ -8,6 +8,7 @@ import pytest
 
 from serving.core import settings
 from serving.core.errors import InputError
+from serving.runtime.batch_sizes import decide
 from serving.runtime.model import Model
 from serving.runtime.sessions import judge, open_session
 from serving.savedmodel.composite import Ragged, Sparse
@@ -110,10 +111,10 @@ def test_splits_of_which_the_graph_does_not_say_what_they_part_are_checked_in_th
 
 
 def test_the_parts_of_two_calls_never_meet(serve: Serve) -> None:
-    model = Model(
-        (source := Source(build() / "ragged_embedded", "model")), open_session(source, settings.read({})), batch_rows=64
-    )
-    assert type(model._functions["serving_default"]).__name__ == "Function"
+    model = Model((source := Source(build() / "ragged_embedded", "model")), open_session(source, settings.read({})))
+    decide(model, 64)
+    assert model.batching
+    assert "serving_default" not in model.batching.sizes
     with pytest.raises(InputError, match="row splits"):
         model.run(model.signatures["serving_default"], {"r": np.arange(3), "r_1": np.array([0, 1, 2])})
     model.close()

@@ -13,6 +13,7 @@
 #include <Python.h>
 
 #include <cstdint>
+#include <memory>
 #include <new>
 #include <string_view>
 
@@ -23,7 +24,7 @@ namespace {
 
 using namespace accelerator;
 
-constexpr int VERSION = 3;  // of the interface between this and serving/pipeline/accelerator.py
+constexpr int VERSION = 4;  // of the interface between this and serving/pipeline/accelerator.py
 
 // Types and names that the module makes once, and keeps for as long as the process lives.
 PyTypeObject* answer_type = nullptr;
@@ -90,9 +91,25 @@ bool read_output(PyObject* value, Output& output, TF_Output& fetch) {
     return item_size(output.type) != 0 || refuse("the type of an output is not written here");
 }
 
+// Requests share runs only where each input and output has rows.
+bool read_sizes(PyObject* sizes, Signature& signature) {
+    signature.size_count = static_cast<size_t>(PyTuple_Size(sizes));
+    if (signature.size_count > MAX_SIZES) return refuse("this many sizes are not used here");
+    for (size_t index = 0; index < signature.size_count; ++index) {
+        signature.sizes[index] = PyLong_AsLongLong(PyTuple_GetItem(sizes, static_cast<Py_ssize_t>(index)));
+        if (signature.sizes[index] <= (index ? signature.sizes[index - 1] : 0))
+            return !PyErr_Occurred() && refuse("the sizes are not in ascending order");
+    }
+    for (size_t index = 0; signature.size_count && index < signature.input_count; ++index)
+        if (!signature.inputs[index].rank || signature.inputs[index].dims[0] >= 0)
+            return refuse("an input has no rows to share a run");
+    return true;
+}
+
 bool read_signature(PyObject* value, Signature& signature) {
-    PyObject *name = nullptr, *inputs = nullptr, *outputs = nullptr;
-    if (!PyArg_ParseTuple(value, "SO!O!", &name, &PyTuple_Type, &inputs, &PyTuple_Type, &outputs) ||
+    PyObject *name = nullptr, *inputs = nullptr, *outputs = nullptr, *sizes = nullptr;
+    if (!PyArg_ParseTuple(value, "SO!O!|O!", &name, &PyTuple_Type, &inputs, &PyTuple_Type, &outputs, &PyTuple_Type,
+                          &sizes) ||
         !read_text(name, signature.name))
         return false;
     signature.input_count = read_count(inputs, MAX_TENSORS, "this many inputs are not read here");
@@ -107,7 +124,7 @@ bool read_signature(PyObject* value, Signature& signature) {
         if (!read_output(PyTuple_GetItem(outputs, static_cast<Py_ssize_t>(index)), signature.outputs[index],
                          signature.fetches[index]))
             return false;
-    return true;
+    return !sizes || read_sizes(sizes, signature);
 }
 
 // Reads the arguments of Predictor into a model; keeps those whose memory it points at.
@@ -185,31 +202,60 @@ PyObject* to_python(const Answer& answer) {
                                  PyLong_FromLongLong(answer.encoded)});
 }
 
-template <typename Request, typename... Arguments>
-PyObject* respond_without_lock(PyObject* self, unsigned long long note, Arguments... arguments) {
+void respond_without_lock(PyObject* self, unsigned long long note, Item* items, size_t count) {
     const Model& model = *reinterpret_cast<Predictor*>(self)->model;
-    Answer answer;
     PyThreadState* const lock = PyEval_SaveThread();
-    respond<Request>(model, Note(reinterpret_cast<unsigned char*>(note)), answer, arguments...);
+    Round(model, Note(reinterpret_cast<unsigned char*>(note)), items, count).answer();
     PyEval_RestoreThread(lock);
-    return to_python(answer);
 }
 
 PyObject* predictor_predict(PyObject* self, PyObject* arguments) {
     PyObject* body = nullptr;
     unsigned long long note = 0;
-    std::string_view text;
-    if (!PyArg_ParseTuple(arguments, "S|K", &body, &note) || !read_text(body, text)) return nullptr;
-    return respond_without_lock<Predict>(self, note, text);
+    Item item;
+    if (!PyArg_ParseTuple(arguments, "S|K", &body, &note) || !read_text(body, item.body)) return nullptr;
+    respond_without_lock(self, note, &item, 1);
+    return to_python(item.answer);
 }
 
 PyObject* predictor_infer(PyObject* self, PyObject* arguments) {
     PyObject* body = nullptr;
     Py_ssize_t size = 0;
     unsigned long long note = 0;
-    std::string_view text;
-    if (!PyArg_ParseTuple(arguments, "Sn|K", &body, &size, &note) || !read_text(body, text)) return nullptr;
-    return respond_without_lock<Infer>(self, note, text, static_cast<size_t>(size));
+    Item item;
+    if (!PyArg_ParseTuple(arguments, "Sn|K", &body, &size, &note) || !read_text(body, item.body)) return nullptr;
+    item.json_size = static_cast<size_t>(size);
+    respond_without_lock(self, note, &item, 1);
+    return to_python(item.answer);
+}
+
+bool read_request(PyObject* value, Item& item) {
+    PyObject* body = nullptr;
+    Py_ssize_t size = 0;
+    if (!PyTuple_Check(value)) return refuse("expected tuples of a body and the size of its JSON");
+    if (!PyArg_ParseTuple(value, "Sn", &body, &size) || !read_text(body, item.body)) return false;
+    if (size >= 0) item.json_size = static_cast<size_t>(size);
+    return true;
+}
+
+PyObject* predictor_together(PyObject* self, PyObject* arguments) {
+    PyObject* requests = nullptr;
+    unsigned long long note = 0;
+    if (!PyArg_ParseTuple(arguments, "O!|K", &PyTuple_Type, &requests, &note)) return nullptr;
+    const Py_ssize_t count = PyTuple_Size(requests);
+    const std::unique_ptr<Item[]> items(new (std::nothrow) Item[static_cast<size_t>(count)]);
+    if (!items) return PyErr_NoMemory();
+    for (Py_ssize_t index = 0; index < count; ++index)
+        if (!read_request(PyTuple_GetItem(requests, index), items[static_cast<size_t>(index)])) return nullptr;
+    respond_without_lock(self, note, items.get(), static_cast<size_t>(count));
+    PyObject* const answers = PyTuple_New(count);
+    for (Py_ssize_t index = 0; answers && index < count; ++index) {
+        PyObject* const answer = to_python(items[static_cast<size_t>(index)].answer);
+        if (answer && PyTuple_SetItem(answers, index, answer) == 0) continue;
+        Py_DecRef(answers);
+        return nullptr;
+    }
+    return answers;
 }
 
 constexpr const char* PREDICT_DOC =
@@ -220,19 +266,25 @@ constexpr const char* PREDICT_DOC =
 constexpr const char* INFER_DOC =
     "infer(body, size, note=0) -> the same\n\n"
     "Answer an infer request of the Open Inference Protocol; `size` is that of its JSON, which binary tensors follow.";
+constexpr const char* TOGETHER_DOC =
+    "together(((body, size), ...), note=0) -> (the same, ...)\n\n"
+    "Answer requests that came at the same time, in as few runs as may be: infer requests, or with a size of -1 predict\n"
+    "requests. Each is answered as by itself.";
 constexpr const char* PREDICTOR_DOC =
     "Predictor(library, session, signatures, head, max_rows, max_elements, max_id_length,\n"
     "          max_string_bytes, max_pixels, null, owner)\n\n"
     "`library` is dlopen's handle, `session` a TF_Session*, both as numbers; `owner` keeps them. The first of the\n"
-    "`signatures` answers where none is named; each is (name, inputs, outputs), of\n"
+    "`signatures` answers where none is named; each is (name, inputs, outputs, (size, ...)=()), of\n"
     "    (name, datatype, type, (size or -1, ...), TF_Operation*, index)\n"
     "    (name, key, datatype, as_bytes, type, TF_Operation*, index)\n"
-    "a key being a JSON string with its colon. `max_pixels` is -1 where strings are no pictures. An infer request's\n"
-    "answer begins with `head`. Raises ValueError for a signature that is not served here.";
+    "a key being a JSON string with its colon. A run that requests share has one of the sizes, in ascending order; its\n"
+    "last row is repeated up to there. `max_pixels` is -1 where strings are no pictures. An infer request's answer\n"
+    "begins with `head`. Raises ValueError for a signature that is not served here.";
 
 PyMethodDef methods[] = {
     {"predict", predictor_predict, METH_VARARGS, PREDICT_DOC},
     {"infer", predictor_infer, METH_VARARGS, INFER_DOC},
+    {"together", predictor_together, METH_VARARGS, TOGETHER_DOC},
     {nullptr, nullptr, 0, nullptr},
 };
 

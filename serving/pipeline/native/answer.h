@@ -1,4 +1,5 @@
-// The way of a request: its body becomes a call, the call is run, the results become a body.
+// The way of requests: their bodies become calls, the calls are run, as many together as may be, and the results become
+// bodies.
 
 #pragma once
 
@@ -8,7 +9,9 @@
 #include <cstdio>
 #include <cstring>
 #include <ctime>
+#include <optional>
 #include <string_view>
+#include <variant>
 
 #include "infer.h"
 #include "model.h"
@@ -29,9 +32,11 @@ class Note {
   public:
     explicit Note(unsigned char* address) : address_(address) {}
 
-    void write(const Call& call) {
+    // `rows`, where not 0, is how many rows the run has.
+    void write(const Call& call, int64_t rows) {
         if (!address_) return;
         const Signature& signature = *call.signature;
+        size_ = 0;
         add(signature.name);
         for (size_t index = 0; index < signature.input_count; ++index) {
             add(index ? ", " : ": ");
@@ -39,8 +44,9 @@ class Note {
             add(" [");
             for (size_t axis = 0; axis < signature.inputs[index].rank; ++axis) {
                 std::array<char, 24> number;
+                const int64_t dim = rows && !axis ? rows : call.columns[index].dims[axis];
                 const int size = std::snprintf(number.data(), number.size(), axis ? ", %lld" : "%lld",
-                                               static_cast<long long>(call.columns[index].dims[axis]));
+                                               static_cast<long long>(dim));
                 add({number.data(), static_cast<size_t>(size)});
             }
             add("]");
@@ -63,36 +69,128 @@ class Note {
     size_t size_ = 0;
 };
 
-template <typename Request>
-Declined run_and_encode(Request& call, const Model& model, Answer& answer) {
-    Run run(model);
-    answer.signature = static_cast<size_t>(call.signature - model.signatures.data());
-    answer.rows = call.rows();
-    if (Declined declined = run.feed(call)) return declined;
-    run.run(*call.signature);
-    answer.code = run.code();
-    if (answer.code) {
-        answer.body.add(run.message());
-        return {};
-    }
-    answer.ran = now();
-    Results results;
-    if (Declined declined = run.look(*call.signature, results)) return declined;
-    const Declined declined = encode(call, model, results, answer);
-    answer.encoded = now();
-    return declined;
-}
+// A request, and what becomes of it.
+struct Item {
+    std::string_view body;
+    std::optional<size_t> json_size;  // of an infer request
+    std::variant<std::monostate, Predict, Infer> request;
+    Answer answer;
+    Item* next = nullptr;  // of the same run
+    bool ran = false;
 
-// Answers a request; `arguments` are those of the protocol's `decode`.
-template <typename Request, typename... Arguments>
-void respond(const Model& model, Note note, Answer& answer, Arguments... arguments) {
-    answer.decoding = now();
-    Request call;
-    answer.declined = call.decode(model, arguments...);
-    if (answer.declined) return;
-    answer.decoded = now();
-    note.write(call);
-    answer.declined = run_and_encode(call, model, answer);
-}
+    [[nodiscard]] Call& call() {
+        if (auto* const predict = std::get_if<Predict>(&request)) return *predict;
+        return *std::get_if<Infer>(&request);
+    }
+    [[nodiscard]] bool waits() const { return !answer.declined && !ran; }
+    void join(Item& other) {
+        next = &other;
+        call().next = &other.call();
+    }
+    void part() {
+        next = nullptr;
+        call().next = nullptr;
+    }
+
+    void decode(const Model& model) {
+        answer.decoding = now();
+        answer.declined = json_size ? request.emplace<Infer>().decode(model, body, *json_size)
+                                    : request.emplace<Predict>().decode(model, body);
+        if (!answer.declined) answer.declined = call().is_whole();
+        if (answer.declined) return;
+        answer.signature = static_cast<size_t>(call().signature - model.signatures.data());
+        answer.rows = call().rows();
+        answer.decoded = now();
+    }
+    void encode(const Model& model, Results& results) {
+        for (size_t index = 0; index < call().signature->output_count; ++index) results[index].settle(model.null);
+        if (const auto* const predict = std::get_if<Predict>(&request))
+            answer.declined = accelerator::encode(*predict, model, results, answer);
+        else
+            answer.declined = accelerator::encode(*std::get_if<Infer>(&request), model, results, answer);
+        answer.encoded = now();
+    }
+};
+
+// Answers requests that came at the same time. Those of one signature whose rows have the same shapes share a run, up to
+// the largest size that the signature may run; where such a run fails, each of them is run by itself.
+class Round {
+  public:
+    Round(const Model& model, Note note, Item* items, size_t count)
+        : model_(model), note_(note), items_(items), count_(count) {}
+
+    void answer() {
+        for (size_t index = 0; index < count_; ++index) items_[index].decode(model_);
+        for (size_t index = 0; index < count_; ++index)
+            if (items_[index].waits()) run(items_[index], join_others(index));
+    }
+
+  private:
+    // Joins the requests that may share the run of the first; returns how many rows it has, 0 where it shares none.
+    int64_t join_others(size_t first) {
+        Item* last = &items_[first];
+        const Call& call = last->call();
+        const Signature& signature = *call.signature;
+        int64_t rows = signature.size_count ? call.shared_rows() : 0;
+        if (!signature.run_size(rows)) return 0;
+        for (size_t index = first + 1; index < count_; ++index) {
+            Item& other = items_[index];
+            if (!other.waits() || !call.joins(other.call())) continue;
+            const int64_t more = other.call().shared_rows();
+            if (!more || !signature.run_size(rows + more)) continue;
+            rows += more;
+            last->join(other);
+            last = &other;
+        }
+        return signature.run_size(rows);
+    }
+
+    void run(Item& first, int64_t rows) {
+        Run run(model_);
+        Declined declined = run.feed(first.call(), rows);
+        if (!declined) {
+            note_.write(first.call(), rows);
+            run.run(*first.call().signature);
+        }
+        if (first.next && (declined || run.code())) return run_each(first);
+        Results results;
+        const int64_t ran = now();
+        if (!declined && !run.code()) declined = run.look(*first.call().signature, rows, results);
+        int64_t row = 0;
+        for (Item* item = &first; item; item = item->next) {
+            item->ran = true;
+            item->answer.ran = ran;
+            item->answer.declined = declined;
+            item->answer.code = run.code();
+            if (declined) continue;
+            if (run.code()) {
+                item->answer.body.add(run.message());
+            } else {
+                encode(*item, results, rows ? item->call().shared_rows() : 0, row);
+            }
+        }
+    }
+
+    // Encodes the outputs, or so many rows of them from `row` on, and moves `row` behind these.
+    void encode(Item& item, const Results& results, int64_t rows, int64_t& row) const {
+        Results own = results;
+        for (size_t index = 0; rows && index < item.call().signature->output_count; ++index) own[index].cut(row, rows);
+        row += rows;
+        item.encode(model_, own);
+    }
+
+    void run_each(Item& first) {
+        for (Item *item = &first, *next = nullptr; item; item = next) {
+            next = item->next;
+            item->part();
+            run(*item, item->call().signature->run_size(item->call().shared_rows()));
+        }
+    }
+
+    const Model& model_;
+    Note note_;
+    Item* items_;
+    size_t count_;
+};
 
 }  // namespace accelerator

@@ -134,6 +134,7 @@ inline Declined read_nest(Reader& json, Type type, Column& column, Shape shape, 
 struct Call {
     const Signature* signature = nullptr;
     std::array<Column, MAX_TENSORS> columns;
+    Call* next = nullptr;  // of the same run
 
     void of(const Signature& called) {
         signature = &called;
@@ -149,6 +150,32 @@ struct Call {
     [[nodiscard]] int64_t rows() const {
         const Input& first = signature->inputs[0];
         return first.rank && first.dims[0] < 0 ? columns[0].dims[0] : 1;
+    }
+    // The rows of every input, 0 where they differ.
+    [[nodiscard]] int64_t shared_rows() const {
+        const int64_t rows = columns[0].dims[0];
+        for (size_t index = 1; index < signature->input_count; ++index)
+            if (columns[index].dims[0] != rows) return 0;
+        return rows;
+    }
+    // Says whether the rows of both can stand in one tensor for each input.
+    [[nodiscard]] bool joins(const Call& other) const {
+        if (signature != other.signature) return false;
+        for (size_t index = 0; index < signature->input_count; ++index)
+            for (size_t axis = 1; axis < signature->inputs[index].rank; ++axis)
+                if (columns[index].dims[axis] != other.columns[index].dims[axis]) return false;
+        return true;
+    }
+    // Checks that there are as many elements as the shapes say.
+    [[nodiscard]] Declined is_whole() const {
+        for (size_t index = 0; index < signature->input_count; ++index) {
+            const Input& input = signature->inputs[index];
+            size_t count = 1;
+            for (size_t axis = 0; axis < input.rank; ++axis)
+                count *= static_cast<size_t>(columns[index].dims[axis]);
+            if (count != columns[index].count(input.type)) return Decline::shape;
+        }
+        return {};
     }
 
   protected:

@@ -11,7 +11,7 @@
 
 namespace accelerator {
 
-constexpr size_t MAX_RANK = 32, MAX_TENSORS = 16, MAX_SIGNATURES = 16;
+constexpr size_t MAX_RANK = 32, MAX_TENSORS = 16, MAX_SIGNATURES = 16, MAX_SIZES = 64;
 
 // Why a request is declined. DECLINES has their names, in this order; docs/observing.md says what each of them means.
 enum class Decline : uint8_t { json, member, signature, input, value, shape, limit, picture, binary, output, result, memory };
@@ -44,7 +44,15 @@ struct Signature {
     std::array<Input, MAX_TENSORS> inputs;
     std::array<Output, MAX_TENSORS> outputs;
     std::array<TF_Output, MAX_TENSORS> feeds, fetches;
+    size_t size_count;  // 0: requests do not share runs
+    std::array<int64_t, MAX_SIZES> sizes;  // rows that a shared run may have, in ascending order
 
+    // How many rows a run for `rows` rows has, 0 where that is as many as the request has.
+    [[nodiscard]] int64_t run_size(int64_t rows) const {
+        for (size_t index = 0; rows && index < size_count; ++index)
+            if (sizes[index] >= rows) return sizes[index];
+        return 0;
+    }
     // The position of an input or an output of a name.
     [[nodiscard]] std::optional<size_t> input(std::string_view wanted) const {
         return position(inputs, input_count, wanted);

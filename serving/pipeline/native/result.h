@@ -21,7 +21,7 @@ class Result {
     bool as_bytes = false, all_text = true;  // of strings: written in base64; UTF-8
 
     // Reads what TensorFlow says of a tensor.
-    Declined look(const Library& tf, const TF_Tensor* tensor, const Output& output, bool null) {
+    Declined look(const Library& tf, const TF_Tensor* tensor, const Output& output) {
         tf_ = &tf;
         type_ = output.type;
         as_bytes = output.as_bytes;
@@ -32,12 +32,22 @@ class Result {
         data_ = {static_cast<const char*>(tf.data(tensor)), tf.byte_size(tensor)};
         if (static_cast<size_t>(count) * item_size(type_) != data_.size()) return Decline::result;
         row_size_ = count && rank ? data_.size() / static_cast<size_t>(dims[0]) : 0;
+        return {};
+    }
+
+    // Becomes a part of itself: `count` rows from the row `first` on.
+    void cut(int64_t first, int64_t count) {
+        dims[0] = count;
+        data_ = data_.substr(static_cast<size_t>(first) * row_size_, static_cast<size_t>(count) * row_size_);
+    }
+
+    // Finds out how it is to be written, by its values.
+    void settle(bool null) {
         // Numbers of a tensor that has one which is not finite are written as Python's json does.
         if (!null && !is_finite()) style_ = Style::python;
         if (type_ == Type::string)
             for (const char* item = begin(); all_text && item < end(); item += STRING_SIZE)
                 all_text = is_text(string(item));
-        return {};
     }
 
     // Adds the nested lists of a row, or of all, from `depth` on.

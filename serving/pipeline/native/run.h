@@ -19,18 +19,21 @@ class Run {
   public:
     explicit Run(const Model& model) : model_(model), tf_(model.tf), status_(tf_.status()) {}
 
-    // Makes the tensors, and frees the columns' memory as it goes.
-    Declined feed(Call& call) {
+    // Makes the tensors of a call and of those after it; `rows`, where not 0, is how many rows they have in all: the last
+    // row is repeated up to there. Frees the columns' memory as it goes, where the call is alone and is not run again.
+    Declined feed(Call& call, int64_t rows) {
         for (size_t index = 0; index < call.signature->input_count; ++index) {
             const Input& input = call.signature->inputs[index];
-            Column& column = call.columns[index];
+            Dims dims = call.columns[index].dims;
+            if (rows) dims[0] = rows;
             size_t count = 1;
-            for (size_t axis = 0; axis < input.rank; ++axis) count *= static_cast<size_t>(column.dims[axis]);
-            if (count != column.count(input.type)) return Decline::shape;
-            fed_[index] = input.type == Type::string ? strings(input, column, count) : numbers(input, column, count);
+            for (size_t axis = 0; axis < input.rank; ++axis) count *= static_cast<size_t>(dims[axis]);
+            const Shaped shaped{call, index, input.type, dims, input.rank, count};
+            fed_[index] = input.type == Type::string ? strings(shaped) : numbers(shaped);
             if (!fed_[index]) return Decline::memory;
-            column.elements.clear();
-            column.text.clear();
+            if (call.next) continue;
+            call.columns[index].elements.clear();
+            call.columns[index].text.clear();
         }
         return {};
     }
@@ -48,41 +51,70 @@ class Run {
     [[nodiscard]] int code() const { return tf_.get_code(status_.get()); }
     [[nodiscard]] const char* message() const { return tf_.message(status_.get()); }
 
-    Declined look(const Signature& signature, Results& results) const {
+    // Reads the outputs; in a shared run each of them has `rows` rows.
+    Declined look(const Signature& signature, int64_t rows, Results& results) const {
         for (size_t index = 0; index < signature.output_count; ++index) {
             const Output& output = signature.outputs[index];
             if (!fetched_[index]) return Decline::result;  // "On failure, output_values[] contains NULLs" - c_api.h
-            if (Declined declined = results[index].look(tf_, fetched_[index].get(), output, model_.null))
-                return declined;
+            if (Declined declined = results[index].look(tf_, fetched_[index].get(), output)) return declined;
+            if (rows && (!results[index].rank || results[index].dims[0] != rows)) return Decline::result;
         }
         return {};
     }
 
   private:
-    [[nodiscard]] Tensor numbers(const Input& input, const Column& column, size_t count) const {
-        const size_t size = count * item_size(input.type);
-        Tensor tensor = tf_.owned(tf_.allocate_tensor(static_cast<int>(input.type), column.dims.data(),
+    // An input of a chain of calls.
+    struct Shaped {
+        const Call& first;
+        size_t index;
+        Type type;
+        const Dims& dims;
+        size_t rank, count;
+    };
+
+    [[nodiscard]] Tensor numbers(const Shaped& input) const {
+        const size_t size = input.count * item_size(input.type);
+        Tensor tensor = tf_.owned(tf_.allocate_tensor(static_cast<int>(input.type), input.dims.data(),
                                                       static_cast<int>(input.rank), size));
-        void* const data = tensor ? tf_.data(tensor.get()) : nullptr;
-        if (!data) return tf_.owned(nullptr);  // there was no memory
-        std::memcpy(data, column.data().data(), size);
+        auto* to = static_cast<char*>(tensor ? tf_.data(tensor.get()) : nullptr);
+        if (!to) return tf_.owned(nullptr);  // there was no memory
+        const char* const end = to + size;
+        for (const Call* call = &input.first; call; call = call->next) {
+            const std::string_view data = call->columns[input.index].data();
+            std::memcpy(to, data.data(), data.size());
+            to += data.size();
+        }
+        const size_t row = to < end ? size / static_cast<size_t>(input.dims[0]) : 0;
+        for (; to < end; to += row) std::memcpy(to, to - row, row);
         return tensor;
     }
 
-    [[nodiscard]] Tensor strings(const Input& input, const Column& column, size_t count) const {
-        const size_t size = count * STRING_SIZE;
+    [[nodiscard]] Tensor strings(const Shaped& input) const {
+        const size_t size = input.count * STRING_SIZE;
         auto* const buffer = static_cast<char*>(std::malloc(size));
         if (!buffer) return tf_.owned(nullptr);
-        for (size_t index = 0; index < count; ++index) {
-            const std::string_view text = column.string(index);
-            tf_.string_init(buffer + index * STRING_SIZE);
-            tf_.string_copy(buffer + index * STRING_SIZE, text.data(), text.size());
+        char* to = buffer;
+        const auto add = [&](const Column& column, size_t from, size_t count) {
+            for (size_t index = from; index < count; ++index, to += STRING_SIZE) {
+                const std::string_view text = column.string(index);
+                tf_.string_init(to);
+                tf_.string_copy(to, text.data(), text.size());
+            }
+        };
+        const Call* last = &input.first;
+        for (const Call* call = last; call; call = call->next) {
+            last = call;
+            add(call->columns[input.index], 0, call->columns[input.index].count(input.type));
         }
+        const Column& column = last->columns[input.index];
+        const size_t count = column.count(input.type);
+        const size_t row = to < buffer + size ? input.count / static_cast<size_t>(input.dims[0]) : 0;
+        while (to < buffer + size) add(column, count - row, count);
         // The tensor may live longer than this run: a graph may keep an input. Where none is made, TensorFlow releases
         // the buffer as well.
         auto* const dealloc = reinterpret_cast<void*>(tf_.string_dealloc);
-        return tf_.owned(tf_.new_tensor(static_cast<int>(Type::string), column.dims.data(),
-                                        static_cast<int>(input.rank), buffer, size, release, dealloc));
+        return tf_.owned(tf_.new_tensor(static_cast<int>(Type::string), input.dims.data(), static_cast<int>(input.rank),
+                                        buffer, size, release, dealloc));
     }
     static void release(void* data, size_t size, void* dealloc) {
         for (size_t at = 0; at < size; at += STRING_SIZE)

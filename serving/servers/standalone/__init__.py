@@ -5,6 +5,7 @@
     connection  one client: its requests in their order, their answers
     reading     bytes into requests, by httptools
     answering   which thread answers
+    sharing     which requests share runs of the model, with dynamic batching
     http1       targets, fields and heads of HTTP/1.1
 
 Why not a server that exists: WSGI servers read a body in the thread that answers, without a bound on the time, and give

@@ -3,6 +3,9 @@
 A handover to another thread takes as long as a small model. The loop's thread receives all requests and must not block;
 so it answers only requests whose kind took little time before, which need nothing outside this process, and for which a
 slot is free.
+
+With dynamic batching (BATCH_ROWS), the requests that the loop receives in one turn share runs of the model, with those
+that wait for a run in progress to end.
 """
 
 import threading
@@ -19,6 +22,8 @@ from serving.core.telemetry.log import log_exception
 from serving.pipeline import admission, watchdog
 from serving.pipeline.arrivals import is_self_contained
 from serving.runtime import loading
+from serving.runtime.batching import Call, Together, run_together
+from serving.servers.standalone import sharing
 from serving.servers.standalone.http1 import refusal
 
 if TYPE_CHECKING:
@@ -43,40 +48,105 @@ class Answering:
         self._pool = Pool(admission.server_threads(options))
         self._short = Short(options, may_block)
         self._admission = admission.current()
+        # Where `handle` does more than handle, the model must not run before it has seen the request.
+        self._may_share = bool(options.batch_rows) and not options.layer and not may_block
+        self._turn: list[Sharing] = []  # the requests of this turn of the loop that may share runs
 
     def answer(self, exchange: "Exchange", body: bytes | Stream) -> None:
-        """Answer a request, now or in another thread; called by the loop's thread."""
+        """Answer a request, now, at the end of the turn, or in another thread; called by the loop's thread."""
         request = exchange.with_body(body)
         kind = (request.path, len(body).bit_length()) if isinstance(body, bytes) else None
-        if kind is not None and self._short.holds(kind) and is_self_contained(request):
-            entered = self._admission.try_enter()
+        if kind is not None and is_self_contained(request):
+            is_short = self._short.holds(kind)
+            may_wait = self._may_share and request.method == "POST" and sharing.in_use()  # for a run of others
+            shared = sharing.plan(request) if may_wait else None
+            entered = self._admission.try_enter() if shared or (is_short and not may_wait) else None
             if entered is not None:
-                self._answer_here(exchange, request, kind, entered)
+                exchange.record.entered = entered
+                if shared is None:
+                    self._answer_here(exchange, request, kind, entered)
+                else:
+                    exchange.connection.busy = exchange
+                    self._turn.append(Sharing(self, exchange, request, kind, shared, is_short))
                 return
         exchange.connection.busy = exchange
         self._pool.submit(self._answer_there, exchange, request, kind)
 
-    def _answer_here(self, exchange: "Exchange", request: Request, kind: Kind, entered: float) -> None:
-        record = exchange.record
-        record.entered = entered
+    def end_turn(self) -> None:
+        """Answer the requests of this turn that share runs; called by the loop's thread."""
+        while self._turn:  # the next requests of a connection come with the answer to the one before
+            turn, self._turn = self._turn, []
+            for is_short, lead in ((True, self._lead_here), (False, self._lead_in_pool)):
+                calls: list[Call] = [call for call in turn if call.is_short is is_short]
+                if calls and turn[0].shared.queue.enter(calls):
+                    lead(calls)
+
+    def _lead_here(self, calls: list[Call]) -> None:
+        share = self._run_shared(calls)
+        for call in calls:
+            assert isinstance(call, Sharing)
+            if not sharing.keep(call.request, call.shared, call.gets):
+                self._pool.submit(self._answer_there, call.exchange, call.request, call.kind)
+                continue
+            connection = call.exchange.connection
+            connection.busy = None
+            self._answer_here(call.exchange, call.request, call.kind, time.monotonic() - share / 1e9)
+            connection.resume()
+
+    def _lead_in_pool(self, calls: list[Call]) -> None:
+        self._pool.submit(self.lead_there, calls)
+
+    def lead_there(self, calls: list[Call]) -> None:
+        """Run calls, with those that wait for it, and answer them; called by a thread of the pool."""
+        share = self._run_shared(calls)
+        for call in calls:
+            if isinstance(call, Sharing) and sharing.keep(call.request, call.shared, call.gets):
+                self._answer_there(call.exchange, call.request, call.kind, share)
+            else:
+                call.done()
+
+    def answer_in_pool(self, call: "Sharing") -> None:
+        """Answer a call that another has run; any thread may call this."""
+        sharing.keep(call.request, call.shared, call.gets)
+        self._pool.submit(self._answer_there, call.exchange, call.request, call.kind)
+
+    def _run_shared(self, calls: list[Call]) -> int:
+        """Run calls, with those that wait for it; return the CPU nanoseconds for each of them."""
+        first, began = calls[0], time.thread_time_ns()
+        assert isinstance(first, Sharing)
+        watchdog.answers(lambda response: _give(calls, response))
+        try:
+            run_together(first.shared.queue.gather(calls))
+        finally:
+            watchdog.answered()
+            first.shared.queue.leave()
+        return (time.thread_time_ns() - began) // len(calls)
+
+    def _answer_here(self, exchange: "Exchange", request: Request, kind: Kind, began: float) -> None:
         try:
             response = self._handled(exchange, request)
         finally:
-            if record.entered is not None:  # refused before it used its slot, or without one
-                self._admission.leave(None)
+            self._leave(exchange)
         exchange.connection.send(exchange, response)
-        seconds = time.monotonic() - entered
+        seconds = time.monotonic() - began
         if seconds > STALLED[0]:
             self._short.stalled(kind, seconds)
         if exchange.claimed:
             self._loop.give_back(exchange)
 
-    def _answer_there(self, exchange: "Exchange", request: Request, kind: Kind | None) -> None:
+    def _leave(self, exchange: "Exchange") -> None:
+        """Give back the slot of a request that was refused before it used it, or that uses none."""
+        if exchange.record.entered is not None:
+            exchange.record.entered = None
+            self._admission.leave(None)
+
+    def _answer_there(self, exchange: "Exchange", request: Request, kind: Kind | None, share: int = 0) -> None:
         connection, goes_on = exchange.connection, False
         began = time.thread_time_ns()
         try:
             response = self._handled(exchange, request)
-            took = time.thread_time_ns() - began
+            took = share + time.thread_time_ns() - began
+            self._leave(exchange)
             goes_on = connection.send(exchange, response)
             if kind is not None and not exchange.record.waited and response.status == 200:
                 self._short.learn(kind, took)
@@ -103,6 +173,34 @@ class Answering:
             watchdog.answered()
 
 
+def _give(calls: list[Call], response: Response) -> None:
+    for call in calls:
+        if isinstance(call, Sharing):
+            call.exchange.give(response)
+
+
+class Sharing:
+    """A request that shares a run: a call in the queue of `serving.runtime.batching`."""
+
+    __slots__ = ("_answering", "asks", "exchange", "gets", "is_short", "kind", "request", "shared", "together")
+
+    def __init__(
+        self, answering: Answering, exchange: "Exchange", request: Request, kind: Kind, shared: sharing.Shared,
+        is_short: bool,
+    ) -> None:  # fmt: skip
+        self._answering = answering
+        self.exchange, self.request, self.kind, self.shared, self.is_short = exchange, request, kind, shared, is_short
+        self.together: Together = shared.quick.together
+        self.asks = shared.asks
+        self.gets: Any = None
+
+    def lead(self) -> None:
+        self._answering._lead_in_pool([self])
+
+    def done(self) -> None:
+        self._answering.answer_in_pool(self)
+
+
 class Short:
     """Which kinds of requests are short, by the times of earlier ones with the same path and a similar body size.
 
@@ -110,9 +208,8 @@ class Short:
     """
 
     def __init__(self, options: Settings, may_block: bool = False) -> None:
-        # With these settings a thread may block: on TensorFlow's threads, on a batch, or in a layer of the user's.
-        may_block = may_block or options.inter_op_threads != -1 or bool(options.batch_rows or options.layer)
-        self._may_be = not may_block
+        # With these settings a thread may block: on TensorFlow's threads, or in a layer of the user's.
+        self._may_be = not (may_block or options.inter_op_threads != -1 or options.layer)
         self._short: set[Kind] = set()
         self._barred: dict[Kind, tuple[float, float]] = {}  # (end, length) of the time in which a kind is not short
         self._cache = loading.cache()
@@ -149,16 +246,19 @@ class Pool:
 
     def __init__(self, most: int) -> None:
         self._most, self._count = most, 0
+        self._starting = threading.Lock()
         self._work: SimpleQueue[tuple[Any, ...]] = SimpleQueue()
         self._idle: deque[None] = deque()  # one for each thread that waits; appending and popping need no lock
 
     def submit(self, function: Any, *arguments: Any) -> None:
-        """Call a function in one of the threads; only one thread may submit."""
+        """Call a function in one of the threads; any thread may submit."""
         self._work.put((function, *arguments))
         try:
             self._idle.pop()
         except IndexError:
-            if self._count < self._most:
+            with self._starting:
+                if self._count == self._most:
+                    return
                 self._count += 1
                 threading.Thread(target=self._serve, name=f"answers-{self._count}", daemon=True).start()
 

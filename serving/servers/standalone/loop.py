@@ -86,7 +86,8 @@ class Loop:
         self.bodies = Deadlines(self, options.read_timeout)
         self.sending = Deadlines(self, options.read_timeout)
         self.lingering = Deadlines(self, LINGER)
-        self.answer = Answering(options, self, handle, may_block=may_block).answer
+        answering = Answering(options, self, handle, may_block=may_block)
+        self.answer, self._end_turn = answering.answer, answering.end_turn
         self._admission = admission.current()
         self._connections: dict[int, Connection] = {}
         self._most = connections.most()
@@ -114,6 +115,7 @@ class Loop:
         """Serve until the process is stopped and no request is left."""
         poll, connections_, clock = self._poll.poll, self._connections, time.monotonic
         while not self.is_stopping or self._connections:
+            self._end_turn()
             timeout = self.next_look - clock()
             for descriptor, event in poll(timeout if timeout < 3600 else -1, EVENTS) if timeout > 0 else ():
                 connection = connections_.get(descriptor)

@@ -109,6 +109,35 @@ def bodies(fake: Fake) -> None:
     assert fake.library.count_runs() > answered + refused
 
 
+def shared(fake: Fake) -> None:
+    """Bodies that share runs: each is answered as by itself, and with every kind of output nothing is left."""
+    random_, answered = random.Random("shared"), 0
+    for name in MODELS:
+        found = Writer(build() / name, "shared").bodies(1000)
+        signatures = [one for one in read(build() / name).signatures.values() if plain(one)]
+        for strange, sizes in ((0.0, (1, 2, 4, 8)), (0.0, (3, 20)), (0.5, (2, 16))):
+            described = [of(one, random_, strange) for one in signatures]
+            free = [all(dims[:1] == (-1,) for _, _, _, dims, *_ in inputs) for _, inputs, _ in described]
+            predictor = fake.predictor(*((*one, sizes) if has else one for one, has in zip(described, free)))
+            for start in range(0, len(found), 25):
+                group = found[start : start + 25]
+                results = predictor.together(tuple((body, -1) for body in group))
+                assert fake.live() == (0, 0, 0), group
+                if not strange:
+                    alone = [predictor.predict(body) for body in group]
+                    assert [one if isinstance(one, str) else one[:4] for one in results] == [
+                        one if isinstance(one, str) else one[:4] for one in alone
+                    ]
+                answered += sum(not isinstance(result, str) for result in results)
+    assert answered > 3000, answered
+    for wrong in ((b"{}",), ((b"{}",),), (("{}", -1),), [(b"{}", -1)]):
+        try:
+            predictor.together(wrong)
+        except (TypeError, ValueError):
+            continue
+        raise AssertionError(f"taken: {wrong}")
+
+
 def large(fake: Fake) -> None:
     """Bodies that make every buffer grow, one whose tensor cannot be had, and every cut of one."""
     signature = (
@@ -418,6 +447,10 @@ BAD: list[tuple[type[Exception], tuple[Any, ...]]] = [
     (OverflowError, ((FINE,), HEAD, 1, 1, 1, 1 << 70, 1, False, None)),
     (OverflowError, ((FINE,), HEAD, 1, 1, 1, 1, 1 << 70, False, None)),
     (TypeError, (((b"s", (X,), ((b"y", b'"y":', b"FP32", 1, 0, 0),)),), HEAD, 1, 1, 1, 1, 1, False, None)),
+    *((ValueError, ((case,), HEAD, 1, 1, 1, 1, 1, False, None)) for case in (
+        (*FINE[:3], (2, 1)), (*FINE[:3], (0,)), (*FINE[:3], tuple(range(1, 66))),
+        (b"scalar", ((b"x", b"FP32", 1, (), 0, 0),), (Y,), (1,)),
+    )),
     (TypeError, ((FINE,), "{", 1, 1, 1, 1, 1, False, None)),
 ]  # fmt: skip
 
@@ -492,7 +525,7 @@ def overrun(fake: Fake) -> None:
 if __name__ == "__main__":
     CHECKS = {
         check.__name__: check
-        for check in (bodies, large, infers, strings, lengths, pictures, refusal, threads, leaks, overrun)
+        for check in (bodies, shared, large, infers, strings, lengths, pictures, refusal, threads, leaks, overrun)
     }
     CHECKS[sys.argv[3]](Fake(sys.argv[1], sys.argv[2]))
     print("done")

@@ -23,15 +23,15 @@ from tests.pipeline.native.bodies import Writer
 from tests.pipeline.native.models import build
 
 EXAMPLES = EMBEDDED / "assets.extra" / "examples.json"
-CALLERS = 6
+CALLERS = 8
 MODELS = ("types", "shapes", "several", "strings", "unlike")
 
 
-def serve(folder: Path, native: str) -> accelerator.Quick:
+def serve(folder: Path, native: str, **variables: str) -> accelerator.Quick:
     """Load a model as a server does, and return what answers its plain requests."""
     for variable in settings.VARIABLES:
         os.environ.pop(variable, None)
-    os.environ |= {"MODEL_DIR": str(folder), "MODEL_NAME": "model", "ACCELERATOR": native}
+    os.environ |= {"MODEL_DIR": str(folder), "MODEL_NAME": "model", "ACCELERATOR": native, **variables}
     settings.current.cache_clear()
     loading.forget()
     return accelerator.of(loading.cache().get())
@@ -57,7 +57,7 @@ def large(count: int) -> list[bytes]:
 
 def seen(answer: Any) -> Any:
     """Return of an answer what does not depend on the time."""
-    return answer[:4] if answer is not None and len(answer) > 2 else answer
+    return answer if isinstance(answer, str) else answer[:4]
 
 
 def together(quick: accelerator.Quick, bodies: list[bytes], *, infer: bool = False, rounds: int = 1) -> None:
@@ -85,8 +85,25 @@ def together(quick: accelerator.Quick, bodies: list[bytes], *, infer: bool = Fal
     assert any(len(answer) == 4 for answer in alone if not isinstance(answer, str))
 
 
+def share(quick: accelerator.Quick, bodies: list[bytes]) -> None:
+    """Ask every body from each caller; those that wait for a run share the next one."""
+
+    def call(number: int) -> list[tuple[int, Any]]:
+        order = list(range(len(bodies)))
+        random.Random(number).shuffle(order)
+        return [(place, seen(quick.answer(bodies[place], -1))) for place in order]
+
+    assert quick.shares_runs
+    with ThreadPoolExecutor(CALLERS) as pool:
+        answers = [one for caller in pool.map(call, range(CALLERS)) for one in caller]
+    alone = [seen(quick.answer(body, -1)) for body in bodies]
+    assert [bodies[place] for place, answer in answers if answer != alone[place]] == []
+
+
 def clean(native: str) -> None:
     """All that a server does at once."""
+    for name in ("types", "unlike"):
+        share(serve(build() / name, native, BATCH_ROWS="8"), Writer(build() / name, "shared").bodies(rounds(80)))
     for name in MODELS:
         quick = serve(build() / name, native)
         together(quick, Writer(build() / name, "races").bodies(rounds(80)))

@@ -32,7 +32,7 @@ def run(sanitized: list[str], check: str) -> "subprocess.CompletedProcess[str]":
 
 
 @pytest.mark.parametrize(
-    "check", ["bodies", "large", "infers", "strings", "lengths", "pictures", "refusal", "threads", "leaks"]
+    "check", ["bodies", "shared", "large", "infers", "strings", "lengths", "pictures", "refusal", "threads", "leaks"]
 )
 def test_memory_is_used_as_it_may_be(sanitized: list[str], check: str) -> None:
     ran = run(sanitized, check)

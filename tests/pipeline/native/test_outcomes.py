@@ -72,8 +72,8 @@ def test_every_reason_is_tested_and_explained(extension: Path) -> None:
     declines = set(accelerator._extension(extension).DECLINES)
     assert {reason for *_, reason in [*DECLINED, *DECLINED_INFER]} == declines - {"memory"}
     page = (ROOT / "docs" / "observing.md").read_text()
-    own = {accelerator.ACCELERATED, accelerator.REFUSED, accelerator.OFF, accelerator.BATCHED, accelerator.MODEL,
-           accelerator.PROTOCOL, accelerator.QUERY, accelerator.LOGGED}  # fmt: skip
+    own = {accelerator.ACCELERATED, accelerator.REFUSED, accelerator.OFF, accelerator.MODEL, accelerator.PROTOCOL,
+           accelerator.QUERY, accelerator.LOGGED}  # fmt: skip
     assert [name for name in declines | own if f"| `{name}` |" not in page] == []
 
 

@@ -543,7 +543,7 @@ LIMITS = [
     ({"MAX_BODY_BYTES": "20"},  "types",   '{"instances":[1,2.5]}',                         SLOW),
     ({"KEY_FIELD": "x"},        "types",   '{"instances":[{"x":1}]}',                       QUICK),
     ({"KEY_FIELD": "id"},       "types",   '{"instances":[{"x":1,"id":2}]}',                SLOW),
-    ({"BATCH_ROWS": "8"},       "types",   '{"instances":[1,2]}',                           SLOW),
+    ({"BATCH_ROWS": "8"},       "types",   '{"instances":[1,2]}',                           QUICK),
     ({"INTER_OP_THREADS": "2"}, "types",   '{"instances":[1,2]}',                           QUICK),
 ]
 

@@ -75,7 +75,7 @@ def test_requests_like_one_that_was_short_are_short_until_one_takes_long(
     assert kinds.holds(KIND)
 
 
-@pytest.mark.parametrize("environment", [{"BATCH_ROWS": "16"}, {"INTER_OP_THREADS": "2"}, {"LAYER": "main:layer"}])
+@pytest.mark.parametrize("environment", [{"INTER_OP_THREADS": "2"}, {"LAYER": "main:layer"}])
 def test_where_a_run_waits_for_other_threads_nothing_is_short(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]
 ) -> None:

@@ -1,0 +1,215 @@
+"""Find the batch sizes in which a signature may run: example rows, or generated ones, are run alone and together.
+
+The rows of a batch must be independent, and a signature does not say whether they are: with padding to the longest row,
+or a mean over the batch, the rows of one client would change the outputs of another. So the outputs of different rows
+together are compared with those of each row alone. Signatures that keep state, draw random numbers or use an unknown
+operation are not batched, nor are those of which no two rows with different outputs are known.
+
+Kernels round one row (a matrix-vector product) differently from two or more rows, and some sizes differently from
+others. `auto` changes no byte of an answer: it allows the sizes that give the bytes of each row alone, and only where
+many rows together take less time. A number forces batching: it allows the sizes that give the bytes of two rows, and a
+single row runs as two unless that gives the same bytes.
+"""
+
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import islice
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from serving.core import files
+from serving.core.errors import InputError, LoadError, RunError, plain
+from serving.core.telemetry import phases
+from serving.core.telemetry.log import log
+from serving.core.values import AUTO
+from serving.runtime.batching import Batching, Sizes, batchable, row_count
+from serving.runtime.model import Model
+from serving.runtime.warmup import BYTES, PLACE
+from serving.savedmodel.examples import made
+from serving.savedmodel.folder import manifest
+from serving.savedmodel.prediction_log import records, request
+from serving.savedmodel.safety.purity import impurities
+from serving.savedmodel.signature import Signature
+
+Array = np.ndarray[Any, Any]
+Arrays = Mapping[str, Array]
+
+AUTO_ROWS = 32  # rows of a batch at most, with `auto`
+DIFFERENT_ROWS = 8  # that are run
+FEW = 8  # ways to generate a row that are tried
+SECONDS = 1.0  # after which no larger size is tried
+FASTER = 0.8  # of a row's time alone: a row of a full batch takes no more than this, else `auto` does not batch
+
+
+class Outcome(NamedTuple):
+    """The sizes in which a signature may run, none where it is not batched; why not; the gain of the largest."""
+
+    sizes: Sizes = ()
+    reason: str = ""
+    gain: float = 0.0  # how many times as many rows run in a time; 0 where it was not measured
+
+
+def decide(model: Model, batch_rows: int) -> None:
+    """Allow batching where it can be allowed: at once, or with AUTO in a thread after the first answer."""
+    model.batching = batching = Batching(model.functions, AUTO_ROWS if batch_rows == AUTO else batch_rows)
+
+    def allow() -> None:
+        try:
+            outcomes = of_model(model, batching.most, exact=batch_rows == AUTO)
+        except Exception as error:  # serving goes on without
+            log("WARNING", f"no dynamic batching: {error!r}")
+            return
+        batching.allow({name: outcome.sizes for name, outcome in outcomes.items() if outcome.sizes})
+        apart = {name: outcome.reason for name, outcome in outcomes.items() if not outcome.sizes}
+        log("INFO", f"dynamic batching: {', '.join(map(repr, batching.sizes)) or 'no signature'}",
+            rows=batching.sizes, not_batched=apart)  # fmt: skip
+
+    def allow_later() -> None:
+        while phases.pending:
+            time.sleep(0.5)
+        allow()
+
+    if batch_rows == AUTO:
+        threading.Thread(target=allow_later, name="batch-sizes", daemon=True).start()
+    else:
+        allow()
+
+
+def of_model(model: Model, most: int, *, exact: bool) -> dict[str, Outcome]:
+    """Return the outcome for each signature that can be called; with `exact`, as AUTO wants it."""
+    impure = _impure(model)
+    outcomes = {}
+    for name, signature in model.signatures.items():
+        if signature.refusal is not None or name.startswith("__"):
+            continue
+        if name in impure or not model.source.may_try:
+            outcomes[name] = Outcome(reason="it is not a pure function")
+        elif name in model.source.parts or not batchable(signature):
+            outcomes[name] = Outcome(reason="its shapes do not allow it")
+        else:
+            outcomes[name] = of_signature(model, signature, most, exact=exact)
+    return outcomes
+
+
+def _impure(model: Model) -> set[str]:
+    if model.source.light:
+        return set()  # a twin is made of pure models only
+    try:
+        return {use.signature for use in impurities(model.source.directory)}
+    except LoadError:
+        return set(model.signatures)  # a graph of other tags, which impurities cannot read
+
+
+def of_signature(model: Model, signature: Signature, most: int, *, exact: bool) -> Outcome:
+    """Run different rows of a `batchable` signature alone and in batches of up to `most` rows, for about a second."""
+    rows = list(islice(_rows(model, signature), DIFFERENT_ROWS))
+    try:
+        return _compare(_Trial(model, signature, rows), most, exact)
+    except (InputError, RunError, ValueError) as error:
+        return Outcome(reason=f"it cannot take several rows: {plain(str(error))[:200]}")
+
+
+def _compare(trial: "_Trial", most: int, exact: bool) -> Outcome:
+    until = time.monotonic() + SECONDS
+    every = range(len(trial.rows))
+    alone = [trial.run([place])[0] for place in every]
+    if len({_bytes(row) for row in alone}) < 2:
+        return Outcome(reason="no two rows with different outputs are known: export the model with examples=")
+    pairs = alone if exact else [trial.run([place, place])[0] for place in every]
+    sizes = [1] if all(_bytes(row) == _bytes(pair) for row, pair in zip(alone, pairs)) else []
+    independent = [1]
+    for size in _candidates(most):
+        if time.monotonic() > until and len(independent) > 1:
+            break
+        places = [(place + size) % len(trial.rows) for place in range(size)]
+        together = trial.run(places)
+        if not all(_near(row, alone[place]) for row, place in zip(together, places)):
+            return Outcome(reason="the output of a row depends on the other rows of its batch")
+        independent.append(size)
+        if all(_bytes(row) == _bytes(pairs[place]) for row, place in zip(together, places)):
+            sizes.append(size)
+        elif exact and size == 2:
+            return Outcome(reason="a row alone is rounded differently than with others")
+    gain = trial.seconds[1] / (trial.seconds[independent[-1]] / independent[-1])
+    if exact and (gain * FASTER < 1 or sizes[-1] == 1):
+        return Outcome(reason="rows together take as long as alone", gain=gain)
+    if 2 * sizes[-1] <= independent[-1] and not exact:  # every size rounds in its own way
+        sizes = independent
+    return Outcome(tuple(sizes), gain=gain)
+
+
+def _candidates(most: int) -> list[int]:
+    """Return the sizes above 1 that are tried; the largest is `most`."""
+    steps = [*range(2, 9), *(size * 2**power for power in range(1, 14) for size in (6, 8))]
+    return [*(size for size in steps if size < most), *([most] if most > 1 else [])]
+
+
+class _Trial:
+    """Runs of different rows, and the least time that a run of each size has taken."""
+
+    def __init__(self, model: Model, signature: Signature, rows: Sequence[Arrays]) -> None:
+        self._model, self._signature, self.rows = model, signature, rows
+        self.seconds: dict[int, float] = {}
+
+    def run(self, places: Sequence[int]) -> list[dict[str, Array]]:
+        """Run the rows at these places together; return the outputs of each."""
+        size = len(places)
+        inputs = {name: np.concatenate([self.rows[place][name] for place in places]) for name in self._signature.inputs}
+        began = time.perf_counter()
+        outputs = self._model.run(self._signature, inputs)
+        took = time.perf_counter() - began
+        self.seconds[size] = min(took, self.seconds.get(size, took))
+        if any(array.shape[:1] != (size,) for array in outputs.values()):
+            raise ValueError("an output does not have the rows of the inputs")
+        return [{name: array[row : row + 1] for name, array in outputs.items()} for row in range(size)]
+
+
+def _rows(model: Model, signature: Signature) -> Iterator[Arrays]:
+    """Yield rows that the signature answers: those of the warm-up requests, then generated ones, of the same shapes."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for row in _candidate_rows(model, signature):
+        if shapes and any(row[name].shape != shape for name, shape in shapes.items()):
+            continue
+        with suppress(InputError, RunError, ValueError):
+            model.run(signature, row)
+            shapes = {name: row[name].shape for name in signature.inputs}
+            yield row
+
+
+def _candidate_rows(model: Model, signature: Signature) -> Iterator[Arrays]:
+    if PLACE not in manifest.leftovers(model.source.directory):
+        with suppress(FileNotFoundError, ValueError):
+            for record in records(files.opened(model.source.directory, PLACE, files.ANY), BYTES):
+                logged = request(record, model.signatures)
+                if logged.signature == signature.name and logged.inputs.keys() == signature.inputs.keys():
+                    for row in range(row_count(logged.inputs)):
+                        yield {name: array[row : row + 1] for name, array in logged.inputs.items()}
+    for recipe in islice(model.source.recipes(signature), FEW):
+        for seed in range(1, 2 * DIFFERENT_ROWS):
+            made_row = made(signature, recipe, 1, np.random.default_rng(seed))
+            if made_row is not None:
+                yield made_row
+
+
+def _bytes(outputs: Arrays) -> tuple[Any, ...]:
+    return tuple(tuple(array.ravel()) if array.dtype == object else array.tobytes() for array in outputs.values())
+
+
+def _near(outputs: Arrays, others: Arrays) -> bool:
+    return outputs.keys() == others.keys() and all(_close(array, others[name]) for name, array in outputs.items())
+
+
+def _close(array: Array, other: Array) -> bool:
+    """Compare two arrays: numbers up to half of their digits, relative to the largest; everything else exactly."""
+    if array.shape != other.shape or array.dtype.kind in "biuSO":
+        return np.array_equal(array, other)
+    if array.tobytes() == other.tobytes():
+        return True
+    within = 2.0 ** -(4 * array.real.dtype.itemsize - 4)  # float32: 2**-12, half of its bits
+    wide = np.complex128 if array.dtype.kind == "c" else np.float64
+    array, other = array.astype(wide), other.astype(wide)
+    largest = float(np.abs(array[np.isfinite(array)]).max(initial=0))
+    return bool(np.allclose(array, other, rtol=0, atol=within * largest, equal_nan=True))

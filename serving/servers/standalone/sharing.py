@@ -1,0 +1,66 @@
+"""Requests that the loop receives in one turn share runs of the native codec, before each of them is handled.
+
+shared = sharing.plan(request)          None: the request is handled by itself
+... serving.runtime.batching.run_together ...
+sharing.keep(request, shared, result)   then `handle(request)` does not run the model again
+"""
+
+from typing import NamedTuple
+
+from serving.core.http import HttpError, Request
+from serving.pipeline import accelerator, routes
+from serving.pipeline.accelerator import Answer, Body, Prepared, Quick, Result
+from serving.pipeline.layers import NATIVE, request_size
+from serving.runtime import loading
+from serving.runtime.batching import Queue
+
+PREDICTIONS = (routes.predict, routes.predict_at_root)
+
+
+class Shared(NamedTuple):
+    """What the native codec is asked for a request, and the queue for it."""
+
+    queue: Queue
+    quick: Quick
+    asks: Body
+
+
+def in_use() -> bool:
+    """Return whether calls of the model may wait for a run in progress."""
+    cache = loading.cache()
+    return cache.loaded and (batching := cache.get().batching) is not None and bool(batching.sizes)
+
+
+def plan(request: Request) -> Shared | None:
+    """Return what the native codec can be asked for a request together with others; None where it cannot, or not yet.
+
+    The layer that LAYER names would not have seen the request when the model runs: with one, this must not be called.
+    """
+    cache = loading.cache()
+    if not cache.loaded:
+        return None
+    quick, body = accelerator.of(cache.get()), request.body
+    batching = quick.served.batching if quick.shares_runs else None
+    if not batching or request.method != "POST" or request.query:
+        return None
+    if (
+        not isinstance(body, bytes)
+        or len(body) > batching.largest_body
+        or request.headers.get("content-encoding") is not None
+    ):
+        return None
+    try:
+        route = routes.find(request.method, request.path)[0]
+        if route.action not in PREDICTIONS or route.protocol not in NATIVE:
+            return None
+        size = request_size(route.protocol, request.headers, body)
+    except HttpError:
+        return None
+    return Shared(batching.queue, quick, (body, size))
+
+
+def keep(request: Request, shared: Shared, result: Result | None) -> bool:
+    """Keep the result of a shared run for `handle`; return whether the model has answered the request."""
+    if result is not None:
+        request.record.prepared = Prepared(shared.quick, *shared.asks, result)
+    return isinstance(result, tuple) and len(result) == len(Answer._fields)

@@ -1,0 +1,118 @@
+"""In which sizes a signature may run: rows that depend on each other, or on the size of their batch, are found out."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from serving.core.dtypes import by_code
+from serving.core.errors import RunError
+from serving.runtime import batch_sizes
+from serving.runtime.batch_sizes import Outcome, of_signature
+from serving.savedmodel.examples import recipes
+from serving.savedmodel.signature import Signature, TensorSpec
+
+Arrays = Mapping[str, Any]
+Function = Callable[[Any], Any]
+
+TO_16 = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16)
+
+
+class Clock:
+    """Time that passes where the model says so: a row takes as long alone as a batch of any size."""
+
+    now = 0.0
+
+    def read(self) -> float:
+        return self.now
+
+
+def outcome_of(function: Function, folder: Path, *, exact: bool = False, seconds: Any = lambda rows: 1e-3) -> Outcome:
+    x, y = (TensorSpec(name, by_code(1), (None, 3), f"{name}:0") for name in "xy")
+    signature, clock = Signature("fake", {"x": x}, {"y": y}, ""), Clock()
+
+    def run(_: Signature, inputs: Arrays) -> dict[str, Any]:
+        clock.now += seconds(len(inputs["x"]))
+        return {"y": function(inputs["x"])}
+
+    source = SimpleNamespace(directory=folder, recipes=lambda signature: recipes(signature, []))
+    model: Any = SimpleNamespace(run=run, source=source, signatures={"fake": signature})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batch_sizes.time, "perf_counter", clock.read)
+        patch.setattr(batch_sizes.time, "monotonic", lambda: 0.0)
+        return of_signature(model, signature, 16, exact=exact)
+
+
+def rounded_by_size(size_of: Callable[[int], float]) -> Function:
+    """Return a function whose last digit depends on the number of rows."""
+    return lambda x: (x * np.float32(1 + size_of(len(x)) * 1e-6)).astype(np.float32)
+
+
+def one_row(x: Any) -> Any:
+    if len(x) != 1:
+        raise RunError("INVALID_ARGUMENT", "one at a time")
+    return x
+
+
+DEPENDENT = [
+    lambda x: x - x.mean(),
+    lambda x: x / np.abs(x).sum(),
+    lambda x: x + np.arange(len(x))[:, None],
+    lambda x: x[::-1],
+    lambda x: np.where(np.arange(len(x))[:, None] < 4, x, 0),
+]
+
+
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("function", DEPENDENT)
+def test_rows_that_depend_on_each_other_never_share_a_run(function: Function, exact: bool, tmp_path: Path) -> None:
+    outcome = outcome_of(function, tmp_path, exact=exact)
+    assert (outcome.sizes, outcome.reason) == ((), "the output of a row depends on the other rows of its batch")
+
+
+REFUSED = [
+    # function                                        reason
+    (lambda x: np.unique(x, axis=0)[:1],              "an output does not have the rows of the inputs"),
+    (one_row,                                         "one at a time"),
+    (lambda x: np.zeros_like(x),                      "no two rows with different outputs are known"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("function", "reason"), REFUSED)
+def test_what_was_not_seen_to_work_is_not_batched(function: Function, reason: str, tmp_path: Path) -> None:
+    outcome = outcome_of(function, tmp_path)
+    assert outcome.sizes == ()
+    assert reason in outcome.reason
+
+
+ROUNDED = [
+    # last digit by size                  sizes by a number     sizes by auto
+    (lambda size: 0,                      TO_16,                TO_16),
+    (lambda size: size == 1,              TO_16[1:],            ()),  # a matrix-vector product
+    (lambda size: size == 16,             TO_16[:-1],           TO_16[:-1]),
+    (lambda size: size in (3, 5, 7),      (1, 2, 4, 6, 8, 12, 16), (1, 2, 4, 6, 8, 12, 16)),
+    (lambda size: size,                   TO_16,                ()),  # none is like another: a number still forces it
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("last_digit", "forced", "auto"), ROUNDED)
+def test_a_batch_has_only_sizes_that_round_alike(
+    last_digit: Any, forced: tuple[int, ...], auto: tuple[int, ...], tmp_path: Path
+) -> None:
+    assert outcome_of(rounded_by_size(last_digit), tmp_path).sizes == forced
+    assert outcome_of(rounded_by_size(last_digit), tmp_path, exact=True).sizes == auto
+
+
+def test_auto_does_not_batch_rows_that_take_as_long_together(tmp_path: Path) -> None:
+    for seconds, sizes in ((lambda rows: 1e-3 * rows, ()), (lambda rows: 1e-3 * (2 + rows), TO_16)):
+        assert outcome_of(lambda x: x, tmp_path, exact=True, seconds=seconds).sizes == sizes
+        assert outcome_of(lambda x: x, tmp_path, seconds=seconds).sizes == TO_16
+
+
+def test_the_gain_is_how_many_times_as_many_rows_run(tmp_path: Path) -> None:
+    assert outcome_of(lambda x: x, tmp_path, seconds=lambda rows: 1e-3 * (3 + rows)).gain == pytest.approx(
+        4 / (19 / 16)
+    )

@@ -1,0 +1,88 @@
+"""With dynamic batching the server's requests share runs: each client gets what it gets without."""
+
+import json
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serving.pipeline.native import build
+from tests.conftest import EMBEDDED
+from tests.pipeline.native.conftest import built
+from tests.server import Server, running
+
+PATH = "/v1/models/model:predict"
+
+
+def requests(examples: dict[str, Any]) -> list[bytes]:
+    """Return bodies: pictures and pixels, a picture that is none, a body for Python, and one that is no JSON."""
+    pictures, pixels = examples["serving_default"]["instances"], examples["pixels"]["instances"]
+    bodies: list[Any] = [{"instances": [picture]} for picture in pictures]
+    bodies += [{"signature_name": "pixels", "instances": [row]} for row in pixels]
+    bodies += [{"instances": [{"b64": "bm9uZQ=="}]}, {"instances": [{"image": pictures[0], "key": 1}]}, {"inputs": []}]
+    return [*(json.dumps(body).encode() for body in bodies), b"{"]
+
+
+def http(body: bytes) -> bytes:
+    return b"POST %b HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%b" % (PATH.encode(), len(body), body)
+
+
+def parts(answers: bytes) -> list[tuple[bytes, bytes]]:
+    """Return the status and body of each answer on a connection."""
+    found = []
+    while answers:
+        head, _, rest = answers.partition(b"\r\n\r\n")
+        length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
+        found.append((head[9:12], rest[:length]))
+        answers = rest[length:]
+    return found
+
+
+@pytest.fixture(scope="module", params=["native", "off"])
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    extension: Path | str = built(build.cached) if request.param == "native" else "off"
+    with running("standalone", EMBEDDED, ACCELERATOR=str(extension), BATCH_ROWS="16", MAX_WAIT="30") as started:
+        assert started.ask("GET", "/readyz").status == 200
+        yield started
+
+
+def test_clients_that_ask_at_the_same_time_get_what_each_gets_alone(server: Server, examples: dict[str, Any]) -> None:
+    bodies = requests(examples)
+    alone = [part for body in bodies for part in parts(server.raw(http(body)))]
+    assert {status for status, _ in alone} == {b"200", b"400"}
+
+    def ask(client: int) -> list[tuple[int, tuple[bytes, bytes]]]:
+        order = [(client + step) % len(bodies) for step in range(len(bodies))]
+        pipelined = b"".join(http(bodies[place]) for place in order)
+        return list(zip(order, parts(server.raw(pipelined)), strict=True))
+
+    with ThreadPoolExecutor(24) as pool:
+        for answers in pool.map(ask, range(48)):
+            assert [answer for place, answer in answers if answer != alone[place]] == []
+
+
+def test_a_client_that_goes_away_in_a_shared_run_leaves_the_others_alone(
+    server: Server, examples: dict[str, Any]
+) -> None:
+    body = requests(examples)[0]
+    ((_, answer),) = parts(server.raw(http(body)))
+    for _ in range(20):
+        gone = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(4)]
+        with socket.create_connection(("127.0.0.1", server.port), timeout=30) as other:
+            for client in gone:
+                client.sendall(http(body))
+            other.sendall(http(body))
+            for client in gone:
+                client.close()
+            assert other.recv(1 << 16).partition(b"\r\n\r\n")[2] == answer
+    assert server.ask("GET", "/healthz").status == 200
+
+
+def test_every_slot_is_given_back(server: Server, examples: dict[str, Any]) -> None:
+    body = requests(examples)[0]
+    for _ in range(3):
+        with ThreadPoolExecutor(40) as pool:
+            assert {answer.status for answer in pool.map(lambda _: server.ask("POST", PATH, body), range(120))} == {200}
