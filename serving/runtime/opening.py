@@ -15,9 +15,14 @@ from pathlib import Path
 from serving.core.settings import Settings
 
 
-def begin(options: Settings) -> None:
-    """Open the library in a thread; call it after a fork. A library that cannot be opened is reported by the load."""
-    threading.Thread(target=_open, args=(options,), name="opening", daemon=True).start()
+def begin(options: Settings) -> threading.Thread:
+    """Open the library in a thread and return it; it must have ended when the process forks.
+
+    A library that cannot be opened is reported by the load.
+    """
+    thread = threading.Thread(target=_open, args=(options,), name="opening", daemon=True)
+    thread.start()
+    return thread
 
 
 def _open(options: Settings) -> None:
@@ -58,11 +63,12 @@ def dlopen(path: Path) -> int | None:
     """Open TensorFlow's library and return its handle, None where it cannot be opened; 0.2 s at the first call."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # log errors only; the library reads it when it is opened
     _read_ahead(path)
-    # RTLD_LOCAL: with global symbols, importing numpy.random crashes. dlopen is called as a foreign function, which
-    # releases the interpreter's lock meanwhile, so that other threads can import.
+    # RTLD_LOCAL: with global symbols, importing numpy.random crashes. RTLD_LAZY: a function is looked up at its first
+    # call; looking up all of them takes a third of the time. dlopen is called as a foreign function, which releases
+    # the interpreter's lock meanwhile, so that other threads can import.
     function = ctypes.CDLL(None).dlopen
     function.restype, function.argtypes = ctypes.c_void_p, (ctypes.c_char_p, ctypes.c_int)
-    handle: int | None = function(os.fsencode(path), os.RTLD_LOCAL | os.RTLD_NOW)
+    handle: int | None = function(os.fsencode(path), os.RTLD_LOCAL | os.RTLD_LAZY)
     return handle
 
 
