@@ -11,27 +11,32 @@ import flask
 import functions_framework
 
 from serving.core import settings
+from serving.runtime import opening
+
+try:
+    _settings = settings.current()
+except settings.SettingError as error:
+    sys.exit(f"main.py: {error}")
+
+# The library takes as long to open as everything else to import; a thread opens it meanwhile.
+_opening = opening.begin(_settings)
+
 from serving.core.telemetry import observe
 from serving.pipeline.handler import handle, prepare
-from serving.runtime import sessions
 from serving.servers import gunicorn
 from serving.servers.flask import from_flask, to_flask
 from serving.servers.functions import take_over
 
 try:
-    _settings = settings.current()
     prepare()
 except settings.SettingError as error:
     sys.exit(f"main.py: {error}")
 
 observe.start("functions-framework", _settings)
 
-# functions-framework makes its server after it has run this file.
-gunicorn.prepare(_settings)
-
-# This runs before the server forks its workers: the library may be open by then (it saves each of them 0.2 s),
-# a session may not. The first request opens that.
-sessions.open_library(_settings)
+# functions-framework makes its server after it has run this file. When the server forks its workers, the library is
+# open; a session may not be. The first request opens that.
+gunicorn.prepare(_settings, _opening)
 
 
 @functions_framework.http  # type: ignore[untyped-decorator]

@@ -9,6 +9,7 @@ is no epoll, as on macOS, gunicorn's threaded worker serves: for development.
 import os
 import select
 import signal
+from threading import Thread
 from typing import Any, ClassVar
 
 from gunicorn import glogging
@@ -18,18 +19,29 @@ from serving.core import inflight, settings
 from serving.core.settings import Settings
 from serving.core.telemetry.log import handler, log
 from serving.pipeline import admission
+from serving.runtime.sessions import open_library
 from serving.servers import connections
 
+EPOLL = hasattr(select, "epoll")
 GRACE = 8  # seconds for requests in flight after SIGTERM; the platform kills after 10
 
 
-def prepare(options: Settings) -> None:
-    """Add these settings to functions-framework's configuration of gunicorn; call it before gunicorn starts."""
+def prepare(options: Settings, opening: Thread) -> None:
+    """Add these settings to functions-framework's configuration of gunicorn; call it before gunicorn starts.
+
+    `opening` is the thread that opens the library.
+    """
     from functions_framework._http.gunicorn import GunicornApplication as Application
 
     load_config = getattr(Application, "_load_config", Application.load_config)
+
+    def pre_fork(_arbiter: Any, _worker: Any) -> None:
+        opening.join()
+        open_library(options)  # once, for all workers
+
     configuration = {
-        "worker_class": "serving.servers.gunicorn.Worker" if hasattr(select, "epoll") else "gthread",
+        "pre_fork": pre_fork,
+        "worker_class": "serving.servers.gunicorn.Worker" if EPOLL else "gthread",
         "threads": admission.server_threads(options),
         "graceful_timeout": GRACE,
         "timeout": 0,  # of a worker's heartbeat: the watchdog ends one whose run does not end
@@ -42,6 +54,9 @@ def prepare(options: Settings) -> None:
         load_config(application)
         for name, value in configuration.items():
             application.cfg.set(name, value)
+
+    if EPOLL:
+        from serving.servers.standalone import loop  # noqa: F401 - before the fork, while the library is opened
 
     patched: Any = Application
     patched._load_config, patched.load_config = load_config, load_ours
