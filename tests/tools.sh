@@ -12,6 +12,7 @@ curl        curl                   tests of functions-framework
 nginx       nginx-light            tests of instances that are killed behind a load balancer
 chromium    chromium               tests of the page to try the model, and of pages of other origins
 prometheus  prometheus             tests of the dashboard and of the alerts
+go          golang-go              tests of the client in Go
 java        default-jre-headless   tests of generated clients, and of Spark (Java 17 or later)
 "
 # Not here: npm (generated JavaScript clients) and gcloud (uploads, Pub/Sub), which Debian doesn't have in a usable version;

@@ -209,7 +209,7 @@ TOOLS = [
 def test_the_optional_programs_are_installed_where_they_can_be(
     tmp_path: Path, missing: tuple[str, ...], apt: bool, status: int, said: str
 ) -> None:
-    programs = {"c++", "gcc", "readelf", "curl", "nginx", "chromium", "prometheus", "java"} - {*missing} | (
+    programs = {"c++", "gcc", "readelf", "curl", "nginx", "chromium", "prometheus", "go", "java"} - {*missing} | (
         {"apt-get"} if apt else set()
     )
     for program in programs:
