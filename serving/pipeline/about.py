@@ -54,6 +54,8 @@ def _ready(record: Record) -> Model:
         watchdog.watch(settings.current())
     try:
         served = cache.ready(time.monotonic() + PATIENCE)
+        if waits:
+            from serving.pipeline import inference  # noqa: F401 - a probe can wait for it, so that no prediction has to
     except DeadlineError:
         raise Unavailable("the model is being loaded") from None
     finally:

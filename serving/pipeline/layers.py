@@ -1,8 +1,6 @@
 """The layers around decode, run and encode. `serving.pipeline.routes` and `handler` say which stand in which order."""
 
 import importlib
-import sys
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
@@ -91,31 +89,7 @@ def natively(exchange: Exchange) -> Response | None:
     record.decoding, record.decoded, record.ran = result.decoding, result.decoded, result.ran
     if phases.pending:
         phases.took("run", (record.ran - record.decoded) / 1e9)
-        _import_later()
     return with_binary(result.body, result.json_size) if result.json_size else Response(200, result.body)
-
-
-LATER = 0.25  # seconds after the first answer
-YIELD = 0.0005  # seconds after which the thread that imports lets another run; Python's default is ten times as long
-
-
-def _import_later() -> None:
-    """Import the codecs in Python in a thread, behind the first answer: no request has to wait for that."""
-    timer = threading.Timer(LATER, import_python)
-    timer.name, timer.daemon = "imports", True
-    timer.start()
-
-
-def import_python() -> None:
-    """Import what answers the requests that the native codec declines; log where that fails."""
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(YIELD)
-    try:
-        from serving.pipeline import inference  # noqa: F401
-    except Exception:
-        log_exception("the codecs in Python cannot be imported: only the native codec answers")
-    finally:
-        sys.setswitchinterval(interval)
 
 
 def negotiated(answer: Answer) -> Answer:

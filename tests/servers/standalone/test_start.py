@@ -1,13 +1,12 @@
 """The start: what is imported before the first answer, what is answered right behind it, and a start that fails."""
 
-import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
-from serving.pipeline import layers
 from serving.pipeline.native import build
 from tests.conftest import ROOT, plain_environment
 from tests.pipeline.native.conftest import built
@@ -109,14 +108,15 @@ def test_a_server_whose_worker_cannot_be_prepared_ends_and_says_why(tmp_path: Pa
     assert "a worker cannot start" in server.log
 
 
-def test_failing_imports_behind_the_first_answer_are_logged(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    interval = sys.getswitchinterval()
-    monkeypatch.setitem(sys.modules, "serving.pipeline.inference", None)
-    monkeypatch.delattr("serving.pipeline.inference", raising=False)
-    layers.import_python()
-    line = json.loads(capfd.readouterr().out)
-    assert line["severity"] == "ERROR"
-    assert "ModuleNotFoundError" in line["traceback"]
-    assert sys.getswitchinterval() == interval
+def test_a_readiness_probe_imports_what_answers_the_other_requests() -> None:
+    code = """
+import sys
+from serving.core.http import Request
+from serving.pipeline.handler import handle
+assert "serving.pipeline.inference" not in sys.modules
+assert handle(Request("GET", "/readyz")).status == 200
+assert "serving.pipeline.inference" in sys.modules
+"""
+    environment = plain_environment(ACCELERATOR=str(built(build.cached)))
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
