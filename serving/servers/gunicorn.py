@@ -55,8 +55,11 @@ def prepare(options: Settings, opening: Thread) -> None:
         for name, value in configuration.items():
             application.cfg.set(name, value)
 
+    # What a worker and its load need, while the library is opened
+    from serving.savedmodel.safety import guarding  # noqa: F401
+
     if EPOLL:
-        from serving.servers.standalone import loop  # noqa: F401 - before the fork, while the library is opened
+        from serving.servers.standalone import loop  # noqa: F401
 
     patched: Any = Application
     patched._load_config, patched.load_config = load_config, load_ours
