@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from serving.core import values
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-ACCELERATOR = ROOT / "serving" / "pipeline" / "native" / "_accelerator.abi3.so"  # its path in an image
+ACCELERATOR = ROOT / "serving" / "pipeline" / "native" / "_accelerator.abi3.so"  # its path in an image and in an upload
 
 
 class SettingError(ValueError):
@@ -121,7 +121,8 @@ class Settings(NamedTuple):
     custom_op_libraries: tuple[Path, ...]
     """Libraries with custom ops, separated by `:`."""
     accelerator: Path | None
-    """The [native codec](performance.md#the-native-codec). `auto`: the one of the image. `off`: none. Or a file."""
+    """The [native codec](performance.md#the-native-codec). `auto`: the one that the image and an uploaded
+    function have. `off`: none. Or a file."""
 
     # Platforms
     aip_predict_route: str
