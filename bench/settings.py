@@ -54,6 +54,8 @@ GROUPS = (
         "metrics":                     {"METRICS": "1"},
         "traces, 1 in 100":            {TRACES: "", "OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.01"},
         "traces, all":                 {TRACES: ""},
+        "predictions, not sampled":    {"LOG_PREDICTIONS": "0.000001"},
+        "predictions, sampled":        {"LOG_PREDICTIONS": "1"},
     }, subject="observed"),
 )
 # fmt: on

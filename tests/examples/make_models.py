@@ -12,8 +12,8 @@ def main(folder: Path) -> None:
     """Make FOLDER/NAME of each."""
     os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
     for name in MODELS:
-        place = folder / ("model.keras" if name == "keras_file" else name)
-        importlib.import_module(f"examples.models.{name}").main(str(place))
+        path = folder / ("model.keras" if name == "keras_file" else name)
+        importlib.import_module(f"examples.models.{name}").main(str(path))
     from exporting.__main__ import main as exporting
 
     assert exporting(["keras", str(folder / "model.keras"), str(folder / "keras_file")]) == 0

@@ -67,15 +67,15 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
         raise EvaluateError(f"{error.name} {MISSING}") from None
     current = settings.current()
     storage = Storage(current.storage_emulator_host, current.google_oauth_access_token)
-    found, others = reading.predictions([options.predictions], storage)
-    if not found:
+    logged, others = reading.predictions([options.predictions], storage)
+    if not logged:
         raise EvaluateError(f"{options.predictions}: expected lines of LOG_PREDICTIONS, got {others} other lines")
-    names = sorted({prediction.signature for prediction in found})
+    names = sorted({prediction.signature for prediction in logged})
     signature = options.signature or names[0]
     if signature not in names or (not options.signature and len(names) > 1):
         raise EvaluateError(f"--signature: expected one of {', '.join(names)}, got {options.signature or 'none'}")
     labelled = reading.labels(options.labels, options.key, options.label, storage)
-    joined = reading.join([prediction for prediction in found if prediction.signature == signature], labelled)
+    joined = reading.join([prediction for prediction in logged if prediction.signature == signature], labelled)
     wanted = choice.Wanted(options.output, options.task, _classes(options.classes), options.positive, options.threshold)
     read = choice.read(joined.pairs, wanted)
     report = measures.report(joined.pairs, read, options.period)

@@ -49,37 +49,37 @@ def key_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
-def predictions(places: Iterable[str], storage: Storage) -> tuple[list[Prediction], int]:
+def predictions(addresses: Iterable[str], storage: Storage) -> tuple[list[Prediction], int]:
     """Return the predictions of files, folders and buckets, and the number of other lines; raise EvaluateError."""
-    found: list[Prediction] = []
+    logged: list[Prediction] = []
     others = 0
-    for place in places:
-        for line in _lines(place, storage):
+    for address in addresses:
+        for line in _lines(address, storage):
             prediction = _prediction(line)
             if prediction is None:
                 others += 1
             else:
-                found.append(prediction)
-    return found, others
+                logged.append(prediction)
+    return logged, others
 
 
-def _lines(place: str, storage: Storage) -> Iterator[bytes]:
-    for content in _contents(place, storage):
+def _lines(address: str, storage: Storage) -> Iterator[bytes]:
+    for content in _contents(address, storage):
         yield from (line for line in content.splitlines() if line.strip())
 
 
-def _contents(place: str, storage: Storage) -> Iterator[bytes]:
-    """Yield the content of each file at a place; raise EvaluateError where there is none."""
-    if place == "-":
+def _contents(address: str, storage: Storage) -> Iterator[bytes]:
+    """Yield the content of each file at an address; raise EvaluateError where there is none."""
+    if address == "-":
         yield sys.stdin.buffer.read()
         return
-    if place.startswith("gs://"):
-        yield from _objects(place, storage)
+    if address.startswith("gs://"):
+        yield from _objects(address, storage)
         return
-    path = Path(place)
+    path = Path(address)
     files = sorted(file for file in path.rglob("*") if file.suffix in ENDS) if path.is_dir() else [path]
     if not files:
-        raise EvaluateError(f"{place}: expected files that end with one of {', '.join(ENDS)}, got none")
+        raise EvaluateError(f"{address}: expected files that end with one of {', '.join(ENDS)}, got none")
     for file in files:
         try:
             yield file.read_bytes()
@@ -87,16 +87,16 @@ def _contents(place: str, storage: Storage) -> Iterator[bytes]:
             raise EvaluateError(f"{file}: {error.strerror}") from None
 
 
-def _objects(place: str, storage: Storage) -> Iterator[bytes]:
-    bucket, prefix = split(place)
+def _objects(address: str, storage: Storage) -> Iterator[bytes]:
+    bucket, prefix = split(address)
     try:
         objects = [object_ for object_ in storage.list(bucket, prefix) if object_.name.endswith(ENDS)]
         if not objects:
-            raise EvaluateError(f"{place}: expected objects that end with one of {', '.join(ENDS)}, got none")
+            raise EvaluateError(f"{address}: expected objects that end with one of {', '.join(ENDS)}, got none")
         for object_ in objects:
             yield b"".join(storage.read(object_))
     except StorageError as error:
-        raise EvaluateError(f"{place}: {error}") from None
+        raise EvaluateError(f"{address}: {error}") from None
 
 
 def _prediction(line: bytes) -> Prediction | None:
@@ -120,29 +120,25 @@ def _as_python_reads(match: re.Match[str]) -> str:
     return match[1] or "+00:00"
 
 
-def labels(place: str, key: str, label: str, storage: Storage) -> list[tuple[str, Any]]:
+def labels(address: str, key: str, label: str, storage: Storage) -> list[tuple[str, Any]]:
     """Return each row's key and label, from the columns of these names; raise EvaluateError naming a wrong row."""
-    (content,) = _contents(place, storage) if place != "-" and Path(place).is_file() else (_joined(place, storage),)
+    content = b"\n".join(_contents(address, storage))
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise EvaluateError(f"{place}: not UTF-8 at byte {error.start}") from None
-    rows = list(_json_rows(place, text) if text.lstrip().startswith("{") else _csv_rows(place, text))
+        raise EvaluateError(f"{address}: not UTF-8 at byte {error.start}") from None
+    rows = list(_json_rows(address, text) if text.lstrip().startswith("{") else _csv_rows(address, text))
     if not rows:
-        raise EvaluateError(f"{place}: expected rows with {key!r} and {label!r}, got none")
+        raise EvaluateError(f"{address}: expected rows with {key!r} and {label!r}, got none")
     for number, row in rows:
         for name in (key, label):
             if row.get(name) is None:
                 names = ", ".join(map(repr, row)) or "nothing"
-                raise EvaluateError(f"{place}, line {number}: expected {name!r}, got {names} (--key, --label)")
+                raise EvaluateError(f"{address}, line {number}: expected {name!r}, got {names} (--key, --label)")
     return [(key_text(row[key]), row[label]) for _, row in rows]
 
 
-def _joined(place: str, storage: Storage) -> bytes:
-    return b"\n".join(_contents(place, storage))
-
-
-def _json_rows(place: str, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def _json_rows(address: str, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
@@ -151,24 +147,24 @@ def _json_rows(place: str, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
         except ValueError:
             row = None
         if not isinstance(row, dict):
-            raise EvaluateError(f"{place}, line {number}: expected an object as JSON, got {line[:40]!r}")
+            raise EvaluateError(f"{address}, line {number}: expected an object as JSON, got {line[:40]!r}")
         yield number, row
 
 
-def _csv_rows(place: str, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def _csv_rows(address: str, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
     reader = csv.DictReader(text.splitlines(), strict=True)
     try:
         for row in reader:
             yield reader.line_num, {name: value for name, value in row.items() if name is not None}
     except csv.Error as error:
-        raise EvaluateError(f"{place}, line {reader.line_num}: {error}") from None
+        raise EvaluateError(f"{address}, line {reader.line_num}: {error}") from None
 
 
-def join(found: list[Prediction], labelled: list[tuple[str, Any]]) -> Joined:
+def join(logged: list[Prediction], labelled: list[tuple[str, Any]]) -> Joined:
     """Join by key. Of several predictions with one key the last counts; a key with different labels is left out."""
     by_key: dict[str, Prediction] = {}
     repeated = set()
-    for prediction in sorted(found, key=lambda prediction: prediction.time):
+    for prediction in sorted(logged, key=lambda prediction: prediction.time):
         if prediction.key is not None:
             if prediction.key in by_key:
                 repeated.add(prediction.key)
@@ -181,8 +177,8 @@ def join(found: list[Prediction], labelled: list[tuple[str, Any]]) -> Joined:
     usable = label_of.keys() - contradicting
     pairs = [(prediction, label_of[key]) for key, prediction in by_key.items() if key in usable]
     counts = {
-        "predictions": len(found),
-        "without_key": sum(prediction.key is None for prediction in found),
+        "predictions": len(logged),
+        "without_key": sum(prediction.key is None for prediction in logged),
         "repeated_keys": len(repeated),
         "labels": len(labelled),
         "contradicting_labels": len(contradicting),

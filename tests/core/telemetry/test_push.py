@@ -52,10 +52,10 @@ def collector() -> Iterator[tuple[str, list[dict[str, Any]]]]:
 def read(request: Any) -> dict[str, Any]:
     """Return a sending by OpenTelemetry's own classes: its resource, its points by name and labels."""
     (resource,) = request.resource_metrics
-    sent: dict[str, Any] = {one.key: one.value.string_value for one in resource.resource.attributes}
+    sent: dict[str, Any] = {attribute.key: attribute.value.string_value for attribute in resource.resource.attributes}
     for metric in resource.scope_metrics[0].metrics:
         for point in getattr(metric, metric.WhichOneof("data")).data_points:
-            labels = tuple(sorted((one.key, one.value.string_value) for one in point.attributes))
+            labels = tuple(sorted((attribute.key, attribute.value.string_value) for attribute in point.attributes))
             sent[(metric.name, labels)] = point
     return sent
 
@@ -152,12 +152,12 @@ def test_nothing_is_sent_that_is_not_asked_for(
     assert not push.pending
 
 
-def test_a_collector_that_is_not_there_is_told_in_the_log_and_holds_no_end_up(examples: dict[str, Any]) -> None:
+def test_a_collector_that_is_not_there_is_named_in_the_log_and_holds_no_end_up(examples: dict[str, Any]) -> None:
     settings = {"METRICS": "1", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://127.0.0.1:9/v1/metrics"}
     with running("standalone", **settings) as server:
         assert server.ask("POST", "/", examples["pixels"]).status == 200
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(10) == 0
-        told = [entry for entry in entries(server.log) if entry.get("logger", "").startswith("opentelemetry")]
-        assert {entry["severity"] for entry in told} <= {"WARNING", "ERROR"}
-        assert told, server.log
+        messages = [entry for entry in entries(server.log) if entry.get("logger", "").startswith("opentelemetry")]
+        assert {entry["severity"] for entry in messages} <= {"WARNING", "ERROR"}
+        assert messages, server.log
