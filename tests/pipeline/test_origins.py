@@ -15,7 +15,6 @@ from tests.conftest import Serve
 SHOP, EVIL = "https://shop.example", "https://evil.example"
 ALLOWED = {"CORS_ORIGINS": f"{SHOP}, http://localhost:3000"}
 JSON = "application/json"
-FIELDS = ("access-control-allow-origin", "vary")
 
 Ask = Callable[..., Response]
 
@@ -64,12 +63,12 @@ def test_every_answer_may_be_read_by_the_allowed_origins_and_by_no_other(
 ) -> None:
     send = ask(MAX_BODY_BYTES="98", **ALLOWED)
     answer = send(method, path, body, origin=SHOP, content_type=kind)
-    assert (answer.status, *map(fields(answer).get, FIELDS)) == (status, SHOP, "Origin")
+    assert (answer.status, fields(answer)["access-control-allow-origin"]) == (status, SHOP)
     assert "Server-Timing" in fields(answer)["access-control-expose-headers"]
     for origin in ({"origin": EVIL}, {"origin": "null"}, {}):
         answer = send(method, path, body, content_type=kind, **origin)
         assert fields(answer).get("access-control-allow-origin") is None
-        assert fields(answer)["vary"] == "Origin"  # a cache keeps it apart from the others
+        assert "Origin" in fields(answer)["vary"].split(", ")  # a cache keeps it apart from the others
     assert not [name for name in fields(answer) if "credentials" in name]
 
 
@@ -84,7 +83,11 @@ def test_without_the_setting_no_answer_has_a_field_of_cors(ask: Callable[..., As
 def test_all_origins_are_named_by_an_asterisk_and_nothing_depends_on_the_origin(ask: Callable[..., Ask]) -> None:
     send = ask(CORS_ORIGINS="*")
     answer = send("POST", "/", b"{", origin=EVIL)
-    assert (answer.status, *map(fields(answer).get, FIELDS)) == (400, "*", None)
+    assert (answer.status, fields(answer)["access-control-allow-origin"], fields(answer).get("vary")) == (
+        400,
+        "*",
+        None,
+    )
 
 
 PREFLIGHT = [

@@ -14,6 +14,7 @@ from urllib.parse import unquote
 import functions_framework
 import pytest
 
+from serving.core import settings
 from serving.core.http import Request
 from serving.core.record import Record
 from serving.servers.functions import application_of
@@ -103,6 +104,18 @@ def test_a_check_in_predict_refuses_every_path_and_method(tmp_path: Path, exampl
         assert server.ask("POST", "/", b" " * (5 << 20)).status == 401  # no reset
         assert server.ask("POST", "/", examples["pixels"], x_key="right").status == 200
         assert server.ask("GET", "/nothing", x_key="right").status == 404
+
+
+def test_a_refusal_of_predict_may_be_read_by_the_pages_of_cors_origins(
+    made: Callable[..., Callable[..., Answer]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = made((BODY, KEY + BODY))
+    monkeypatch.setenv("CORS_ORIGINS", "https://shop.example")
+    settings.current.cache_clear()
+    for origin, allowed in (("https://shop.example", "https://shop.example"), ("https://evil.example", None)):
+        answer = ask("POST", "/", b"{}", origin=origin)
+        assert (answer.status, answer.headers.get("access-control-allow-origin")) == (401, allowed)
+        assert answer.headers["vary"] == "Origin"
 
 
 def good(answer: Answer) -> None:
