@@ -67,6 +67,7 @@ const KINDS = {
   },
 };
 
+const MOST_LINES = 5; // fields of one line each; more than that stand beside each other
 const CONTROLS = "input, textarea, select";
 
 function textInput(field, attributes) {
@@ -164,7 +165,8 @@ class Form {
       if (id) control.setAttribute("aria-describedby", type.id);
       return element("div", { class: "field" }, label, control, this.errorOf(index, input));
     });
-    if (this.rows.length === 1) return element("div", {}, ...fields);
+    const isMany = this.isTable && fields.length > MOST_LINES;
+    if (this.rows.length === 1) return element("div", { class: isMany ? "many" : undefined }, ...fields);
     return element("fieldset", {}, element("legend", {}, `Row ${index + 1}`), this.remover(index), ...fields);
   }
 

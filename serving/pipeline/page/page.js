@@ -1,6 +1,9 @@
 "use strict";
 // The page: it shows the model and its form, sends the request, and shows the answer or the error at its field.
 
+const PAUSE = 2000; // milliseconds
+const MOST_ATTEMPTS = 30;
+
 let model;
 let form;
 let language = "curl";
@@ -17,7 +20,7 @@ function start() {
 async function showModel() {
   showText(byId("problem"), "");
   try {
-    model = await describe();
+    model = await patiently(describe);
   } catch (error) {
     if (!(error instanceof Refusal)) throw error;
     byId("access").hidden = ![401, 403].includes(error.status);
@@ -33,11 +36,26 @@ async function showModel() {
   if (card) byId("card").textContent = `exported ${card.time.slice(0, 10)} with TensorFlow ${card.tensorflow}, digest ${card.digest.slice(0, 8)}`;
   setUpForm();
   try {
-    await getJson(model.path); // which loads the model, so that the first prediction need not wait for that
+    await patiently(() => getJson(model.path)); // which loads the model: the first prediction need not wait for that
+    showText(byId("problem"), "");
     showState("ready", "ready");
   } catch (error) {
     showState("failed", "not ready");
     showText(byId("problem"), error.message);
+  }
+}
+
+/** Ask again after a pause while the model cannot be had: it is being loaded, or its load is tried again. */
+async function patiently(ask) {
+  for (let attempt = 1; ; attempt += 1) {
+    try {
+      return await ask();
+    } catch (error) {
+      if (error.status !== 503 || attempt === MOST_ATTEMPTS) throw error;
+      showState("failed", "not ready yet");
+      showText(byId("problem"), error.message);
+      await new Promise((resolve) => setTimeout(resolve, PAUSE));
+    }
   }
 }
 

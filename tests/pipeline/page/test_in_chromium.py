@@ -277,6 +277,25 @@ def test_the_code_gets_the_answer_of_the_page(
     assert read(done.stdout) == shown
 
 
+def test_the_page_waits_for_a_model_that_is_being_loaded(browser: Any, digits: Server) -> None:
+    context = browser.new_context()
+    try:
+        page, refusals = context.new_page(), iter([503, 503])
+
+        def answer(route: Any) -> None:
+            status = next(refusals, 200)
+            body = {"error": "the model is being loaded"} if status == 503 else {}
+            route.fulfill(status=status, json=body, headers={"Retry-After": "1"})
+
+        page.route("**/v1/models/model", answer)
+        page.goto(digits.url)
+        page.get_by_text("the model is being loaded").wait_for()
+        page.wait_for_selector(".state.ready")
+        assert page.locator("#problem").is_hidden()
+    finally:
+        context.close()
+
+
 # Screens and keys
 
 
