@@ -175,7 +175,7 @@ function placeOf(text, { inputs }) {
 /** Show an error at its field where there is one, and in the answer. */
 function showRefusal(error, place, milliseconds) {
   const message = error.message.replace(/; (a body that works|the form of a body)[^]*$/, "");
-  const reason = message.replace(/^(instances\[\d+\]|inputs)[^:]*: /, "");
+  const reason = message.replace(/^(instances\[\d+\]|inputs)[^:]*: /, "").replace(/( is missing); expected [^]*$/, "$1");
   const row = message.match(/^instances\[(\d+)\]/)?.[1] ?? place?.[0];
   const where = [form.rows.length > 1 && row !== undefined ? `row ${Number(row) + 1}` : "", place?.[1]].filter(Boolean).join(", ");
   clearAnswer();
