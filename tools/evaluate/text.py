@@ -7,12 +7,12 @@ MOST_CLASSES = 20  # in a table of the confusion
 
 COUNTS = {
     # count                        what is said of it
-    "predictions_without_label": "predictions have no label",
-    "without_key":               "predictions have no key",
-    "repeated_keys":             "keys have several predictions: the last one counts",
-    "contradicting_labels":      "keys have different labels: left out",
-    "labels_without_prediction": "labels have no prediction",
-    "other_lines":               "lines are no predictions",
+    "predictions_without_label": "predictions without a label",
+    "without_key":               "predictions without a key",
+    "repeated_keys":             "keys with several predictions, of which the last one counts",
+    "contradicting_labels":      "keys with different labels, which are left out",
+    "labels_without_prediction": "labels without a prediction",
+    "other_lines":               "lines that are no predictions",
 }  # fmt: skip
 
 
@@ -24,7 +24,7 @@ def as_text(report: Mapping[str, Any]) -> str:
         f"{counts['joined']} of {counts['predictions']} predictions have a label: signature {report['signature']!r}, "
         f"{report['task']} by {report['output']!r}{of}",
         f"from {report['from'][:19]} to {report['to'][:19]} UTC",
-        *(f"  {counts[name]} {text}" for name, text in COUNTS.items() if counts[name]),
+        *(f"  {text}: {counts[name]}" for name, text in COUNTS.items() if counts[name]),
         "",
         *columns([[name.replace("_", " "), number(value)] for name, value in _plain(report["all"]).items()]),
     ]

@@ -213,7 +213,7 @@ def test_the_report_is_a_table_and_a_picture(tmp_path: Path, serve: Serve, capsy
     text = capsys.readouterr().out
     for words in (
         "9 of 10 predictions have a label",
-        "1 predictions have no label",
+        "predictions without a label: 1",
         "accuracy",
         "label \\ predicted",
         "score",
