@@ -161,9 +161,13 @@ def extension(default: Callable[[], Path]) -> Callable[[str], Path | None]:
     return read
 
 
+def _is_digits(text: str, most: int) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= most
+
+
 def number(smallest: int, largest: int) -> Callable[[str], int]:
     def read(text: str) -> int:
-        if not re.fullmatch(r"-?[0-9]{1,19}", text) or not smallest <= int(text) <= largest:
+        if not _is_digits(text.removeprefix("-"), 19) or not smallest <= int(text) <= largest:
             raise ValueError(f"a whole number from {smallest} to {largest}")
         return int(text)
 
@@ -181,7 +185,8 @@ def batch_rows(text: str) -> int:
 
 
 def seconds(text: str) -> float:
-    if not re.fullmatch(r"[0-9]{1,5}(\.[0-9]{1,3})?", text):
+    whole, point, fraction = text.partition(".")
+    if not _is_digits(whole, 5) or (point and not _is_digits(fraction, 3)):
         raise ValueError("seconds as a decimal number, such as 0.5")
     return float(text)
 

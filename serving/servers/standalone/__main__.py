@@ -18,7 +18,6 @@ from collections.abc import Callable
 from serving.core import settings
 from serving.core.settings import Settings
 from serving.core.telemetry import phases
-from serving.core.telemetry.log import starting
 from serving.servers.standalone.listening import listen
 from serving.servers.standalone.workers import Workers
 
@@ -46,6 +45,8 @@ def main() -> None:
         share(options)
     workers = Workers(listeners, lambda listener, parent: prepared(options, listener, parent))
     workers.start()
+    from serving.core.telemetry.log import starting  # in the parent while the worker starts
+
     gc.enable()
     starting("the standalone server", options)
     workers.serve()

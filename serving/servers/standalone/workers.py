@@ -15,7 +15,6 @@ from contextlib import suppress
 
 from serving.core import inflight
 from serving.core.telemetry import phases
-from serving.core.telemetry.log import log, log_exception
 
 SHORT_LIVED = 1.0  # seconds: a worker that ends sooner may not be able to start
 LEAST_PAUSE, MOST_PAUSE = 0.05, 1.0  # seconds before such a worker is replaced
@@ -84,6 +83,8 @@ class Workers:
             run()
             status = 0
         except BaseException:
+            from serving.core.telemetry.log import log_exception  # the parent forks before it imports that
+
             log_exception("a worker failed")
         finally:
             with suppress(BaseException):
@@ -108,6 +109,8 @@ class Workers:
         self._replaced.add(index)
         lived = time.monotonic() - began
         self._pause = 0.0 if lived > SHORT_LIVED else min(MOST_PAUSE, max(LEAST_PAUSE, 2 * self._pause))
+        from serving.core.telemetry.log import log
+
         how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
         log("ERROR", f"worker {index + 1} ended: {how}; it is replaced",
             lived_seconds=round(lived, 1), pause_seconds=self._pause, runs=inflight.left_by(pid))  # fmt: skip
