@@ -59,7 +59,9 @@ serve-fast: $(venv) ## the same on the standalone server, with the bound library
 	@set -a; . .cache/$@.env; PORT=$(PORT) exec .venv/bin/python -m serving.servers.standalone
 
 # Says why a test was skipped. A worker that crashed, or that the time limit ended, isn't replaced: it would run the same again.
-pytest := .venv/bin/python -m pytest -rs --numprocesses=logical --maxprocesses=4 --dist=loadfile --max-worker-restart=0
+# The files that take longest come first (tests/conftest.py).
+pytest := .venv/bin/python -m pytest -rs --numprocesses=logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder \
+  --max-worker-restart=0
 
 lint: compiled ## style, types and the imports between modules
 	.venv/bin/ruff check .
@@ -113,6 +115,7 @@ bench: compiled ## the figures of docs/benchmarks/results.md: minutes
 # Instances killed, ended and started under load, behind nginx where there is one: docs/benchmarks/soak.md.
 soak: compiled ## kill, end and start instances under load for SECONDS
 	.venv/bin/python -m tests.harness.soak --seconds $(or $(SECONDS),600)
+	KILLS=40 .venv/bin/python -m pytest tests/events/test_chain.py -k killed
 
 # Hours: every page of docs/benchmarks.
 bench-full: compiled ## every page of docs/benchmarks: hours
@@ -127,7 +130,8 @@ bench-full: compiled ## every page of docs/benchmarks: hours
 	.venv/bin/python -m bench.overload
 
 # Every parser for SECONDS each, guided by coverage where atheris and clang++ can be had; the native code under
-# ThreadSanitizer; 12 times as many random requests as `make test` sends. What breaks one stays in tests/fuzz/corpus/; what cannot run is named.
+# ThreadSanitizer; 12 times as many random requests as `make test` sends. What breaks one stays in tests/fuzz/corpus/; what
+# cannot run is named.
 atheris := .cache/atheris
 fuzz: compiled ## fuzz every parser for SECONDS each
 	@test $(atheris)/.ready -nt requirements/constraints.txt || { rm -rf $(atheris) && \
@@ -135,6 +139,7 @@ fuzz: compiled ## fuzz every parser for SECONDS each
 	  echo "make: atheris cannot be installed here: mutation alone" >&2
 	PYTHONPATH=$(atheris) .venv/bin/python -m tests.fuzz --seconds $(or $(SECONDS),60) $(TARGETS)
 	FUZZ_ROUNDS=12 .venv/bin/python -m pytest tests/fuzz tests/pipeline/native -k "over_http or bounds_check or by_chance or test_memory"
+	FUZZ_ROUNDS=12 .venv/bin/python -m pytest tests/protocols tests/savedmodel/test_images.py
 
 train: $(dev) ## train and export the embedded model
 	.venv/bin/python -m examples.digits

@@ -13,16 +13,18 @@ from tests.clients.conftest import Served
 BIN = Path(sys.executable).parent
 HOOKS = Path(__file__).parent / "schemathesis_hooks.py"
 
-MODELS = [
-    "model",  # pictures and pixels; two signatures
-    "keras_functional",  # two inputs, two outputs
-    "fixed_shape",
-    "tf1_classify",
-]
+PREDICTIONS = ["--include-path-regex", "^/v1/models/[^/]+:|^/v2/models/[^/]+/infer$"]  # what depends on the model
+MODELS: list[tuple[str, list[str]]] = [
+    # model              what is asked; nothing: every path
+    ("model",            []),           # pictures and pixels; two signatures
+    ("keras_functional", PREDICTIONS),  # two inputs, two outputs
+    ("fixed_shape",      PREDICTIONS),
+    ("tf1_classify",     PREDICTIONS),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_it_finds_nothing(served: Served, name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "paths"), MODELS, ids=[name for name, _ in MODELS])
+def test_it_finds_nothing(served: Served, name: str, paths: list[str], tmp_path: Path) -> None:
     command = shutil.which("st", path=os.pathsep.join([str(BIN), os.environ.get("PATH", "")]))
     if command is None:
         pytest.skip("schemathesis is not installed: pip install -r requirements/dev.txt")
@@ -33,6 +35,7 @@ def test_it_finds_nothing(served: Served, name: str, tmp_path: Path) -> None:
             command,
             "run",
             address,
+            *paths,
             "--checks",
             "all",
             "--max-examples",

@@ -21,7 +21,7 @@ from tests.models.zoo import build
 from tests.server import Server, running
 from tests.servers.commands.test_score import pictures
 
-KILLS = 20
+KILLS = int(os.environ.get("KILLS", "6"))  # `make soak` sets more
 FINALIZED = "google.cloud.storage.object.v1.finalized"
 # Two rows and more have the same bytes in any company, and 64 at once are quicker.
 OPTIONS = {"SCORE_OPTIONS": "signature_name=pixels", "SCORE_BATCH_ROWS": "64", "EVENT_OUTPUT": "gs://box/out"}
@@ -65,7 +65,7 @@ def worker(server: Server) -> psutil.Process:
     return children[0]
 
 
-def test_killed_at_twenty_random_moments_every_row_is_there_once_and_in_order(serve: Serve, store: Store) -> None:
+def test_killed_at_random_moments_every_row_is_there_once_and_in_order(serve: Serve, store: Store) -> None:
     words = ["cat", "dog", 7, "bird"]
     rows = [{"key": number, "word": words[number % 4]} for number in range(20_000)]
     generation = store.put("box", "in/rows.jsonl", b"".join(json.dumps(row).encode() + b"\n" for row in rows))

@@ -14,6 +14,7 @@ from serving.core.http import BadRequest, ModelFault, TooLarge
 from serving.protocols import classify, regress
 from serving.savedmodel.signature import Signature, TensorSpec
 from tests.conftest import Serve, plain_environment
+from tests.fuzz import rounds
 from tests.harness.forks import python
 from tests.models.zoo import build
 
@@ -177,7 +178,7 @@ VALUES = st.recursive(
 )
 
 
-@hypothesis(max_examples=700, deadline=None)
+@hypothesis(max_examples=rounds(250), deadline=None)
 @given(
     st.dictionaries(
         st.sampled_from(["examples", "context", "signature_name"]), VALUES | st.lists(VALUES, max_size=2), max_size=3

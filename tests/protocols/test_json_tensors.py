@@ -20,6 +20,7 @@ from serving.protocols.json_tensors.reader import to_array
 from serving.protocols.json_tensors.writer import to_values
 from serving.protocols.sizes import DEFAULTS
 from serving.savedmodel.signature import TensorSpec
+from tests.fuzz import rounds
 
 BY_NAME = {dtype.numpy_name: dtype for dtype in DTYPES}
 FLOAT, INT, UINT, BYTE, BOOL, TEXT = (
@@ -162,7 +163,7 @@ NUMBERS = st.recursive(
 )
 
 
-@hypothesis(max_examples=1500, deadline=None)
+@hypothesis(max_examples=rounds(500), deadline=None)
 @given(st.one_of(NUMBERS, JSON), st.sampled_from([FLOAT, INT, UINT, BYTE, BOOL, TEXT, BY_NAME["float16"]]))
 def test_the_quick_way_gives_what_the_careful_way_gives(value: Any, dtype: DType) -> None:
     body = json.dumps({"x": value}).encode()
@@ -179,7 +180,7 @@ def test_the_quick_way_gives_what_the_careful_way_gives(value: Any, dtype: DType
     assert outcome(quick=True) == outcome(quick=False)
 
 
-@hypothesis(max_examples=500, deadline=None)
+@hypothesis(max_examples=rounds(200), deadline=None)
 @given(NUMBERS)
 def test_only_rectangles_are_taken_as_numpy_would(value: Any) -> None:
     try:

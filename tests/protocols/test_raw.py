@@ -20,6 +20,7 @@ from serving.protocols.call import Context
 from serving.protocols.kinds import is_raw
 from serving.protocols.raw import decode, encode, example, place
 from serving.protocols.raw.bodies import parameter
+from tests.fuzz import rounds
 from tests.protocols.raw_bodies import CSV, FORM, LINES, PNG, SIGNATURES, form, read, rows, signature, spec
 
 TAKEN = [
@@ -277,7 +278,7 @@ PIECES = [
 BODIES = st.binary(max_size=80) | st.lists(st.sampled_from(PIECES), max_size=30).map(b"".join)
 
 
-@hypothesis(max_examples=1500, deadline=None)
+@hypothesis(max_examples=rounds(500), deadline=None)
 @given(st.sampled_from(TYPES), BODIES, st.sampled_from([*SIGNATURES, "no"]), st.sampled_from(["row", "request"]))
 def test_any_body_is_decoded_or_refused(content_type: str, body: bytes, name: str, on_error: str) -> None:
     try:
@@ -301,7 +302,7 @@ def text(value: Any) -> Any:
     return value.decode() if isinstance(value, bytes) else value
 
 
-@hypothesis(max_examples=1500, deadline=None)
+@hypothesis(max_examples=rounds(500), deadline=None)
 @given(
     st.lists(st.sampled_from(JSON_PIECES), max_size=24).map("".join), st.sampled_from(["free", "real", "any", "vector"])
 )
@@ -323,7 +324,7 @@ BINARY = st.lists(
 ).map(b"".join) | st.binary()  # fmt: skip
 
 
-@hypothesis(max_examples=500, deadline=None)
+@hypothesis(max_examples=rounds(200), deadline=None)
 @given(
     st.lists(
         BINARY.filter(lambda data: not re.search(rb"\r\n--xyz(--)?\r\n", b"\r\n" + data + b"\r\n")),
@@ -359,7 +360,7 @@ TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=
 ROWS = st.lists(st.tuples(st.integers(-(2**31), 2**31 - 1), TEXTS, st.floats(width=32)), min_size=1, max_size=6)
 
 
-@hypothesis(max_examples=500, deadline=None)
+@hypothesis(max_examples=rounds(200), deadline=None)
 @given(ROWS, st.sampled_from(["\n", "\r\n"]))
 def test_a_table_gives_back_every_value(table: list[tuple[int, str, float]], end: str) -> None:
     written = io.StringIO(newline="")

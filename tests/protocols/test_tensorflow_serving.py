@@ -16,6 +16,7 @@ from serving.protocols.call import MOST_ROWS_APART, Call, Context
 from serving.protocols.tensorflow_serving import decode, encode, example, metadata
 from serving.savedmodel.signature import Contents, Shape, Signature, TensorSpec
 from tests.conftest import Serve
+from tests.fuzz import rounds
 
 BY_NAME = {dtype.numpy_name: dtype for dtype in DTYPES}
 
@@ -209,7 +210,7 @@ def test_an_output_of_another_number_of_rows_is_refused(
         encode(call, outputs)
 
 
-@hypothesis(max_examples=500, deadline=None)
+@hypothesis(max_examples=rounds(200), deadline=None)
 @given(st.binary(max_size=60))
 def test_any_bytes_are_decoded_or_refused(content: bytes) -> None:
     with pytest.raises(BadRequest):
@@ -226,7 +227,7 @@ VALUES = st.recursive(
 )
 
 
-@hypothesis(max_examples=1500, deadline=None)
+@hypothesis(max_examples=rounds(500), deadline=None)
 @given(
     st.sampled_from([*SIGNATURES, "", "no"]),
     st.dictionaries(st.sampled_from(["instances", "inputs", "other"]), VALUES, max_size=2),

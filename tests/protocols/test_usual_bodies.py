@@ -18,6 +18,7 @@ from serving.protocols.json_tensors import document, reader
 from serving.protocols.sizes import DefaultLimits
 from serving.protocols.tensorflow_serving import decode, encode
 from serving.savedmodel.signature import Shape, Signature, TensorSpec
+from tests.fuzz import rounds
 
 BY_NAME = {dtype.numpy_name: dtype for dtype in DTYPES}
 TYPES = ("float32", "float64", "float16", "bfloat16", "int8", "int32", "int64", "uint8", "uint64", "bool", "object")
@@ -58,7 +59,7 @@ def outcome(body: bytes, signatures: dict[str, Signature]) -> Any:
     return call._replace(inputs={}), array.dtype, array.shape, array.tobytes()
 
 
-@hypothesis(max_examples=500, deadline=None)
+@hypothesis(max_examples=rounds(200), deadline=None)
 @given(
     nests,
     st.sampled_from(SEPARATORS),
@@ -98,7 +99,7 @@ arrays = st.tuples(
 )
 
 
-@hypothesis(max_examples=500, deadline=None)
+@hypothesis(max_examples=rounds(200), deadline=None)
 @given(arrays, st.booleans())
 def test_an_answer_of_one_output_is_written_the_same_at_once_and_row_by_row(
     array: tuple[str, tuple[int, ...], list[float]], null: bool

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.conftest import ROOT
+from tests.conftest import LONGEST, ROOT
 
 PYTHON = """\
 #!/bin/sh
@@ -135,6 +135,10 @@ def test_the_tests_that_quick_runs_exist() -> None:
     paths = re.findall(r" (tests/\S+)", planned.stdout.splitlines()[-1])
     assert len(paths) > 5
     assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+def test_the_files_of_tests_that_come_first_exist() -> None:
+    assert [name for name in LONGEST if not (ROOT / "tests" / name).is_file()] == []
 
 
 class Ci:

@@ -17,6 +17,7 @@ from serving.runtime import loading
 from serving.savedmodel import images
 from serving.savedmodel.safety.rewrite import string
 from tests.conftest import Serve
+from tests.fuzz import rounds
 from tests.models.zoo import build
 
 
@@ -67,7 +68,7 @@ def test_a_header_tells_what_pillow_reads(
     assert images.measure(data[:-3]) is None or form != "PNG" or found.pixels  # what breaks off does not raise
 
 
-@hypothesis(max_examples=500, deadline=None)
+@hypothesis(max_examples=rounds(200), deadline=None)
 @given(
     st.sampled_from([b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF89a", b"BM", b"RIFF....WEBPVP8X", b""]), st.binary()
 )
