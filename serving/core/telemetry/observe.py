@@ -28,7 +28,7 @@ from serving.core.http import Headers, Request, Response
 from serving.core.plain_json import to_text
 from serving.core.record import Record
 from serving.core.settings import Settings
-from serving.core.telemetry import metrics, phases, push, tracing
+from serving.core.telemetry import metrics, phases, tracing
 from serving.core.telemetry.log import log, starting, timestamp, write
 from serving.core.telemetry.tracing import Trace
 
@@ -40,18 +40,29 @@ MOST_EVENTS = 10  # of a batch, whose ids are logged
 Steps = tuple[int | None, int | None, int | None, int]
 
 _options: Settings | None = None  # those that metrics and traces were started with
+_push: Any = None  # serving.core.telemetry.push, where metrics may be sent
 _beginning = threading.Lock()
 
 
 def begin(options: Settings) -> None:
     """Start metrics and traces if the settings enable them; called before a fork, so that workers share them."""
-    global _options
+    global _options, _push
     with _beginning:
         if options is not _options:
             metrics.begin(options)
             tracing.begin(options)
-            push.begin(options)
+            _push = _pushing(options) if metrics.on else None
             _options = options
+
+
+def _pushing(options: Settings) -> Any:
+    """Return the module that sends the metrics to a collector, begun; None where the settings name none."""
+    if not options.otel_exporter_otlp_endpoint and not options.otel_exporter_otlp_metrics_endpoint:
+        return None
+    from serving.core.telemetry import push  # most functions do without
+
+    push.begin(options)
+    return push
 
 
 def start(door: str, options: Settings) -> None:
@@ -88,8 +99,8 @@ def _watch(request: Request, status: int, now: int) -> Trace | None:
         trace = tracing.trace(request, status, _trace(request.headers), called, rows)
     if metrics.on:
         metrics.count(*called, status, _steps(record, now), rows, record.began < phases.loaded_at)
-        if push.pending:
-            push.start()
+        if _push is not None and _push.pending:
+            _push.start()
     return trace
 
 

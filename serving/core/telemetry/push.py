@@ -27,11 +27,10 @@ _lock = threading.Lock()
 
 
 def begin(options: Settings) -> None:
-    """Import the exporter if the settings ask for it; called before a fork, and starts no thread."""
+    """Import the exporter unless the settings forbid it; called before a fork, and starts no thread."""
     global pending, _options
     pending = False
-    collector = options.otel_exporter_otlp_endpoint or options.otel_exporter_otlp_metrics_endpoint
-    if not metrics.on or not collector or options.otel_sdk_disabled or options.otel_metrics_exporter == "none":
+    if options.otel_sdk_disabled or options.otel_metrics_exporter == "none":
         return
     try:
         import opentelemetry.exporter.otlp.proto.http.metric_exporter

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 from serving.core.http import Request
 from serving.core.record import Record
 from serving.core.settings import Settings
-from serving.core.telemetry.background import at_exit
 from serving.core.telemetry.log import handler, log
 
 MISSING = "the SDK of OpenTelemetry is not installed: pip install -r requirements/observe.txt"
@@ -59,6 +58,8 @@ def _begin_tracer() -> Any:
     with _lock:
         if _tracer is None:
             assert _options
+            from serving.core.telemetry.background import at_exit  # most functions have no traces
+
             sdk = _sdk.sdk
             provider = sdk.trace.TracerProvider(resource=resource(sdk, _options), shutdown_on_exit=False)
             exporter = _sdk.exporter.otlp.proto.http.trace_exporter.OTLPSpanExporter()

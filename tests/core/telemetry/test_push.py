@@ -146,10 +146,14 @@ OFF = [
 def test_nothing_is_sent_that_is_not_asked_for(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, settings: dict[str, str]
 ) -> None:
+    started: list[bool] = []
+    monkeypatch.setattr(push, "start", lambda: started.append(True))
     serve(**settings)
-    monkeypatch.setattr(push, "Periodic", None)
     assert ask("GET", "/healthz")[0] == 200
-    assert not push.pending
+    assert started == []
+    serve(METRICS="1", OTEL_EXPORTER_OTLP_METRICS_ENDPOINT="http://127.0.0.1:9/v1/metrics")
+    assert ask("GET", "/healthz")[0] == 200
+    assert started == [True]
 
 
 def test_a_collector_that_is_not_there_is_named_in_the_log_and_holds_no_end_up(examples: dict[str, Any]) -> None:
