@@ -189,11 +189,11 @@ def _described(
 ) -> Iterator[tuple[str, tuple[int, int], Any]]:
     """Yield each signature that may be taken, the default one first: name, pointers, its form for Predictor."""
     for name, signature in sorted(served.signatures.items(), key=lambda item: item[0] != DEFAULT)[:MAX_SIGNATURES]:
-        found = served.addresses(signature)
-        if name and found is not None and _is_plain(signature, served.source, options):
+        pointers = served.addresses(signature)
+        if name and pointers is not None and _is_plain(signature, served.source, options):
             inputs = tuple(
                 (spec.name.encode(), _datatype(spec.dtype.code), spec.dtype.code, _sizes(spec), *feed)
-                for spec, feed in zip(signature.inputs.values(), found.feeds, strict=True)
+                for spec, feed in zip(signature.inputs.values(), pointers.feeds, strict=True)
             )
             outputs = tuple(
                 (
@@ -204,10 +204,10 @@ def _described(
                     code,
                     *fetch,
                 )
-                for output, code, *fetch in found.fetches
+                for output, code, *fetch in pointers.fetches
             )
             described = (name.encode(), inputs, outputs, sizes.get(name, ()))
-            yield name, (found.library, found.session), described
+            yield name, (pointers.library, pointers.session), described
 
 
 def _datatype(code: int) -> bytes:
@@ -224,7 +224,7 @@ def _is_plain(signature: Signature, source: Source, options: Settings) -> bool:
     specs = signature.inputs.values()
     if any(spec.shape is None or len(spec.shape) + AROUND > options.max_nesting for spec in specs):
         return False
-    # Pictures inside of other strings are looked for in serving/images.py.
+    # Pictures inside of other strings are looked for in serving/savedmodel/images.py.
     return source.pictures <= {"image"} or not any(spec.dtype.kind == "S" for spec in specs)
 
 

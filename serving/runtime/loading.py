@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from serving.runtime.trying import Tried
 
 
-PATIENCE = 5.0  # seconds that somebody waits for what another fetches, where the request itself sets no end
+PATIENCE = 5.0  # seconds to wait for another thread's download, where the request itself sets no deadline
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0  # seconds after a failed load; each failure doubles it
 
 
 class Cache:
-    """The served model: loaded once, by the first who asks, while everybody else who comes waits for that load.
+    """The served model: loaded once, by the first request, while the other requests wait for that load.
 
-    A failed load is tried again by whoever comes after a pause; those who come within it share the failure.
+    After a failed load there is a pause: requests within it share the failure, the first one after it tries again.
     """
 
     def __init__(self, options: Settings) -> None:
@@ -117,13 +117,13 @@ class Cache:
         for version in source.passed_over:
             log("WARNING", f"{version}; version {source.version} is served")
         if left := manifest.leftovers(source.directory):
-            told = ", ".join(sorted(left))
-            log("WARNING", f"files that belong to another model are ignored: {told}")
+            names = ", ".join(sorted(left))
+            log("WARNING", f"files that belong to another model are ignored: {names}")
         _ = source.parts  # read here, where a failure is a failed load for whatever asks
         return source
 
     def get(self, until: float = math.inf) -> Model:
-        """Return the model, loading it if nobody has; raise LoadError where it cannot be.
+        """Return the model, loading it if no request has; raise LoadError where it cannot be.
 
         Raise LoadingError where another still loads it at `until` (time.monotonic).
         """
@@ -218,7 +218,7 @@ FEW, SECONDS = 8, 3.0  # made inputs that a probe has run of each signature, and
 
 
 def tried(model: Model, signature: Signature, seconds: float) -> "Tried":
-    """Run a signature on a few made inputs until one is answered, and keep what was found for those who ask later.
+    """Run a signature on a few generated inputs until one is answered, and keep the result for later requests.
 
     A signature that may change the next answer is not tried, nor one with an input of unknown rank, since a wrong rank
     can end the process.
@@ -227,31 +227,31 @@ def tried(model: Model, signature: Signature, seconds: float) -> "Tried":
 
     if not model.source.may_try or any(spec.shape is None for spec in signature.inputs.values()):
         return trying.Tried(None, "it was not tried")
-    found = trying.tried(model, signature, model.source.recipes(signature), FEW, seconds)
-    if found.inputs is not None:
-        model.answered[signature.name] = found.inputs
-    return found
+    trial = trying.tried(model, signature, model.source.recipes(signature), FEW, seconds)
+    if trial.inputs is not None:
+        model.answered[signature.name] = trial.inputs
+    return trial
 
 
 def _prove(model: Model) -> None:
     """Run a signature on made inputs, which also warms it up; raise LoadError where each of them has a fault."""
     if not model.source.may_try:
         return
-    wanted = [one for one in model.signatures.values() if one.refusal is None and not one.name.startswith("__")]
+    usable = [entry for entry in model.signatures.values() if not (entry.refusal or entry.name.startswith("__"))]
     begin, reasons, faults = time.monotonic(), [], 0
-    for signature in sorted(wanted, key=lambda one: one.name != DEFAULT):
+    for signature in sorted(usable, key=lambda entry: entry.name != DEFAULT):
         if any(spec.shape is None for spec in signature.inputs.values()):
             continue  # a wrong rank can end the process
         left = SECONDS - (time.monotonic() - begin)
-        found = tried(model, signature, left)
-        if found.inputs is not None:
+        trial = tried(model, signature, left)
+        if trial.inputs is not None:
             return
-        reasons.append(f"{signature.name!r}: {found.reason}")
-        faults += found.fault
-    if wanted and faults == len(wanted):
+        reasons.append(f"{signature.name!r}: {trial.reason}")
+        faults += trial.fault
+    if usable and faults == len(usable):
         log("ERROR", f"the model is not ready: every request fails: {'; '.join(reasons)}")
         raise LoadError("every request fails because of the model; the log has the reason")
-    if wanted:
+    if usable:
         log(
             "WARNING", f"no signature was shown to answer; export the model with examples=: {'; '.join(reasons)}"[:1000]
         )
@@ -272,7 +272,7 @@ def cache() -> Cache:
 
 
 def forget() -> None:
-    """Begin anew: what is loaded is left alone, and the next call loads again."""
+    """Reset: the next call loads again; a loaded model is not closed."""
     global _cache, _cache_lock
     _cache, _cache_lock = None, threading.Lock()
     phases.unloaded()

@@ -39,7 +39,7 @@ class Model:
         self.name = source.name
         self.version = source.version
         self.signatures = dict(source.signatures)
-        self._defaults = {name: default_arrays(one) for name, one in self.signatures.items() if one.defaults}
+        self._defaults = {name: default_arrays(entry) for name, entry in self.signatures.items() if entry.defaults}
         self.source = source
         self._session = session
         self.functions: dict[str, Function] = {}
@@ -54,14 +54,14 @@ class Model:
                     log("WARNING", f"the signature {name!r} cannot be called: {error}")
         if not self.functions:
             session.close()
-            raise LoadError("; ".join(f"{name!r}: {one.refusal}" for name, one in self.signatures.items()))
+            raise LoadError("; ".join(f"{name!r}: {entry.refusal}" for name, entry in self.signatures.items()))
         self._parts = source.parts
 
     def run(self, signature: Signature, inputs: "Arrays") -> "dict[str, np.ndarray[Any, Any]]":
         """Return the signature's outputs by name.
 
         Raise InputError where the inputs are not the declared ones in name, dtype and shape, which is checked here
-        whoever calls, since TensorFlow would end the process; RunError where TensorFlow refuses them.
+        for every caller, since TensorFlow would end the process; RunError where TensorFlow refuses them.
         """
         if inputs.keys() != signature.inputs.keys():
             inputs = {**self._defaults.get(signature.name, {}), **inputs}

@@ -1,112 +1,22 @@
-"""Calls that meet run together: when they do, when they do not, and that each gets its own rows."""
+"""Dynamic batching: which calls run together, and what becomes of those that fail."""
 
-import json
 import signal
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from functools import partial
-from pathlib import Path
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from exporting import compare
-from serving.core import settings
-from serving.core.dtypes import by_code
 from serving.core.errors import RunError
-from serving.runtime import loading
-from serving.runtime.batch_sizes import decide
-from serving.runtime.batching import Batching, Queue, batchable
-from serving.runtime.model import Model
-from serving.runtime.sessions import open_session
-from serving.savedmodel.signature import Signature, TensorSpec
-from serving.savedmodel.source import Source
-from tests.conftest import EMBEDDED, ROOT, Serve, plain_environment
-from tests.models.zoo import build, cases
-
-PATIENCE = 30.0
-
-
-class Fake:
-    """A model that doubles numbers, refuses negative ones, and tells what was asked of it."""
-
-    def __init__(self) -> None:
-        self.sizes: list[int] = []
-        self.free = threading.Event()  # a run lasts until this is set
-        self.free.set()
-        self._busy, self.most = 0, 0
-        self._lock = threading.Lock()
-
-    def __call__(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        x = inputs["x"]
-        with self._lock:
-            self.sizes.append(len(x))
-            self._busy += 1
-            self.most = max(self.most, self._busy)
-        try:
-            assert self.free.wait(PATIENCE)
-            if (x < 0).any():
-                raise RunError("INVALID_ARGUMENT", f"{x[x < 0][0]} is negative")
-            return {"y": x * 2, "first": x[(slice(None), *[0] * (x.ndim - 1))]}
-        finally:
-            with self._lock:
-                self._busy -= 1
-
-    @contextmanager
-    def held(self) -> Any:
-        self.free.clear()
-        try:
-            yield
-        finally:
-            self.free.set()
-
-
-def two(*values: float) -> dict[str, Any]:
-    """Return rows, two of each value."""
-    return {"x": np.repeat(np.array(values, np.float32), 2)}
-
-
-def batching_of(function: Any, runs: int = 1, sizes: Iterable[int] = range(1, 65)) -> Batching:
-    batching = Batching({"fake": function}, 64)
-    batching.queue = Queue(runs, 64)
-    batching.allow({"fake": tuple(sizes)})
-    return batching
-
-
-def caller(batching: Batching) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    return partial(batching.run, "fake")
-
-
-def together(batching: Batching, fake: Fake, *inputs: dict[str, Any]) -> list[Future[dict[str, Any]]]:
-    """Call with the first inputs, and, while that runs, with the others, which come in their order."""
-    pool = ThreadPoolExecutor(len(inputs))
-    with fake.held():
-        futures = []
-        for number, one in enumerate(inputs):
-            futures.append(pool.submit(caller(batching), one))
-            until(lambda number=number: fake.sizes and len(batching.queue._waiting) == number)  # type: ignore[misc]
-    pool.shutdown()
-    return futures
-
-
-def until(true: Callable[[], Any]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.0005)
+from serving.runtime.batching import Batching
+from tests.conftest import ROOT, plain_environment
+from tests.runtime.calls import Fake, batching_of, caller, together, two, until
 
 
 # ---- When calls meet
-
-
 def test_a_call_that_finds_the_model_free_runs_at_once_and_as_it_came() -> None:
     fake = Fake()
     batching, inputs = batching_of(fake), two(1, 2, 3)
@@ -225,8 +135,6 @@ def test_signatures_do_not_share_a_run_and_those_without_sizes_run_as_they_come(
 
 
 # ---- Failures
-
-
 def test_a_bad_call_fails_alone() -> None:
     fake = Fake()
     batching = batching_of(fake)
@@ -350,182 +258,3 @@ def test_a_signature_whose_outputs_have_other_rows_is_not_batched_again(capsys: 
     assert [future.result()["y"].tolist() for future in futures] == [[0], [1], [2]]
     assert batching.sizes == {}
     assert "'fake' is not batched" in capsys.readouterr().out
-
-
-# ---- Everything at once
-
-
-class Rows(Fake):
-    """The same, quickly, for inputs of several shapes; it never mixes them up."""
-
-    def __call__(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        x, text = inputs["x"], inputs["text"]
-        with self._lock:
-            self._busy += 1
-            self.most = max(self.most, self._busy)
-            self.sizes.append(len(x))
-        time.sleep(0)
-        try:
-            if (x < 0).any():
-                raise RunError("INVALID_ARGUMENT", "negative")
-            return {"sum": x.sum(axis=tuple(range(1, x.ndim))), "text": text + b"!"}
-        finally:
-            with self._lock:
-                self._busy -= 1
-
-
-@pytest.mark.parametrize("runs", [1, 2])
-@pytest.mark.parametrize("sizes", [range(1, 41), (2, 10, 40)])
-def test_each_of_6400_calls_gets_its_own_rows(runs: int, sizes: Iterable[int]) -> None:
-    rows = Rows()
-    batching = batching_of(rows, runs, sizes)
-
-    def work(caller: int) -> list[str]:
-        random, wrong = np.random.default_rng(caller), []
-        for number in range(100):
-            size, wide = int(random.integers(1, 9)), int(random.integers(1, 3))
-            bad = random.random() < 0.02
-            value = caller * 100 + number
-            x = np.full((size, wide), value, np.float64)
-            text = np.array([b"%d/%d" % (value, row) for row in range(size)], object)
-            x[-1] = -1 if bad else value
-            try:
-                outputs = batching.run("fake", {"x": x, "text": text} if number % 2 else {"text": text, "x": x})
-            except RunError:
-                wrong += [] if bad else [f"{value}: refused"]
-                continue
-            if (
-                bad
-                or outputs["sum"].tolist() != [value * wide] * size
-                or outputs["text"].tolist() != (text + b"!").tolist()
-            ):
-                wrong.append(f"{value}: {outputs}")
-        return wrong
-
-    with ThreadPoolExecutor(64) as pool:
-        assert [wrong for one in pool.map(work, range(64)) for wrong in one] == []
-    assert max(rows.sizes) <= 40
-    assert len(rows.sizes) < 6400
-    assert (batching.queue._free, len(batching.queue._waiting)) == (runs, 0)
-
-
-@given(
-    st.lists(st.lists(st.integers(-1, 5), min_size=1, max_size=4), min_size=2, max_size=12),
-    st.integers(1, 8), st.integers(1, 3),
-)  # fmt: skip
-def test_any_calls_are_answered_as_they_are_alone(calls: list[list[int]], most_rows: int, runs: int) -> None:
-    fake = Fake()
-    batching = batching_of(fake, runs, range(1, most_rows + 1))
-    with ThreadPoolExecutor(len(calls)) as pool:
-        futures = [pool.submit(caller(batching), {"x": np.array(values)}) for values in calls]
-        for future, values in zip(futures, calls):
-            if min(values) < 0:
-                with pytest.raises(RunError):
-                    future.result(PATIENCE)
-            else:
-                assert future.result(PATIENCE)["y"].tolist() == [2 * value for value in values]
-    assert batching.queue._free == runs
-
-
-# ---- Which signatures
-
-
-def signature(inputs: dict[str, Any], outputs: dict[str, Any]) -> Signature:
-    sides = (
-        {name: TensorSpec(name, by_code(1), shape, f"{name}:0") for name, shape in side.items()}
-        for side in (inputs, outputs)
-    )
-    return Signature("s", *sides, "")
-
-
-SHAPES = [
-    # inputs                              outputs                               can meet
-    ({"x": (None, 4)},                    {"y": (None, 2)},                     True),
-    ({"x": (None,), "z": (None, None)},   {"y": (None,), "w": (None, 3, 3)},    True),
-    ({"x": (None, 4)},                    {"y": (None, None)},                  False),  # padded to the longest row?
-    ({"x": (None, 4)},                    {"y": None},                          False),
-    ({"x": None},                         {"y": (None, 2)},                     False),
-    ({"x": (2, 4)},                       {"y": (None, 2)},                     False),
-    ({"x": (None, 4)},                    {"y": (2, 2)},                        False),
-    ({"x": (None, 4)},                    {"y": ()},                            False),
-    ({"x": (None, 4), "scale": ()},       {"y": (None, 4)},                     False),
-    ({},                                  {"y": (None, 4)},                     False),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("inputs", "outputs", "can"), SHAPES)
-def test_a_signature_says_whether_its_calls_can_meet(inputs: Any, outputs: Any, can: bool) -> None:
-    assert batchable(signature(inputs, outputs)) is can
-
-
-def test_a_model_batches_where_the_setting_says_so_and_its_operations_allow_it(serve: Serve) -> None:
-    ask = serve(EMBEDDED, BATCH_ROWS="32")
-    assert ask("GET", "/readyz").status == 200
-    assert (batching := loading.cache().get().batching)
-    assert batching.sizes.keys() == loading.cache().get().functions.keys()
-    ask = serve(build() / "random_stateful", BATCH_ROWS="32")
-    assert ask("POST", "/", {"instances": [1.0]}).status == 200
-    assert (batching := loading.cache().get().batching)
-    assert batching.sizes == {}
-    serve(EMBEDDED)
-    assert loading.cache().get().batching is None
-
-
-def test_requests_that_meet_are_answered_as_they_are_alone(serve: Serve, examples: dict[str, Any]) -> None:
-    pictures = examples["pixels"]["instances"]
-    bodies = [{"signature_name": "pixels", "instances": [picture]} for picture in pictures]
-    bodies += [
-        {"signature_name": "pixels", "instances": [[[1, 2]]]},
-        {"signature_name": "pixels", "instances": pictures},
-    ]
-    ask = serve(EMBEDDED, BATCH_ROWS="32", THREADS="16")
-    alone = [ask("POST", "/", body) for body in bodies]
-    with ThreadPoolExecutor(16) as pool:
-        answers = list(pool.map(lambda body: ask("POST", "/", body), bodies * 20))
-    for number, answer in enumerate(answers):
-        one = alone[number % len(alone)]
-        assert (answer.status, len(answer.body) > 20) == (one.status, True)
-        if one.status == 200:
-            labels = [[row["label"] for row in json.loads(body)["predictions"]] for body in (answer.body, one.body)]
-            assert labels[0] == labels[1]
-
-
-# ---- Real models
-
-
-def load(directory: Path, **environment: str) -> Model:
-    options = settings.read(environment)
-    source = Source(directory, "model")
-    return Model(source, open_session(source, options))
-
-
-def pictures() -> tuple[str, list[dict[str, Any]]]:
-    random = np.random.default_rng(0)
-    return "pixels", [{"pixels": random.uniform(0, 16, (1 + n % 5, 8, 8)).astype(np.float32)} for n in range(64)]
-
-
-def of_zoo(name: str) -> tuple[str, list[dict[str, Any]]]:
-    rows: list[dict[str, Any]] = []
-    for case in cases(name):
-        if case["signature"] == "serving_default" and not case["error"]:
-            size = len(next(iter(case["inputs"].values())))
-            rows += [{key: array[n : n + 1] for key, array in case["inputs"].items()} for n in range(size)]
-    return "serving_default", (rows * 16)[:64]
-
-
-REAL = ["model", "dense_512", "keras_sequential", "keras_functional"]
-
-
-@pytest.mark.parametrize("name", REAL)
-def test_real_models_answer_sixteen_callers_as_they_answer_one(name: str) -> None:
-    model = load(EMBEDDED if name == "model" else build() / name)
-    chosen, inputs = pictures() if name == "model" else of_zoo(name)
-    alone = [model.run(model.signatures[chosen], one) for one in inputs]
-    decide(model, 16)
-    assert model.batching
-    assert chosen in model.batching.sizes
-    with ThreadPoolExecutor(16) as pool:
-        answers = list(pool.map(lambda one: model.run(model.signatures[chosen], one), inputs * 4))
-    for number, outputs in enumerate(answers):
-        assert compare.difference(alone[number % len(alone)], outputs, 1e-5)[1] is None
-    model.close()

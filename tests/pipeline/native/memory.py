@@ -4,82 +4,21 @@ python -m tests.pipeline.native.memory EXTENSION FAKE_TENSORFLOW CHECK
 """
 
 import base64
-import ctypes
-import importlib.machinery
-import importlib.util
 import json
 import random
 import struct
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from serving.savedmodel.signature import Signature, read
+from serving.savedmodel.signature import read
 from tests.fuzz import rounds
 from tests.fuzz.mutate import mutate
 from tests.pipeline.native.bodies import STRINGS, Writer
+from tests.pipeline.native.fake import LIMITS, LONG, MODELS, WORD, Fake, X, Y, echo, of, plain
+from tests.pipeline.native.leaks import leaks
 from tests.pipeline.native.models import build
-
-MODELS = ("types", "shapes", "several", "strings", "named_b64")
-HEAD = b'{"model_name":"model","model_version":"1"'
-LIMITS = (10_000, 16 << 20, 256, 8 << 20, -1, False)  # rows, elements, id, string, pixels, null
-X, Y = (b"x", b"FP32", 1, (-1,), 0, 0), (b"y", b'"y":', b"FP32", False, 1, 0, 0)
-WORD = (b"x", b"BYTES", 7, (-1,), 0, 0)
-LONG = (b"x", b"INT64", 9, (-1,), 0, 0)
-
-
-class Fake:
-    """The extension over the library that stands in for TensorFlow's."""
-
-    def __init__(self, extension: str, library: str) -> None:
-        """Load both."""
-        loader = importlib.machinery.ExtensionFileLoader("_accelerator", extension)
-        spec = importlib.util.spec_from_loader("_accelerator", loader)
-        assert spec is not None
-        self.module = importlib.util.module_from_spec(spec)
-        loader.exec_module(self.module)
-        self.library = ctypes.CDLL(library)
-        for name in ("live_tensors", "live_statuses", "live_strings", "count_runs"):
-            getattr(self.library, name).restype = ctypes.c_int64
-
-    def predictor(self, *signatures: tuple[Any, ...], limits: tuple[Any, ...] = LIMITS) -> Any:
-        """Return a predictor for signatures in the extension's own form."""
-        return self.module.Predictor(self.library._handle, 1, signatures, HEAD, *limits, self)
-
-    def live(self) -> tuple[int, int, int]:
-        """Return how many of the library's tensors, statuses and strings nobody has deleted."""
-        return self.library.live_tensors(), self.library.live_statuses(), self.library.live_strings()
-
-
-def of(signature: Signature, random_: random.Random, strange: float) -> tuple[Any, ...]:
-    """Return a signature in the extension's form, with outputs that are inputs again, or what a fake makes of them."""
-    inputs = tuple(
-        (
-            spec.name.encode(),
-            (spec.dtype.v2_name or "").encode(),
-            spec.dtype.code,
-            tuple(-1 if size is None else size for size in spec.shape or ()),
-            0,
-            place,
-        )
-        for place, spec in enumerate(signature.inputs.values())
-    )
-    outputs = []
-    for place, (name, datatype, code, *_) in enumerate(inputs):
-        what = random_.choice([*range(10), 11, 12]) if random_.random() < strange else 0
-        as_bytes = random_.random() < 0.2
-        outputs.append((name, b'"%b":' % name, datatype, as_bytes, 10 if what == 4 else code, what, place))
-    return signature.name.encode(), inputs, tuple(outputs)
-
-
-def plain(signature: Signature) -> bool:
-    """Say whether the extension takes the signature."""
-    shapes = [spec.shape for spec in signature.inputs.values()]
-    return bool(shapes) and all(
-        shape is not None and len(shape) <= 8 and spec.dtype.kind in "iufS"
-        for shape, spec in zip(shapes, signature.inputs.values())
-    )
 
 
 def bodies(fake: Fake) -> None:
@@ -228,11 +167,6 @@ def infers(fake: Fake) -> None:
                     answered += not isinstance(answer, str) and len(answer) > 2
                     assert fake.live() == (0, 0, 0), (body_, size)
     assert answered > 50, answered
-
-
-def echo(what: int = 0, *, as_bytes: bool = False) -> tuple[Any, ...]:
-    """Return an output of strings, what the fake makes of the first input."""
-    return (b"y", b'"y":', b"BYTES", as_bytes, 7, what, 0)
 
 
 def value(element: Any, as_bytes: bool = False) -> Any:
@@ -415,104 +349,6 @@ def threads(fake: Fake) -> None:
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(call, range(1000)))
-    assert fake.live() == (0, 0, 0)
-
-
-FINE = (b"s", (X,), (Y,))
-BAD: list[tuple[type[Exception], tuple[Any, ...]]] = [
-    (ValueError, ((), HEAD, 1, 1, 1, 1, 1, False, None)),
-    (ValueError, ((FINE,) * 17, HEAD, 1, 1, 1, 1, 1, False, None)),
-    (ValueError, (((b"s", (), (Y,)),), HEAD, 1, 1, 1, 1, 1, False, None)),
-    (ValueError, (((b"s", (X,), ()),), HEAD, 1, 1, 1, 1, 1, False, None)),
-    (ValueError, (((b"s", (X,) * 17, (Y,)),), HEAD, 1, 1, 1, 1, 1, False, None)),
-    (ValueError, (((b"s", (X,), (Y,) * 17),), HEAD, 1, 1, 1, 1, 1, False, None)),
-    (ValueError, (((b"s", ((b"x", b"FP32", 10, (-1,), 0, 0),), (Y,)),), HEAD, 1, 1, 1, 1, 1, False, None)),
-    (ValueError, (((b"s", ((b"x", b"FP16", 19, (-1,), 0, 0),), (Y,)),), HEAD, 1, 1, 1, 1, 1, False, None)),
-    (ValueError, (((b"s", ((b"x", b"FP32", -1, (-1,), 0, 0),), (Y,)),), HEAD, 1, 1, 1, 1, 1, False, None)),
-    (ValueError, (((b"s", ((b"x", b"FP32", 1, (-1,) * 33, 0, 0),), (Y,)),), HEAD, 1, 1, 1, 1, 1, False, None)),
-    (ValueError, (((b"s", (X,), ((b"y", b'"y":', b"FP16", False, 19, 0, 0),)),), HEAD, 1, 1, 1, 1, 1, False, None)),
-    (TypeError, (((b"s", ((b"x", b"FP32", 1, ("1",), 0, 0),), (Y,)),), HEAD, 1, 1, 1, 1, 1, False, None)),
-    (TypeError, (((b"s", ((b"x", b"FP32", 1, [1], 0, 0),), (Y,)),), HEAD, 1, 1, 1, 1, 1, False, None)),
-    (TypeError, ((("s", (X,), (Y,)),), HEAD, 1, 1, 1, 1, 1, False, None)),
-    (TypeError, (((b"s", (("x", b"FP32", 1, (-1,), 0, 0),), (Y,)),), HEAD, 1, 1, 1, 1, 1, False, None)),
-    (TypeError, (((b"s", (X,), ((b"y", "y", b"FP32", False, 1, 0, 0),)),), HEAD, 1, 1, 1, 1, 1, False, None)),
-    (TypeError, (((b"s", (X,)),), HEAD, 1, 1, 1, 1, 1, False, None)),
-    (TypeError, ([FINE], HEAD, 1, 1, 1, 1, 1, False, None)),
-    (TypeError, ((FINE,), HEAD, "1", 1, 1, 1, 1, False, None)),
-    (TypeError, ((FINE,), HEAD, 1, 1, 1, 1, 1, False)),
-    (OverflowError, ((FINE,), HEAD, 1 << 70, 1, 1, 1, 1, False, None)),
-    (OverflowError, (((b"s", ((b"x", b"FP32", 1, (1 << 70,), 0, 0),), (Y,)),), HEAD, 1, 1, 1, 1, 1, False, None)),
-    (TypeError, ((FINE,), HEAD, 1, 1, 1, "1", 1, False, None)),
-    (TypeError, ((FINE,), HEAD, 1, 1, 1, 1, None, False, None)),
-    (OverflowError, ((FINE,), HEAD, 1, 1, 1, 1 << 70, 1, False, None)),
-    (OverflowError, ((FINE,), HEAD, 1, 1, 1, 1, 1 << 70, False, None)),
-    (TypeError, (((b"s", (X,), ((b"y", b'"y":', b"FP32", 1, 0, 0),)),), HEAD, 1, 1, 1, 1, 1, False, None)),
-    *((ValueError, ((case,), HEAD, 1, 1, 1, 1, 1, False, None)) for case in (
-        (*FINE[:3], (2, 1)), (*FINE[:3], (0,)), (*FINE[:3], tuple(range(1, 66))),
-        (b"scalar", ((b"x", b"FP32", 1, (), 0, 0),), (Y,), (1,)),
-    )),
-    (TypeError, ((FINE,), "{", 1, 1, 1, 1, 1, False, None)),
-]  # fmt: skip
-
-
-def leaks(fake: Fake) -> None:
-    """Whatever is made is freed: what AddressSanitizer counts as allocated does not grow."""
-    allocated = ctypes.CDLL(None).__sanitizer_get_current_allocated_bytes
-    allocated.restype = ctypes.c_size_t
-    small = ctypes.CDLL(None)
-    failing = (b"failing", (X,), (Y, (b"z", b'"z":', b"FP32", False, 1, 7, 0)))
-    wrong = (b"wrong", (X,), (Y, (b"z", b'"z":', b"FP32", False, 1, 6, 0)))
-    words = (b"words", (WORD,), (echo(), echo(11), echo(as_bytes=True)))
-    fails = (b"fails", (WORD,), (echo(), echo(7)))
-    odd = (b"odd", (WORD,), (echo(), echo(6)))
-    predictor = fake.predictor(FINE, failing, wrong, words, fails, odd)
-    texts = b"[%b]" % b",".join([b'"a longer text than fits inside, \\u00e9"', b'{"b64":"/w=="}'] * 50)
-    good = b"[%b]" % b",".join([b"0.5"] * 2000)
-
-    def refuses(error: type[Exception], arguments: tuple[Any, ...], handle: int | None = None) -> None:
-        try:
-            fake.module.Predictor(fake.library._handle if handle is None else handle, 1, *arguments)
-        except error:
-            return
-        raise AssertionError(f"taken: {arguments}")
-
-    def makes() -> None:
-        made = fake.predictor(FINE, FINE)
-        assert made.predict(b'{"inputs":[1]}')
-
-    def asks(body: Any) -> None:
-        try:
-            predictor.predict(body)
-        except TypeError:
-            assert not isinstance(body, bytes)
-
-    deeds: list[Callable[[], None]] = [
-        makes,
-        lambda: asks(b'{"inputs":%b}' % good),
-        lambda: asks(b'{"signature_name":"failing","inputs":%b}' % good),
-        lambda: asks(b'{"signature_name":"wrong","inputs":%b}' % good),
-        lambda: asks(b'{"inputs":%b' % good),
-        *(
-            lambda name=name: asks(b'{"signature_name":"%b","inputs":%b}' % (name, texts))
-            for name in (b"words", b"fails", b"odd")
-        ),
-        lambda: asks(b'{"signature_name":"words","inputs":%b' % texts),
-        lambda: asks(b'{"signature_name":"words","inputs":%b}' % texts.replace(b"w==", b"w=")),
-        lambda: asks("{}"),
-        lambda: asks(bytearray(b"{}")),
-        lambda: asks(None),
-        lambda: refuses(ValueError, ((FINE,), HEAD, 1, 1, 1, 1, 1, False, None), small._handle),
-        *(lambda case=case: refuses(*case) for case in BAD),
-    ]
-    references = sys.getrefcount(FINE), sys.getrefcount(fake), sys.getrefcount(fake.module.Predictor)
-    for number, deed in enumerate(deeds):
-        for _ in range(50):
-            deed()
-        before = allocated()
-        for _ in range(500):
-            deed()
-        assert allocated() - before < 8000, (number, allocated() - before)
-    assert (sys.getrefcount(FINE), sys.getrefcount(fake), sys.getrefcount(fake.module.Predictor)) == references
     assert fake.live() == (0, 0, 0)
 
 
