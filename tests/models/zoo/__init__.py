@@ -130,6 +130,9 @@ class Case(TypedDict):
     error: str | None
 
 
+SOURCES = ("entries.py", "make.py", "make_graphs.py", "make_keras.py", "make_signatures.py", "make_tf1.py")
+
+
 @cache
 def build() -> Path:
     """Return the folder of the zoo, made first if this content has never been made here."""
@@ -156,4 +159,9 @@ def content() -> str:
     for package in ("tensorflow", "tensorflow-cpu", "keras"):
         with contextlib.suppress(PackageNotFoundError):
             packages.append(f"{package}={version(package)}")
-    return digest(HERE / "__init__.py", HERE / "make.py", *packages, f"{platform.machine()};{shutil.which('g++')}")
+    return digest(
+        HERE / "__init__.py",
+        *(HERE / name for name in SOURCES),
+        *packages,
+        f"{platform.machine()};{shutil.which('g++')}",
+    )

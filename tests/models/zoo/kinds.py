@@ -64,7 +64,9 @@ KINDS = {
 def build() -> Path:
     """Return the folder of the models, made first if this content has never been made here."""
     versions = f"{version('tensorflow-cpu')} {version('keras')} {platform.machine()}"
-    return made_once("kinds", digest(HERE / "make_kinds.py", versions), "tests.models.zoo.make_kinds")
+    sources = ("entries.py", "kind_entries.py", "kind_inputs.py", "make_kinds.py", "make_tf1.py")
+    content = digest(*(HERE / name for name in sources), versions)
+    return made_once("kinds", content, "tests.models.zoo.make_kinds")
 
 
 def cases(name: str) -> list[Case]:
