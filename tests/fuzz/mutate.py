@@ -5,6 +5,9 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from serving.savedmodel.protobuf import write_varint
+from tests.models.wire import field, split
+
 TOKENS = [
     b"null", b"NaN", b"-Infinity", b"1e400", b"1e39", b"-0", b"0.1", b"9223372036854775808", b"18446744073709551616",
     b"-9223372036854775809", b"1" * 41, b"1" * 5000, b"true", b'"', b"{}", b"[]", b'{"b64":"AA=="}', b'{"b64":"_-"}',
@@ -108,14 +111,6 @@ def _changed(value: Any, random_: random.Random) -> Any:
     return nested(random_) if random_.random() < 0.1 else random_.choice(VALUES)
 
 
-def _varint(number: int) -> bytes:
-    found = bytearray()
-    while number > 0x7F:
-        found.append(number & 0x7F | 0x80)
-        number >>= 7
-    return bytes([*found, number])
-
-
 def _protobuf(data: bytes, _others: Sequence[bytes], random_: random.Random) -> bytes:
     """Change one field, and keep the lengths around it right."""
     fields = _fields(data)
@@ -138,7 +133,7 @@ def _protobuf(data: bytes, _others: Sequence[bytes], random_: random.Random) -> 
         fields[place] = (number, 2, inside(value, (), random_))
     else:
         fields[place] = (number, wire, random_.randbytes(8 if wire == 1 else 4))
-    return b"".join(_field(*field) for field in fields)
+    return b"".join(_field(*entry) for entry in fields)
 
 
 def _wire(data: bytes, _others: Sequence[bytes], random_: random.Random) -> bytes:
@@ -146,7 +141,7 @@ def _wire(data: bytes, _others: Sequence[bytes], random_: random.Random) -> byte
     fields = _fields(data)
     if not fields:
         return data
-    written = [_field(*field) for field in fields]
+    written = [_field(*entry) for entry in fields]
     place = random_.randrange(len(fields))
     number, wire, value = fields[place]
     inner = _fields(value) if isinstance(value, bytes) and wire == 2 else None
@@ -170,8 +165,8 @@ def _wire(data: bytes, _others: Sequence[bytes], random_: random.Random) -> byte
     elif deed == 3:  # a longer number than its value needs
         size = value if isinstance(value, int) else len(value)
         if wire in (0, 2) and size < 1 << 56:
-            long = bytes([*(byte | 0x80 for byte in _varint(size)), 0x80, 0])
-            written[place] = _varint(number << 3 | wire) + long + (value if isinstance(value, bytes) else b"")
+            long = bytes([*(byte | 0x80 for byte in write_varint(size)), 0x80, 0])
+            written[place] = write_varint(number << 3 | wire) + long + (value if isinstance(value, bytes) else b"")
     elif deed == 4:  # a group, an end, nothing
         written.insert(place, random_.choice([bytes([number << 3 & 0x7F | 3, number << 3 & 0x7F | 4]), b"\0", b"\x0c"]))
     elif deed == 5:  # another member of a oneof
@@ -184,41 +179,14 @@ def _wire(data: bytes, _others: Sequence[bytes], random_: random.Random) -> byte
 
 
 def _field(number: int, wire: int, value: int | bytes) -> bytes:
-    key = _varint(number << 3 | wire)
-    if isinstance(value, int):
-        return key + _varint(value)
-    return key + (_varint(len(value)) if wire == 2 else b"") + value
+    return field(number, value, wire)
 
 
 def _fields(data: bytes) -> list[tuple[int, int, int | bytes]] | None:
-    found: list[tuple[int, int, int | bytes]] = []
-    position = 0
-
-    def varint() -> int:
-        nonlocal position
-        value = shift = 0
-        while True:
-            byte = data[position]
-            position += 1
-            value |= (byte & 0x7F) << shift
-            shift += 7
-            if byte < 0x80:
-                return value
-
     try:
-        while position < len(data):
-            key = varint()
-            if key & 7 == 0:
-                found.append((key >> 3, 0, varint()))
-                continue
-            size = {1: 8, 5: 4}.get(key & 7) or (varint() if key & 7 == 2 else -1)
-            if size < 0 or not key >> 3 or position + size > len(data):
-                return None
-            found.append((key >> 3, key & 7, data[position : position + size]))
-            position += size
-    except IndexError:
+        return split(data)
+    except (IndexError, KeyError, ValueError):
         return None
-    return found
 
 
 Way = Callable[[bytes, Sequence[bytes], random.Random], bytes]

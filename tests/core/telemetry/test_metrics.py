@@ -4,12 +4,10 @@ import json
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -17,7 +15,7 @@ import pytest
 from serving.core.http import Response
 from serving.core.telemetry import observe
 from tests.conftest import ROOT, Serve, plain_environment
-from tests.core.telemetry.asked import PARENT, SPAN, TRACE, ask, entries, exposed, of_requests, scraped
+from tests.core.telemetry.asked import PARENT, SPAN, TRACE, ask, collector, entries, exposed, of_requests, scraped
 from tests.pipeline.test_handler import PREDICT
 from tests.server import running
 
@@ -137,40 +135,25 @@ def test_what_is_missing_is_named_and_everything_else_works() -> None:
     )
 
 
-# Traces
 @contextmanager
-def collector() -> Iterator[tuple[str, list[Any]]]:
-    """A collector of OpenTelemetry's: give its address, and the spans that it gets, with their resource."""
+def spans_of() -> Iterator[tuple[str, list[Any]]]:
+    """Run a collector of OpenTelemetry; give its address, and the spans that it gets, with their resource."""
     service = pytest.importorskip("opentelemetry.proto.collector.trace.v1.trace_service_pb2")
     spans: list[Any] = []
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            for resource in service.ExportTraceServiceRequest.FromString(body).resource_spans:
-                named = {one.key: one.value.string_value for one in resource.resource.attributes}
-                spans.extend((named, span) for scope in resource.scope_spans for span in scope.spans)
-            self.send_response(200)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+    def receive(_path: str, body: bytes) -> None:
+        for resource in service.ExportTraceServiceRequest.FromString(body).resource_spans:
+            named = {attribute.key: attribute.value.string_value for attribute in resource.resource.attributes}
+            spans.extend((named, span) for scope in resource.scope_spans for span in scope.spans)
 
-        def log_message(self, format: str, *arguments: object) -> None: ...
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", spans
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with collector(receive) as address:
+        yield address, spans
 
 
 @pytest.mark.parametrize("door", ["standalone", "functions-framework"])
 def test_traces_reach_a_collector_when_the_server_ends(examples: dict[str, Any], door: str) -> None:
     pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
-    with collector() as (address, spans):
+    with spans_of() as (address, spans):
         told = {"OTEL_EXPORTER_OTLP_ENDPOINT": address, "OTEL_BSP_SCHEDULE_DELAY": "60000", "K_SERVICE": "digits"}
         with running(door, **told) as server:
             assert server.ask("POST", PREDICT, examples["pixels"], traceparent=PARENT).status == 200

@@ -2,18 +2,16 @@
 
 import json
 import signal
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 
 from serving.core.telemetry import push
 from tests.conftest import Serve
-from tests.core.telemetry.asked import ask, entries, exposed, scraped
+from tests.core.telemetry.asked import ask, collector, entries, exposed, scraped
 from tests.pipeline.test_handler import PREDICT
 from tests.server import running
 
@@ -23,30 +21,16 @@ Point = tuple[str, tuple[tuple[str, str], ...]]
 
 
 @contextmanager
-def collector() -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """A collector of OpenTelemetry's: give its address, and each sending: its instance, its metrics by name and labels."""
+def sendings_of() -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Run a collector of OpenTelemetry; give its address, and each sending: its instance, its metrics by name and labels."""
     sendings: list[dict[str, Any]] = []
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            if self.path == "/v1/metrics":
-                sendings.append(read(service.ExportMetricsServiceRequest.FromString(body)))
-            self.send_response(200)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+    def receive(path: str, body: bytes) -> None:
+        if path == "/v1/metrics":
+            sendings.append(read(service.ExportMetricsServiceRequest.FromString(body)))
 
-        def log_message(self, format: str, *arguments: object) -> None: ...
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", sendings
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with collector(receive) as address:
+        yield address, sendings
 
 
 def read(request: Any) -> dict[str, Any]:
@@ -74,7 +58,7 @@ V1 = {"protocol": "tensorflow_serving", "action": "predict"}
 def test_the_whole_count_of_every_worker_is_sent_when_it_ends(
     examples: dict[str, Any], door: str, workers: str
 ) -> None:
-    with collector() as (address, sendings):
+    with sendings_of() as (address, sendings):
         settings = {"METRICS": "1", "OTEL_EXPORTER_OTLP_ENDPOINT": address, "OTEL_SERVICE_NAME": "digits"}
         with running(door, WORKERS=workers, **settings) as server:
             for _ in range(20):
@@ -96,7 +80,7 @@ def test_the_whole_count_of_every_worker_is_sent_when_it_ends(
 def test_metrics_are_sent_after_each_period_and_are_those_of_a_scrape(
     serve: Serve, examples: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with collector() as (address, sendings):
+    with sendings_of() as (address, sendings):
         serve(
             METRICS="1", OTEL_EXPORTER_OTLP_METRICS_ENDPOINT=f"{address}/v1/metrics", OTEL_METRIC_EXPORT_INTERVAL="100"
         )
