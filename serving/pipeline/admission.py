@@ -85,9 +85,16 @@ class Admission:
         requested = headers.get("x-request-timeout")
         return time.monotonic() + (timeout if requested is None else min(timeout, _seconds(requested)))
 
-    def try_enter(self) -> float | None:
-        """Take a free slot and return the time, as `enter` does; return None where the request would have to wait."""
-        if _closed or not self._free:
+    def try_enter(self, *, shares_run: bool = False) -> float | None:
+        """Take a free slot and return the time, as `enter` does; return None where the request would have to wait.
+
+        There are more slots for requests that share runs, which need no thread each, while they are held briefly.
+        """
+        if _closed:
+            return None
+        if not self._free and shares_run and self._known >= KNOWN and 4 * self._mean < self._options.max_wait:
+            self.widen(min(2 * self._running, MOST_WAITING))
+        if not self._free:
             return None
         with self._lock:
             if not self._free:

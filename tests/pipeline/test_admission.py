@@ -41,6 +41,13 @@ def test_no_more_run_than_there_are_cores_and_one_unless_they_share_a_run(monkey
         assert door._free == 32
 
 
+def test_requests_that_share_runs_get_more_slots_while_they_hold_them_briefly() -> None:
+    for took, slots in ((0.001, admission.MOST_WAITING), (1.0, 2)):
+        door = experienced(took, THREADS="2")
+        entered = [door.try_enter(shares_run=True) for _ in range(2 * admission.MOST_WAITING)]
+        assert sum(time is not None for time in entered) == slots
+
+
 def test_requests_that_wait_run_when_more_may_run_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "cores", lambda: 1)
     door = control(THREADS="8")

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from serving.core.http import Request, Response, Stream
 from serving.core.settings import Settings
@@ -36,6 +36,7 @@ Kind = tuple[str, int]  # path, and bits of the body's size
 SHORT, LONG = 500_000, 5_000_000  # nanoseconds of a thread's time
 STALLED = 0.005, 0.3  # wall-clock seconds: after the first a kind is measured again, after the second it is long
 MOST_KINDS = 256
+LARGEST_HERE = 1 << 16  # bytes of an answer that the loop's thread sends after a shared run
 AGAIN, LONGEST_PAUSE = 1.0, 60.0  # seconds before a kind that was long may be short
 
 
@@ -60,7 +61,8 @@ class Answering:
             is_short = self._short.holds(kind)
             may_wait = self._may_share and request.method == "POST" and sharing.in_use()  # for a run of others
             shared = sharing.plan(request) if may_wait else None
-            entered = self._admission.try_enter() if shared or (is_short and not may_wait) else None
+            runs = shared is not None or (is_short and not may_wait)
+            entered = self._admission.try_enter(shares_run=shared is not None) if runs else None
             if entered is not None:
                 exchange.record.entered = entered
                 if shared is None:
@@ -76,53 +78,58 @@ class Answering:
         """Answer the requests of this turn that share runs; called by the loop's thread."""
         while self._turn:  # the next requests of a connection come with the answer to the one before
             turn, self._turn = self._turn, []
-            for is_short, lead in ((True, self._lead_here), (False, self._lead_in_pool)):
-                calls: list[Call] = [call for call in turn if call.is_short is is_short]
-                if calls and turn[0].shared.queue.enter(calls):
-                    lead(calls)
+            short = [call for call in turn if call.is_short]
+            others = [call for call in turn if not call.is_short]
+            if short and short[0].shared.queue.enter(short):
+                self.finish(*self._run_shared(short))
+            if others and others[0].shared.queue.enter(others):
+                self.lead_in_pool(others)
 
-    def _lead_here(self, calls: list[Call]) -> None:
-        share = self._run_shared(calls)
-        for call in calls:
-            assert isinstance(call, Sharing)
-            if not sharing.keep(call.request, call.shared, call.gets):
-                self._pool.submit(self._answer_there, call.exchange, call.request, call.kind)
-                continue
-            connection = call.exchange.connection
-            connection.busy = None
-            self._answer_here(call.exchange, call.request, call.kind, time.monotonic() - share / 1e9)
-            connection.resume()
+    def lead_in_pool(self, calls: list["Sharing"]) -> None:
+        """Run calls, with those that wait for it, in a thread of the pool; any thread may call this."""
+        self._pool.submit(self._lead_there, calls)
 
-    def _lead_in_pool(self, calls: list[Call]) -> None:
-        self._pool.submit(self.lead_there, calls)
-
-    def lead_there(self, calls: list[Call]) -> None:
-        """Run calls, with those that wait for it, and answer them; called by a thread of the pool."""
-        share = self._run_shared(calls)
-        for call in calls:
-            if isinstance(call, Sharing) and sharing.keep(call.request, call.shared, call.gets):
-                self._answer_there(call.exchange, call.request, call.kind, share)
-            else:
-                call.done()
+    def _lead_there(self, calls: list["Sharing"]) -> None:
+        self._loop.post(Finished(self, *self._run_shared(calls)))
 
     def answer_in_pool(self, call: "Sharing") -> None:
-        """Answer a call that another has run; any thread may call this."""
+        """Answer a call that has been run, or is to be run by itself; any thread may call this."""
         sharing.keep(call.request, call.shared, call.gets)
         self._pool.submit(self._answer_there, call.exchange, call.request, call.kind)
 
-    def _run_shared(self, calls: list[Call]) -> int:
-        """Run calls, with those that wait for it; return the CPU nanoseconds for each of them."""
-        first, began = calls[0], time.thread_time_ns()
-        assert isinstance(first, Sharing)
-        watchdog.answers(lambda response: _give(calls, response))
+    def _run_shared(self, calls: list["Sharing"]) -> tuple[list["Sharing"], int]:
+        """Run calls, with those that wait for it; return those of this server, and the CPU nanoseconds for each."""
+        queue, every, began = calls[0].shared.queue, list[Call](calls), time.thread_time_ns()
+        watchdog.answers(lambda response: _give(every, response))
         try:
-            run_together(first.shared.queue.gather(calls))
+            run_together(queue.gather(every))
         finally:
             watchdog.answered()
-            first.shared.queue.leave()
-        return (time.thread_time_ns() - began) // len(calls)
+            queue.leave()
+            for call in every:
+                if not isinstance(call, Sharing):
+                    call.done()
+        share = (time.thread_time_ns() - began) // len(every)
+        return [call for call in every if isinstance(call, Sharing)], share
 
-    def _answer_here(self, exchange: "Exchange", request: Request, kind: Kind, began: float) -> None:
+    def finish(self, calls: list["Sharing"], share: int) -> None:
+        """Answer calls that have been run, each in `share` nanoseconds; called by the loop's thread.
+
+        What is to be answered in Python, and what is large enough that it may be compressed for long, takes a thread of
+        the pool.
+        """
+        for call in calls:
+            if not sharing.keep(call.request, call.shared, call.gets) or len(call.gets.body) > LARGEST_HERE:
+                self.answer_in_pool(call)
+                continue
+            connection, began = call.exchange.connection, time.thread_time_ns()
+            connection.busy = None
+            status = self._answer_here(call.exchange, call.request, call.kind, time.monotonic())
+            if not call.is_short and status == 200:
+                self._short.learn(call.kind, share + time.thread_time_ns() - began)
+            connection.resume()
+
+    def _answer_here(self, exchange: "Exchange", request: Request, kind: Kind, began: float) -> int:
         try:
             response = self._handled(exchange, request)
         finally:
@@ -133,6 +140,7 @@ class Answering:
             self._short.stalled(kind, seconds)
         if exchange.claimed:
             self._loop.give_back(exchange)
+        return response.status
 
     def _leave(self, exchange: "Exchange") -> None:
         """Give back the slot of a request that was refused before it used it, or that uses none."""
@@ -140,12 +148,12 @@ class Answering:
             exchange.record.entered = None
             self._admission.leave(None)
 
-    def _answer_there(self, exchange: "Exchange", request: Request, kind: Kind | None, share: int = 0) -> None:
+    def _answer_there(self, exchange: "Exchange", request: Request, kind: Kind | None) -> None:
         connection, goes_on = exchange.connection, False
         began = time.thread_time_ns()
         try:
             response = self._handled(exchange, request)
-            took = share + time.thread_time_ns() - began
+            took = time.thread_time_ns() - began
             self._leave(exchange)
             goes_on = connection.send(exchange, response)
             if kind is not None and not exchange.record.waited and response.status == 200:
@@ -195,10 +203,22 @@ class Sharing:
         self.gets: Any = None
 
     def lead(self) -> None:
-        self._answering._lead_in_pool([self])
+        self._answering.lead_in_pool([self])
 
     def done(self) -> None:
         self._answering.answer_in_pool(self)
+
+
+class Finished(NamedTuple):
+    """Calls that a thread of the pool has run, for the loop's thread to answer."""
+
+    answering: Answering
+    calls: list[Sharing]
+    share: int
+
+    def resume(self) -> None:
+        """Answer them."""
+        self.answering.finish(self.calls, self.share)
 
 
 class Short:
@@ -219,7 +239,7 @@ class Short:
         return kind in self._short and self._cache.loaded and not phases.pending
 
     def learn(self, kind: Kind, took: int) -> None:
-        """Record the CPU nanoseconds of a request of this kind; not called by the loop's thread."""
+        """Record the CPU nanoseconds of a request of this kind; any thread may call this."""
         if took > LONG:
             self._bar(kind)
         elif took <= SHORT and kind not in self._short and self._may_be and len(self._short) < MOST_KINDS:

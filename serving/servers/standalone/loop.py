@@ -10,7 +10,7 @@ import socket
 import time
 from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from serving.core.http import TimedOut, Unavailable
 from serving.core.settings import Settings
@@ -32,6 +32,12 @@ SWEEP = 5.0  # seconds between two checks of idle connections
 FULL = 0.25  # seconds between two attempts of a full server to close connections
 EVENTS = 64  # events of one turn
 ACCEPTED = 64  # connections that are accepted in one turn
+
+
+class Resumable(Protocol):
+    """What goes on in the loop's thread."""
+
+    def resume(self) -> None: ...
 
 
 class Deadlines(Queue):
@@ -98,7 +104,7 @@ class Loop:
         self._poll.register(listener, select.EPOLLIN)
         self._parent = parent
         self._poll.register(parent, select.EPOLLIN)
-        self._posted: deque[Connection] = deque()
+        self._posted: deque[Resumable] = deque()
         self._waking, self._wake = os.pipe()
         for descriptor in (self._waking, self._wake):
             os.set_blocking(descriptor, False)
@@ -140,9 +146,9 @@ class Loop:
         elif not self.is_stopping:
             self._accept(time.monotonic())
 
-    def post(self, connection: Connection) -> None:
-        """Resume a connection in the loop's thread; any thread may call this."""
-        self._posted.append(connection)
+    def post(self, waiting: Resumable) -> None:
+        """Resume a connection, or what else waits for the loop's thread, in it; any thread may call this."""
+        self._posted.append(waiting)
         with suppress(BlockingIOError):  # full: it wakes anyway
             os.write(self._wake, b"\0")
 
