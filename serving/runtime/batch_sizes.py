@@ -38,9 +38,10 @@ Array = np.ndarray[Any, Any]
 Arrays = Mapping[str, Array]
 
 AUTO_ROWS = 32  # rows of a batch at most, with `auto`
-DIFFERENT_ROWS = 8  # that are run
+DIFFERENT_ROWS, FEWEST_ROWS = 8, 3  # that are run: fewer of a slow model
 FEW = 8  # ways to generate a row that are tried
-SECONDS = 1.0  # after which no larger size is tried
+TIMES = 2  # that the sizes are run again by which the gain is measured
+SECONDS = 1.0  # of CPU time, after which no other size is tried
 FASTER = 0.8  # of a row's time alone: a row of a full batch takes no more than this, else `auto` does not batch
 
 
@@ -104,8 +105,12 @@ def _impure(model: Model) -> set[str]:
 
 
 def of_signature(model: Model, signature: Signature, most: int, *, exact: bool) -> Outcome:
-    """Run different rows of a `batchable` signature alone and in batches of up to `most` rows, for about a second."""
-    rows = list(islice(_rows(model, signature), DIFFERENT_ROWS))
+    """Run different rows of a `batchable` signature alone and in batches of up to `most` rows, for a second or so."""
+    began, rows = time.thread_time(), list[Arrays]()
+    for row in islice(_rows(model, signature), DIFFERENT_ROWS):
+        rows.append(row)
+        if len(rows) >= FEWEST_ROWS and time.thread_time() - began > SECONDS / 10:
+            break
     try:
         return _compare(_Trial(model, signature, rows), most, exact)
     except (InputError, RunError, ValueError) as error:
@@ -113,7 +118,7 @@ def of_signature(model: Model, signature: Signature, most: int, *, exact: bool) 
 
 
 def _compare(trial: "_Trial", most: int, exact: bool) -> Outcome:
-    until = time.monotonic() + SECONDS
+    until = time.thread_time() + SECONDS
     every = range(len(trial.rows))
     alone = [trial.run([place])[0] for place in every]
     if len({_bytes(row) for row in alone}) < 2:
@@ -122,7 +127,7 @@ def _compare(trial: "_Trial", most: int, exact: bool) -> Outcome:
     sizes = [1] if all(_bytes(row) == _bytes(pair) for row, pair in zip(alone, pairs)) else []
     independent = [1]
     for size in _candidates(most):
-        if time.monotonic() > until and len(independent) > 1:
+        if time.thread_time() > until and len(independent) > 3:
             break
         places = [(place + size) % len(trial.rows) for place in range(size)]
         together = trial.run(places)
@@ -133,18 +138,22 @@ def _compare(trial: "_Trial", most: int, exact: bool) -> Outcome:
             sizes.append(size)
         elif exact and size == 2:
             return Outcome(reason="a row alone is rounded differently than with others")
-    gain = trial.seconds[1] / (trial.seconds[independent[-1]] / independent[-1])
-    if exact and (gain * FASTER < 1 or sizes[-1] == 1):
-        return Outcome(reason="rows together take as long as alone", gain=gain)
-    if 2 * sizes[-1] <= independent[-1] and not exact:  # every size rounds in its own way
+        if size in (4, most):
+            trial.repeat(places)
+            if exact and trial.gain(size) * FASTER < 1:
+                return Outcome(reason="rows together take as long as alone", gain=trial.gain(size))
+    gain = trial.gain(max(independent))
+    if exact and max(sizes) == 1:
+        return Outcome(reason="each size is rounded differently", gain=gain)
+    if 2 * max(sizes) <= max(independent) and not exact:  # every size rounds in its own way
         sizes = independent
-    return Outcome(tuple(sizes), gain=gain)
+    return Outcome(tuple(sorted(sizes)), gain=gain)
 
 
 def _candidates(most: int) -> list[int]:
-    """Return the sizes above 1 that are tried; the largest is `most`."""
-    steps = [*range(2, 9), *(size * 2**power for power in range(1, 14) for size in (6, 8))]
-    return [*(size for size in steps if size < most), *([most] if most > 1 else [])]
+    """Return the sizes above 1 that are tried, those first that say most; the largest is `most`."""
+    steps = [2, 4, most, 3, *range(5, 9), *(size * 2**power for power in range(1, 8) for size in (6, 8))]
+    return list(dict.fromkeys(size for size in steps if 1 < size <= most))
 
 
 class _Trial:
@@ -154,13 +163,22 @@ class _Trial:
         self._model, self._signature, self.rows = model, signature, rows
         self.seconds: dict[int, float] = {}
 
+    def repeat(self, places: Sequence[int]) -> None:
+        """Run these rows again: the first run of a shape takes longer."""
+        for _ in range(TIMES):
+            self.run(places)
+
+    def gain(self, size: int) -> float:
+        """Return how many times as many rows run in a time in batches of this size than alone."""
+        return size * self.seconds[1] / self.seconds[size]
+
     def run(self, places: Sequence[int]) -> list[dict[str, Array]]:
         """Run the rows at these places together; return the outputs of each."""
         size = len(places)
         inputs = {name: np.concatenate([self.rows[place][name] for place in places]) for name in self._signature.inputs}
-        began = time.perf_counter()
+        began = time.thread_time()
         outputs = self._model.run(self._signature, inputs)
-        took = time.perf_counter() - began
+        took = time.thread_time() - began
         self.seconds[size] = min(took, self.seconds.get(size, took))
         if any(array.shape[:1] != (size,) for array in outputs.values()):
             raise ValueError("an output does not have the rows of the inputs")
