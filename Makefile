@@ -55,6 +55,7 @@ serve-fast: $(venv) ## the same on the standalone server, with the bound library
 	@$(compile)
 	$(codec)
 	@printf 'TENSORFLOW_LIBRARY_DIR=%q\n' "$${TENSORFLOW_LIBRARY_DIR-$$(.venv/bin/python -m tools.image.bind --cached)}" >> .cache/$@.env
+	@printf 'BATCH_ROWS=%q\n' "$${BATCH_ROWS-auto}" >> .cache/$@.env
 	@.venv/bin/python -m serving banner --port $(PORT) --while $$PPID
 	@set -a; . .cache/$@.env; PORT=$(PORT) exec .venv/bin/python -m serving.servers.standalone
 

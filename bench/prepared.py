@@ -47,7 +47,7 @@ def _exported(name: str, saved_model: Path, kind: str, options: tuple[str, ...])
 
 def as_serve_fast(model: Model) -> Settings:
     """What `make serve-fast` serves with."""
-    return native() | bound()
+    return native() | bound() | {"BATCH_ROWS": "auto"}
 
 
 def baked_alone(model: Model) -> Settings:

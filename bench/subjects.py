@@ -58,6 +58,10 @@ def two_bytes(model: Model, body: bytes) -> bool:
     return body == TWO_BYTES
 
 
+def unbatched(model: Model) -> Settings:
+    return prepared.as_serve_fast(model) | {"BATCH_ROWS": "0"}
+
+
 def batching(model: Model) -> Settings:
     return prepared.as_serve_fast(model) | {"BATCH_ROWS": "16", "THREADS": "16"}
 
@@ -72,6 +76,7 @@ SUBJECTS = (
     Subject("ours_baked",  "the same with the model baked (`deploy.sh --bake yes`)", "source", functions_framework, UPLOAD, prepared.baked_alone),
     Subject("fast_python", "our server without the native codec, library not bound", "source", standalone, UPLOAD, prepared.python_alone),
     Subject("fast",        "our server, `make serve-fast`: native codec, bound library", "source", standalone, UPLOAD, prepared.as_serve_fast),
+    Subject("unbatched",   "`make serve-fast` with BATCH_ROWS=0",                   "source", standalone, UPLOAD, unbatched),
     Subject("batching",    "`make serve-fast` with BATCH_ROWS=16",                  "source", standalone, UPLOAD, batching),
     Subject("baked",       "`make serve-fast` with the model baked",                "source", standalone, UPLOAD, prepared.baked),
     Subject("twin",        "our server, light twin, no TensorFlow",                 "twin",   standalone, UPLOAD, prepared.twin),
