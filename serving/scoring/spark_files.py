@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import serving
+from serving.core import files
 
 _sent: set[tuple[str, str]] = set()  # the id of an application, and what it has
 
@@ -51,6 +52,9 @@ def _package() -> Path:
 @lru_cache(maxsize=1)
 def _archive(model: Path, name: str) -> Path:
     path = _folder() / f"{name}.tar"
-    with tarfile.open(path, "w", dereference=True) as file:
-        file.add(model, _inside(model))
+    with tarfile.open(path, "w", dereference=True) as archive:
+        for member in files.served(model):  # what a load may open, and nothing outside of the model's folder
+            with files.opened(model, member, files.ANY) as content:
+                described = archive.gettarinfo(arcname=f"{_inside(model)}/{member}", fileobj=content)
+                archive.addfile(described, content)
     return path

@@ -160,7 +160,8 @@ def test_a_size_has_its_bound(tmp_path: Path) -> None:
 # Modules that open other files than a model's: libraries, the page, /proc, MODEL_DIR itself where it is a file, rows and answers, what
 # is fetched or written.
 OTHERS = {"core/files.py", "core/inflight.py", "core/machine.py", "core/storage.py", "core/terminal.py",
-          "core/telemetry/lines.py", "core/telemetry/phases.py", "core/telemetry/metrics.py", "events/sinks.py", "pipeline/native/build.py", "pipeline/page/__init__.py", "runtime/tensorflow_c/library.py",
+          "core/telemetry/lines.py", "core/telemetry/phases.py", "core/telemetry/metrics.py", "events/sinks.py", "pipeline/native/build.py", "pipeline/page/__init__.py", "runtime/opening.py",
+          "scoring/spark_files.py", "runtime/tensorflow_c/library.py",
           "savedmodel/mistaken.py", "savedmodel/folder/fetch.py", "savedmodel/safety/rewrite.py",
           "scoring/outputs.py", "scoring/formats.py", "scoring/__init__.py", "servers/commands/score.py"}  # fmt: skip
 OPENING = {"open", "read_bytes", "read_text", "fdopen", "mmap", "listdir", "scandir", "walk", "memmap", "fromfile"}
