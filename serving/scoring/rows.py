@@ -53,6 +53,11 @@ class Answered(NamedTuple):
     parts: list[tuple[Sequence[int], Call, Arrays]]  # rows of the batch, the call, and their outputs in this order
     failed: dict[int, str]
 
+    def problem(self, row: int) -> str:
+        """Return why a row failed, without its number: an engine that cuts files counts from an arbitrary place."""
+        place = self.call.form.place(row)
+        return self.failed[row].removeprefix(place).removeprefix(", ").removeprefix(": ")
+
 
 def how_run(asked: int, *, alone: bool) -> str:
     """Say how rows are run for SCORE_BATCH_ROWS, as the record of the work does."""
@@ -255,8 +260,11 @@ def near(array: Any, other: Any) -> bool:
     return bool(np.allclose(array, other, rtol=0, atol=TOLERANCE * largest, equal_nan=True))
 
 
-def as_lines(answered: Answered, *, instances: bool = False) -> list[bytes]:
-    """Return a JSON line for each row of a batch, each with a line feed; raise BadFile where JSON cannot hold them."""
+def as_lines(answered: Answered, *, instances: bool = False, numbered: bool = True) -> list[bytes]:
+    """Return a JSON line for each row of a batch, each with a line feed; raise BadFile where JSON cannot hold them.
+
+    Without `numbered`, errors do not name the row.
+    """
     call, batch = answered.call, answered.batch
     values: list[Any] = [None] * len(batch.rows)
     for rows, part, outputs in answered.parts:
@@ -270,7 +278,7 @@ def as_lines(answered: Answered, *, instances: bool = False) -> list[bytes]:
         if call.keys is not None and call.keys[row] is not MISSING:
             line["key"] = call.keys[row]
         if row in answered.failed:
-            line["error"] = answered.failed[row]
+            line["error"] = answered.failed[row] if numbered else answered.problem(row)
         else:
             line["prediction"] = value
         lines.append(orjson.dumps(line, option=OPTIONS))

@@ -58,6 +58,7 @@ RESULT, VALUE, ROW, FILE = "result", "value", "row", "file"
 LINES, PARQUET, CSV, IMAGES, TFRECORD = "lines", "parquet", "csv", "images", "tfrecord"
 FORMATS = (LINES, PARQUET, CSV, IMAGES, TFRECORD)
 ARROW_ROWS = "spark.sql.execution.arrow.maxRecordsPerBatch"
+REPLACED = ("MODEL_DIR", "SCORE_OPTIONS", "SCORE_BATCH_ROWS")  # variables that a task says otherwise
 FILES_AT_ONCE = 16
 RECORD, SUCCESS = "_record.json", "_SUCCESS"
 DONE, NOT_DONE, WRONG, WITH_ERRORS = 0, 1, 2, 3
@@ -66,7 +67,9 @@ DONE, NOT_DONE, WRONG, WITH_ERRORS = 0, 1, 2, 3
 class Task(NamedTuple):
     """All that a worker process needs to answer rows; plain values, since it is pickled for every task."""
 
-    variables: tuple[tuple[str, str], ...]  # of the settings
+    variables: tuple[tuple[str, str], ...]  # of the settings, but for the next two
+    options: str  # SCORE_OPTIONS
+    rows: int  # SCORE_BATCH_ROWS
     archive: str  # the folder of the model among Spark's files
     digest: str  # of the model
     alone: bool
@@ -106,10 +109,9 @@ def _predictions(
     chosen = target(model, current)
     check_rows(chosen.signature)
     archive = pack(frame.sparkSession, model.directory, digest(model.directory))
-    variables = {**settings.given(), "SCORE_OPTIONS": query, "SCORE_BATCH_ROWS": str(current.score_batch_rows)}
-    variables.pop("MODEL_DIR", None)
-    task = Task(tuple(sorted(variables.items())), archive, digest(model.directory), exact, form, column, tuple(keep),
-                file, header)  # fmt: skip
+    others = {name: value for name, value in settings.given().items() if name not in REPLACED}
+    task = Task(tuple(sorted(others.items())), query, current.score_batch_rows, archive, digest(model.directory), exact,
+                form, column, tuple(keep), file, header)  # fmt: skip
     inputs = [column] if column else [name for name in chosen.signature.inputs if name in frame.columns]
     needed = dict.fromkeys([*keep, *inputs, *([file] if file else [])])
     frame = frame.select(*(sql.col(f"`{name}`") for name in needed))
@@ -138,12 +140,18 @@ def _ddl(type_: Any) -> str:
     return f"array<{_ddl(type_.value_type)}>" if pa.types.is_list(type_) else _DDL[str(type_)]
 
 
+@lru_cache(maxsize=1)
+def _adopt(variables: tuple[tuple[str, str], ...], archive: str) -> None:
+    """Take over the driver's settings; the model is loaded again only where these or the model are others."""
+    settings.adopt({**dict(variables), "MODEL_DIR": str(Path(SparkFiles.getRootDirectory()) / archive)})
+    loading.forget()
+
+
 @lru_cache(maxsize=1)  # a worker process serves one task after another
 def _opened(task: Task) -> tuple[Scorer, Target, settings.Settings]:
     """Load the model in this process, once; raise BadFile or TemporaryFailure."""
-    settings.adopt({**dict(task.variables), "MODEL_DIR": str(Path(SparkFiles.getRootDirectory()) / task.archive)})
-    loading.forget()
-    options = settings.current()
+    _adopt(task.variables, task.archive)
+    options = settings.current()._replace(score_options=task.options, score_batch_rows=task.rows)
     scorer, chosen = opened(options, alone=task.alone)
     if (own := digest(found().directory)) != task.digest:
         raise TemporaryFailure(f"expected the model with the digest {task.digest}, got {own}")
@@ -202,10 +210,10 @@ def _lined(task: Task, beside: Any, texts: list[bytes], answered: Answered) -> A
     """Return a JSON line for each row: its prediction, or its error with the row itself."""
     lines = [line[:-1] for line in as_lines(answered)]
     results = [PREDICTIONS] * len(lines)
-    for row, message in answered.failed.items():
+    for row in answered.failed:
         keys = answered.call.keys
         record: dict[str, Any] = {} if keys is None or keys[row] is MISSING else {"key": keys[row]}
-        record["error"] = _without_place(message, answered.call.form.place(row))
+        record["error"] = answered.problem(row)
         if texts:
             record[ROW] = text_of(texts[row], as_bytes=False)
         if task.file:
@@ -221,8 +229,8 @@ def _typed(task: Task, rows: Any, answered: Answered, chosen: Target) -> Any:
     predicted = arrow.as_columns(answered, arrow.output_fields(chosen.signature, chosen.context))
     count, failed = len(rows), answered.failed
     errors: dict[str, list[str | None]] = {name: [None] * count for name in (arrow.ERROR, ROW, FILE)}
-    for row, message in failed.items():
-        errors[arrow.ERROR][row] = _without_place(message, answered.call.form.place(row))
+    for row in failed:
+        errors[arrow.ERROR][row] = answered.problem(row)
         content = arrow.as_json(rows, row, [name for name in rows.schema.names if name != task.file])
         errors[ROW][row] = json.dumps(content, ensure_ascii=False)
         errors[FILE][row] = rows.column(task.file)[row].as_py() if task.file else None
@@ -233,18 +241,13 @@ def _typed(task: Task, rows: Any, answered: Answered, chosen: Target) -> Any:
     return pa.RecordBatch.from_arrays(list(arrays.values()), names=list(arrays))
 
 
-def _without_place(message: str, place: str) -> str:
-    """Leave out the number of a row, which counts from an arbitrary place of a file here."""
-    return message.removeprefix(place).removeprefix(", ").removeprefix(": ")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the program."""
-    parser.description = (
-        "Predict every row of a folder with the model of MODEL_DIR, on Spark.\n\n"
-        "Exit status 0: every row is answered; 3: done, and some rows are errors; 1: not done; 2: wrong arguments."
-    )
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Return the arguments of the program."""
+    parser = argparse.ArgumentParser(
+        prog="spark-submit serving/scoring/spark.py", formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Predict every row of a folder with the model of MODEL_DIR, on Spark.\n\n"
+        "Exit status 0: every row is answered; 3: done, and some rows are errors; 1: not done; 2: wrong arguments.",
+    )  # fmt: skip
     parser.add_argument("input", metavar="IN", help="a file or a folder, of any file system that Spark reads")
     parser.add_argument("output", metavar="OUT", help="a folder; a new one, or what an interrupted run left")
     parser.add_argument("--format", choices=FORMATS, default=LINES, help="of the input (default: lines, of JSON)")
@@ -252,13 +255,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--options", default="", metavar="QUERY", help="as in the query of an address: top_k=3")
     parser.add_argument("--exact", action="store_true", help="run each row alone: the bytes of online answers")
     parser.add_argument("--keep", default="", metavar="NAMES", help="columns of Parquet to keep, with commas between")
+    return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Score one folder; return the exit status."""
-    parser = argparse.ArgumentParser(prog="spark-submit serving/scoring/spark.py")
-    add_arguments(parser)
-    given = parser.parse_args(arguments)
+    given = parse(arguments)
     try:
         settings.current()
     except settings.SettingError as error:
@@ -267,7 +269,7 @@ def main(arguments: list[str] | None = None) -> int:
     spark = SparkSession.builder.appName(f"predictions of {given.input}").getOrCreate()
     begin = time.monotonic()
     try:
-        record = _score(spark, given)
+        record = score(spark, given)
     except (BadFile, TemporaryFailure) as error:
         print(f"serving: {given.input}: {error}", file=sys.stderr)
         return NOT_DONE
@@ -281,8 +283,11 @@ def main(arguments: list[str] | None = None) -> int:
     return WITH_ERRORS if errors else DONE
 
 
-def _score(spark: SparkSession, given: argparse.Namespace) -> dict[str, Any]:
-    """Write the predictions and the record; return the record."""
+def score(spark: SparkSession, given: argparse.Namespace) -> dict[str, Any]:
+    """Write the predictions and the record of what `parse` returns; return the record.
+
+    Raise BadFile or TemporaryFailure.
+    """
     folder = _Folder(spark, given.output)
     folder.clear()
     try:

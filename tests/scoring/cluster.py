@@ -113,11 +113,12 @@ class Cluster:
         self._daemon("master.Master", log, "--host", "127.0.0.1", "--port", "0", "--webui-port", "0")
         found = until("the master", lambda: re.search(r"Starting Spark master at (spark://\S+)", log.read_text()))
         self.address: str = found[1]
+        self.folders = [folder / f"worker{number}" for number in range(workers)]
         self.workers = [self._worker(number) for number in range(workers)]
         until("the workers", lambda: log.read_text().count("Registering worker") >= workers)
 
     def _worker(self, number: int) -> "subprocess.Popen[bytes]":
-        work = self._folder / f"worker{number}"
+        work = self.folders[number]
         return self._daemon("worker.Worker", self._folder / f"worker{number}.log", "--host", "127.0.0.1", "--port", "0",
                             "--webui-port", "0", "--cores", "1", "--memory", "1g", "--work-dir", str(work), self.address)  # fmt: skip
 

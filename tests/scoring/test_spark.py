@@ -1,5 +1,9 @@
-"""The program for Spark, on a real cluster: the bytes of `score --exact`, every end of it, and every row once."""
+"""Spark, on a real cluster of processes: the bytes of `score --exact`, every row once, whatever is killed.
 
+The last test kills a worker of the cluster, so it is the last.
+"""
+
+import base64
 import json
 import os
 import signal
@@ -14,11 +18,12 @@ import numpy as np
 import psutil
 import pytest
 
-from tests.conftest import ROOT, plain_environment
-from tests.scoring.cluster import Cluster, cluster, require, until
+from tests.conftest import EMBEDDED, ROOT, plain_environment
+from tests.models.zoo import build
+from tests.scoring.cluster import PACKAGES, Cluster, cluster, needs_packages, require, until
 
 PROGRAM = ROOT / "serving" / "scoring" / "spark.py"
-SMALL = "8388608"
+SESSION = Path(__file__).with_name("spark_session.py")
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +57,152 @@ def written(output: Path, result: str) -> list[bytes]:
     return sorted(
         line for file in output.glob(f"result={result}/part-*") for line in file.read_bytes().split(b"\n") if line
     )
+
+
+def test_a_run_over_what_a_killed_driver_left_is_whole(spark: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jsonl").write_bytes(b"\n".join([*NASTY, *pictures(6_000)]))
+    size = (tmp_path / "in" / "a.jsonl").stat().st_size
+    arguments = [str(tmp_path / "in"), str(tmp_path / "out"), "--signature", "pixels"]
+
+    def submit() -> Any:
+        return spark.submit(
+            PROGRAM, *arguments, MAX_BODY_BYTES="2000", spark__sql__files__maxPartitionBytes=str(size // 12)
+        )
+
+    first = submit()
+    until("a task", lambda: list((tmp_path / "out").glob("_temporary/0/task_*")) or not first.runs)
+    assert first.runs, first.error[-3000:]
+    first.kill()
+    assert not (tmp_path / "out" / "_SUCCESS").exists()
+    second = submit()
+    status, said = second.finish()
+    assert status == 3, second.error[-3000:]
+    assert f"6009 rows, {len(NASTY)} errors" in said
+    assert not (tmp_path / "out" / "_temporary").exists()
+    record = json.loads((tmp_path / "out" / "_record.json").read_bytes())
+    assert record["run"] == "up to 64 rows together, samples within 1e-05 of each row alone"
+    lines = score(tmp_path / "in" / "a.jsonl", tmp_path / "scored", MAX_BODY_BYTES="2000")
+    predictions = {line["key"]: line["prediction"] for line in map(json.loads, lines) if "prediction" in line}
+    answered = list(map(json.loads, written(tmp_path / "out", "predictions")))
+    assert sorted(line["key"] for line in answered) == list(range(6000))
+    for line in answered:
+        np.testing.assert_allclose(
+            line["prediction"]["probabilities"], predictions[line["key"]]["probabilities"], atol=1e-5
+        )
+    errors = {str(line["row"])[:20]: line for line in map(json.loads, written(tmp_path / "out", "errors"))}
+    assert {line["file"] for line in errors.values()} == {f"file:{tmp_path}/in/a.jsonl"}
+    assert {row: (line["error"], line.get("key")) for row, line in errors.items()} == {
+        '{"pixels": "x", "key': ('pixels: expected float32, got the string "x"', "a"),
+        "{'b64': 'Iv8gYnJva2V": ("not JSON: not UTF-8 at byte 1", None),
+        "": ("expected a JSON value, got nothing", None),
+        '{"pixels": [[1e39]]}': ("pixels[0][0]: expected float32, got 1e+39, which is out of its range", None),
+        "nonsense\r": ("not JSON: Expecting value at column 1", None),
+        '{"key": "\u2028", "pixels': ("pixels: expected shape [8, 8], got [] (a scalar)", "\u2028"),
+        '"' + "x" * 19: ("expected at most 2000 bytes (MAX_BODY_BYTES), got more", None),
+        '{"pixel": 1}': ("the signature has no input 'pixel'; did you mean 'pixels'?", None),
+        "\r": ("expected a JSON value, got nothing", None),
+    }
+
+
+@pytest.fixture(scope="module")
+def session(spark: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of `spark_session`, with its inputs and outputs."""
+    needs_packages()
+    sys.path.append(str(PACKAGES))
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    folder = tmp_path_factory.mktemp("session")
+    rows = [json.loads(line) for line in pictures(1_000)]
+    flat = [None if row["key"] == 777 else np.ravel(row["pixels"]).tolist() for row in rows]
+    columns = {
+        "id": [row["key"] for row in rows],
+        "pixels": pa.array(flat, pa.list_(pa.float32())),
+        "other": ["x"] * 1000,
+    }
+    parquet.write_table(pa.table(columns), folder / "table.parquet")
+    (folder / "rows.jsonl").write_bytes(b"\n".join([*pictures(1_000), b"nonsense"]))
+    (folder / "csv").mkdir()
+    for number in range(2):
+        (folder / "csv" / f"{number}.csv").write_text(
+            f'key,a,b,c,d\r\nx{number},1,2,3,"{number}.5"\r\ny{number},1,2,3,one\r\n'
+        )
+    (folder / "images").mkdir()
+    content = base64.b64decode(
+        json.loads((EMBEDDED / "assets.extra/examples.json").read_bytes())["serving_default"]["instances"][0]["b64"]
+    )
+    (folder / "images" / "three.png").write_bytes(content)
+    (folder / "images" / "none.png").write_bytes(b"no picture")
+    (folder / "tfrecord").mkdir()
+    records = b"".join(len(part).to_bytes(8, "little") + bytes(4) + part + bytes(4) for part in [content] * 3)
+    (folder / "tfrecord" / "a.tfrecord").write_bytes(records)
+    job = spark.submit(SESSION, str(folder), str(build() / "keras_sequential"))
+    status, _ = job.finish()
+    assert status == 0, job.error[-4000:]
+    return folder
+
+
+def test_typed_columns_have_the_floats_of_lines_bit_for_bit(session: Path, tmp_path: Path) -> None:
+    from pyarrow import parquet
+
+    lines = list(map(json.loads, score(session / "rows.jsonl", tmp_path / "out", "--exact")))
+    rows = parquet.read_table(session / "columns").to_pylist()
+    assert [row["id"] for row in rows] == list(range(1_000))
+    failed = rows[777]
+    assert failed["result"] == "errors"
+    assert failed["error"] == "pixels: expected float32, got null"
+    assert json.loads(failed["row"]) == {"id": 777, "pixels": None}
+    assert failed["file"] == f"file:{session}/table.parquet"
+    assert {row["result"] for row in rows if row["id"] != 777} == {"predictions"}
+    for row, line in zip(rows, lines):
+        if row["id"] != 777:
+            for name, value in line["prediction"].items():
+                array = np.array(value) if isinstance(value, str) else np.array(value, np.float32)
+                assert np.array(row[name], array.dtype).tobytes() == array.tobytes()
+
+
+def test_lines_of_a_frame_have_the_bytes_of_score_and_keep_columns(session: Path, tmp_path: Path) -> None:
+    lines = score(session / "rows.jsonl", tmp_path / "out", "--exact")
+    rows = json.loads((session / "lines.json").read_text())
+    assert {row["day"] for row in rows} == {7}
+    assert [row["value"].encode() for row in rows[:-1]] == lines[:-1]
+    assert (rows[-1]["result"], json.loads(rows[-1]["value"])["row"]) == ("errors", "nonsense")
+
+
+def test_pictures_records_and_csv_are_answered(session: Path) -> None:
+    def answers(form: str, result: str) -> list[Any]:
+        return [json.loads(line) for line in written(session / f"{form}-out", result)]
+
+    (picture,) = answers("images", "predictions")
+    assert picture["prediction"]["label"] == "3"
+    (error,) = answers("images", "errors")
+    assert error["file"].endswith("images/none.png")
+    assert "the model refuses it: Unknown image" in error["error"]
+    assert answers("tfrecord", "predictions") == [picture] * 3
+    assert [line["key"] for line in answers("csv", "predictions")] == ["x0", "x1"]
+    assert [(line["key"], line["row"]) for line in answers("csv", "errors")] == [
+        ("y0", "y0,1,2,3,one\r"),
+        ("y1", "y1,1,2,3,one\r"),
+    ]
+    record = json.loads((session / "csv-out" / "_record.json").read_text())
+    assert (record["rows"], record["errors"], record["format"]) == (4, 2, "csv")
+
+
+def test_what_does_not_fit_is_refused_before_a_job_begins(session: Path) -> None:
+    wrong = json.loads((session / "problems.json").read_text())
+    assert "did you mean 'pixels'" in wrong[0]
+    assert "the column 'label' would stand twice" in wrong[1]
+    assert "top_k: expected no such option for columns" in wrong[2]
+    assert "expected a column 'pixels' (float32 [?, 8, 8]), got" in wrong[3]
+    assert "OUT: expected a new folder, or what an interrupted run left, got one with '_SUCCESS'" in wrong[4]
+
+
+def test_a_worker_process_loads_each_model_once(session: Path, spark: Cluster) -> None:
+    application = (session / "application").read_text()
+    logs = [log.read_text() for folder in spark.folders for log in folder.glob(f"{application}/*/std*")]
+    loads = sum(text.count('"message":"serving model version') for text in logs)
+    assert 1 < loads <= 4  # two processes, two models, seven jobs
 
 
 def test_every_row_is_answered_once_whatever_is_killed(spark: Cluster, tmp_path: Path) -> None:

@@ -1,0 +1,62 @@
+"""What `test_spark` asks of one Spark session, as a user's program: `spark-submit spark_session.py FOLDER`.
+
+FOLDER holds the inputs, and gets what came out, one folder or file for each case.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    from pyspark.sql import SparkSession
+    from pyspark.sql import functions as sql
+
+    sys.path.insert(0, str(Path(__file__).parents[2]))
+    from serving.core import settings
+    from serving.runtime import loading
+    from serving.scoring import spark as ours
+    from serving.scoring.faults import BadFile
+
+    folder = Path(sys.argv[1])
+    session = SparkSession.builder.getOrCreate()
+    session.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", 300)
+
+    # Typed columns, several Arrow batches in a partition.
+    frame = session.read.parquet(str(folder / "table.parquet")).coalesce(1)
+    frame = frame.withColumn("place", sql.col("_metadata.file_path"))
+    answered = ours.predictions(frame, signature="pixels", exact=True, keep=["id"], file="place")
+    answered.write.parquet(str(folder / "columns"))
+
+    # Lines, with a column beside them.
+    lines = session.read.option("lineSep", "\n").text(str(folder / "rows.jsonl")).withColumn("day", sql.lit(7))
+    answered = ours.predictions(lines, signature="pixels", exact=True, lines="value", keep=["day"])
+    rows = [row.asDict() for row in answered.collect()]
+    (folder / "lines.json").write_text(json.dumps(rows))
+
+    problems = []
+    for arguments in [
+        {"signature": "pixel"}, {"signature": "pixels", "keep": ["label"]}, {"signature": "pixels", "options": "top_k=2"},
+    ]:  # fmt: skip
+        try:
+            ours.predictions(frame.withColumn("label", sql.lit(1)), **arguments)
+        except BadFile as error:
+            problems.append(str(error))
+    try:
+        ours.predictions(frame.drop("pixels"), signature="pixels")
+    except BadFile as error:
+        problems.append(str(error))
+
+    # The other formats, as the program reads them.
+    for form in ("images", "tfrecord", "csv"):
+        if form == "csv":  # another model in the same processes
+            settings.adopt({"MODEL_DIR": sys.argv[2]})
+            loading.forget()
+        given = ours.parse([str(folder / form), str(folder / f"{form}-out"), "--format", form, "--exact"])
+        ours.score(session, given)
+    try:
+        ours.score(session, given)
+    except BadFile as error:
+        problems.append(str(error))
+    (folder / "problems.json").write_text(json.dumps(problems))
+    (folder / "application").write_text(session.sparkContext.applicationId)
+    session.stop()
