@@ -77,15 +77,18 @@ def test_kubernetes_takes_it(deploy: Deploy) -> None:
 def test_knative_takes_it(deploy: Deploy) -> None:
     (service,) = documents(deploy, *odd("--threads=16", "--min=2", "--max=40", "--timeout=60"))
     assert (service["apiVersion"], service["kind"]) == ("serving.knative.dev/v1", "Service")
-    template = service["spec"]["template"]
+    template = service["spec"].pop("template")
+    assert set(service) == {"apiVersion", "kind", "metadata", "spec"}
+    assert service["spec"] == {}
+    assert set(template) == {"metadata", "spec"}
     spec = template["spec"]
     assert spec.pop("containerConcurrency") == 16
     assert spec.pop("timeoutSeconds") == 60
     # What is left is a pod's specification, but that Knative chooses the probe's port.
     spec["containers"][0]["readinessProbe"]["httpGet"]["port"] = 8080
-    kubernetes_validate.validate(
-        {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": spec}, VERSION, strict=True
-    )
+    for metadata in (service["metadata"], {"name": "x", **template["metadata"]}):
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+        kubernetes_validate.validate(pod, VERSION, strict=True)
     (container,) = spec["containers"]
     assert hardened(container)
     assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
