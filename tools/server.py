@@ -131,9 +131,13 @@ class Server:
             raise StartError(error_text(body))
 
     def processes(self) -> list[int]:
-        """Return the ids of the processes in its session, the workers among them."""
-        numbers = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
-        return [number for number in numbers if (stat := _stat(number)) and int(stat[3]) == self.process.pid]
+        """Return the ids of the processes of its session, and of those that descend from them."""
+        stats = {int(entry.name): _stat(int(entry.name)) for entry in Path("/proc").iterdir() if entry.name.isdecimal()}
+        living = {number: (int(stat[1]), int(stat[3])) for number, stat in stats.items() if stat}  # parent, session
+        family = [number for number, (_, session) in living.items() if session == self.process.pid]
+        for member in family:  # which grows
+            family += [number for number, (parent, _) in living.items() if parent == member and number not in family]
+        return family
 
     def cpu_seconds(self) -> float:
         """Return the user and system time of its processes up to now, with that of children that have ended."""

@@ -64,14 +64,15 @@ def test_a_server_is_ready_when_it_says_so_and_the_reason_is_its_error(
 FAMILY = """if True:
     import subprocess, sys, time
     content = b"x" * (64 << 20)
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=%s)
     print("there", flush=True)
     time.sleep(60)
 """
 
 
-def test_a_process_is_measured_with_its_children_as_psutil_measures_them(tmp_path: Path) -> None:
-    with running(tmp_path, FAMILY) as server:
+@pytest.mark.parametrize("apart", [False, True], ids=["of its session", "of another session"])
+def test_a_process_is_measured_with_its_children_as_psutil_measures_them(tmp_path: Path, apart: bool) -> None:
+    with running(tmp_path, FAMILY % apart) as server:
         while "there" not in server.log:
             server.must_live()
             time.sleep(0.01)
@@ -81,4 +82,5 @@ def test_a_process_is_measured_with_its_children_as_psutil_measures_them(tmp_pat
         assert server.cpu_seconds() == pytest.approx(sum(sum(member.cpu_times()[:2]) for member in family), abs=0.1)
         assert memory_of(root.pid)["Rss"] == pytest.approx(root.memory_info().rss, rel=0.1)
         assert peak_of(root.pid) >= memory_of(root.pid)["Pss_Anon"] > 64 << 20
+        family[1].kill()
     assert not root.is_running()
