@@ -60,12 +60,12 @@ main() {
     help) usage ;;
     config) show_values ;;
     check) check ;;
-    stage) legal_values && some_places && check_python && stage ;;
+    stage) legal_values && check_event_folders && check_python && stage ;;
     run | container) check && connect && "deploy_$COMMAND" ;;
     canary) check && connect && canary "${OPERAND:-run}" ;;
-    events) legal_values && legal_places && connect && events ;;
+    events) legal_values && legal_event_folders && connect && events ;;
     smoke | promote | rollback | delete) legal_values && connect && "$COMMAND" ;;
-    yaml) legal_values && some_places && yaml "${OPERAND:-knative}" ;;
+    yaml) legal_values && check_event_folders && yaml "${OPERAND:-knative}" ;;
   esac
 }
 

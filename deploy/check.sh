@@ -3,7 +3,7 @@
 
 check() {
   legal_values
-  some_places
+  check_event_folders
   check_root
   check_python
   check_model

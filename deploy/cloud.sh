@@ -54,7 +54,7 @@ what_exists() {
   fi
 }
 
-# WHERE: the project and the region, gcloud's own where none is said. Refuse before anything is sent.
+# WHERE: the project and the region, gcloud's own where none is given. Refuse before anything is sent.
 connect() {
   if [[ -n $DRY_RUN ]]; then
     [[ -n $PROJECT ]] || say "project: not set; gcloud's own is used"
@@ -63,7 +63,7 @@ connect() {
     command -v gcloud >/dev/null || refuse "gcloud: it is not installed; https://cloud.google.com/sdk/docs/install (--dry-run works without)"
     [[ -n $PROJECT ]] || PROJECT=$(ask gcloud config get-value project) || PROJECT=
     [[ -n $REGION ]] || REGION=$(ask gcloud config get-value run/region) || REGION=
-    needs_place
+    needs_project
     legal_values
     gcloud auth print-access-token >/dev/null 2>&1 ||
       refuse "login: gcloud has none, or it has expired; nothing was sent; run: gcloud auth login"
@@ -73,7 +73,7 @@ connect() {
   [[ -z $REGION ]] || WHERE+=("--region=$REGION")
 }
 
-needs_place() {
+needs_project() {
   [[ -n $PROJECT ]] || refuse "project: not set; use --project, or: gcloud config set project PROJECT"
   [[ -n $REGION ]] || refuse "region: not set; use --region, or: gcloud config set run/region REGION"
 }

@@ -3,7 +3,7 @@
 # shellcheck shell=bash
 
 # A push is repeated after 600 s at the latest: work beyond that would be done twice at once.
-legal_places() {
+legal_event_folders() {
   [[ -n $EVENT_INPUT ]] || refuse "event-input: not set; use --event-input gs://BUCKET/FOLDER"
   [[ -n $EVENT_OUTPUT ]] || refuse "event-output: not set; use --event-output gs://BUCKET/FOLDER"
   EVENT_INPUT=${EVENT_INPUT%/}/ EVENT_OUTPUT=${EVENT_OUTPUT%/}/
@@ -14,11 +14,11 @@ legal_places() {
   ((TIMEOUT <= 600)) || refuse "timeout: expected at most 600 seconds with events, got $TIMEOUT ($FROM_TIMEOUT)"
 }
 
-# The service needs both places, or neither.
-some_places() { if [[ -n $EVENT_INPUT$EVENT_OUTPUT ]]; then legal_places; fi; }
+# The service needs both folders, or neither.
+check_event_folders() { if [[ -n $EVENT_INPUT$EVENT_OUTPUT ]]; then legal_event_folders; fi; }
 
 names() {
-  needs_place
+  needs_project
   TOPIC=${EVENT_TOPIC:-$SERVICE-events}
   DEAD=$TOPIC-dead
   ACCOUNT=${SERVICE:0:23}
@@ -32,17 +32,17 @@ number() {
     return
   elif [[ -n $DRY_RUN ]]; then
     PROJECT_NUMBER=PROJECT_NUMBER
-    say "PROJECT_NUMBER stands for the project's number, which gcloud would give; --project-number says it"
+    say "PROJECT_NUMBER stands for the project's number, which gcloud would give; or give it: --project-number"
   else
     PROJECT_NUMBER=$(gcloud projects describe "$PROJECT" '--format=value(projectNumber)') ||
-      refuse "events: gcloud cannot say the number of project $PROJECT; nothing was changed; --project-number says it"
+      refuse "events: gcloud does not give the number of project $PROJECT; nothing was changed; use --project-number"
   fi
 }
 
-# missing DESCRIBE...: true where the thing is not there; with --dry-run nothing is
+# missing DESCRIBE...: true where the resource does not exist; with --dry-run none does
 missing() { [[ -n $DRY_RUN ]] || ! ask "$@" >/dev/null; }
 
-may() { step "$@" --quiet --format=none; }
+grant() { step "$@" --quiet --format=none; }
 
 events() {
   local bucket=${EVENT_INPUT#gs://} output=${EVENT_OUTPUT#gs://} prefix agent push reply i
@@ -72,22 +72,22 @@ events() {
     step gcloud pubsub subscriptions update "$TOPIC" "$IN" "${push[@]}"
   fi
 
-  # Who calls: the pusher. Who publishes: the bucket, and Pub/Sub itself to the dead letters.
-  may gcloud run services add-iam-policy-binding "$SERVICE" "${WHERE[@]}" "--member=serviceAccount:$PUSHER" --role=roles/run.invoker
-  may gcloud pubsub topics add-iam-policy-binding "$TOPIC" "$IN" "--member=serviceAccount:service-$PROJECT_NUMBER@gs-project-accounts.iam.gserviceaccount.com" --role=roles/pubsub.publisher
-  may gcloud pubsub topics add-iam-policy-binding "$DEAD" "$IN" "--member=serviceAccount:$agent" --role=roles/pubsub.publisher
-  may gcloud pubsub subscriptions add-iam-policy-binding "$TOPIC" "$IN" "--member=serviceAccount:$agent" --role=roles/pubsub.subscriber
-  may gcloud iam service-accounts add-iam-policy-binding "$PUSHER" "$IN" "--member=serviceAccount:$agent" --role=roles/iam.serviceAccountTokenCreator
+  # The pusher calls the service. The bucket publishes, and Pub/Sub itself to the dead letters.
+  grant gcloud run services add-iam-policy-binding "$SERVICE" "${WHERE[@]}" "--member=serviceAccount:$PUSHER" --role=roles/run.invoker
+  grant gcloud pubsub topics add-iam-policy-binding "$TOPIC" "$IN" "--member=serviceAccount:service-$PROJECT_NUMBER@gs-project-accounts.iam.gserviceaccount.com" --role=roles/pubsub.publisher
+  grant gcloud pubsub topics add-iam-policy-binding "$DEAD" "$IN" "--member=serviceAccount:$agent" --role=roles/pubsub.publisher
+  grant gcloud pubsub subscriptions add-iam-policy-binding "$TOPIC" "$IN" "--member=serviceAccount:$agent" --role=roles/pubsub.subscriber
+  grant gcloud iam service-accounts add-iam-policy-binding "$PUSHER" "$IN" "--member=serviceAccount:$agent" --role=roles/iam.serviceAccountTokenCreator
 
-  # What the service itself touches.
+  # What the service itself reads and writes.
   local self="serviceAccount:${SERVICE_ACCOUNT:-$PROJECT_NUMBER-compute@developer.gserviceaccount.com}"
-  may gcloud storage buckets add-iam-policy-binding "gs://$bucket" "--member=$self" --role=roles/storage.objectViewer
+  grant gcloud storage buckets add-iam-policy-binding "gs://$bucket" "--member=$self" --role=roles/storage.objectViewer
   # Large answers are written in parts, which are deleted in the end.
-  may gcloud storage buckets add-iam-policy-binding "gs://$output" "--member=$self" --role=roles/storage.objectUser
+  grant gcloud storage buckets add-iam-policy-binding "gs://$output" "--member=$self" --role=roles/storage.objectUser
   for ((i = 0; i < ${#ENV_KEYS[@]}; i++)); do
     [[ ${ENV_KEYS[i]} == EVENT_REPLY && ${ENV_TEXTS[i]} == projects/*/topics/* ]] || continue
     reply=${ENV_TEXTS[i]}
-    may gcloud pubsub topics add-iam-policy-binding "$reply" "--member=$self" --role=roles/pubsub.publisher
+    grant gcloud pubsub topics add-iam-policy-binding "$reply" "--member=$self" --role=roles/pubsub.publisher
   done
 
   step gcloud run services update "$SERVICE" "${WHERE[@]}" "--update-env-vars=$(joined "EVENT_INPUT=$EVENT_INPUT" "EVENT_OUTPUT=$EVENT_OUTPUT" "EVENT_TIMEOUT=$TIMEOUT")" "--timeout=$TIMEOUT"

@@ -57,7 +57,7 @@ container_command() {
 image_name() {
   BUILT=yes
   [[ -z $IMAGE ]] || return 0
-  needs_place
+  needs_project
   BUILT=no IMAGE=$REGION-docker.pkg.dev/${PROJECT//:/\/}/$REPOSITORY/$SERVICE
 }
 

@@ -1,7 +1,7 @@
-# What can be said to deploy.sh: --flag > environment > deploy.env > default, and whether each value is legal.
+# The values of deploy.sh: --flag > environment > deploy.env > default, and whether each is legal.
 # shellcheck shell=bash disable=SC2034 # values are named by other names: printf -v, ${!name}
 
-# The flag is the same word in small letters with hyphens. '-' stands for no default.
+# The flag is the same word in small letters with hyphens. '-': no default.
 VALUES='
 PROJECT          -
 REGION           -
@@ -93,30 +93,30 @@ read_flag() {
 
 known() { [[ $1 =~ ^[A-Z_]+$ && $VALUES == *$'\n'"$1 "* ]]; }
 
-# read_pair ENV|SECRET KEY=VALUE flag|deploy.env PLACE: a flag goes before the file, and a later flag before an earlier
+# read_pair ENV|SECRET KEY=VALUE flag|deploy.env LOCATION: a flag goes before the file, and a later flag before an earlier
 read_pair() {
-  local list=$1 key=${2%%=*} text=${2#*=} origin=$3 place=$4 i keys=() origins=()
-  [[ $2 == *=* && $key =~ ^[A-Za-z_][A-Za-z0-9_]*$ ]] || refuse "$place: expected KEY=VALUE, got '$2'"
+  local list=$1 key=${2%%=*} text=${2#*=} origin=$3 location=$4 i keys=() origins=()
+  [[ $2 == *=* && $key =~ ^[A-Za-z_][A-Za-z0-9_]*$ ]] || refuse "$location: expected KEY=VALUE, got '$2'"
   case $key in
     PORT | K_* | X_GOOGLE_* | FUNCTION_TARGET | FUNCTION_SIGNATURE_TYPE | CLOUD_RUN_*)
-      refuse "$place: $key is the platform's own and cannot be set" ;;
-    THREADS) refuse "$place: THREADS is the same number as the concurrency; use --concurrency" ;;
-    MODEL_DIR) refuse "$place: use --model-dir, which is checked and uploaded" ;;
-    EVENT_INPUT | EVENT_OUTPUT) refuse "$place: use --event-input and --event-output, which also grant the rights" ;;
-    EVENT_TIMEOUT) refuse "$place: EVENT_TIMEOUT is the same number as the service's own; use --timeout" ;;
-    LOG_EXECUTION_ID) refuse "$place: LOG_EXECUTION_ID would mix the logs of concurrent requests" ;;
+      refuse "$location: $key is the platform's own and cannot be set" ;;
+    THREADS) refuse "$location: THREADS is the same number as the concurrency; use --concurrency" ;;
+    MODEL_DIR) refuse "$location: use --model-dir, which is checked and uploaded" ;;
+    EVENT_INPUT | EVENT_OUTPUT) refuse "$location: use --event-input and --event-output, which also grant the rights" ;;
+    EVENT_TIMEOUT) refuse "$location: EVENT_TIMEOUT is the same number as the service's own; use --timeout" ;;
+    LOG_EXECUTION_ID) refuse "$location: LOG_EXECUTION_ID would mix the logs of concurrent requests" ;;
   esac
   if [[ $list == SECRET ]]; then
     [[ $text =~ ^[A-Za-z0-9_-]{1,255}:(latest|[1-9][0-9]*)$ ]] ||
-      refuse "$place: $key: expected SECRET:VERSION, got '$text'"
+      refuse "$location: $key: expected SECRET:VERSION, got '$text'"
     keys=(${SECRET_KEYS[@]+"${SECRET_KEYS[@]}"}) origins=(${SECRET_ORIGINS[@]+"${SECRET_ORIGINS[@]}"})
   else
-    [[ ! ${text//[$'\n\t']/} =~ [[:cntrl:]] ]] || refuse "$place: $key: expected text, got a control character"
+    [[ ! ${text//[$'\n\t']/} =~ [[:cntrl:]] ]] || refuse "$location: $key: expected text, got a control character"
     keys=(${ENV_KEYS[@]+"${ENV_KEYS[@]}"}) origins=(${ENV_ORIGINS[@]+"${ENV_ORIGINS[@]}"})
   fi
   for ((i = 0; i < ${#keys[@]}; i++)); do
     [[ ${keys[i]} == "$key" ]] || continue
-    [[ ${origins[i]} != deploy.env || $origin == flag ]] || refuse "$place: $key appears twice"
+    [[ ${origins[i]} != deploy.env || $origin == flag ]] || refuse "$location: $key appears twice"
     [[ $origin == flag ]] || return 0
     break
   done
@@ -127,24 +127,24 @@ read_pair() {
   fi
 }
 
-# Lines of NAME=VALUE, ENV_KEY=VALUE or SECRET_KEY=SECRET:VERSION; a value is what stands behind '=', unquoted.
+# Lines of NAME=VALUE, ENV_KEY=VALUE or SECRET_KEY=SECRET:VERSION; the value follows '=', unquoted.
 # shellcheck disable=SC2094 # deploy.env is only a word there
 read_file() {
-  local line name text number=0 place
+  local line name text number=0 location
   [[ -e deploy.env ]] || return 0
   [[ -r deploy.env ]] || refuse "deploy.env: it cannot be read"
   while IFS= read -r line || [[ -n $line ]]; do
-    number=$((number + 1)) place="deploy.env, line $number"
+    number=$((number + 1)) location="deploy.env, line $number"
     [[ -n $line && $line != '#'* ]] || continue
     name=${line%%=*} text=${line#*=}
-    [[ $line == *=* ]] || refuse "$place: expected NAME=VALUE, got '$line'"
-    [[ $text != *$'\r'* ]] || refuse "$place: expected lines that end with a line feed, got a carriage return"
-    [[ ! $text =~ ^(\".*\"|\'.*\')$ ]] || refuse "$place: $name: expected a value without quotes around it, got $text"
+    [[ $line == *=* ]] || refuse "$location: expected NAME=VALUE, got '$line'"
+    [[ $text != *$'\r'* ]] || refuse "$location: expected lines that end with a line feed, got a carriage return"
+    [[ ! $text =~ ^(\".*\"|\'.*\')$ ]] || refuse "$location: $name: expected a value without quotes around it, got $text"
     case $name in
-      ENV_*) read_pair ENV "${name#ENV_}=$text" deploy.env "$place" ;;
-      SECRET_*) read_pair SECRET "${name#SECRET_}=$text" deploy.env "$place" ;;
+      ENV_*) read_pair ENV "${name#ENV_}=$text" deploy.env "$location" ;;
+      SECRET_*) read_pair SECRET "${name#SECRET_}=$text" deploy.env "$location" ;;
       *)
-        known "$name" || refuse "$place: there is no value '$name'; ./deploy.sh config names them all"
+        known "$name" || refuse "$location: there is no value '$name'; ./deploy.sh config names them all"
         printf -v "FILE_$name" '%s' "$text"
         ;;
     esac
@@ -157,24 +157,24 @@ resolve() {
     [[ -n $name ]] || continue
     [[ $default != - ]] || default=
     flag=FLAG_$name file=FILE_$name
-    if [[ -n ${!flag+said} ]]; then
+    if [[ -n ${!flag+set} ]]; then
       printf -v "$name" '%s' "${!flag}" && printf -v "FROM_$name" flag
-    elif [[ -n ${!name:-} && $name != PUBLIC ]]; then # what opens a service is said, not inherited
+    elif [[ -n ${!name:-} && $name != PUBLIC ]]; then # what opens a service is never inherited
       printf -v "FROM_$name" environment
-    elif [[ -n ${!file+said} ]]; then
+    elif [[ -n ${!file+set} ]]; then
       printf -v "$name" '%s' "${!file}" && printf -v "FROM_$name" deploy.env
     else
       printf -v "$name" '%s' "$default" && printf -v "FROM_$name" default
     fi
   done <<<"$VALUES"
-  one_number
+  same_concurrency
   MODEL_DIR=${MODEL_DIR#"$PWD/"}
   while [[ $MODEL_DIR == ?*/ ]]; do MODEL_DIR=${MODEL_DIR%/}; done
   MODEL_DIR=${MODEL_DIR#./}
 }
 
 # Requests above THREADS would wait inside an instance, where the autoscaler cannot see them.
-one_number() {
+same_concurrency() {
   local origin
   for origin in flag environment deploy.env; do
     if [[ $FROM_CONCURRENCY == "$origin" && $FROM_THREADS == "$origin" && $CONCURRENCY != "$THREADS" ]]; then
