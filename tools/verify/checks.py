@@ -350,7 +350,7 @@ def _judged(
 
 
 def scored(subject: Subject, environment: dict[str, str]) -> list[Verdict]:
-    """Score the rows as a file with `python -m serving score`: each line must have the bytes of the online answer."""
+    """Score the rows as a file with `serving score --exact`: each line must have the bytes of the online answer."""
     return [_scored(subject, entry, environment) for entry in subject.asked if entry.cases]
 
 
@@ -364,7 +364,7 @@ def _scored(subject: Subject, entry: Asked, environment: dict[str, str]) -> Verd
         source, target = Path(folder) / "rows.jsonl", Path(folder) / "predictions.jsonl"
         source.write_text("".join(json.dumps(row) + "\n" for row, _, _ in rows))
         command = [sys.executable, "-m", "serving", "score", str(source), "-o", str(target), "--quiet",
-                   "--signature", entry.signature.name]  # fmt: skip
+                   "--exact", "--signature", entry.signature.name]  # fmt: skip
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
         if not target.is_file():
             last = (done.stderr.strip().splitlines() or ["no word"])[-1]
@@ -375,7 +375,7 @@ def _scored(subject: Subject, entry: Asked, environment: dict[str, str]) -> Verd
         for number, (line, (_, _, right)) in enumerate(zip(lines, rows, strict=True))
         if line != b'{"prediction":' + right + b"}"
     ]
-    detail = "; ".join(wrong[:SHOWN]) or "python -m serving score writes the bytes of the answer online"
+    detail = "; ".join(wrong[:SHOWN]) or "python -m serving score --exact writes the bytes of the answer online"
     return Verdict(name, DIFFERS if wrong else SAME, detail, len(rows), len(wrong))
 
 
