@@ -25,7 +25,9 @@ run_command() {
 
 # Make STAGE: the files of the upload list, with what can be made for them before.
 stage() {
-  upload_list | "$PYTHON" -m deploy.staging "$STAGE" --model "$MODEL_DIR" --bake "$BAKE" || exit 1
+  local files
+  files=$(upload_list) || refuse "upload: gcloud or git must list what is uploaded; neither could"
+  "$PYTHON" -m deploy.staging "$STAGE" --model "$MODEL_DIR" --bake "$BAKE" <<<"$files" || exit 1
 }
 
 deploy_container() {

@@ -187,6 +187,10 @@ def test_an_upload_that_is_too_large(deploy: Deploy) -> None:
 def test_neither_gcloud_nor_git(deploy: Deploy) -> None:
     (deploy.programs / "git").unlink()
     assert refusal(deploy) == "upload: gcloud or git must list what is uploaded; neither could"
+    staged = deploy("stage")
+    assert (staged.returncode, staged.stderr) == (
+        1, "deploy.sh: upload: gcloud or git must list what is uploaded; neither could\n",
+    )  # fmt: skip
 
 
 def test_a_model_in_a_bucket_is_not_looked_for_here(deploy: Deploy) -> None:
