@@ -199,7 +199,9 @@ def _only_handles(function: Any) -> bool:
         function = function.__wrapped__
     names = {"from_flask": from_flask, "handle": handle, "to_flask": to_flask}
     code, given = function.__code__, function.__globals__
-    return {*code.co_names} == {*names} and not code.co_freevars and all(given[name] is names[name] for name in names)
+    if {*code.co_names} != {*names} or code.co_freevars or len(code.co_varnames) != 1:
+        return False  # it uses something else: by a name, of a function around it, or by a parameter's default
+    return all(given.get(name) is names[name] for name in names)
 
 
 def _in_json(error: HTTPException) -> flask.Response:

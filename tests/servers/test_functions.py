@@ -218,6 +218,10 @@ def test_predict_sees_the_whole_request(tmp_path: Path) -> None:
             }  # fmt: skip
 
 
+SIGNED = "@functions_framework.http  # type: ignore[untyped-decorator]\ndef predict(request: flask.Request) -> flask.Response:\n"
+CHECKING = "class Check:\n    def __bool__(self):\n        flask.abort(401)\n\n\n"
+SIGNED_BY = "@functions_framework.http\ndef predict(request, check=Check()):\n    if check:\n        pass\n"
+
 ALONE = [
     # what                           edit                                                  calls the handler and nothing else
     ("nothing",                      (BODY, BODY),                                         True),
@@ -225,6 +229,7 @@ ALONE = [
     ("a decorator",                  ("@functions_framework.http", WRAPPED),               False),
     ("another function's name",      (BODY, "    return to_flask(open(from_flask(request)))\n"), False),
     ("a handler of its own",         (BODY, BODY + "\n\ndef handle(request):\n    return None\n"), False),
+    ("a check in a default",         (SIGNED, CHECKING + SIGNED_BY),                       False),
     ("middleware",                   EDITS[15][1],                                         False),
 ]  # fmt: skip
 

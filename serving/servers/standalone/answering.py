@@ -15,6 +15,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from serving.core import machine
 from serving.core.http import Request, Response, Stream
 from serving.core.settings import Settings
 from serving.core.telemetry import phases
@@ -47,6 +48,8 @@ class Answering:
         """`handle` answers a request; where it may block on anything but the model, other threads call it."""
         self._loop, self._handle = loop, handle
         self._pool = Pool(admission.server_threads(options))
+        # The threads of the pool may all wait for a run to end; those that begin the next one wait for nothing.
+        self._leads = Pool(machine.cores())  # as many as there are runs at once
         self._short = Short(options, may_block)
         self._admission = admission.current()
         # Where `handle` does more than handle, the model must not run before it has seen the request.
@@ -83,11 +86,11 @@ class Answering:
             if short and short[0].shared.queue.enter(short):
                 self.finish(*self._run_shared(short))
             if others and others[0].shared.queue.enter(others):
-                self.lead_in_pool(others)
+                self.lead(others)
 
-    def lead_in_pool(self, calls: list["Sharing"]) -> None:
-        """Run calls, with those that wait for it, in a thread of the pool; any thread may call this."""
-        self._pool.submit(self._lead_there, calls)
+    def lead(self, calls: list["Sharing"]) -> None:
+        """Run calls, with those that wait for it, in another thread; any thread may call this."""
+        self._leads.submit(self._lead_there, calls)
 
     def _lead_there(self, calls: list["Sharing"]) -> None:
         self._loop.post(Finished(self, *self._run_shared(calls)))
@@ -203,14 +206,14 @@ class Sharing:
         self.gets: Any = None
 
     def lead(self) -> None:
-        self._answering.lead_in_pool([self])
+        self._answering.lead([self])
 
     def done(self) -> None:
         self._answering.answer_in_pool(self)
 
 
 class Finished(NamedTuple):
-    """Calls that a thread of the pool has run, for the loop's thread to answer."""
+    """Calls that another thread has run, for the loop's thread to answer."""
 
     answering: Answering
     calls: list[Sharing]

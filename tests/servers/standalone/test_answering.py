@@ -2,17 +2,22 @@
 
 import threading
 import time
+from collections.abc import Sequence
+from queue import SimpleQueue
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from serving.core import settings
-from serving.core.http import Request
+from serving.core.http import Request, Response
 from serving.core.telemetry import phases
 from serving.pipeline import admission
 from serving.pipeline.arrivals import is_self_contained
 from serving.runtime import loading
+from serving.runtime.batching import Queue
 from serving.servers.standalone import answering
-from serving.servers.standalone.answering import AGAIN, LONG, SHORT, Pool, Short
+from serving.servers.standalone.answering import AGAIN, LONG, SHORT, Answering, Pool, Sharing, Short
 from tests.conftest import Serve
 from tests.models.zoo import build
 
@@ -133,3 +138,29 @@ def test_a_pool_has_as_many_threads_as_are_busy_at_once_and_no_more_than_it_may(
         while not few._idle:
             time.sleep(0.001)
     assert few._count == 1
+
+
+class Doubling:
+    """Stands for the native codec: runs double what calls ask."""
+
+    def together(self, asks: Sequence[Any]) -> list[Any]:
+        return [2 * ask for ask in asks]
+
+
+def test_a_shared_run_begins_though_every_thread_of_the_pool_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admission, "server_threads", lambda _: 1)
+    posted: SimpleQueue[Any] = SimpleQueue()
+    loop: Any = SimpleNamespace(post=posted.put)
+    answers = Answering(settings.read({}), loop, lambda _: Response(200, b""), may_block=False)
+    queue, quick, got = Queue(1, 16), Doubling(), SimpleQueue[Any]()
+    shared: Any = SimpleNamespace(queue=queue, quick=quick, asks=21)
+    nothing: Any = None
+    call = Sharing(answers, nothing, nothing, KIND, shared, False)
+    assert queue.enter([])  # a run is in progress
+    assert not queue.enter([call])
+    answers._pool.submit(lambda: got.put(queue.run(quick.together, 1)))
+    while len(queue._waiting) < 2:
+        time.sleep(0.001)
+    queue.leave()
+    assert posted.get(timeout=10).calls == [call]
+    assert (call.gets, got.get(timeout=10)) == (42, 2)
