@@ -37,7 +37,7 @@ from serving.savedmodel.signature import Signature
 Array = np.ndarray[Any, Any]
 Arrays = Mapping[str, Array]
 
-AUTO_ROWS = 32  # rows of a batch at most, with `auto`
+AUTO_ROWS = 16  # rows of a batch at most, with `auto`
 DIFFERENT_ROWS, FEWEST_ROWS = 8, 3  # that are run: fewer of a slow model
 FEW = 8  # ways to generate a row that are tried
 TIMES = 2  # that the sizes are run again by which the gain is measured
@@ -82,17 +82,17 @@ def decide(model: Model, batch_rows: int) -> None:
 def of_model(model: Model, most: int, *, exact: bool) -> dict[str, Outcome]:
     """Return the outcome for each signature that can be called; with `exact`, as AUTO wants it."""
     impure = _impure(model)
-    outcomes = {}
-    for name, signature in model.signatures.items():
-        if signature.refusal is not None or name.startswith("__"):
-            continue
-        if name in impure or not model.source.may_try:
-            outcomes[name] = Outcome(reason="it is not a pure function")
-        elif name in model.source.parts or not batchable(signature):
-            outcomes[name] = Outcome(reason="its shapes do not allow it")
-        else:
-            outcomes[name] = of_signature(model, signature, most, exact=exact)
-    return outcomes
+    called = {
+        name: signature
+        for name, signature in model.signatures.items()
+        if signature.refusal is None and not name.startswith("__")
+    }
+    return {
+        name: Outcome(reason="it is not a pure function")
+        if name in impure or not model.source.may_try
+        else of_signature(model, signature, most, exact=exact)
+        for name, signature in called.items()
+    }
 
 
 def _impure(model: Model) -> set[str]:
@@ -105,7 +105,9 @@ def _impure(model: Model) -> set[str]:
 
 
 def of_signature(model: Model, signature: Signature, most: int, *, exact: bool) -> Outcome:
-    """Run different rows of a `batchable` signature alone and in batches of up to `most` rows, for a second or so."""
+    """Run different rows of a pure signature alone and in batches of up to `most` rows, for a second or so."""
+    if signature.name in model.source.parts or not batchable(signature):
+        return Outcome(reason="its shapes do not allow it")
     began, rows = time.thread_time(), list[Arrays]()
     for row in islice(_rows(model, signature), DIFFERENT_ROWS):
         rows.append(row)

@@ -38,7 +38,7 @@ def outcome_of(function: Function, folder: Path, *, exact: bool = False, seconds
         clock.now += seconds(len(inputs["x"]))
         return {"y": function(inputs["x"])}
 
-    source = SimpleNamespace(directory=folder, recipes=lambda signature: recipes(signature, []))
+    source = SimpleNamespace(directory=folder, parts={}, recipes=lambda signature: recipes(signature, []))
     model: Any = SimpleNamespace(run=run, source=source, signatures={"fake": signature})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(batch_sizes.time, "thread_time", clock.read)

@@ -174,7 +174,7 @@ STABLE = {
     "PyArg_ParseTuple", "PyBytes_AsStringAndSize", "PyErr_Format", "PyErr_Occurred", "PyErr_SetString",
     "PyEval_RestoreThread", "PyEval_SaveThread", "PyExc_ValueError", "PyLong_AsLongLong", "PyModule_AddObject",
     "PyModule_Create2", "PyTuple_GetItem", "PyTuple_Pack", "PyTuple_Size", "PyTuple_Type", "PyType_FromSpec",
-    "PyType_GetSlot", "Py_BuildValue", "Py_DecRef", "Py_IncRef", "_Py_Dealloc", "_Py_NoneStruct", "Py_GetVersion",
+    "PyType_GetSlot", "PyType_GetFlags", "Py_BuildValue", "Py_DecRef", "Py_IncRef", "_Py_Dealloc", "_Py_NoneStruct", "Py_GetVersion",
     "PyErr_NoMemory", "PyModule_AddObjectRef", "PyModuleDef_Init", "PyTuple_New", "PyObject_Free", "PyObject_GC_Del",
     "_PyArg_ParseTuple_SizeT", "_Py_BuildValue_SizeT", "PyLong_AsUnsignedLongLong", "PyErr_Clear", "PyModule_AddType",
     "PyModule_AddIntConstant", "PyBytes_FromStringAndSize", "PyLong_FromLongLong", "PyLong_FromLong", "PyLong_FromSize_t", "PyStructSequence_New",
