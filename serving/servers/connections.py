@@ -25,7 +25,7 @@ def most() -> int:
 def end_unread(listener: socket.socket, seconds: int) -> None:
     """Have the system end the listener's connections whose client takes nothing of an answer for so many seconds.
 
-    Each would hold its answer, and behind gunicorn a thread, for as long as its client likes.
+    Each would hold its answer for as long as its client likes.
     """
     with suppress(AttributeError, OSError):  # Linux has it
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, seconds * 1000)

@@ -28,6 +28,7 @@ class Lines:
         self._lock = threading.Lock()
         self._held: list[bytes] = []
         self._size = self._refused = 0  # bytes that are not written yet; lines that were too many
+        self._fails = False  # the last write failed: the next one is due when it is due, however much waits
         self._periodic = Periodic(self._flush, seconds)
 
     def add(self, line: bytes) -> bool:
@@ -38,7 +39,7 @@ class Lines:
                 return False
             self._held.append(line)
             self._size += len(line)
-            urgent = self._size > self._most // 2
+            urgent = self._size > self._most // 2 and not self._fails
         if urgent:
             self._periodic.wake()
         return True
@@ -61,9 +62,10 @@ class Lines:
         except Exception as error:  # of a file system, of the network, of the service
             self._lost(len(held) if last else 0, f"{error}" if last else f"{error}; they are kept and tried again")
             with self._lock:
-                self._held = held + self._held
+                self._held, self._fails = held + self._held, True
             return
         with self._lock:
+            self._fails = False
             self._size -= sum(map(len, held))
         self._written(len(held))
 
@@ -75,8 +77,14 @@ def to_folder(folder: Path) -> Write:
     def write(lines: bytes) -> None:
         file = folder / f"{datetime.now(timezone.utc):%Y-%m-%d}" / f"{name}.jsonl"
         file.parent.mkdir(exist_ok=True)
-        with file.open("ab") as output:
-            output.write(lines)
+        with file.open("ab", buffering=0) as output:
+            start, rest = output.tell(), memoryview(lines)
+            try:
+                while rest:
+                    rest = rest[output.write(rest) :]
+            except OSError:  # the disk is full: half a line would spoil the next one, and whole ones come again
+                output.truncate(start)
+                raise
 
     return write
 
