@@ -105,7 +105,7 @@ def _prediction(line: bytes) -> Prediction | None:
         entry = orjson.loads(line)
         # Cloud Logging's own entries have ours inside, without its time.
         entry = {"time": entry.get("timestamp"), **entry["jsonPayload"]} if "jsonPayload" in entry else entry
-        when = datetime.fromisoformat(re.sub(r"(\.[0-9]{6})[0-9]*|Z$", _as_python_reads, entry["time"]))
+        when = datetime.fromisoformat(re.sub(r"(\.[0-9]+)|Z$", _as_python_reads, entry["time"]))
         outputs = entry["outputs"]
         if not isinstance(outputs, dict):
             return None
@@ -116,8 +116,8 @@ def _prediction(line: bytes) -> Prediction | None:
 
 
 def _as_python_reads(match: re.Match[str]) -> str:
-    """Return a part of a time as Python 3.10 reads it: without nanoseconds, without Z."""
-    return match[1] or "+00:00"
+    """Return a part of a time as Python 3.10 reads it: a fraction of six digits, an offset for Z."""
+    return match[1][:7].ljust(7, "0") if match[1] else "+00:00"
 
 
 def labels(address: str, key: str, label: str, storage: Storage) -> list[tuple[str, Any]]:
