@@ -77,6 +77,7 @@ def main() -> None:
     from pyspark.ml.functions import predict_batch_udf
     from pyspark.sql import SparkSession
     from pyspark.sql import functions as sql
+    from pyspark.sql.types import ArrayType, FloatType, StringType, StructField, StructType
 
     sys.path.insert(0, str(Path(__file__).parents[1]))
     from serving.core import settings
@@ -85,7 +86,7 @@ def main() -> None:
     spark = SparkSession.builder.master("local[1]").getOrCreate()
     udf = predict_batch_udf(
         naive(str(settings.current().model_dir)), batch_size=64, input_tensor_shapes=[[64]],
-        return_type="struct<label string, probabilities array<float>>",
+        return_type=StructType([StructField("label", StringType()), StructField("probabilities", ArrayType(FloatType()))]),
     )  # fmt: skip
 
     def lines(name: str, output: str) -> None:
@@ -107,7 +108,8 @@ def main() -> None:
     rows = json.loads((folder / "rows.json").read_text())
     told: dict[str, Any] = {}
     for name in sys.argv[3:] or jobs:
-        jobs[name]("small", f"{folder}/out")
+        shutil.rmtree(folder / "out", ignore_errors=True)
+        jobs[name]("large", f"{folder}/out")  # compiles what the JVM runs often
         used: dict[str, list[float]] = {"small": [], "large": []}
         for _ in range(rounds):
             for size in used:

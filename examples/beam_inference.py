@@ -9,6 +9,7 @@ This one takes lines of JSON and gives lines of JSON: a bad row is a line with i
 
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import apache_beam as beam
@@ -18,7 +19,13 @@ from serving.core import settings
 from serving.scoring.formats import JSON_LINES, Batch, Format, format_of, free
 from serving.scoring.rows import Scorer, as_lines, opened
 
-Loaded = tuple[Scorer, Format]
+
+@dataclass
+class Loaded:
+    """What answers rows; Beam shares one among the threads of a process, by a weak reference."""
+
+    scorer: Scorer
+    form: Format
 
 
 class SavedModelHandler(ModelHandler[bytes, bytes, Loaded]):
@@ -34,13 +41,12 @@ class SavedModelHandler(ModelHandler[bytes, bytes, Loaded]):
         if self._signature:
             options = options._replace(score_options=f"signature_name={self._signature}")
         scorer, (signature, context) = opened(options, alone=self._exact)
-        return scorer, format_of(JSON_LINES, free(signature), context, options.max_body_bytes)
+        return Loaded(scorer, format_of(JSON_LINES, free(signature), context, options.max_body_bytes))
 
     def run_inference(
         self, batch: Sequence[bytes], model: Loaded, inference_args: dict[str, Any] | None = None
     ) -> Iterable[bytes]:
-        scorer, form = model
-        answered = scorer.answer(form, Batch(0, list(batch), 0))
+        answered = model.scorer.answer(model.form, Batch(0, list(batch), 0))
         return [line.rstrip(b"\n") for line in as_lines(answered, numbered=False)]
 
     def batch_elements_kwargs(self) -> dict[str, int]:

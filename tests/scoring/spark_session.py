@@ -51,7 +51,7 @@ if __name__ == "__main__":
         if form == "csv":  # another model in the same processes
             settings.adopt({"MODEL_DIR": sys.argv[2]})
             loading.forget()
-        given = ours.parse([str(folder / form), str(folder / f"{form}-out"), "--format", form, "--exact"])
+        given = ours.parse([str(folder / form), str(folder / f"{form}-out"), "--format", form])
         ours.score(session, given)
     try:
         ours.score(session, given)
