@@ -41,10 +41,13 @@ def parts(answers: bytes) -> list[tuple[bytes, bytes]]:
     return found
 
 
-@pytest.fixture(scope="module", params=["native", "off"])
+@pytest.fixture(
+    scope="module", params=[("standalone", "native"), ("standalone", "off"), ("functions-framework", "native")]
+)
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    extension: Path | str = built(build.cached) if request.param == "native" else "off"
-    with running("standalone", EMBEDDED, ACCELERATOR=str(extension), BATCH_ROWS="16", MAX_WAIT="30") as started:
+    door, codec = request.param
+    extension: Path | str = built(build.cached) if codec == "native" else "off"
+    with running(door, EMBEDDED, ACCELERATOR=str(extension), BATCH_ROWS="16", MAX_WAIT="30") as started:
         assert started.ask("GET", "/readyz").status == 200
         yield started
 
