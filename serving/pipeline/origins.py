@@ -41,7 +41,7 @@ def shared(answer: Answer) -> Answer:
         request = exchange.request
 
         def share(response: Response) -> Response:
-            return _with_fields(response, request.headers)
+            return with_fields(response, request.headers)
 
         watchdog.change(share)
         return share(_preflight(request) if _is_preflight(request) else answer(exchange))
@@ -49,7 +49,8 @@ def shared(answer: Answer) -> Answer:
     return answer_shared
 
 
-def _with_fields(response: Response, headers: Headers) -> Response:
+def with_fields(response: Response, headers: Headers) -> Response:
+    """Return the response with what lets the page that sent the request read it, unless it may not."""
     response = response._replace(headers=(*response.headers, *fields(headers)))
     return varied(response, "Origin") if depends() else response
 

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,7 +21,7 @@ from serving.core.http import Request, Response, Stream
 from serving.core.settings import Settings
 from serving.core.telemetry import phases
 from serving.core.telemetry.log import log_exception
-from serving.pipeline import admission, watchdog
+from serving.pipeline import admission, origins, watchdog
 from serving.pipeline.arrivals import is_self_contained
 from serving.runtime import loading
 from serving.runtime.batching import Call, Together, run_together
@@ -187,7 +188,8 @@ class Answering:
 def _give(calls: list[Call], response: Response) -> None:
     for call in calls:
         if isinstance(call, Sharing):
-            call.exchange.give(response)
+            with suppress(OSError):  # its client went away
+                call.exchange.give(origins.with_fields(response, call.request.headers))
 
 
 class Sharing:

@@ -12,7 +12,7 @@ import pytest
 from serving.core import settings
 from serving.core.http import Request, Response
 from serving.core.telemetry import phases
-from serving.pipeline import admission
+from serving.pipeline import admission, watchdog
 from serving.pipeline.arrivals import is_self_contained
 from serving.runtime import loading
 from serving.runtime.batching import Queue
@@ -164,3 +164,26 @@ def test_a_shared_run_begins_though_every_thread_of_the_pool_waits_for_it(monkey
     queue.leave()
     assert posted.get(timeout=10).calls == [call]
     assert (call.gets, got.get(timeout=10)) == (42, 2)
+
+
+def gone(_response: Response) -> None:
+    raise BrokenPipeError
+
+
+def test_where_a_shared_run_takes_too_long_each_page_that_is_still_there_may_read_it(serve: Serve) -> None:
+    serve(HALF, CORS_ORIGINS="https://shop.example")
+    given: SimpleQueue[Response] = SimpleQueue()
+
+    class Hanging(Doubling):
+        def together(self, asks: Sequence[Any]) -> list[Any]:
+            watchdog._givers[threading.get_ident()](Response(504, b"{}"))
+            return super().together(asks)
+
+    loop: Any = SimpleNamespace(post=given.put)
+    answers = Answering(settings.current(), loop, lambda _: Response(200, b""), may_block=False)
+    shared: Any = SimpleNamespace(queue=Queue(1, 16), quick=Hanging(), asks=21)
+    exchanges: list[Any] = [SimpleNamespace(give=give) for give in (gone, given.put)]
+    request = Request("POST", "/", headers={"origin": "https://shop.example"})
+    answers.lead([Sharing(answers, exchange, request, KIND, shared, False) for exchange in exchanges])
+    answer = given.get(timeout=10)
+    assert (answer.status, dict(answer.headers)["Access-Control-Allow-Origin"]) == (504, "https://shop.example")
