@@ -11,7 +11,6 @@ many rows together take less time. A number forces batching: it allows the sizes
 single row runs as two unless that gives the same bytes.
 """
 
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -22,10 +21,7 @@ import numpy as np
 
 from serving.core import files
 from serving.core.errors import InputError, LoadError, RunError, plain
-from serving.core.telemetry import phases
-from serving.core.telemetry.log import log
-from serving.core.values import AUTO
-from serving.runtime.batching import Batching, Sizes, batchable, row_count
+from serving.runtime.batching import Sizes, batchable, row_count
 from serving.runtime.model import Model
 from serving.runtime.warmup import BYTES, PLACE
 from serving.savedmodel.examples import made
@@ -37,7 +33,6 @@ from serving.savedmodel.signature import Signature
 Array = np.ndarray[Any, Any]
 Arrays = Mapping[str, Array]
 
-AUTO_ROWS = 16  # rows of a batch at most, with `auto`
 DIFFERENT_ROWS, FEWEST_ROWS = 8, 3  # that are run: fewer of a slow model
 FEW = 8  # ways to generate a row that are tried
 TIMES = 2  # that the sizes are run again by which the gain is measured
@@ -51,32 +46,6 @@ class Outcome(NamedTuple):
     sizes: Sizes = ()
     reason: str = ""
     gain: float = 0.0  # how many times as many rows run in a time; 0 where it was not measured
-
-
-def decide(model: Model, batch_rows: int) -> None:
-    """Allow batching where it can be allowed: at once, or with AUTO in a thread after the first answer."""
-    model.batching = batching = Batching(model.functions, AUTO_ROWS if batch_rows == AUTO else batch_rows)
-
-    def allow() -> None:
-        try:
-            outcomes = of_model(model, batching.most, exact=batch_rows == AUTO)
-        except Exception as error:  # serving goes on without
-            log("WARNING", f"no dynamic batching: {error!r}")
-            return
-        batching.allow({name: outcome.sizes for name, outcome in outcomes.items() if outcome.sizes})
-        apart = {name: outcome.reason for name, outcome in outcomes.items() if not outcome.sizes}
-        log("INFO", f"dynamic batching: {', '.join(map(repr, batching.sizes)) or 'no signature'}",
-            rows=batching.sizes, not_batched=apart)  # fmt: skip
-
-    def allow_later() -> None:
-        while phases.pending:
-            time.sleep(0.5)
-        allow()
-
-    if batch_rows == AUTO:
-        threading.Thread(target=allow_later, name="batch-sizes", daemon=True).start()
-    else:
-        allow()
 
 
 def of_model(model: Model, most: int, *, exact: bool) -> dict[str, Outcome]:

@@ -14,21 +14,28 @@ kernels round alike, the same request gets the same bytes in a batch and alone.
 
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from serving.core import machine
+from serving.core.telemetry import phases
 from serving.core.telemetry.log import log
+from serving.core.values import AUTO
 from serving.savedmodel.signature import Signature
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from serving.runtime.model import Model
+
     Array = np.ndarray[Any, Any]
     Arrays = Mapping[str, Array]
     Function = Callable[[Arrays], dict[str, Array]]
+
+AUTO_ROWS = 16  # rows of a batch at most, with `auto`
 
 Sizes = tuple[int, ...]  # numbers of rows, in ascending order
 Together = Callable[[Sequence[Any]], Sequence[Any]]  # takes what several calls ask, returns what each of them gets
@@ -251,3 +258,31 @@ def _joined(group: "Sequence[Arrays]", size: int) -> "dict[str, Array]":
             parts.append(np.repeat(parts[-1][-1:], padding, axis=0))
         joined[name] = parts[0] if len(parts) == 1 else np.concatenate(parts)
     return joined
+
+
+def decide(model: "Model", batch_rows: int) -> None:
+    """Allow batching where it can be allowed: at once, or with AUTO in a thread after the first answer."""
+    model.batching = batching = Batching(model.functions, AUTO_ROWS if batch_rows == AUTO else batch_rows)
+
+    def allow() -> None:
+        try:
+            from serving.runtime.batch_sizes import of_model  # it brings NumPy, which the first answer does without
+
+            outcomes = of_model(model, batching.most, exact=batch_rows == AUTO)
+        except Exception as error:  # serving goes on without
+            log("WARNING", f"no dynamic batching: {error!r}")
+            return
+        batching.allow({name: outcome.sizes for name, outcome in outcomes.items() if outcome.sizes})
+        apart = {name: outcome.reason for name, outcome in outcomes.items() if not outcome.sizes}
+        log("INFO", f"dynamic batching: {', '.join(map(repr, batching.sizes)) or 'no signature'}",
+            rows=batching.sizes, not_batched=apart)  # fmt: skip
+
+    def allow_later() -> None:
+        while phases.pending:
+            time.sleep(0.5)
+        allow()
+
+    if batch_rows == AUTO:
+        threading.Thread(target=allow_later, name="batch-sizes", daemon=True).start()
+    else:
+        allow()

@@ -184,7 +184,7 @@ class Cache:
             _ = source.pictures  # the first request would read them
             model = Model(source, open_session(source, self._options))
         if self._options.batch_rows:
-            from serving.runtime.batch_sizes import decide  # not needed for most models
+            from serving.runtime.batching import decide  # not needed for most models
 
             decide(model, self._options.batch_rows)
         if self._options.warmup == "load":

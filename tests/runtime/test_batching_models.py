@@ -17,8 +17,7 @@ from serving.core import settings
 from serving.core.dtypes import by_code
 from serving.core.errors import RunError
 from serving.runtime import loading
-from serving.runtime.batch_sizes import decide
-from serving.runtime.batching import batchable
+from serving.runtime.batching import batchable, decide
 from serving.runtime.model import Model
 from serving.runtime.sessions import open_session
 from serving.savedmodel.signature import Signature, TensorSpec

@@ -12,7 +12,7 @@ from serving.core import settings
 from serving.core.comparison import difference
 from serving.core.errors import InputError, LoadError, RunError
 from serving.runtime import litert
-from serving.runtime.batch_sizes import decide
+from serving.runtime.batching import decide
 from serving.runtime.model import Model
 from serving.runtime.sessions import open_session
 from serving.savedmodel.folder import twin as twin_files

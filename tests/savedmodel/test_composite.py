@@ -8,7 +8,7 @@ import pytest
 
 from serving.core import settings
 from serving.core.errors import InputError
-from serving.runtime.batch_sizes import decide
+from serving.runtime.batching import decide
 from serving.runtime.model import Model
 from serving.runtime.sessions import judge, open_session
 from serving.savedmodel.composite import Ragged, Sparse

@@ -21,7 +21,8 @@ from serving.core.http import BadRequest
 from serving.core.settings import Settings
 from serving.protocols import requests, tensorflow_serving
 from serving.protocols.call import Context
-from serving.runtime.batch_sizes import AUTO_ROWS, of_signature
+from serving.runtime.batch_sizes import of_signature
+from serving.runtime.batching import AUTO_ROWS
 from serving.runtime.model import Model
 from serving.runtime.sessions import judge_files, judge_operations, open_session
 from serving.runtime.trying import Tried, tried

@@ -53,9 +53,9 @@ def imported(log: str) -> set[str]:
 
 @pytest.fixture(scope="module")
 def started(examples: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Started:
-    """Ask a new server at once, first what is plain, then what the native codec declines."""
+    """Ask a new server, set as `make serve-fast` sets it, first what is plain, then what the native codec declines."""
     port, log = free_port(), tmp_path_factory.mktemp("start") / "log"
-    environment = plain_environment(ACCELERATOR=str(built(build.cached)), PORT=str(port))
+    environment = plain_environment(ACCELERATOR=str(built(build.cached)), PORT=str(port), BATCH_ROWS="auto")
     server = Server(spawn(COMMAND, environment, log), port, log)
     pixels = examples["pixels"]
     keyed = {**pixels, "instances": [{"pixels": row, "key": 7} for row in pixels["instances"]]}
