@@ -47,7 +47,7 @@ def test_what_is_written_is_read_back(store: Store, name: str) -> None:
     assert name not in store.names("box")
 
 
-def test_a_second_writer_is_told_so_and_changes_nothing(store: Store) -> None:
+def test_a_second_writer_fails_and_changes_nothing(store: Store) -> None:
     client = Storage(store.address)
     assert client.write("box", "one", b"first", "text/plain", {})
     assert not client.write("box", "one", b"second", "text/plain", {})
@@ -81,7 +81,7 @@ def test_a_broken_answer_goes_on_where_it_broke(store: Store) -> None:
     assert all(wanted and wanted != "bytes=0-" for wanted in ranges[1:])
 
 
-def test_passing_faults_are_tried_again_and_lasting_ones_told(store: Store) -> None:
+def test_transient_errors_are_retried_and_permanent_ones_raised(store: Store) -> None:
     with line(store.address, Fault("POST", "upload", 503, 2), Fault("POST", "upload", 429)) as through:
         assert Storage(through.address).write("box", "stubborn", b"x", "text/plain", {})
     with (
@@ -107,7 +107,7 @@ MISSING = [
 
 
 @pytest.mark.parametrize(("bucket", "name", "generation"), MISSING)
-def test_what_is_not_there_is_told_apart(store: Store, bucket: str, name: str, generation: str | None) -> None:
+def test_a_missing_object_has_an_error_of_its_own(store: Store, bucket: str, name: str, generation: str | None) -> None:
     store.put("box", "there", b"x")
     client = Storage(store.address)
     with pytest.raises(NotThere, match="404"):

@@ -98,7 +98,7 @@ def test_a_model_that_refuses_its_own_example(deploy: Deploy) -> None:
     assert line.startswith("check: model: signature 'serving_default' refuses its own example: "), line
 
 
-def test_a_model_that_answers_otherwise_than_when_it_was_exported(deploy: Deploy) -> None:
+def test_a_model_whose_answers_differ_from_those_of_its_export_fails(deploy: Deploy) -> None:
     path = deploy.whole().folder / "model" / "assets.extra" / "answers.json"
     answers = json.loads(path.read_bytes())
     answers["pixels"]["predictions"][0]["label"] = "8"

@@ -347,7 +347,7 @@ def test_smoke_without_the_right(deploy: Deploy, listening: Service) -> None:
     )
 
 
-def test_smoke_where_nobody_listens(deploy: Deploy) -> None:
+def test_smoke_fails_where_no_server_listens(deploy: Deploy) -> None:
     run = deploy.stub()("smoke", "--url=http://127.0.0.1:1", *WHERE)
     assert run.returncode == 1
     assert run.stderr.startswith("deploy.sh: smoke: GET /readyz: http://127.0.0.1:1 does not answer: ")

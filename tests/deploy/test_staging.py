@@ -112,7 +112,7 @@ def test_without_a_compiler_python_answers_and_a_line_says_so(tmp_path: Path, mo
     assert files(tmp_path / "upload") == {*FEW}
 
 
-def test_a_codec_that_answers_otherwise_is_left_out(
+def test_a_codec_whose_answers_differ_is_left_out(
     tmp_path: Path, compiled: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = iter([{"serving_default": (200, b"1")}, {"serving_default": (200, b"2")}])

@@ -140,7 +140,7 @@ def test_a_bad_line_of_the_file_is_refused_and_none_is_executed(deploy: Deploy, 
     assert not (deploy.folder / "pwned").exists()
 
 
-def test_a_service_is_opened_by_whoever_says_so_and_not_by_an_inherited_variable(deploy: Deploy) -> None:
+def test_a_service_is_made_public_by_an_explicit_setting_and_not_by_an_inherited_variable(deploy: Deploy) -> None:
     def flag(*flags: str) -> list[str]:
         words = deploy("run", "--dry-run", *flags, PUBLIC="yes").stdout.split()
         return [word for word in words if "unauthenticated" in word]
@@ -166,7 +166,7 @@ MISUSED = [
 
 
 @pytest.mark.parametrize(("arguments", "words"), MISUSED)
-def test_a_misused_command_line_is_told_so(deploy: Deploy, arguments: list[str], words: str) -> None:
+def test_a_wrong_command_line_is_refused_with_a_message(deploy: Deploy, arguments: list[str], words: str) -> None:
     run = deploy(*arguments)
     assert (run.returncode, run.stdout, run.stderr) == (2, "", f"deploy.sh: {words}; see ./deploy.sh help\n")
 

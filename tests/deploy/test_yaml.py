@@ -139,7 +139,9 @@ def test_an_image_that_looks_like_a_number_stays_its_name(deploy: Deploy, image:
 @pytest.mark.parametrize(
     ("flags", "private"), [([], True), (["--public"], False), (["--public", "--ingress=internal"], True)]
 )
-def test_knative_is_reached_from_the_cluster_alone_unless_told(deploy: Deploy, flags: list[str], private: bool) -> None:
+def test_a_knative_service_is_private_to_the_cluster_by_default(
+    deploy: Deploy, flags: list[str], private: bool
+) -> None:
     (service,) = documents(deploy, "knative", *flags)
     assert (service["metadata"]["labels"].get("networking.knative.dev/visibility") == "cluster-local") is private
 

@@ -335,7 +335,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("headers", "body", "message"), WRONG)
-def test_what_is_no_event_is_told_with_its_place_and_without_what_stood_there(
+def test_what_is_no_event_is_refused_with_its_place_and_without_its_content(
     headers: dict[str, str], body: Any, message: str
 ) -> None:
     assert problem({"authorization": SECRET, **headers}, body) == message

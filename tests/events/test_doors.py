@@ -94,7 +94,7 @@ OTHERWISE = [
 
 @pytest.mark.parametrize(("body", "headers", "type_"), OTHERWISE)
 @pytest.mark.parametrize("door", DOORS)
-def test_poison_is_acknowledged_and_told(
+def test_poison_is_acknowledged_and_logged(
     server: Callable[[str], Server], door: str, body: Any, headers: dict[str, str], type_: str
 ) -> None:
     try:
@@ -122,7 +122,7 @@ NO_CLOUDEVENT = [
 
 @pytest.mark.parametrize(("body", "headers"), NO_CLOUDEVENT)
 @pytest.mark.parametrize("door", DOORS)
-def test_a_cloudevent_that_is_none_is_told_to_its_sender(
+def test_a_sender_of_a_malformed_cloudevent_gets_an_error(
     server: Callable[[str], Server], door: str, body: bytes, headers: dict[str, str]
 ) -> None:
     answer = server(door).ask("POST", place(door), body, **headers, x_secret="s3cr3t")

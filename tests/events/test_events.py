@@ -82,7 +82,7 @@ AT_THE_ROOT = [
 
 
 @pytest.mark.parametrize(("body", "headers", "status", "type_"), AT_THE_ROOT)
-def test_at_the_root_poison_in_a_push_is_acknowledged_and_a_bad_request_is_told(
+def test_at_the_root_poison_in_a_push_is_acknowledged_and_a_bad_request_gets_an_error(
     serve: Serve, body: Any, headers: dict[str, str], status: int, type_: str | None
 ) -> None:
     answer = serve()("POST", "/", body, **headers)

@@ -71,7 +71,7 @@ AT_A_MODEL = [
 
 
 @pytest.mark.parametrize(("body", "headers", "status", "words"), AT_A_MODEL)
-def test_what_is_wrong_with_an_event_at_a_models_address_is_told_as_over_http(
+def test_a_bad_event_at_a_models_address_gets_the_error_of_the_same_request(
     serve: Serve, body: Any, headers: dict[str, str], status: int, words: str
 ) -> None:
     answer = serve()("POST", PREDICT, body, **headers)

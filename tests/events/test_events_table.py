@@ -28,9 +28,7 @@ def test_row_a_predict_request(serve: Serve, examples: dict[str, Any], capsys: p
     assert {severity for severity, _ in logged(capsys)} == {"INFO"}
 
 
-def test_an_answer_that_nobody_would_read_is_told_in_the_log(
-    serve: Serve, examples: dict[str, Any], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_lost_answer_is_logged(serve: Serve, examples: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     assert serve()("POST", "/events", push(json.dumps(examples["pixels"]).encode())).status == 200
     assert (
         "WARNING",
@@ -271,7 +269,7 @@ def test_row_too_old_to_come_again(
         assert ask("POST", "/events", {**OBJECT, "name": "in/passing"}, **{**old, "ce_type": FINALIZED}).status == 503
 
 
-def test_an_old_event_whose_failure_cannot_be_told_comes_again(
+def test_an_old_event_whose_failure_cannot_be_recorded_is_delivered_again(
     serve: Serve, examples: dict[str, Any], receiver: Sink
 ) -> None:
     receiver.status = 500

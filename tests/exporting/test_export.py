@@ -295,7 +295,7 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("arguments", "told"), MISTAKES)
-def test_a_mistake_is_told_by_its_place(model: Any, tmp_path: Path, arguments: dict[str, Any], told: str) -> None:
+def test_a_mistake_is_named_by_its_place(model: Any, tmp_path: Path, arguments: dict[str, Any], told: str) -> None:
     out = tmp_path / "model"
     if "{out}" in str(arguments.get("state_path")):
         arguments = {**arguments, "state_path": out / "state.json"}

@@ -121,7 +121,7 @@ def test_every_model_has_its_outcome(name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "signature"), LEFT_OUT)
-def test_what_is_left_out_is_told(name: str, signature: str) -> None:
+def test_what_is_left_out_is_noted(name: str, signature: str) -> None:
     notes = [note for note in twins.results()[name] if signature in note]
     assert any(LEFT_OUT[name, signature] in note for note in notes)
 

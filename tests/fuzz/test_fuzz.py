@@ -67,7 +67,7 @@ def test_the_mutations_reach_all_kinds_of_answers() -> None:
     assert statuses[200] > 60
 
 
-def test_a_target_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_target_that_fails_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(data: bytes) -> None:
         raise ValueError(len(data))
 

@@ -161,7 +161,7 @@ def test_the_first_requests_and_loads_refuse_nothing() -> None:
     door.expect({})
 
 
-def test_those_who_wait_come_in_their_order() -> None:
+def test_waiting_requests_run_in_their_order() -> None:
     door, order = control(THREADS="1"), list[str]()
     door.enter(later(60))
 
@@ -297,7 +297,7 @@ def test_a_deadline_that_passes_while_waiting_is_504_and_the_model_does_not_begi
     assert "the model did not begin" in json.loads(answer.body)["error"]
 
 
-def test_one_too_many_is_refused_unread_and_health_is_told(busy: Any) -> None:
+def test_a_request_above_the_limit_is_refused_unread_and_health_is_answered(busy: Any) -> None:
     ask, slow = busy
 
     class Unread:

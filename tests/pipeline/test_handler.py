@@ -193,7 +193,7 @@ def test_a_body_above_the_limit_is_refused(serve: Serve) -> None:
     assert json.loads(answer.body)["error"] == "body: expected at most 100 bytes (MAX_BODY_BYTES), got 101"
 
 
-def test_a_model_is_loaded_once_for_all_who_come_at_once(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_is_loaded_once_for_all_requests_at_once(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     ask = serve()
     loads = []
     opened = sessions.open_session
@@ -208,7 +208,7 @@ def test_a_model_is_loaded_once_for_all_who_come_at_once(serve: Serve, monkeypat
     assert len(loads) == 1
 
 
-def test_those_who_wait_for_a_load_share_its_failure(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_that_wait_for_a_load_share_its_failure(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     ask = serve()
     tries, come = [], threading.Barrier(9)
 
@@ -287,7 +287,7 @@ def test_a_fault_has_its_status_and_tells_nothing_of_the_inside(
 
 
 @pytest.mark.parametrize("case", [case for case in cases("failures") if case["error"] == "INVALID_ARGUMENT"])
-def test_what_tensorflow_refuses_is_told_without_the_graph(serve: Serve, case: Any) -> None:
+def test_an_error_of_tensorflow_is_answered_without_the_graph(serve: Serve, case: Any) -> None:
     arrays = {name: array.tolist() for name, array in case["inputs"].items()}
     if any(isinstance(part, bytes) for value in arrays.values() for part in np.ravel(value).tolist()):
         arrays = {name: np.vectorize(lambda b: b.decode("latin-1"))(value).tolist() for name, value in arrays.items()}
@@ -330,7 +330,7 @@ JUDGED = [
 
 
 @pytest.mark.parametrize(("name", "environment", "status", "words"), JUDGED)
-def test_a_model_that_is_no_pure_function_is_told_and_a_dangerous_one_refused(
+def test_an_impure_model_is_logged_and_a_dangerous_one_refused(
     serve: Serve, capsys: pytest.CaptureFixture[str], name: str, environment: dict[str, str], status: int, words: str
 ) -> None:
     folder = build() / name if name in ZOO else kinds.build() / name

@@ -232,7 +232,7 @@ RAW = ["image/*", "application/octet-stream", "text/plain"]
 @pytest.mark.parametrize(
     ("name", "takes"), [("model", True), ("keras_string_lookup", True), ("keras_functional", False)]
 )
-def test_bodies_of_bytes_are_told_where_a_signature_takes_one(serve: Serve, name: str, takes: bool) -> None:
+def test_bodies_of_bytes_are_described_where_a_signature_takes_one(serve: Serve, name: str, takes: bool) -> None:
     told = described(serve(folder(name)))["components"]["requestBodies"]["Predict"]["content"]
     assert [media in told for media in RAW] == [takes] * len(RAW)
     assert {"application/json", "multipart/form-data", "application/x-ndjson", "text/csv"} <= told.keys()

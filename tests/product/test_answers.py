@@ -122,7 +122,7 @@ REASONS = [
 
 @pytest.mark.parametrize("runtime", ["c", "python"])
 @pytest.mark.parametrize(("name", "signature", "inputs", "reason"), REASONS)
-def test_the_reason_is_told_without_the_graph_by_either_runtime(
+def test_the_reason_is_answered_without_the_graph_by_either_runtime(
     serve: Serve, runtime: str, name: str, signature: str, inputs: Any, reason: str
 ) -> None:
     body = {"signature_name": signature, "inputs": inputs}
@@ -161,7 +161,7 @@ MESSAGES = [
 
 
 @pytest.mark.parametrize(("message", "words"), MESSAGES)
-def test_tensorflows_words_are_told_without_the_graphs_names(message: str, words: str) -> None:
+def test_tensorflows_message_is_answered_without_the_graphs_names(message: str, words: str) -> None:
     assert plain(message) == words
 
 

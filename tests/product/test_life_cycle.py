@@ -54,7 +54,7 @@ def test_while_the_model_is_loaded_it_lives_and_is_not_ready(serve: Serve, monke
     assert health(ask) == (200, 200)
 
 
-def test_every_request_that_waited_for_the_load_is_told_and_no_other(
+def test_every_request_that_waited_for_the_load_reports_the_start_and_no_other(
     serve: Serve, examples: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     serve()
@@ -217,7 +217,7 @@ def test_a_name_that_stands_twice_in_a_map_is_503_everywhere(serve: Serve, tmp_p
         assert ask(method, path, {"instances": [1]} if method == "POST" else b"").status == 503, path
 
 
-def test_a_process_that_is_told_to_stop_is_not_ready_and_still_answers(serve: Serve, examples: dict[str, Any]) -> None:
+def test_a_process_that_is_stopping_is_not_ready_and_still_answers(serve: Serve, examples: dict[str, Any]) -> None:
     ask = serve()
     assert health(ask) == (200, 200)
     admission.stop()
@@ -226,7 +226,9 @@ def test_a_process_that_is_told_to_stop_is_not_ready_and_still_answers(serve: Se
     assert ask("POST", "/", examples["pixels"]).status == 200
 
 
-def test_whoever_is_cut_off_by_a_server_that_stops_may_try_again(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_that_a_stopping_server_cuts_off_may_be_retried(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ask = serve()
     cut = Request("POST", "/", "", {}, io.BytesIO(b'{"instances"'), 100)
     assert handle(cut).status == 400
@@ -236,7 +238,7 @@ def test_whoever_is_cut_off_by_a_server_that_stops_may_try_again(serve: Serve, m
     assert ask("POST", "/", b"{").status == 400  # his own fault
 
 
-def test_nobody_waits_for_a_load_beyond_his_time(serve: Serve) -> None:
+def test_no_request_waits_for_a_load_beyond_its_timeout(serve: Serve) -> None:
     serve()
     with loading.cache()._lock, pytest.raises(DeadlineError):
         loading.cache().get(time.monotonic() + 0.01)

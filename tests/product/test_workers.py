@@ -121,7 +121,7 @@ TAKEN = [
 
 @pytest.mark.parametrize("name", DOORS)
 @pytest.mark.parametrize(("what", "shared"), TAKEN, ids=[case[0] for case in TAKEN])
-def test_a_port_that_is_taken_is_told_in_a_line(name: str, what: str, shared: bool) -> None:
+def test_a_port_in_use_is_reported_in_one_line(name: str, what: str, shared: bool) -> None:
     with socket.socket() as held:
         if shared:
             held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)

@@ -72,7 +72,7 @@ def test_tokens_for_what_is_not_finite_are_taken() -> None:
     assert same(got, np.array([[np.nan, -np.inf]], np.float32))
 
 
-def test_inputs_come_in_any_order_with_what_nobody_knows() -> None:
+def test_inputs_come_in_any_order_with_unknown_members() -> None:
     body = {
         "model_name": "other",
         "inputs": [

@@ -91,7 +91,7 @@ def test_an_input_of_the_keys_name_is_an_input(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("where", ["query", "parameters"])
-def test_a_bad_row_is_told_in_its_place(serve: Serve, picture: Any, where: str) -> None:
+def test_a_bad_row_is_answered_by_an_error_in_its_place(serve: Serve, picture: Any, where: str) -> None:
     ask = serve()
     instances = [picture, 5, BAD, picture, {"b64": "?"}]
     path, more = (f"{PREDICT}?on_error=row", {}) if where == "query" else (PREDICT, {"parameters": {"on_error": "row"}})
@@ -283,7 +283,7 @@ SLIPS = [
 
 
 @pytest.mark.parametrize(("address", "body", "words"), SLIPS)
-def test_a_slip_in_a_name_is_refused_and_a_strangers_name_passed_over(
+def test_a_misspelt_name_is_refused_and_an_unrelated_one_ignored(
     serve: Serve, address: str, body: Any, words: str | None
 ) -> None:
     path = f"/v1/models/model{address}" if address.startswith(":") else f"/v2/models/model{address}"
@@ -379,7 +379,7 @@ def test_lines_are_answered_line_for_line(serve: Serve, picture: Any) -> None:
     assert (rows[1]["key"], rows[2]["error"][:7]) == (4, "line 3:")
 
 
-def test_many_rows_with_a_bad_one_are_told_apart_quickly(serve: Serve) -> None:
+def test_one_bad_row_among_many_is_found_quickly(serve: Serve) -> None:
     instances: list[Any] = [float(number) for number in range(10_000)]
     instances[5_678] = "bad"
     found = ask_json(serve(build() / "versions" / "1"), "/?on_error=row", {"instances": instances})["predictions"]

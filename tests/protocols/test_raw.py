@@ -146,7 +146,7 @@ EACH_ROW = [
 
 
 @pytest.mark.parametrize(("name", "content_type", "body", "inputs", "failed"), EACH_ROW)
-def test_a_bad_row_can_be_told_in_its_place(
+def test_a_bad_row_can_be_answered_by_an_error_in_its_place(
     name: str, content_type: str, body: bytes, inputs: dict[str, Any], failed: dict[int, str]
 ) -> None:
     call = read(content_type, body, name, on_error="row")
@@ -204,7 +204,7 @@ def test_lines_are_answered_by_lines_and_the_rest_as_ever(
     assert (answer.status, answer.content_type, answer.body) == (200, answered, wanted)
 
 
-def test_a_row_that_the_model_refused_is_told_in_its_place() -> None:
+def test_a_row_that_the_model_refused_is_answered_by_an_error_in_its_place() -> None:
     call = read(LINES, b"1\nx\n3\n4", "real", on_error="row")
     inputs = {name: array[[0, 2]] for name, array in call.inputs.items()}
     refused = call._replace(inputs=inputs, failed={**call.failed, 2: "line 3: the model refuses it"})

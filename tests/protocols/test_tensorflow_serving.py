@@ -261,7 +261,7 @@ def test_metadata_is_protobufs_json() -> None:
     assert described["outputs"]["y"]["tensor_shape"] == {"dim": [{"size": "-1", "name": ""}], "unknown_rank": False}
 
 
-def test_rows_told_apart_are_bounded(serve: Serve) -> None:
+def test_the_rows_that_get_errors_of_their_own_are_bounded(serve: Serve) -> None:
     serve(MAX_ROWS=str(1 << 30))
     query, most = {"signature_name": "scalars", "on_error": "row"}, MOST_ROWS_APART
     body = json.dumps({"instances": [1.0] * (most + 1)}).encode()

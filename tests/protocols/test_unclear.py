@@ -38,7 +38,7 @@ UNCLEAR = [
 
 
 @pytest.mark.parametrize(("path", "body", "kind", "words"), UNCLEAR)
-def test_an_unclear_body_is_told_of_the_header_that_would_help(
+def test_an_unclear_body_gets_an_error_with_the_header_that_would_help(
     serve: Serve, path: str, body: bytes, kind: str, words: list[str]
 ) -> None:
     headers = {"content-type": kind} if kind else {}

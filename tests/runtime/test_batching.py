@@ -80,7 +80,7 @@ def test_a_call_larger_than_that_runs_by_itself_and_does_not_wait() -> None:
         assert large.result()["y"].tolist() == [0] * 5
 
 
-def test_rows_of_different_shapes_never_meet_and_nobody_is_passed_over() -> None:
+def test_rows_of_different_shapes_are_never_batched_and_no_call_starves() -> None:
     fake = Fake()
     shapes = [(2,), (2, 3), (2, 1), (2, 3), (2,), (2, 1)]
     inputs = [{"x": np.full(shape, number, np.float32)} for number, shape in enumerate(shapes)]
@@ -147,7 +147,7 @@ def test_a_bad_call_fails_alone() -> None:
     assert batching.queue._free == 1
 
 
-def test_a_bad_row_alone_is_told_as_the_model_tells_it_and_the_next_call_runs() -> None:
+def test_a_bad_row_alone_gets_the_models_error_and_the_next_call_runs() -> None:
     fake = Fake()
     batching = batching_of(fake)
     for inputs in (two(-1), {"x": np.array([-1], np.float32)}):
@@ -170,7 +170,7 @@ def test_a_lack_of_memory_for_the_whole_is_no_lack_for_each() -> None:
     assert [future.result()["y"].tolist() for future in futures] == [[0, 0], [2, 2], [4, 4]]
 
 
-def test_a_leader_that_is_interrupted_leaves_nobody_behind() -> None:
+def test_an_interrupted_leader_leaves_no_call_waiting() -> None:
     fake = Fake()
 
     def interrupted(inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -187,7 +187,7 @@ def test_a_leader_that_is_interrupted_leaves_nobody_behind() -> None:
     assert (batching.queue._free, len(batching.queue._waiting)) == (1, 0)
 
 
-def test_one_who_gives_up_waiting_does_not_take_the_turn_along() -> None:
+def test_a_call_that_stops_waiting_releases_its_turn() -> None:
     fake = Fake()
     batching = batching_of(fake)
 
@@ -238,7 +238,7 @@ free.set()
 """
 
 
-def test_what_was_under_way_before_a_fork_holds_nobody_up_after_it() -> None:
+def test_a_call_running_before_a_fork_blocks_none_after_it() -> None:
     run = subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORK],
         cwd=ROOT, env=plain_environment(), capture_output=True, text=True, timeout=90,

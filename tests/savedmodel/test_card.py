@@ -46,7 +46,7 @@ def test_the_metadata_and_show_tell_it(model: Path, serve: Serve) -> None:
     assert f"card: digest {card.digest(model)}, time 2026-01-02T03:04:05Z, tensorflow 2.21.0" in show(model)
 
 
-def test_a_model_without_one_is_told_as_before(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_without_one_is_described_as_before(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
     folder = build() / "dense_512"
     assert json.loads(serve(folder)("GET", METADATA).body)["metadata"].keys() == {"signature_def"}
     assert "card:" not in show(folder)
@@ -108,7 +108,7 @@ def test_what_is_no_file_is_not_opened(model: Path, serve: Serve, what: str, mak
 
 
 @pytest.mark.parametrize("kept", [True, False], ids=["with a manifest", "without"])
-def test_the_card_of_a_model_whose_place_was_taken_is_not_told(model: Path, serve: Serve, kept: bool) -> None:
+def test_the_card_of_a_replaced_model_is_not_shown(model: Path, serve: Serve, kept: bool) -> None:
     if not kept:
         (model / manifest.PLACE).unlink()
     shutil.copytree(kinds.build() / "keras3_signatures", model, dirs_exist_ok=True)

@@ -183,7 +183,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("end", "kind", "content", "words"), BAD)
-def test_a_file_that_can_never_be_scored_is_told_so(
+def test_a_file_that_can_never_be_scored_gets_a_permanent_error(
     bench: Bench, end: str, kind: str, content: bytes, words: str
 ) -> None:
     signature = "serving_default" if end in (".png", ".bin") else "pixels"

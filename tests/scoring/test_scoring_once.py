@@ -17,7 +17,7 @@ from tests.models.zoo import build
 from tests.scoring.benches import Bench
 
 
-def test_what_is_gone_or_no_file_is_told_so(bench: Bench) -> None:
+def test_a_missing_object_or_no_file_gets_a_permanent_error(bench: Bench) -> None:
     bench.start()
     source, generation = bench.put(b"1")
     for place, pinned in [
@@ -39,7 +39,9 @@ def test_an_object_that_is_replaced_while_it_is_read_is_gone(bench: Bench, monke
         scoring.score_object(source, generation)
 
 
-def test_passing_faults_are_told_apart(bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_transient_errors_have_a_class_of_their_own(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     source, generation = bench.put(b'"cat"\n')
     bench.start(build() / "lookup_table", EVENT_INPUT="", EVENT_OUTPUT="")
     with pytest.raises(TemporaryFailure, match="EVENT_OUTPUT is not set"):

@@ -117,7 +117,7 @@ def test_no_header_field_rewrites_the_path(server: Server, field: bytes) -> None
     assert b"there is nothing at '/healthz/nothing'" in received
 
 
-def test_a_client_that_resets_harms_nobody(server: Server, examples: dict[str, Any]) -> None:
+def test_a_client_that_resets_its_connection_affects_no_other(server: Server, examples: dict[str, Any]) -> None:
     body = json.dumps(examples["pixels"]).encode()
     whole = head(b"Content-Length: %d\r\n" % len(body)) + body
     for part in (whole, whole[:-5], whole[:30], POST, b""):

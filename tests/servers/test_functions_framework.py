@@ -117,7 +117,7 @@ def test_every_path_is_answered_in_json(server: Server, path: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "HEAD", "TRACE"])
-def test_a_wrong_method_is_told_the_right_one(server: Server, method: str) -> None:
+def test_a_wrong_method_gets_405_with_the_right_one(server: Server, method: str) -> None:
     answer = server.ask(method, PREDICT)
     assert (answer.status, answer.headers["allow"]) == (405, "POST, OPTIONS")
 

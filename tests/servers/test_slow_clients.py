@@ -35,7 +35,7 @@ SLOW = [
 
 
 @pytest.mark.parametrize(("what", "data"), SLOW, ids=[case[0] for case in SLOW])
-def test_a_thousand_slow_bodies_keep_nobody_from_an_answer(
+def test_a_thousand_slow_bodies_delay_no_other_answer(
     server: Server, examples: dict[str, Any], what: str, data: bytes
 ) -> None:
     with ExitStack() as clients:

@@ -166,7 +166,7 @@ def timing(answer: Any) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("door", ["functions-framework", "standalone"])
-def test_who_waited_for_the_load_is_told_what_the_start_was_made_of(door: str, examples: dict[str, Any]) -> None:
+def test_a_request_that_waited_for_the_load_reports_the_steps_of_the_start(door: str, examples: dict[str, Any]) -> None:
     with running(door) as server:
         with ThreadPoolExecutor(4) as pool:
             cold = list(pool.map(lambda _: server.ask("POST", "/", examples["pixels"]), range(4)))
@@ -182,7 +182,7 @@ def test_who_waited_for_the_load_is_told_what_the_start_was_made_of(door: str, e
 
 
 @pytest.mark.parametrize("door", ["functions-framework", "standalone"])
-def test_after_a_probe_that_loaded_the_model_no_request_is_told_of_a_start(door: str, examples: dict[str, Any]) -> None:
+def test_after_a_probe_that_loaded_the_model_no_request_reports_a_start(door: str, examples: dict[str, Any]) -> None:
     with running(door) as server:
         assert timing(server.ask("GET", "/readyz")).keys() == {*START, "warmup", "total"}
         assert timing(server.ask("GET", "/readyz")).keys() == {"total"}

@@ -120,7 +120,7 @@ def alone(blocked: bool, **settings: str) -> list[str]:
     return run.stdout.splitlines()
 
 
-def test_what_nobody_asked_for_is_not_imported() -> None:
+def test_what_no_setting_asks_for_is_not_imported() -> None:
     assert alone(blocked=False)[-1] == "[]"
 
 
@@ -186,7 +186,7 @@ def test_traces_reach_a_collector_when_the_server_ends(examples: dict[str, Any],
     assert lines[2]["logging.googleapis.com/trace"]  # made here, for there was none
 
 
-def test_a_collector_that_is_not_there_is_told_in_the_log_and_holds_nothing_up(examples: dict[str, Any]) -> None:
+def test_a_missing_collector_is_logged_and_delays_nothing(examples: dict[str, Any]) -> None:
     pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
     with running("standalone", OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9") as server:
         assert server.ask("POST", "/", examples["pixels"]).status == 200

@@ -217,7 +217,7 @@ def test_every_request_has_one_whole_line_when_the_server_has_ended(
 
 
 @pytest.mark.parametrize("door", ["standalone", "functions-framework"])
-def test_what_the_server_says_of_itself_is_told_in_the_same_form(door: str) -> None:
+def test_the_servers_own_messages_are_logged_in_the_same_form(door: str) -> None:
     psutil = pytest.importorskip("psutil")
     with running(door) as server:
         end = time.monotonic() + 20

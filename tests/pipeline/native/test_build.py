@@ -206,7 +206,7 @@ def another_module(path: Path, _extension: Path | None) -> None:
 
 
 @pytest.mark.parametrize("broken", [junk, empty, cut, another_module])
-def test_a_broken_extension_is_told_once_and_done_without(
+def test_a_broken_extension_is_logged_once_and_not_used(
     serve: Serve, tmp_path: Path, capfd: Any, broken: Any, request: pytest.FixtureRequest
 ) -> None:
     path = tmp_path / f"{broken.__name__}.so"

@@ -46,7 +46,7 @@ def test_another_answer_is_named_by_its_place(server: Server, tmp_path: Path) ->
     )
 
 
-def test_what_cannot_be_replayed_is_told_in_one_line(server: Server, tmp_path: Path) -> None:
+def test_what_cannot_be_replayed_is_reported_in_one_line(server: Server, tmp_path: Path) -> None:
     here = f"http://127.0.0.1:{server.port}"
     for arguments, status, told in [
         ((here, "--name", "other"), 1, "status 404: "),
@@ -62,7 +62,7 @@ def test_what_cannot_be_replayed_is_told_in_one_line(server: Server, tmp_path: P
         assert lines
 
 
-def test_what_speaks_no_http_is_told_by_its_address() -> None:
+def test_a_server_that_speaks_no_http_is_named_by_its_address() -> None:
     with mail_server(2) as address:
         found = list(answers(address, EMBEDDED, "model"))
     assert [name for name, _ in found] == ["serving_default", "pixels"]

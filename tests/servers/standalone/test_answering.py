@@ -104,7 +104,7 @@ def test_nothing_is_short_of_a_model_with_loops_or_before_it_is_loaded(
     assert not kinds.holds(KIND)
 
 
-def test_a_request_that_has_entered_waits_for_no_place_and_one_that_cannot_is_told_so() -> None:
+def test_an_admitted_request_waits_for_no_slot_and_one_above_the_limit_is_refused() -> None:
     control = admission.Admission(settings.read({"THREADS": "1", "MAX_WAIT": "0"}))
     for _ in range(admission.KNOWN + 1):
         control.leave(control.enter(time.monotonic() + 1) - 1)  # each took a second

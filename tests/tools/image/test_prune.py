@@ -181,7 +181,7 @@ DIFFERENCES = [
 
 
 @pytest.mark.parametrize(("before", "after", "told"), DIFFERENCES)
-def test_answers_that_differ_are_told(
+def test_answers_that_differ_are_reported(
     before: dict[str, tuple[int, bytes]], after: dict[str, tuple[int, bytes]], told: str
 ) -> None:
     assert differences(before, after) == told

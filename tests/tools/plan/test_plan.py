@@ -287,7 +287,7 @@ def test_the_command_measures_the_embedded_model(tmp_path: Path) -> None:
     assert 0 < found["cpu_seconds"] < 1
 
 
-def test_a_model_that_does_not_load_is_told_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_that_does_not_load_is_reported_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path / "none"), "--no-picture"]) == 1
     assert capsys.readouterr().err.strip().splitlines()[-1].startswith(f"plan: {tmp_path / 'none'}: ")
     broken = tmp_path / "broken"

@@ -160,7 +160,7 @@ def test_a_fault_is_seen_by_the_checks_that_look_for_it(
     assert set(found) == {"again", "order", "instance", "beside", "others", "errors", "event", BATCH}
 
 
-def test_another_instance_that_answers_otherwise_is_seen(capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_instance_with_other_answers_is_found(capsys: pytest.CaptureFixture[str]) -> None:
     with fake() as one, fake("mixes rows") as other, fake("counts") as third:
         assert verdicts(capsys, "--url", one, "--url", other)[1]["instance"] == "same"  # rows come alone there
         status, found, whole = verdicts(capsys, "--url", one, "--url", third)
@@ -169,7 +169,7 @@ def test_another_instance_that_answers_otherwise_is_seen(capsys: pytest.CaptureF
     assert "y by " in detail  # the output is named, though the answer does not name it
 
 
-def test_rounding_in_a_batch_is_told_and_forgiven_within_the_tolerance(capsys: pytest.CaptureFixture[str]) -> None:
+def test_rounding_in_a_batch_is_reported_and_allowed_within_the_tolerance(capsys: pytest.CaptureFixture[str]) -> None:
     with fake("rounds") as url:
         status, found, whole = verdicts(capsys, "--url", url)
         strict = verdicts(capsys, "--url", url, "--tolerance", "1e-7")
