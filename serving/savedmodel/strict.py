@@ -78,7 +78,6 @@ ArgDef             name:1:string description:2:string type:3:int32 type_attr:4:s
                    type_list_attr:6:string is_ref:16:bool handle_data:7:message* experimental_full_type:17:message
 """
 WIRES = {"int64": 0, "int32": 0, "bool": 0, "float": 5}  # all others are 2, with a length before them
-LARGE_MESSAGES = frozenset({"GraphDef", "FunctionDefLibrary", "FunctionDef", "NodeDef", "MetaGraphDef"})
 
 
 class Field(NamedTuple):

@@ -132,11 +132,6 @@ def _and_drop(answer: Iterable[bytes], rest: Any) -> Iterator[bytes]:
             allowance -= len(part)
 
 
-def event_app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-    """Answer one request of a process that serves events only: each POST is an event."""
-    return app({**environ, "PATH_INFO": "/events"} if environ["REQUEST_METHOD"] == "POST" else environ, start_response)
-
-
 class Headers:
     """Header fields as WSGI keeps them."""
 
