@@ -39,8 +39,9 @@ _closed = False  # no more requests for the model are admitted
 
 
 def server_threads(options: Settings) -> int:
-    """Return how many threads a server needs."""
-    return options.threads + MOST_WAITING + SPARE
+    """Return how many threads a server needs: more than requests may run and wait."""
+    most = max(options.threads, MOST_WAITING, 2 * options.batch_rows) if options.batch_rows else options.threads
+    return most + MOST_WAITING + SPARE  # where runs are shared, each of their requests may have a slot
 
 
 class Admission:

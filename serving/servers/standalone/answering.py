@@ -284,8 +284,14 @@ class Pool:
             with self._starting:
                 if self._count == self._most:
                     return
+                thread = threading.Thread(target=self._serve, name=f"answers-{self._count + 1}", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:  # the system has no more: the work waits for one of those that are there
+                    if not self._count:
+                        raise
+                    return
                 self._count += 1
-                threading.Thread(target=self._serve, name=f"answers-{self._count}", daemon=True).start()
 
     def _serve(self) -> None:
         while True:

@@ -140,6 +140,36 @@ def test_a_pool_has_as_many_threads_as_are_busy_at_once_and_no_more_than_it_may(
     assert few._count == 1
 
 
+def test_where_the_system_starts_no_more_threads_those_that_are_there_do_the_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pool, go, ended = Pool(3), threading.Event(), threading.Semaphore(0)
+    pool.submit(go.wait, 30)
+
+    def fail(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", fail)
+    pool.submit(ended.release)
+    go.set()
+    assert ended.acquire(timeout=30)
+    with pytest.raises(RuntimeError):
+        Pool(3).submit(ended.release)
+
+
+@pytest.mark.parametrize("rows", ["0", "auto", "16", "1024"])
+def test_a_thread_is_free_to_refuse_when_all_that_may_run_and_wait_do(rows: str) -> None:
+    options = settings.read({"THREADS": "8", "BATCH_ROWS": rows})
+    control = admission.Admission(options)
+    if options.batch_rows:
+        control.widen(2 * options.batch_rows)
+        control._known, control._mean = admission.KNOWN, 0.0001
+    entered = 0
+    while control.try_enter(shares_run=options.batch_rows != 0) is not None:
+        entered += 1
+    assert admission.server_threads(options) >= max(entered, options.threads) + admission.MOST_WAITING + admission.SPARE
+
+
 class Doubling:
     """Stands for the native codec: runs double what calls ask."""
 
