@@ -88,9 +88,21 @@ def _side_by_side(batches: Iterator[Batch], job: Job, workers: int) -> Iterator[
             waiting.extend((another, pool.submit(_answer, another)) for another in islice(batches, 1))
             yield batch, lines, failed
     except BrokenProcessPool:
+        _abandon(pool)
         raise TemporaryFailure("a process that scores rows died; out of memory?") from None
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _abandon(pool: ProcessPoolExecutor) -> None:
+    """Let a pool end whose process died: before 3.11.5 Python waits for ever to write a batch that no process reads.
+
+    https://github.com/python/cpython/issues/94777
+    """
+    calls = getattr(pool, "_call_queue", None)
+    reader = getattr(calls, "_reader", None)
+    if reader is not None:
+        reader.close()
 
 
 _job: Job | None = None
