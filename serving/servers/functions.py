@@ -127,7 +127,8 @@ class Application:
         if type(response) is PlainResponse:
             return response.__dict__["plain"]  # type: ignore[no-any-return]
         _share(response, request.headers)
-        return wsgi.through(response, flask_request.environ)
+        # As if it was asked for by GET: the server leaves the body of a HEAD request out, and sends its length.
+        return wsgi.through(response, {**flask_request.environ, "REQUEST_METHOD": "GET"})
 
     def __call__(self, environ: Environ, start_response: Any) -> Iterable[bytes]:
         """Answer one request (PEP 3333)."""

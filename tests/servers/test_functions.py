@@ -222,6 +222,21 @@ SIGNED = "@functions_framework.http  # type: ignore[untyped-decorator]\ndef pred
 CHECKING = "class Check:\n    def __bool__(self):\n        flask.abort(401)\n\n\n"
 SIGNED_BY = "@functions_framework.http\ndef predict(request, check=Check()):\n    if check:\n        pass\n"
 
+
+def test_head_has_the_length_of_what_get_is_answered_with(tmp_path: Path) -> None:
+    stamped = BODY.replace("return", "answer =") + "    answer.headers['X-Stamp'] = '1'\n    return answer\n"
+    with edited(tmp_path, (BODY, stamped)) as server:
+        head, got = (
+            server.raw(b"%b /v2 HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n" % method)
+            for method in (b"HEAD", b"GET")
+        )
+    fields, _, body = got.partition(b"\r\n\r\n")
+    length = b"Content-Length: %d\r\n" % len(body)
+    assert body
+    assert head.endswith(b"\r\n\r\n")
+    assert (length in head, length in fields + b"\r\n", b"X-Stamp" in head) == (True, True, True)
+
+
 ALONE = [
     # what                           edit                                                  calls the handler and nothing else
     ("nothing",                      (BODY, BODY),                                         True),
