@@ -6,12 +6,13 @@ import sys
 sys.path.insert(0, os.getcwd())
 
 from serving.core.http import Response
+from serving.pipeline import handler
 from serving.servers.standalone import __main__ as server
 from serving.servers.standalone import answering
 
 ANSWER = Response(200, b"ok")
 
 if __name__ == "__main__":
-    answering.handle = lambda request: ANSWER
+    handler.handle = lambda request: ANSWER
     answering.Short.holds = lambda self, kind: True
     server.main()
