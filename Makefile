@@ -61,7 +61,8 @@ serve-fast: $(venv) ## the same on the standalone server, with the bound library
 
 # Says why a test was skipped. A worker that crashed, or that the time limit ended, isn't replaced: it would run the same again.
 # The files that take longest come first (tests/conftest.py).
-pytest := .venv/bin/python -m pytest -rs --numprocesses=logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder \
+# One process more than there are cores, since some tests wait.
+pytest := .venv/bin/python -m pytest -rs --numprocesses=$(shell expr $$(getconf _NPROCESSORS_ONLN) + 1) --maxprocesses=4 --dist=loadfile --no-loadscope-reorder \
   --max-worker-restart=0
 
 lint: compiled ## style, types and the imports between modules
