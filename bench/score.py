@@ -85,10 +85,10 @@ def marginal(folder: Path, say: Callable[[str], None]) -> list[str | Rows]:
             done = subprocess.run([*command, name], cwd=ROOT, env=environment, capture_output=True, text=True)
             if done.returncode:
                 raise SystemExit(f"bench.spark_rows {name} ended with status {done.returncode}: {done.stderr[-2000:]}")
-            told = json.loads(done.stdout.splitlines()[-1])[name]
-            costs[name].append(told["seconds"])
-            peaks[name] = max(peaks[name], told["peak"])
-            say(f"{name}: {told}")
+            measured = json.loads(done.stdout.splitlines()[-1])[name]
+            costs[name].append(measured["seconds"])
+            peaks[name] = max(peaks[name], measured["peak"])
+            say(f"{name}: {measured}")
     cost = {name: statistics.median(values) for name, values in costs.items()}
     table: Rows = [["", "µs a row", "rate, score = 1", "rate, usual function = 1", "peak MB of a worker"]]
     for name, title in {"score": "`python -m serving score`", **SPARK}.items():

@@ -106,7 +106,7 @@ def main() -> None:
 
     jobs = {"lines": lines, "parquet": table, "naive": usual}
     rows = json.loads((folder / "rows.json").read_text())
-    told: dict[str, Any] = {}
+    measured: dict[str, Any] = {}
     for name in sys.argv[3:] or jobs:
         shutil.rmtree(folder / "out", ignore_errors=True)
         jobs[name]("large", f"{folder}/out")  # compiles what the JVM runs often
@@ -119,8 +119,8 @@ def main() -> None:
                 used[size].append(seconds() - begin)
         shutil.rmtree(folder / "out")
         small, large = (statistics.median(values) for values in used.values())
-        told[name] = {"seconds": (large - small) / (rows["large"] - rows["small"]), "peak": peak()}
-    print(json.dumps(told))
+        measured[name] = {"seconds": (large - small) / (rows["large"] - rows["small"]), "peak": peak()}
+    print(json.dumps(measured))
     spark.stop()
 
 

@@ -154,8 +154,8 @@ def spans_of() -> Iterator[tuple[str, list[Any]]]:
 def test_traces_reach_a_collector_when_the_server_ends(examples: dict[str, Any], door: str) -> None:
     pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
     with spans_of() as (address, spans):
-        told = {"OTEL_EXPORTER_OTLP_ENDPOINT": address, "OTEL_BSP_SCHEDULE_DELAY": "60000", "K_SERVICE": "digits"}
-        with running(door, **told) as server:
+        variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": address, "OTEL_BSP_SCHEDULE_DELAY": "60000", "K_SERVICE": "digits"}
+        with running(door, **variables) as server:
             assert server.ask("POST", PREDICT, examples["pixels"], traceparent=PARENT).status == 200
             assert server.ask("POST", PREDICT, examples["pixels"], traceparent=PARENT[:-1] + "0").status == 200
             assert server.ask("GET", "/nothing/of/the/kind").status == 404
@@ -178,9 +178,9 @@ def test_traces_reach_a_collector_when_the_server_ends(examples: dict[str, Any],
     assert all(span.start_time_unix_nano <= span.end_time_unix_nano for span in found)
     assert steps[-1].end_time_unix_nano <= root.end_time_unix_nano
     assert abs(root.end_time_unix_nano / 1e9 - time.time()) < 120
-    told = {one.key: one.value for one in root.attributes}
-    assert told["http.response.status_code"].int_value == 200
-    assert told["serving.rows"].int_value == 1
+    attributes = {attribute.key: attribute.value for attribute in root.attributes}
+    assert attributes["http.response.status_code"].int_value == 200
+    assert attributes["serving.rows"].int_value == 1
     assert "nothing" not in str([span for span in found if span.name == "GET"])
     assert lines[0]["logging.googleapis.com/spanId"] == root.span_id.hex()
     assert lines[2]["logging.googleapis.com/trace"]  # made here, for there was none
@@ -192,6 +192,6 @@ def test_a_missing_collector_is_logged_and_delays_nothing(examples: dict[str, An
         assert server.ask("POST", "/", examples["pixels"]).status == 200
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(10) == 0
-        told = [one for one in entries(server.log) if one.get("logger", "").startswith("opentelemetry")]
-        assert told, server.log
-        assert {entry["severity"] for entry in told} <= {"WARNING", "ERROR"}
+        logged = [entry for entry in entries(server.log) if entry.get("logger", "").startswith("opentelemetry")]
+        assert logged, server.log
+        assert {entry["severity"] for entry in logged} <= {"WARNING", "ERROR"}
