@@ -144,8 +144,8 @@ def mounted(source: Path, into: Path) -> None:
 def test_a_mounted_volume_is_served(serve: Serve, tmp_path: Path, how: str) -> None:
     mounted(EMBEDDED, tmp_path / "volume")
     (tmp_path / "link").symlink_to("volume")
-    for place in (tmp_path / "volume", tmp_path / "link"):
-        assert serve(place, MANIFEST=how)("GET", "/readyz").status == 200
+    for served in (tmp_path / "volume", tmp_path / "link"):
+        assert serve(served, MANIFEST=how)("GET", "/readyz").status == 200
 
 
 def test_a_size_has_its_bound(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ OPENING = {"open", "read_bytes", "read_text", "fdopen", "mmap", "listdir", "scan
 
 
 def test_nothing_else_opens_a_file() -> None:
-    found = []
+    calls = []
     for path in sorted((ROOT / "serving").rglob("*.py")):
         name = path.relative_to(ROOT / "serving").as_posix()
         if name in OTHERS:
@@ -177,5 +177,5 @@ def test_nothing_else_opens_a_file() -> None:
             if isinstance(node, ast.Call):
                 called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
                 if called in OPENING:
-                    found.append(f"{name} {ast.unparse(node.func)}")
-    assert found == ["savedmodel/saved_model.py mmap.mmap"]
+                    calls.append(f"{name} {ast.unparse(node.func)}")
+    assert calls == ["savedmodel/saved_model.py mmap.mmap"]

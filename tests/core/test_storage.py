@@ -35,12 +35,12 @@ def test_what_is_written_is_read_back(store: Store, name: str) -> None:
     client = Storage(store.address)
     assert client.write("box", name, CONTENT, "text/plain", {"rows": "5", "who": "水"})
     assert store.get("box", name) == CONTENT
-    found = client.stat("box", name)
-    assert (found.name, found.size, found.content_type) == (name, len(CONTENT), "text/plain")
-    assert found.metadata == {"rows": "5", "who": "水"}
-    assert found.generation == store.about("box", name)["generation"]
-    assert b"".join(client.read(found)) == CONTENT
-    assert b"".join(client.read(found, 1_000_001)) == CONTENT[1_000_001:]
+    item = client.stat("box", name)
+    assert (item.name, item.size, item.content_type) == (name, len(CONTENT), "text/plain")
+    assert item.metadata == {"rows": "5", "who": "水"}
+    assert item.generation == store.about("box", name)["generation"]
+    assert b"".join(client.read(item)) == CONTENT
+    assert b"".join(client.read(item, 1_000_001)) == CONTENT[1_000_001:]
     assert name in [other.name for other in client.list("box", name[:1])]
     client.delete("box", name)
     client.delete("box", name)
@@ -123,14 +123,14 @@ class _Cloud(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.asked.append((self.path, self.headers.get("Authorization") or self.headers.get("Metadata-Flavor")))
-        told: dict[str, Any] = {"name": "x", "size": "3"}
+        answer: dict[str, Any] = {"name": "x", "size": "3"}
         if self.path == "/token":
-            told = {"access_token": "secret", "expires_in": 3000}
+            answer = {"access_token": "secret", "expires_in": 3000}
         elif "pageToken=&" in f"{self.path}&":
-            told = {"items": [{"name": "a"}, {"name": "b"}], "nextPageToken": "n&2"}
+            answer = {"items": [{"name": "a"}, {"name": "b"}], "nextPageToken": "n&2"}
         elif "pageToken=n%262" in self.path:
-            told = {"items": [{"name": "c"}]}
-        body = json.dumps(told).encode()
+            answer = {"items": [{"name": "c"}]}
+        body = json.dumps(answer).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -159,7 +159,7 @@ def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("cloud")
 def test_a_long_list_comes_page_by_page() -> None:
-    assert [found.name for found in Storage(token="mine").list("box", "p/")] == ["a", "b", "c"]
+    assert [item.name for item in Storage(token="mine").list("box", "p/")] == ["a", "b", "c"]
 
 
 @pytest.mark.usefixtures("cloud")
@@ -167,4 +167,4 @@ def test_the_service_is_asked_with_the_platforms_token_which_is_kept() -> None:
     for _ in range(2):
         assert Storage().stat("box", "x").size == 3
     assert Storage(token="mine").stat("box", "x").size == 3
-    assert [told for _, told in _Cloud.asked] == ["Google", "Bearer secret", "Bearer secret", "Bearer mine"]
+    assert [credential for _, credential in _Cloud.asked] == ["Google", "Bearer secret", "Bearer secret", "Bearer mine"]

@@ -25,15 +25,20 @@ def spec(name: str, datatype: str, shape: Shape | None) -> TensorSpec:
 
 
 def signature(name: str, inputs: list[TensorSpec], outputs: list[TensorSpec]) -> Signature:
-    return Signature(name, {one.name: one for one in inputs}, {one.name: one for one in outputs}, "")
+    return Signature(
+        name,
+        {tensor_spec.name: tensor_spec for tensor_spec in inputs},
+        {tensor_spec.name: tensor_spec for tensor_spec in outputs},
+        "",
+    )
 
 
 BY_DATATYPE = {
     datatype: signature(datatype, [spec("x", datatype, None)], [spec("x", datatype, None)]) for datatype in BY_V2_NAME
 }
 SIGNATURES: Mapping[str, Signature] = {
-    one.name: one
-    for one in [
+    described.name: described
+    for described in [
         signature(
             "serving_default",
             [spec("x", "FP32", (None, 2)), spec("n", "INT32", (None,))],

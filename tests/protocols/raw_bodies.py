@@ -16,11 +16,11 @@ def spec(name: str, dtype: str, shape: Shape | None) -> TensorSpec:
 
 def signature(name: str, *inputs: TensorSpec, output: str = "float32") -> Signature:
     outputs = {"y": spec("y", output, (None,))}
-    return Signature(name, {one.name: one for one in inputs}, outputs, "tensorflow/serving/predict")
+    return Signature(name, {tensor.name: tensor for tensor in inputs}, outputs, "tensorflow/serving/predict")
 
 
 # fmt: off
-SIGNATURES = {one.name: one for one in (
+SIGNATURES = {described.name: described for described in (
     signature("serving_default", spec("image", "object", (None,))),
     signature("rank0",   spec("image", "object", ())),
     signature("free",    spec("image", "object", None)),

@@ -29,8 +29,8 @@ def signature(name: str, inputs: dict[str, str], outputs: dict[str, str]) -> Sig
 
 
 SIGNATURES = {
-    one.name: one
-    for one in (
+    described.name: described
+    for described in (
         signature("serving_default", {"inputs": "object"}, {"classes": "object", "scores": "float32"}),
         signature("scores", {"inputs": "object"}, {"scores": "float32"}),
         signature("classes", {"inputs": "object"}, {"classes": "object"}),
@@ -82,7 +82,7 @@ def test_examples_are_what_tensorflows_own_class_reads() -> None:
     pairs = []
     for body in GOOD:
         (array,) = classify.decode(json.dumps(body).encode(), SIGNATURES).inputs.values()
-        pairs.append((body, [base64.b64encode(one).decode() for one in array]))
+        pairs.append((body, [base64.b64encode(example).decode() for example in array]))
     run = python("-c", ORACLE, input=json.dumps(pairs), env=plain_environment())
     assert run.returncode == 0, run.stderr
     assert json.loads(run.stdout.splitlines()[-1]) == []
@@ -190,7 +190,7 @@ def test_any_json_is_decoded_or_refused(body: dict[str, Any]) -> None:
     except BadRequest as error:
         assert str(error)
     else:
-        assert all(isinstance(one, bytes) for one in call.inputs["inputs"])
+        assert all(isinstance(example, bytes) for example in call.inputs["inputs"])
 
 
 @given(st.binary(max_size=50))

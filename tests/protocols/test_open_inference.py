@@ -109,7 +109,7 @@ def test_outputs_are_those_that_were_asked_for_in_that_order() -> None:
     for names in (["text"], ["text", "y"], []):
         body = json.dumps(ask(*inputs, named=None, outputs=[{"name": name} for name in names])).encode()
         answer = answered(decode(body, SIGNATURES, context()), **outputs)
-        assert [one["name"] for one in answer["outputs"]] == (names or ["y", "text"])
+        assert [output["name"] for output in answer["outputs"]] == (names or ["y", "text"])
 
 
 # fmt: off
@@ -202,8 +202,8 @@ def test_a_body_without_json_is_the_one_input(name: str, body: bytes, shape: tup
 
 def test_a_body_without_json_is_one_element_of_bytes() -> None:
     for shape in ((None,), (1,), (None, 1), (None, None), ()):
-        one = signature("serving_default", [spec("x", "BYTES", shape)], [spec("y", "FP32", ())])
-        call = decode(b"\x89PNG", {"serving_default": one}, context(0))
+        bytes_signature = signature("serving_default", [spec("x", "BYTES", shape)], [spec("y", "FP32", ())])
+        call = decode(b"\x89PNG", {"serving_default": bytes_signature}, context(0))
         assert same(call.inputs["x"], np.array([b"\x89PNG"], object).reshape((1,) * len(shape)))
 
 
@@ -264,7 +264,7 @@ def test_there_is_no_example_where_json_cannot_be_one() -> None:
 def test_an_example_asks_for_what_can_be_answered() -> None:
     mixed = signature("mixed", [], [spec("h", "BF16", ()), spec("c", "COMPLEX", ())])
     body = open_inference.example(mixed)
-    assert [one.spec.name for one in decode(body, {"mixed": mixed}, context()).form.outputs] == ["h"]
+    assert [output.spec.name for output in decode(body, {"mixed": mixed}, context()).form.outputs] == ["h"]
 
 
 def test_an_exporters_example_is_translated() -> None:

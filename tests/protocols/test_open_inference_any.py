@@ -89,8 +89,8 @@ def test_json_round_trips(given_: tuple[str, Array], nested: bool) -> None:
 
 
 def decode_form(datatype: str) -> Any:
-    one = SIGNATURES[datatype]
-    return open_inference.Form(None, (open_inference.Output(one.outputs["x"], False),), context())
+    declared = SIGNATURES[datatype]
+    return open_inference.Form(None, (open_inference.Output(declared.outputs["x"], False),), context())
 
 
 # Whatever comes

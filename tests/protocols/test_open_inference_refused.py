@@ -174,7 +174,7 @@ def test_a_wrong_body_is_refused(body: Any, words: str) -> None:
     assert len(str(refusal.value)) < 500
 
 
-@pytest.mark.parametrize(("name", "body", "words"), RAW_REFUSED, ids=[one[0] for one in RAW_REFUSED])
+@pytest.mark.parametrize(("name", "body", "words"), RAW_REFUSED, ids=[case[0] for case in RAW_REFUSED])
 def test_a_wrong_body_without_json_is_refused(name: str, body: bytes, words: str) -> None:
     with pytest.raises(BadRequest) as refusal:
         raw(body, name)

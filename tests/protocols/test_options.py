@@ -17,14 +17,14 @@ BAD = {"b64": "AAAA"}
 
 @pytest.fixture
 def picture(examples: dict[str, Any]) -> dict[str, str]:
-    found: dict[str, str] = examples["serving_default"]["instances"][0]
-    return found
+    instance: dict[str, str] = examples["serving_default"]["instances"][0]
+    return instance
 
 
 @pytest.fixture
 def pixels(examples: dict[str, Any]) -> list[list[int]]:
-    found: list[list[int]] = examples["pixels"]["instances"][0]
-    return found
+    instance: list[list[int]] = examples["pixels"]["instances"][0]
+    return instance
 
 
 def ask_json(ask: Any, path: str, body: Any, status: int = 200) -> Any:
@@ -39,10 +39,10 @@ def ask_json(ask: Any, path: str, body: Any, status: int = 200) -> Any:
 def test_a_key_comes_back_beside_its_prediction(serve: Serve, picture: Any, pixels: Any) -> None:
     ask = serve()
     instances = [{"key": "b", "image": picture}, {"image": picture, "key": 7}, {"image": picture}]
-    found = ask_json(ask, PREDICT, {"instances": instances})["predictions"]
-    assert [row.get("key") for row in found] == ["b", 7, None]
-    assert {row["label"] for row in found} == {"3"}
-    assert next(iter(found[0])) == "key"
+    predictions = ask_json(ask, PREDICT, {"instances": instances})["predictions"]
+    assert [row.get("key") for row in predictions] == ["b", 7, None]
+    assert {row["label"] for row in predictions} == {"3"}
+    assert next(iter(predictions[0])) == "key"
     body = {"signature_name": "pixels", "instances": [{"pixels": pixels, "key": {"any": ["thing", None]}}]}
     assert ask_json(ask, PREDICT, body)["predictions"][0]["key"] == {"any": ["thing", None]}
 
@@ -56,27 +56,27 @@ def test_a_single_output_is_named_beside_a_key(serve: Serve) -> None:
             ]["outputs"]
         )
     )
-    found = ask_json(ask, "/", {"instances": [{"x": 1.0, "key": 1}, {"x": 2.0, "key": 2}]})["predictions"]
-    assert found == [{"key": 1, name: 3.0}, {"key": 2, name: 4.0}]
+    predictions = ask_json(ask, "/", {"instances": [{"x": 1.0, "key": 1}, {"x": 2.0, "key": 2}]})["predictions"]
+    assert predictions == [{"key": 1, name: 3.0}, {"key": 2, name: 4.0}]
 
 
 def test_the_key_may_have_another_name_and_other_fields_stay_errors(serve: Serve, picture: Any) -> None:
     ask = serve(KEY_FIELD="id")
-    found = ask_json(ask, PREDICT, {"instances": [{"id": 1, "image": picture}]})["predictions"]
-    assert found[0]["id"] == 1
+    predictions = ask_json(ask, PREDICT, {"instances": [{"id": 1, "image": picture}]})["predictions"]
+    assert predictions[0]["id"] == 1
     wrong = ask_json(ask, PREDICT, {"instances": [{"key": 1, "image": picture}]}, 400)
     assert wrong["error"].startswith("instances[0]: the signature has no input 'key'")
 
 
 def test_bytes_may_carry_a_key_beside_them(serve: Serve, picture: Any) -> None:
-    found = ask_json(serve(), PREDICT, {"instances": [{**picture, "key": 5}]})["predictions"]
-    assert (found[0]["key"], found[0]["label"]) == (5, "3")
+    predictions = ask_json(serve(), PREDICT, {"instances": [{**picture, "key": 5}]})["predictions"]
+    assert (predictions[0]["key"], predictions[0]["label"]) == (5, "3")
 
 
 def test_columns_may_carry_a_column_of_keys(serve: Serve, picture: Any) -> None:
     ask = serve()
-    found = ask_json(ask, PREDICT, {"inputs": {"image": [picture, picture], "key": ["a", "b"]}})["outputs"]
-    assert (found["key"], found["label"]) == (["a", "b"], ["3", "3"])
+    outputs = ask_json(ask, PREDICT, {"inputs": {"image": [picture, picture], "key": ["a", "b"]}})["outputs"]
+    assert (outputs["key"], outputs["label"]) == (["a", "b"], ["3", "3"])
     for keys in (["a"], "ab", {"a": 1}):
         wrong = ask_json(ask, PREDICT, {"inputs": {"image": [picture, picture], "key": keys}}, 400)
         assert wrong["error"].startswith("inputs.key: expected a list of one key for each row")
@@ -95,34 +95,34 @@ def test_a_bad_row_is_answered_by_an_error_in_its_place(serve: Serve, picture: A
     ask = serve()
     instances = [picture, 5, BAD, picture, {"b64": "?"}]
     path, more = (f"{PREDICT}?on_error=row", {}) if where == "query" else (PREDICT, {"parameters": {"on_error": "row"}})
-    found = ask_json(ask, path, {"instances": instances, **more})["predictions"]
-    assert [row.get("label") for row in found] == ["3", None, None, "3", None]
-    assert found[1]["error"].startswith("instances[1]: expected a string")
-    assert found[2]["error"].startswith("instances[2].image: the model refuses it")
-    assert found[4]["error"].startswith("instances[4]: expected base64")
+    predictions = ask_json(ask, path, {"instances": instances, **more})["predictions"]
+    assert [row.get("label") for row in predictions] == ["3", None, None, "3", None]
+    assert predictions[1]["error"].startswith("instances[1]: expected a string")
+    assert predictions[2]["error"].startswith("instances[2].image: the model refuses it")
+    assert predictions[4]["error"].startswith("instances[4]: expected base64")
 
 
 def test_a_bad_row_keeps_its_key(serve: Serve, picture: Any) -> None:
     instances = [{"key": 1, "image": BAD}, {"key": 2, "image": picture}, {"key": 3}, {"key": 4, "imag": picture}, 7]
-    found = ask_json(serve(), f"{PREDICT}?on_error=row", {"instances": instances})["predictions"]
-    assert [row.get("key") for row in found] == [1, 2, 3, 4, None]
-    assert [row.get("label") for row in found] == [None, "3", None, None, None]
-    assert "the input 'image' is missing" in found[2]["error"]
-    assert "did you mean 'image'?" in found[3]["error"]
-    assert "expected an object" in found[4]["error"]
+    predictions = ask_json(serve(), f"{PREDICT}?on_error=row", {"instances": instances})["predictions"]
+    assert [row.get("key") for row in predictions] == [1, 2, 3, 4, None]
+    assert [row.get("label") for row in predictions] == [None, "3", None, None, None]
+    assert "the input 'image' is missing" in predictions[2]["error"]
+    assert "did you mean 'image'?" in predictions[3]["error"]
+    assert "expected an object" in predictions[4]["error"]
 
 
 def test_rows_of_another_shape_fail_alone(serve: Serve, pixels: Any) -> None:
     body = {"signature_name": "pixels", "instances": [pixels, pixels[:7], pixels, [[1]] * 8]}
-    found = ask_json(serve(), f"{PREDICT}?on_error=row", body)["predictions"]
-    assert ["error" in row for row in found] == [False, True, False, True]
-    assert found[1]["error"] == "instances[1]: expected shape [8, 8], got [7, 8]"
+    predictions = ask_json(serve(), f"{PREDICT}?on_error=row", body)["predictions"]
+    assert ["error" in row for row in predictions] == [False, True, False, True]
+    assert predictions[1]["error"] == "instances[1]: expected shape [8, 8], got [7, 8]"
 
 
 def test_all_rows_may_be_bad(serve: Serve) -> None:
     for instances in ([5, None], [BAD, BAD]):
-        found = ask_json(serve(), f"{PREDICT}?on_error=row", {"instances": instances})["predictions"]
-        assert [list(row) for row in found] == [["error"], ["error"]]
+        predictions = ask_json(serve(), f"{PREDICT}?on_error=row", {"instances": instances})["predictions"]
+        assert [list(row) for row in predictions] == [["error"], ["error"]]
 
 
 def test_good_rows_get_the_same_bytes_with_or_without_on_error(serve: Serve, picture: Any) -> None:
@@ -169,16 +169,16 @@ def test_a_body_that_is_not_json_cannot_be_repeated(serve: Serve) -> None:
 def test_the_best_classes_come_with_their_names(serve: Serve, picture: Any) -> None:
     ask = serve()
     plain = ask_json(ask, PREDICT, {"instances": [picture]})["predictions"][0]["probabilities"]
-    (found,) = ask_json(ask, f"{PREDICT}?top_k=3", {"instances": [picture]})["predictions"]
+    (prediction,) = ask_json(ask, f"{PREDICT}?top_k=3", {"instances": [picture]})["predictions"]
     order = sorted(range(10), key=lambda index: -plain[index])[:3]
-    assert found == {"classes": [{"name": str(i), "index": i, "score": plain[i]} for i in order]}
+    assert prediction == {"classes": [{"name": str(i), "index": i, "score": plain[i]} for i in order]}
     columns = ask_json(ask, PREDICT, {"inputs": [picture], "parameters": {"top_k": 3}})["outputs"]
-    assert columns == [found["classes"]]
+    assert columns == [prediction["classes"]]
 
 
 def test_names_may_be_an_output(serve: Serve) -> None:
-    found = ask_json(serve(build() / "tf1_classify"), "/?top_k=1", {"instances": [EXAMPLE]})["predictions"]
-    assert found[0]["classes"][0]["name"] == "bee"
+    predictions = ask_json(serve(build() / "tf1_classify"), "/?top_k=1", {"instances": [EXAMPLE]})["predictions"]
+    assert predictions[0]["classes"][0]["name"] == "bee"
 
 
 EXAMPLE = {"b64": base64.b64encode(b"\n\x13\n\x11\n\x01x\x12\x0c\x12\n\n\x08\x00\x00\x80?\x00\x00\x00@").decode()}
@@ -382,8 +382,8 @@ def test_lines_are_answered_line_for_line(serve: Serve, picture: Any) -> None:
 def test_one_bad_row_among_many_is_found_quickly(serve: Serve) -> None:
     instances: list[Any] = [float(number) for number in range(10_000)]
     instances[5_678] = "bad"
-    found = ask_json(serve(build() / "versions" / "1"), "/?on_error=row", {"instances": instances})["predictions"]
-    assert found[5_677:5_680] == [
+    predictions = ask_json(serve(build() / "versions" / "1"), "/?on_error=row", {"instances": instances})["predictions"]
+    assert predictions[5_677:5_680] == [
         5_678.0,
         {"error": 'instances[5678]: expected float32, got the string "bad"'},
         5_680.0,

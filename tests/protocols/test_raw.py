@@ -153,9 +153,9 @@ def test_a_bad_row_can_be_answered_by_an_error_in_its_place(
     assert rows(call) == inputs
     assert call.failed == failed
     answer = encode(call, {"y": np.arange(len(next(iter(inputs.values()))))} if inputs else {})
-    told = [json.loads(line) for line in answer.body.splitlines()]
-    assert {row: line["error"] for row, line in enumerate(told) if isinstance(line, dict)} == failed
-    assert [line for line in told if not isinstance(line, dict)] == list(range(len(told) - len(failed)))
+    lines = [json.loads(line) for line in answer.body.splitlines()]
+    assert {row: line["error"] for row, line in enumerate(lines) if isinstance(line, dict)} == failed
+    assert [line for line in lines if not isinstance(line, dict)] == list(range(len(lines) - len(failed)))
 
 
 KEYED = [
@@ -172,13 +172,13 @@ KEYED = [
 def test_a_key_comes_back_with_its_row(content_type: str, body: bytes, keys: list[Any]) -> None:
     call = read(content_type, body, "pair", on_error="row")
     answer = encode(call, {"y": np.arange(len(call.inputs["age"]))})
-    told = (
+    answered = (
         json.loads(answer.body)["predictions"]
         if content_type == FORM
         else list(map(json.loads, answer.body.splitlines()))
     )
-    assert [row.get("key") for row in told] == keys
-    assert all(("error" in row) == (index in call.failed) for index, row in enumerate(told))
+    assert [row.get("key") for row in answered] == keys
+    assert all(("error" in row) == (index in call.failed) for index, row in enumerate(answered))
 
 
 ANSWERS = [

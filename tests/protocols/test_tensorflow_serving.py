@@ -27,13 +27,16 @@ def spec(name: str, dtype: str, shape: Shape | None) -> TensorSpec:
 
 def signature(name: str, inputs: list[TensorSpec], outputs: list[TensorSpec]) -> Signature:
     return Signature(
-        name, {one.name: one for one in inputs}, {one.name: one for one in outputs}, "tensorflow/serving/predict"
+        name,
+        {tensor.name: tensor for tensor in inputs},
+        {tensor.name: tensor for tensor in outputs},
+        "tensorflow/serving/predict",
     )
 
 
 Y = spec("y", "float32", (None,))
 # fmt: off
-SIGNATURES = {one.name: one for one in (
+SIGNATURES = {described.name: described for described in (
     signature("serving_default", [spec("x", "float32", (None, 2))], [Y]),
     signature("scalars",  [spec("x", "float32", (None,))], [Y]),
     signature("two",      [spec("age", "int32", (None,)), spec("name", "object", (None,))], [Y]),
@@ -249,11 +252,11 @@ def test_the_example_of_a_signature_works(name: str) -> None:
 
 
 def test_metadata_is_protobufs_json() -> None:
-    told = json.loads(
+    document = json.loads(
         metadata("model", "3", Contents(("serve",), {"free": SIGNATURES["free"]}, "2", restores=False), {})
     )
-    assert told["model_spec"] == {"name": "model", "signature_name": "", "version": "3"}
-    described = told["metadata"]["signature_def"]["signature_def"]["free"]
+    assert document["model_spec"] == {"name": "model", "signature_name": "", "version": "3"}
+    described = document["metadata"]["signature_def"]["signature_def"]["free"]
     assert described["method_name"] == "tensorflow/serving/predict"
     assert described["inputs"]["x"] == {
         "dtype": "DT_FLOAT", "tensor_shape": {"dim": [], "unknown_rank": True}, "name": "x:0",

@@ -75,12 +75,12 @@ BARE = [
 @pytest.mark.parametrize(("query", "body", "status", "wanted"), BARE)
 def test_invocations_take_a_bare_list_or_row(serve: Serve, query: str, body: bytes, status: int, wanted: Any) -> None:
     answer = serve(build() / "versions" / "1")("POST", "/invocations" + query, body)
-    found = json.loads(answer.body)
-    assert answer.status == status, found
+    document = json.loads(answer.body)
+    assert answer.status == status, document
     if status == 200 and wanted is not None:
-        assert found == {"predictions": wanted}
+        assert document == {"predictions": wanted}
     elif status != 200:
-        assert wanted in found["error"]
+        assert wanted in document["error"]
 
 
 def test_other_addresses_take_no_bare_list(serve: Serve) -> None:

@@ -45,9 +45,9 @@ cut_or_not = st.one_of(st.none(), st.none(), st.integers(0, 40))
 
 
 def signature(dtype: str, shape: Shape | None) -> dict[str, Signature]:
-    one = TensorSpec("x", BY_NAME[dtype], shape, "x:0")
+    tensor = TensorSpec("x", BY_NAME[dtype], shape, "x:0")
     output = TensorSpec("y", BY_NAME["float32"], (None,), "y:0")
-    return {"serving_default": Signature("serving_default", {"x": one}, {"y": output}, "")}
+    return {"serving_default": Signature("serving_default", {"x": tensor}, {"y": output}, "")}
 
 
 def outcome(body: bytes, signatures: dict[str, Signature]) -> Any:
@@ -107,9 +107,9 @@ def test_an_answer_of_one_output_is_written_the_same_at_once_and_row_by_row(
     dtype, shape, values = array
     with np.errstate(invalid="ignore"):
         outputs = {"y": np.resize(np.array(values), shape).astype(dtype)}
-    (one,) = signature("float32", (None,)).values()
+    (declared,) = signature("float32", (None,)).values()
     rows = outputs["y"].shape[0] if outputs["y"].ndim else 1
-    call = Call(one, {"x": np.zeros(rows, np.float32)}, "instances", Context(null=null))
+    call = Call(declared, {"x": np.zeros(rows, np.float32)}, "instances", Context(null=null))
 
     def written() -> Any:
         try:

@@ -38,9 +38,9 @@ def put(folder: Path, content: Any = None) -> None:
 
 def test_the_metadata_and_show_tell_it(model: Path, serve: Serve) -> None:
     ask = serve(model)
-    told = json.loads(ask("GET", METADATA).body)["metadata"]
-    assert told["card"] == {"digest": card.digest(model), **FACTS}
-    assert told.keys() == {"signature_def", "card"}
+    metadata = json.loads(ask("GET", METADATA).body)["metadata"]
+    assert metadata["card"] == {"digest": card.digest(model), **FACTS}
+    assert metadata.keys() == {"signature_def", "card"}
     assert b'"card"' not in ask("GET", "/v2/models/model").body  # that protocol has no place for it
     assert ask("GET", "/readyz").status == 200
     assert f"card: digest {card.digest(model)}, time 2026-01-02T03:04:05Z, tensorflow 2.21.0" in show(model)
@@ -77,9 +77,9 @@ HOSTILE: list[tuple[str, Any, str]] = [
 # fmt: on
 
 
-@pytest.mark.parametrize(("what", "content", "told"), HOSTILE, ids=[case[0] for case in HOSTILE])
+@pytest.mark.parametrize(("what", "content", "reason"), HOSTILE, ids=[case[0] for case in HOSTILE])
 def test_a_broken_card_is_ignored_with_one_warning(
-    model: Path, serve: Serve, capsys: pytest.CaptureFixture[str], what: str, content: Any, told: str
+    model: Path, serve: Serve, capsys: pytest.CaptureFixture[str], what: str, content: Any, reason: str
 ) -> None:
     put(model, content)
     ask = serve(model)
@@ -88,7 +88,7 @@ def test_a_broken_card_is_ignored_with_one_warning(
         assert (answer.status, json.loads(answer.body)["metadata"].keys()) == (200, {"signature_def"})
     warnings = [json.loads(line) for line in capsys.readouterr().out.splitlines() if "is ignored" in line]
     assert len(warnings) == 1
-    assert told in warnings[0]["message"]
+    assert reason in warnings[0]["message"]
     assert "card:" not in show(model)
 
 
@@ -128,6 +128,6 @@ def test_a_name_that_no_card_can_hold_is_left_out(tmp_path: Path) -> None:
     shutil.copytree(EMBEDDED, odd)
     shutil.copytree(EMBEDDED, tmp_path / "baked")
     written.write_baked(tmp_path / "baked", "bake", odd)
-    told = card.read(tmp_path / "baked")
-    assert told["source_digest"] == card.digest(odd)
-    assert "source_name" not in told
+    fields = card.read(tmp_path / "baked")
+    assert fields["source_digest"] == card.digest(odd)
+    assert "source_name" not in fields

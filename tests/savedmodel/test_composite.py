@@ -125,12 +125,12 @@ WITH_PARTS = {"ragged_input", "sparse_input"}
 
 
 def test_no_other_model_has_parts() -> None:
-    found = set()
+    models = set()
     for name in ZOO:
         if (
             zoo_absent(name) is None
             and name not in ("ragged_output", "tf1_sparse_input")
             and Source(zoo() / name, name).parts
         ):
-            found.add(name)
-    assert found == WITH_PARTS
+            models.add(name)
+    assert models == WITH_PARTS

@@ -80,12 +80,12 @@ INFERS = [
 @pytest.mark.parametrize(("inputs", "status", "wanted"), INFERS)
 def test_infer_takes_it_too(serve: Serve, inputs: Any, status: int, wanted: Any) -> None:
     answer = serve(answer_models.build() / "defaults")("POST", INFER, {"inputs": inputs})
-    found = json.loads(answer.body)
-    assert answer.status == status, found
+    document = json.loads(answer.body)
+    assert answer.status == status, document
     if status == 200:
-        assert found["outputs"][0]["data"] == wanted
+        assert document["outputs"][0]["data"] == wanted
     else:
-        assert wanted in found["error"]
+        assert wanted in document["error"]
 
 
 def test_a_body_of_nothing_but_the_required_inputs_bytes(serve: Serve) -> None:
@@ -116,7 +116,7 @@ def test_all_that_describes_the_model_says_so(serve: Serve) -> None:
         }
     }
     tensors = json.loads(ask("GET", "/v2/models/model").body)["signatures"]["serving_default"]["inputs"]
-    assert [one["name"] for one in tensors if one.get("optional")] == ["scale"]
+    assert [entry["name"] for entry in tensors if entry.get("optional")] == ["scale"]
     assert "may be left out" in next(
         line for line in show(folder).splitlines() if line.strip().startswith("in   scale")
     )

@@ -36,7 +36,7 @@ def test_every_signature_of_every_kind_takes_inputs_that_are_made_for_it(name: s
 
 
 def takes(model: Model, source: Source, signature: Signature) -> "list[bool]":
-    found = []
+    answered = []
     texts = parsing.texts(source.directory, signature)
     ways = examples.recipes(signature, texts, source.parts.get(signature.name, ()))
     for _, recipe in zip(range(AT_ONCE), ways):
@@ -45,10 +45,10 @@ def takes(model: Model, source: Source, signature: Signature) -> "list[bool]":
         try:
             model.run(signature, inputs)
         except (RunError, InputError):
-            found.append(False)
+            answered.append(False)
         else:
-            return [*found, True]
-    return found
+            return [*answered, True]
+    return answered
 
 
 FEATURES = {
@@ -62,7 +62,9 @@ FEATURES = {
 @pytest.mark.parametrize("name", FEATURES)
 def test_every_feature_that_the_graph_parses_is_in_the_example(name: str) -> None:
     directory = build() / name
-    (signature,) = (one for one in Source(directory, name).signatures.values() if one.refusal is None and one.inputs)
+    (signature,) = (
+        usable for usable in Source(directory, name).signatures.values() if usable.refusal is None and usable.inputs
+    )
     first = parsing.texts(directory, signature)[0](np.random.default_rng(1))
     assert all(b"\n" + bytes([len(key)]) + key in first for key in FEATURES[name])
 
@@ -112,6 +114,6 @@ def test_a_given_file_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture
 
 def test_words_are_no_names_of_variables() -> None:
     source = Source(build() / "example_features", "model")
-    (signature,) = (one for one in source.signatures.values() if one.refusal is None)
+    (signature,) = (usable for usable in source.signatures.values() if usable.refusal is None)
     texts = parsing.texts(source.directory, signature)
     assert [b"_CHECKPOINTABLE" in text(np.random.default_rng(1)) for text in texts] == [False] * len(texts)

@@ -62,10 +62,10 @@ def test_a_header_tells_what_pillow_reads(
     data = saved(form, size, frames, **options)
     with Image.open(io.BytesIO(data)) as read_by_pillow:
         wanted = (*read_by_pillow.size, getattr(read_by_pillow, "n_frames", 1))
-    found = images.measure(data)
-    assert found is not None
-    assert (found.width, found.height, found.frames) == wanted
-    assert images.measure(data[:-3]) is None or form != "PNG" or found.pixels  # what breaks off does not raise
+    measured = images.measure(data)
+    assert measured is not None
+    assert (measured.width, measured.height, measured.frames) == wanted
+    assert images.measure(data[:-3]) is None or form != "PNG" or measured.pixels  # what breaks off does not raise
 
 
 @hypothesis(max_examples=rounds(200), deadline=None)
@@ -73,8 +73,8 @@ def test_a_header_tells_what_pillow_reads(
     st.sampled_from([b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF89a", b"BM", b"RIFF....WEBPVP8X", b""]), st.binary()
 )
 def test_any_bytes_may_call_themselves_a_picture(begin: bytes, rest: bytes) -> None:
-    found = images.measure(begin + rest)
-    assert found is None or found.pixels >= 0
+    measured = images.measure(begin + rest)
+    assert measured is None or measured.pixels >= 0
 
 
 def test_what_a_graph_does_with_pictures_is_read_from_it(serve: Serve) -> None:
@@ -114,9 +114,9 @@ INSIDE = [
 # fmt: on
 
 
-@pytest.mark.parametrize(("data", "found", "widths"), INSIDE, ids=map(str, range(len(INSIDE))))
-def test_pictures_are_found_where_the_graph_looks_for_them(data: bytes, found: set[str], widths: list[int]) -> None:
-    assert [one.width for one in images.pictures(data, frozenset(found))] == widths
+@pytest.mark.parametrize(("data", "kinds", "widths"), INSIDE, ids=map(str, range(len(INSIDE))))
+def test_pictures_are_found_where_the_graph_looks_for_them(data: bytes, kinds: set[str], widths: list[int]) -> None:
+    assert [measured.width for measured in images.pictures(data, frozenset(kinds))] == widths
 
 
 # 100 × 37, written by libjxl: a bare codestream, and one in a file of boxes.

@@ -29,10 +29,10 @@ def test_the_new_model_is_served_without_what_was_the_other_ones(
     answer = ask("POST", "/", {"instances": [[1.0, 2.0, 3.0]]})
     assert len(json.loads(answer.body)["predictions"][0]) == 2
     assert b"label" not in answer.body
-    told = capsys.readouterr().out
-    assert "files that belong to another model" in told
+    output = capsys.readouterr().out
+    assert "files that belong to another model" in output
     for name in ("manifest.json", "labels.txt", "examples.json", "answers.json", "tf_serving_warmup_requests"):
-        assert f"assets.extra/{name}" in told
+        assert f"assets.extra/{name}" in output
 
 
 def test_check_and_show_pass_over_them_too(replaced: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -60,15 +60,15 @@ def copy(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("what", "change", "told"), CHANGES, ids=[case[0] for case in CHANGES])
+@pytest.mark.parametrize(("what", "change", "reason"), CHANGES, ids=[case[0] for case in CHANGES])
 def test_a_changed_model_is_not_served(
-    serve: Serve, copy: Path, what: str, change: Callable[[Path], Any], told: str | None
+    serve: Serve, copy: Path, what: str, change: Callable[[Path], Any], reason: str | None
 ) -> None:
     change(copy)
     answer = serve(copy)("GET", "/readyz")
-    assert answer.status == (503 if told else 200)
-    if told:
-        assert told in json.loads(answer.body)["error"]
+    assert answer.status == (503 if reason else 200)
+    if reason:
+        assert reason in json.loads(answer.body)["error"]
         assert "MANIFEST=off" in json.loads(answer.body)["error"]
 
 

@@ -25,8 +25,8 @@ def operations() -> dict[str, dict[str, str]]:
     """Return the attributes of every operation of the installed TensorFlow, with their types, and its arguments."""
     run = python("-c", OPERATIONS, env=plain_environment())
     assert run.returncode == 0, run.stderr
-    found: dict[str, dict[str, str]] = json.loads(run.stdout.splitlines()[-1])
-    return found
+    content: dict[str, dict[str, str]] = json.loads(run.stdout.splitlines()[-1])
+    return content
 
 
 def allowed() -> dict[str, Any]:

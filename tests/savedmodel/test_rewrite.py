@@ -34,7 +34,7 @@ def test_only_what_is_changed_differs() -> None:
         b"\x08\x07" + string(2, b"one") + b"\x1d\0\0\0\0" + string(2, b"two") + b"\x21" + b"\0" * 8 + string(3, b"x")
     )
     assert b"".join(edited(memoryview(message), 2, lambda _: None)) == message
-    changed = edited(memoryview(message), 2, lambda one: [one, b"!" * 200] if one == b"two" else None)
+    changed = edited(memoryview(message), 2, lambda content: [content, b"!" * 200] if content == b"two" else None)
     assert b"".join(changed) == message.replace(string(2, b"two"), string(2, b"two" + b"!" * 200))
 
 

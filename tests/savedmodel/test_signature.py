@@ -49,7 +49,7 @@ def told(contents: Contents) -> list[object]:
         }
 
     return [list(contents.tags), contents.tensorflow_version, {
-        one.name: [side(one.inputs), side(one.outputs), one.method_name] for one in contents.signatures.values()
+        signature.name: [side(signature.inputs), side(signature.outputs), signature.method_name] for signature in contents.signatures.values()
     }]  # fmt: skip
 
 

@@ -58,12 +58,14 @@ def test_the_table_of_messages_is_tensorflows() -> None:
                 bits.setdefault(field.once, set()).add(oneof or name)
             if field.type in strict.FIELDS:
                 pending += [(field.type, message)] if field.type not in visited else []
-                is_map = repeated and [one[0] for one in official[message]] == ["key", "value"]
+                is_map = repeated and [described[0] for described in official[message]] == ["key", "value"]
                 assert field.unique == (is_map or name in KEYED), (ours, name)
             else:
                 assert field.type == ("packed" if packed else kind), (ours, name)
         assert all(len(names) == 1 for names in bits.values()), ours
-        assert len(bits) == len({(one[6] or one[0]) for one in official[theirs] if not one[4] or one[5]}), ours
+        assert len(bits) == len(
+            {(described[6] or described[0]) for described in official[theirs] if not described[4] or described[5]}
+        ), ours
     assert visited == strict.FIELDS.keys()
 
 
@@ -84,7 +86,9 @@ def graph(body: bytes = b"", *, tags: tuple[bytes, ...] = (b"serve",), definitio
 
 def node(*attributes: bytes, name: bytes = b"n") -> bytes:
     return graph(
-        definition=field(1, field(1, name) + field(2, b"Const") + b"".join(field(5, one) for one in attributes))
+        definition=field(
+            1, field(1, name) + field(2, b"Const") + b"".join(field(5, attribute) for attribute in attributes)
+        )
     )
 
 

@@ -36,19 +36,19 @@ def test_metrics_count_what_was_answered(metered: Serve, examples: dict[str, Any
         assert ask("POST", "/", json.dumps(rows).encode())[0] == 200
     ask("POST", "/", b"{")
     ask("POST", "/", b" " * 9_000_000)
-    found = scraped(exposed())
+    values = scraped(exposed())
     predict = (("action", "predict"), ("protocol", "tensorflow_serving"))
-    assert found["serving_requests_total", (*predict, ("status", "2xx"))] == 3
-    assert found["serving_requests_total", (*predict, ("status", "4xx"))] == 2
-    assert found["serving_request_seconds_count", predict] == 5
-    assert found["serving_request_seconds_bucket", (predict[0], ("le", "+Inf"), predict[1])] == 5
-    assert found["serving_rows_total", predict] == 15
-    assert found["serving_refused_total", (("status", "413"),)] == 1
-    assert found["serving_loads_total", (("outcome", "loaded"),)] == 1
-    assert found["serving_requests_in_flight", ()] == 1  # the scrape itself
-    assert {found["serving_step_seconds_count", (("step", step),)] for step in observe.STEPS} == {3}
-    assert found["serving_start_seconds", (("phase", "model"),)] > 0
-    assert found["serving_cold_requests_total", ()] >= 1
+    assert values["serving_requests_total", (*predict, ("status", "2xx"))] == 3
+    assert values["serving_requests_total", (*predict, ("status", "4xx"))] == 2
+    assert values["serving_request_seconds_count", predict] == 5
+    assert values["serving_request_seconds_bucket", (predict[0], ("le", "+Inf"), predict[1])] == 5
+    assert values["serving_rows_total", predict] == 15
+    assert values["serving_refused_total", (("status", "413"),)] == 1
+    assert values["serving_loads_total", (("outcome", "loaded"),)] == 1
+    assert values["serving_requests_in_flight", ()] == 1  # the scrape itself
+    assert {values["serving_step_seconds_count", (("step", step),)] for step in observe.STEPS} == {3}
+    assert values["serving_start_seconds", (("phase", "model"),)] > 0
+    assert values["serving_cold_requests_total", ()] >= 1
     assert (
         "openmetrics"
         in ask("GET", "/metrics", HTTP_ACCEPT="application/openmetrics-text; version=1.0.0")[1]["Content-Type"]
@@ -82,10 +82,10 @@ def test_workers_add_up_what_each_has_counted(examples: dict[str, Any]) -> None:
             answers = list(pool.map(lambda _: server.ask("POST", "/", examples["pixels"]).status, range(60)))
         assert set(answers) == {200}
         for _ in range(8):  # whichever worker answers
-            found = scraped(server.ask("GET", "/metrics").body.decode())
+            values = scraped(server.ask("GET", "/metrics").body.decode())
             predict = (("action", "predict"), ("protocol", "tensorflow_serving"), ("status", "2xx"))
-            assert found["serving_requests_total", predict] == 60
-            assert found["serving_loads_total", (("outcome", "loaded"),)] in (1, 2)
+            assert values["serving_requests_total", predict] == 60
+            assert values["serving_loads_total", (("outcome", "loaded"),)] in (1, 2)
 
 
 def test_without_the_setting_there_are_no_metrics(serve: Serve) -> None:
@@ -163,25 +163,25 @@ def test_traces_reach_a_collector_when_the_server_ends(examples: dict[str, Any],
             assert server.process.wait(15) == 0
             lines = of_requests(server.log)
     assert {named["service.name"] for named, _ in spans} == {"digits"}
-    found = [span for _, span in spans]
-    assert sorted(span.name for span in found) == sorted(
+    exported = [span for _, span in spans]
+    assert sorted(span.name for span in exported) == sorted(
         ["GET", "POST /v1/models/{name}:predict", "decode", "run", "encode"]
     )  # the one that its caller does not sample is not among them
-    (root,) = [span for span in found if span.name.startswith("POST")]
+    (root,) = [span for span in exported if span.name.startswith("POST")]
     assert (root.trace_id.hex(), root.parent_span_id.hex()) == (TRACE, SPAN)
     assert root.kind == type(root).SPAN_KIND_SERVER
     steps = sorted(
-        (span for span in found if span.parent_span_id == root.span_id), key=lambda span: span.start_time_unix_nano
+        (span for span in exported if span.parent_span_id == root.span_id), key=lambda span: span.start_time_unix_nano
     )
     assert [span.name for span in steps] == ["decode", "run", "encode"]
     assert root.start_time_unix_nano <= steps[0].start_time_unix_nano
-    assert all(span.start_time_unix_nano <= span.end_time_unix_nano for span in found)
+    assert all(span.start_time_unix_nano <= span.end_time_unix_nano for span in exported)
     assert steps[-1].end_time_unix_nano <= root.end_time_unix_nano
     assert abs(root.end_time_unix_nano / 1e9 - time.time()) < 120
     attributes = {attribute.key: attribute.value for attribute in root.attributes}
     assert attributes["http.response.status_code"].int_value == 200
     assert attributes["serving.rows"].int_value == 1
-    assert "nothing" not in str([span for span in found if span.name == "GET"])
+    assert "nothing" not in str([span for span in exported if span.name == "GET"])
     assert lines[0]["logging.googleapis.com/spanId"] == root.span_id.hex()
     assert lines[2]["logging.googleapis.com/trace"]  # made here, for there was none
 

@@ -23,14 +23,14 @@ from tests.server import running
 def test_a_line_tells_what_happened(serve: Serve, examples: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     serve(GOOGLE_CLOUD_PROJECT="my-project", LOG_REQUESTS="all")
     body = json.dumps({"signature_name": "pixels", "instances": examples["pixels"]["instances"] * 3}).encode()
-    told = {
+    sent_headers = {
         "HTTP_USER_AGENT": "curl/8",
         "HTTP_TRACEPARENT": PARENT,
         "HTTP_X_REQUEST_ID": "7f3c",
         "QUERY_STRING": "key=secret",
     }
     for cold in (True, False):
-        _, headers = ask("POST", PREDICT, body, **told)
+        _, headers = ask("POST", PREDICT, body, **sent_headers)
         text = capsys.readouterr().out
         (entry,) = of_requests(text)
         milliseconds, http = entry.pop("milliseconds"), entry.pop("httpRequest")
@@ -114,12 +114,14 @@ def test_as_many_lines_as_the_setting_says(
         for _ in range(4):
             monkeypatch.setattr(observe, "_until", observe._until and 1 << 62)  # this second does not end
             ask("POST", "/", body)
-    told = of_requests(capsys.readouterr().out)
-    assert [entry["httpRequest"]["status"] for entry in told] == expected
+    entries = of_requests(capsys.readouterr().out)
+    assert [entry["httpRequest"]["status"] for entry in entries] == expected
     monkeypatch.setattr(observe, "_until", 0)
     ask("POST", "/", b"{")
     if wanted == "3":
-        counts = [entry.get("requests_without_a_line", 0) for entry in (*told, *of_requests(capsys.readouterr().out))]
+        counts = [
+            entry.get("requests_without_a_line", 0) for entry in (*entries, *of_requests(capsys.readouterr().out))
+        ]
         assert counts == [0, 0, 0, 1, 0, 0, 1]
 
 
@@ -147,14 +149,14 @@ def test_a_trace_is_read_where_it_is_one(
     parent: str | None, cloud: str | None, trace: str | None, span: str | None, sampled: bool | None
 ) -> None:
     headers = {name: value for name, value in (("traceparent", parent), ("x-cloud-trace-context", cloud)) if value}
-    found = observe._trace(headers)
-    assert found == (None if trace is None else (trace, span, sampled))
+    trace_read = observe._trace(headers)
+    assert trace_read == (None if trace is None else (trace, span, sampled))
     if parent and not cloud:  # as OpenTelemetry itself reads it
         propagator = pytest.importorskip("opentelemetry.trace.propagation.tracecontext")
         api = pytest.importorskip("opentelemetry.trace")
         context = api.get_current_span(propagator.TraceContextTextMapPropagator().extract(headers)).get_span_context()
         theirs = (f"{context.trace_id:032x}", f"{context.span_id:016x}", context.trace_flags.sampled)
-        assert found == (theirs if context.is_valid else None)
+        assert trace_read == (theirs if context.is_valid else None)
 
 
 STATUSES = [
@@ -174,9 +176,9 @@ def test_every_answer_has_its_times(serve: Serve, examples: dict[str, Any]) -> N
     for method, path, status, steps in STATUSES:
         answered, headers = ask(method, path, body if method == "POST" else b"")
         assert answered == status
-        told = re.fullmatch(r"(\w+;dur=\d+\.\d{3}(, |$))+", headers["Server-Timing"])
-        assert told, headers
-        assert re.findall(r"(\w+);", told[0]) == steps
+        timings = re.fullmatch(r"(\w+;dur=\d+\.\d{3}(, |$))+", headers["Server-Timing"])
+        assert timings, headers
+        assert re.findall(r"(\w+);", timings[0]) == steps
 
 
 def test_an_event_is_one_request_with_its_id(
@@ -188,11 +190,11 @@ def test_an_event_is_one_request_with_its_id(
     batch = {"CONTENT_TYPE": "application/cloudevents-batch+json"}
     assert ask("POST", "/events", json.dumps(examples["pixels"]).encode(), **sent)[0] == 200
     assert ask("POST", "/", json.dumps([event, event]).encode(), **batch)[0] == 200
-    one, two = of_requests(capsys.readouterr().out)
-    assert (one["protocol"], one["action"], one["rows"]) == ("event", "receive", 1)
-    assert (two["protocol"], two["events"], two["rows"]) == ("event", ["b", "b"], 2)
-    assert one["events"] == ["a\\xe9"]
-    assert {"decode", "run", "encode", "total"} == two["milliseconds"].keys()
+    first, second = of_requests(capsys.readouterr().out)
+    assert (first["protocol"], first["action"], first["rows"]) == ("event", "receive", 1)
+    assert (second["protocol"], second["events"], second["rows"]) == ("event", ["b", "b"], 2)
+    assert first["events"] == ["a\\xe9"]
+    assert {"decode", "run", "encode", "total"} == second["milliseconds"].keys()
 
 
 DOORS = [("standalone", "1"), ("functions-framework", "1"), ("functions-framework", "2")]
@@ -205,7 +207,9 @@ def test_every_request_has_one_whole_line_when_the_server_has_ended(
     with running(door, LOG_REQUESTS="all", WORKERS=workers) as server:
         ids = [f"request-{number}" for number in range(300)]
         with ThreadPoolExecutor(8) as pool:
-            sent = [pool.submit(server.ask, "POST", "/", examples["pixels"], X_Request_Id=one) for one in ids]
+            sent = [
+                pool.submit(server.ask, "POST", "/", examples["pixels"], X_Request_Id=request_id) for request_id in ids
+            ]
             assert {answer.result().status for answer in sent} == {200}
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(15) == 0
@@ -225,10 +229,11 @@ def test_the_servers_own_messages_are_logged_in_the_same_form(door: str) -> None
             time.sleep(0.05)
         workers[0].kill()
         while (
-            not (told := [one for one in entries(server.log) if one["severity"] == "ERROR"]) and time.monotonic() < end
+            not (errors := [entry for entry in entries(server.log) if entry["severity"] == "ERROR"])
+            and time.monotonic() < end
         ):
             time.sleep(0.05)
-    assert "worker" in told[0]["message"].lower()
+    assert "worker" in errors[0]["message"].lower()
 
 
 def test_a_reader_that_went_away_fails_no_request(examples: dict[str, Any]) -> None:
