@@ -1,5 +1,6 @@
 """What a request decides is checked in the graph before the kernels that trust it; nothing else is."""
 
+import ctypes
 import json
 from typing import Any
 
@@ -7,7 +8,9 @@ import pytest
 
 from serving.core import settings
 from serving.core.errors import LoadError
+from serving.runtime import tensorflow_c
 from serving.runtime.sessions import open_session
+from serving.savedmodel.protobuf import each_field, last_field, number_field
 from serving.savedmodel.safety import guards
 from serving.savedmodel.safety.guarding import needs
 from serving.savedmodel.signature import served_graph
@@ -71,6 +74,48 @@ def test_each_operation_of_the_table_is_tried_or_is_one_of_a_kind_that_is() -> N
         kinds.setdefault(checks, []).append(op.decode())
     # In the table for the same check of the same arguments, the operations stand in one line.
     assert [ops for ops in kinds.values() if not tried.intersection(ops) and ops != ["ParseTensor"]] == []
+
+
+def declared() -> dict[str, list[str]]:
+    """Return the dtype of each argument of each operation, as TensorFlow's library declares them, in the table's form."""
+    path = tensorflow_c.find()
+    assert path is not None
+    api = tensorflow_c.api(path)
+    buffer = api.TF_GetAllOpList()
+    operations = memoryview(ctypes.string_at(buffer.contents.data, buffer.contents.length))
+    api.TF_DeleteBuffer(buffer)
+    declarations = {}
+    for operation in each_field(operations, 1):
+        attributes = {str(last_field(attr, 1), "utf-8"): last_field(attr, 3) for attr in each_field(operation, 4)}
+        declarations[str(last_field(operation, 1), "utf-8")] = [
+            dtype_of(argument, attributes) for argument in each_field(operation, 2)
+        ]
+    return declarations
+
+
+def dtype_of(argument: memoryview, attributes: dict[str, memoryview]) -> str:
+    if code := number_field(argument, 3):
+        return str(code)
+    name = str(last_field(argument, 4) or last_field(argument, 6), "utf-8")
+    default = number_field(attributes[name], 6)
+    return f"{name}={default}" if default else name
+
+
+# The cross of rows reads its arguments as lists, by its own rule.
+LISTED = {"RaggedCross", "SparseCross", "SparseCrossHashed", "SparseCrossV2"}
+
+
+def test_the_table_declares_arguments_as_tensorflow_does() -> None:
+    """An exporter leaves out an attribute that has its default: the check has to know it."""
+    declarations = declared()
+    differing = {}
+    for line in guards.TABLE.strip().splitlines():
+        *operations, arguments, _ = (part.strip() for part in line.split("  ") if part.strip())
+        dtypes = [argument.partition(":")[2] for argument in arguments.split()]
+        for operation in set(" ".join(operations).split()) - LISTED:
+            if dtypes != (expected := declarations[operation][: len(dtypes)]):
+                differing[operation] = (dtypes, expected)
+    assert differing == {}
 
 
 # What the zoo's models take from a request, by their makers' own words; every other model is loaded as it is.

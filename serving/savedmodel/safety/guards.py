@@ -40,10 +40,10 @@ SpaceToBatch                          input:T paddings:Tpaddings=3              
 SpaceToBatchND                        input:T block:Tblock_shape=3 paddings:Tpaddings=3          blocks paddings *input
 StridedSliceGrad                      shape:Index                                                sizes shape
 Tile                                  input:T multiples:Tmultiples=3                             sizes multiples *input
-RandomStandardNormal RandomUniform RandomUniformInt StatelessRandomNormal StatelessRandomUniform StatelessRandomUniformFullInt StatelessRandomUniformInt StatelessTruncatedNormal TruncatedNormal  shape:T=3  sizes shape
-StatelessRandomGammaV2 StatelessRandomPoisson  shape:T  sizes shape
+StatelessRandomNormal StatelessRandomUniform StatelessRandomUniformFullInt StatelessTruncatedNormal  shape:T=3  sizes shape
+RandomStandardNormal RandomUniform RandomUniformInt StatelessRandomGammaV2 StatelessRandomPoisson StatelessRandomUniformInt TruncatedNormal  shape:T  sizes shape
 StatelessParameterizedTruncatedNormal StatelessRandomBinomial  shape:S  sizes shape
-StatelessRandomGammaV3                shape:shape_dtype                                          sizes shape
+StatelessRandomGammaV3                shape:shape_dtype=3                                        sizes shape
 StatelessRandomNormalV2 StatelessRandomUniformFullIntV2 StatelessRandomUniformIntV2 StatelessRandomUniformV2 StatelessTruncatedNormalV2  shape:Tshape=3  sizes shape
 Multinomial StatelessMultinomial      logits:T num_samples:3                                     sizes num_samples *logits[:1]
 MatrixDiagV2 MatrixDiagV3             diagonal:T k:3 num_rows:3 num_cols:3                       sizes num_rows num_cols >=-1 *diagonal[:-1], square diagonal *diagonal *diagonal[-1:]
@@ -56,7 +56,7 @@ ImageProjectiveTransformV2 ImageProjectiveTransformV3  images:dtype transforms:1
 CropAndResize                         image:T boxes:1 box_ind:3 crop_size:3                      sizes crop_size *boxes[:1] *image[3:]
 CropAndResizeGradImage                grads:1 boxes:1 box_ind:3 image_size:3                     sizes image_size
 NearestNeighbors                      points:1 centers:1 k:9                                     sizes k *points[:1]
-NonMaxSuppressionV4 NonMaxSuppressionV5  boxes:T scores:T max_output_size:3                      sizes max_output_size if=pad_to_max_output_size
+NonMaxSuppressionV4 NonMaxSuppressionV5  boxes:T=1 scores:T=1 max_output_size:3                  sizes max_output_size if=pad_to_max_output_size
 CombinedNonMaxSuppression             boxes:1 scores:1 per_class:3 max_total_size:3              sizes max_total_size *boxes[:1] x8
 AdjustSaturation                      images:T=1 scale:1                                         apart images
 AdjustHue                             images:T=1 delta:1                                         bounded delta =1
@@ -68,7 +68,7 @@ Conv2DBackpropFilter DepthwiseConv2dNativeBackpropFilter  input:T filter_sizes:3
 Conv3DBackpropFilterV2                input:T filter_sizes:3 out_backprop:T                      sizes filter_sizes, rank input =5, rank out_backprop =5
 AvgPoolGrad                           orig_input_shape:3 grad:T                                  sizes orig_input_shape always, count orig_input_shape =4 always, rank grad =4
 AvgPool3DGrad                         orig_input_shape:3 grad:T                                  sizes orig_input_shape always, count orig_input_shape =5 always, rank grad =5
-MaxPool                               input:T                                                    window input always
+MaxPool                               input:T=1                                                  window input always
 MaxPool3D                             input:T                                                    rank input =5, window input always
 BiasAdd                               value:T bias:T                                             rank bias =1
 LSTMBlockCell LSTMBlockCellGrad       x:T cs_prev:T h_prev:T                                     rank x =2, rank cs_prev =2, rank h_prev =2
@@ -112,7 +112,7 @@ TensorListSetItem                     handle:21 index:3                         
 TensorListGather                      handle:21 indices:3 element_shape:3                        sizes element_shape >=-1 *indices
 TensorListPopBack                     handle:21 element_shape:3                                  sizes element_shape >=-1
 TensorListScatter                     tensor:element_dtype indices:3                             indices indices x16
-TensorListGetItem                     handle:21 index:3 element_shape:3                          sizes element_shape >=-1
+TensorListGetItem                     handle:21 index:3 element_shape:Tshape=3                   sizes element_shape >=-1
 TensorListStack                       handle:21 element_shape:3                                  sizes element_shape >=-1
 BlockLSTM BlockLSTMV2                 seq_len_max:9 x:T                                          within seq_len_max *x[:1]
 RaggedFillEmptyRows                   value_rowids:9 values:T nrows:9                            sizes nrows
@@ -125,7 +125,7 @@ SetSize                               set_indices:9 set_values:T set_shape:9    
 SparseCountSparseOutput               indices:9 values:T dense_shape:9                           sizes dense_shape[:-1]
 SparseFillEmptyRows                   indices:9 values:T dense_shape:9                           sizes dense_shape[:1]
 SparseReduceMax SparseReduceSum       indices:9 values:T input_shape:9 reduction_axes:3          reduced input_shape reduction_axes
-SparseTensorDenseMatMul               a_indices:9 a_values:T a_shape:9 b:T                       sizes a_shape[:1] *b[1:] if=!adjoint_a, sizes a_shape[1:] *b[1:] if=adjoint_a
+SparseTensorDenseMatMul               a_indices:Tindices=9 a_values:T a_shape:9 b:T              sizes a_shape[:1] *b[1:] if=!adjoint_a, sizes a_shape[1:] *b[1:] if=adjoint_a
 SparseToDense                         sparse_indices:Tindices output_shape:Tindices              sizes output_shape
 ParseTensor                           serialized:7                                               never serialized
 """  # noqa: E501
