@@ -26,7 +26,7 @@ from serving.runtime.model import Model
 from serving.savedmodel.signature import DEFAULT, Signature, TensorSpec
 from serving.savedmodel.source import Source
 
-VERSION = 4  # of the interface between the extension and this
+VERSION = 5  # of the interface between the extension and this
 MAX_SIGNATURES = 16  # the extension takes no more
 AROUND = 5  # levels that a body has beside its tensors', at most: those of an infer body, base64, a scalar's list
 ACCELERATED, REFUSED = "accelerated", "refused"  # outcomes of a request; the others say why Python answers
@@ -121,7 +121,7 @@ class Quick:
             return None
         signatures: list[Any] = []
         head = to_text({"model_name": served.name, "model_version": served.version})[:-1].encode()
-        for name, pointers, described in _described(served, options, self.sizes):
+        for name, engine, described in _described(served, options, self.sizes):
             most = min(options.max_elements, machine.memory_share() // 16)  # the largest dtype has so many bytes
             bounds = (
                 options.max_rows, most, MAX_ID_LENGTH, options.max_string_bytes,
@@ -129,7 +129,7 @@ class Quick:
             )  # fmt: skip
             null = options.non_finite == "null"
             try:
-                predictor = module.Predictor(*pointers, (*signatures, described), head, *bounds, null, served)
+                predictor = module.Predictor(engine, (*signatures, described), head, *bounds, null, served)
             except ValueError:  # more than it takes: of a tensor's rank, of their number
                 continue
             signatures.append(described)
@@ -186,8 +186,8 @@ tally = Tally()
 
 def _described(
     served: Model, options: Settings, sizes: Mapping[str, tuple[int, ...]]
-) -> Iterator[tuple[str, tuple[int, int], Any]]:
-    """Yield each signature that may be taken, the default one first: name, pointers, its form for Predictor."""
+) -> Iterator[tuple[str, tuple[Any, ...], Any]]:
+    """Yield each signature that may be taken, the default one first: name, engine, its form for Predictor."""
     for name, signature in sorted(served.signatures.items(), key=lambda item: item[0] != DEFAULT)[:MAX_SIGNATURES]:
         pointers = served.addresses(signature)
         if name and pointers is not None and _is_plain(signature, served.source, options):
@@ -207,7 +207,7 @@ def _described(
                 for output, code, *fetch in pointers.fetches
             )
             described = (name.encode(), inputs, outputs, sizes.get(name, ()))
-            yield name, (pointers.library, pointers.session), described
+            yield name, ("tensorflow", pointers.library, pointers.session), described
 
 
 def _datatype(code: int) -> bytes:

@@ -18,13 +18,14 @@
 #include <string_view>
 
 #include "answer.h"
+#include "engines/tensorflow_engine.h"
 #include "model.h"
 
 namespace {
 
 using namespace accelerator;
 
-constexpr int VERSION = 4;  // of the interface between this and serving/pipeline/accelerator.py
+constexpr int VERSION = 5;  // of the interface between this and serving/pipeline/accelerator.py
 
 // Types and names that the module makes once, and keeps for as long as the process lives.
 PyTypeObject* answer_type = nullptr;
@@ -57,14 +58,14 @@ size_t read_count(PyObject* tuple, size_t most, const char* reason) {
     return 0;
 }
 
-bool read_input(PyObject* value, Input& input, TF_Output& feed) {
+bool read_input(PyObject* value, Input& input, Endpoint& feed) {
     PyObject *name = nullptr, *datatype = nullptr, *dims = nullptr;
-    unsigned long long operation = 0;
+    unsigned long long owner = 0;
     int type = 0;
-    if (!PyArg_ParseTuple(value, "SSiO!Ki", &name, &datatype, &type, &PyTuple_Type, &dims, &operation, &feed.index) ||
+    if (!PyArg_ParseTuple(value, "SSiO!Ki", &name, &datatype, &type, &PyTuple_Type, &dims, &owner, &feed.index) ||
         !read_text(name, input.name) || !read_text(datatype, input.datatype))
         return false;
-    feed.oper = reinterpret_cast<TF_Operation*>(operation);
+    feed.owner = owner;
     input.type = static_cast<Type>(type);
     if (!item_size(input.type) || input.type == Type::boolean) return refuse("the type of an input is not read here");
     const Py_ssize_t rank = PyTuple_Size(dims);
@@ -78,14 +79,14 @@ bool read_input(PyObject* value, Input& input, TF_Output& feed) {
     return true;
 }
 
-bool read_output(PyObject* value, Output& output, TF_Output& fetch) {
+bool read_output(PyObject* value, Output& output, Endpoint& fetch) {
     PyObject *name = nullptr, *key = nullptr, *datatype = nullptr;
-    unsigned long long operation = 0;
+    unsigned long long owner = 0;
     int as_bytes = 0, type = 0;
-    if (!PyArg_ParseTuple(value, "SSSpiKi", &name, &key, &datatype, &as_bytes, &type, &operation, &fetch.index) ||
+    if (!PyArg_ParseTuple(value, "SSSpiKi", &name, &key, &datatype, &as_bytes, &type, &owner, &fetch.index) ||
         !read_text(name, output.name) || !read_text(key, output.key) || !read_text(datatype, output.datatype))
         return false;
-    fetch.oper = reinterpret_cast<TF_Operation*>(operation);
+    fetch.owner = owner;
     output.as_bytes = as_bytes != 0;
     output.type = static_cast<Type>(type);
     return item_size(output.type) != 0 || refuse("the type of an output is not written here");
@@ -106,7 +107,8 @@ bool read_sizes(PyObject* sizes, Signature& signature) {
     return true;
 }
 
-bool read_signature(PyObject* value, Signature& signature) {
+bool read_signature(PyObject* value, size_t index, Signature& signature) {
+    signature.index = index;
     PyObject *name = nullptr, *inputs = nullptr, *outputs = nullptr, *sizes = nullptr;
     if (!PyArg_ParseTuple(value, "SO!O!|O!", &name, &PyTuple_Type, &inputs, &PyTuple_Type, &outputs, &PyTuple_Type,
                           &sizes) ||
@@ -127,27 +129,41 @@ bool read_signature(PyObject* value, Signature& signature) {
     return !sizes || read_sizes(sizes, signature);
 }
 
+// Makes the engine that ("tensorflow", library, session) describes; nullptr with an error set where it cannot.
+std::unique_ptr<Engine> read_engine(PyObject* description) {
+    const char* kind = nullptr;
+    unsigned long long handle = 0, session = 0;
+    if (!PyArg_ParseTuple(description, "sKK", &kind, &handle, &session)) return nullptr;
+    Library library;
+    if (const char* const missing = library.find(reinterpret_cast<void*>(handle))) {
+        PyErr_Format(PyExc_ValueError, "the library has no %s", missing);
+        return nullptr;
+    }
+    std::unique_ptr<Engine> engine(new (std::nothrow)
+                                       TensorFlowEngine(library, reinterpret_cast<TF_Session*>(session)));
+    if (!engine) PyErr_NoMemory();
+    return engine;
+}
+
 // Reads the arguments of Predictor into a model; keeps those whose memory it points at.
 bool read_model(PyObject* arguments, Model& model, PyObject*& kept) {
-    unsigned long long handle = 0, session = 0;
     long long rows = 0, elements = 0, id = 0, string = 0, pixels = 0;
     int null = 0;
-    PyObject *signatures = nullptr, *head = nullptr, *owner = nullptr;
-    if (!PyArg_ParseTuple(arguments, "KKO!SLLLLLpO", &handle, &session, &PyTuple_Type, &signatures, &head, &rows,
+    PyObject *engine = nullptr, *signatures = nullptr, *head = nullptr, *owner = nullptr;
+    if (!PyArg_ParseTuple(arguments, "O!O!SLLLLLpO", &PyTuple_Type, &engine, &PyTuple_Type, &signatures, &head, &rows,
                           &elements, &id, &string, &pixels, &null, &owner) ||
         !read_text(head, model.head))
         return false;
-    model.session = reinterpret_cast<TF_Session*>(session);
     model.limits = {rows, elements, id, string, pixels};
     model.null = null != 0;
     model.signature_count = read_count(signatures, MAX_SIGNATURES, "this many signatures are not served here");
     if (!model.signature_count || !(kept = PyTuple_Pack(3, signatures, head, owner))) return false;
     for (size_t index = 0; index < model.signature_count; ++index)
-        if (!read_signature(PyTuple_GetItem(signatures, static_cast<Py_ssize_t>(index)), model.signatures[index]))
+        if (!read_signature(PyTuple_GetItem(signatures, static_cast<Py_ssize_t>(index)), index,
+                            model.signatures[index]))
             return false;
-    const char* const missing = model.tf.find(reinterpret_cast<void*>(handle));
-    if (missing) PyErr_Format(PyExc_ValueError, "the library has no %s", missing);
-    return !missing;
+    model.engine = read_engine(engine);
+    return model.engine != nullptr;
 }
 
 PyObject* predictor_new(PyTypeObject* type, PyObject* arguments, PyObject* /*names*/) {
@@ -271,9 +287,9 @@ constexpr const char* TOGETHER_DOC =
     "Answer requests that came at the same time, in as few runs as may be: infer requests, or with a size of -1 predict\n"
     "requests. Each is answered as by itself.";
 constexpr const char* PREDICTOR_DOC =
-    "Predictor(library, session, signatures, head, max_rows, max_elements, max_id_length,\n"
+    "Predictor(engine, signatures, head, max_rows, max_elements, max_id_length,\n"
     "          max_string_bytes, max_pixels, null, owner)\n\n"
-    "`library` is dlopen's handle, `session` a TF_Session*, both as numbers; `owner` keeps them. The first of the\n"
+    "`engine` is (\"tensorflow\", dlopen's handle, TF_Session*), pointers as numbers; `owner` keeps them. The first of the\n"
     "`signatures` answers where none is named; each is (name, inputs, outputs, (size, ...)=()), of\n"
     "    (name, datatype, type, (size or -1, ...), TF_Operation*, index)\n"
     "    (name, key, datatype, as_bytes, type, TF_Operation*, index)\n"

@@ -9,14 +9,15 @@
 #include <cstdio>
 #include <cstring>
 #include <ctime>
+#include <memory>
 #include <optional>
 #include <string_view>
 #include <variant>
 
+#include "engines/engine.h"
 #include "infer.h"
 #include "model.h"
 #include "predict.h"
-#include "run.h"
 
 namespace accelerator {
 
@@ -98,7 +99,7 @@ struct Item {
                                     : request.emplace<Predict>().decode(model, body);
         if (!answer.declined) answer.declined = call().is_whole();
         if (answer.declined) return;
-        answer.signature = static_cast<size_t>(call().signature - model.signatures.data());
+        answer.signature = call().signature->index;
         answer.rows = call().rows();
         answer.decoded = now();
     }
@@ -146,29 +147,39 @@ class Round {
     }
 
     void run(Item& first, int64_t rows) {
-        Run run(model_);
-        Declined declined = run.feed(first.call(), rows);
+        const std::unique_ptr<Run, EndRun> run = model_.engine->begin();
+        const Signature& signature = *first.call().signature;
+        Declined declined = run ? run->feed(first.call(), rows) : Decline::memory;
         if (!declined) {
             note_.write(first.call(), rows);
-            run.run(*first.call().signature);
+            declined = run->run(signature);
         }
-        if (first.next && (declined || run.code())) return run_each(first);
+        const int code = declined ? 0 : run->code();
+        if (first.next && (declined || code)) return run_each(first);
         Results results;
         const int64_t ran = now();
-        if (!declined && !run.code()) declined = run.look(*first.call().signature, rows, results);
+        if (!declined && !code) declined = look(*run, signature, rows, results);
         int64_t row = 0;
         for (Item* item = &first; item; item = item->next) {
             item->ran = true;
             item->answer.ran = ran;
             item->answer.declined = declined;
-            item->answer.code = run.code();
+            item->answer.code = code;
             if (declined) continue;
-            if (run.code()) {
-                item->answer.body.add(run.message());
+            if (code) {
+                item->answer.body.add(run->message());
             } else {
                 encode(*item, results, rows ? item->call().shared_rows() : 0, row);
             }
         }
+    }
+
+    // Reads the outputs; in a shared run each of them has `rows` rows.
+    static Declined look(const Run& run, const Signature& signature, int64_t rows, Results& results) {
+        if (Declined declined = run.look(signature, results)) return declined;
+        for (size_t index = 0; rows && index < signature.output_count; ++index)
+            if (!results[index].rank || results[index].dims[0] != rows) return Decline::result;
+        return {};
     }
 
     // Encodes the outputs, or so many rows of them from `row` on, and moves `row` behind these.

@@ -81,7 +81,7 @@ def cached() -> Path:
     """Return the extension, compiled now unless that was done before; raise Refused."""
     version = run([*compiler(), "--version"], "the compiler")
     by = (compiler(), version, platform.machine(), sysconfig.get_path("include"), sys.version_info[:2])
-    sources = [path.read_bytes() for path in sorted(SOURCE.parent.glob("[!.]*.[ch]*"))]
+    sources = [path.read_bytes() for path in sorted(SOURCE.parent.rglob("[!.]*.[ch]*"))]
     recipe = repr((sources, FLAGS, STRIPPED, EXPORTED, by))
     folder = ROOT / ".cache" / f"accelerator-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}"
     path = folder / ACCELERATOR.name

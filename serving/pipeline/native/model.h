@@ -4,12 +4,15 @@
 
 #include <array>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string_view>
 
-#include "tensorflow.h"
+#include "types.h"
 
 namespace accelerator {
+
+class Engine;
 
 constexpr size_t MAX_RANK = 32, MAX_TENSORS = 16, MAX_SIGNATURES = 16, MAX_SIZES = 64;
 
@@ -38,12 +41,20 @@ struct Output {
     bool as_bytes;  // strings are written in base64, also those that are text
 };
 
+// Where an engine finds a tensor. TensorFlow: an operation and the index of its output. LiteRT: the index of a signature
+// and the tensor's position there.
+struct Endpoint {
+    uint64_t owner;
+    int index;
+};
+
 struct Signature {
     std::string_view name;
+    size_t index;  // in Model::signatures
     size_t input_count, output_count;
     std::array<Input, MAX_TENSORS> inputs;
     std::array<Output, MAX_TENSORS> outputs;
-    std::array<TF_Output, MAX_TENSORS> feeds, fetches;
+    std::array<Endpoint, MAX_TENSORS> feeds, fetches;
     size_t size_count;  // 0: requests do not share runs
     std::array<int64_t, MAX_SIZES> sizes;  // rows that a shared run may have, in ascending order
 
@@ -75,8 +86,7 @@ struct Limits {
 };
 
 struct Model {
-    Library tf;
-    TF_Session* session;
+    std::unique_ptr<Engine> engine;
     Limits limits;
     std::string_view head;  // how an infer request's answer begins: {"model_name":...,"model_version":...
     bool null;              // a number that is not finite is written as null

@@ -14,22 +14,38 @@
 
 namespace accelerator {
 
+// How an engine's strings are read, each of STRING_SIZE bytes.
+struct Strings {
+    const char* (*data)(const void*);
+    size_t (*size)(const void*);
+};
+
+// An output as the engine gives it, valid until the run ends.
+struct Given {
+    Type type;
+    size_t rank;
+    Dims dims;
+    std::string_view data;
+    const Strings* strings;  // nullptr where the engine gives none
+};
+
 class Result {
   public:
     size_t rank = 0;
     Dims dims;
     bool as_bytes = false, all_text = true;  // of strings: written in base64; UTF-8
 
-    // Reads what TensorFlow says of a tensor.
-    Declined look(const Library& tf, const TF_Tensor* tensor, const Output& output) {
-        tf_ = &tf;
+    // Takes a tensor that a run gave.
+    [[nodiscard]] Declined look(const Given& given, const Output& output) {
+        strings_ = given.strings;
         type_ = output.type;
         as_bytes = output.as_bytes;
-        rank = static_cast<size_t>(tf.num_dims(tensor));
-        if (static_cast<Type>(tf.tensor_type(tensor)) != type_ || rank > MAX_RANK) return Decline::result;
+        rank = given.rank;
+        dims = given.dims;
+        data_ = given.data;
+        if (given.type != type_) return Decline::result;
         int64_t count = 1;
-        for (size_t axis = 0; axis < rank; ++axis) count *= dims[axis] = tf.dim(tensor, static_cast<int>(axis));
-        data_ = {static_cast<const char*>(tf.data(tensor)), tf.byte_size(tensor)};
+        for (size_t axis = 0; axis < rank; ++axis) count *= dims[axis];
         if (static_cast<size_t>(count) * item_size(type_) != data_.size()) return Decline::result;
         row_size_ = count && rank ? data_.size() / static_cast<size_t>(dims[0]) : 0;
         return {};
@@ -99,7 +115,7 @@ class Result {
     [[nodiscard]] const char* begin() const { return data_.data(); }
     [[nodiscard]] const char* end() const { return data_.data() + data_.size(); }
     [[nodiscard]] std::string_view string(const char* item) const {
-        return {tf_->string_data(item), tf_->string_size(item)};
+        return {strings_->data(item), strings_->size(item)};
     }
     [[nodiscard]] size_t strings_size() const {
         size_t size = 0;
@@ -166,7 +182,7 @@ class Result {
         }
     }
 
-    const Library* tf_ = nullptr;
+    const Strings* strings_ = nullptr;
     std::string_view data_;
     size_t row_size_ = 0;
     Type type_{};

@@ -1,4 +1,4 @@
-// A run of a signature: columns become tensors, TensorFlow's C library runs them.
+// Signatures run by TensorFlow's C library.
 
 #pragma once
 
@@ -6,22 +6,21 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
+#include <new>
 #include <string_view>
 
-#include "call.h"
-#include "model.h"
-#include "result.h"
+#include "engine.h"
+#include "tensorflow.h"
 
 namespace accelerator {
 
 // What a run holds of TensorFlow's, given back at its end.
-class Run {
+class TensorFlowRun final : public Run {
   public:
-    explicit Run(const Model& model) : model_(model), tf_(model.tf), status_(tf_.status()) {}
+    TensorFlowRun(const Library& tf, TF_Session* session) : tf_(tf), session_(session), status_(tf.status()) {}
 
-    // Makes the tensors of a call and of those after it; `rows`, where not 0, is how many rows they have in all: the last
-    // row is repeated up to there. Frees the columns' memory as it goes, where the call is alone and is not run again.
-    Declined feed(Call& call, int64_t rows) {
+    Declined feed(Call& call, int64_t rows) override {
         for (size_t index = 0; index < call.signature->input_count; ++index) {
             const Input& input = call.signature->inputs[index];
             Dims dims = call.columns[index].dims;
@@ -38,29 +37,33 @@ class Run {
         return {};
     }
 
-    // Runs the signature; `code` says what came of it.
-    void run(const Signature& signature) {
+    Declined run(const Signature& signature) override {
         std::array<TF_Tensor*, MAX_TENSORS> inputs{}, outputs{};
+        const auto feeds = endpoints(signature.feeds, signature.input_count);
+        const auto fetches = endpoints(signature.fetches, signature.output_count);
         for (size_t index = 0; index < signature.input_count; ++index) inputs[index] = fed_[index].get();
-        tf_.run(model_.session, nullptr, signature.feeds.data(), inputs.data(),
-                static_cast<int>(signature.input_count), signature.fetches.data(), outputs.data(),
-                static_cast<int>(signature.output_count), nullptr, 0, nullptr, status_.get());
+        tf_.run(session_, nullptr, feeds.data(), inputs.data(), static_cast<int>(signature.input_count), fetches.data(),
+                outputs.data(), static_cast<int>(signature.output_count), nullptr, 0, nullptr, status_.get());
         for (size_t index = 0; index < signature.output_count; ++index) fetched_[index] = tf_.owned(outputs[index]);
+        return {};
     }
-    // TensorFlow's status: 0, or why it refuses the request.
-    [[nodiscard]] int code() const { return tf_.get_code(status_.get()); }
-    [[nodiscard]] const char* message() const { return tf_.message(status_.get()); }
+    [[nodiscard]] int code() const override { return tf_.get_code(status_.get()); }
+    [[nodiscard]] const char* message() const override { return tf_.message(status_.get()); }
 
-    // Reads the outputs; in a shared run each of them has `rows` rows.
-    Declined look(const Signature& signature, int64_t rows, Results& results) const {
+    Declined look(const Signature& signature, Results& results) const override {
         for (size_t index = 0; index < signature.output_count; ++index) {
-            const Output& output = signature.outputs[index];
-            if (!fetched_[index]) return Decline::result;  // "On failure, output_values[] contains NULLs" - c_api.h
-            if (Declined declined = results[index].look(tf_, fetched_[index].get(), output)) return declined;
-            if (rows && (!results[index].rank || results[index].dims[0] != rows)) return Decline::result;
+            const TF_Tensor* const tensor = fetched_[index].get();
+            if (!tensor) return Decline::result;  // "On failure, output_values[] contains NULLs" - c_api.h
+            Given given{static_cast<Type>(tf_.tensor_type(tensor)), static_cast<size_t>(tf_.num_dims(tensor)), {}, {},
+                        &tf_.strings};
+            if (given.rank > MAX_RANK) return Decline::result;
+            for (size_t axis = 0; axis < given.rank; ++axis) given.dims[axis] = tf_.dim(tensor, static_cast<int>(axis));
+            given.data = {static_cast<const char*>(tf_.data(tensor)), tf_.byte_size(tensor)};
+            if (Declined declined = results[index].look(given, signature.outputs[index])) return declined;
         }
         return {};
     }
+    void end() override { delete this; }
 
   private:
     // An input of a chain of calls.
@@ -122,10 +125,30 @@ class Run {
         std::free(data);
     }
 
-    const Model& model_;
+    static std::array<TF_Output, MAX_TENSORS> endpoints(const std::array<Endpoint, MAX_TENSORS>& from, size_t count) {
+        std::array<TF_Output, MAX_TENSORS> to{};
+        for (size_t index = 0; index < count; ++index)
+            to[index] = {reinterpret_cast<TF_Operation*>(from[index].owner), from[index].index};
+        return to;
+    }
+
     const Library& tf_;
+    TF_Session* const session_;
     Status status_;
     std::array<Tensor, MAX_TENSORS> fed_, fetched_;
+};
+
+class TensorFlowEngine final : public Engine {
+  public:
+    TensorFlowEngine(const Library& library, TF_Session* session) : library_(library), session_(session) {}
+
+    std::unique_ptr<Run, EndRun> begin() override {
+        return std::unique_ptr<Run, EndRun>(new (std::nothrow) TensorFlowRun(library_, session_));
+    }
+
+  private:
+    const Library library_;
+    TF_Session* const session_;
 };
 
 }  // namespace accelerator

@@ -1,4 +1,4 @@
-// TensorFlow's C API: tensorflow/c/c_api.h, tf_tensor.h, tf_status.h, tf_datatype.h.
+// TensorFlow's C API: tensorflow/c/c_api.h, tf_tensor.h, tf_status.h, tf_tstring.h.
 
 #pragma once
 
@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <cstring>
 #include <memory>
+
+#include "../result.h"
 
 namespace accelerator {
 
@@ -19,43 +21,6 @@ struct TF_Output {
     TF_Operation* oper;
     int index;
 };
-
-// TF_DataType, those that are read and written here.
-enum class Type : int {
-    float32 = 1,
-    float64 = 2,
-    int32 = 3,
-    uint8 = 4,
-    int16 = 5,
-    int8 = 6,
-    string = 7,
-    int64 = 9,
-    boolean = 10,
-    uint16 = 17,
-    uint32 = 22,
-    uint64 = 23,
-};
-
-constexpr size_t STRING_SIZE = 24;  // sizeof(TF_TString), tf_tstring.h
-
-// The bytes of an element, 0 for a type that is none of the above.
-constexpr size_t item_size(Type type) {
-    switch (type) {
-        case Type::int8:
-        case Type::uint8:
-        case Type::boolean: return 1;
-        case Type::int16:
-        case Type::uint16: return 2;
-        case Type::float32:
-        case Type::int32:
-        case Type::uint32: return 4;
-        case Type::float64:
-        case Type::int64:
-        case Type::uint64: return 8;
-        case Type::string: return STRING_SIZE;
-    }
-    return 0;
-}
 
 // Gives back to TensorFlow what it owns.
 template <typename T>
@@ -81,8 +46,7 @@ struct Library {
     TF_Tensor* (*new_tensor)(int, const int64_t*, int, void*, size_t, void (*)(void*, size_t, void*), void*);
     void (*string_init)(void*);
     void (*string_copy)(void*, const char*, size_t);
-    const char* (*string_data)(const void*);
-    size_t (*string_size)(const void*);
+    Strings strings;
     void (*string_dealloc)(void*);
     void (*run)(TF_Session*, const TF_Buffer*, const TF_Output*, TF_Tensor* const*, int, const TF_Output*, TF_Tensor**,
                 int, const TF_Operation* const*, int, TF_Buffer*, TF_Status*);
@@ -108,8 +72,8 @@ struct Library {
             {"TF_NewTensor", &new_tensor},
             {"TF_StringInit", &string_init},
             {"TF_StringCopy", &string_copy},
-            {"TF_StringGetDataPointer", &string_data},
-            {"TF_StringGetSize", &string_size},
+            {"TF_StringGetDataPointer", &strings.data},
+            {"TF_StringGetSize", &strings.size},
             {"TF_StringDealloc", &string_dealloc},
         };
         for (const auto& [name, function] : wanted) {
