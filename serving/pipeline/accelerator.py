@@ -20,7 +20,6 @@ from serving.core.plain_json import to_text
 from serving.core.settings import Settings
 from serving.core.telemetry import metrics
 from serving.core.telemetry.log import log
-from serving.pipeline import admission
 from serving.protocols.sizes import MAX_ID_LENGTH
 from serving.runtime.model import Model
 from serving.savedmodel.signature import DEFAULT, Signature, TensorSpec
@@ -88,8 +87,6 @@ class Quick:
         else:
             self.predict = self.infer = lambda *_: self.reason
         self.shares_runs = any(self.sizes.get(name) for name in self.names)
-        if self.sizes and served.batching:
-            admission.current().widen(2 * served.batching.most)  # one batch runs while the next one comes
 
     def answer(self, body: bytes, json_size: int) -> Result:
         """Answer a request, in a run that it shares with others where that pays."""

@@ -1,14 +1,17 @@
 """Admission control: some requests run, others wait for their turn, further ones get 503 at once.
 
-    control = admission.current()
-    until = control.expect(headers)       refuses a request that would wait too long; the time by which it must begin
-    began = control.enter(until)          waits for a slot; refuses when that time has passed
+    slots = admission.current().slots(request)      those for requests of its kind
+    until = slots.expect(request.headers)    refuses a request that would wait too long; the time by which it must begin
+    slot = slots.enter(until)                waits for a slot; refuses when that time has passed
     try: ...
-    finally: control.leave(began)
+    finally: slot.leave()
 
-The wait is estimated from the length of the queue and from the time that the last requests ran. THREADS requests are
-always admitted, however long they run. A server has more threads than may run and wait, so that one is free to refuse
-the next request. A graph that runs cannot be interrupted: a deadline decides whether it begins.
+There are two kinds of requests, each with its slots and its queue. Those that can share runs (small bodies, with
+BATCH_ROWS) have many slots: the requests of a run must all be there. The others have one more than there are cores.
+
+The wait is estimated from the length of the queue and from the times that the last requests held their slots. THREADS
+requests of a kind are always admitted, however long they run. A server has more threads than may run and wait, so that
+one is free to refuse the next request. A graph that runs cannot be interrupted: a deadline decides whether it begins.
 """
 
 import os
@@ -16,21 +19,24 @@ import re
 import threading
 import time
 from collections import deque
-from typing import Any
+from typing import Any, NamedTuple
 
 from serving.core import machine, settings
 from serving.core.errors import DeadlineError
 from serving.core.http import BadRequest, Headers, Request, Stream, Unavailable
 from serving.core.settings import Settings
 from serving.core.telemetry.log import log
+from serving.runtime import loading
 
 HEADER = "X-Request-Timeout"
 SMALL_BODY = 1 << 18  # bytes: smaller bodies are not counted
 PIECE = 1 << 20  # bytes that are counted before they are read
-MOST_WAITING = 256  # requests, each of which holds a thread of the server
+MOST_WAITING = 256  # requests of a kind, each of which holds a thread of the server
+MOST_SHARING = 256  # slots for requests that share runs
 SPARE = 64  # threads of the server beyond those, for clients that are slow to send and to refuse others quickly
 MOST_BODIES = 16  # of the largest size, that may be in memory at once
-LEARNED = 32  # requests whose times make the mean
+LEARNED = 64  # requests whose times make the mean and the variance
+SURE = 2.33  # standard deviations: 99 of 100 requests wait for no longer than the estimate
 KNOWN = 8  # requests whose times must be known before one is refused for its wait
 OUTLIER = 8  # times the mean: a longer time counts as this, so that one stall of the machine refuses no request
 
@@ -40,136 +46,38 @@ _closed = False  # no more requests for the model are admitted
 
 def server_threads(options: Settings) -> int:
     """Return how many threads a server needs: more than requests may run and wait."""
-    most = max(options.threads, MOST_WAITING, 2 * options.batch_rows) if options.batch_rows else options.threads
-    return most + MOST_WAITING + SPARE  # where runs are shared, each of their requests may have a slot
+    alone, sharing = options.threads + MOST_WAITING, _to_share(options)
+    return alone + (max(options.threads, sharing, MOST_SHARING) + MOST_WAITING if sharing else 0) + SPARE
+
+
+def _to_share(options: Settings) -> int:
+    """Return the slots for requests that share runs: for those of a run, and of the next one, which come meanwhile."""
+    if not options.batch_rows:
+        return 0
+    from serving.runtime.batching import most_rows  # not needed for most models
+
+    return 2 * most_rows(options.batch_rows)
 
 
 class Admission:
-    """The slots and the queue of a process: the requests without a slot wait in order, for about MAX_WAIT seconds."""
+    """The slots of a process for requests of either kind, and the bytes of large bodies."""
 
     def __init__(self, options: Settings) -> None:
         """Take the limits from the settings."""
-        self._options = options
         # More slots than cores would make every request slower, refusals too; one more than cores, so that a large
         # request does not hold up every small one.
-        self._free = min(options.threads, machine.cores() + 1)
-        self._running = self._free
-        self._may_wait = options.threads - self._free  # however long
+        few = min(options.threads, machine.cores() + 1)
+        many = max(few, _to_share(options))
+        self.alone = Slots(options, few, few)
+        self.sharing = Slots(options, many, max(many, MOST_SHARING))
+        self._may_share = options.batch_rows != 0
         self._most_bytes = min(MOST_BODIES * options.max_body_bytes, machine.memory_share())
         self._lock = threading.Lock()
-        self._queue: deque[_Turn] = deque()  # empty while a slot is free
         self._bytes = 0  # of large bodies, read or about to be
-        self._done = 0
-        self._known = 0  # times in the mean, up to LEARNED
-        self._mean = 0.0  # seconds that a request holds its slot
 
-    def widen(self, least: int) -> None:
-        """Let at least so many requests run at once: those that share a run all have to be there."""
-        with self._lock:
-            more = max(0, least - self._running)
-            self._running += more
-            self._may_wait = max(0, self._options.threads - self._running)
-            granted = [self._queue.popleft() for _ in range(min(more, len(self._queue)))]
-            self._free += more - len(granted)
-            for turn in granted:
-                turn.granted = True
-        for turn in granted:
-            turn.lock.release()
-
-    def expect(self, headers: Headers, *, has_entered: bool = False) -> float:
-        """Return the time (time.monotonic) by which the model must begin; raise Unavailable for too long a wait."""
-        if _closed:
-            raise Unavailable(f"this worker ends: {stopping}; try again")
-        if not self._free and not has_entered:
-            self._check_wait()
-        timeout = self._options.request_timeout
-        requested = headers.get("x-request-timeout")
-        return time.monotonic() + (timeout if requested is None else min(timeout, _seconds(requested)))
-
-    def try_enter(self, *, shares_run: bool = False) -> float | None:
-        """Take a free slot and return the time, as `enter` does; return None where the request would have to wait.
-
-        There are more slots for requests that share runs, which need no thread each, while they are held briefly.
-        """
-        if _closed:
-            return None
-        if not self._free and shares_run and self._known >= KNOWN and 4 * self._mean < self._options.max_wait:
-            self.widen(min(2 * self._running, MOST_WAITING))
-        if not self._free:
-            return None
-        with self._lock:
-            if not self._free:
-                return None
-            self._free -= 1
-        return time.monotonic()
-
-    def enter(self, until: float) -> float:
-        """Wait for a slot and return the time; raise Unavailable where the wait would be too long.
-
-        Raise DeadlineError where `until` passes first.
-        """
-        now = time.monotonic()
-        if now > until:
-            raise DeadlineError("the time for this request had passed before the model began")
-        with self._lock:
-            if self._free:
-                self._free -= 1
-                return now
-            self._check_wait()
-            turn, done = _Turn(), self._done
-            self._queue.append(turn)
-        try:
-            turn.lock.acquire(timeout=max(0.0, until - now))
-        except BaseException:  # a signal's: the slot must not be lost with the request
-            if not self._keeps(turn):
-                raise
-            self.leave(None)
-            raise
-        if self._keeps(turn):
-            return time.monotonic()
-        if self._done == done and until - now >= 0.9 * self._options.request_timeout:
-            end(f"{self._running} requests run and none has ended in {until - now:.0f} s")
-        raise DeadlineError("the time for this request passed while it waited for others; the model did not begin")
-
-    def _check_wait(self) -> None:
-        """Refuse a request that would wait too long for its turn."""
-        waiting = len(self._queue)
-        if waiting < self._may_wait:
-            return
-        wait = (waiting + 1) * self._mean / self._running
-        if waiting >= MOST_WAITING or (wait > self._options.max_wait and self._known >= KNOWN):
-            most = f"{self._options.max_wait:g} s (MAX_WAIT)"
-            raise Unavailable(f"expected to begin within {most}, but {waiting} requests wait already, "
-                              f"which will take {wait:.3g} s; try again")  # fmt: skip
-
-    def _learn(self, took: float) -> None:
-        self._known = min(self._known + 1, LEARNED)
-        if self._known >= KNOWN:
-            took = min(took, OUTLIER * self._mean)
-        self._mean += (took - self._mean) / self._known
-
-    def _keeps(self, turn: "_Turn") -> bool:
-        """Return whether the request has a slot; it waits no longer in either case."""
-        with self._lock:
-            if not turn.granted:
-                self._queue.remove(turn)
-            return turn.granted
-
-    def leave(self, began: float | None) -> None:
-        """Pass the slot to the request that has waited longest.
-
-        `began` is what `enter` returned; None where the time is not typical, as that of a load.
-        """
-        with self._lock:
-            self._done += 1
-            if began is not None:
-                self._learn(time.monotonic() - began)
-            if not self._queue:
-                self._free += 1
-                return
-            turn = self._queue.popleft()
-            turn.granted = True
-        turn.lock.release()
+    def slots(self, request: Request) -> "Slots":
+        """Return the slots for requests of this one's kind, which its head tells."""
+        return self.sharing if self._may_share and can_share(request) else self.alone
 
     def metered(self, request: Request) -> "Metered | None":
         """Return a request's body as one that is counted, None where it is too small to count."""
@@ -188,6 +96,155 @@ class Admission:
         """Release bytes that were counted."""
         with self._lock:
             self._bytes -= size
+
+
+def can_share(request: Request) -> bool:
+    """Say whether a request is of the kind that can share runs of the model: its body is small and not packed."""
+    size = len(request.body) if isinstance(request.body, bytes) else request.length
+    batching = loading.batching()
+    return (
+        batching is not None
+        and size is not None
+        and size <= batching.largest_body
+        and request.headers.get("content-encoding") is None
+    )
+
+
+class Slots:
+    """The slots for requests of one kind, and the queue of those that wait for one, in their order."""
+
+    def __init__(self, options: Settings, count: int, most: int) -> None:
+        """Begin with `count` slots; there may be up to `most` while they are held briefly."""
+        self._options = options
+        self.count, self._most = count, most
+        self._free = count
+        self._lock = threading.Lock()
+        self._queue: deque[_Turn] = deque()  # empty while a slot is free
+        self._done = 0
+        self._known = 0  # times in the mean and the variance, up to LEARNED
+        self._mean = self._variance = 0.0  # of the seconds that a request holds its slot
+
+    def expect(self, headers: Headers, *, has_entered: bool = False) -> float:
+        """Return the time (time.monotonic) by which the model must begin; raise Unavailable for too long a wait."""
+        if _closed:
+            raise Unavailable(f"this worker ends: {stopping}; try again")
+        if not self._free and not has_entered:
+            self._check_wait()
+        timeout = self._options.request_timeout
+        requested = headers.get("x-request-timeout")
+        return time.monotonic() + (timeout if requested is None else min(timeout, _seconds(requested)))
+
+    def try_enter(self) -> "Slot | None":
+        """Take a free slot; return None where the request would have to wait.
+
+        Requests that take a slot so need no thread each; for them there are more slots where that is allowed.
+        """
+        if _closed:
+            return None
+        with self._lock:
+            if not self._free and self.count < self._most and self._is_brief():
+                more = min(self.count, self._most - self.count)
+                self.count += more
+                self._free += more
+                self._pass_on()
+            if not self._free:
+                return None
+            self._free -= 1
+        return Slot(self, time.monotonic())
+
+    def _is_brief(self) -> bool:
+        return self._known >= KNOWN and 4 * self._mean < self._options.max_wait
+
+    def enter(self, until: float) -> "Slot":
+        """Wait for a slot and return it; raise Unavailable where the wait would be too long.
+
+        Raise DeadlineError where `until` passes first.
+        """
+        now = time.monotonic()
+        if now > until:
+            raise DeadlineError("the time for this request had passed before the model began")
+        with self._lock:
+            if self._free:
+                self._free -= 1
+                return Slot(self, now)
+            self._check_wait()
+            turn, done = _Turn(), self._done
+            self._queue.append(turn)
+        try:
+            turn.lock.acquire(timeout=max(0.0, until - now))
+        except BaseException:  # a signal's: the slot must not be lost with the request
+            if self._keeps(turn):
+                Slot(self, now).leave(is_typical=False)
+            raise
+        if self._keeps(turn):
+            return Slot(self, time.monotonic())
+        if self._done == done and until - now >= 0.9 * self._options.request_timeout:
+            end(f"{self.count} requests run and none has ended in {until - now:.0f} s")
+        raise DeadlineError("the time for this request passed while it waited for others; the model did not begin")
+
+    def _check_wait(self) -> None:
+        """Refuse a request that would wait too long for its turn."""
+        waiting = len(self._queue)
+        if self.count + waiting < self._options.threads:
+            return
+        wait = self._wait(waiting + 1)
+        if waiting >= MOST_WAITING or (wait > self._options.max_wait and self._known >= KNOWN):
+            most = f"{self._options.max_wait:g} s (MAX_WAIT)"
+            raise Unavailable(f"expected to begin within {most}, but {waiting} requests wait already, "
+                              f"which may take {wait:.3g} s; try again")  # fmt: skip
+
+    def _wait(self, ends: int) -> float:
+        """Return within how many seconds so many requests end, 99 times of 100 (a one-sided prediction interval).
+
+        What the mean says is exceeded every other time: by the scatter of the requests' own times, and because a mean
+        of few requests is off itself. A queue fills up whenever the mean is too low, so that these errors do not level
+        out.
+        """
+        from_scatter, from_mean = ends * self._variance, ends * ends * self._variance / (2 * LEARNED - 1)
+        return float(ends * self._mean + SURE * (from_scatter + from_mean) ** 0.5) / self.count
+
+    def _learn(self, took: float) -> None:
+        self._known = min(self._known + 1, LEARNED)
+        if self._known >= KNOWN:
+            took = min(took, OUTLIER * self._mean)
+        apart = took - self._mean
+        self._mean += apart / self._known
+        self._variance += (apart * (took - self._mean) - self._variance) / self._known
+
+    def _keeps(self, turn: "_Turn") -> bool:
+        """Return whether the request has a slot; it waits no longer in either case."""
+        with self._lock:
+            if not turn.granted:
+                self._queue.remove(turn)
+            return turn.granted
+
+    def leave(self, began: float | None) -> None:
+        """Take a slot back, held since `began`: None where the time is not typical."""
+        with self._lock:
+            self._done += 1
+            if began is not None:
+                self._learn(time.monotonic() - began)
+            self._free += 1
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        """Pass free slots to the requests that have waited longest."""
+        while self._free and self._queue:
+            self._free -= 1
+            turn = self._queue.popleft()
+            turn.granted = True
+            turn.lock.release()
+
+
+class Slot(NamedTuple):
+    """What a request holds while it runs."""
+
+    slots: Slots
+    began: float  # time.monotonic
+
+    def leave(self, *, is_typical: bool = True) -> None:
+        """Pass the slot to the request that has waited longest; the time is not typical where a load is in it."""
+        self.slots.leave(self.began if is_typical else None)
 
 
 class _Turn:

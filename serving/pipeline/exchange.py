@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from serving.core.errors import RunError
 from serving.core.http import Request, Response
+from serving.pipeline.admission import Slots
 from serving.protocols.named import Named
 from serving.runtime.model import Model
 
@@ -23,7 +24,7 @@ class Exchange:
 
     __slots__ = (
         "body", "call", "context", "failure", "inside", "labels", "model", "outputs", "protocol", "record", "request",
-        "route", "routes", "until",
+        "route", "routes", "slots", "until",
     )  # fmt: skip
 
     request: Request
@@ -32,6 +33,7 @@ class Exchange:
     labels: "dict[str, str | None]"  # what the address names: the model, its version or its label
     protocol: Named
     body: bytes  # read and unpacked
+    slots: Slots  # for requests of its kind
     until: float  # time.monotonic: when the model must have begun
     model: Model
     context: "Context"

@@ -161,16 +161,16 @@ def admitted(answer: Answer) -> Answer:
     """Run a request when there is room for one more; refuse it where its time has passed by then."""
 
     def answer_in_turn(exchange: Exchange) -> Response:
-        control, record = admission.current(), exchange.record
-        began, record.entered = record.entered, None
-        if began is None:
-            began = control.enter(exchange.until)
-        if phases.pending or not loading.cache().loaded:
-            began = None  # the load and the first run take longer than those that come after them
+        record = exchange.record
+        slot, record.entered = record.entered, None
+        if slot is None:
+            slot = exchange.slots.enter(exchange.until)
+        # The load and the first run take longer than those that come after them.
+        is_typical = not phases.pending and loading.cache().loaded
         try:
             return answer(exchange)
         finally:
-            control.leave(began)
+            slot.leave(is_typical=is_typical)
 
     return answer_in_turn
 
@@ -179,8 +179,9 @@ def received(answer: Answer) -> Answer:
     """Read the body, bounded and counted; refuse before that a request that would wait too long for its turn."""
 
     def answer_with_body(exchange: Exchange) -> Response:
-        request, control = exchange.request, admission.current()
-        exchange.until = control.expect(request.headers, has_entered=exchange.record.entered is not None)
+        request, control, slot = exchange.request, admission.current(), exchange.record.entered
+        exchange.slots = control.slots(request) if slot is None else slot.slots
+        exchange.until = exchange.slots.expect(request.headers, has_entered=slot is not None)
         metered = control.metered(request)
         try:
             exchange.body = receive_body(metered or request.body, request.length, _most(exchange))

@@ -183,6 +183,8 @@ class Batching:
         self.sizes: Mapping[str, Sizes] = {}  # by signature; it is replaced, never changed
         # More runs at once than cores would only make the batches smaller.
         self.queue = Queue(machine.cores(), most)
+        # Calls that share no run: as many requests are admitted as share runs, before it is known that these do not.
+        self._apart = Queue(machine.cores() + 1, 1)
 
     def allow(self, sizes: Mapping[str, Sizes]) -> None:
         """Let the calls of these signatures share runs of these sizes."""
@@ -190,9 +192,10 @@ class Batching:
 
     def run(self, name: str, inputs: "Arrays") -> "dict[str, Array]":
         """Run a signature, alone or with other calls; raise what its function raises for these inputs."""
-        if not run_size(self.sizes.get(name, ()), row_count(inputs)):
-            return self._functions[name](inputs)
-        outputs: dict[str, Array] | Exception = self.queue.run(self.together, (name, inputs))
+        shares = run_size(self.sizes.get(name, ()), row_count(inputs)) > 0
+        outputs: dict[str, Array] | Exception = (self.queue if shares else self._apart).run(
+            self.together, (name, inputs)
+        )
         if isinstance(outputs, Exception):
             raise outputs
         return outputs
@@ -260,9 +263,14 @@ def _joined(group: "Sequence[Arrays]", size: int) -> "dict[str, Array]":
     return joined
 
 
+def most_rows(batch_rows: int) -> int:
+    """Return how many rows a batch has at most, by the setting."""
+    return AUTO_ROWS if batch_rows == AUTO else batch_rows
+
+
 def decide(model: "Model", batch_rows: int) -> None:
     """Allow batching where it can be allowed: at once, or with AUTO in a thread after the first answer."""
-    model.batching = batching = Batching(model.functions, AUTO_ROWS if batch_rows == AUTO else batch_rows)
+    model.batching = batching = Batching(model.functions, most_rows(batch_rows))
 
     def allow() -> None:
         try:

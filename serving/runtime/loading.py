@@ -22,6 +22,7 @@ from serving.savedmodel.signature import DEFAULT, Signature
 from serving.savedmodel.source import Source
 
 if TYPE_CHECKING:
+    from serving.runtime.batching import Batching
     from serving.runtime.trying import Tried
 
 
@@ -269,6 +270,13 @@ def cache() -> Cache:
             if _cache is None:
                 _cache = Cache(settings.current())
     return _cache
+
+
+def batching() -> "Batching | None":
+    """Return what lets calls of the loaded model share runs; None where no signature may, or not yet."""
+    cached = cache()
+    found = cached.get().batching if cached.loaded else None
+    return found if found is not None and found.sizes else None
 
 
 def forget() -> None:

@@ -85,3 +85,9 @@ def test_a_bad_value_stops_the_start_with_one_line(tmp_path: Path) -> None:
     assert run.stderr.strip().splitlines() == [
         "main.py: MODEL_NAME: expected a name of 1 to 128 characters without '/', ':' or white space, got 'a/b'"
     ]
+
+
+def test_the_platforms_timeout_stands_in_for_ours() -> None:
+    assert read({"CLOUD_RUN_TIMEOUT_SECONDS": "60"}).request_timeout == 60
+    assert read({"CLOUD_RUN_TIMEOUT_SECONDS": "60", "REQUEST_TIMEOUT": "5"}).request_timeout == 5
+    assert read({"CLOUD_RUN_TIMEOUT_SECONDS": "0"}).request_timeout == 300

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from serving.core import machine
 from serving.core.errors import RunError
 from serving.runtime.batching import Batching
 from tests.conftest import ROOT, plain_environment
@@ -46,6 +47,20 @@ def test_as_many_runs_go_on_at_once_as_are_allowed() -> None:
     assert [future.result()["first"].tolist() for future in futures] == [[n, n] for n in range(12)]
     assert fake.most <= 3
     assert batching.queue._free == 3
+
+
+def test_calls_that_share_no_run_are_few_at_once_and_hold_up_none_that_do() -> None:
+    fake = Fake()
+    batching, many = batching_of(fake, sizes=(1, 2)), {"x": np.zeros(3, np.float32)}
+    limit = machine.cores() + 1
+    with ThreadPoolExecutor(limit + 5) as pool, fake.held():
+        futures = [pool.submit(caller(batching), many) for _ in range(limit + 4)]
+        until(lambda: len(batching._apart._waiting) == 4)
+        assert fake.sizes == [3] * limit
+        futures.append(pool.submit(caller(batching), two(1)))
+        until(lambda: fake.sizes == [3] * limit + [2])
+        fake.free.set()
+        assert [len(future.result()["y"]) for future in futures] == [3] * (limit + 4) + [2]
 
 
 LARGEST = [

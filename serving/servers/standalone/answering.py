@@ -63,14 +63,15 @@ class Answering:
         kind = (request.path, len(body).bit_length()) if isinstance(body, bytes) else None
         if kind is not None and is_self_contained(request):
             is_short = self._short.holds(kind)
-            may_wait = self._may_share and request.method == "POST" and sharing.in_use()  # for a run of others
+            # For a run of others
+            may_wait = self._may_share and request.method == "POST" and loading.batching() is not None
             shared = sharing.plan(request) if may_wait else None
             runs = shared is not None or (is_short and not may_wait)
-            entered = self._admission.try_enter(shares_run=shared is not None) if runs else None
+            entered = self._admission.slots(request).try_enter() if runs else None
             if entered is not None:
                 exchange.record.entered = entered
                 if shared is None:
-                    self._answer_here(exchange, request, kind, entered)
+                    self._answer_here(exchange, request, kind, entered.began)
                 else:
                     exchange.connection.busy = exchange
                     self._turn.append(Sharing(self, exchange, request, kind, shared, is_short))
@@ -149,8 +150,8 @@ class Answering:
     def _leave(self, exchange: "Exchange") -> None:
         """Give back the slot of a request that was refused before it used it, or that uses none."""
         if exchange.record.entered is not None:
-            exchange.record.entered = None
-            self._admission.leave(None)
+            slot, exchange.record.entered = exchange.record.entered, None
+            slot.leave(is_typical=False)
 
     def _answer_there(self, exchange: "Exchange", request: Request, kind: Kind | None) -> None:
         connection, goes_on = exchange.connection, False

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from serving.core.http import HttpError, Request
 from serving.pipeline import accelerator, routes
 from serving.pipeline.accelerator import Answer, Body, Prepared, Quick, Result
+from serving.pipeline.admission import can_share
 from serving.pipeline.layers import NATIVE, request_size
 from serving.runtime import loading
 from serving.runtime.batching import Queue
@@ -25,29 +26,16 @@ class Shared(NamedTuple):
     asks: Body
 
 
-def in_use() -> bool:
-    """Return whether calls of the model may wait for a run in progress."""
-    cache = loading.cache()
-    return cache.loaded and (batching := cache.get().batching) is not None and bool(batching.sizes)
-
-
 def plan(request: Request) -> Shared | None:
     """Return what the native codec can be asked for a request together with others; None where it cannot, or not yet.
 
     The layer that LAYER names would not have seen the request when the model runs: with one, this must not be called.
     """
-    cache = loading.cache()
-    if not cache.loaded:
+    if not can_share(request) or request.method != "POST" or request.query:
         return None
-    quick, body = accelerator.of(cache.get()), request.body
+    quick, body = accelerator.of(loading.cache().get()), request.body
     batching = quick.served.batching if quick.shares_runs else None
-    if not batching or request.method != "POST" or request.query:
-        return None
-    if (
-        not isinstance(body, bytes)
-        or len(body) > batching.largest_body
-        or request.headers.get("content-encoding") is not None
-    ):
+    if batching is None or not isinstance(body, bytes):
         return None
     try:
         route = routes.find(request.method, request.path)[0]

@@ -105,17 +105,17 @@ def test_nothing_is_short_of_a_model_with_loops_or_before_it_is_loaded(
 
 
 def test_an_admitted_request_waits_for_no_slot_and_one_above_the_limit_is_refused() -> None:
-    control = admission.Admission(settings.read({"THREADS": "1", "MAX_WAIT": "0"}))
+    slots = admission.Admission(settings.read({"THREADS": "1", "MAX_WAIT": "0"})).alone
     for _ in range(admission.KNOWN + 1):
-        control.leave(control.enter(time.monotonic() + 1) - 1)  # each took a second
-    entered = control.try_enter()
-    assert entered is not None
-    assert control.try_enter() is None
-    assert control.expect({}, has_entered=True) > time.monotonic()
+        slots.leave(slots.enter(time.monotonic() + 1).began - 1)  # each took a second
+    slot = slots.try_enter()
+    assert slot is not None
+    assert slots.try_enter() is None
+    assert slots.expect({}, has_entered=True) > time.monotonic()
     with pytest.raises(admission.Unavailable):
-        control.expect({})
-    control.leave(entered)
-    assert control.try_enter() is not None
+        slots.expect({})
+    slot.leave()
+    assert slots.try_enter() is not None
 
 
 def test_a_pool_has_as_many_threads_as_are_busy_at_once_and_no_more_than_it_may() -> None:
@@ -160,14 +160,14 @@ def test_where_the_system_starts_no_more_threads_those_that_are_there_do_the_wor
 @pytest.mark.parametrize("rows", ["0", "auto", "16", "1024"])
 def test_a_thread_is_free_to_refuse_when_all_that_may_run_and_wait_do(rows: str) -> None:
     options = settings.read({"THREADS": "8", "BATCH_ROWS": rows})
-    control = admission.Admission(options)
-    if options.batch_rows:
-        control.widen(2 * options.batch_rows)
-        control._known, control._mean = admission.KNOWN, 0.0001
-    entered = 0
-    while control.try_enter(shares_run=options.batch_rows != 0) is not None:
-        entered += 1
-    assert admission.server_threads(options) >= max(entered, options.threads) + admission.MOST_WAITING + admission.SPARE
+    control, needed = admission.Admission(options), admission.SPARE
+    for slots in (control.alone, control.sharing) if options.batch_rows else (control.alone,):
+        slots._known, slots._mean = admission.KNOWN, 0.0001
+        entered = 0
+        while slots.try_enter() is not None:
+            entered += 1
+        needed += max(entered, options.threads) + admission.MOST_WAITING
+    assert admission.server_threads(options) >= needed
 
 
 class Doubling:
