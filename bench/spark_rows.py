@@ -26,10 +26,10 @@ def tree() -> list[int]:
             parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
         except OSError:
             continue
-    found = [os.getppid()]  # the JVM of spark-submit starts this program
-    for process in found:
-        found += [child for child, parent in parents.items() if parent == process]
-    return [process for process in found if process != os.getpid()]
+    processes = [os.getppid()]  # the JVM of spark-submit starts this program
+    for process in processes:
+        processes += [child for child, parent in parents.items() if parent == process]
+    return [process for process in processes if process != os.getpid()]
 
 
 def seconds() -> float:

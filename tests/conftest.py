@@ -33,8 +33,8 @@ LONGEST = (
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the files that take longest first; all other files keep their order."""
-    place = {ROOT / "tests" / name: number for number, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: place.get(item.path, len(place)))
+    rank = {ROOT / "tests" / name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
@@ -78,15 +78,15 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
 @pytest.fixture(scope="session")
 def examples() -> dict[str, Any]:
     """Return the requests that the embedded model's exporter left beside it."""
-    found: dict[str, Any] = json.loads((EMBEDDED / "assets.extra" / "examples.json").read_bytes())
-    return found
+    content: dict[str, Any] = json.loads((EMBEDDED / "assets.extra" / "examples.json").read_bytes())
+    return content
 
 
 @pytest.fixture(scope="session")
 def answers() -> dict[str, Any]:
     """Return TensorFlow's own answers to them."""
-    found: dict[str, Any] = json.loads((EMBEDDED / "assets.extra" / "answers.json").read_bytes())
-    return found
+    content: dict[str, Any] = json.loads((EMBEDDED / "assets.extra" / "answers.json").read_bytes())
+    return content
 
 
 def plain_environment(**more: str) -> dict[str, str]:

@@ -84,9 +84,9 @@ def test_large_equal_files_become_one_file_and_different_ones_stay(tmp_path: Pat
     size = environments.LINKED_BYTES
     contents = {"equal.so": (b"a" * size, b"a" * size), "differs.so": (b"a" * size, b"b" * size), "small": (b"a", b"a")}
     for name, texts in contents.items():
-        for place, text in zip(("one", "other"), texts, strict=True):
-            (tmp_path / place).mkdir(exist_ok=True)
-            (tmp_path / place / name).write_bytes(text)
+        for environment, text in zip(("one", "other"), texts, strict=True):
+            (tmp_path / environment).mkdir(exist_ok=True)
+            (tmp_path / environment / name).write_bytes(text)
     environments._link_equal_files(tmp_path / "one", [tmp_path / "other"])
     same = {name: (tmp_path / "one" / name).samefile(tmp_path / "other" / name) for name in contents}
     assert same == {"equal.so": True, "differs.so": False, "small": False}

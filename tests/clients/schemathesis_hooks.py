@@ -19,7 +19,7 @@ ROW_REFUSED = b'"error":"instances'  # on_error=row tells of a wrong row in an a
 def before_load_schema(_context: Any, raw_schema: Any) -> None:
     """Leave the bodies that are not JSON to tests of their own: what a picture is, no schema says."""
     for body in raw_schema["components"]["requestBodies"].values():
-        body["content"] = {kind: told for kind, told in body["content"].items() if kind == "application/json"}
+        body["content"] = {kind: media for kind, media in body["content"].items() if kind == "application/json"}
 
 
 @schemathesis.hook

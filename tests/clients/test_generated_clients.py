@@ -61,7 +61,7 @@ def described(server: Server, folder: Path) -> Any:
 
 def calls(document: Any) -> list[dict[str, Any]]:
     """Return a call of every operation that needs no version, several where it takes a predict request."""
-    found = []
+    requests = []
     for path, item in document["paths"].items():
         for method, operation in item.items():
             kind = operation.get("requestBody", {}).get("$ref", "").rpartition("/")[2]
@@ -71,12 +71,12 @@ def calls(document: Any) -> list[dict[str, Any]]:
             call = {"method": method, "path": path, "kind": kind, "function": function, "id": operation["operationId"],
                     "tag": {"TensorFlow Serving": "tensor_flow_serving"}.get(operation["tags"][0], operation["tags"][0].lower().replace(" ", "_"))}  # fmt: skip
             if not kind:
-                found.append(call)
+                requests.append(call)
                 continue
             content = document["components"]["requestBodies"][kind]["content"]["application/json"]
             bodies = [example["value"] for example in content.get("examples", {}).values()] or POSTED[kind]
-            found += [{**call, "body": body} for body in bodies]
-    return found
+            requests += [{**call, "body": body} for body in bodies]
+    return requests
 
 
 def wanted(server: Server, asked: list[dict[str, Any]]) -> list[Any]:
@@ -177,10 +177,10 @@ TSC = ["--strict", "--skipLibCheck", "--target", "es2022", "--module", "commonjs
 def program(head: str, call: str, asked: list[dict[str, Any]]) -> str:
     """Return a program in TypeScript that makes the calls; the compiler holds each body against its schema."""
     lines = []
-    for one in asked:
-        body = f"body: {json.dumps(one['body'])}" if "body" in one else ""
-        camel = re.sub(r"_(\w)", lambda found: found[1].upper(), one["function"])
-        text = call.format(upper=one["method"].upper(), path=json.dumps(one["path"]), camel=camel, body=body)
+    for request in asked:
+        body = f"body: {json.dumps(request['body'])}" if "body" in request else ""
+        camel = re.sub(r"_(\w)", lambda match: match[1].upper(), request["function"])
+        text = call.format(upper=request["method"].upper(), path=json.dumps(request["path"]), camel=camel, body=body)
         lines.append(f"  {{ const {{ data, error }} = {text}; if (error) throw error; answers.push(data); }}")
     return head + MAIN.replace("CALLS", "\n".join(lines))
 

@@ -59,7 +59,7 @@ DATATYPES = {"float32": "FP32", "int64": "INT64", "object": "BYTES", "bool": "BO
 
 def octets(array: Array) -> list[bytes]:
     """Return strings as bytes: some clients make text of them."""
-    return [one if isinstance(one, bytes) else one.encode() for one in array.ravel().tolist()]
+    return [element if isinstance(element, bytes) else element.encode() for element in array.ravel().tolist()]
 
 
 def equal(came: Array, expected: Array) -> None:
@@ -295,7 +295,7 @@ def test_kserve_infers(binary: bool, served: Served) -> None:
     assert headers["content-encoding"] == "gzip"
 
 
-@pytest.mark.parametrize(("name", "datatype"), [one for one in TYPES if one[1] != "BF16"])
+@pytest.mark.parametrize(("name", "datatype"), [names for names in TYPES if names[1] != "BF16"])
 def test_kserve_sends_every_kind_of_type(name: str, datatype: str, served: Served) -> None:
     kserve()
     for case in vector_cases(name):

@@ -126,12 +126,12 @@ def test_no_environment_to_check_the_model_in(deploy: Deploy) -> None:
     assert refusal(deploy) == "check: this Python lacks the packages of serving; run: make setup"
 
 
-@pytest.mark.parametrize("place", ["/somewhere/else", "../model", "model/../../x"])
-def test_a_model_outside_of_what_is_uploaded(deploy: Deploy, place: str) -> None:
-    line = refusal(deploy, "--model-dir", place)
+@pytest.mark.parametrize("folder", ["/somewhere/else", "../model", "model/../../x"])
+def test_a_model_outside_of_what_is_uploaded(deploy: Deploy, folder: str) -> None:
+    line = refusal(deploy, "--model-dir", folder)
     assert (
         line
-        == f"model-dir: expected a folder in this one, which is what is uploaded, got '{place}' (flag); copy it here: cp -R {place}/. model/"
+        == f"model-dir: expected a folder in this one, which is what is uploaded, got '{folder}' (flag); copy it here: cp -R {folder}/. model/"
     )
 
 
@@ -214,9 +214,9 @@ def test_a_model_that_is_no_pure_function() -> None:
 
 
 def test_the_command_tells_a_model_and_refuses_what_is_none(tmp_path: Path) -> None:
-    def run(place: Path) -> "subprocess.CompletedProcess[str]":
+    def run(folder: Path) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
-            [sys.executable, "-m", "serving", "check", str(place)],
+            [sys.executable, "-m", "serving", "check", str(folder)],
             cwd=ROOT,
             env=plain_environment(),
             capture_output=True,

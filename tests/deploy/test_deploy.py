@@ -109,10 +109,10 @@ EXISTS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("told", "words"), EXISTS)
-def test_a_deploy_that_fails_half_way_says_what_was_done(deploy: Deploy, told: str, words: str) -> None:
+@pytest.mark.parametrize(("described", "words"), EXISTS)
+def test_a_deploy_that_fails_half_way_says_what_was_done(deploy: Deploy, described: str, words: str) -> None:
     deploy.stub().answers("^run deploy", "ERROR: no quota", 1)
-    deploy.answers("^run services describe", told, 1)
+    deploy.answers("^run services describe", described, 1)
     run = deploy("container", *WHERE)
     assert run.returncode == 1
     stopped, done, exists = run.stderr.splitlines()[-3:]
@@ -150,9 +150,9 @@ NOT_PROMOTED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("told", "words"), NOT_PROMOTED)
-def test_what_is_not_promoted(deploy: Deploy, told: str, words: str) -> None:
-    deploy.stub().answers("^run services describe", told)
+@pytest.mark.parametrize(("described", "words"), NOT_PROMOTED)
+def test_what_is_not_promoted(deploy: Deploy, described: str, words: str) -> None:
+    deploy.stub().answers("^run services describe", described)
     run = deploy("promote", *WHERE)
     assert (run.returncode, run.stderr) == (1, f"deploy.sh: {words}\n")
     assert deploy.changes == []

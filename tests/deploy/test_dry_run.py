@@ -14,13 +14,13 @@ GOLDEN = Path(__file__).parent / "golden.txt"
 
 def cases() -> list[tuple[str, list[str]]]:
     """Return each command of golden.txt with its lines."""
-    found: list[tuple[str, list[str]]] = []
+    commands: list[tuple[str, list[str]]] = []
     for line in GOLDEN.read_text().splitlines():
         if line.startswith("$ ./deploy.sh "):
-            found.append((line.removeprefix("$ ./deploy.sh "), []))
+            commands.append((line.removeprefix("$ ./deploy.sh "), []))
         elif line and not line.startswith("#"):
-            found[-1][1].append(line)
-    return found
+            commands[-1][1].append(line)
+    return commands
 
 
 CASES = cases()
@@ -40,10 +40,10 @@ def test_the_lines_are_these(deploy: Deploy, command: str, lines: list[str]) -> 
         words = shlex.split(line)
         assert words[0] in {"gcloud", "fast-python", "./deploy.sh"}
         # bash reads every line as shlex does
-        told = subprocess.run(
+        printed = subprocess.run(
             ["bash", "-c", f"printf '%s\\0' {line}"], capture_output=True, text=True, check=True
         ).stdout
-        assert told.split("\0")[:-1] == words
+        assert printed.split("\0")[:-1] == words
 
 
 def test_the_golden_lines_hold_every_command_that_sends_something() -> None:
@@ -87,8 +87,8 @@ def test_any_value_comes_through_whole(deploy: Deploy) -> None:
             ["bash", "-c", f"printf '%s\\0' {line}"], capture_output=True, text=True, check=True
         ).stdout.split("\0")
         (flag,) = (word.removeprefix("--set-env-vars=") for word in words if word.startswith("--set-env-vars="))
-        told = parsed(flag)
-        assert [told[f"V{number}"] for number in range(len(values))] == values
+        variables = parsed(flag)
+        assert [variables[f"V{number}"] for number in range(len(values))] == values
 
 
 def test_a_refusal_prints_no_command(deploy: Deploy) -> None:

@@ -40,13 +40,13 @@ def gcloud(folder: Path, *arguments: str, cwd: Path = ROOT) -> str:
 
 def kinds(lines: list[str]) -> list[str]:
     """Return one line of each command and set of flags: the linter takes a second for three."""
-    found = {}
+    by_kind = {}
     for line in lines:
         words = shlex.split(line)
         plain = [word for word in words if not word.startswith("--")]
         flags = frozenset(word.partition("=")[0] for word in words if word.startswith("--"))
-        found[tuple(plain[:-1] if len(plain) > 3 else plain), flags - {"--project", "--region"}] = line
-    return list(found.values())
+        by_kind[tuple(plain[:-1] if len(plain) > 3 else plain), flags - {"--project", "--region"}] = line
+    return list(by_kind.values())
 
 
 def test_gclouds_linter_knows_every_command_and_flag(tmp_path: Path) -> None:
@@ -58,10 +58,10 @@ def test_gclouds_linter_knows_every_command_and_flag(tmp_path: Path) -> None:
     wrong = ["gcloud run deploy x --no-such-flag=1", "gcloud run deploy x --image=y --ingress=banana"]
     file = tmp_path / "commands.json"
     file.write_text(json.dumps([{"command_string": line} for line in lines + wrong]))
-    told = json.loads(gcloud(tmp_path, "meta", "lint-gcloud-commands", f"--commands-file={file}"))
-    failed = {one["command_string"]: one["error_message"] for one in told if not one["success"]}
+    results = json.loads(gcloud(tmp_path, "meta", "lint-gcloud-commands", f"--commands-file={file}"))
+    failed = {result["command_string"]: result["error_message"] for result in results if not result["success"]}
     assert set(failed) == set(wrong), failed
-    assert len(told) == len(lines) + len(wrong)
+    assert len(results) == len(lines) + len(wrong)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def listed(folder: Path, tree: Path) -> set[str]:
 
 
 def everything(*places: str) -> set[str]:
-    files = (path for place in places for path in [ROOT / place, *(ROOT / place).rglob("*")])
+    files = (path for entry in places for path in [ROOT / entry, *(ROOT / entry).rglob("*")])
     return {str(path.relative_to(ROOT)) for path in files if path.is_file() and "__pycache__" not in path.parts}
 
 
@@ -106,8 +106,10 @@ def test_only_what_serving_needs_is_uploaded(tmp_path: Path, tree: Path) -> None
     bare.mkdir()
     for tool in ("bash", "git", "mktemp", "rm"):
         (bare / tool).symlink_to(str(shutil.which(tool)))
-    told = subprocess.run(command, cwd=tree, env={"PATH": str(bare)}, capture_output=True, text=True, check=True).stdout
-    assert set(told.split()) == expected
+    listing = subprocess.run(
+        command, cwd=tree, env={"PATH": str(bare)}, capture_output=True, text=True, check=True
+    ).stdout
+    assert set(listing.split()) == expected
 
 
 def test_cloud_build_gets_what_the_dockerfile_copies(tmp_path: Path, tree: Path) -> None:
@@ -168,8 +170,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def reply(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        status, told = self.server.answer(self.command, self.path, body)
-        sent = json.dumps(told).encode()
+        status, document = self.server.answer(self.command, self.path, body)
+        sent = json.dumps(document).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(sent)))
@@ -233,7 +235,7 @@ def test_the_service_that_arrives_is_the_one_that_was_asked_for(deploy: Deploy, 
         "timeoutSeconds": 1,
         "failureThreshold": 240,
     }
-    values = {one["name"]: one.get("value", one.get("valueFrom")) for one in container["env"]}
+    values = {variable["name"]: variable.get("value", variable.get("valueFrom")) for variable in container["env"]}
     assert values == {
         "THREADS": "16", "LOG_EXECUTION_ID": "false", "ODD": odd, "KEY": {"secretKeyRef": {"name": "api-key", "key": "latest"}},
     }  # fmt: skip
@@ -293,8 +295,8 @@ def test_events_makes_topics_and_subscriptions_in_pubsub(deploy: Deploy, tmp_pat
 
     def get(kind: str) -> list[dict[str, Any]]:
         with urllib.request.urlopen(f"{emulator}v1/projects/my-project/{kind}", timeout=10) as answer:
-            found: list[dict[str, Any]] = json.load(answer).get(kind, [])
-        return sorted(found, key=lambda one: one["name"])
+            resources: list[dict[str, Any]] = json.load(answer).get(kind, [])
+        return sorted(resources, key=lambda resource: resource["name"])
 
     assert [topic["name"] for topic in get("topics")] == [
         f"projects/my-project/topics/predict-events{end}" for end in ("", "-dead")

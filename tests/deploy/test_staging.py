@@ -101,8 +101,8 @@ def test_bytecode_of_the_build_is_valid_when_the_times_of_all_files_have_changed
         subprocess.run(compiling, cwd=tmp_path, check=True)
         os.utime(tmp_path / "module.py", (315532801, 315532801))
         importing = [sys.executable, "-B", "-v", "-c", "import module"]
-        told = subprocess.run(importing, cwd=tmp_path, capture_output=True, text=True, check=True).stderr
-        assert (f"matches {tmp_path / 'module.py'}" in told) == valid
+        messages = subprocess.run(importing, cwd=tmp_path, capture_output=True, text=True, check=True).stderr
+        assert (f"matches {tmp_path / 'module.py'}" in messages) == valid
 
 
 def test_without_a_compiler_python_answers_and_a_line_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

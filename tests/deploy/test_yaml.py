@@ -33,7 +33,7 @@ def odd(*more: str) -> list[str]:
 
 
 def values(container: dict[str, Any]) -> dict[str, Any]:
-    return {one["name"]: one.get("value", one.get("valueFrom")) for one in container["env"]}
+    return {variable["name"]: variable.get("value", variable.get("valueFrom")) for variable in container["env"]}
 
 
 def hardened(container: dict[str, Any]) -> bool:
@@ -47,11 +47,11 @@ def hardened(container: dict[str, Any]) -> bool:
 
 
 def test_kubernetes_takes_it(deploy: Deploy) -> None:
-    found = documents(deploy, "kubernetes", *odd("--cpu=2", "--memory=2Gi", "--threads=16", "--min=0", "--max=40"))
-    for document in found:
+    resources = documents(deploy, "kubernetes", *odd("--cpu=2", "--memory=2Gi", "--threads=16", "--min=0", "--max=40"))
+    for document in resources:
         kubernetes_validate.validate(document, VERSION, strict=True)
-    deployment, service, scaler = found
-    assert [one["kind"] for one in found] == ["Deployment", "Service", "HorizontalPodAutoscaler"]
+    deployment, service, scaler = resources
+    assert [resource["kind"] for resource in resources] == ["Deployment", "Service", "HorizontalPodAutoscaler"]
     pod = deployment["spec"]["template"]
     (container,) = pod["spec"]["containers"]
     assert container["image"] == IMAGE
@@ -62,10 +62,10 @@ def test_kubernetes_takes_it(deploy: Deploy) -> None:
     }
     assert container["startupProbe"]["httpGet"]["path"] == container["readinessProbe"]["httpGet"]["path"] == "/readyz"
     assert container["livenessProbe"]["httpGet"]["path"] == "/healthz"
-    told = values(container)
-    assert told["THREADS"] == "16"
-    assert [told[f"V{number}"] for number in range(len(ODD))] == ODD
-    assert told["KEY"] == {"secretKeyRef": {"name": "api-key", "key": "latest"}}
+    environment = values(container)
+    assert environment["THREADS"] == "16"
+    assert [environment[f"V{number}"] for number in range(len(ODD))] == ODD
+    assert environment["KEY"] == {"secretKeyRef": {"name": "api-key", "key": "latest"}}
     labels = pod["metadata"]["labels"]
     assert labels.items() >= deployment["spec"]["selector"]["matchLabels"].items()
     assert labels.items() >= service["spec"]["selector"].items()
@@ -92,8 +92,8 @@ def test_knative_takes_it(deploy: Deploy) -> None:
     (container,) = spec["containers"]
     assert hardened(container)
     assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
-    told = values(container)
-    assert [told[f"V{number}"] for number in range(len(ODD))] == ODD
+    environment = values(container)
+    assert [environment[f"V{number}"] for number in range(len(ODD))] == ODD
     annotations = template["metadata"]["annotations"]
     assert all(isinstance(value, str) for value in annotations.values())
     assert annotations["autoscaling.knative.dev/min-scale"] == "2"
@@ -107,33 +107,33 @@ def test_a_name_that_is_a_word_of_yaml_stays_a_name(deploy: Deploy, kind: str, w
     run = deploy(
         "yaml", kind, f"--service={word}", f"--image={word}", f"--env={word.upper()}=x", f"--secret={word}={word}:1"
     )
-    for found in yaml.safe_load_all(run.stdout):
-        assert found["metadata"]["name"] == word
-        assert all(isinstance(text, str) for text in names(found)), found
-        if found["kind"] in ("Service", "Deployment") and "template" in found["spec"]:
-            container = found["spec"]["template"]["spec"]["containers"][0]
+    for resource in yaml.safe_load_all(run.stdout):
+        assert resource["metadata"]["name"] == word
+        assert all(isinstance(text, str) for text in names(resource)), resource
+        if resource["kind"] in ("Service", "Deployment") and "template" in resource["spec"]:
+            container = resource["spec"]["template"]["spec"]["containers"][0]
             assert container["image"] == word
             assert values(container)[word.upper()] == "x"
             assert values(container)[word] == {"secretKeyRef": {"name": word, "key": "1"}}
 
 
-def names(found: Any) -> Iterator[Any]:
+def names(value: Any) -> Iterator[Any]:
     """Yield what stands for a text wherever a document is nested."""
-    if isinstance(found, list):
-        for one in found:
-            yield from names(one)
-    elif isinstance(found, dict):
-        for key, value in found.items():
+    if isinstance(value, list):
+        for item in value:
+            yield from names(item)
+    elif isinstance(value, dict):
+        for key, inner in value.items():
             yield key
             if key in ("name", "app", "image", "key", "value"):
-                yield value if isinstance(value, str) or not isinstance(value, dict) else value.get("name", "")
-            yield from names(value)
+                yield inner if isinstance(inner, str) or not isinstance(inner, dict) else inner.get("name", "")
+            yield from names(inner)
 
 
 @pytest.mark.parametrize("image", ["1e3", "0x1f", "12", "1.5", "2026-01-31", "0o17", "1_000"])
 def test_an_image_that_looks_like_a_number_stays_its_name(deploy: Deploy, image: str) -> None:
-    found = list(yaml.safe_load_all(deploy("yaml", "kubernetes", f"--image={image}").stdout))
-    assert found[0]["spec"]["template"]["spec"]["containers"][0]["image"] == image
+    resources = list(yaml.safe_load_all(deploy("yaml", "kubernetes", f"--image={image}").stdout))
+    assert resources[0]["spec"]["template"]["spec"]["containers"][0]["image"] == image
 
 
 @pytest.mark.parametrize(

@@ -39,8 +39,8 @@ def test_every_make_target_and_module_in_a_page_exists(page: Path) -> None:
         assert target in targets, f"make {target}"
     for module in re.findall(r"python[\w.]* (?:-S )?-m ([\w.]+)", shell(page)):
         path = ROOT / module.replace(".", "/")
-        found = path.with_suffix(".py").is_file() or (path / "__main__.py").is_file()
-        assert found or module in OTHERS, f"python -m {module}"
+        exists = path.with_suffix(".py").is_file() or (path / "__main__.py").is_file()
+        assert exists or module in OTHERS, f"python -m {module}"
 
 
 COMMANDS = [

@@ -36,9 +36,9 @@ class Store:
 
     def put(self, bucket: str, name: str, content: bytes, kind: str = "", **described: Any) -> str:
         """Upload an object; return its generation."""
-        told = json.dumps({"name": name, "contentType": kind, **described}).encode()
+        metadata = json.dumps({"name": name, "contentType": kind, **described}).encode()
         body = b"--XX\r\nContent-Type: application/json\r\n\r\n%b\r\n--XX\r\nContent-Type: %b\r\n\r\n%b\r\n--XX--\r\n" % (
-            told, (kind or "application/octet-stream").encode(), content
+            metadata, (kind or "application/octet-stream").encode(), content
         )  # fmt: skip
         url = f"/upload/storage/v1/b/{bucket}/o?uploadType=multipart"
         return str(json.loads(self._call("POST", url, body, "multipart/related; boundary=XX"))["generation"])
@@ -47,15 +47,15 @@ class Store:
         return self._call("GET", f"/storage/v1/b/{bucket}/o/{quote(name, safe='')}?alt=media")
 
     def about(self, bucket: str, name: str) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self._call("GET", f"/storage/v1/b/{bucket}/o/{quote(name, safe='')}"))
-        return found
+        metadata: dict[str, Any] = json.loads(self._call("GET", f"/storage/v1/b/{bucket}/o/{quote(name, safe='')}"))
+        return metadata
 
     def delete(self, bucket: str, name: str) -> None:
         self._call("DELETE", f"/storage/v1/b/{bucket}/o/{quote(name, safe='')}")
 
     def names(self, bucket: str, prefix: str = "") -> list[str]:
-        found = json.loads(self._call("GET", f"/storage/v1/b/{bucket}/o?prefix={quote(prefix, safe='')}")) or {}
-        return [item["name"] for item in found.get("items") or ()]
+        listing = json.loads(self._call("GET", f"/storage/v1/b/{bucket}/o?prefix={quote(prefix, safe='')}")) or {}
+        return [item["name"] for item in listing.get("items") or ()]
 
     def _call(self, method: str, path: str, body: bytes | None = None, kind: str = "") -> bytes:
         headers = {"Content-Type": kind} if kind else {}
@@ -102,8 +102,8 @@ def pubsub_emulator() -> Path | None:
     gcloud = shutil.which("gcloud")
     if gcloud is None or shutil.which("java") is None:
         return None
-    place = Path(gcloud).resolve().parents[1] / "platform/pubsub-emulator/bin/cloud-pubsub-emulator"
-    return place if place.exists() else None
+    emulator = Path(gcloud).resolve().parents[1] / "platform/pubsub-emulator/bin/cloud-pubsub-emulator"
+    return emulator if emulator.exists() else None
 
 
 @contextmanager
@@ -112,15 +112,15 @@ def pubsub() -> Iterator[str]:
     program = pubsub_emulator()
     if program is None:
         pytest.skip("the Google Cloud SDK's Pub/Sub emulator, or Java, is not installed")
-    place = f"127.0.0.1:{(port := free_port())}"
+    address = f"127.0.0.1:{(port := free_port())}"
     with tempfile.TemporaryDirectory() as folder:
         process = subprocess.Popen(
             [str(program), "--host=127.0.0.1", f"--port={port}"], cwd=folder, start_new_session=True,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         try:
-            _wait(f"http://{place}/v1/projects/p/topics", process)
-            yield place
+            _wait(f"http://{address}/v1/projects/p/topics", process)
+            yield address
         finally:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()

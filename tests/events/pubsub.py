@@ -47,18 +47,18 @@ class PubSub:
 
     def pull(self, subscription: str, wanted: int, seconds: float = 30) -> list[dict[str, Any]]:
         """Return `wanted` messages, acknowledged; fewer where they do not come in time."""
-        found: list[dict[str, Any]] = []
+        messages: list[dict[str, Any]] = []
         end = time.monotonic() + seconds
-        while len(found) < wanted and time.monotonic() < end:
+        while len(messages) < wanted and time.monotonic() < end:
             answer = self.call("POST", f"{subscription}:pull", {"maxMessages": 10, "returnImmediately": True})
             came = answer.get("receivedMessages", [])
-            found += [one["message"] for one in came]
+            messages += [received["message"] for received in came]
             if came:
-                ids = [one["ackId"] for one in came]
+                ids = [received["ackId"] for received in came]
                 self.call("POST", f"{subscription}:acknowledge", {"ackIds": ids})
             else:
                 time.sleep(0.05)
-        return found
+        return messages
 
 
 @contextmanager

@@ -105,10 +105,10 @@ def test_killed_at_random_moments_every_row_is_there_once_and_in_order(serve: Se
     assert gone_on  # a delivery began where the one before had ended
 
 
-def rest(place: str, method: str, path: str, body: Any = None) -> Any:
+def rest(host: str, method: str, path: str, body: Any = None) -> Any:
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(
-        f"http://{place}/v1/{path}", data, {"Content-Type": "application/json"}, method=method
+        f"http://{host}/v1/{path}", data, {"Content-Type": "application/json"}, method=method
     )
     with urllib.request.urlopen(request, timeout=30) as answer:
         return json.load(answer)
@@ -116,11 +116,11 @@ def rest(place: str, method: str, path: str, body: Any = None) -> Any:
 
 def test_an_object_becomes_predictions_by_notification_topic_and_push() -> None:
     topic, subscription = "projects/test/topics/uploads", "projects/test/subscriptions/to-function"
-    with pubsub() as place:
-        rest(place, "PUT", topic)
+    with pubsub() as host:
+        rest(host, "PUT", topic)
         notify = ["-event.pubsub-project-id", "test", "-event.pubsub-topic", "uploads",
                   "-event.object-prefix", "in/", "-event.list", "finalize"]  # fmt: skip
-        emulator = {**os.environ, "PUBSUB_EMULATOR_HOST": place}
+        emulator = {**os.environ, "PUBSUB_EMULATOR_HOST": host}
         with (
             storage(*notify, **emulator) as store,
             running(
@@ -130,7 +130,7 @@ def test_an_object_becomes_predictions_by_notification_topic_and_push() -> None:
         ):  # fmt: skip
             store.bucket("box")
             push = {"pushEndpoint": f"http://127.0.0.1:{server.port}/events"}
-            rest(place, "PUT", subscription, {"topic": topic, "pushConfig": push})
+            rest(host, "PUT", subscription, {"topic": topic, "pushConfig": push})
             good = store.put("box", "in/a b.jsonl", pictures(100))
             bad = store.put("box", "in/bad.csv", b"no,input\n1,2\n")
             wanted = {f"out/in/a b.jsonl.{good}.predictions.jsonl", f"out/in/bad.csv.{bad}.error.json"}
@@ -140,5 +140,5 @@ def test_an_object_becomes_predictions_by_notification_topic_and_push() -> None:
             assert {*store.names("box", "out/")} == wanted, server.log
             written = store.get("box", f"out/in/a b.jsonl.{good}.predictions.jsonl")
             assert [json.loads(line)["key"] for line in written.splitlines()] == list(range(100))
-            told = json.loads(store.get("box", f"out/in/bad.csv.{bad}.error.json"))
-            assert told["error"].startswith("line 1: the signature has no input 'no'")
+            record = json.loads(store.get("box", f"out/in/bad.csv.{bad}.error.json"))
+            assert record["error"].startswith("line 1: the signature has no input 'no'")

@@ -29,15 +29,15 @@ def lower(headers: dict[str, str]) -> dict[str, str]:
 
 
 def one(headers: dict[str, str], body: Any) -> Event:
-    (found,) = parse(lower(headers), to_bytes(body))
-    assert isinstance(found, Event), found
-    return found
+    (event,) = parse(lower(headers), to_bytes(body))
+    assert isinstance(event, Event), event
+    return event
 
 
 def problem(headers: dict[str, str], body: Any) -> str:
-    (found,) = parse(lower(headers), to_bytes(body))
-    assert isinstance(found, Malformed), found
-    return found.message
+    (event,) = parse(lower(headers), to_bytes(body))
+    assert isinstance(event, Malformed), event
+    return event.message
 
 
 NAMES = ("id", "source", "type", "subject", "time")
@@ -234,8 +234,12 @@ def test_a_notification_of_storage_is_its_event(payload: bytes, wrapped: bool) -
         FINALIZED,
         "objects/folder/Test.cs",
     )
-    told = json.loads(event.data)
-    assert (told["bucket"], told["name"], told["generation"]) == ("some-bucket", "folder/Test.cs", "1587627537231057")
+    notification = json.loads(event.data)
+    assert (notification["bucket"], notification["name"], notification["generation"]) == (
+        "some-bucket",
+        "folder/Test.cs",
+        "1587627537231057",
+    )
 
 
 def test_a_message_may_hold_a_cloudevent() -> None:
@@ -252,10 +256,10 @@ def test_a_message_may_hold_a_cloudevent() -> None:
 
 def test_a_batch_is_read_one_by_one() -> None:
     good, bad = json.dumps(OURS), json.dumps({**OURS, "specversion": "0.3"})
-    found = parse(BATCHED, f" [ {good}\n,{bad} , 5, {good} ] ".encode())
-    assert [type(event) for event in found] == [Event, Malformed, Malformed, Event]
-    assert found[1][0] == "[1].specversion: expected 1.0, got another version"
-    assert found[2][0] == "[2]: expected an event as a JSON object, got no such"
+    events = parse(BATCHED, f" [ {good}\n,{bad} , 5, {good} ] ".encode())
+    assert [type(event) for event in events] == [Event, Malformed, Malformed, Event]
+    assert events[1][0] == "[1].specversion: expected 1.0, got another version"
+    assert events[2][0] == "[2]: expected an event as a JSON object, got no such"
     assert parse(BATCHED, b"[]") == []
 
 

@@ -27,8 +27,8 @@ def test_an_event_is_answered_with_the_bytes_of_the_same_request(
     ask("GET", "/readyz")
     for body in examples.values():
         wanted = ask("POST", PREDICT, body)
-        told, headers = sent_as(form, body)
-        answer = ask("POST", "/events", told, **headers)
+        message, headers = sent_as(form, body)
+        answer = ask("POST", "/events", message, **headers)
         assert (answer.status, answer.body, answer.content_type) == (200, wanted.body, wanted.content_type)
         assert event_of(answer)["type"] == "savedmodel.predicted.v1"
 

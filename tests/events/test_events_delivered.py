@@ -202,11 +202,11 @@ PAIRS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("place", "output", "fine"), PAIRS)
+@pytest.mark.parametrize(("source", "output", "fine"), PAIRS)
 def test_an_output_place_that_holds_the_input_place_is_refused_at_the_start(
-    place: str, output: str, fine: bool
+    source: str, output: str, fine: bool
 ) -> None:
-    environment = {"EVENT_INPUT": place, "EVENT_OUTPUT": output}
+    environment = {"EVENT_INPUT": source, "EVENT_OUTPUT": output}
     if fine:
         assert settings.read(environment).event_output == output.rstrip("/") + "/"
     else:

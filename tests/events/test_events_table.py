@@ -55,14 +55,14 @@ def test_row_refused_for_good(
     serve: Serve, capsys: pytest.CaptureFixture[str], data: bytes, headers: dict[str, str], words: str
 ) -> None:
     answer = serve()("POST", "/events", data, **CE, **headers, authorization="s3cr3t")
-    event, told = event_of(answer), json.loads(answer.body)
+    event, reply = event_of(answer), json.loads(answer.body)
     assert (answer.status, event["type"], event["subject"]) == (200, "savedmodel.failed.v1", "/shop/1#1")
-    assert told["error"].startswith(words)
-    assert told["event"]["id"] == "1"
-    assert base64.b64decode(told["event"].get("data_base64", "")) == (data if len(data) <= 1 << 16 else b"")
+    assert reply["error"].startswith(words)
+    assert reply["event"]["id"] == "1"
+    assert base64.b64decode(reply["event"].get("data_base64", "")) == (data if len(data) <= 1 << 16 else b"")
     assert b"s3cr3t" not in answer.body
     (error,) = [message for severity, message in logged(capsys) if severity == "ERROR"]
-    assert error == f"an event is refused permanently: {told['error']}"
+    assert error == f"an event is refused permanently: {reply['error']}"
 
 
 NO_EVENT = [
@@ -126,9 +126,9 @@ def test_a_message_of_ten_megabytes_is_refused_by_name_and_read_where_it_may_be(
 ) -> None:
     body = json.dumps(examples["pixels"]).encode().ljust(10_000_000)
     answer = serve()("POST", "/events", push(body))
-    told = json.loads(answer.body)
-    assert (answer.status, told["event"]["id"]) == (200, "m1")
-    assert told["error"] == "body: expected at most 8388608 bytes (MAX_BODY_BYTES), got 10000000"
+    reply = json.loads(answer.body)
+    assert (answer.status, reply["event"]["id"]) == (200, "m1")
+    assert reply["error"] == "body: expected at most 8388608 bytes (MAX_BODY_BYTES), got 10000000"
     assert b"predictions" in serve(MAX_BODY_BYTES="10000000")("POST", "/events", push(body)).body
 
 
@@ -255,9 +255,9 @@ def test_row_too_old_to_come_again(
     for name, message in AGAIN[:-1]:
         answer = ask("POST", "/events", {**OBJECT, "name": f"in/{name}"}, **{**old, "ce_type": FINALIZED})
         assert (answer.status, event_of(answer)["type"]) == (200, "savedmodel.failed.v1")
-        told = json.loads(answer.body)["error"]
-        assert told == f"{message}; time: expected an event of the last 99 seconds (EVENT_MAX_AGE), got an older one"  # fmt: skip
-        assert ("ERROR", f"an event is refused permanently: {told}") in logged(capsys)
+        error = json.loads(answer.body)["error"]
+        assert error == f"{message}; time: expected an event of the last 99 seconds (EVENT_MAX_AGE), got an older one"  # fmt: skip
+        assert ("ERROR", f"an event is refused permanently: {error}") in logged(capsys)
     bug = ask("POST", "/events", {**OBJECT, "name": "in/bug"}, **{**old, "ce_type": FINALIZED})
     assert (bug.status, logged(capsys)[0][0]) == (204, "ERROR")
     ask = serve(EVENT_MAX_AGE="99")  # nowhere to write to, which is no reason to come again for ever

@@ -85,13 +85,13 @@ def test_messages_are_pushed_and_their_answers_published(
         pubsub.publish(asks, b"", only="attributes"),
         pubsub.publish(asks, b'{"inputs": []}', path="/v2/models/model/infer"),
     ]
-    told = {}
+    published = {}
     for message in pubsub.pull(answers, 4):
         data = base64.b64decode(message["data"])
         event = from_http(message["attributes"], data)
-        told[event["subject"]] = (event["type"], data)
-    assert told.keys() == {f"//pubsub.googleapis.com/{asked_by}#{id_}" for id_ in ids}
-    first, poison, empty, other = (told[f"//pubsub.googleapis.com/{asked_by}#{id_}"] for id_ in ids)
+        published[event["subject"]] = (event["type"], data)
+    assert published.keys() == {f"//pubsub.googleapis.com/{asked_by}#{id_}" for id_ in ids}
+    first, poison, empty, other = (published[f"//pubsub.googleapis.com/{asked_by}#{id_}"] for id_ in ids)
     assert first == ("savedmodel.predicted.v1", serve()("POST", PREDICT, examples["pixels"]).body)
     assert (poison[0], empty[0], other[0]) == ("savedmodel.failed.v1",) * 3
     assert json.loads(other[1])["error"].startswith("inputs")

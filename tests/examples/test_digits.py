@@ -158,9 +158,9 @@ def test_a_large_photograph(tf: Any, model: Any, held_out: Any) -> None:
     assert outputs["label"].numpy().tolist() == [str(held_out.labels[0]).encode()]
 
 
-@pytest.mark.parametrize(("what", "content", "told"), REFUSED)
-def test_what_is_no_picture_is_refused(tf: Any, model: Any, what: str, content: bytes, told: str) -> None:
-    with pytest.raises(tf.errors.InvalidArgumentError, match=told):
+@pytest.mark.parametrize(("what", "content", "message"), REFUSED)
+def test_what_is_no_picture_is_refused(tf: Any, model: Any, what: str, content: bytes, message: str) -> None:
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
         model.signatures["serving_default"](image=tf.constant([content]))
 
 

@@ -20,7 +20,7 @@ def main(folder: Path) -> None:
     assert path
     tf = tensorflow_c.api(path)
     config = tensorflow_c.config(1, -1, optimize=False)
-    found: dict[str, list[str]] = {}
+    problems: dict[str, list[str]] = {}
     asked = 0
     for directory in sorted(folder.iterdir()):
         name = directory.name.removesuffix("-kept")
@@ -42,9 +42,9 @@ def main(folder: Path) -> None:
             else:
                 _, problem = compare.difference(case["outputs"], answer.outputs, compare.TOLERANCE)
             if problem:
-                found.setdefault(directory.name, []).append(f"{case['signature']}: {problem}")
+                problems.setdefault(directory.name, []).append(f"{case['signature']}: {problem}")
         session.close()
-    print(json.dumps({"asked": asked, "differ": found}))
+    print(json.dumps({"asked": asked, "differ": problems}))
 
 
 if __name__ == "__main__":

@@ -42,8 +42,8 @@ def baked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def results(baked: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((baked / "results.json").read_text())
-    return found
+    content: dict[str, Any] = json.loads((baked / "results.json").read_text())
+    return content
 
 
 @pytest.fixture(scope="session")

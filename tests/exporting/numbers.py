@@ -77,7 +77,7 @@ MODELS = (numbers, cosine, python_words, optimizer_slots)
 
 def differences(model: Path, twin: Path) -> dict[str, str | None]:
     """Ask both every operation; return by signature what the twin answers differently from TensorFlow's Python API."""
-    found: dict[str, str | None] = {}
+    problems: dict[str, str | None] = {}
     with tf.Graph().as_default(), v1.Session() as session:
         loaded = v1.saved_model.load(session, ["serve"], str(model))
         for name, signature in loaded.signature_def.items():
@@ -87,17 +87,17 @@ def differences(model: Path, twin: Path) -> dict[str, str | None]:
             (answer,) = ask(Job(twin, [(name, inputs)])).answers
             fed = {info.name: VALUES for info in signature.inputs.values()}
             expected = session.run({key: info.name for key, info in signature.outputs.items()}, fed)
-            found[name] = _difference(expected, answer.outputs) if answer.outputs else answer.error
-    return found
+            problems[name] = _difference(expected, answer.outputs) if answer.outputs else answer.error
+    return problems
 
 
 def _difference(expected: Any, outputs: Any) -> str | None:
     """Compare number by number, so that a large one hides no small one."""
     for key, array in expected.items():
-        for value, one, other in zip(VALUES, array, outputs[key]):
-            if not np.isfinite(one) or abs(one) < np.finfo(np.float32).tiny * 1e3:
+        for value, wanted, got in zip(VALUES, array, outputs[key]):
+            if not np.isfinite(wanted) or abs(wanted) < np.finfo(np.float32).tiny * 1e3:
                 continue
-            _, problem = compare.difference({key: np.array([one])}, {key: np.array([other])}, 1e-4)
+            _, problem = compare.difference({key: np.array([wanted])}, {key: np.array([got])}, 1e-4)
             if problem:
-                return f"of {value}: {other}, not {one}"
+                return f"of {value}: {got}, not {wanted}"
     return None

@@ -214,13 +214,13 @@ def scoped_vocabulary(path: Path) -> None:
             name = tf.constant(str(words), name="vocabulary")
             line, number = tf.lookup.TextFileIndex.WHOLE_LINE, tf.lookup.TextFileIndex.LINE_NUMBER
             source = tf.lookup.TextFileInitializer(name, tf.string, line, tf.int64, number)
-            found = tf.lookup.StaticHashTable(source, -1).lookup(x)
+            indices = tf.lookup.StaticHashTable(source, -1).lookup(x)
         session.run(v1.tables_initializer())
         builder = v1.saved_model.Builder(str(path))
         builder.add_meta_graph_and_variables(
             session,
             ["serve"],
-            {"serving_default": v1.saved_model.predict_signature_def({"x": x}, {"y": found})},
+            {"serving_default": v1.saved_model.predict_signature_def({"x": x}, {"y": indices})},
             assets_collection=v1.get_collection(v1.GraphKeys.ASSET_FILEPATHS),
             main_op=v1.tables_initializer(),
         )
@@ -296,5 +296,5 @@ def differences(name: str, model: Path, baked: Path) -> str | None:
 
 
 def make(folder: Path) -> None:
-    for one in ODD:
-        one(folder / one.__name__)
+    for write_model in ODD:
+        write_model(folder / write_model.__name__)

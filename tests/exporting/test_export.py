@@ -38,14 +38,14 @@ from tests.exporting.exported import NAMES, answers, counting, otherwise, spec, 
 
 
 def test_signatures_have_the_names_that_were_asked_for(exported: Exported) -> None:
-    found = read(exported.folder).signatures
-    specs = {name: (sorted(found[name].inputs), sorted(found[name].outputs)) for name in exported.signatures}
+    signatures = read(exported.folder).signatures
+    specs = {name: (sorted(signatures[name].inputs), sorted(signatures[name].outputs)) for name in exported.signatures}
     assert specs == {
         "serving_default": (["image"], ["label", "probabilities", "probability"]),
         "pixels": (["input", "key"], ["key", "label", "probabilities", "probability"]),
         "classify": (["examples"], ["classes", "scores"]),
     }
-    assert all(batched(found[name]) for name in exported.signatures)
+    assert all(batched(signatures[name]) for name in exported.signatures)
 
 
 def test_only_what_the_signatures_read_is_exported(tf: Any, model: Any, exported: Exported) -> None:
@@ -99,18 +99,18 @@ def test_warm_up_requests_are_what_tensorflow_serving_reads(tf: Any, picture: by
     from tensorflow.core.framework.tensor_pb2 import TensorProto
 
     records = tf.data.TFRecordDataset(str(exported.folder / "assets.extra" / "tf_serving_warmup_requests"))
-    found = {}
+    inputs = {}
     for record in records.as_numpy_iterator():
         request = last_field(last_field(memoryview(record), 6), 1)  # predict_log, request
         assert text_of(last_field(last_field(request, 1), 1)) == "model"
         tensors = {text_of(last_field(entry, 1)): bytes(last_field(entry, 2)) for entry in each_field(request, 2)}
-        found[text_of(last_field(last_field(request, 1), 3))] = {
+        inputs[text_of(last_field(last_field(request, 1), 3))] = {
             name: tf.make_ndarray(TensorProto.FromString(tensor)) for name, tensor in tensors.items()
         }
-    assert sorted(found) == ["classify", "pixels", "serving_default"]
-    assert found["serving_default"]["image"].tolist() == [picture]
-    assert found["pixels"]["key"].tolist() == [b"first", b"second"]
-    assert found["pixels"]["input"].shape == (2, 8, 8, 3)
+    assert sorted(inputs) == ["classify", "pixels", "serving_default"]
+    assert inputs["serving_default"]["image"].tolist() == [picture]
+    assert inputs["pixels"]["key"].tolist() == [b"first", b"second"]
+    assert inputs["pixels"]["input"].shape == (2, 8, 8, 3)
 
 
 def test_the_manifest_tells_what_changed(exported: Exported, tmp_path: Path) -> None:
@@ -161,8 +161,8 @@ def test_the_state_is_outside_and_complete(model: Any, exported: Exported) -> No
 
 def test_the_forward_pass_alone_if_no_more_is_said(model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
-    one, two = (export(model, tmp_path / name) for name in ("one", "two"))
-    (signature,) = (s for s in read(one.folder).signatures.values() if not s.name.startswith("__"))
+    first, second = (export(model, tmp_path / name) for name in ("one", "two"))
+    (signature,) = (s for s in read(first.folder).signatures.values() if not s.name.startswith("__"))
     assert (signature.name, list(signature.inputs), list(signature.outputs)) == (
         "serving_default",
         ["input"],
@@ -170,11 +170,13 @@ def test_the_forward_pass_alone_if_no_more_is_said(model: Any, tmp_path: Path, m
     )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
     differ = [
-        name for name, found in manifest.digests(one.folder).items() if manifest.digests(two.folder)[name] != found
+        name
+        for name, digest in manifest.digests(first.folder).items()
+        if manifest.digests(second.folder)[name] != digest
     ]
     graphs = ["assets.extra/card.json", "fingerprint.pb", "saved_model.pb"]
     assert differ in ([], graphs)  # TensorFlow counts up its functions' names
-    assert Source(one.folder, "model").card["time"] == "2023-11-14T22:13:20Z"
+    assert Source(first.folder, "model").card["time"] == "2023-11-14T22:13:20Z"
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "today")
     with pytest.raises(Refusal, match="SOURCE_DATE_EPOCH: expected seconds since 1970, got 'today'"):
         export(model, tmp_path / "three")
@@ -271,13 +273,13 @@ REFUSED: list[tuple[str, Callable[[Any], Any], str]] = [
 # fmt: on
 
 
-@pytest.mark.parametrize(("what", "make", "told"), REFUSED, ids=[case[0] for case in REFUSED])
+@pytest.mark.parametrize(("what", "make", "message"), REFUSED, ids=[case[0] for case in REFUSED])
 def test_what_cannot_be_served_is_refused(
-    tf: Any, tmp_path: Path, what: str, make: Callable[[Any], Any], told: str
+    tf: Any, tmp_path: Path, what: str, make: Callable[[Any], Any], message: str
 ) -> None:
     with pytest.raises(Refusal) as refused:
         export(make(tf), tmp_path / "model", state={"epoch": 1})
-    assert told in str(refused.value)
+    assert message in str(refused.value)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -294,14 +296,14 @@ MISTAKES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("arguments", "told"), MISTAKES)
-def test_a_mistake_is_named_by_its_place(model: Any, tmp_path: Path, arguments: dict[str, Any], told: str) -> None:
+@pytest.mark.parametrize(("arguments", "message"), MISTAKES)
+def test_a_mistake_is_named_by_its_place(model: Any, tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
     out = tmp_path / "model"
     if "{out}" in str(arguments.get("state_path")):
         arguments = {**arguments, "state_path": out / "state.json"}
     with pytest.raises(Refusal) as refused:
         export(model, out, **arguments)
-    assert told in str(refused.value)
+    assert message in str(refused.value)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -379,14 +381,14 @@ def test_a_state_holds_every_type_that_trains(tmp_path: Path) -> None:
 
     arrays = {"half": np.array([0.5, 3e38], ml_dtypes.bfloat16), "none": np.zeros((0, 2)), "one": np.array(7, np.int64)}
     save(tmp_path / "run.json", State({"loss": [np.float32(0.5)], "best": np.int64(3)}, arrays))
-    found = load(tmp_path / "run.json")
-    assert found.facts == {"loss": [0.5], "best": 3}
-    assert all(found.arrays[name].dtype == array.dtype for name, array in arrays.items())
-    assert all((found.arrays[name] == array).all() for name, array in arrays.items())
+    state = load(tmp_path / "run.json")
+    assert state.facts == {"loss": [0.5], "best": 3}
+    assert all(state.arrays[name].dtype == array.dtype for name, array in arrays.items())
+    assert all((state.arrays[name] == array).all() for name, array in arrays.items())
 
 
 def test_fingerprints_tell_data_apart() -> None:
     a = np.arange(6, dtype=np.float32)
     assert fingerprint(a) == fingerprint(a.copy())
     others = [a.reshape(2, 3), a.astype(np.float64), a + 1, np.array(["a"], object)]
-    assert len({fingerprint(one) for one in [a, *others]}) == 5
+    assert len({fingerprint(data) for data in [a, *others]}) == 5

@@ -128,9 +128,9 @@ def test_what_is_left_out_is_noted(name: str, signature: str) -> None:
 
 @pytest.mark.parametrize("name", ["numbers", "python_words", "optimizer_slots"])
 def test_a_twin_answers_numbers_of_any_size_as_tensorflow_does(name: str) -> None:
-    found = twins.results()["differences"][name]
-    assert found
-    assert {signature: problem for signature, problem in found.items() if problem} == (
+    problems = twins.results()["differences"][name]
+    assert problems
+    assert {signature: problem for signature, problem in problems.items() if problem} == (
         dict.fromkeys(("to_int16", "cos", "sin"), "UNCALLABLE") if name == "numbers" else {}
     )
 
@@ -175,9 +175,9 @@ MESSAGES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("message", "told"), MESSAGES)
-def test_the_converters_messages_in_a_line(message: str, told: str) -> None:
-    assert reason(message) == told
+@pytest.mark.parametrize(("message", "line"), MESSAGES)
+def test_the_converters_messages_in_a_line(message: str, line: str) -> None:
+    assert reason(message) == line
 
 
 def commands(tmp_path: Path) -> list[tuple[list[str], str]]:

@@ -136,11 +136,11 @@ def test_baked_models_answer_as_the_oracle(baked: Path, results: dict[str, Any])
     command = [sys.executable, "-m", "tests.exporting.ask", str(baked)]
     done = subprocess.run(command, cwd=ROOT, env=plain_environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout)
-    assert found["asked"] > 400
+    report = json.loads(done.stdout)
+    assert report["asked"] > 400
     # Two inputs that are one tensor: no runtime can feed that, and the original cannot either.
-    assert found["differ"].keys() <= {"tf1_passthrough"}, found["differ"]
-    assert all(problem.startswith("twins") for problem in found["differ"].get("tf1_passthrough", []))
+    assert report["differ"].keys() <= {"tf1_passthrough"}, report["differ"]
+    assert all(problem.startswith("twins") for problem in report["differ"].get("tf1_passthrough", []))
 
 
 @pytest.mark.parametrize("name", [name for name, (_, bake) in OUTCOMES.items() if bake == BAKED and name in ZOO])

@@ -52,7 +52,7 @@ def _train(part: str, folder: Path) -> None:
 
     def keep(net: Any, name: str) -> None:
         variables = [*net.weights, *net.optimizer.variables]
-        np.savez(folder / name, **{str(place): variable.numpy() for place, variable in enumerate(variables)})
+        np.savez(folder / name, **{str(number): variable.numpy() for number, variable in enumerate(variables)})
 
     if part == "first":
         keras.utils.set_random_seed(5)

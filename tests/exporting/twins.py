@@ -46,8 +46,8 @@ def build() -> Path:
 @cache
 def results() -> dict[str, Any]:
     """Return what came of each: the notes of a conversion, or the refusal's text."""
-    found: dict[str, Any] = json.loads((build() / "results.json").read_bytes())
-    return found
+    content: dict[str, Any] = json.loads((build() / "results.json").read_bytes())
+    return content
 
 
 def main(folder: Path, wanted: list[str]) -> None:
@@ -57,27 +57,29 @@ def main(folder: Path, wanted: list[str]) -> None:
     from exporting.refusal import Refusal
 
     import_tensorflow()
-    found: dict[str, Any] = {}
+    report: dict[str, Any] = {}
     for name in wanted:
         try:
-            found[name] = list(convert(zoo.build() / name, folder / name, rounds=0).notes)
+            report[name] = list(convert(zoo.build() / name, folder / name, rounds=0).notes)
         except Refusal as refusal:
-            found[name] = str(refusal)
-    found[PIXELS] = list(convert(EMBEDDED, folder / PIXELS, default="pixels", rounds=1).notes)
+            report[name] = str(refusal)
+    report[PIXELS] = list(convert(EMBEDDED, folder / PIXELS, default="pixels", rounds=1).notes)
     from tests.exporting import numbers
 
     models = folder / "numbers-models"
     models.mkdir()
-    found["differences"] = {}
+    report["differences"] = {}
     for make in numbers.MODELS:
         name = make.__name__
         make(models / name)
         try:
-            found[name] = list(convert(models / name, folder / name, rounds=0).notes)
-            found["differences"][name] = numbers.differences(models / name, folder / name)
+            report[name] = list(convert(models / name, folder / name, rounds=0).notes)
+            report["differences"][name] = numbers.differences(models / name, folder / name)
         except Refusal as refusal:
-            found[name] = str(refusal)
-    found["cosine, smaller"] = list(convert(models / "cosine", folder / "cosine, smaller", largest=1e6, rounds=0).notes)
+            report[name] = str(refusal)
+    report["cosine, smaller"] = list(
+        convert(models / "cosine", folder / "cosine, smaller", largest=1e6, rounds=0).notes
+    )
     shutil.rmtree(models)
     tries = {
         "too strict": lambda: convert(zoo.build() / "keras_attention", folder / "x", tolerance=1e-12, rounds=0),
@@ -89,11 +91,11 @@ def main(folder: Path, wanted: list[str]) -> None:
     for name, attempt in tries.items():
         try:
             attempt()
-            found[name] = "converted"
+            report[name] = "converted"
         except Refusal as refusal:
-            found[name] = str(refusal)
-    found["left"] = sorted(path.name for path in folder.iterdir())
-    (folder / "results.json").write_text(json.dumps(found, indent=1))
+            report[name] = str(refusal)
+    report["left"] = sorted(path.name for path in folder.iterdir())
+    (folder / "results.json").write_text(json.dumps(report, indent=1))
 
 
 if __name__ == "__main__":

@@ -75,12 +75,12 @@ def given(name: str, folder: Path) -> list[Path]:
 
 def python_api(name: str, directory: Path) -> str | None:
     """Ask TensorFlow's Python API the zoo's cases; return what differs."""
-    found = [case for case in cases(name) if case["outputs"] is not None]
-    if not found:
+    answered = [case for case in cases(name) if case["outputs"] is not None]
+    if not answered:
         return None
     try:
         loaded = tf.saved_model.load(str(directory), tags=["serve"])
-        for case in found:
+        for case in answered:
             call = loaded.signatures[case["signature"]]
             inputs = {key: tf.constant(value) for key, value in case["inputs"].items()}
             outputs = {key: array(tensor.numpy()) for key, tensor in call(**inputs).items()}
@@ -125,8 +125,8 @@ def everything(folder: Path) -> dict[str, Any]:
 def odd_ones(folder: Path, results: dict[str, Any]) -> None:
     (folder / "odd").mkdir()
     odd.make(folder / "odd")
-    for one in odd.ODD:
-        name = one.__name__
+    for write_model in odd.ODD:
+        name = write_model.__name__
         results["audit"][name] = audited(folder / "odd" / name, name in TRIED_ODD)
         results["bake"][name] = baked(folder / "odd" / name, folder / name)
         if name in odd.ASKED and (folder / name).exists():

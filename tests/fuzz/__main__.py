@@ -59,8 +59,8 @@ def main() -> int:
 def _by_atheris(name: str, seconds: float, seed: int) -> int:
     command = [sys.executable, "-m", "tests.fuzz", "--guided", "--seconds", str(seconds), name]
     ended = subprocess.run([*command, "--seed", str(seed)], stderr=subprocess.PIPE, text=True)
-    told = [line for line in ended.stderr.splitlines() if "cov:" in line or "Done" in line]
-    print(f"{name}: {told[-1] if told else ended.stderr[-2000:]}", flush=True)
+    progress = [line for line in ended.stderr.splitlines() if "cov:" in line or "Done" in line]
+    print(f"{name}: {progress[-1] if progress else ended.stderr[-2000:]}", flush=True)
     if ended.returncode:
         print(ended.stderr[-6000:])
     return int(ended.returncode != 0)
@@ -97,7 +97,7 @@ def fuzz(name: str, seconds: float, runs: int, seed: int) -> int:
     prepare(name)
     target, random_, pool = TARGETS[name], random.Random(seed), seeds(name)
     kept, begin, done, slowest = len(pool), time.monotonic(), 0, 0.0
-    found: dict[str, bytes] = {}
+    failures: dict[str, bytes] = {}
     longest = b""
     while (done < runs) if runs else (time.monotonic() - begin < seconds):
         data = mutate(random_.choice(pool), pool, random_)
@@ -105,8 +105,8 @@ def fuzz(name: str, seconds: float, runs: int, seed: int) -> int:
         problem = attempt(target, data)
         took = time.perf_counter() - started
         done += 1
-        if problem and (known := problem.partition(":")[0] + problem.partition("\n")[2]) not in found:
-            found[known] = data
+        if problem and (known := problem.partition(":")[0] + problem.partition("\n")[2]) not in failures:
+            failures[known] = data
             path = keep(name, data)
             print(f"{name}: {path}\n{problem}", flush=True)
         elif not problem and took > slowest:  # what takes longer than all before is worth changing further
@@ -115,11 +115,11 @@ def fuzz(name: str, seconds: float, runs: int, seed: int) -> int:
         elif random_.random() < 0.02 and len(pool) < kept + 2000:
             pool.append(data)
     print(
-        f"{name}: {done} inputs, {len(found)} broke it, {done / max(time.monotonic() - begin, 1e-9):.0f}/s, "
+        f"{name}: {done} inputs, {len(failures)} broke it, {done / max(time.monotonic() - begin, 1e-9):.0f}/s, "
         f"the slowest {_again(target, longest) * 1000:.0f} ms",
         flush=True,
     )
-    return len(found)
+    return len(failures)
 
 
 def _again(target, data: bytes) -> float:  # type: ignore[no-untyped-def]

@@ -195,18 +195,20 @@ def _request(rng: random.Random, arguments: list[Argument], good: list[dict[str,
     if good and rng.random() < 0.5:
         inputs = dict(rng.choice(good))
         changed = rng.sample(arguments, min(len(arguments), rng.choice([1, 1, 2])))
-        return inputs | {one.name: _array(rng, one.dtype, _shape(rng, range(6), None)) for one in changed}
+        return inputs | {
+            argument.name: _array(rng, argument.dtype, _shape(rng, range(6), None)) for argument in changed
+        }
     sizes = rng.choice([[1], [1], [1, 2], [2], [2, 3], [0, 1, 2], [0, 1, 2, 3], [1, 2, 5]])
     common = [rng.choice(sizes) for _ in range(6)]
     style = rng.random()
     inputs = {}
-    for one in arguments:
-        ranks = one.ranks if style < 0.7 else range(6)
+    for argument in arguments:
+        ranks = argument.ranks if style < 0.7 else range(6)
         shape = common[: rng.choice(ranks)] if style < 0.5 else _shape(rng, ranks, sizes)
-        inputs[one.name] = _array(rng, one.dtype, shape)
+        inputs[argument.name] = _array(rng, argument.dtype, shape)
     if style < 0.4 and rng.random() < 0.5:
-        one = rng.choice(arguments)
-        inputs[one.name] = _array(rng, one.dtype, _shape(rng, range(6), None))
+        argument = rng.choice(arguments)
+        inputs[argument.name] = _array(rng, argument.dtype, _shape(rng, range(6), None))
     return inputs
 
 

@@ -32,8 +32,8 @@ def fuzz(seconds: float, seed: int) -> int:
     environment = build()
     command = [sys.executable, "-m", "tests.fuzz.libfuzzer", str(int(seconds)), str(seed or 1), str(WORK)]
     ended = subprocess.run(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True, errors="replace")
-    told = [line for line in ended.stderr.splitlines() if "cov:" in line or "Done" in line]
-    print(f"{NATIVE}, by libFuzzer: {told[-1] if told else 'it did not begin'}", flush=True)
+    progress = [line for line in ended.stderr.splitlines() if "cov:" in line or "Done" in line]
+    print(f"{NATIVE}, by libFuzzer: {progress[-1] if progress else 'it did not begin'}", flush=True)
     for artifact in sorted(WORK.glob("*-*")):
         print(f"{NATIVE}: {keep(NATIVE, artifact.read_bytes())}", flush=True)
     if ended.returncode:

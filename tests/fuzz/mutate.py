@@ -116,23 +116,23 @@ def _protobuf(data: bytes, _others: Sequence[bytes], random_: random.Random) -> 
     fields = _fields(data)
     if not fields:
         return _flip(data, (), random_)
-    place = random_.randrange(len(fields))
-    number, wire, value = fields[place]
+    index = random_.randrange(len(fields))
+    number, wire, value = fields[index]
     deed = random_.random()
     if deed < 0.1:
-        del fields[place]
+        del fields[index]
     elif deed < 0.2:
-        fields.insert(random_.randrange(len(fields) + 1), fields[place])
+        fields.insert(random_.randrange(len(fields) + 1), fields[index])
     elif deed < 0.25:
-        fields[place] = (random_.choice([0, 1, 2, 3, 4, 5, 10, 15, 536870911]), wire, value)
+        fields[index] = (random_.choice([0, 1, 2, 3, 4, 5, 10, 15, 536870911]), wire, value)
     elif wire == 0:
-        fields[place] = (number, 0, random_.choice([0, 1, 2, 7, 2**31, 2**63, 2**64 - 1, random_.randrange(200)]))
+        fields[index] = (number, 0, random_.choice([0, 1, 2, 7, 2**31, 2**63, 2**64 - 1, random_.randrange(200)]))
     elif wire == 2:
         assert isinstance(value, bytes)
         inside = _protobuf if _fields(value) and random_.random() < 0.85 else _flip
-        fields[place] = (number, 2, inside(value, (), random_))
+        fields[index] = (number, 2, inside(value, (), random_))
     else:
-        fields[place] = (number, wire, random_.randbytes(8 if wire == 1 else 4))
+        fields[index] = (number, wire, random_.randbytes(8 if wire == 1 else 4))
     return b"".join(_field(*entry) for entry in fields)
 
 
@@ -142,11 +142,11 @@ def _wire(data: bytes, _others: Sequence[bytes], random_: random.Random) -> byte
     if not fields:
         return data
     written = [_field(*entry) for entry in fields]
-    place = random_.randrange(len(fields))
-    number, wire, value = fields[place]
+    index = random_.randrange(len(fields))
+    number, wire, value = fields[index]
     inner = _fields(value) if isinstance(value, bytes) and wire == 2 else None
     if inner and isinstance(value, bytes) and random_.random() < 0.85:
-        written[place] = _field(number, 2, _wire(value, (), random_))
+        written[index] = _field(number, 2, _wire(value, (), random_))
         return b"".join(written)
     deed = random_.randrange(8)
     if deed == 0:  # twice, the other changed
@@ -155,26 +155,26 @@ def _wire(data: bytes, _others: Sequence[bytes], random_: random.Random) -> byte
         )
     elif deed == 1 and inner:  # in parts
         cut = random_.randrange(len(inner) + 1)
-        parts = (b"".join(_field(*one) for one in some) for some in (inner[:cut], inner[cut:]))
-        written[place] = b"".join(_field(number, 2, part) for part in parts)
+        parts = (b"".join(_field(*entry) for entry in some) for some in (inner[:cut], inner[cut:]))
+        written[index] = b"".join(_field(number, 2, part) for part in parts)
     elif deed == 2:  # another wire type, instead of it or beside it
         other = random_.choice(
             [_field(number, 0, 7), _field(number, 1, b"12345678"), _field(number, 5, b"1234"), _field(number, 2, b"x")]
         )
-        written[place] = random_.choice([other, other + written[place], written[place] + other])
+        written[index] = random_.choice([other, other + written[index], written[index] + other])
     elif deed == 3:  # a longer number than its value needs
         size = value if isinstance(value, int) else len(value)
         if wire in (0, 2) and size < 1 << 56:
             long = bytes([*(byte | 0x80 for byte in write_varint(size)), 0x80, 0])
-            written[place] = write_varint(number << 3 | wire) + long + (value if isinstance(value, bytes) else b"")
+            written[index] = write_varint(number << 3 | wire) + long + (value if isinstance(value, bytes) else b"")
     elif deed == 4:  # a group, an end, nothing
-        written.insert(place, random_.choice([bytes([number << 3 & 0x7F | 3, number << 3 & 0x7F | 4]), b"\0", b"\x0c"]))
+        written.insert(index, random_.choice([bytes([number << 3 & 0x7F | 3, number << 3 & 0x7F | 4]), b"\0", b"\x0c"]))
     elif deed == 5:  # another member of a oneof
-        written.insert(place, _field(random_.randrange(1, 12), 2, random_.choice([b"", b"x", _field(1, 2, b"x")])))
+        written.insert(index, _field(random_.randrange(1, 12), 2, random_.choice([b"", b"x", _field(1, 2, b"x")])))
     elif deed == 6:  # another order
         random_.shuffle(written)
     else:  # a number beyond its type
-        written[place] = _field(number, 0, random_.choice([2, 1 << 32, (1 << 32) + 1, (1 << 64) - 1]))
+        written[index] = _field(number, 0, random_.choice([2, 1 << 32, (1 << 32) + 1, (1 << 64) - 1]))
     return b"".join(written)
 
 

@@ -55,9 +55,9 @@ def _graph(definition: Any, attributes: dict[str, Any], dtypes: Any, ranks: dict
 
     given = []
     for name, dtype in dtypes:
-        place = node(name, "Placeholder", [], dtype=QUANTIZED.get(dtype, dtype))
+        placeholder = node(name, "Placeholder", [], dtype=QUANTIZED.get(dtype, dtype))
         shape = tf.TensorShape([None] * ranks[name] if name in ranks else None)
-        place.attr["shape"].shape.CopyFrom(shape.as_proto())
+        placeholder.attr["shape"].shape.CopyFrom(shape.as_proto())
         if dtype in QUANTIZED:
             node(f"{name}__as", "Bitcast", [name], T=QUANTIZED[dtype], type=dtype)
         given.append(f"{name}__as" if dtype in QUANTIZED else name)
@@ -65,9 +65,9 @@ def _graph(definition: Any, attributes: dict[str, Any], dtypes: Any, ranks: dict
     for attr in definition.attr:
         _put(tf, tried.attr[attr.name], attr, attributes[attr.name])
     outputs = [dtype for _, dtype in _arguments(definition, attributes, definition.output_arg)]
-    for place, dtype in enumerate(outputs):
-        node(f"size_{place}", "Size", [f"tried:{place}"], T=dtype, out_type="int32")
-    node("y", "Pack", [f"size_{place}" for place in range(len(outputs))], T="int32", N=len(outputs))
+    for number, dtype in enumerate(outputs):
+        node(f"size_{number}", "Size", [f"tried:{number}"], T=dtype, out_type="int32")
+    node("y", "Pack", [f"size_{number}" for number in range(len(outputs))], T="int32", N=len(outputs))
     return graph
 
 
@@ -125,7 +125,7 @@ def _attributes(definition: Any, rng: random.Random) -> dict[str, Any]:
         elif attr.type == "bool":
             chosen[attr.name] = rng.random() < 0.5
         elif attr.type == "list(int)":
-            longest = [one for one in LISTS if len(one) >= attr.minimum]
+            longest = [dtypes for dtypes in LISTS if len(dtypes) >= attr.minimum]
             chosen[attr.name] = rng.choice(longest or [[1] * attr.minimum])
         elif attr.type == "list(float)":
             chosen[attr.name] = [0.5] * max(attr.minimum, 1)
@@ -144,12 +144,12 @@ def _put(tf: Any, value: Any, attr: Any, chosen: Any) -> None:
     elif attr.type == "type":
         value.type = tf.dtypes.as_dtype(chosen).as_datatype_enum
     elif attr.type == "list(type)":
-        value.list.type.extend(tf.dtypes.as_dtype(one).as_datatype_enum for one in chosen)
+        value.list.type.extend(tf.dtypes.as_dtype(choice).as_datatype_enum for choice in chosen)
         value.list.SetInParent()
     elif attr.type == "shape":
         value.shape.CopyFrom(tf.TensorShape(chosen).as_proto())
     elif attr.type == "list(shape)":
-        value.list.shape.extend(tf.TensorShape(one).as_proto() for one in chosen)
+        value.list.shape.extend(tf.TensorShape(choice).as_proto() for choice in chosen)
         value.list.SetInParent()
     elif attr.type.startswith("list("):
         field = {"list(int)": "i", "list(float)": "f"}[attr.type]
@@ -174,9 +174,9 @@ def _arguments(definition: Any, attributes: dict[str, Any], arguments: Any) -> I
         if argument.type_list_attr:
             types = _chosen(definition, attributes, argument.type_list_attr)
         else:
-            one = type_name(argument.type) or _chosen(definition, attributes, argument.type_attr)
-            types = [one] * (_chosen(definition, attributes, argument.number_attr) if argument.number_attr else 1)
-        yield from ((f"{argument.name}__{place}", dtype) for place, dtype in enumerate(types))
+            type_ = type_name(argument.type) or _chosen(definition, attributes, argument.type_attr)
+            types = [type_] * (_chosen(definition, attributes, argument.number_attr) if argument.number_attr else 1)
+        yield from ((f"{argument.name}__{number}", dtype) for number, dtype in enumerate(types))
 
 
 def type_name(code: int) -> str:

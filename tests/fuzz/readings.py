@@ -19,8 +19,8 @@ def ours(directory: Path) -> dict[str, Any]:
         signature = message_field(function, 1)
         functions[name.decode()] = {
             "nodes": _our_nodes(function, 3, library.nodes(name)),
-            "arguments": [text_of(last_field(one, 1)) for one in each_field(signature, 2)],
-            "results": [text_of(last_field(one, 1)) for one in each_field(signature, 3)],
+            "arguments": [text_of(last_field(argument, 1)) for argument in each_field(signature, 2)],
+            "results": [text_of(last_field(argument, 1)) for argument in each_field(signature, 3)],
             "ret": {key: text_of(value) for key, value in map_field(function, 4).items()},
             "attributes": {key: _our_value(value) for key, value in map_field(function, 5).items()},
         }
@@ -30,27 +30,27 @@ def ours(directory: Path) -> dict[str, Any]:
         "functions": functions,
         "gradients": {key.decode(): value.decode() for key, value in library.gradients.items()},
         "assets": [
-            (text_of(last_field(last_field(one, 1), 1)), text_of(last_field(one, 2)))
-            for one in asset_definitions(graph)
+            (text_of(last_field(last_field(asset, 1), 1)), text_of(last_field(asset, 2)))
+            for asset in asset_definitions(graph)
         ],
         "saver": [text_of(last_field(message_field(graph, 3), field)) for field in (1, 2, 3)],
         "signatures": {key: _our_signature(value) for key, value in map_field(graph, 5).items()},
-        "loading": sorted(one.decode() for one in roots_of(graph)[""]),
+        "loading": sorted(root.decode() for root in roots_of(graph)[""]),
     }
 
 
 def _our_nodes(message: memoryview, field: int, quickly: Mapping[bytes, Node]) -> dict[str, Any]:
     quick = {name.decode(): node for name, node in quickly.items()}
-    found = {}
+    nodes = {}
     for node in each_field(message, field):
         attributes = {key: _our_value(value) for key, value in map_field(node, 5).items()}
         name, op = text_of(last_field(node, 1)), text_of(last_field(node, 2))
-        inputs = [text_of(one) for one in each_field(node, 3)]
-        found[name] = {"op": op, "inputs": inputs, "device": text_of(last_field(node, 4)), "attributes": attributes}
-        assert (quick[name].op.decode(), [one.decode() for one in quick[name].inputs]) == (op, inputs)
+        inputs = [text_of(text) for text in each_field(node, 3)]
+        nodes[name] = {"op": op, "inputs": inputs, "device": text_of(last_field(node, 4)), "attributes": attributes}
+        assert (quick[name].op.decode(), [text.decode() for text in quick[name].inputs]) == (op, inputs)
         called = {name for value in attributes.values() for name in _functions(value)}
-        assert {one.decode() for one in quick[name].calls} == called
-    return found
+        assert {text.decode() for text in quick[name].calls} == called
+    return nodes
 
 
 def _functions(value: Mapping[str, Any]) -> Iterator[str]:
@@ -67,7 +67,7 @@ def _our_value(value: memoryview) -> dict[str, Any]:
         "s": bytes(last_field(value, 2)), "i": number_field(value, 3), "b": bool(number_field(value, 5)), "type": number_field(value, 6),
         "placeholder": text_of(last_field(value, 9)), "tensor": len(last_field(value, 8)), "strings": list(map(bytes, each_field(listed, 2))),
         "functions": [
-            (text_of(last_field(one, 1)), {key: _our_value(inner) for key, inner in map_field(one, 2).items()}) for one in functions
+            (text_of(last_field(call, 1)), {key: _our_value(inner) for key, inner in map_field(call, 2).items()}) for call in functions
         ],
     }  # fmt: skip
 
@@ -79,9 +79,9 @@ def _our_signature(signature: memoryview) -> list[Any]:
 
 def _our_info(info: memoryview) -> list[Any]:
     shape = message_field(info, 3)
-    sizes = [[number_field(one, 1), text_of(last_field(one, 2))] for one in each_field(shape, 2)]
+    sizes = [[number_field(dim, 1), text_of(last_field(dim, 2))] for dim in each_field(shape, 2)]
     sparse = [text_of(last_field(last_field(info, 4), field)) for field in (1, 2, 3)]
-    parts = [_our_info(one) for one in each_field(last_field(info, 5), 2)]
+    parts = [_our_info(part) for part in each_field(last_field(info, 5), 2)]
     return [text_of(last_field(info, 1)), number_field(info, 2), sizes, bool(number_field(shape, 3)), sparse, parts]
 
 
@@ -94,48 +94,48 @@ def official(message: Any) -> dict[str, Any]:
     assets = list(graph.asset_file_def)
     if not assets and "saved_model_assets" in graph.collection_def:
         kind = type(graph).DESCRIPTOR.fields_by_name["asset_file_def"].message_type._concrete_class
-        assets = [kind.FromString(one.value) for one in graph.collection_def["saved_model_assets"].any_list.value]
+        assets = [kind.FromString(packed.value) for packed in graph.collection_def["saved_model_assets"].any_list.value]
     return {
         "tags": list(graph.meta_info_def.tags),
         "nodes": _nodes_of(graph.graph_def.node),
         "functions": {
-            one.signature.name: {
-                "nodes": _nodes_of(one.node_def),
-                "arguments": [argument.name for argument in one.signature.input_arg],
-                "results": [argument.name for argument in one.signature.output_arg],
-                "ret": dict(one.ret),
-                "attributes": {key: _value_of(value) for key, value in one.attr.items()},
+            function.signature.name: {
+                "nodes": _nodes_of(function.node_def),
+                "arguments": [argument.name for argument in function.signature.input_arg],
+                "results": [argument.name for argument in function.signature.output_arg],
+                "ret": dict(function.ret),
+                "attributes": {key: _value_of(value) for key, value in function.attr.items()},
             }
-            for one in library.function
+            for function in library.function
         },
-        "gradients": {one.function_name: one.gradient_func for one in library.gradient},
-        "assets": [(one.tensor_info.name, one.filename) for one in assets],
+        "gradients": {gradient.function_name: gradient.gradient_func for gradient in library.gradient},
+        "assets": [(asset.tensor_info.name, asset.filename) for asset in assets],
         "saver": [
             graph.saver_def.filename_tensor_name, graph.saver_def.save_tensor_name, graph.saver_def.restore_op_name
         ],
         "signatures": {
-            key: [*({name: _info_of(info) for name, info in side.items()} for side in (one.inputs, one.outputs)), one.method_name]
-            for key, one in graph.signature_def.items()
+            key: [*({name: _info_of(info) for name, info in side.items()} for side in (signature.inputs, signature.outputs)), signature.method_name]
+            for key, signature in graph.signature_def.items()
         },
         "loading": sorted(_loading(graph)),
     }  # fmt: skip
 
 
 def _loading(graph: Any) -> list[str]:
-    found = [graph.saver_def.restore_op_name]
+    names = [graph.saver_def.restore_op_name]
     for key, signature in graph.signature_def.items():
         if key in ("", "__saved_model_init_op"):
             for info in signature.outputs.values():
-                found += _tensors_of(info)
+                names += _tensors_of(info)
     operations = ("saved_model_main_op", "legacy_init_op")
     for name in operations:
         if name in graph.collection_def:
-            found += graph.collection_def[name].node_list.value
+            names += graph.collection_def[name].node_list.value
     if not any(name in graph.collection_def for name in operations) and (
         "__saved_model_init_op" not in graph.signature_def and "table_initializer" in graph.collection_def
     ):
-        found += graph.collection_def["table_initializer"].node_list.value
-    return found
+        names += graph.collection_def["table_initializer"].node_list.value
+    return names
 
 
 def _tensors_of(info: Any) -> list[str]:
@@ -146,11 +146,11 @@ def _tensors_of(info: Any) -> list[str]:
 
 def _nodes_of(nodes: Any) -> dict[str, Any]:
     return {
-        one.name: {
-            "op": one.op, "inputs": list(one.input), "device": one.device,
-            "attributes": {key: _value_of(value) for key, value in one.attr.items()},
+        node.name: {
+            "op": node.op, "inputs": list(node.input), "device": node.device,
+            "attributes": {key: _value_of(value) for key, value in node.attr.items()},
         }
-        for one in nodes
+        for node in nodes
     }  # fmt: skip
 
 
@@ -159,13 +159,13 @@ def _value_of(value: Any) -> dict[str, Any]:
     return {
         "s": value.s, "i": value.i, "b": value.b, "type": value.type, "placeholder": value.placeholder,
         "tensor": len(value.tensor.SerializeToString()), "strings": list(value.list.s),
-        "functions": [(one.name, {key: _value_of(inner) for key, inner in one.attr.items()}) for one in functions],
+        "functions": [(call.name, {key: _value_of(inner) for key, inner in call.attr.items()}) for call in functions],
     }  # fmt: skip
 
 
 def _info_of(info: Any) -> list[Any]:
     shape, sparse = info.tensor_shape, info.coo_sparse
     names = [sparse.values_tensor_name, sparse.indices_tensor_name, sparse.dense_shape_tensor_name]
-    parts = [_info_of(one) for one in info.composite_tensor.components]
-    sizes = [[one.size, one.name] for one in shape.dim]
+    parts = [_info_of(part) for part in info.composite_tensor.components]
+    sizes = [[dim.size, dim.name] for dim in shape.dim]
     return [info.name, info.dtype, sizes, shape.unknown_rank, names, parts]

@@ -130,7 +130,7 @@ def environ(data: bytes) -> dict[str, Any]:
     from urllib.parse import unquote_to_bytes
 
     method, path, query, fields, body = message(data)
-    found: dict[str, Any] = {
+    variables: dict[str, Any] = {
         "REQUEST_METHOD": method, "PATH_INFO": unquote_to_bytes(path.encode("latin-1")).decode("latin-1"),
         "QUERY_STRING": query, "wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": str(len(body)),
         "SCRIPT_NAME": "", "SERVER_NAME": "localhost", "SERVER_PORT": "80", "SERVER_PROTOCOL": "HTTP/1.1",
@@ -140,8 +140,8 @@ def environ(data: bytes) -> dict[str, Any]:
     for name, value in fields.items():
         key = name.upper().replace("-", "_")
         if key != "CONTENT_LENGTH":
-            found[key if key == "CONTENT_TYPE" else f"HTTP_{key}"] = value
-    return found
+            variables[key if key == "CONTENT_TYPE" else f"HTTP_{key}"] = value
+    return variables
 
 
 def ask(data: bytes) -> tuple[int, list[tuple[str, str]], bytes]:

@@ -119,8 +119,8 @@ def open_inference_(data: bytes) -> None:
         return
     _check(call)
     if not length or int(length):
-        told = plain_json(body[: int(length)] if length else body)
-        for tensor in told["inputs"]:
+        document = plain_json(body[: int(length)] if length else body)
+        for tensor in document["inputs"]:
             array = call.inputs[tensor["name"]]
             assert list(array.shape) == tensor["shape"]
             if "data" in tensor and array.size:
@@ -162,12 +162,12 @@ def _like_werkzeug(body: bytes, content_type: str, call: Call) -> None:
     parser = FormDataParser(stream_factory=lambda *_, **__: io.BytesIO(), silent=True)
     options = {"boundary": bodies.parameter(content_type, "boundary") or ""}
     _, form, files = parser.parse(io.BytesIO(body), "multipart/form-data", len(body), options)
-    found: dict[str, int] = {}
+    counts: dict[str, int] = {}
     for name in [*form, *files]:
-        found[name] = len(form.getlist(name)) + len(files.getlist(name))
+        counts[name] = len(form.getlist(name)) + len(files.getlist(name))
     for name, array in call.inputs.items():
-        if found and array.ndim:
-            assert found.get(name) == len(array), (found, name, array)
+        if counts and array.ndim:
+            assert counts.get(name) == len(array), (counts, name, array)
 
 
 def examples(data: bytes) -> None:
@@ -183,15 +183,15 @@ def examples(data: bytes) -> None:
             continue
         root = plain_json(data)
         for features, encoded in zip(root["examples"], call.inputs["inputs"].tolist()):
-            found = classes["Example"].FromString(encoded).features.feature
-            assert set(found) == {*features, *root.get("context", {})}
+            features_read = classes["Example"].FromString(encoded).features.feature
+            assert set(features_read) == {*features, *root.get("context", {})}
             for name, value in features.items():
-                kind = found[name].WhichOneof("kind")
+                kind = features_read[name].WhichOneof("kind")
                 values = value if isinstance(value, list) else [value]
                 if kind == "int64_list":
-                    assert list(found[name].int64_list.value) == [int(one) for one in values]
+                    assert list(features_read[name].int64_list.value) == [int(value) for value in values]
                 if kind == "float_list":
-                    same(values, np.array(found[name].float_list.value, np.float32), data)
+                    same(values, np.array(features_read[name].float_list.value, np.float32), data)
 
 
 def _examples() -> dict[str, Signature]:
@@ -210,9 +210,9 @@ EXAMPLES = _examples()
 def events(data: bytes) -> None:
     """CloudEvents and what Google's platforms send; the oracle is the official package."""
     _, _, _, fields, body = message(data)
-    found = cloud_events.parse(Fields(fields), body)
-    assert found or body.strip() == b"[]"
-    for event in found:
+    parsed = cloud_events.parse(Fields(fields), body)
+    assert parsed or body.strip() == b"[]"
+    for event in parsed:
         if isinstance(event, cloud_events.Malformed):
             assert event.message
             continue
@@ -220,7 +220,7 @@ def events(data: bytes) -> None:
         assert event.type
         for text in (event.id, event.source, event.type, event.subject, event.time, event.path):
             assert text.isprintable() or not set(text) & set("\r\n\0")
-    if len(found) == 1 and not isinstance(found[0], cloud_events.Malformed) and not found[0].pushed:
+    if len(parsed) == 1 and not isinstance(parsed[0], cloud_events.Malformed) and not parsed[0].pushed:
         from cloudevents.exceptions import GenericException
         from cloudevents.http import from_http
 
@@ -228,8 +228,8 @@ def events(data: bytes) -> None:
             official = from_http(fields, body)
         except (GenericException, ValueError, TypeError, AttributeError, RecursionError):
             return
-        if official["type"] == found[0].type:
-            assert official["id"] == found[0].id
+        if official["type"] == parsed[0].type:
+            assert official["id"] == parsed[0].id
 
 
 def saved_model(data: bytes) -> None:
@@ -292,12 +292,12 @@ def settings_(data: bytes) -> None:
     lines = [line.partition("=") for line in data.decode("utf-8", "surrogateescape").split("\n")]
     environment = {name: value for name, _, value in lines if name and "\0" not in value}
     try:
-        found = settings.read(environment)
+        configured = settings.read(environment)
     except settings.SettingError as error:
         assert "expected" in str(error)
         return
-    assert 1 <= found.port <= 65535
-    assert "/" not in found.model_name
+    assert 1 <= configured.port <= 65535
+    assert "/" not in configured.model_name
 
 
 def packed(data: bytes) -> None:
@@ -305,20 +305,20 @@ def packed(data: bytes) -> None:
     encoding, _, body = data.partition(b"\n")
     limit = 1 << 16
     try:
-        found = read_body(
+        unpacked = read_body(
             Request("POST", "/", headers=Fields({"content-encoding": encoding.decode("latin-1")}), body=body), limit
         )
     except HttpError as error:
         refused(error)
         return
-    assert len(found) <= limit
+    assert len(unpacked) <= limit
     kind = encoding.decode("latin-1").strip().lower()
     if kind in ("gzip", "x-gzip"):
-        assert gzip.decompress(body) == found
+        assert gzip.decompress(body) == unpacked
     elif kind == "deflate":
-        assert zlib.decompress(body) == found
+        assert zlib.decompress(body) == unpacked
     else:
-        assert body == found
+        assert body == unpacked
 
 
 @cache

@@ -25,10 +25,10 @@ def test_a_bounds_check_that_is_missing_is_found(
     monkeypatch.setattr(libfuzzer, "WORK", tmp_path / "work")
     monkeypatch.setattr(libfuzzer, "keep", lambda _name, data: kept.append(data))
     try:
-        found = libfuzzer.fuzz(seconds=60, seed=1)
+        failures = libfuzzer.fuzz(seconds=60, seed=1)
     except build.Refused as refused:
         pytest.skip(str(refused))
     output = capfd.readouterr().out
-    assert found == 1, output
+    assert failures == 1, output
     assert "heap-buffer-overflow" in output
     assert len(kept) == 1, output

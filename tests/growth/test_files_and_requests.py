@@ -73,9 +73,9 @@ FILES: list[tuple[str, str, Make]] = [
 # fmt: on
 
 
-@pytest.mark.parametrize(("place", "make"), [case[1:] for case in FILES], ids=[case[0] for case in FILES])
-def test_reading_a_file_grows_with_what_is_read(place: str, make: Make, tmp_path: Path) -> None:
-    path = tmp_path / place
+@pytest.mark.parametrize(("kind", "make"), [case[1:] for case in FILES], ids=[case[0] for case in FILES])
+def test_reading_a_file_grows_with_what_is_read(kind: str, make: Make, tmp_path: Path) -> None:
+    path = tmp_path / kind
     path.parent.mkdir(exist_ok=True)
     written: list[bytes] = []
 
@@ -84,9 +84,9 @@ def test_reading_a_file_grows_with_what_is_read(place: str, make: Make, tmp_path
             path.write_bytes(content)
             written[:] = [content]
         saved_model._checked = None  # a file is checked once a load
-        if place == "log":
+        if kind == "log":
             return prediction_log.request(memoryview(content), {"serving_default": ANY})
-        return read(tmp_path) if place == "saved_model.pb" else manifest.check(tmp_path, "quick")
+        return read(tmp_path) if kind == "saved_model.pb" else manifest.check(tmp_path, "quick")
 
     assert grows(make, reader) <= MOST
 
@@ -96,7 +96,9 @@ def test_reading_a_file_grows_with_what_is_read(place: str, make: Make, tmp_path
 
 def _node(name: str, op: str, *inputs: str, calls: str = "") -> bytes:
     of = field(5, field(1, b"f") + field(2, field(10, field(1, calls.encode())))) if calls else b""
-    return field(1, name.encode()) + field(2, op.encode()) + b"".join(field(3, one.encode()) for one in inputs) + of
+    return (
+        field(1, name.encode()) + field(2, op.encode()) + b"".join(field(3, source.encode()) for source in inputs) + of
+    )
 
 
 def _function(name: str, node: bytes) -> bytes:

@@ -16,7 +16,7 @@ def cases(model: Path) -> list[Case]:
     pixels = examples["pixels"]["instances"][0]
     event = (("ce-specversion", "1.0"), ("ce-id", "1"), ("ce-source", "/harness"), ("ce-type", "com.example.asked"))
     default = json.dumps(examples["serving_default"]).encode()
-    found = [
+    requests = [
         Case("picture", "serving_default", predict, default),
         Case("pixels", "pixels", predict, json.dumps(examples["pixels"]).encode()),
         Case("event", "serving_default", "/events", default, (*JSON, *event)),
@@ -29,7 +29,7 @@ def cases(model: Path) -> list[Case]:
     for row in range(8):  # each other numbers, so that no two answers are alike
         turned = [*pixels[row:], *pixels[:row]]
         body = json.dumps({"signature_name": "pixels", "instances": [turned]}).encode()
-        found.append(Case(f"pixels turned by {row}", "pixels", predict, body))
+        requests.append(Case(f"pixels turned by {row}", "pixels", predict, body))
     batch = {"signature_name": "pixels", "instances": [[*pixels[row:], *pixels[:row]] for row in range(8)]}
-    found.append(Case("a batch", "pixels", predict, json.dumps(batch).encode()))
-    return found
+    requests.append(Case("a batch", "pixels", predict, json.dumps(batch).encode()))
+    return requests

@@ -51,7 +51,9 @@ class Client(threading.Thread):
 def _workers(server: Server) -> list[psutil.Process]:
     """Return the processes that have a model, the oldest first."""
     below = psutil.Process(server.process.pid).children(recursive=True)
-    return sorted((one for one in below if one.memory_info().rss > 80 << 20), key=psutil.Process.create_time)
+    return sorted(
+        (process for process in below if process.memory_info().rss > 80 << 20), key=psutil.Process.create_time
+    )
 
 
 def main() -> None:

@@ -29,7 +29,7 @@ class Fleet:
         began = self.did["started"]
         logs = [self._folder / f"instance-{began + number}.log" for number in range(count)]
         new = [start(self._directory, log, self._environment) for log in logs]
-        self._every = [one for one in self._every if one.process.poll() is None] + new
+        self._every = [running for running in self._every if running.process.poll() is None] + new
         for instance in new:
             instance.wait_until_ready()
         (self.kept if keep else self.up).extend(new)
@@ -98,7 +98,7 @@ class Fleet:
 
     def close(self) -> None:
         """End all, those too that never became ready."""
-        running = [one for one in self._every if one.process.poll() is None]
+        running = [candidate for candidate in self._every if candidate.process.poll() is None]
         for instance in running:
             instance.terminate()
         for instance in running:

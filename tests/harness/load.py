@@ -115,11 +115,11 @@ class Load:
 def ask_all(port: int, cases: Sequence[Case]) -> dict[Case, Answer]:
     """Return what one instance, left in peace, answers."""
     quiet = Load(_Fixed(port), {})
-    found = {case: quiet._attempt(case) for case in cases}
-    missing = [case.name for case, answer in found.items() if answer is None]
+    answers = {case: quiet._attempt(case) for case in cases}
+    missing = [case.name for case, answer in answers.items() if answer is None]
     if missing:
         raise AssertionError(f"no answer to {missing}")
-    return {case: answer for case, answer in found.items() if answer is not None}
+    return {case: answer for case, answer in answers.items() if answer is not None}
 
 
 class _Fixed:

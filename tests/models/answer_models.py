@@ -76,9 +76,9 @@ def _make(folder: Path) -> None:
     with v1.Graph().as_default(), v1.Session() as session:
         table = tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(["a", "b"], [1, 2]), -1)
         words = v1.placeholder(tf.string, [None], "x")
-        found = table.lookup(words)
+        indices = table.lookup(words)
         v1.get_default_graph().clear_collection(v1.GraphKeys.TABLE_INITIALIZERS)  # a server would run what is in it
-        v1.saved_model.simple_save(session, str(folder / "no_table"), {"x": words}, {"y": found})
+        v1.saved_model.simple_save(session, str(folder / "no_table"), {"x": words}, {"y": indices})
 
     @of(spec("x"), spec("scale", shape=()))
     def scaled(x: Any, scale: Any = tf.constant(2.0)) -> Any:  # noqa: B008 - how TensorFlow spells a default

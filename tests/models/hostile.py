@@ -27,8 +27,8 @@ def build() -> Path:
 
 def answers() -> dict[str, list[tuple[dict[str, Any], Any]]]:
     """Return inputs and TensorFlow's answer, by model."""
-    found: dict[str, list[tuple[dict[str, Any], Any]]] = pickle.loads((build() / "answers.pkl").read_bytes())
-    return found
+    content: dict[str, list[tuple[dict[str, Any], Any]]] = pickle.loads((build() / "answers.pkl").read_bytes())
+    return content
 
 
 def _make(folder: Path) -> None:
@@ -44,7 +44,9 @@ def _make(folder: Path) -> None:
         tf.saved_model.save(tf.Module(), str(folder / name), signatures=serve)
         if given:
             loaded = tf.saved_model.load(str(folder / name)).signatures["serving_default"]
-            asked[name] = [(one, loaded(**{k: tf.constant(v) for k, v in one.items()})["y"].numpy()) for one in given]
+            asked[name] = [
+                (inputs, loaded(**{k: tf.constant(v) for k, v in inputs.items()})["y"].numpy()) for inputs in given
+            ]
 
     def ragged(rank: int, dtype: Any = tf.float32) -> Any:
         return tf.RaggedTensorSpec([None] * (rank + 1), dtype, ragged_rank=rank)

@@ -12,16 +12,16 @@ def _raw(op: str, take: int | None = None, **names: Any) -> Make:
     """Return a graph of one operation: argument → the name of an input, or a constant."""
 
     def make(tf: Any, **inputs: Any) -> Any:
-        def value(one: Any) -> Any:
+        def value(argument_value: Any) -> Any:
             return (
-                [value(each) for each in one]
-                if isinstance(one, list)
-                else inputs.get(one, one)
-                if isinstance(one, str)
-                else one
+                [value(each) for each in argument_value]
+                if isinstance(argument_value, list)
+                else inputs.get(argument_value, argument_value)
+                if isinstance(argument_value, str)
+                else argument_value
             )
 
-        out = getattr(tf.raw_ops, op)(**{argument: value(one) for argument, one in names.items()})
+        out = getattr(tf.raw_ops, op)(**{argument: value(given) for argument, given in names.items()})
         return out if take is None else out[take]
 
     return make
@@ -86,8 +86,10 @@ def _sparse(op: str, take: int | None = None, **more: Any) -> Make:
                 set_indices=l_at, set_values=tf.cast(f, tf.int64), set_shape=l_shape, validate_indices=False
             )
         if op == "EditDistance":
-            one = {"hypothesis_indices": l_at, "hypothesis_values": f, "hypothesis_shape": l_shape}
-            return tf.raw_ops.EditDistance(**one, **{k.replace("hypothesis", "truth"): v for k, v in one.items()})
+            hypothesis = {"hypothesis_indices": l_at, "hypothesis_values": f, "hypothesis_shape": l_shape}
+            return tf.raw_ops.EditDistance(
+                **hypothesis, **{k.replace("hypothesis", "truth"): v for k, v in hypothesis.items()}
+            )
         if op == "SparseCountSparseOutput":
             return tf.raw_ops.SparseCountSparseOutput(
                 indices=l_at, values=tf.cast(f, tf.int64), dense_shape=l_shape, weights=tf.constant([], tf.float32), binary_output=False
@@ -149,6 +151,6 @@ def _example(splits: list[int]) -> Any:
     from serving.savedmodel.safety.rewrite import string
 
     values = string(2, string(1, b"\0\0\x80\x3f" * 3))
-    lists = string(3, string(1, *(write_varint(one) for one in splits)))
+    lists = string(3, string(1, *(write_varint(split) for split in splits)))
     features = (string(1, string(1, key), string(2, of)) for key, of in ((b"value", values), (b"splits", lists)))
     return [{"b64": b64encode(string(1, *features)).decode()}]

@@ -106,8 +106,8 @@ LINES: dict[str, Line] = {
     "Conv2DBackpropInput": Line(_raw("Conv2DBackpropInput", input_sizes="i", filter=[[[[1.0]]]], out_backprop="f", strides=[1] * 4, padding="VALID"), {"f": PICTURE, "i": [1, 2, 2, 1]}, {"i": [1, -2, 2, 1]}),
     "Conv3DBackpropInputV2": Line(_raw("Conv3DBackpropInputV2", input_sizes="i", filter=[[[[[1.0]]]]], out_backprop="f", strides=[1] * 5, padding="VALID"), {"f": [PICTURE], "i": [1, 1, 2, 2, 1]}, {"i": [1, -1, 2, 2, 1]}),
     "DepthwiseConv2dNativeBackpropInput": Line(_raw("DepthwiseConv2dNativeBackpropInput", input_sizes="i", filter=[[[[1.0]]]], out_backprop="f", strides=[1] * 4, padding="VALID"), {"f": PICTURE, "i": [1, 2, 2, 1]}, {"i": [1, -2, 2, 1]}),
-    **{op: Line(_fourier(op), {"f": one, "i_length": [2] * rank}, {"i_length": [0] * rank})
-       for rank, one in ((1, [1.0, 2.0]), (2, [[1.0, 2.0]] * 2), (3, [[[1.0, 2.0]] * 2] * 2))
+    **{op: Line(_fourier(op), {"f": values, "i_length": [2] * rank}, {"i_length": [0] * rank})
+       for rank, values in ((1, [1.0, 2.0]), (2, [[1.0, 2.0]] * 2), (3, [[[1.0, 2.0]] * 2] * 2))
        for op in (f"{kind}FFT{'' if rank == 1 else f'{rank}D'}" for kind in ("R", "IR")) if op != "IRFFT2D" and op != "IRFFT3D"},
     "IRFFT2D":          Line(_fourier("IRFFT2D"), {"f": [[1.0, 2.0]] * 2, "i_length": [2, 2]}, {"f": [[1.0]] * 4, "i_length": [4, 0]}),
     "IRFFT3D":          Line(_fourier("IRFFT3D"), {"f": [[[1.0, 2.0]] * 2] * 2, "i_length": [2, 2, 2]}, {"f": [[[1.0]] * 4] * 4, "i_length": [4, 4, 0]}),
@@ -272,7 +272,7 @@ def _make(folder: Path) -> None:
         return {"y": tf.function(lambda i: tf.fill(i, 1.0), jit_compile=True)(i)}
 
     def decoded(take: Make) -> Any:
-        return tf.function(lambda s: {"y": tf.map_fn(lambda one: tf.shape(tf.io.decode_image(one)), take(s), tf.int32)},
+        return tf.function(lambda s: {"y": tf.map_fn(lambda picture: tf.shape(tf.io.decode_image(picture)), take(s), tf.int32)},
                            input_signature=[tf.TensorSpec([None], tf.string, "s")])  # fmt: skip
 
     images = {"image": tf.io.FixedLenFeature([], tf.string)}
@@ -314,7 +314,7 @@ def _serve() -> Iterator[str]:
 def _plain(value: Any) -> Any:
     """Return an input as TensorFlow takes it: {"b64": ...} as bytes."""
     if isinstance(value, list):
-        return [_plain(one) for one in value]
+        return [_plain(element) for element in value]
     return b64decode(value["b64"]) if isinstance(value, dict) else value.encode() if isinstance(value, str) else value
 
 
@@ -376,5 +376,5 @@ if __name__ == "__main__":
     if sys.argv[1] == "make":
         _make(Path(sys.argv[2]))
     else:
-        for told in _try(sys.argv[2:]) if sys.argv[1] == "try" else _serve():
-            print(told, flush=True)
+        for result in _try(sys.argv[2:]) if sys.argv[1] == "try" else _serve():
+            print(result, flush=True)

@@ -50,12 +50,12 @@ def wire(change: Callable[[bytes, str, str], bytes]) -> Callable[[bytes, str, st
 
 def named(graph: Any, part: str) -> Any:
     """Return the function of the library whose name holds a word."""
-    return next(one for one in graph.graph_def.library.function if part in one.signature.name)
+    return next(function for function in graph.graph_def.library.function if part in function.signature.name)
 
 
 def call(graph: Any, part: str = "good") -> Any:
     """Return the node that calls a function."""
-    bodies = [graph.graph_def.node, *(one.node_def for one in graph.graph_def.library.function)]
+    bodies = [graph.graph_def.node, *(function.node_def for function in graph.graph_def.library.function)]
     return next(node for body in bodies for node in body if "f" in node.attr and part in node.attr["f"].func.name)
 
 
@@ -195,9 +195,9 @@ def _in_call(data: bytes, good: str, path: list[int], change: Callable[[bytes], 
 def _as_case(node: bytes) -> bytes:
     """Make a call of two arguments a Case; the number of its branch is the first of two more inputs."""
     fields = [(number, value) for number, _, value in split(node) if number != 2]
-    first = next(place for place, (number, _) in enumerate(fields) if number == 3)
+    first = next(index for index, (number, _) in enumerate(fields) if number == 3)
     fields.insert(first, (3, b"branch:output:0"))
-    return b"".join([field(1, fields[0][1]), field(2, b"Case"), *(field(*one) for one in fields[1:])])
+    return b"".join([field(1, fields[0][1]), field(2, b"Case"), *(field(*entry) for entry in fields[1:])])
 
 
 def _long(number: int) -> bytes:
@@ -226,9 +226,9 @@ def asset_of_another_output(graph: Any) -> None:
     pair.attr["T"].list.type.extend([7, 7])
     asset = graph.asset_file_def[0].tensor_info.name.partition(":")[0]
     for node in graph.graph_def.node:
-        for place, one in enumerate(node.input):
-            if one == asset:
-                node.input[place] = "pair:1"
+        for index, source in enumerate(node.input):
+            if source == asset:
+                node.input[index] = "pair:1"
     _initializer(graph).input[0] = "pair"
     graph.asset_file_def[0].tensor_info.name = "pair:1"
 
@@ -261,9 +261,9 @@ def restore_from_elsewhere(graph: Any) -> None:
     node = function.node_def.add(name="elsewhere", op="Const")
     node.attr["dtype"].type = tf.string.as_datatype_enum
     node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(b"/srv/other/variables/variables"))
-    for one in function.node_def:
-        if one.op == "RestoreV2":
-            one.input[0] = "elsewhere:output:0"
+    for restoring in function.node_def:
+        if restoring.op == "RestoreV2":
+            restoring.input[0] = "elsewhere:output:0"
 
 
 @table
@@ -273,9 +273,9 @@ def saver_that_names_another_tensor(graph: Any) -> None:
     _constant(graph, "unread", b"")
     name = graph.saver_def.filename_tensor_name.partition(":")[0]
     for node in graph.graph_def.node:
-        for place, one in enumerate(node.input):
-            if one.partition(":")[0] == name:
-                node.input[place] = "elsewhere"
+        for index, source in enumerate(node.input):
+            if source.partition(":")[0] == name:
+                node.input[index] = "elsewhere"
     graph.saver_def.filename_tensor_name = "unread:0"
 
 

@@ -20,7 +20,7 @@ class Raw(bytes):
 
 def split(data: bytes) -> list[tuple[int, int, Value]]:
     """Return the fields of a message: number, wire type, value."""
-    found: list[tuple[int, int, Value]] = []
+    fields: list[tuple[int, int, Value]] = []
     position = 0
 
     def number() -> int:
@@ -37,15 +37,15 @@ def split(data: bytes) -> list[tuple[int, int, Value]]:
     while position < len(data):
         key = number()
         if key & 7 == 0:
-            found.append((key >> 3, 0, number()))
+            fields.append((key >> 3, 0, number()))
             continue
         size = {1: 8, 5: 4, 2: -1}[key & 7]
         size = number() if size < 0 else size
         if position + size > len(data) or not key >> 3:
             raise ValueError("not a message")
-        found.append((key >> 3, key & 7, data[position : position + size]))
+        fields.append((key >> 3, key & 7, data[position : position + size]))
         position += size
-    return found
+    return fields
 
 
 def field(number: int, value: Value, wire: int = 2) -> bytes:
@@ -70,7 +70,7 @@ def edit(data: bytes, path: Sequence[Step], change: Callable[[bytes], list[bytes
                 written.append(field(number, inside(value, rest[1:])))
             else:
                 done += 1
-                written += [one if isinstance(one, Raw) else field(number, one) for one in change(value)]
+                written += [piece if isinstance(piece, Raw) else field(number, piece) for piece in change(value)]
         return b"".join(written)
 
     changed = inside(data, path)

@@ -23,14 +23,14 @@ REFUSED = {("tf1_passthrough", "twins")}
 
 def differences(runtime: str, names: list[str] | None = None) -> list[str]:
     """Return one line for each case that comes out otherwise than TensorFlow's Python API says."""
-    found = []
+    problems = []
     for name in names or list(ZOO):
         if absent(name) is None and cases(name):
             try:
-                found += _model(runtime, name)
+                problems += _model(runtime, name)
             except LoadError as error:
-                found.append(f"{name}: {error}")
-    return found
+                problems.append(f"{name}: {error}")
+    return problems
 
 
 def _model(runtime: str, name: str) -> list[str]:
@@ -39,10 +39,10 @@ def _model(runtime: str, name: str) -> list[str]:
     options = settings.read({"RUNTIME": runtime, "CUSTOM_OP_LIBRARIES": os.pathsep.join(map(str, custom))})
     source = Source(build() / name, name)
     served = Model(source, open_session(source, options))
-    found = []
+    problems = []
     for number, case in enumerate(cases(name)):
         signature = served.signatures[case["signature"]]
-        place = f"{name}/{case['signature']}#{number}"
+        case_name = f"{name}/{case['signature']}#{number}"
         if (name, signature.name) in REFUSED:
             continue
         try:
@@ -52,25 +52,25 @@ def _model(runtime: str, name: str) -> list[str]:
             if wanted == "RESOURCE_EXHAUSTED":  # the size is checked before TensorFlow tries: safety.guarding
                 wanted = "INVALID_ARGUMENT"
             if error.code != wanted:
-                found.append(f"{place}: expected {wanted or 'an answer'}, got {error.code}: {error}")
+                problems.append(f"{case_name}: expected {wanted or 'an answer'}, got {error.code}: {error}")
             continue
         except InputError as error:
             if not case["error"]:
-                found.append(f"{place}: expected an answer, got {error}")
+                problems.append(f"{case_name}: expected an answer, got {error}")
             continue
         if case["error"]:
-            found.append(f"{place}: expected {case['error']}, got an answer")
+            problems.append(f"{case_name}: expected {case['error']}, got an answer")
         elif case["outputs"] is not None:
-            found += [f"{place}: {problem}" for problem in compare(case["outputs"], outputs)]
+            problems += [f"{case_name}: {problem}" for problem in compare(case["outputs"], outputs)]
     served.close()
-    return found
+    return problems
 
 
 def compare(wanted: dict[str, Any], came: dict[str, Any]) -> list[str]:
     """Return how outputs differ: names, dtypes and shapes exactly, floats to a few units in the last place."""
     if wanted.keys() != came.keys():
         return [f"expected the outputs {sorted(wanted)}, got {sorted(came)}"]
-    found = []
+    problems = []
     for name, want in wanted.items():
         array = came[name]
         want = np.asarray(want, object) if isinstance(want, bytes) else np.asarray(want)
@@ -85,8 +85,8 @@ def compare(wanted: dict[str, Any], came: dict[str, Any]) -> list[str]:
             epsilon = 1e-2 if want.dtype.itemsize <= 2 else 1e-5
             same = np.allclose(array.astype(wide), want.astype(wide), rtol=epsilon, atol=1e-7, equal_nan=True)
         if not same or array.shape != want.shape:
-            found.append(f"{name}: expected {want!r:.200}, got {array!r:.200}")
-    return found
+            problems.append(f"{name}: expected {want!r:.200}, got {array!r:.200}")
+    return problems
 
 
 if __name__ == "__main__":

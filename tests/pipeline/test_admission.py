@@ -193,11 +193,11 @@ def test_99_of_100_requests_begin_in_time_where_the_times_differ() -> None:
     for deviation in (0.1, 0.5):
         door, most = control(THREADS="1"), 1.0
         times, late, waits = random.lognormal(-4.5, deviation, 10_000), 0, []
-        for place, took in enumerate(times[:-300]):
+        for index, took in enumerate(times[:-300]):
             door._learn(took)
-            if place >= 4 * admission.LEARNED:
+            if index >= 4 * admission.LEARNED:
                 waiting = next(count for count in range(257) if door._wait(count + 1) > most)
-                waits.append(times[place + 1 : place + 1 + waiting].sum())
+                waits.append(times[index + 1 : index + 1 + waiting].sum())
                 late += waits[-1] > most
         assert late / len(waits) < 0.03
         assert np.mean(waits) > 0.8  # and no more are refused than need be
@@ -281,14 +281,14 @@ def test_large_bodies_together_have_a_limit() -> None:
         def read(self, size: int) -> bytes:
             return bytes(size)
 
-    one, other = (admission.Metered(Endless(), control) for _ in range(2))
-    assert sum(len(one.read(4 << 20)) for _ in range(7)) == 7 << 20
-    other.read(1 << 20)
+    first, second = (admission.Metered(Endless(), control) for _ in range(2))
+    assert sum(len(first.read(4 << 20)) for _ in range(7)) == 7 << 20
+    second.read(1 << 20)
     with pytest.raises(Unavailable, match="other large bodies"):
-        other.read(1)
-    one.close()
-    other.read(1 << 20)
-    other.close()
+        second.read(1)
+    first.close()
+    second.read(1 << 20)
+    second.close()
     assert control._bytes == 0
 
 

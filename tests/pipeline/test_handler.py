@@ -132,13 +132,13 @@ def test_bad_input_is_refused_and_the_next_request_answered(
 
 def test_the_bad_row_of_a_batch_is_named(serve: Serve, examples: dict[str, Any]) -> None:
     good = examples["serving_default"]["instances"][0]
-    for instances, place in (
+    for instances, row_name in (
         ([good, good, "no picture", good], "instances[2].image"),
         ([{"image": good}, {"image": PNG}], "instances[1].image"),
     ):
         answer = serve()("POST", "/", {"instances": instances})
         assert answer.status == 400
-        assert json.loads(answer.body)["error"].startswith(f"{place}: the model refuses it")
+        assert json.loads(answer.body)["error"].startswith(f"{row_name}: the model refuses it")
     answer = serve()("POST", "/", {"inputs": [good, "no picture"]})
     assert json.loads(answer.body)["error"].startswith("inputs.image[1]: the model refuses it")
 

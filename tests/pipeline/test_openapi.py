@@ -40,10 +40,10 @@ def described(ask: Ask) -> Any:
 
 def resolve(document: Any, value: Any) -> Any:
     while "$ref" in value:
-        found = document
+        target = document
         for part in value["$ref"].removeprefix("#/").split("/"):
-            found = found[part]
-        value = found
+            target = target[part]
+        value = target
     return value
 
 
@@ -84,9 +84,9 @@ def examples(document: Any) -> Iterator[tuple[str, Any, str, Any]]:
         offered = source.signatures.items() if protocol and "examples" not in body else ()
         for name, signature in offered:
             usable = name and signature.refusal is None
-            found = protocol.example(signature, source.examples.get(name)) if usable else b""  # type: ignore[union-attr]
-            if 0 < len(found) < 8000:
-                yield path, operation, name, json.loads(found)
+            example_body = protocol.example(signature, source.examples.get(name)) if usable else b""  # type: ignore[union-attr]
+            if 0 < len(example_body) < 8000:
+                yield path, operation, name, json.loads(example_body)
 
 
 @cache
@@ -149,13 +149,13 @@ def test_generators_of_clients_can_read_every_schema(serve: Serve, name: str) ->
 def test_every_route_is_described(serve: Serve) -> None:
     for name in ("tf1_classify", "tf1_regress"):
         document = described(serve(folder(name)))
-        told = {(method, path) for method, path, _ in operations(document)}
+        described_routes = {(method, path) for method, path, _ in operations(document)}
         for route in routes.routes():
             if str(route.protocol).endswith({"tf1_classify": "regress"}.get(name, "classify")):
                 continue  # no signature is of that kind
             assert route.operation.answer != "Any", f"serving/pipeline/routes.py says nothing of {route.path}"
             addresses = [path.replace("{name}", "model") for path in paths.templates(route.path)]
-            assert {(route.method, path) for path in addresses} <= told
+            assert {(route.method, path) for path in addresses} <= described_routes
 
 
 def test_every_address_that_it_names_is_there(serve: Serve) -> None:
@@ -233,9 +233,9 @@ RAW = ["image/*", "application/octet-stream", "text/plain"]
     ("name", "takes"), [("model", True), ("keras_string_lookup", True), ("keras_functional", False)]
 )
 def test_bodies_of_bytes_are_described_where_a_signature_takes_one(serve: Serve, name: str, takes: bool) -> None:
-    told = described(serve(folder(name)))["components"]["requestBodies"]["Predict"]["content"]
-    assert [media in told for media in RAW] == [takes] * len(RAW)
-    assert {"application/json", "multipart/form-data", "application/x-ndjson", "text/csv"} <= told.keys()
+    media_types = described(serve(folder(name)))["components"]["requestBodies"]["Predict"]["content"]
+    assert [media in media_types for media in RAW] == [takes] * len(RAW)
+    assert {"application/json", "multipart/form-data", "application/x-ndjson", "text/csv"} <= media_types.keys()
 
 
 def test_a_large_input_makes_no_large_document(serve: Serve) -> None:
@@ -256,18 +256,18 @@ def test_every_example_works_and_both_ways_fit_their_schemas(serve: Serve, name:
     document = described(ask)
     works = 0
     for path, operation, example, body in examples(document):
-        place = f"{path}, {example}"
-        assert problems(schema_of(document, operation["requestBody"]), body) == [], place
+        where = f"{path}, {example}"
+        assert problems(schema_of(document, operation["requestBody"]), body) == [], where
         answer = ask("POST", path, body)
         if name in REFUSE and answer.status == 400:
-            assert b"the model refuses it" in answer.body, place
+            assert b"the model refuses it" in answer.body, where
         elif name in CANNOT_RUN:
             assert answer.status in (501, 503)
         elif b"two of its inputs are the same tensor" not in answer.body:  # known once the model is loaded
-            assert answer.status == 200, (place, answer.body)
+            assert answer.status == 200, (where, answer.body)
             if answer.content_type == "application/json":
                 response = operation["responses"]["200"]
-                assert problems(schema_of(document, response), json.loads(answer.body)) == [], place
+                assert problems(schema_of(document, response), json.loads(answer.body)) == [], where
             works += 1
     nothing_in_json = ("dtype_complex64", "dtype_complex128")
     assert works or name in REFUSE or name in CANNOT_RUN or name in nothing_in_json
@@ -328,8 +328,8 @@ BODIES = [
 def test_what_the_schema_takes_the_server_takes(serve: Serve, name: str, form: str, valid: bool, body: Any) -> None:
     ask = serve(folder(name))
     document = described(ask)
-    found = problems({**schemas.schema_ref(form), "components": document["components"]}, body)
-    assert (found == []) is valid, found
+    violations = problems({**schemas.schema_ref(form), "components": document["components"]}, body)
+    assert (violations == []) is valid, violations
     path = "/v2/models/model/infer" if form == "Infer" else "/v1/models/model:predict"
     answer = ask("POST", path, body)
     assert answer.status == (200 if valid else 400), answer.body

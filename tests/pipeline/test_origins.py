@@ -115,10 +115,10 @@ def test_a_preflight_request_is_answered_without_the_check_of_a_layer(
     send = ask(LAYER="examples.api_key:with_api_key", **ALLOWED)
     headers = {} if asked is None else {"access_control_request_headers": asked}
     answer = send("OPTIONS", path, origin=origin, access_control_request_method="POST", **headers)
-    told = fields(answer)
-    assert (answer.status, answer.body, told["access-control-allow-origin"]) == (204, b"", origin)
-    assert told["access-control-allow-methods"] == "GET, HEAD, POST"
-    assert told.get("access-control-allow-headers") == allowed
+    answered = fields(answer)
+    assert (answer.status, answer.body, answered["access-control-allow-origin"]) == (204, b"", origin)
+    assert answered["access-control-allow-methods"] == "GET, HEAD, POST"
+    assert answered.get("access-control-allow-headers") == allowed
     answer = send("POST", path, b"{}", origin=origin)
     assert (answer.status, fields(answer)["access-control-allow-origin"]) == (401, origin)
 

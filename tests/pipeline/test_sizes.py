@@ -111,7 +111,7 @@ def test_pictures_that_would_fill_the_memory_are_refused_by_their_headers(
     ask = serve()
     runs: list[int] = []
     monkeypatch.setattr(model.Model, "run", lambda *_: runs.append(1))
-    answer = ask("POST", "/", {"instances": [{"b64": base64.b64encode(one).decode()} for one in pictures]})
+    answer = ask("POST", "/", {"instances": [{"b64": base64.b64encode(content).decode()} for content in pictures]})
     assert (answer.status, runs) == (413, [])
     message = json.loads(answer.body)["error"]
     assert message.startswith("instances")

@@ -82,7 +82,7 @@ def test_every_request_that_waited_for_the_load_reports_the_start_and_no_other(
         for _ in cold:
             assert waiting.acquire(timeout=30)
         go.set()
-        answers = [one.result() for one in cold]
+        answers = [future.result() for future in cold]
         assert sorted(answer.status for answer in answers) == [200, 200, 400]
         timings += [dict(answer.headers)["Server-Timing"] for answer in answers]
     assert [re.fullmatch("cold;desc=.*, start;dur=.*, wait;dur=.*", timing) is not None for timing in timings] == [
@@ -122,9 +122,9 @@ def test_a_failed_load_stands_for_a_while_then_is_tried_again(
     assert pauses == [1.0, 2.0, 4.0]
     assert health(ask) == (200, 200)
     logged = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    told = [entry for entry in logged if entry["message"] == "the model cannot be loaded: the disk is away"]
-    assert [entry["again_in_seconds"] for entry in told] == pauses
-    assert {entry["severity"] for entry in told} == {"ERROR"}
+    failures = [entry for entry in logged if entry["message"] == "the model cannot be loaded: the disk is away"]
+    assert [entry["again_in_seconds"] for entry in failures] == pauses
+    assert {entry["severity"] for entry in failures} == {"ERROR"}
 
 
 @pytest.mark.parametrize(
@@ -196,8 +196,8 @@ def test_any_failure_to_read_the_model_is_503_everywhere_and_stands_for_a_while(
                     f"the model cannot be loaded: {words}",
                 )
                 assert "Retry-After" in dict(answer.headers)
-        told = [line for line in capsys.readouterr().out.splitlines() if "the model cannot be loaded" in line]
-        assert len([line for line in told if '"severity":"ERROR"' in line]) == 1, first  # tried once: all shared it
+        failures = [line for line in capsys.readouterr().out.splitlines() if "the model cannot be loaded" in line]
+        assert len([line for line in failures if '"severity":"ERROR"' in line]) == 1, first  # tried once: all shared it
     monkeypatch.setattr(loading.cache(), "_again", 0.0)  # the pause is over
     assert [ask(method, path).status for method, path in READERS[:3]] == [200] * 3
 

@@ -167,21 +167,21 @@ FIELDS = ("x-request-id", "traceparent", "x-cloud-trace-context", "user-agent", 
 def _messages() -> list[bytes]:
     from urllib.parse import quote
 
-    found = []
+    messages = []
     for evil in EVIL:
         raw = evil.encode("latin-1", "ignore")
         coded = quote(evil, safe="").encode()
         plain = bytes(byte for byte in raw if byte not in b"\r\n\0")  # what a server would take for more of the message
-        found.append(b"GET /v1/models/%b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" % coded)
-        found.append(b"GET /%b?%b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" % (coded, coded))
+        messages.append(b"GET /v1/models/%b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" % coded)
+        messages.append(b"GET /%b?%b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" % (coded, coded))
         body = json.dumps({"signature_name": evil, "instances": [{evil: evil, "key": evil}]}).encode()
         for name in FIELDS:
             head = b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n" % len(body)
-            found.append(head + name.encode() + b": " + plain + b"\r\n\r\n" + body)
+            messages.append(head + name.encode() + b": " + plain + b"\r\n\r\n" + body)
         event = b"POST /events HTTP/1.1\r\nHost: x\r\nConnection: close\r\nce-specversion: 1.0\r\nce-id: %b\r\n" % coded
         event += b"ce-source: %b\r\nce-type: %b\r\nContent-Length: %d\r\n\r\n" % (coded, coded, len(body))
-        found.append(event + body)
-    return found
+        messages.append(event + body)
+    return messages
 
 
 @pytest.mark.parametrize("door", [door for door in DOORS if door != "predict_event"])

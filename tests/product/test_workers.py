@@ -97,8 +97,8 @@ def test_however_often_a_worker_crashes_it_is_replaced(door: Server, examples: d
         assert after.pid != before.pid
         assert door.process.poll() is None
     if "-m" in door.process.args:  # type: ignore[operator]
-        told = [line for line in door.log.splitlines() if "it is replaced" in line]
-        assert [json.loads(line)["message"].split(";")[0] for line in told] == [
+        replacements = [line for line in door.log.splitlines() if "it is replaced" in line]
+        assert [json.loads(line)["message"].split(";")[0] for line in replacements] == [
             f"worker 1 ended: killed by {name}" for name in ("SIGKILL", "SIGABRT", "SIGSEGV", "SIGKILL", "SIGABRT")
         ]
 

@@ -39,8 +39,8 @@ def private_names(path: Path) -> Iterator[str]:
             for alias in node.names:
                 if alias.name.startswith("_") and not alias.name.endswith("__"):
                     yield f"from {node.module} import {alias.name}"
-                place = ROOT / node.module.replace(".", "/") / alias.name
-                if place.is_dir() or place.with_suffix(".py").is_file():
+                module = ROOT / node.module.replace(".", "/") / alias.name
+                if module.is_dir() or module.with_suffix(".py").is_file():
                     imported.add(alias.asname or alias.name)
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in imported:
@@ -81,8 +81,8 @@ def test_a_private_name_of_another_module_would_be_found(tmp_path: Path) -> None
 
 def test_no_import_hides_in_a_string_but_that_of_the_fallback() -> None:
     """A contract on imports sees statements alone."""
-    found = {str(path.relative_to(ROOT)): names for path in OURS if (names := [*imports_by_string(path)])}
-    assert found == {
+    hidden = {str(path.relative_to(ROOT)): names for path in OURS if (names := [*imports_by_string(path)])}
+    assert hidden == {
         "serving/runtime/sessions.py": ["'fallback.tensorflow_python'"],
         "serving/pipeline/layers.py": ["module"],  # what the setting LAYER names
     }

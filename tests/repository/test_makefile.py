@@ -79,20 +79,20 @@ INSTALLED = [
 
 @pytest.mark.parametrize(("target", "files"), INSTALLED)
 def test_each_target_installs_what_it_needs_once(made: Made, target: str, files: list[str]) -> None:
-    told = made.make(target)
-    assert made.done("pip") == [f"pip install -r {name}" for name in files], told.stderr
-    assert "GB on the disk" in told.stdout
+    ended = made.make(target)
+    assert made.done("pip") == [f"pip install -r {name}" for name in files], ended.stderr
+    assert "GB on the disk" in ended.stdout
     made.make(target)
     assert made.done("pip") == []
 
 
 @pytest.mark.parametrize("version", ["3, 9", "3, 14"])
 def test_a_python_out_of_range_is_refused_before_anything_is_made(made: Made, version: str) -> None:
-    told = made.make("serve", version)
-    assert told.returncode != 0
+    ended = made.make("serve", version)
+    assert ended.returncode != 0
     assert (
         f"expected Python 3.10 to 3.13, PYTHON={made.folder.parent}/python is {version.replace(', ', '.')}"
-        in told.stderr
+        in ended.stderr
     )
     assert not (made.folder / ".venv").exists()
 

@@ -71,8 +71,8 @@ def together(batching: Batching, fake: Fake, *inputs: dict[str, Any]) -> list[Fu
     pool = ThreadPoolExecutor(len(inputs))
     with fake.held():
         futures = []
-        for number, one in enumerate(inputs):
-            futures.append(pool.submit(caller(batching), one))
+        for number, call in enumerate(inputs):
+            futures.append(pool.submit(caller(batching), call))
             until(lambda number=number: fake.sizes and len(batching.queue._waiting) == number)  # type: ignore[misc]
     pool.shutdown()
     return futures

@@ -83,10 +83,10 @@ class CountingApi:
         return run
 
     def _string(self, step: int, function: Any) -> Any:
-        def count(place: Any) -> Any:
+        def count(address: Any) -> Any:
             self.live["string"] += step
             self.made["string"] += step > 0
-            return function(place)
+            return function(address)
 
         return count
 

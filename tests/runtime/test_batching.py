@@ -76,10 +76,10 @@ LARGEST = [
 def test_no_run_has_more_rows_than_allowed(most_rows: int, waiting: list[int], runs: list[int]) -> None:
     fake = Fake()
     inputs = [{"x": np.full(rows, rows, np.float32)} for rows in waiting]
-    for future, one in zip(
+    for future, call in zip(
         together(batching_of(fake, sizes=range(1, most_rows + 1)), fake, two(0), *inputs)[1:], inputs
     ):
-        assert future.result()["y"].tolist() == (one["x"] * 2).tolist()
+        assert future.result()["y"].tolist() == (call["x"] * 2).tolist()
     assert fake.sizes[1:] == runs
 
 
@@ -100,8 +100,8 @@ def test_rows_of_different_shapes_are_never_batched_and_no_call_starves() -> Non
     shapes = [(2,), (2, 3), (2, 1), (2, 3), (2,), (2, 1)]
     inputs = [{"x": np.full(shape, number, np.float32)} for number, shape in enumerate(shapes)]
     futures = together(batching_of(fake), fake, two(0), *inputs)
-    for future, one in zip(futures[1:], inputs):
-        assert np.array_equal(future.result()["y"], one["x"] * 2)
+    for future, call in zip(futures[1:], inputs):
+        assert np.array_equal(future.result()["y"], call["x"] * 2)
     assert fake.sizes == [2, 4, 4, 4]
 
 
@@ -145,7 +145,7 @@ def test_signatures_do_not_share_a_run_and_those_without_sizes_run_as_they_come(
     batching.allow({"fake": (1, 2, 4), "other": (4,)})
     calls = [(name, two(number)) for number, name in enumerate(("fake", "other", "fake", "other", "apart"))]
     answers = batching.together(calls)
-    assert [one["first"].tolist() for one in answers if isinstance(one, dict)] == [[n, n] for n in range(5)]
+    assert [answer["first"].tolist() for answer in answers if isinstance(answer, dict)] == [[n, n] for n in range(5)]
     assert fake.sizes == [4, 4, 2]
 
 
@@ -154,10 +154,10 @@ def test_a_bad_call_fails_alone() -> None:
     fake = Fake()
     batching = batching_of(fake)
     futures = together(batching, fake, two(0), two(1), two(-7), two(2), two(-8))
-    assert [futures[place].result()["y"].tolist() for place in (0, 1, 3)] == [[0, 0], [2, 2], [4, 4]]
-    for place, words in ((2, "-7.0 is negative"), (4, "-8.0 is negative")):
+    assert [futures[index].result()["y"].tolist() for index in (0, 1, 3)] == [[0, 0], [2, 2], [4, 4]]
+    for index, words in ((2, "-7.0 is negative"), (4, "-8.0 is negative")):
         with pytest.raises(RunError, match=words):
-            futures[place].result()
+            futures[index].result()
     assert sorted(fake.sizes) == [2, 2, 2, 2, 2, 8]
     assert batching.queue._free == 1
 

@@ -76,7 +76,7 @@ def test_each_of_6400_calls_gets_its_own_rows(runs: int, sizes: Iterable[int]) -
         return wrong
 
     with ThreadPoolExecutor(64) as pool:
-        assert [wrong for one in pool.map(work, range(64)) for wrong in one] == []
+        assert [wrong for wrong_rows in pool.map(work, range(64)) for wrong in wrong_rows] == []
     assert max(rows.sizes) <= 40
     assert len(rows.sizes) < 6400
     assert (batching.queue._free, len(batching.queue._waiting)) == (runs, 0)
@@ -154,10 +154,12 @@ def test_requests_that_meet_are_answered_as_they_are_alone(serve: Serve, example
     with ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(lambda body: ask("POST", "/", body), bodies * 20))
     for number, answer in enumerate(answers):
-        one = alone[number % len(alone)]
-        assert (answer.status, len(answer.body) > 20) == (one.status, True)
-        if one.status == 200:
-            labels = [[row["label"] for row in json.loads(body)["predictions"]] for body in (answer.body, one.body)]
+        expected = alone[number % len(alone)]
+        assert (answer.status, len(answer.body) > 20) == (expected.status, True)
+        if expected.status == 200:
+            labels = [
+                [row["label"] for row in json.loads(body)["predictions"]] for body in (answer.body, expected.body)
+            ]
             assert labels[0] == labels[1]
 
 
@@ -189,12 +191,12 @@ REAL = ["model", "dense_512", "keras_sequential", "keras_functional"]
 def test_real_models_answer_sixteen_callers_as_they_answer_one(name: str) -> None:
     model = load(EMBEDDED if name == "model" else build() / name)
     chosen, inputs = pictures() if name == "model" else of_zoo(name)
-    alone = [model.run(model.signatures[chosen], one) for one in inputs]
+    alone = [model.run(model.signatures[chosen], call) for call in inputs]
     decide(model, 16)
     assert model.batching
     assert chosen in model.batching.sizes
     with ThreadPoolExecutor(16) as pool:
-        answers = list(pool.map(lambda one: model.run(model.signatures[chosen], one), inputs * 4))
+        answers = list(pool.map(lambda call: model.run(model.signatures[chosen], call), inputs * 4))
     for number, outputs in enumerate(answers):
         assert compare.difference(alone[number % len(alone)], outputs, 1e-5)[1] is None
     model.close()

@@ -104,18 +104,18 @@ def test_the_twin_answers_over_http_as_the_original(serve: Serve, embedded: Path
         assert same(json.loads(twin.body), json.loads(original.body))
 
 
-def same(one: Any, other: Any) -> bool:
+def same(first: Any, second: Any) -> bool:
     """Say whether two answers are the same but for rounding, and but for what an error says behind a semicolon."""
-    if isinstance(one, dict) and "error" in one:
-        one, other = ({**body, "error": body["error"].partition(";")[0]} for body in (one, other))
-    return difference(one, other) is None
+    if isinstance(first, dict) and "error" in first:
+        first, second = ({**body, "error": body["error"].partition(";")[0]} for body in (first, second))
+    return difference(first, second) is None
 
 
 def test_metadata_and_openapi_come_from_the_twin(serve: Serve, embedded: Path) -> None:
     ask = serve(embedded)
     described = json.loads(ask("GET", "/v1/models/model/metadata").body)
     assert described["metadata"]["signature_def"]["signature_def"].keys() == {"pixels", DEFAULT}
-    assert [one["name"] for one in json.loads(ask("GET", "/v2/models/model").body)["inputs"]] == ["pixels"]
+    assert [tensor["name"] for tensor in json.loads(ask("GET", "/v2/models/model").body)["inputs"]] == ["pixels"]
     assert ask("GET", "/openapi.json").status == 200
     assert ask("GET", "/readyz").status == 200
 
@@ -139,14 +139,14 @@ def test_a_signature_that_was_left_out_says_why(serve: Serve, folder: Path) -> N
 def test_the_twin_is_served_behind_real_servers(door: str, embedded: Path, answers: dict[str, Any]) -> None:
     example = Source(embedded, "model").examples["pixels"]
     with running(door, embedded, RUNTIME="litert") as server:
-        found: list[Any] = []
-        threads = [threading.Thread(target=lambda: found.append(server.ask("POST", "/", example))) for _ in range(8)]
+        received: list[Any] = []
+        threads = [threading.Thread(target=lambda: received.append(server.ask("POST", "/", example))) for _ in range(8)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert [answer.status for answer in found] == [200] * 8
-        for answer in found:
+        assert [answer.status for answer in received] == [200] * 8
+        for answer in received:
             assert same(answer.json, answers["pixels"])
 
 
@@ -235,9 +235,9 @@ MESSAGES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("said", "told"), MESSAGES)
-def test_litert_messages_in_plain_words(said: str, told: str) -> None:
-    assert litert._plain(RuntimeError(said)) == told
+@pytest.mark.parametrize(("said", "plain"), MESSAGES)
+def test_litert_messages_in_plain_words(said: str, plain: str) -> None:
+    assert litert._plain(RuntimeError(said)) == plain
 
 
 def test_a_folder_of_numbered_versions(embedded: Path, tmp_path: Path) -> None:

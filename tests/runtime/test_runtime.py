@@ -62,8 +62,8 @@ PYTHON_CANNOT = ("py_function/", "tf1_ref_variables:", "tf1_passthrough:", "tf1_
 
 def test_the_python_package_answers_alike_behind_the_same_interface() -> None:
     run = python("-m", "tests.models.zoo_check", "python", env=plain_environment())
-    found = json.loads(run.stdout.splitlines()[-1])
-    assert [line for line in found if not line.startswith(PYTHON_CANNOT)] == []
+    problems = json.loads(run.stdout.splitlines()[-1])
+    assert [line for line in problems if not line.startswith(PYTHON_CANNOT)] == []
 
 
 def test_the_python_package_is_chosen_where_the_wheel_has_no_c_library(tmp_path: Path) -> None:
@@ -325,7 +325,7 @@ def test_every_status_has_a_name(code: int, name: str) -> None:
 
 def test_the_library_is_opened_where_the_setting_says(tmp_path: Path) -> None:
     assert tensorflow_c.find(tmp_path) is None
-    found = tensorflow_c.find()
-    assert found is not None
-    os.symlink(found, tmp_path / found.name)
-    assert tensorflow_c.find(tmp_path) == tmp_path / found.name
+    library = tensorflow_c.find()
+    assert library is not None
+    os.symlink(library, tmp_path / library.name)
+    assert tensorflow_c.find(tmp_path) == tmp_path / library.name

@@ -47,16 +47,16 @@ def test_tensorflow_servings_own_records_are_read() -> None:
     assert predict.inputs["n"].tolist() == [7]
     assert predict.inputs["s"].tolist() == [b"a\xff", b""]
     assert (classify.signature, regress.signature) == ("classify", "regress")
-    examples = [tf.train.Example.FromString(one) for one in classify.inputs["examples"]]
-    assert [list(one.features.feature["x"].float_list.value) for one in examples] == [[1], [2, 3]]
+    examples = [tf.train.Example.FromString(example) for example in classify.inputs["examples"]]
+    assert [list(example.features.feature["x"].float_list.value) for example in examples] == [[1], [2, 3]]
     assert others == [
         "a MultiInference request is not served",
         "a SessionRun request is not served",
         "examples with a context are not served",
     ]
-    (one,) = [record for place, record in enumerate(records(LOGS.open("rb"), 1 << 20)) if place == 1]
-    assert said(one, {}) == "the model has no signature 'classify'"
-    assert "one input" in said(one, {"classify": signature("classify")})
+    (record,) = [record for index, record in enumerate(records(LOGS.open("rb"), 1 << 20)) if index == 1]
+    assert said(record, {}) == "the model has no signature 'classify'"
+    assert "one input" in said(record, {"classify": signature("classify")})
 
 
 HELD = [dtype for dtype in DTYPES if dtype.numpy_name]
@@ -83,23 +83,23 @@ def test_every_type_is_read_as_tensorflow_reads_it(dtype: DType) -> None:
 
 def typed(proto: Any, values: Any) -> Any:
     """Return the same with the values in their own field, as other writers put them."""
-    found = type(proto)(dtype=proto.dtype, tensor_shape=proto.tensor_shape)
+    written = type(proto)(dtype=proto.dtype, tensor_shape=proto.tensor_shape)
     dtype, flat = by_code(proto.dtype), np.asarray(values).ravel()
     if dtype.kind == "S":
-        found.string_val.extend(flat.tolist())
+        written.string_val.extend(flat.tolist())
     elif dtype.kind == "c":
         name = {8: "scomplex_val", 16: "dcomplex_val"}[dtype.numpy.itemsize]
-        getattr(found, name).extend(part for value in flat.tolist() for part in (value.real, value.imag))
+        getattr(written, name).extend(part for value in flat.tolist() for part in (value.real, value.imag))
     elif dtype.name.startswith("DT_FLOAT8"):
-        found.float8_val = flat.tobytes()
+        written.float8_val = flat.tobytes()
     elif dtype.numpy.itemsize == 2 and dtype.kind == "f":
-        found.half_val.extend(flat.view(np.uint16).tolist())
+        written.half_val.extend(flat.view(np.uint16).tolist())
     else:
         fields = {"float32": "float", "float64": "double", "bool": "bool"}
         wide = ("int64", "uint32", "uint64")
         name = fields.get(dtype.label, dtype.label if dtype.label in wide else "int")
-        getattr(found, f"{name}_val").extend(flat.tolist())
-    return found
+        getattr(written, f"{name}_val").extend(flat.tolist())
+    return written
 
 
 def check(proto: Any, tf: Any) -> None:
@@ -122,9 +122,9 @@ BAD = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("message", "told"), BAD)
-def test_a_bad_tensor_is_refused(message: bytes, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+@pytest.mark.parametrize(("message", "reason"), BAD)
+def test_a_bad_tensor_is_refused(message: bytes, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
         array(memoryview(message))
 
 
@@ -157,7 +157,11 @@ def test_who_waits_for_the_warm_up(
 ) -> None:
     runs: list[str] = []
     plain = model.Model.run
-    monkeypatch.setattr(model.Model, "run", lambda self, one, inputs: runs.append(one.name) or plain(self, one, inputs))
+    monkeypatch.setattr(
+        model.Model,
+        "run",
+        lambda self, declared, inputs: runs.append(declared.name) or plain(self, declared, inputs),
+    )
     ask = serve(WARMUP=setting)
     for what, count in zip(asked, wanted, strict=True):
         answer = ask("GET", what) if what.startswith("/") else ask("POST", "/", examples[what])
@@ -178,17 +182,17 @@ DAMAGED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("what", "make", "told"), DAMAGED, ids=[case[0] for case in DAMAGED])
+@pytest.mark.parametrize(("what", "make", "reason"), DAMAGED, ids=[case[0] for case in DAMAGED])
 def test_bad_requests_never_stop_a_model(
-    serve: Serve, copy: Path, capsys: Any, what: str, make: Any, told: str | None
+    serve: Serve, copy: Path, capsys: Any, what: str, make: Any, reason: str | None
 ) -> None:
     file = copy / warmup.PLACE
     file.write_bytes(make(file.read_bytes()))
     assert serve(copy)("GET", "/readyz").status == 200
     logged = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     warnings = [line["message"] for line in logged if line["severity"] == "WARNING"]
-    assert len(warnings) == (told is not None)
-    assert all(line.startswith(f"{warmup.PLACE}: {told}") for line in warnings)
+    assert len(warnings) == (reason is not None)
+    assert all(line.startswith(f"{warmup.PLACE}: {reason}") for line in warnings)
 
 
 def test_a_folder_in_its_place_never_stops_a_model(serve: Serve, copy: Path) -> None:
@@ -207,7 +211,7 @@ def test_it_is_bounded(tmp_path: Path, monkeypatch: Any, limit: str, value: Any,
         value = 2 * len(good)
     monkeypatch.setattr(warmup, limit, value)
     runs: list[Any] = []
-    warmup.warm(tmp_path, SIGNATURES, lambda one, inputs: runs.append(inputs))
+    warmup.warm(tmp_path, SIGNATURES, lambda declared, inputs: runs.append(inputs))
     assert len(runs) == ran
 
 
@@ -244,13 +248,13 @@ print(dict(answer.headers)["Server-Timing"])
 """
 
 
-@pytest.mark.parametrize(("paths", "told"), [(("/readyz", "/"), True), (("/",), False)])
-def test_the_first_answer_tells_of_it(paths: tuple[str, ...], told: bool) -> None:
+@pytest.mark.parametrize(("paths", "waited"), [(("/readyz", "/"), True), (("/",), False)])
+def test_the_first_answer_tells_of_it(paths: tuple[str, ...], waited: bool) -> None:
     command = [sys.executable, "-c", PHASES, *paths]
     run = subprocess.run(command, cwd=ROOT, env=plain_environment(), capture_output=True, text=True)
     *logged, timing = run.stdout.splitlines()
     (first,) = (json.loads(line)["milliseconds"] for line in logged if "first answer after" in line)
-    assert ("warmup" in first) is told
+    assert ("warmup" in first) is waited
     assert {"library", "model", "run"} < set(first)
     phases = {part.partition(";")[0].strip() for part in timing.split(",")}
-    assert ("start" in phases) is not told  # of the request alone that has waited for the load
+    assert ("start" in phases) is not waited  # of the request alone that has waited for the load

@@ -23,8 +23,8 @@ class Bench:
         self._serve, self.store, self.name = serve, store, name
 
     def start(self, directory: Path = EMBEDDED, through: Line | None = None, **environment: str) -> Callable[..., Any]:
-        place = through.address if through else self.store.address
-        places = {"EVENT_INPUT": "gs://inbox", "EVENT_OUTPUT": "gs://out/scored", "STORAGE_EMULATOR_HOST": place}
+        address = through.address if through else self.store.address
+        places = {"EVENT_INPUT": "gs://inbox", "EVENT_OUTPUT": "gs://out/scored", "STORAGE_EMULATOR_HOST": address}
         more = {**places, **environment}
         return self._serve(directory, **more)
 
@@ -36,10 +36,10 @@ class Bench:
         """Return the lines that a file is answered with."""
         scored = scoring.score_object(*self.put(content, end, kind, **described))
         written = self.store.get(*scored.output.removeprefix("gs://").split("/", 1))
-        told = [json.loads(text) for text in written.splitlines()]
-        assert (scored.rows, scored.failed) == (len(told), sum("error" in one for one in told))
+        lines = [json.loads(text) for text in written.splitlines()]
+        assert (scored.rows, scored.failed) == (len(lines), sum("error" in line for line in lines))
         self.written = written
-        return told
+        return lines
 
 
 def rows_of(count: int, shape: tuple[int, ...], seed: int = 7) -> list[Any]:
@@ -52,15 +52,15 @@ def as_lines(rows: list[Any]) -> bytes:
 
 
 def prediction_of(written: bytes) -> bytes:
-    found = re.fullmatch(rb'\{.*?"prediction":(.*)\}', written)
-    assert found, written
-    return found[1]
+    match = re.fullmatch(rb'\{.*?"prediction":(.*)\}', written)
+    assert match, written
+    return match[1]
 
 
 def online(ask: Callable[..., Any], instance: Any, name: str) -> bytes:
     """Return the bytes of the one prediction of an online answer."""
     answer = ask("POST", f"/?signature_name={name}", {"instances": [instance]})
     assert answer.status == 200, answer.body
-    found = re.fullmatch(rb'\{"predictions":\[(.*)\]\}', answer.body)
-    assert found
-    return found[1]
+    match = re.fullmatch(rb'\{"predictions":\[(.*)\]\}', answer.body)
+    assert match
+    return match[1]

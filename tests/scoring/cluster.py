@@ -111,8 +111,8 @@ class Cluster:
         folder.mkdir(parents=True, exist_ok=True)
         log = folder / "master.log"
         self._daemon("master.Master", log, "--host", "127.0.0.1", "--port", "0", "--webui-port", "0")
-        found = until("the master", lambda: re.search(r"Starting Spark master at (spark://\S+)", log.read_text()))
-        self.address: str = found[1]
+        match = until("the master", lambda: re.search(r"Starting Spark master at (spark://\S+)", log.read_text()))
+        self.address: str = match[1]
         self.folders = [folder / f"worker{number}" for number in range(workers)]
         self.workers = [self._worker(number) for number in range(workers)]
         until("the workers", lambda: log.read_text().count("Registering worker") >= workers)

@@ -30,8 +30,8 @@ from serving.scoring import arrow  # noqa: E402
 
 
 def spec(dtype: str, *shape: int | None, name: str = "x") -> TensorSpec:
-    (found,) = [one for one in DTYPES if one.label == dtype]
-    return TensorSpec(name, found, (None, *shape), f"{name}:0")
+    (matching,) = [candidate for candidate in DTYPES if candidate.label == dtype]
+    return TensorSpec(name, matching, (None, *shape), f"{name}:0")
 
 
 def decoded(column: Any, wanted: TensorSpec) -> Call:

@@ -53,8 +53,8 @@ def test_csv_and_pictures_have_the_bytes_of_the_online_answer(bench: Bench, exam
     rows = rows_of(50, (4,))
     header = "features[0],features[1],features[2],features[3],key\r\n"
     table = header + "".join(",".join(map(str, row)) + f",k{number}\r\n" for number, row in enumerate(rows))
-    told = bench.score(b"\xef\xbb\xbf" + table.encode(), ".csv")
-    assert [line["key"] for line in told] == [f"k{number}" for number in range(50)]
+    lines = bench.score(b"\xef\xbb\xbf" + table.encode(), ".csv")
+    assert [line["key"] for line in lines] == [f"k{number}" for number in range(50)]
     for row, written in zip(rows, bench.written.splitlines()):
         assert prediction_of(written) == online(ask, row, "serving_default")
     ask = bench.start()
@@ -64,8 +64,8 @@ def test_csv_and_pictures_have_the_bytes_of_the_online_answer(bench: Bench, exam
     bench.score(base64.b64decode(instance["b64"]), ".png")
     assert prediction_of(bench.written.rstrip()) == online(ask, instance, "serving_default")
     bench.start(build() / "decode_image", SCORE_OPTIONS="signature_name=pixels")  # no batch dimension
-    (told,) = bench.score(base64.b64decode(instance["b64"]), "", "image/png")
-    assert np.shape(told["prediction"]) == (8, 8, 1)
+    (line,) = bench.score(base64.b64decode(instance["b64"]), "", "image/png")
+    assert np.shape(line["prediction"]) == (8, 8, 1)
 
 
 def test_lines_stand_for_lines_however_they_are_cut(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,29 +76,29 @@ def test_lines_stand_for_lines_however_they_are_cut(bench: Bench, monkeypatch: p
         b' {"s":"6"}\r', b'{"s": 7}', b'{"t": "8"}', b'{"s": "9"}', b'"\xff"', b'{"s": "11"}',
     ]  # fmt: skip
     texts = [*texts, *(b'{"s": "%d"}' % number for number in range(12, 41)), b'{"s": "x"}', b'{"s": "42"}']
-    told = bench.score(b"\xef\xbb\xbf" + b"\n".join(texts) + b"\n\n \r\n")
-    assert len(told) == len(texts)
+    lines = bench.score(b"\xef\xbb\xbf" + b"\n".join(texts) + b"\n\n \r\n")
+    assert len(lines) == len(texts)
     answer = ask("POST", "/?signature_name=number&on_error=row", b"\n".join(texts), content_type="application/x-ndjson")
-    for number, (found, wanted) in enumerate(zip(told, map(json.loads, answer.body.splitlines()))):
-        if "error" in found:
-            assert found["error"] == wanted["error"]
-            assert found["error"].startswith(f"line {number + 1}")
+    for number, (line, wanted) in enumerate(zip(lines, map(json.loads, answer.body.splitlines()))):
+        if "error" in line:
+            assert line["error"] == wanted["error"]
+            assert line["error"].startswith(f"line {number + 1}")
         else:
-            assert found["prediction"] == wanted["y"]
-    assert [number + 1 for number, found in enumerate(told) if "error" in found] == [3, 4, 5, 7, 8, 10, 41]
+            assert line["prediction"] == wanted["y"]
+    assert [number + 1 for number, line in enumerate(lines) if "error" in line] == [3, 4, 5, 7, 8, 10, 41]
     first = b'{"instance":{"key": {"a": [1, -0.0]}, "s": "1"},"key":{"a":[1,-0.0]},"prediction":1.0}\n'
     assert bench.written.startswith(first)
-    assert told[3] == {"instance": {"s": "four", "key": 4}, "key": 4, "error": told[3]["error"]}
-    assert told[4].keys() == {"error"}
+    assert lines[3] == {"instance": {"s": "four", "key": 4}, "key": 4, "error": lines[3]["error"]}
+    assert lines[4].keys() == {"error"}
 
 
 def test_rows_of_other_forms_and_shapes_are_answered_as_alone(bench: Bench) -> None:
     ask = bench.start(build() / "keras_lstm", SCORE_BATCH_ROWS="1")
     rows = [row for count in (3, 1, 2) for row in rows_of(2, (count, 3), count)]
-    told = bench.score(as_lines([rows[0], {"steps": rows[1]}, *rows[2:], {"steps": [[1]]}]))
+    lines = bench.score(as_lines([rows[0], {"steps": rows[1]}, *rows[2:], {"steps": [[1]]}]))
     for row, written in zip(rows, bench.written.splitlines()):
         assert prediction_of(written) == online(ask, row, "serving_default")
-    assert told[-1]["error"] == "line 7, steps: expected shape [?, 3], got [1, 1]"
+    assert lines[-1]["error"] == "line 7, steps: expected shape [?, 3], got [1, 1]"
 
 
 TEXTS = st.sampled_from([b'"cat"', b"cat", b"word", b"7", b"", b"{", b'{"key":1,"word":"x"}', b'"', b'""', b"\xff", b"\r", b",",
@@ -123,19 +123,24 @@ def test_any_file_is_read_as_its_bytes_are_online(parts: list[bytes], cuts: list
     try:
         lines = b"".join(scorer.lines(form, batch)[0] for batch in form.batches(iter(chunks), 1)).splitlines()
     except BadFile as error:
-        lines, told = [], str(error)
+        lines, refusal = [], str(error)
     else:
-        told = ""
+        refusal = ""
     answer = ask("POST", "/?on_error=row", content, content_type=kind)
     wanted = answer.body.splitlines()
-    if answer.status != 200 or told or b"MAX_BODY_BYTES" in b"".join(lines) or b"as the other instances" in answer.body:
+    if (
+        answer.status != 200
+        or refusal
+        or b"MAX_BODY_BYTES" in b"".join(lines)
+        or b"as the other instances" in answer.body
+    ):
         return  # what fails one row of a file, or is answered as alone, is a reason online to refuse all or others
     assert len(lines) == len(wanted)
     for written, answered in zip(lines, wanted):
-        found, row = json.loads(written), json.loads(answered)
-        assert found.get("error") == (row.get("error") if isinstance(row, dict) else None)
-        if "error" not in found:
-            assert found["prediction"] == (row["number"] if isinstance(row, dict) else row)
+        line, row = json.loads(written), json.loads(answered)
+        assert line.get("error") == (row.get("error") if isinstance(row, dict) else None)
+        if "error" not in line:
+            assert line["prediction"] == (row["number"] if isinstance(row, dict) else row)
 
 
 @cache
@@ -148,11 +153,11 @@ def _lookup_table() -> Any:
     own = loading.Cache(options)
 
     def ask(method: str, path: str, body: bytes, **headers: str) -> Any:
-        place, _, query = path.partition("?")
-        told = {name.replace("_", "-"): value for name, value in headers.items()}
+        address, _, query = path.partition("?")
+        fields = {name.replace("_", "-"): value for name, value in headers.items()}
         before, loading._cache = loading._cache, own
         try:
-            return handler.handle(Request(method, place, query, told, body))
+            return handler.handle(Request(method, address, query, fields, body))
         finally:
             loading._cache = before
 
@@ -194,9 +199,9 @@ def test_a_file_that_can_never_be_scored_gets_a_permanent_error(
         scoring.score_object(source, generation)
     assert bench.store.names("out") == before
     for _ in range(2):
-        place = scoring.record_error(source, generation, words)
-    assert place == f"gs://out/scored/{source.removeprefix('gs://in/')}.{generation}.error.json"
-    assert json.loads(bench.store.get("out", place.removeprefix("gs://out/")))["error"] == words
+        record = scoring.record_error(source, generation, words)
+    assert record == f"gs://out/scored/{source.removeprefix('gs://in/')}.{generation}.error.json"
+    assert json.loads(bench.store.get("out", record.removeprefix("gs://out/")))["error"] == words
 
 
 def test_csv_without_rows_and_headers_of_no_input(bench: Bench) -> None:
@@ -223,24 +228,24 @@ def test_rows_of_csv_fail_alone(bench: Bench) -> None:
         b"1," * 50,
         b"4,3,2,1",
     ]
-    told = bench.score(b"\r\n".join([b"a,b,c,d", *rows]) + b"\r\n\r\n", ".csv")
-    assert [line.get("error", "").partition(":")[0].partition(",")[0] for line in told] == [
+    lines = bench.score(b"\r\n".join([b"a,b,c,d", *rows]) + b"\r\n\r\n", ".csv")
+    assert [line.get("error", "").partition(":")[0].partition(",")[0] for line in lines] == [
         "", "line 3", "line 4", "line 5", "line 6", "line 7", "line 8", "line 10", ""
     ]  # fmt: skip
-    assert told[0]["instance"] == {"a": "1", "b": "2", "c": "3", "d": "4"}
-    assert "line 5, column b: expected float32, got 'two'" in told[3]["error"]
-    assert told[5]["error"] == "line 7: not utf-8"
-    assert told[7]["error"] == "line 10: expected at most 60 bytes (MAX_BODY_BYTES), got more"
+    assert lines[0]["instance"] == {"a": "1", "b": "2", "c": "3", "d": "4"}
+    assert "line 5, column b: expected float32, got 'two'" in lines[3]["error"]
+    assert lines[5]["error"] == "line 7: not utf-8"
+    assert lines[7]["error"] == "line 10: expected at most 60 bytes (MAX_BODY_BYTES), got more"
     with pytest.raises(BadFile, match=r"line 2: expected at most 60 bytes .*; is a quotation mark not closed\?"):
         scoring.score_object(*bench.put(b'a,b,c,d\n1,2,3,"4\n' + b"1,2,3,4\n" * 20, ".csv"))
 
 
 def test_a_line_of_50_megabytes_is_an_error_and_nothing_else(bench: Bench) -> None:
     bench.start(build() / "lookup_table")
-    told = bench.score(b'"cat"\n"' + b"x" * (50 << 20) + b'"\n"cat"\n')
-    assert told[1] == {"error": "line 2: expected at most 8388608 bytes (MAX_BODY_BYTES), got more"}
-    assert told[0] == told[2]
-    assert "prediction" in told[0]
+    lines = bench.score(b'"cat"\n"' + b"x" * (50 << 20) + b'"\n"cat"\n')
+    assert lines[1] == {"error": "line 2: expected at most 8388608 bytes (MAX_BODY_BYTES), got more"}
+    assert lines[0] == lines[2]
+    assert "prediction" in lines[0]
 
 
 def test_packed_files_are_unpacked(bench: Bench) -> None:
@@ -262,13 +267,13 @@ def test_a_batch_of_a_fixed_size_is_filled_up(bench: Bench, tmp_path: Path, monk
         (spec,) = signature.inputs.values()
         fixed = signature._replace(inputs={spec.name: spec._replace(shape=(size, 4))})
         monkeypatch.setitem(served.signatures, "serving_default", fixed)
-        told = bench.score(as_lines([*rows, ["x"], rows[0]]))
+        lines = bench.score(as_lines([*rows, ["x"], rows[0]]))
         np.testing.assert_allclose(
-            [one["prediction"] for one in told if "error" not in one],
-            [one["prediction"] for one in [*wanted, wanted[0]]],
+            [line["prediction"] for line in lines if "error" not in line],
+            [line["prediction"] for line in [*wanted, wanted[0]]],
             rtol=1e-5,
         )
-        assert [number for number, one in enumerate(told) if "error" in one] == [7]
+        assert [number for number, line in enumerate(lines) if "error" in line] == [7]
 
 
 NO_ROWS = [
@@ -291,8 +296,8 @@ def test_a_signature_that_does_not_go_by_rows_is_refused(bench: Bench, folder: s
 def test_options_are_those_of_an_address(bench: Bench) -> None:
     row = as_lines([np.ones((8, 8)).tolist()])
     bench.start(SCORE_OPTIONS="signature_name=pixels&top_k=2")
-    (told,) = bench.score(row)
-    assert len(told["prediction"]["classes"]) == 2
+    (line,) = bench.score(row)
+    assert len(line["prediction"]["classes"]) == 2
     for options, words in [("signature_name=pixel", "did you mean 'pixels'"), ("top_k=x", "top_k: expected a whole")]:
         bench.start(SCORE_OPTIONS=options)
         with pytest.raises(BadFile, match=words):

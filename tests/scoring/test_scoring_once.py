@@ -20,7 +20,7 @@ from tests.scoring.benches import Bench
 def test_a_missing_object_or_no_file_gets_a_permanent_error(bench: Bench) -> None:
     bench.start()
     source, generation = bench.put(b"1")
-    for place, pinned in [
+    for address, pinned in [
         ("gs://in/nothing.jsonl", None),
         ("gs://in/nothing.jsonl", "7"),
         (source, str(int(generation) - 1)),
@@ -28,7 +28,7 @@ def test_a_missing_object_or_no_file_gets_a_permanent_error(bench: Bench) -> Non
         ("gs://in/folder/", "7"),
     ]:
         with pytest.raises(Gone):
-            scoring.score_object(place, pinned)
+            scoring.score_object(address, pinned)
 
 
 def test_an_object_that_is_replaced_while_it_is_read_is_gone(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,9 +74,14 @@ def test_what_is_scored_is_not_scored_again(bench: Bench, monkeypatch: pytest.Mo
     assert first == (f"gs://out/scored/{bench.name}.jsonl.{generation}.predictions.jsonl", 2, 1, False)
     about = bench.store.about("out", first.output.removeprefix("gs://out/"))
     assert about["contentType"] == "application/x-ndjson"
-    told = about["metadata"]
-    assert (told["rows"], told["errors"], told["source"], told["generation"]) == ("2", "1", source, generation)
-    assert (told["model"], told["model-version"], len(told["model-digest"])) == ("model", "1", 32)
+    metadata = about["metadata"]
+    assert (metadata["rows"], metadata["errors"], metadata["source"], metadata["generation"]) == (
+        "2",
+        "1",
+        source,
+        generation,
+    )
+    assert (metadata["model"], metadata["model-version"], len(metadata["model-digest"])) == ("model", "1", 32)
     monkeypatch.setattr(loading.Cache, "get", lambda _: pytest.fail("the model is not needed"))
     bench.store.delete("in", f"{bench.name}.jsonl")
     assert scoring.score_object(source, generation) == first._replace(already=True)
@@ -147,8 +152,8 @@ def test_work_that_was_cut_short_goes_on_where_it_ended(bench: Bench, monkeypatc
     names = [end.output.removeprefix("gs://out/") for end in (scored, whole)]
     assert bench.store.get("out", names[0]) == bench.store.get("out", names[1])
     assert bench.store.names("out", f"scored/.partial/{bench.name}") == []
-    told = [bench.store.about("out", name)["metadata"] for name in names]
-    assert told[0] == told[1]
+    metadata = [bench.store.about("out", name)["metadata"] for name in names]
+    assert metadata[0] == metadata[1]
 
 
 def test_parts_that_may_not_be_deleted_stay_and_harm_nothing(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
@@ -168,9 +173,9 @@ def test_work_that_does_not_fit_the_time_is_refused_at_its_beginning(
 ) -> None:
     now, clock, here = [0.0], time.monotonic, threading.get_ident()
 
-    def replace_clock(told: Callable[[], float]) -> None:
+    def replace_clock(seconds: Callable[[], float]) -> None:
         """Replace the clock of this thread: the process has others, which look at it too."""
-        monkeypatch.setattr(time, "monotonic", lambda: told() if threading.get_ident() == here else clock())
+        monkeypatch.setattr(time, "monotonic", lambda: seconds() if threading.get_ident() == here else clock())
 
     replace_clock(lambda: now[0])
     bench.start(build() / "lookup_table", EVENT_TIMEOUT="100")
@@ -201,8 +206,8 @@ def test_progress_is_logged(bench: Bench, monkeypatch: pytest.MonkeyPatch, capsy
     monkeypatch.setattr(formats, "ROWS", 100)
     bench.start(build() / "lookup_table")
     bench.score(b'"cat"\n' * 300)
-    told = [json.loads(text) for text in capsys.readouterr().out.splitlines() if " rows, " in text]
-    assert [one["message"].partition(": ")[2] for one in told] == [
+    entries = [json.loads(text) for text in capsys.readouterr().out.splitlines() if " rows, " in text]
+    assert [entry["message"].partition(": ")[2] for entry in entries] == [
         "100 rows, 33 %",
         "200 rows, 66 %",
         "300 rows, 100 %",

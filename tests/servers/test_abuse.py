@@ -200,7 +200,7 @@ def test_a_client_that_reads_none_of_its_answers_is_cut_off(server: Server) -> N
     (worker,) = psutil.Process(server.process.pid).children(recursive=True)
 
     def connections() -> int:
-        return sum(one.status == psutil.CONN_ESTABLISHED for one in worker.connections())
+        return sum(connection.status == psutil.CONN_ESTABLISHED for connection in worker.connections())
 
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

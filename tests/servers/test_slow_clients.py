@@ -80,7 +80,7 @@ def test_a_body_that_breaks_off_is_refused_whole(
 
 def test_a_body_in_chunks_is_taken_whole(server: Server, examples: dict[str, Any]) -> None:
     body = json.dumps(examples["pixels"]).encode()
-    pieces = [body[place : place + 7] for place in range(0, len(body), 7)]
+    pieces = [body[start : start + 7] for start in range(0, len(body), 7)]
     chunks = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
     assert status(server, HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunks) == 200
 

@@ -50,9 +50,9 @@ def call(application: Any, request: dict[str, Any]) -> Answer:
 
 def untimed(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
     """Return the headers without the only one in which two answers to one request may differ."""
-    found = {name.lower(): value for name, value in headers}
-    assert "dur=" in found.pop("server-timing")
-    return found
+    fields = {name.lower(): value for name, value in headers}
+    assert "dur=" in fields.pop("server-timing")
+    return fields
 
 
 def through_flask(request: dict[str, Any]) -> Answer:
@@ -63,13 +63,13 @@ def through_flask(request: dict[str, Any]) -> Answer:
 
 def requests(examples: dict[str, Any]) -> list[tuple[str, str, bytes, dict[str, str]]]:
     """Return one request of every kind that the other tests know."""
-    found = [(method, path, b"", {}) for method, path, _, _ in ADDRESSES]
-    found += [("POST", PREDICT, body, {}) for name, body, _, _ in REFUSED if name == "image"]
-    found += [("POST", "/", json.dumps(body).encode(), {}) for body in examples.values()]
+    asked = [(method, path, b"", {}) for method, path, _, _ in ADDRESSES]
+    asked += [("POST", PREDICT, body, {}) for name, body, _, _ in REFUSED if name == "image"]
+    asked += [("POST", "/", json.dumps(body).encode(), {}) for body in examples.values()]
     packed = gzip.compress(json.dumps(examples["pixels"]).encode())
-    found += [("POST", "/", packed, {"HTTP_CONTENT_ENCODING": coding}) for coding in ("gzip", "deflate", "br")]
-    found += [("POST", "/", b" " * 9_000_000, {}), ("POST", "/é", b"", {})]
-    return found
+    asked += [("POST", "/", packed, {"HTTP_CONTENT_ENCODING": coding}) for coding in ("gzip", "deflate", "br")]
+    asked += [("POST", "/", b" " * 9_000_000, {}), ("POST", "/é", b"", {})]
+    return asked
 
 
 def test_both_doors_answer_every_request_with_the_same_bytes(serve: Serve, examples: dict[str, Any]) -> None:
@@ -143,11 +143,11 @@ def test_the_standalone_server_answers_with_the_same_bytes_and_leaves_at_once(ex
         running("standalone", MAX_BODY_BYTES=limit, THREADS="2") as fast,
     ):
         for body in (*examples.values(), b"", b"{", b" " * 9001, {"instances": [5]}):
-            one, other = (server.ask("POST", "/", body) for server in (platform, fast))
-            assert (one.status, one.body) == (other.status, other.body)
+            first, second = (server.ask("POST", "/", body) for server in (platform, fast))
+            assert (first.status, first.body) == (second.status, second.body)
         for path in ("/readyz", "/nothing", "/favicon.ico", "/v1/models/a%0d%0aX:%20y", "/v1/models/model/metadata"):
-            one, other = (server.ask("GET", path) for server in (platform, fast))
-            assert (one.status, one.body) == (other.status, other.body)
+            first, second = (server.ask("GET", path) for server in (platform, fast))
+            assert (first.status, first.body) == (second.status, second.body)
         assert fast.log.count("serving model version 1") == 1
         fast.process.send_signal(signal.SIGTERM)
         assert fast.process.wait(10) == 0
@@ -160,9 +160,9 @@ START = ["interpreter", "imports", "library", "model", "start", "wait"]
 
 
 def timing(answer: Any) -> dict[str, float]:
-    found = re.findall(r"(\w+);dur=([0-9.]+)", answer.headers["server-timing"])
-    assert len(dict(found)) == len(found)
-    return {step: float(milliseconds) for step, milliseconds in found}
+    steps = re.findall(r"(\w+);dur=([0-9.]+)", answer.headers["server-timing"])
+    assert len(dict(steps)) == len(steps)
+    return {step: float(milliseconds) for step, milliseconds in steps}
 
 
 @pytest.mark.parametrize("door", ["functions-framework", "standalone"])
@@ -171,11 +171,11 @@ def test_a_request_that_waited_for_the_load_reports_the_steps_of_the_start(door:
         with ThreadPoolExecutor(4) as pool:
             cold = list(pool.map(lambda _: server.ask("POST", "/", examples["pixels"]), range(4)))
         for answer in cold:
-            told = timing(answer)
-            assert told.keys() in ({*START, *STEPS}, {*STEPS})  # one may have come after the load
-            if "wait" in told:
-                assert told["wait"] <= told["total"]
-                assert sum(told[phase] for phase in START[:4]) == pytest.approx(told["start"], abs=0.5)
+            timings = timing(answer)
+            assert timings.keys() in ({*START, *STEPS}, {*STEPS})  # one may have come after the load
+            if "wait" in timings:
+                assert timings["wait"] <= timings["total"]
+                assert sum(timings[phase] for phase in START[:4]) == pytest.approx(timings["start"], abs=0.5)
         assert any("wait" in timing(answer) for answer in cold)
         assert timing(server.ask("POST", "/", examples["pixels"])).keys() == {*STEPS}
         assert server.log.count("first answer after") == 1

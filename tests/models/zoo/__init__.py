@@ -143,8 +143,8 @@ def cases(name: str) -> list[Case]:
     """Return what the model was asked and what it answered; nothing for an entry that is absent."""
     if absent(name):
         return []
-    found: list[Case] = pickle.loads((build() / f"{name}.cases.pkl").read_bytes())
-    return found
+    stored: list[Case] = pickle.loads((build() / f"{name}.cases.pkl").read_bytes())
+    return stored
 
 
 def absent(name: str) -> str | None:

@@ -50,14 +50,14 @@ def example_features(path: Path) -> Calls:
     }
 
     def parse(strings: Any) -> Any:
-        found = tf.io.parse_example(strings, features)
-        ids = tf.sparse.to_dense(found["ids"])
+        parsed = tf.io.parse_example(strings, features)
+        ids = tf.sparse.to_dense(parsed["ids"])
         return {
-            "sum": tf.reduce_sum(found["pair"], 1) + tf.cast(found["count"], tf.float32),
-            "word": found["word"],
+            "sum": tf.reduce_sum(parsed["pair"], 1) + tf.cast(parsed["count"], tf.float32),
+            "word": parsed["word"],
             "ids": tf.reduce_sum(ids, 1),
-            "steps": tf.reduce_sum(found["steps"], [1, 2]),
-            "tokens": found["tokens"].row_lengths(),
+            "steps": tf.reduce_sum(parsed["steps"], [1, 2]),
+            "tokens": parsed["tokens"].row_lengths(),
         }
 
     save(path, serving_default=function(STRINGS)(parse))
@@ -69,8 +69,8 @@ def example_features(path: Path) -> Calls:
 def example_single(path: Path) -> Calls:
     def one(serialized: Any) -> Any:
         features = {"x": tf.io.FixedLenFeature([2], tf.float32), "n": tf.io.FixedLenFeature([], tf.int64)}
-        found = tf.io.parse_single_example(serialized, features)
-        return found["x"] * tf.cast(found["n"], tf.float32)
+        parsed = tf.io.parse_single_example(serialized, features)
+        return parsed["x"] * tf.cast(parsed["n"], tf.float32)
 
     @function(STRINGS)
     def every(strings: Any) -> Any:
@@ -93,11 +93,11 @@ def example_sequence(path: Path) -> Calls:
 
     save(path, serving_default=every)
     steps = [tf.train.Feature(float_list=tf.train.FloatList(value=[1.0, 2.0]))] * 3
-    one = tf.train.SequenceExample(
+    message = tf.train.SequenceExample(
         context=tf.train.Example.FromString(example(n=[7])).features,
         feature_lists=tf.train.FeatureLists(feature_list={"x": tf.train.FeatureList(feature=steps)}),
     )
-    return [(DEFAULT, {"strings": text(one.SerializeToString())})]
+    return [(DEFAULT, {"strings": text(message.SerializeToString())})]
 
 
 @entry()
@@ -115,21 +115,23 @@ def float_indices(path: Path) -> Calls:
 
 @entry()
 def picture_png(path: Path) -> Calls:
-    of_each(path, lambda one: tf.reduce_mean(tf.cast(tf.io.decode_png(one, 3), tf.float32)))
+    of_each(path, lambda picture: tf.reduce_mean(tf.cast(tf.io.decode_png(picture, 3), tf.float32)))
     png = tf.io.encode_png(np.full((4, 5, 3), 7, np.uint8)).numpy()
     return [(DEFAULT, {"strings": text(png)})]
 
 
 @entry()
 def sound_wav(path: Path) -> Calls:
-    of_each(path, lambda one: tf.reduce_mean(tf.abs(tf.audio.decode_wav(one)[0])))
+    of_each(path, lambda sound: tf.reduce_mean(tf.abs(tf.audio.decode_wav(sound)[0])))
     wav = tf.audio.encode_wav(np.full((16, 1), 0.5, np.float32), 8000).numpy()
     return [(DEFAULT, {"strings": text(wav)})]
 
 
 @entry()
 def web_safe_base64(path: Path) -> Calls:
-    of_each(path, lambda one: tf.reduce_mean(tf.cast(tf.io.decode_png(tf.io.decode_base64(one), 3), tf.float32)))
+    of_each(
+        path, lambda encoded: tf.reduce_mean(tf.cast(tf.io.decode_png(tf.io.decode_base64(encoded), 3), tf.float32))
+    )
     png = tf.io.encode_png(np.full((4, 5, 3), 7, np.uint8))
     return [(DEFAULT, {"strings": text(tf.io.encode_base64(png).numpy())})]
 

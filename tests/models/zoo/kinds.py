@@ -71,5 +71,5 @@ def build() -> Path:
 
 def cases(name: str) -> list[Case]:
     """Return what the model was asked and what TensorFlow answered."""
-    found: list[Case] = pickle.loads((build() / f"{name}.cases.pkl").read_bytes())
-    return found
+    content: list[Case] = pickle.loads((build() / f"{name}.cases.pkl").read_bytes())
+    return content

@@ -154,8 +154,12 @@ def parsed(examples: Any) -> Any:
 def parse_example(path: Path) -> Calls:
     @function(spec("examples", tf.string))
     def parse(examples: Any) -> Any:
-        found = parsed(examples)
-        return {"sum": tf.reduce_sum(found["x"], 1), "word": found["word"], "ids": tf.sparse.to_dense(found["ids"])}
+        row = parsed(examples)
+        return {
+            "sum": tf.reduce_sum(row["x"], 1),
+            "word": row["word"],
+            "ids": tf.sparse.to_dense(row["ids"]),
+        }
 
     save(path, serving_default=parse)
     full, bare = example(x=[1.0, 2.5], word=[b"cat"], ids=[7, 8]), example(x=[3.0, 4.0])

@@ -271,9 +271,9 @@ def main(folder: Path) -> None:
     warnings.simplefilter("ignore")
     tf.compat.v1.logging.set_verbosity(tf.compat.v1.logging.ERROR)
     tf.autograph.set_verbosity(0)
-    for name, one in ENTRIES.items():
+    for name, kind in ENTRIES.items():
         keras.utils.set_random_seed(1)
-        (folder / f"{name}.cases.pkl").write_bytes(pickle.dumps(one.ask(folder / name, one.make(folder / name))))
+        (folder / f"{name}.cases.pkl").write_bytes(pickle.dumps(kind.ask(folder / name, kind.make(folder / name))))
 
 
 if __name__ == "__main__":

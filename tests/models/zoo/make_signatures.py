@@ -103,7 +103,7 @@ def odd_names(path: Path) -> Calls:
     @function(spec("my-x.1/a"), spec("instances"), spec("UPPER"), spec("x_1"))
     def odd(first: Any, second: Any, third: Any, fourth: Any) -> Any:
         names = ["x y", "é水", "a/b", "a.b", "with:0", 'quote"', "back\\slash", "tab\t", "{}", "0"]
-        return {name: first + second + third + fourth + place for place, name in enumerate(names)}
+        return {name: first + second + third + fourth + number for number, name in enumerate(names)}
 
     save(path, serving_default=odd)
     return [(DEFAULT, {"my-x.1/a": floats(2), "instances": floats(2), "UPPER": floats(2), "x_1": floats(2)})]

@@ -82,7 +82,7 @@ def tf1_names(path: Path) -> Calls:
     names = ["", " ", "é水", "a/b:0", 'quote"', "\n", "x" * 300]
     with tf.Graph().as_default():
         inputs = {name: v1.placeholder(tf.float32, [None]) for name in names}
-        outputs = {name: inputs[name] + place for place, name in enumerate(names)}
+        outputs = {name: inputs[name] + number for number, name in enumerate(names)}
         build_v1(path, {"": predicts(inputs, outputs), "a b/c:é": predicts(inputs, outputs)})
     return [(signature, {name: floats(2) for name in names}) for signature in ("", "a b/c:é")]
 

@@ -42,7 +42,11 @@ def serve(directory: Path) -> str:
         for case in asked
         for problem in compare(case["outputs"] or {}, model.run(model.signatures[case["signature"]], case["inputs"]))
     ]
-    refused = [f"{name!r}: {one.refusal}" for name, one in model.signatures.items() if one.refusal and name[:2] != "__"]
+    refused = [
+        f"{name!r}: {signature.refusal}"
+        for name, signature in model.signatures.items()
+        if signature.refusal and name[:2] != "__"
+    ]
     model.close()
     return "; ".join(wrong or refused) or ("as TensorFlow" if asked else "served")
 
@@ -110,8 +114,8 @@ def main(names: list[str], columns: list[str]) -> None:
         import_tensorflow()
     for name in names:
         directory = build() / name
-        found = {column: COLUMNS[column](directory).replace(f"{directory}: ", "") for column in columns}
-        print(json.dumps({"name": name, **found}), flush=True)
+        outcomes = {column: COLUMNS[column](directory).replace(f"{directory}: ", "") for column in columns}
+        print(json.dumps({"name": name, **outcomes}), flush=True)
 
 
 if __name__ == "__main__":

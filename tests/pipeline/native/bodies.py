@@ -22,13 +22,13 @@ TAKEN, LEFT = True, False  # by the extension; to serving/
 # Elements of a string tensor, and whether the extension takes them. What is no UTF-8 stands here byte by byte.
 STRINGS: list[tuple[str, bool]] = [
     # text
-    *((f'"{one}"', TAKEN) for one in (
+    *((f'"{text}"', TAKEN) for text in (
         "", "a", "é", "€", "😀", "a é € 😀 水", "\x7f", "\x80", "\u07ff", "\u0800", "\ud7ff", "\ue000", "\ufeff", "\ufffd", "\uffff",
         "\U00010000", "\U0010ffff", "e\u0301", "\u2028", "[1,2]", "{}", "null", "'", "//", "x" * 15, "x" * 16, "x" * 22,
         "x" * 23, "x" * 24, "é" * 40, "b64", '{\\"b64\\":\\"AA==\\"}',
     )),
     # escapes
-    *((f'"{one}"', TAKEN) for one in (
+    *((f'"{text}"', TAKEN) for text in (
         r"\"", r"\\", r"\/", r"\b", r"\f", r"\n", r"\r", r"\t", r"\b\f\n\r\t\/\\\"", r"a\nb", r"\\u0041", r"\\\\", r"\\\"",
         r"\u0000", r"\u0001", r"\u001f", r"\u0020", r"\u0022", r"\u005c", r"\u007f", r"\u0080", r"\u00e9", r"\u00E9", r"\u07ff",
         r"\u0800", r"\u20ac", r"\uD7FF", r"\ue000", r"\ufeff", r"\ufffe", r"\uffff", r"\ud83d\ude00", r"\uD83D\uDE00",
@@ -36,45 +36,45 @@ STRINGS: list[tuple[str, bool]] = [
         r"\u00410", r"\u0000a\u0000",
     )),
     # half a pair
-    *((f'"{one}"', LEFT) for one in (
+    *((f'"{text}"', LEFT) for text in (
         r"\ud800", r"\udbff", r"\udc00", r"\udfff", r"a\ud83d", r"\ud83da", r"\ude00\ud83d", r"\udc00\udc00", r"\udcff\udfff", r"\udfff\udc00", r"\ud83d\ud83d", r"\ud83d\ud83d\ude00",
         r"\ud83d\n", r"\ud83d\\ude00", r"\ud83d\u0041", r"\ud83d\ue000", r"\ud83d\udbff", r"\ud83d \ude00", r"\ud83d\ude0",
         "\\ud83d\\", r"\ud83d\u",
     )),
     # no escapes
-    *((f'"{one}"', LEFT) for one in (
+    *((f'"{text}"', LEFT) for text in (
         r"\x41", r"\a", r"\v", r"\0", r"\'", r"\U0041", r"\u", r"\u0", r"\u004", r"\u00g1", r"\u 041", r"\u+041", r"\u-041", r"\u0x41",
         r"\u{41}", r"\é", "\\\n", "\\\0", r"\N", r"\B", r"\u٠٠٤١",
     )),
     # control characters
-    *((f'"{one}"', LEFT) for one in ("\0", "\x01", "\b", "\t", "\n", "\v", "\f", "\r", "\x1f", "a\0", "a\nb", "\x1b[0m")),
+    *((f'"{text}"', LEFT) for text in ("\0", "\x01", "\b", "\t", "\n", "\v", "\f", "\r", "\x1f", "a\0", "a\nb", "\x1b[0m")),
     # no UTF-8
-    *((f'"{one.decode("utf-8", "surrogateescape")}"', LEFT) for one in (
+    *((f'"{text.decode("utf-8", "surrogateescape")}"', LEFT) for text in (
         b"\x80", b"\xbf", b"\xc0", b"\xff", b"\xfe\xff", b"a\xe9b", b"\xc3", b"\xc3(", b"\xe2\x82", b"\xe2\x82(", b"\xe2(\xac", b"\xf0\x9f\x98",
         b"\xf0\x9f\x98(", b"\xf0(\x98\x80", b"\xc0\x80", b"\xc0\xaf", b"\xc1\xbf", b"\xe0\x80\xaf", b"\xe0\x9f\xbf", b"\xf0\x80\x80\xaf",
         b"\xf0\x8f\xbf\xbf", b"\xed\xa0\x80", b"\xed\xbf\xbf", b"\xed\xa0\xbd\xed\xb8\x80", b"\xf4\x90\x80\x80", b"\xf5\x80\x80\x80",
         b"\xf8\x88\x80\x80\x80", b"\xfc\x84\x80\x80\x80\x80", b"\xc3\xa9\xa9", b"\xe2\x82\xac\x80", b"\xef\xbb",
     )),
     # base64
-    *((f'{{"b64":"{one}"}}', TAKEN) for one in (
+    *((f'{{"b64":"{text}"}}', TAKEN) for text in (
         "", "AA==", "AAA=", "AAAA", "AAAAAA==", "/w==", "+/+/", "w6k=", "YWJj", "YWI=", "YQ==", "8J+YgA==", "/////w==", "gA==",
         "AB==", "AP==", "AAB=", "AA/=", "Zh==", "Zm9=", "7aCA", "wIA=", "A" * 400,
     )),
-    *((one, TAKEN) for one in ('{ "b64" : "AA==" }', '{\n"b64"\t:\r"AA=="}', ' {"b64":"AA=="} ')),
-    *((f'{{"b64":"{one}"}}', LEFT) for one in (
+    *((text, TAKEN) for text in ('{ "b64" : "AA==" }', '{\n"b64"\t:\r"AA=="}', ' {"b64":"AA=="} ')),
+    *((f'{{"b64":"{text}"}}', LEFT) for text in (
         "A", "AA", "AAA", "AA=", "A=", "A==", "A===", "=", "==", "===", "====", "=AAA", "AA==AAAA", "AA=A", "AAAA=", "AAAA==", "AAAA====",
         "AA===", "AAAAA", "_w==", "-_-_", "/w", "_w", " AA==", "AA== ", "A A==", "AA =", "AA = =", "AA==\\n", r"AA\n==", r"AA\u003d=", r"\/w==",
         r"\u0041A==", "AA!=", "AA.=", "é", "AAé=", "AA==é", "AA\0=", "AA\n=", "A*==", "A@==", "A[==", "A`==", "A{==", "A:==", "A,==",
         "１AA=", "AA\x7f=",
     )),
-    *((one, LEFT) for one in (
+    *((text, LEFT) for text in (
         '{"b64":5}', '{"b64":null}', '{"b64":["AA=="]}', '{"b64":{"b64":"AA=="}}', '{"b64":true}', '{"b64":"AA==","b64":"AA=="}',
         '{"b64":"AA==","x":1}', '{"x":1,"b64":"AA=="}', '{"B64":"AA=="}', '{"b64 ":"AA=="}', '{"b64":"AA==",}', '{"b64":"AA=="',
         '{"b64":}', '{"b64"}', '{b64:"AA=="}', '{"b64":AA==}', r'{"b6\u0034":"AA=="}', '{"b64\0":"AA=="}', '{"base64":"AA=="}', "{}",
         '{"":"AA=="}', '{"b64":"AA=="]', '[{"b64":"AA=="}', '{"b64":"AA=="}}', '{"b64" "AA=="}', '{"b64":\'AA==\'}',
     )),
     # no strings
-    *((one, LEFT) for one in (
+    *((text, LEFT) for text in (
         "", "1", "1.5", "null", "true", "NaN", "[]", '["a"]', "a", "'a'", '"', '"a', 'a"', '"a""b"', '"a"b', '"a" "b"', '"a"1', '"\\"',
         '"""', "“a”", '\ufeff"a"', 'u"a"', 'b"a"', '"a",', ',"a"',
     )),
@@ -108,13 +108,13 @@ class Writer:
 
     def bodies(self, count: int) -> list[bytes]:
         """Return bodies, a third of them changed blindly."""
-        found = [self.body().encode("utf-8", "surrogateescape") for _ in range(count - count // 3)]
-        return [*found, *(mutate(self.random.choice(found), found, self.random, 4096) for _ in range(count // 3))]
+        written = [self.body().encode("utf-8", "surrogateescape") for _ in range(count - count // 3)]
+        return [*written, *(mutate(self.random.choice(written), written, self.random, 4096) for _ in range(count // 3))]
 
     def body(self) -> str:
         """Return a body, right more often than not."""
         choice, chance = self.random.choice, self.random.random
-        name = choice([name for name, one in self.signatures.items() if one.inputs])
+        name = choice([name for name, candidate in self.signatures.items() if candidate.inputs])
         signature = self.signatures[name]
         rows = choice([1, 1, 2, 3, 7])
         named = len(signature.inputs) > 1 or chance() < 0.4

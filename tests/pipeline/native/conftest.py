@@ -103,11 +103,11 @@ def compare(serve: Serve, extension: Path, monkeypatch: pytest.MonkeyPatch) -> A
         slowly = [answer for answer, _ in ask(questions, path)]
         serve(folder, MODEL_NAME="model", ACCELERATOR=str(extension), **settings)
         assert handle(Request("GET", "/v1/models/model")).status == 200
-        found = []
+        outcomes = []
         for question, slow, (quick, was_taken) in zip(questions, slowly, ask(questions, path), strict=True):
             assert quick == slow, f"{question!r:.2000}"
             assert slow.status == 200 or not ran
-            found.append((question, was_taken))
-        return found
+            outcomes.append((question, was_taken))
+        return outcomes
 
     return compared

@@ -48,15 +48,15 @@ def of(signature: Signature, random_: random.Random, strange: float) -> tuple[An
             spec.dtype.code,
             tuple(-1 if size is None else size for size in spec.shape or ()),
             0,
-            place,
+            index,
         )
-        for place, spec in enumerate(signature.inputs.values())
+        for index, spec in enumerate(signature.inputs.values())
     )
     outputs = []
-    for place, (name, datatype, code, *_) in enumerate(inputs):
+    for index, (name, datatype, code, *_) in enumerate(inputs):
         what = random_.choice([*range(10), 11, 12]) if random_.random() < strange else 0
         as_bytes = random_.random() < 0.2
-        outputs.append((name, b'"%b":' % name, datatype, as_bytes, 10 if what == 4 else code, what, place))
+        outputs.append((name, b'"%b":' % name, datatype, as_bytes, 10 if what == 4 else code, what, index))
     return signature.name.encode(), inputs, tuple(outputs)
 
 

@@ -26,16 +26,16 @@ def bodies(fake: Fake) -> None:
     answered = refused = 0
     random_ = random.Random("bodies")
     for name in MODELS:
-        found = Writer(build() / name, "memory").bodies(rounds(500))
-        signatures = [one for one in read(build() / name).signatures.values() if plain(one)]
+        written = Writer(build() / name, "memory").bodies(rounds(500))
+        signatures = [signature for signature in read(build() / name).signatures.values() if plain(signature)]
         for strange, limits in (
             (0.0, LIMITS),
             (0.3, LIMITS),
             (0.0, (2, 4, 8, 3, -1, True)),
             (0.9, (10_000, 1 << 20, 256, 1 << 20, 100, True)),
         ):
-            predictor = fake.predictor(*(of(one, random_, strange) for one in signatures), limits=limits)
-            for body in found:
+            predictor = fake.predictor(*(of(signature, random_, strange) for signature in signatures), limits=limits)
+            for body in written:
                 answer = predictor.predict(body)
                 if answer == (3, b"not today"):
                     refused += 1
@@ -52,20 +52,20 @@ def shared(fake: Fake) -> None:
     """Bodies that share runs: each is answered as by itself, and with every kind of output nothing is left."""
     random_, answered = random.Random("shared"), 0
     for name in MODELS:
-        found = Writer(build() / name, "shared").bodies(1000)
-        signatures = [one for one in read(build() / name).signatures.values() if plain(one)]
+        written = Writer(build() / name, "shared").bodies(1000)
+        signatures = [signature for signature in read(build() / name).signatures.values() if plain(signature)]
         for strange, sizes in ((0.0, (1, 2, 4, 8)), (0.0, (3, 20)), (0.5, (2, 16))):
-            described = [of(one, random_, strange) for one in signatures]
+            described = [of(signature, random_, strange) for signature in signatures]
             free = [all(dims[:1] == (-1,) for _, _, _, dims, *_ in inputs) for _, inputs, _ in described]
-            predictor = fake.predictor(*((*one, sizes) if has else one for one, has in zip(described, free)))
-            for start in range(0, len(found), 25):
-                group = found[start : start + 25]
+            predictor = fake.predictor(*((*entry, sizes) if has else entry for entry, has in zip(described, free)))
+            for start in range(0, len(written), 25):
+                group = written[start : start + 25]
                 results = predictor.together(tuple((body, -1) for body in group))
                 assert fake.live() == (0, 0, 0), group
                 if not strange:
                     alone = [predictor.predict(body) for body in group]
-                    assert [one if isinstance(one, str) else one[:4] for one in results] == [
-                        one if isinstance(one, str) else one[:4] for one in alone
+                    assert [result if isinstance(result, str) else result[:4] for result in results] == [
+                        result if isinstance(result, str) else result[:4] for result in alone
                     ]
                 answered += sum(not isinstance(result, str) for result in results)
     assert answered > 3000, answered
@@ -114,9 +114,9 @@ def without_one(value: Any) -> Iterator[Any]:
             yield {name: other for name, other in value.items() if name != key}
             yield from ({**value, key: less} for less in without_one(inner))
     elif isinstance(value, list):
-        for place, inner in enumerate(value):
-            yield value[:place] + value[place + 1 :]
-            yield from ([*value[:place], less, *value[place + 1 :]] for less in without_one(inner))
+        for index, inner in enumerate(value):
+            yield value[:index] + value[index + 1 :]
+            yield from ([*value[:index], less, *value[index + 1 :]] for less in without_one(inner))
 
 
 def infers(fake: Fake) -> None:
@@ -149,8 +149,8 @@ def infers(fake: Fake) -> None:
                 "parameters": {"binary_data_output": bool(binary_y)},
             }
             wanted = [{"name": "y", "parameters": {"binary_data": bool(binary_y)}}]
-            for one in (body, {"inputs": tensors}, {"inputs": tensors, "outputs": wanted}):
-                seeds.append((json.dumps(one, separators=random_.choice([None, (",", ":")])).encode(), tail))
+            for document in (body, {"inputs": tensors}, {"inputs": tensors, "outputs": wanted}):
+                seeds.append((json.dumps(document, separators=random_.choice([None, (",", ":")])).encode(), tail))
     texts = [text for text, _ in seeds]
     answered = 0
     for text, tail in seeds:
@@ -183,16 +183,16 @@ def value(element: Any, as_bytes: bool = False) -> Any:
 def decoded(wanted: Any, as_bytes: bool = False) -> Any:
     """Return an answer whose elements stand in it as a body has them."""
     if isinstance(wanted, dict):
-        return {name: decoded(one, as_bytes) for name, one in wanted.items()}
+        return {name: decoded(inner, as_bytes) for name, inner in wanted.items()}
     if isinstance(wanted, list):
-        return [decoded(one, as_bytes) for one in wanted]
+        return [decoded(inner, as_bytes) for inner in wanted]
     return value(json.loads(wanted), as_bytes)
 
 
 def strings(fake: Fake) -> None:
     """Strings of every kind, the last of their body, cut at every byte; and answers cut within a character."""
     scalar = (b"scalar", ((*WORD[:3], (), 0, 0),), (echo(),))
-    plain, binary = (fake.predictor((b"s", (WORD,), (echo(as_bytes=one),)), scalar) for one in (False, True))
+    plain, binary = (fake.predictor((b"s", (WORD,), (echo(as_bytes=as_bytes),)), scalar) for as_bytes in (False, True))
     more = [fake.predictor((b"s", (WORD,), (echo(what),))) for what in (11, 12)]
     limited = fake.predictor((b"s", (WORD,), (echo(),)), limits=(2, 2, 1, 3, 10, False))
     answered = 0
@@ -251,35 +251,42 @@ def lengths(fake: Fake) -> None:
     ]
     answered = 0
     for elements in ([b"a"], [b""], [b"", b"\xff", "é€😀".encode()], ["é€".encode(), b"x" * 40]):
-        data = b"".join(struct.pack("<I", len(one)) + one for one in elements)
+        data = b"".join(struct.pack("<I", len(element)) + element for element in elements)
         tails = [data + bytes(4)]
         for at in range(len(data)):
-            tails += [data[:at] + bytes([one]) + data[at + 1 :] + bytes(4) for one in (0, 1, data[at] ^ 1, 0x7F, 0xFF)]
+            tails += [
+                data[:at] + bytes([byte]) + data[at + 1 :] + bytes(4) for byte in (0, 1, data[at] ^ 1, 0x7F, 0xFF)
+            ]
         tails += [(data + bytes(4))[:size] for size in range(len(data) + 4)] + [data + bytes(5)]
         for binary in (True, False):
-            for told in {len(data), len(data) - 1, len(data) + 1, len(data) + 4, 0, 1 << 40}:
+            for stated_size in {len(data), len(data) - 1, len(data) + 1, len(data) + 4, 0, 1 << 40}:
                 entries = [
                     {
                         "name": "x",
                         "datatype": "BYTES",
                         "shape": [len(elements)],
-                        "parameters": {"binary_data_size": told},
+                        "parameters": {"binary_data_size": stated_size},
                     },
                     {"name": "n", "datatype": "FP32", "shape": [1], "parameters": {"binary_data_size": 4}},
                 ]
                 for asked in ([], [{"name": "z"}, {"name": "y"}], [{"name": "y"}]):
                     body = {"parameters": {"binary_data_output": binary}, "outputs": asked, "inputs": entries}
                     text = json.dumps(body).encode()
-                    for tail in tails if told == len(data) else random_.sample(tails, 3):
+                    for tail in tails if stated_size == len(data) else random_.sample(tails, 3):
                         for predictor in predictors:
                             answer = predictor.infer(text + tail, len(text))
                             if not isinstance(answer, str) and len(answer) > 2:
                                 answered += 1
-                                told_ = json.loads(answer.body[: answer.json_size or None])
-                                if binary and told == len(data) and tail == tails[0] and asked[-1:] == [{"name": "y"}]:
+                                document = json.loads(answer.body[: answer.json_size or None])
+                                if (
+                                    binary
+                                    and stated_size == len(data)
+                                    and tail == tails[0]
+                                    and asked[-1:] == [{"name": "y"}]
+                                ):
                                     assert answer.body.endswith(data), (answer, data)
-                                assert [one["name"] for one in told_["outputs"]][: len(asked)] == [
-                                    one["name"] for one in asked
+                                assert [output["name"] for output in document["outputs"]][: len(asked)] == [
+                                    output["name"] for output in asked
                                 ]
                             assert fake.live() == (0, 0, 0), text + tail
     assert answered > 500, answered
@@ -303,7 +310,7 @@ def pictures(fake: Fake) -> None:
     png = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sII", 13, b"IHDR", 20, 30)
     jpeg = b"\xff\xd8\xff\xe0\x00\x04ab\xff\xff\xd0\xff\xc4\x00\x02\xff\xc0\x00\x0b\x08\x00\x14\x00\x1e\x01"
     answered = count = 0
-    for one in (
+    for header in (
         png,
         jpeg,
         b"\xff\xd8\xff\xc2",
@@ -313,10 +320,12 @@ def pictures(fake: Fake) -> None:
         b"BM",
         b"RIFF",
     ):
-        changed = [one[:size] for size in range(min(len(one), 100) + 1)] + [one + bytes(200)]
+        changed = [header[:size] for size in range(min(len(header), 100) + 1)] + [header + bytes(200)]
         for _ in range(300):
-            place = random_.randrange(min(len(one), 100))
-            changed.append(one[:place] + random_.choice([random_.randbytes(1), b"\xff", b"\0", b""]) + one[place + 1 :])
+            position = random_.randrange(min(len(header), 100))
+            changed.append(
+                header[:position] + random_.choice([random_.randbytes(1), b"\xff", b"\0", b""]) + header[position + 1 :]
+            )
         for data in changed:
             if len(data) % 3 and data[:2] == b"\xff\xd8":
                 data = data[:2] + bytes(3 - len(data) % 3) + data[2:]

@@ -17,15 +17,15 @@ def tensor(
     name: str, array: Any, *, binary: bool = False, flat: bool = True, **more: Any
 ) -> tuple[dict[str, Any], bytes]:
     """Return an input as JSON has it, and its bytes where they follow the JSON."""
-    found = {"name": name, "datatype": NAMES[str(array.dtype)], "shape": list(array.shape)}
+    entry = {"name": name, "datatype": NAMES[str(array.dtype)], "shape": list(array.shape)}
     if binary:
-        return {**found, "parameters": {"binary_data_size": array.nbytes}, **more}, array.tobytes()
-    return {**found, "data": (array.ravel() if flat else array).tolist(), **more}, b""
+        return {**entry, "parameters": {"binary_data_size": array.nbytes}, **more}, array.tobytes()
+    return {**entry, "data": (array.ravel() if flat else array).tolist(), **more}, b""
 
 
 def request(tensors: list[tuple[dict[str, Any], bytes]], random_: random.Random, **more: Any) -> tuple[bytes, bytes]:
     """Return the JSON of a request, its members in any order, and the bytes behind it."""
-    members = list({"inputs": [one for one, _ in tensors], **more}.items())
+    members = list({"inputs": [entry for entry, _ in tensors], **more}.items())
     random_.shuffle(members)
     separators = random_.choice([None, (",", ":"), (" ,\n", "\t: ")])
     return json.dumps(dict(members), separators=separators).encode(), b"".join(data for _, data in tensors)

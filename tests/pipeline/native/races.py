@@ -51,8 +51,8 @@ def infers(count: int) -> list[bytes]:
 
 def large(count: int) -> list[bytes]:
     """Return predict bodies that take longer than a caller's turn at Python's lock, every other one wrong at its end."""
-    rows = b",".join(b"%d.5" % (place % 1000) for place in range(3000))
-    return [b'{"inputs":[%b,%b]}' % (rows, b"x" if place % 2 else b"%d" % place) for place in range(count)]
+    rows = b",".join(b"%d.5" % (number % 1000) for number in range(3000))
+    return [b'{"inputs":[%b,%b]}' % (rows, b"x" if number % 2 else b"%d" % number) for number in range(count)]
 
 
 def seen(answer: Any) -> Any:
@@ -74,13 +74,13 @@ def together(quick: accelerator.Quick, bodies: list[bytes], *, infer: bool = Fal
         note = ctypes.create_string_buffer(512)
         order = list(range(len(bodies))) * rounds
         random.Random(number).shuffle(order)
-        return [(place, ask(bodies[place], ctypes.addressof(note))) for place in order]
+        return [(index, ask(bodies[index], ctypes.addressof(note))) for index in order]
 
     with ThreadPoolExecutor(CALLERS) as pool:
-        answers = [one for caller in pool.map(call, range(CALLERS)) for one in caller]
+        answers = [pair for caller in pool.map(call, range(CALLERS)) for pair in caller]
     alone = [ask(body, 0) for body in bodies]
-    for place, answer in answers:
-        assert answer == alone[place], (bodies[place][:300], answer, alone[place])
+    for index, answer in answers:
+        assert answer == alone[index], (bodies[index][:300], answer, alone[index])
     assert any(isinstance(answer, str) for answer in alone)
     assert any(len(answer) == 4 for answer in alone if not isinstance(answer, str))
 
@@ -91,13 +91,13 @@ def share(quick: accelerator.Quick, bodies: list[bytes]) -> None:
     def call(number: int) -> list[tuple[int, Any]]:
         order = list(range(len(bodies)))
         random.Random(number).shuffle(order)
-        return [(place, seen(quick.answer(bodies[place], -1))) for place in order]
+        return [(index, seen(quick.answer(bodies[index], -1))) for index in order]
 
     assert quick.shares_runs
     with ThreadPoolExecutor(CALLERS) as pool:
-        answers = [one for caller in pool.map(call, range(CALLERS)) for one in caller]
+        answers = [pair for caller in pool.map(call, range(CALLERS)) for pair in caller]
     alone = [seen(quick.answer(body, -1)) for body in bodies]
-    assert [bodies[place] for place, answer in answers if answer != alone[place]] == []
+    assert [bodies[index] for index, answer in answers if answer != alone[index]] == []
 
 
 def clean(native: str) -> None:

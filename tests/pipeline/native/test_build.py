@@ -48,14 +48,14 @@ COMPILERS = [
 
 
 @pytest.mark.usefixtures("headers")
-@pytest.mark.parametrize(("name", "lines", "told"), COMPILERS)
+@pytest.mark.parametrize(("name", "lines", "message"), COMPILERS)
 def test_a_compiler_that_is_not_there_or_fails(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, lines: list[str], told: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, lines: list[str], message: str
 ) -> None:
     monkeypatch.setenv("CXX", script(tmp_path / name, *lines) if lines else "nope")
     with pytest.raises(build.Refused) as raised:
         build.build(tmp_path / "out")
-    assert str(raised.value).startswith(told)
+    assert str(raised.value).startswith(message)
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -224,10 +224,10 @@ def test_a_broken_extension_is_logged_once_and_not_used(
         assert (response.status, response.body) == (200, ANSWER)
     loading.forget()
     assert ask("POST", "/", BODY).body == ANSWER
-    told = [line for line in lines(capfd) if line["severity"] not in ("INFO", "DEBUG")]
-    assert [line["severity"] for line in told] == ["WARNING"]
-    assert told[0]["message"].startswith("serving without the accelerator: ")
-    assert str(path) in told[0]["message"] or "PyInit" in told[0]["message"]
+    warnings = [line for line in lines(capfd) if line["severity"] not in ("INFO", "DEBUG")]
+    assert [line["severity"] for line in warnings] == ["WARNING"]
+    assert warnings[0]["message"].startswith("serving without the accelerator: ")
+    assert str(path) in warnings[0]["message"] or "PyInit" in warnings[0]["message"]
 
 
 @pytest.mark.parametrize("text", ["nowhere.so", "ON", "Auto", "1", "/"])

@@ -34,9 +34,9 @@ def quick(serve: Serve, extension: Path) -> Callable[[str], Ask]:
 
         def ask(signature: str, numbers: Any) -> bytes:
             value = numbers if isinstance(numbers, bytes) else orjson.dumps(numbers, option=orjson.OPT_SERIALIZE_NUMPY)
-            found = answer(b'{"signature_name":"%b","inputs":%b}' % (signature.encode(), value))
-            assert not isinstance(found, str), f"declined: {value!r:.200}"
-            body = bytes(found.body)
+            answered = answer(b'{"signature_name":"%b","inputs":%b}' % (signature.encode(), value))
+            assert not isinstance(answered, str), f"declined: {value!r:.200}"
+            body = bytes(answered.body)
             assert body.startswith(b'{"outputs":')
             return body[len(b'{"outputs":') : -1]
 
@@ -49,9 +49,9 @@ def around(values: Array) -> Array:
     """Return the numbers and their neighbours, of both signs."""
     with np.errstate(over="ignore", under="ignore"):
         down, up = np.nextafter(values, -np.inf), np.nextafter(values, np.inf)
-        found = np.concatenate([values, down, up, np.nextafter(down, -np.inf), np.nextafter(up, np.inf)])
-    found = np.concatenate([found, -found])
-    finite: Array = found[np.isfinite(found)]
+        numbers = np.concatenate([values, down, up, np.nextafter(down, -np.inf), np.nextafter(up, np.inf)])
+    numbers = np.concatenate([numbers, -numbers])
+    finite: Array = numbers[np.isfinite(numbers)]
     return finite
 
 
@@ -78,11 +78,11 @@ def patterns(kind: Any) -> Iterator[Array]:
     scores = generator.random(PATTERNS // 6).astype(kind)
     rounded = np.round(generator.normal(0, 1000, PATTERNS // 6), 2).astype(kind)
     wide = (generator.choice([-1, 1], PATTERNS // 6) * 10.0 ** generator.uniform(-8, 18, PATTERNS // 6)).astype(kind)
-    found = np.concatenate([special(kind), any_bits, scores, rounded, wide])
-    found = found[np.isfinite(found)]
-    assert len(found) > PATTERNS
-    for start in range(0, len(found), AT_ONCE):
-        yield found[start : start + AT_ONCE]
+    numbers = np.concatenate([special(kind), any_bits, scores, rounded, wide])
+    numbers = numbers[np.isfinite(numbers)]
+    assert len(numbers) > PATTERNS
+    for start in range(0, len(numbers), AT_ONCE):
+        yield numbers[start : start + AT_ONCE]
 
 
 def first_difference(wanted: bytes, came: bytes, values: Array) -> str:
@@ -169,7 +169,7 @@ def test_decimals_are_read_as_python_reads_them(quick: Any, texts: Any) -> None:
     wide = np.array([value for _, value in read])
     body = f"[{','.join(text for text, _ in read)}]".encode()
     came = np.array(orjson.loads(ask("to64", body)), np.uint32).view(np.float64).ravel()
-    assert [read[place] for place in np.flatnonzero(came.view(np.uint64) != wide.view(np.uint64))[:3]] == []
+    assert [read[index] for index in np.flatnonzero(came.view(np.uint64) != wide.view(np.uint64))[:3]] == []
 
     with np.errstate(over="ignore"):
         narrow = wide.astype(np.float32)

@@ -125,8 +125,8 @@ def test_a_line_a_minute_says_how_many_were_accelerated(capsys: pytest.CaptureFi
                         (120, "off"), (120, "accelerated"), (121, "accelerated"), (122, "off")]:  # fmt: skip
         tally.add(outcome, at * second)
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    told: list[tuple[Any, ...]] = [(line["message"], line["seconds"], line["others"]) for line in lines]
-    assert told == [
+    summary: list[tuple[Any, ...]] = [(line["message"], line["seconds"], line["others"]) for line in lines]
+    assert summary == [
         ("the native codec answered 2 of 5 predictions", 60.0, {"value": 2, "query": 1}),
         ("the native codec answered 3 of 3 predictions", 60.0, {}),
     ]

@@ -34,21 +34,21 @@ def picture(kind: str, width: int, height: int, **options: Any) -> bytes:
 
 def png_saying(width: int, height: int) -> bytes:
     """Return a PNG whose header alone says so."""
-    found = picture("PNG", 20, 20)
+    encoded = picture("PNG", 20, 20)
     header = struct.pack(">4sIIBBBBB", b"IHDR", width, height, 8, 0, 0, 0, 0)
-    return found[:12] + header + struct.pack(">I", zlib.crc32(header)) + found[33:]
+    return encoded[:12] + header + struct.pack(">I", zlib.crc32(header)) + encoded[33:]
 
 
 def jpeg_saying(width: int, height: int) -> bytes:
-    found = picture("JPEG", 20, 20)
-    at = found.index(b"\xff\xc0")
-    return found[: at + 5] + struct.pack(">HH", height, width) + found[at + 9 :]
+    encoded = picture("JPEG", 20, 20)
+    at = encoded.index(b"\xff\xc0")
+    return encoded[: at + 5] + struct.pack(">HH", height, width) + encoded[at + 9 :]
 
 
 def jpeg_with(between: bytes, width: int = 20, height: int = 20, **options: Any) -> bytes:
     """Return a JPEG with something before its first segment."""
-    found = picture("JPEG", width, height, **options)
-    return found[:2] + between + found[2:]
+    encoded = picture("JPEG", width, height, **options)
+    return encoded[:2] + between + encoded[2:]
 
 
 def segment(marker: int, size: int = 0) -> bytes:
@@ -97,7 +97,7 @@ PICTURES: list[tuple[bytes, bool]] = [
 
 
 def body(*strings: bytes, signature: str = "unread", **more: Any) -> bytes:
-    encoded = [{"b64": base64.b64encode(one).decode()} for one in strings]
+    encoded = [{"b64": base64.b64encode(content).decode()} for content in strings]
     return json.dumps({"signature_name": signature, "instances": encoded}).encode()
 
 
@@ -108,16 +108,16 @@ def check(compare: Ask, folder: Path, cases: Sequence[tuple[Question, bool]], mo
 
 
 def test_pictures_that_are_only_measured(compare: Ask) -> None:
-    check(compare, build() / "pictures", [(body(one), way) for one, way in PICTURES])
+    check(compare, build() / "pictures", [(body(data), way) for data, way in PICTURES])
 
 
 def test_pictures_that_are_decoded(compare: Ask) -> None:
     """One that is within the limit, and cannot be decoded, is refused by TensorFlow: the extension has run it."""
-    check(compare, build() / "pictures", [(body(one, signature="serving_default"), way) for one, way in PICTURES])
+    check(compare, build() / "pictures", [(body(data, signature="serving_default"), way) for data, way in PICTURES])
 
 
 def test_the_embedded_model(compare: Ask) -> None:
-    check(compare, EMBEDDED, [(body(one, signature="serving_default"), way) for one, way in PICTURES])
+    check(compare, EMBEDDED, [(body(data, signature="serving_default"), way) for data, way in PICTURES])
 
 
 @pytest.mark.parametrize("most", [1, 15, 16, 255, 256, 599, 601])
@@ -129,9 +129,9 @@ def test_it_measures_as_serving_does(compare: Ask, most: int) -> None:
     cases: list[tuple[Question, bool]] = []
     for size in sorted(sizes):
         for kind in kinds:
-            one = picture(**kind, width=size[0], height=size[1])
-            assert images.measure(one)[1:] == (*size, 1)
-            cases.append((body(one), size[0] * size[1] <= most))
+            data = picture(**kind, width=size[0], height=size[1])
+            assert images.measure(data)[1:] == (*size, 1)
+            cases.append((body(data), size[0] * size[1] <= most))
     check(compare, build() / "pictures", cases, most)
 
 
@@ -139,27 +139,27 @@ def test_it_measures_as_serving_does(compare: Ask, most: int) -> None:
 @pytest.mark.parametrize("height", [30, 31])
 def test_headers_that_are_cut_anywhere(compare: Ask, kind: str, height: int) -> None:
     if kind == "PNG":
-        one = picture("PNG", 20, height)
+        data = picture("PNG", 20, height)
     elif kind == "segments":
-        one = jpeg_with(segment(0xFE, 3) + b"\xff\xff\xd0" + segment(0xC4), 20, height)
+        data = jpeg_with(segment(0xFE, 3) + b"\xff\xff\xd0" + segment(0xC4), 20, height)
     else:
-        one = picture("JPEG", 20, height, mode="RGB", progressive=kind == "progressive")
+        data = picture("JPEG", 20, height, mode="RGB", progressive=kind == "progressive")
     cases: list[tuple[Question, bool]] = []
-    for size in range(1, min(len(one), 700) + 1):
-        measured = images.measure(one[:size])
+    for size in range(1, min(len(data), 700) + 1):
+        measured = images.measure(data[:size])
         way = measured is None or measured.pixels <= MOST
-        cases.append((body(one[:size], b"a"), way))
-        cases.append((body(b"a", one[:size]), way))
+        cases.append((body(data[:size], b"a"), way))
+        cases.append((body(b"a", data[:size]), way))
     check(compare, build() / "pictures", cases)
     assert {way for _, way in cases} == ({QUICK} if height == 30 else {QUICK, SLOW})
 
 
 def test_headers_with_a_byte_changed(compare: Ask) -> None:
     questions: list[Question] = []
-    for one in (picture("PNG", 20, 30), picture("JPEG", 20, 30), jpeg_with(segment(0xFE, 2), 20, 30)):
-        for place in range(min(len(one), 220)):
-            for changed in (0, 1, 0x7F, 0x80, 0xC0, 0xC4, 0xD0, 0xDA, 0xFF, one[place] ^ 1):
-                questions.append(body(one[:place] + bytes([changed]) + one[place + 1 :]))
+    for data in (picture("PNG", 20, 30), picture("JPEG", 20, 30), jpeg_with(segment(0xFE, 2), 20, 30)):
+        for position in range(min(len(data), 220)):
+            for changed in (0, 1, 0x7F, 0x80, 0xC0, 0xC4, 0xD0, 0xDA, 0xFF, data[position] ^ 1):
+                questions.append(body(data[:position] + bytes([changed]) + data[position + 1 :]))
     came = compare(build() / "pictures", questions, MAX_PIXELS=str(MOST))
     assert len(came) / 10 < sum(was_taken for _, was_taken in came) < len(came)
 
@@ -182,7 +182,7 @@ def test_several_pictures_are_counted_together(compare: Ask) -> None:
         (body(png_saying(0x7FFFFFFF, 0x7FFFFFFF), png_saying(0x7FFFFFFF, 0x7FFFFFFF), png_saying(0x7FFFFFFF, 0x7FFFFFFF)), SLOW),
     ]  # fmt: skip
     check(compare, build() / "pictures", cases)
-    nested = [{"b64": base64.b64encode(one).decode()} for one in (half, half, small)]
+    nested = [{"b64": base64.b64encode(content).decode()} for content in (half, half, small)]
     matrix = b'{"signature_name":"matrix","instances":%b}'
     check(
         compare,
@@ -190,7 +190,7 @@ def test_several_pictures_are_counted_together(compare: Ask) -> None:
         [
             (matrix % json.dumps([nested[:2]]).encode(), QUICK),
             (matrix % json.dumps([nested]).encode(), SLOW),
-            (matrix % json.dumps([[one] for one in nested]).encode(), SLOW),
+            (matrix % json.dumps([[entry] for entry in nested]).encode(), SLOW),
         ],
     )
 
@@ -199,7 +199,7 @@ def test_all_inputs_together_have_the_limit(compare: Ask) -> None:
     half, whole, beyond = (base64.b64encode(picture("PNG", 20, high)).decode() for high in (15, 30, 31))
 
     def two(a: str, *b: str) -> bytes:
-        inputs = {"a": {"b64": a}, "b": [{"b64": one} for one in b]}
+        inputs = {"a": {"b64": a}, "b": [{"b64": content} for content in b]}
         return json.dumps({"signature_name": "two", "inputs": inputs}).encode()
 
     cases: list[tuple[Question, bool]] = [
@@ -211,22 +211,27 @@ def test_all_inputs_together_have_the_limit(compare: Ask) -> None:
 
 def test_pictures_of_the_open_inference_protocol(compare: Ask) -> None:
     cases: list[tuple[Question, bool]] = []
-    for one, way in PICTURES:
-        data = struct.pack("<I", len(one)) + one
+    for content, way in PICTURES:
+        data = struct.pack("<I", len(content)) + content
         entry = {"name": "x", "datatype": "BYTES", "shape": [1]}
         text = json.dumps({"inputs": [{**entry, "parameters": {"binary_data_size": len(data)}}]}).encode()
         headers = {"content-type": "application/octet-stream", "inference-header-content-length": str(len(text))}
         cases.append(((text + data, "", headers), way))
-        encoded = [{"b64": base64.b64encode(one).decode()}]
+        encoded = [{"b64": base64.b64encode(content).decode()}]
         cases.append((json.dumps({"inputs": [{**entry, "data": encoded}]}).encode(), way))
     check(compare, build() / "pictures", cases, path="/v2/models/model/infer")
 
 
 def test_strings_of_a_model_without_pictures_are_not_measured(compare: Ask) -> None:
-    def plain(one: bytes) -> bytes:
-        return body(one, signature="raw")
+    def plain(string: bytes) -> bytes:
+        return body(string, signature="raw")
 
-    check(compare, build() / "strings", [(plain(one), QUICK) for one, _ in PICTURES if one and len(one) < 99_999], 1)
+    check(
+        compare,
+        build() / "strings",
+        [(plain(string), QUICK) for string, _ in PICTURES if string and len(string) < 99_999],
+        1,
+    )
 
 
 def test_texts_that_begin_as_pictures_do(compare: Ask) -> None:

@@ -47,8 +47,8 @@ def body_of(signature: str, form: str, value: str) -> bytes:
 
 def check(compare: Ask, folder: Path, cases: list[tuple[Any, bool]], **settings: str) -> None:
     """Assert that each is answered as without the accelerator, and in the way that is told."""
-    found = compare(folder, [question for question, _ in cases], **settings)
-    assert [case for case, came in zip(cases, found, strict=True) if case[1] is not came[1]] == []
+    outcomes = compare(folder, [question for question, _ in cases], **settings)
+    assert [case for case, came in zip(cases, outcomes, strict=True) if case[1] is not came[1]] == []
 
 
 def numbers(dtype: str) -> list[tuple[str, bool]]:
@@ -156,8 +156,8 @@ def test_every_bit_of_base64(compare: Ask) -> None:
     for size in [*range(1, 100), 1000, 4096]:
         text = base64.b64encode(random_.randbytes(size))
         cases.append((b'{"signature_name":"raw","instances":[{"b64":"%b"}]}' % text, QUICK))
-        place = random_.randrange(len(text.rstrip(b"=")))
-        wrong = text[:place] + random_.choice([b"-", b"_", b" ", b".", b"\xc3\xa9", b"\\"]) + text[place + 1 :]
+        position = random_.randrange(len(text.rstrip(b"=")))
+        wrong = text[:position] + random_.choice([b"-", b"_", b" ", b".", b"\xc3\xa9", b"\\"]) + text[position + 1 :]
         cases.append((b'{"signature_name":"raw","instances":[{"b64":"%b"}]}' % wrong, SLOW))
         cases.append(
             (b'{"signature_name":"raw","instances":[{"b64":"%b"}]}' % text.replace(b"=", b"", 1), b"=" not in text)
@@ -186,8 +186,8 @@ def test_white_space_is_taken_wherever_json_has_it(compare: Ask) -> None:
     tokens = ["", "{", '"signature_name"', ":", '"three"', ",", '"instances"', ":", "[", "{", '"x"', ":", "[", "1", ",",
               "-2.5e1", ",", "3", "]", "}", "]", "}", ""]  # fmt: skip
     cases = []
-    for place in range(1, len(tokens)):
-        head, tail = "".join(tokens[:place]), "".join(tokens[place:])
+    for index in range(1, len(tokens)):
+        head, tail = "".join(tokens[:index]), "".join(tokens[index:])
         cases += [((head + space + tail).encode(), QUICK) for space in (" ", "\t", "\n", "\r", " \n\t\r" * 9)]
         cases += [((head + space + tail).encode(), SLOW) for space in ("\x0b", "\x0c", "\0", "\x85", "\u2003", "\\n")]
     check(compare, build() / "shapes", cases)
@@ -228,8 +228,8 @@ FLOATS = ["types", "shapes", "several", "infinite", "unlike", "strings"]  # mode
 )
 def test_bodies_made_by_chance(compare: Ask, name: str, non_finite: str) -> None:
     bodies = Writer(build() / name, f"{name} {non_finite}").bodies(rounds(900))
-    found = compare(build() / name, bodies, NON_FINITE=non_finite)
-    answered = sum(was_taken for _, was_taken in found)
+    outcomes = compare(build() / name, bodies, NON_FINITE=non_finite)
+    answered = sum(was_taken for _, was_taken in outcomes)
     assert answered > len(bodies) * (0.05 if name == "unlike" else 0.15)
     assert answered < len(bodies) * 0.9
 
@@ -246,7 +246,7 @@ UNDECIDED = {"random_stateful", "py_function"}
 def json_of(value: Any) -> Any:
     """Return a nest of elements as a body has it, bytes as base64."""
     if isinstance(value, list):
-        return [json_of(one) for one in value]
+        return [json_of(element) for element in value]
     return {"b64": base64.b64encode(value).decode()} if isinstance(value, bytes) else value
 
 
@@ -266,8 +266,8 @@ def test_the_zoo(compare: Ask, name: str) -> None:
             forms.append({"instances": rows})
         bodies += [json.dumps({"signature_name": case["signature"], **form}).encode() for form in forms]
     libraries = {"CUSTOM_OP_LIBRARIES": str(zoo.build() / name / "zero_out.so")} if name == "custom_op" else {}
-    found = compare(zoo.build() / name, bodies, **libraries)
-    assert any(was_taken for _, was_taken in found) == (name not in NOT_PLAIN)
+    outcomes = compare(zoo.build() / name, bodies, **libraries)
+    assert any(was_taken for _, was_taken in outcomes) == (name not in NOT_PLAIN)
 
 
 def test_the_embedded_model(compare: Ask, examples: dict[str, Any]) -> None:
@@ -299,7 +299,7 @@ def test_through_the_door(serve: Serve, extension: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(layers, "natively", watched)
     message = b"POST /v1/models/types:predict HTTP/1.1\r\n\r\n" + PLAIN
-    told = []
+    answered = []
     for way in ("off", str(extension)):
         serve(build() / "types", MODEL_NAME="types", ACCELERATOR=way, LOG_REQUESTS="all")
         monkeypatch.setattr(phases, "pending", True)
@@ -310,8 +310,8 @@ def test_through_the_door(serve: Serve, extension: Path, monkeypatch: pytest.Mon
             ((status, headers),) = started
             names = sorted(name for name, _ in headers)
             answers.append((status, names, body))
-        told.append(answers)
-    assert told[0] == told[1]
-    assert told[0][0][2] == b'{"predictions":[1.0,0.5]}'
+        answered.append(answers)
+    assert answered[0] == answered[1]
+    assert answered[0][0][2] == b'{"predictions":[1.0,0.5]}'
     assert taken == {False: 3, True: 3}
     capfd.readouterr()

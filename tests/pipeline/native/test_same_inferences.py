@@ -39,10 +39,10 @@ def right(random_: random.Random, model: str, count: int) -> Iterator[tuple[byte
             for name, (datatype, sizes) in inputs.items():
                 shape: tuple[int, ...] = tuple(rows if size < 0 else size for size in sizes)
                 if datatype == "BYTES":
-                    one = texts(random_, name, shape, binary=random_.random() < 0.5, flat=flat or not shape)
+                    entry = texts(random_, name, shape, binary=random_.random() < 0.5, flat=flat or not shape)
                 else:
-                    one = tensor(name, numbers(random_, "float32", shape), binary=binary, flat=flat)
-                tensors.append(one)
+                    entry = tensor(name, numbers(random_, "float32", shape), binary=binary, flat=flat)
+                tensors.append(entry)
             random_.shuffle(tensors)
             yield request(tensors, random_, **outputs(random_, names))
         elif model == "several":
@@ -70,16 +70,16 @@ def texts(
         size = random_.choice([0, 1, 2, 3, 15, 22, 23, 24, 100])
         text = "".join(random_.choices('aé€😀"\\\n\0/ 7', k=size)).encode()
         array[index] = text if random_.random() < 0.9 else random_.randbytes(size)
-    found: dict[str, Any] = {"name": name, "datatype": "BYTES", "shape": list(shape)}
+    entry: dict[str, Any] = {"name": name, "datatype": "BYTES", "shape": list(shape)}
     if binary:
-        data = b"".join(struct.pack("<I", len(one)) + one for one in array.ravel())
-        return {**found, "parameters": {"binary_data_size": len(data)}}, data
-    return {**found, "data": in_json((array.ravel() if flat else array).tolist(), random_)}, b""
+        data = b"".join(struct.pack("<I", len(element)) + element for element in array.ravel())
+        return {**entry, "parameters": {"binary_data_size": len(data)}}, data
+    return {**entry, "data": in_json((array.ravel() if flat else array).tolist(), random_)}, b""
 
 
 def in_json(value: Any, random_: random.Random) -> Any:
     if isinstance(value, list):
-        return [in_json(one, random_) for one in value]
+        return [in_json(element, random_) for element in value]
     try:
         if random_.random() < 0.8:
             return value.decode()
@@ -97,12 +97,12 @@ FLOATS = ["types", "shapes", "several", "infinite", "bytes_mixed"]  # models who
 )
 def test_requests_made_by_chance(compare: Ask, model: str, non_finite: str) -> None:
     random_ = random.Random(f"{model} {non_finite}")
-    found = list(right(random_, model, rounds(300)))
-    heads = [text for text, _ in found]
-    questions = [question(text, tail) for text, tail in found]
+    requests = list(right(random_, model, rounds(300)))
+    heads = [text for text, _ in requests]
+    questions = [question(text, tail) for text, tail in requests]
     plain = len(questions)
-    questions += [question(mutate(text, heads, random_, 4096), tail) for text, tail in found]
-    for text, tail in random_.sample(found, 30):
+    questions += [question(mutate(text, heads, random_, 4096), tail) for text, tail in requests]
+    for text, tail in random_.sample(requests, 30):
         questions.append(question(text, tail[:-1] or b"1"))
         questions.append(question(text, tail + b"\0"))
         for size in (
@@ -197,11 +197,11 @@ AROUND = [
 
 
 def test_requests_written_by_hand(compare: Ask) -> None:
-    texts = [around.replace("T", one).encode() for one in TENSORS for around in AROUND]
+    texts = [around.replace("T", tensor_text).encode() for tensor_text in TENSORS for around in AROUND]
     came = compare(build() / "types", [*texts, *(question(body, b"\0\0\x80\x3f") for body in texts)], path=PATH)
     taken = {body if isinstance(body, bytes) else body[0] for body, was_taken in came if was_taken}
     assert any(body.endswith(b"\x80\x3f") for body in taken)
-    assert {b'{"inputs":[%b]}' % one.encode() for one in TENSORS[:1]} <= taken
+    assert {b'{"inputs":[%b]}' % tensor_text.encode() for tensor_text in TENSORS[:1]} <= taken
     assert any(b'"float64"' in body for body in taken)
     assert any(b'"int32"' in body for body in taken)
     assert len(taken) < len(came) / 3
@@ -211,7 +211,7 @@ LENGTHS = struct.Struct("<I")
 
 
 def packed(*elements: bytes) -> bytes:
-    return b"".join(LENGTHS.pack(len(one)) + one for one in elements)
+    return b"".join(LENGTHS.pack(len(element)) + element for element in elements)
 
 
 # count, size, tail; way
@@ -256,8 +256,8 @@ BINARY_STRINGS: list[tuple[int, int | None, bytes, bool]] = [
 def test_strings_behind_their_lengths(compare: Ask, model: str, binary: bool) -> None:
     questions, ways = [], []
     for count, size, tail, way in BINARY_STRINGS:
-        told = len(tail) if size is None else size
-        entry = {"name": "x", "datatype": "BYTES", "shape": [count], "parameters": {"binary_data_size": told}}
+        declared = len(tail) if size is None else size
+        entry = {"name": "x", "datatype": "BYTES", "shape": [count], "parameters": {"binary_data_size": declared}}
         body = {"parameters": {"binary_data_output": binary}, "inputs": [entry]}
         questions.append(question(json.dumps(body).encode(), tail, size=len(json.dumps(body))))
         ways.append(way and (binary or b"\xff" not in tail))
@@ -270,8 +270,8 @@ def test_a_binary_tensor_of_strings_that_is_cut_anywhere(compare: Ask) -> None:
     questions = []
     data = packed("é€😀".encode(), b"", b"\xff", b"abc")
     for size in range(len(data) + 1):
-        for told in {size, len(data)}:
-            entry = {"name": "x", "datatype": "BYTES", "shape": [4], "parameters": {"binary_data_size": told}}
+        for declared in {size, len(data)}:
+            entry = {"name": "x", "datatype": "BYTES", "shape": [4], "parameters": {"binary_data_size": declared}}
             text = json.dumps({"parameters": {"binary_data_output": True}, "inputs": [entry]}).encode()
             questions.append(question(text, data[:size], size=len(text)))
     came = compare(build() / "bytes_both", questions, path=PATH)
@@ -343,6 +343,6 @@ def test_limits_of_strings(compare: Ask, settings: dict[str, str], strings: tupl
     entry: dict[str, Any] = {"name": "x", "datatype": "BYTES", "shape": [len(strings)]}
     data = packed(*strings)
     binary = json.dumps({"inputs": [{**entry, "parameters": {"binary_data_size": len(data)}}]}).encode()
-    text = json.dumps({"inputs": [{**entry, "data": [one.decode() for one in strings]}]}).encode()
+    text = json.dumps({"inputs": [{**entry, "data": [string.decode() for string in strings]}]}).encode()
     came = compare(build() / "strings", [question(binary, data), text], path=PATH, **settings)
     assert [was_taken for _, was_taken in came] == [way, way]

@@ -91,7 +91,7 @@ def test_a_bad_row_fails_alone(serve: Serve, extension: Path) -> None:
     quick = sharing(serve, extension, build() / "unlike", {"checked": (1, 2, 4, 8)})
     bodies = [b'{"signature_name":"checked","instances":[%d]}' % number for number in (4, 0, 2, 1)]
     good, bad, *others = quick.together([(body, -1) for body in bodies])
-    assert [seen(one)[0] for one in (good, *others)] == [seen(quick.predict(bodies[n]))[0] for n in (0, 2, 3)]
+    assert [seen(answer)[0] for answer in (good, *others)] == [seen(quick.predict(bodies[n]))[0] for n in (0, 2, 3)]
     assert type(bad).__name__ == "Refusal"
     ask = serve(build() / "unlike", ACCELERATOR="off", BATCH_ROWS="8")
     assert ask("POST", "/", bodies[1]).status == 400

@@ -21,7 +21,7 @@ SLOW = 20_000  # milliseconds: a busy machine
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     names = ("chromium", "chromium-browser", "google-chrome")
-    path = next((found for name in names if (found := shutil.which(name))), None)
+    path = next((executable for name in names if (executable := shutil.which(name))), None)
     if path is None:
         absent = "Chromium is not installed (make test-tools)"
         if os.environ.get("CI") == "true" and os.geteuid() == 0:

@@ -65,7 +65,7 @@ def test_a_reader_that_has_read_enough_is_no_fault(name: str) -> None:
 HONOURED = [["show"], ["check"], ["banner"], ["verify", "--quick"], ["plan"], ["replay", "http://localhost:1"]]
 
 
-@pytest.mark.parametrize("arguments", HONOURED, ids=[one[0] for one in HONOURED])
+@pytest.mark.parametrize("arguments", HONOURED, ids=[case[0] for case in HONOURED])
 def test_every_command_looks_at_the_model_of_model_dir(arguments: list[str], tmp_path: Path) -> None:
     run = command("-m", "serving", *arguments, MODEL_DIR=str(tmp_path / "elsewhere"))
     out, err = run.communicate(timeout=60)
@@ -82,7 +82,7 @@ STARTED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("arguments", "number"), STARTED, ids=[one[0][0] for one in STARTED])
+@pytest.mark.parametrize(("arguments", "number"), STARTED, ids=[case[0][0] for case in STARTED])
 def test_a_command_that_is_ended_leaves_no_server(arguments: list[str], number: int) -> None:
     run = command("-m", "serving", *arguments)
     end, servers = time.monotonic() + 60, list[psutil.Process]()

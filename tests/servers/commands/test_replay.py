@@ -17,8 +17,8 @@ from tests.server import Server, running
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    with running("standalone") as found:
-        yield found
+    with running("standalone") as launched:
+        yield launched
 
 
 def replay(*arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -48,7 +48,7 @@ def test_another_answer_is_named_by_its_place(server: Server, tmp_path: Path) ->
 
 def test_what_cannot_be_replayed_is_reported_in_one_line(server: Server, tmp_path: Path) -> None:
     here = f"http://127.0.0.1:{server.port}"
-    for arguments, status, told in [
+    for arguments, status, reason in [
         ((here, "--name", "other"), 1, "status 404: "),
         (("http://127.0.0.1:9",), 1, "no answer from http://127.0.0.1:9/v1/models/model:predict: "),
         ((here, str(tmp_path)), 2, "there is no assets.extra/examples.json"),
@@ -58,12 +58,12 @@ def test_what_cannot_be_replayed_is_reported_in_one_line(server: Server, tmp_pat
         done = replay(*arguments)
         assert done.returncode == status
         lines = (done.stdout or done.stderr).splitlines()
-        assert all(told in line for line in lines)
+        assert all(reason in line for line in lines)
         assert lines
 
 
 def test_a_server_that_speaks_no_http_is_named_by_its_address() -> None:
     with mail_server(2) as address:
-        found = list(answers(address, EMBEDDED, "model"))
-    assert [name for name, _ in found] == ["serving_default", "pixels"]
-    assert all((problem or "").startswith(f"no answer from {address}/v1/") for _, problem in found)
+        problems = list(answers(address, EMBEDDED, "model"))
+    assert [name for name, _ in problems] == ["serving_default", "pixels"]
+    assert all((problem or "").startswith(f"no answer from {address}/v1/") for _, problem in problems)

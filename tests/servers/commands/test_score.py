@@ -89,9 +89,9 @@ def test_files_and_objects_have_the_bytes_of_the_event_path(serve: Serve, store:
     assert store.about("out", "of-a")["metadata"]["errors"] == "1"
 
 
-@pytest.mark.parametrize("place", ["file", "bucket"])
+@pytest.mark.parametrize("target", ["file", "bucket"])
 def test_killed_at_random_moments_it_goes_on_where_it_ended(
-    serve: Serve, store: Store, tmp_path: Path, place: str
+    serve: Serve, store: Store, tmp_path: Path, target: str
 ) -> None:
     (tmp_path / "rows.jsonl").write_bytes(pictures(8_000))
     # Two rows and more have the same bytes in any company, and 64 at once are quicker.
@@ -99,10 +99,10 @@ def test_killed_at_random_moments_it_goes_on_where_it_ended(
         STORAGE_EMULATOR_HOST=store.address, SCORE_PART_BYTES="100000", SCORE_OPTIONS="signature_name=pixels",
         SCORE_BATCH_ROWS="64",
     )  # fmt: skip
-    output = str(tmp_path / "out") if place == "file" else "gs://out/killed"
+    output = str(tmp_path / "out") if target == "file" else "gs://out/killed"
     command = [*COMMAND, str(tmp_path / "rows.jsonl"), "-o", output]
     journal = tmp_path / "out.part.journal"
-    steps = random.Random(place)
+    steps = random.Random(target)
     begun = 0
     for _ in range(2):
         process = subprocess.Popen(
@@ -112,7 +112,7 @@ def test_killed_at_random_moments_it_goes_on_where_it_ended(
         while process.poll() is None and begun < goal:
             time.sleep(0.002)
             begun = len(journal.read_bytes().splitlines()) if journal.exists() else 0
-            begun = begun if place == "file" else len(store.names("out", ".partial/killed"))
+            begun = begun if target == "file" else len(store.names("out", ".partial/killed"))
         process.kill()
         process.wait()
     assert begun
@@ -125,7 +125,7 @@ def test_killed_at_random_moments_it_goes_on_where_it_ended(
     serve(EMBEDDED)
     arguments = ["--signature", "pixels", "--batch-rows", "64"]
     assert main(["score", str(tmp_path / "rows.jsonl"), "-o", str(whole), *arguments]) == 3
-    written = Path(output).read_bytes() if place == "file" else store.get("out", "killed")
+    written = Path(output).read_bytes() if target == "file" else store.get("out", "killed")
     assert written == whole.read_bytes()
     assert [json.loads(line)["key"] for line in written.splitlines()] == list(range(8_000))
 
@@ -167,8 +167,8 @@ def test_the_exit_status_says_how_it_went(
     before = sorted(tmp_path.iterdir())
     serve(build() / "lookup_table", STORAGE_EMULATOR_HOST=store.address)
     assert main(["score", source, "-o", output, *more]) == status
-    told = capsys.readouterr()
-    assert words in (told.out if status in (0, 3) else told.err)
+    printed = capsys.readouterr()
+    assert words in (printed.out if status in (0, 3) else printed.err)
     left = sorted({*tmp_path.iterdir()} - {*before})
     assert [path.name for path in left] == (["out"] if status in (0, 3) else [])
 
@@ -255,9 +255,9 @@ def score_rows(folder: Path, *more: str, **environment: str) -> bytes:
 def test_several_processes_write_what_one_writes(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_bytes(pictures(6_000))
     for more in ([], ["--exact"]):
-        one, three = (score_rows(tmp_path, "--processes", count, *more) for count in ("1", "3"))
-        assert one == three
-        assert len(one.splitlines()) == 6_000
+        by_one, by_three = (score_rows(tmp_path, "--processes", count, *more) for count in ("1", "3"))
+        assert by_one == by_three
+        assert len(by_one.splitlines()) == 6_000
     (tmp_path / "table.csv").write_text("pixels\n" + "1\n" * 6_000)
     with (tmp_path / "table.csv").open("rb") as table:  # its header is refused in the process that reads
         done = subprocess.run([*COMMAND, "-", "-o", "-", "--content-type", "text/csv", "--signature", "pixels"],

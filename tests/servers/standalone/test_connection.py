@@ -17,7 +17,7 @@ from tests.servers.standalone.wire import CHUNKED, GET, LIMIT, POST, Wire, answe
 
 def requests(data: bytes) -> list[list[Any]]:
     """Read requests as h11 does: method, path, query, body, and the field X-Field."""
-    found: list[list[Any]] = []
+    read: list[list[Any]] = []
     while data:
         server = h11.Connection(h11.SERVER)
         server.receive_data(data.lstrip(b"\r\n"))  # RFC 9112, 2.2, which h11 leaves to others
@@ -25,13 +25,13 @@ def requests(data: bytes) -> list[list[Any]]:
             if isinstance(event, h11.Request):
                 path, _, query = event.target.partition(b"?")
                 values = [value.decode() for name, value in event.headers if name == b"x-field"]
-                found.append([event.method.decode(), path.decode(), query.decode(), "", ",".join(values) or None])
+                read.append([event.method.decode(), path.decode(), query.decode(), "", ",".join(values) or None])
             elif isinstance(event, h11.Data):
-                found[-1][3] += bytes(event.data).decode("latin-1")
+                read[-1][3] += bytes(event.data).decode("latin-1")
             else:
-                return found
+                return read
         data = server.trailing_data[0]
-    return found
+    return read
 
 
 # fmt: off
@@ -95,9 +95,9 @@ BAD = [
 def cuts(data: bytes) -> Iterator[list[bytes]]:
     """Yield the data whole, cut in two at every place, and byte by byte."""
     yield [data]
-    for place in range(1, len(data), 1 if len(data) < 300 else 37):
-        yield [data[:place], data[place:]]
-    yield [data[place : place + 1] for place in range(len(data))]
+    for position in range(1, len(data), 1 if len(data) < 300 else 37):
+        yield [data[:position], data[position:]]
+    yield [data[position : position + 1] for position in range(len(data))]
 
 
 @pytest.mark.parametrize(("what", "data"), GOOD, ids=[case[0] for case in GOOD])
@@ -105,8 +105,10 @@ def test_requests_are_read_as_h11_reads_them_wherever_they_are_cut(loop: Loop, w
     expected = requests(data)
     assert expected
     for parts in cuts(data):
-        told = responses(answered(loop, parts))
-        assert [(status, json.loads(body)) for status, body in told] == [(200, one) for one in expected], parts
+        answers = responses(answered(loop, parts))
+        assert [(status, json.loads(body)) for status, body in answers] == [(200, request) for request in expected], (
+            parts
+        )
 
 
 @pytest.mark.parametrize(("what", "data", "statuses"), BAD, ids=[case[0] for case in BAD])
@@ -114,9 +116,9 @@ def test_bytes_that_are_no_request_are_refused_with_json_wherever_they_are_cut(
     loop: Loop, what: str, data: bytes, statuses: list[int]
 ) -> None:
     for parts in cuts(data):
-        told = responses(answered(loop, parts))
-        assert [status for status, _ in told] == statuses, parts
-        assert statuses[-1] == 200 or json.loads(told[-1][1])["error"]
+        answers = responses(answered(loop, parts))
+        assert [status for status, _ in answers] == statuses, parts
+        assert statuses[-1] == 200 or json.loads(answers[-1][1])["error"]
 
 
 def test_a_body_under_a_head_that_names_an_upgrade_is_no_request_of_its_own(loop: Loop) -> None:
@@ -162,8 +164,8 @@ def test_a_client_is_asked_for_its_body_only_where_it_is_wanted(
 ) -> None:
     body = b"2\r\n{}\r\n0\r\n\r\n" if b"chunked" in data else b"{}"
     assert [status for status, _ in responses(answered(loop, [data, body]))] == statuses
-    told = [status for status, _ in responses(answered(loop, [data + body]))]
-    assert told == statuses[-1:]  # the body was there already
+    statuses_sent = [status for status, _ in responses(answered(loop, [data + body]))]
+    assert statuses_sent == statuses[-1:]  # the body was there already
 
 
 def test_a_request_behind_another_is_asked_for_its_body_after_the_others_answer(loop: Loop) -> None:

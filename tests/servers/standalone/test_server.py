@@ -73,12 +73,12 @@ async def _with_aiohttp(address: str, body: bytes) -> list[int]:
         yield body[9:]
 
     async with aiohttp.ClientSession() as session:
-        found = []
+        statuses = []
         for data in (body, pieces()):
             async with session.post(f"{address}/", data=data, expect100=True) as answer:
                 await answer.read()
-                found.append(answer.status)
-        return found
+                statuses.append(answer.status)
+        return statuses
 
 
 def test_aiohttp_asks_before_it_sends(address: str, body: bytes) -> None:
@@ -160,10 +160,10 @@ def test_the_thread_that_receives_answers_what_is_short_with_the_same_bytes() ->
 def begun(server: Server, count: int) -> list[psutil.Process]:
     """Return the workers once there are as many."""
     until = time.monotonic() + 30
-    while len(found := workers(server)) < count and time.monotonic() < until:
+    while len(started := workers(server)) < count and time.monotonic() < until:
         time.sleep(0.02)
-    assert len(found) == count
-    return found
+    assert len(started) == count
+    return started
 
 
 def test_it_says_in_a_line_that_it_needs_linux(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,7 +181,9 @@ def test_a_second_signal_ends_it_at_once() -> None:
             time.sleep(0.02)
         os.kill(worker.pid, signal.SIGSTOP)  # it ends nothing by itself
         server.process.send_signal(signal.SIGTERM)
-        while any(one.status == psutil.CONN_LISTEN for one in psutil.Process(server.process.pid).connections()):
+        while any(
+            connection.status == psutil.CONN_LISTEN for connection in psutil.Process(server.process.pid).connections()
+        ):
             time.sleep(0.02)
         server.process.send_signal(signal.SIGINT)
         assert server.process.wait(5) == 0

@@ -32,13 +32,13 @@ def http(body: bytes) -> bytes:
 
 def parts(answers: bytes) -> list[tuple[bytes, bytes]]:
     """Return the status and body of each answer on a connection."""
-    found = []
+    read = []
     while answers:
         head, _, rest = answers.partition(b"\r\n\r\n")
         length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
-        found.append((head[9:12], rest[:length]))
+        read.append((head[9:12], rest[:length]))
         answers = rest[length:]
-    return found
+    return read
 
 
 @pytest.fixture(
@@ -59,12 +59,12 @@ def test_clients_that_ask_at_the_same_time_get_what_each_gets_alone(server: Serv
 
     def ask(client: int) -> list[tuple[int, tuple[bytes, bytes]]]:
         order = [(client + step) % len(bodies) for step in range(len(bodies))]
-        pipelined = b"".join(http(bodies[place]) for place in order)
+        pipelined = b"".join(http(bodies[index]) for index in order)
         return list(zip(order, parts(server.raw(pipelined)), strict=True))
 
     with ThreadPoolExecutor(24) as pool:
         for answers in pool.map(ask, range(48)):
-            assert [answer for place, answer in answers if answer != alone[place]] == []
+            assert [answer for index, answer in answers if answer != alone[index]] == []
 
 
 def test_a_client_that_goes_away_in_a_shared_run_leaves_the_others_alone(

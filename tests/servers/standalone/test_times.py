@@ -77,8 +77,8 @@ def test_a_slow_body_makes_room_for_another(loop: Loop, monkeypatch: pytest.Monk
     other.send(length(60) + b"z" * 40)
     assert [status for status, _ in responses(old.answers())] == [503]
     other.send(b"z" * 20)
-    told = responses(other.answers())
-    assert [status for status, _ in told] == [200], told
+    answers = responses(other.answers())
+    assert [status for status, _ in answers] == [200], answers
     for wire in (old, new, other):
         wire.close()
 

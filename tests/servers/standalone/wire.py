@@ -66,8 +66,14 @@ def echo(exchange: Exchange, body: Any) -> None:
     request = exchange.with_body(body)
     try:
         data = receive(body, request.length, LIMIT)
-        told = [request.method, request.path, request.query, data.decode("latin-1"), request.headers.get("x-field")]
-        response = Response(200, json.dumps(told).encode())
+        description = [
+            request.method,
+            request.path,
+            request.query,
+            data.decode("latin-1"),
+            request.headers.get("x-field"),
+        ]
+        response = Response(200, json.dumps(description).encode())
     except HttpError as error:
         response = Response(error.status, json.dumps({"error": str(error)}).encode())
     exchange.connection.send(exchange, response)
@@ -76,7 +82,7 @@ def echo(exchange: Exchange, body: Any) -> None:
 
 def responses(data: bytes, method: str = "POST") -> list[tuple[int, bytes]]:
     """Read answers as h11 does; interim ones are statuses with an empty body."""
-    found: list[tuple[int, bytes]] = []
+    received: list[tuple[int, bytes]] = []
     while data:
         client = h11.Connection(h11.CLIENT)
         client.send(h11.Request(method=method, target="/", headers=[("Host", "x")]))
@@ -86,14 +92,14 @@ def responses(data: bytes, method: str = "POST") -> list[tuple[int, bytes]]:
         while not isinstance(event := client.next_event(), h11.EndOfMessage):
             assert not isinstance(event, type(h11.NEED_DATA)), data
             if isinstance(event, h11.InformationalResponse):
-                found.append((event.status_code, b""))
+                received.append((event.status_code, b""))
             elif isinstance(event, h11.Response):
                 status = event.status_code
             elif isinstance(event, h11.Data):
                 body += bytes(event.data)
-        found.append((status, body))
+        received.append((status, body))
         data = client.trailing_data[0]
-    return found
+    return received
 
 
 def answered(loop: Loop, parts: list[bytes]) -> bytes:

@@ -28,12 +28,12 @@ class Stage:
     @property
     def copies(self) -> list[tuple[str, list[str], str]]:
         """Return (stage or empty, sources, target) of each COPY."""
-        found = []
+        copied = []
         for rest in self.all("COPY"):
             words = shlex.split(rest)
             stage = words.pop(0).removeprefix("--from=") if words[0].startswith("--from=") else ""
-            found.append((stage, words[:-1], words[-1]))
-        return found
+            copied.append((stage, words[:-1], words[-1]))
+        return copied
 
     @property
     def environment(self) -> dict[str, str]:
@@ -49,7 +49,7 @@ def stages(text: str | None = None) -> list[Stage]:
     """Read the file."""
     text = DOCKERFILE.read_text() if text is None else text
     text = re.sub(r"^#.*\n", "", text, flags=re.MULTILINE).replace("\\\n", " ")
-    found: list[Stage] = []
+    stages_read: list[Stage] = []
     arguments: dict[str, str] = {}
     for line in filter(None, map(str.strip, text.splitlines())):
         keyword, rest = line.split(None, 1)
@@ -60,10 +60,10 @@ def stages(text: str | None = None) -> list[Stage]:
             arguments[name] = value
         elif keyword == "FROM":
             base, *named = rest.split()
-            found.append(Stage(base, named[-1] if named else ""))
+            stages_read.append(Stage(base, named[-1] if named else ""))
         if keyword != "FROM":
-            found[-1].instructions.append((keyword, rest))
-    return found
+            stages_read[-1].instructions.append((keyword, rest))
+    return stages_read
 
 
 def built_by() -> list[str]:

@@ -217,12 +217,12 @@ def first(server: Server) -> int:
 
 def family(pid: int) -> list[int]:
     """Return a process and all that it started."""
-    found, left = [], [pid]
+    pids, left = [], [pid]
     while left:
-        found.append(left.pop())
-        for task in Path(f"/proc/{found[-1]}/task").glob("*/children"):
+        pids.append(left.pop())
+        for task in Path(f"/proc/{pids[-1]}/task").glob("*/children"):
             left += map(int, task.read_text().split())
-    return found
+    return pids
 
 
 def proportional(pid: int) -> int:

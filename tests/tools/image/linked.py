@@ -101,7 +101,7 @@ extern "C" {
   int test_address() { return two_sees_only_one() == (void*)only_one; }
   int test_data() { data_of_two[1] = 9; return two_data(); }
 }
-""".replace("POINTERS", ", ".join(f"&table[{(37 * place) % 256}]" for place in range(256)))
+""".replace("POINTERS", ", ".join(f"&table[{(37 * number) % 256}]" for number in range(256)))
 
 CALL = """
 import ctypes, json, os, sys
@@ -115,7 +115,7 @@ EXPECTED = {
     "test_weak": 11, "test_weak_undefined": -1, "test_functions": 80914, "test_virtual": 2094, "test_cast": 1,
     "test_ifunc": 507, "test_tls": 42, "test_declared": ord("d"), "test_string": 13, "test_inline": 4,
     "test_unique": 101, "test_vague": 7, "test_address": 1, "test_data": 94,
-    "test_pointers": sum((37 * place) % 256 * (place % 7) for place in range(256)),
+    "test_pointers": sum((37 * number) % 256 * (number % 7) for number in range(256)),
 }
 VERSIONED = EXPECTED | {"test_two_calls_both": 2, "test_two_calls_pointer": 2, "test_libc": 1}
 STAYS = ("both", "getpid", "weak_one", "chosen", "_ZZ6uniquevE7counter", "_ZTI6Inline")  # names in both, or of a kind apart

@@ -41,7 +41,7 @@ def environment(folder: Path, packages: Path) -> Path:
     """Make a virtual environment of the image's packages and the tests' own tools; return its Python."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", "--symlinks", folder], check=True)
     site = prune.packages_of(Path(sys.prefix))
-    installed = {prune._normal(one.name): one for one in distributions(path=[str(site)])}
+    installed = {prune._normal(package.name): package for package in distributions(path=[str(site)])}
     here = {path.name for path in packages.iterdir()}
     tools = folder / "tools"
     tools.mkdir()

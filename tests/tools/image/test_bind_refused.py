@@ -15,9 +15,9 @@ from tools.image.elf import Elf, Refused
 from tools.image.rewrite import decode
 
 
-def put(place: int, value: bytes) -> Change:
+def put(offset: int, value: bytes) -> Change:
     def change(data: bytearray) -> None:
-        data[place : place + len(value)] = value
+        data[offset : offset + len(value)] = value
 
     return change
 
@@ -26,29 +26,29 @@ def tag(old: int, new: int) -> Change:
     """Change a tag of the dynamic section."""
 
     def change(data: bytearray) -> None:
-        place = dynamic(data)
-        while struct.unpack_from("<Q", data, place)[0] != old:
-            place += 16
-        struct.pack_into("<Q", data, place, new)
+        offset = dynamic(data)
+        while struct.unpack_from("<Q", data, offset)[0] != old:
+            offset += 16
+        struct.pack_into("<Q", data, offset, new)
 
     return change
 
 
 def value(which: int, change_to: Callable[[int], int]) -> Change:
     def change(data: bytearray) -> None:
-        place = dynamic(data)
-        while struct.unpack_from("<Q", data, place)[0] != which:
-            place += 16
-        struct.pack_into("<Q", data, place + 8, change_to(struct.unpack_from("<Q", data, place + 8)[0]))
+        offset = dynamic(data)
+        while struct.unpack_from("<Q", data, offset)[0] != which:
+            offset += 16
+        struct.pack_into("<Q", data, offset + 8, change_to(struct.unpack_from("<Q", data, offset + 8)[0]))
 
     return change
 
 
 def dynamic(data: bytearray) -> int:
     start, count = struct.unpack_from("<Q", data, 32)[0], struct.unpack_from("<H", data, 56)[0]
-    for place in range(start, start + 56 * count, 56):
-        if struct.unpack_from("<I", data, place)[0] == elf.PT_DYNAMIC:
-            return int(struct.unpack_from("<Q", data, place + 8)[0])
+    for offset in range(start, start + 56 * count, 56):
+        if struct.unpack_from("<I", data, offset)[0] == elf.PT_DYNAMIC:
+            return int(struct.unpack_from("<Q", data, offset + 8)[0])
     raise AssertionError
 
 
@@ -56,8 +56,8 @@ def relocation(field: int, form: str, new: int) -> Change:
     """Change a field of the last relocation of .rela.dyn."""
 
     def change(data: bytearray) -> None:
-        place = dynamic(data)
-        tags = dict(struct.iter_unpack("<QQ", data[place : place + 16 * 26]))
+        offset = dynamic(data)
+        tags = dict(struct.iter_unpack("<QQ", data[offset : offset + 16 * 26]))
         struct.pack_into(form, data, tags[elf.DT_RELA] + tags[elf.DT_RELASZ] - 24 + field, new)
 
     return change
@@ -157,9 +157,9 @@ def test_damage_is_found(pair: list[Path], tmp_path: Path) -> None:
         after.at(after.tags[elf.DT_SYMTAB]) + 32, after.segments[-1].offset, int(decode(after)[0][30]) - 0x1000,
         *range(0x1000, 0x1400, 97),
     ]  # fmt: skip
-    for place in places:
+    for position in places:
         data = bytearray(good)
-        data[place] ^= 0x10
+        data[position] ^= 0x10
         (tmp_path / "damaged.so").write_bytes(data)
         with pytest.raises((Refused, ValueError, IndexError)):
             binding.verify(library, tmp_path / "damaged.so", shared)

@@ -31,17 +31,17 @@ from tools.image.elf import Refused
 def answers(out: str) -> None:
     """Run every case of the zoo, in this process, with the library that the environment names; pickle what came."""
     options = settings.current()
-    zoo, found = build(), {}
+    zoo, by_name = build(), {}
     for name in [*ZOO, *(f"broken/{name}" for name in BROKEN)]:
         if (zoo / name).is_dir():
-            found[name] = list(answer(zoo / name, name, options))
+            by_name[name] = list(answer(zoo / name, name, options))
     with ThreadPoolExecutor(8) as threads:
         for name in ("keras_convolution", "keras_text", "failures", "lookup_table"):
             model = load(zoo / name, name, options)
             some = cases(name) * 10
-            found[f"{name} in parallel"] = list(threads.map(lambda case, model=model: run(model, case), some))  # type: ignore[misc]
+            by_name[f"{name} in parallel"] = list(threads.map(lambda case, model=model: run(model, case), some))  # type: ignore[misc]
     library = [line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "libtensorflow" in line]
-    Path(out).write_bytes(pickle.dumps((sorted(set(library)), found)))
+    Path(out).write_bytes(pickle.dumps((sorted(set(library)), by_name)))
 
 
 def load(directory: Path, name: str, options: settings.Settings) -> Model:
@@ -95,25 +95,25 @@ def test_tensorflow_answers_and_fails_alike_with_its_symbols_bound(library: Path
     for process in started:
         _, errors = process.communicate(timeout=300)
         assert not process.returncode, errors.decode()[-2000:]
-    (used, shipped), (used_bound, found) = [
+    (used, shipped), (used_bound, from_bound) = [
         pickle.loads((tmp_path / name).read_bytes()) for name in ("shipped", "bound")
     ]
     assert used_bound == [str(library / name) for name in binding.NAMES]
     assert not set(used) & set(used_bound)
-    assert shipped.keys() == found.keys()
+    assert shipped.keys() == from_bound.keys()
     assert len(shipped) > 50
     statuses = {status for many in shipped.values() for status, _ in many}
     assert statuses >= {"OK", "INVALID_ARGUMENT", "LoadError"}
     for name in shipped:
         if name in IMPURE or "random" in name:
-            assert [status for status, _ in shipped[name]] == [status for status, _ in found[name]], name
+            assert [status for status, _ in shipped[name]] == [status for status, _ in from_bound[name]], name
         elif name == "py_function":  # TensorFlow lists the attributes in an order that changes with every process
-            words = [sorted(re.split(r"[\s,\[\]]+", str(one[name]))) for one in (shipped, found)]
+            words = [sorted(re.split(r"[\s,\[\]]+", str(results[name]))) for results in (shipped, from_bound)]
             assert words[0] == words[1]
         else:
-            assert shipped[name] == found[name], name
+            assert shipped[name] == from_bound[name], name
     for name in ("keras_convolution", "keras_text", "lookup_table"):
-        assert found[f"{name} in parallel"] == found[name] * 10
+        assert from_bound[f"{name} in parallel"] == from_bound[name] * 10
 
 
 LOOKED_UP = ("64", "GLOB_DAT", "JUMP_SLOT")
@@ -157,10 +157,10 @@ def test_the_pages_of_a_first_answer_are_listed(linked: Path) -> None:
     assert sorted(path.name for path in linked.iterdir()) == sorted([*binding.NAMES, *(path.name for path in lists)])
     for path in lists:
         size = path.with_suffix("").stat().st_size
-        found = list(struct.iter_unpack("<QQ", path.read_bytes()))
-        assert found == sorted(found)
-        assert all(start % pages.PAGE == 0 and start < size for start, _ in found)
-        assert sum(length for _, length in found) < size * 0.6
+        ranges = list(struct.iter_unpack("<QQ", path.read_bytes()))
+        assert ranges == sorted(ranges)
+        assert all(start % pages.PAGE == 0 and start < size for start, _ in ranges)
+        assert sum(length for _, length in ranges) < size * 0.6
     pages.read_ahead(linked / binding.NAMES[0])
 
 

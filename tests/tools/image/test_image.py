@@ -67,7 +67,7 @@ def test_it_has_the_accelerator(tree: Path, running: Cell) -> None:
     assert running.server.ask("GET", "/readyz").status == 200
     running.server.ask("POST", PREDICT, {"instances": ["no picture"]})
     maps = [Path(f"/proc/{pid}/maps").read_text() for pid in family(first(running.server))]
-    assert any(ACCELERATOR.name in one for one in maps)
+    assert any(ACCELERATOR.name in mapped for mapped in maps)
 
 
 def test_it_runs_as_its_user_as_process_1_on_one_cpu(running: Cell) -> None:
@@ -75,10 +75,10 @@ def test_it_runs_as_its_user_as_process_1_on_one_cpu(running: Cell) -> None:
         pytest.skip("needs root and unshare, to make a process namespace")
     user, _ = stages()[-1].last("USER").split(":")
     for pid in family(first(running.server)):
-        found = status(pid)
-        assert found["Uid"].split() == [user] * 4
-        assert int(found["CapEff"], 16) == int(found["CapBnd"], 16) == 0
-        assert found["Cpus_allowed_list"].isdecimal()
+        fields = status(pid)
+        assert fields["Uid"].split() == [user] * 4
+        assert int(fields["CapEff"], 16) == int(fields["CapBnd"], 16) == 0
+        assert fields["Cpus_allowed_list"].isdecimal()
     assert status(first(running.server))["NSpid"].split()[-1] == "1"
 
 
@@ -87,15 +87,15 @@ def test_it_writes_nothing_and_could_not(running: Cell, tree: Path) -> None:
     assert listing(tree) == running.before
     if cell.can_isolate():
         root = f"/proc/{first(running.server)}/root"
-        for place in ("", "/usr", "/usr/local", cell.PLACE):
-            assert os.statvfs(f"{root}{place}").f_flag & os.ST_RDONLY, place
+        for folder in ("", "/usr", "/usr/local", cell.PLACE):
+            assert os.statvfs(f"{root}{folder}").f_flag & os.ST_RDONLY, folder
 
 
 def test_half_a_gigabyte_is_enough_under_load(running: Cell, examples: dict[str, Any]) -> None:
     body = json.dumps({"signature_name": "pixels", "instances": examples["pixels"]["instances"] * 256}).encode()
     with ThreadPoolExecutor(8) as threads:
-        found = list(threads.map(lambda _: running.server.ask("POST", PREDICT, body).status, range(64)))
-    assert found == [200] * 64
+        statuses = list(threads.map(lambda _: running.server.ask("POST", PREDICT, body).status, range(64)))
+    assert statuses == [200] * 64
     pids = family(first(running.server))
     assert sum(map(proportional, pids)) < LIMIT
     if running.group is not None:  # the limit held, and nobody was killed for it
@@ -124,7 +124,7 @@ def test_what_is_not_in_the_image_is_named(tree: Path) -> None:
 def seconds(pids: list[int]) -> float:
     """Return the processor time that processes have used."""
     fields = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in pids]
-    return sum(int(one[11]) + int(one[12]) for one in fields) / os.sysconf("SC_CLK_TCK")
+    return sum(int(field[11]) + int(field[12]) for field in fields) / os.sysconf("SC_CLK_TCK")
 
 
 def test_sigterm_ends_process_1_and_finishes_what_it_is_at(tree: Path, examples: dict[str, Any]) -> None:

@@ -58,9 +58,9 @@ def test_the_packages_of_metrics_and_traces_stay_where_they_are_asked_for() -> N
 
 
 def test_the_server_imports_no_web_framework() -> None:
-    found = imported(prune.ENTRY, ROOT)
-    assert found >= {"numpy", "orjson", "simdjson", "ml_dtypes", "httptools"}
-    assert not found & {"flask", "functions_framework", "tensorflow", "werkzeug"}
+    modules = imported(prune.ENTRY, ROOT)
+    assert modules >= {"numpy", "orjson", "simdjson", "ml_dtypes", "httptools"}
+    assert not modules & {"flask", "functions_framework", "tensorflow", "werkzeug"}
 
 
 # --- Small environments ----------------------------------------------------------------------------------------------
@@ -90,7 +90,7 @@ def small(tmp_path: Path) -> Path:
     site = tmp_path / "site"
     for name, (requires, files) in DISTRIBUTIONS.items():
         info = f"{name}-1.0.dist-info"
-        metadata = "".join(["Metadata-Version: 2.1\n", f"Name: {name}\n", "Version: 1.0\n", *(f"Requires-Dist: {one}\n" for one in requires), "\nRequires-Dist: told in the text\n"])  # fmt: skip
+        metadata = "".join(["Metadata-Version: 2.1\n", f"Name: {name}\n", "Version: 1.0\n", *(f"Requires-Dist: {required}\n" for required in requires), "\nRequires-Dist: told in the text\n"])  # fmt: skip
         contents = {file: CODE.get(file, "") for file in files} | {f"{info}/METADATA": metadata, f"{info}/entry_points.txt": ""}  # fmt: skip
         for file, text in contents.items():
             (site / file).parent.mkdir(parents=True, exist_ok=True)
@@ -115,20 +115,20 @@ def kept(folder: Path) -> set[str]:
 
 @pytest.mark.parametrize("in_place", [False, True])
 def test_what_stays_is_what_is_imported_and_required_and_the_library(small: Path, in_place: bool) -> None:
-    found = plan(small / "site", [small / "requirements.txt"], small / "root")
+    planned = plan(small / "site", [small / "requirements.txt"], small / "root")
     out = small / ("site" if in_place else "out")
     if in_place:
-        prune.in_place(out, found, bound=False)
+        prune.in_place(out, planned, bound=False)
     else:
-        prune.copy(small / "site", found, out, bound=False)
+        prune.copy(small / "site", planned, out, bound=False)
     assert kept(out) == STAYS
-    here = {one.name: one for one in distributions(path=[str(out)])}
+    here = {package.name: package for package in distributions(path=[str(out)])}
     assert here.keys() == {"Server.Of-Ours", "needed", "deeper", "tensorflow-cpu"}
     assert here["tensorflow-cpu"].requires == ["needed", "gone; extra == 'cuda'"]
     assert "told in the text" in (out / "tensorflow-cpu-1.0.dist-info" / "METADATA").read_text()
     assert here["Server.Of-Ours"].requires == ["needed>=1", "extra-only; extra == 'x'"]
-    for one in here.values():
-        assert all(Path(str(one.locate_file(file))).is_file() for file in one.files or ())
+    for package in here.values():
+        assert all(Path(str(package.locate_file(file))).is_file() for file in package.files or ())
     assert len(list(out.rglob("*.pyc"))) == sum(name.endswith(".py") for name in STAYS)
 
 
@@ -180,11 +180,11 @@ DIFFERENCES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("before", "after", "told"), DIFFERENCES)
+@pytest.mark.parametrize(("before", "after", "report"), DIFFERENCES)
 def test_answers_that_differ_are_reported(
-    before: dict[str, tuple[int, bytes]], after: dict[str, tuple[int, bytes]], told: str
+    before: dict[str, tuple[int, bytes]], after: dict[str, tuple[int, bytes]], report: str
 ) -> None:
-    assert differences(before, after) == told
+    assert differences(before, after) == report
 
 
 # --- Debug information -----------------------------------------------------------------------------------------------
@@ -205,11 +205,11 @@ def test_a_library_without_its_debug_information_works_and_reads_as_before(tmp_p
     for name in ("one.so", "less.so"):
         ran = subprocess.run([sys.executable, "-I", "-c", code, tmp_path / name], capture_output=True, text=True)
         assert (ran.stdout, ran.stderr) == ("42\n", "")
-    told = [
+    dumps = [
         subprocess.run(["readelf", "--wide", "--segments", tmp_path / name], capture_output=True, text=True)
         for name in ("one.so", "less.so")
     ]
-    parts = [one.stdout.partition("Section to Segment")[0].split() for one in told]
+    parts = [dump.stdout.partition("Section to Segment")[0].split() for dump in dumps]
     assert parts[0] == parts[1]
     assert "LOAD" in parts[0]
     assert strip.stripped(tmp_path / "less.so") is None  # nothing more to gain
@@ -267,17 +267,17 @@ def test_an_environment_pruned_in_place_answers_and_spares_what_it_was_linked_fr
     assert main([str(tmp_path / "venv"), "--in-place"]) == 0
     assert {path: path.stat().st_size for path in shared} == shared
     assert {path: hashlib.sha256(path.read_bytes()).digest() for path in written} == before
-    inside = {one.name for one in distributions(path=[str(site)])}
-    assert inside == {one.name for one in distributions(path=[str(image() / "packages")])}
+    inside = {package.name for package in distributions(path=[str(site)])}
+    assert inside == {package.name for package in distributions(path=[str(image() / "packages")])}
 
 
 def test_a_baked_image_says_what_it_has(tmp_path: Path) -> None:
     if not os.environ.get("TEST_IMAGE"):
         pytest.skip("half a minute: make test-image")
-    told = make(tmp_path / "image", "--bake", "1")
+    messages = make(tmp_path / "image", "--bake", "1")
     assert read(tmp_path / "image" / "model").baked
     assert not read(image() / "model").baked
-    assert "the folder" in told
+    assert "the folder" in messages
 
 
 def test_a_light_twins_image_has_no_tensorflow_and_less_than_two_hundred_megabytes(tmp_path: Path) -> None:

@@ -34,35 +34,35 @@ def run(arrivals: np.ndarray, instance: object, scale: Scale, rules: Rules = PAT
 def test_one_request_an_instance_waits_as_erlang_says(servers: int, load: float) -> None:
     """c instances of concurrency 1 behind one queue are M/M/c: mean wait = C(c, a) / (c µ - λ)."""
     rate = 10.0
-    found = run(poisson(rate * load, 50_000), made(1, rate, rate, work=EXPONENTIAL), Scale(servers, servers))
-    waited = found.mean_latency - 1 / rate
+    outcome = run(poisson(rate * load, 50_000), made(1, rate, rate, work=EXPONENTIAL), Scale(servers, servers))
+    waited = outcome.mean_latency - 1 / rate
     assert waited == pytest.approx(erlang_c(servers, load) / (servers * rate - rate * load), rel=0.1)
 
 
 @pytest.mark.parametrize("load", [0.3, 0.6, 0.8])
 def test_equal_requests_wait_half_as_long_as_pollaczek_and_khinchine_say(load: float) -> None:
     """M/D/1: mean wait = ρ s / (2 (1 - ρ))."""
-    found = run(poisson(10 * load, 50_000), made(1, 10, 10), Scale(1, 1))
-    assert found.mean_latency - 0.1 == pytest.approx(load * 0.1 / (2 * (1 - load)), rel=0.08)
+    outcome = run(poisson(10 * load, 50_000), made(1, 10, 10), Scale(1, 1))
+    assert outcome.mean_latency - 0.1 == pytest.approx(load * 0.1 / (2 * (1 - load)), rel=0.08)
 
 
 @pytest.mark.parametrize("work", [ONES, EXPONENTIAL], ids=["equal", "exponential"])
 def test_requests_that_share_an_instance_take_the_same_mean_whatever_their_sizes(work: np.ndarray) -> None:
     """M/G/1 with processor sharing: mean = s / (1 - ρ)."""
-    found = run(poisson(7, 50_000), made(1000, 10, 10, work=work), Scale(1, 1))
-    assert found.mean_latency == pytest.approx(0.1 / (1 - 0.7), rel=0.08)
+    outcome = run(poisson(7, 50_000), made(1000, 10, 10, work=work), Scale(1, 1))
+    assert outcome.mean_latency == pytest.approx(0.1 / (1 - 0.7), rel=0.08)
 
 
 def test_an_instance_of_several_cores_is_m_m_c_in_the_mean() -> None:
     """Rates min(n, c) µ make the same birth and death process as c servers: mean = 1/µ + C / (c µ - λ)."""
-    found = run(poisson(21, 50_000), made(1000, 10, 30, work=EXPONENTIAL), Scale(1, 1))
-    assert found.mean_latency == pytest.approx(0.1 + erlang_c(3, 2.1) / (30 - 21), rel=0.08)
+    outcome = run(poisson(21, 50_000), made(1000, 10, 30, work=EXPONENTIAL), Scale(1, 1))
+    assert outcome.mean_latency == pytest.approx(0.1 + erlang_c(3, 2.1) / (30 - 21), rel=0.08)
 
 
 def test_little_s_law_and_utilization() -> None:
-    found = run(poisson(5, 50_000), made(1, 10, 10), Scale(1, 1), Rules(pending=1e9, quantum=1e-6))
-    assert found.active / found.seconds == pytest.approx(0.5, rel=0.02)
-    assert found.idle_least / found.seconds == pytest.approx(0.5, rel=0.02)
+    outcome = run(poisson(5, 50_000), made(1, 10, 10), Scale(1, 1), Rules(pending=1e9, quantum=1e-6))
+    assert outcome.active / outcome.seconds == pytest.approx(0.5, rel=0.02)
+    assert outcome.idle_least / outcome.seconds == pytest.approx(0.5, rel=0.02)
 
 
 CASES = [
@@ -80,34 +80,34 @@ CASES = [
 def test_by_hand(
     arrivals: list[float], concurrency: int, cold: int, starts: int, active: float | None, lifetime: float | None
 ) -> None:
-    found = events.simulate(
+    outcome = events.simulate(
         np.array(arrivals), 5000.0, made(concurrency, 100, 100), Scale(), Rules(), np.random.default_rng(1)
     )
-    assert (found.cold, found.starts, found.refused) == (cold, starts, 0)
+    assert (outcome.cold, outcome.starts, outcome.refused) == (cold, starts, 0)
     if active is not None:
-        assert found.active == pytest.approx(active)
+        assert outcome.active == pytest.approx(active)
     if lifetime is not None:
-        assert found.lifetime == pytest.approx(lifetime, abs=5.1 * found.starts)  # looked at every 5 s
+        assert outcome.lifetime == pytest.approx(lifetime, abs=5.1 * outcome.starts)  # looked at every 5 s
 
 
 def test_the_autoscaler_brings_cpu_down_to_its_target() -> None:
     """50 requests/s of 20 ms CPU each are 1 vCPU: at 60 % of each, two instances, though one has room for all."""
-    found = run(poisson(50, 50 * 600), made(100, 50, 100, cpu=0.02), Scale(1, 100), Rules())
-    assert found.peak == 2
+    outcome = run(poisson(50, 50 * 600), made(100, 50, 100, cpu=0.02), Scale(1, 100), Rules())
+    assert outcome.peak == 2
 
 
 def test_the_autoscaler_brings_concurrency_down_to_its_target() -> None:
     """60 requests/s of 100 ms are 6 at a time: of 4 an instance and 60 % of each, three instances and no more."""
-    found = run(poisson(60, 60 * 600), made(4, 10, 1000), Scale(3, 100), Rules())
-    assert found.timeline.instances[-1] >= 3
+    outcome = run(poisson(60, 60 * 600), made(4, 10, 1000), Scale(3, 100), Rules())
+    assert outcome.timeline.instances[-1] >= 3
     assert run(poisson(60, 60 * 600), made(100, 10, 1000), Scale(1, 100), Rules()).peak == 1
 
 
 def test_who_waits_too_long_is_refused() -> None:
     """One instance for 20 requests/s, of which it answers 10: after ten seconds half are refused."""
-    found = run(poisson(20, 12_000), made(1, 10, 10), Scale(1, 1), Rules())
-    assert found.refused / found.requests == pytest.approx(0.5, abs=0.02)
-    assert found.percentile(1.0) <= 10.3
+    outcome = run(poisson(20, 12_000), made(1, 10, 10), Scale(1, 1), Rules())
+    assert outcome.refused / outcome.requests == pytest.approx(0.5, abs=0.02)
+    assert outcome.percentile(1.0) <= 10.3
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -124,12 +124,14 @@ def test_every_request_is_answered_or_refused_once(
 ) -> None:
     arrivals = np.cumsum(np.array(gaps, dtype=float))
     scale = Scale(least, most, least)
-    found = run(arrivals, made(concurrency, speed, 2 * speed, cpu=0.001, start=start), scale, Rules())
-    assert found.answered + found.refused == found.requests == len(gaps)
-    assert found.timeline.latency.sum() == found.answered
-    assert 0 <= found.cold <= found.answered
-    assert least <= found.peak <= most
-    assert found.starting == pytest.approx(start * found.starts)
-    assert found.active <= found.lifetime + 0.11 * (found.answered + 1)
-    assert found.timeline.instances.sum() * found.timeline.seconds == pytest.approx(found.lifetime, rel=1e-6, abs=1e-6)
-    assert found.idle_least <= least * found.seconds + 1e-6
+    outcome = run(arrivals, made(concurrency, speed, 2 * speed, cpu=0.001, start=start), scale, Rules())
+    assert outcome.answered + outcome.refused == outcome.requests == len(gaps)
+    assert outcome.timeline.latency.sum() == outcome.answered
+    assert 0 <= outcome.cold <= outcome.answered
+    assert least <= outcome.peak <= most
+    assert outcome.starting == pytest.approx(start * outcome.starts)
+    assert outcome.active <= outcome.lifetime + 0.11 * (outcome.answered + 1)
+    assert outcome.timeline.instances.sum() * outcome.timeline.seconds == pytest.approx(
+        outcome.lifetime, rel=1e-6, abs=1e-6
+    )
+    assert outcome.idle_least <= least * outcome.seconds + 1e-6

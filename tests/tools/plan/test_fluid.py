@@ -31,26 +31,26 @@ def both(shape: traffic.Traffic, instance: Instance, scale: Scale) -> tuple[Outc
     rules, random, steady = Rules(), np.random.default_rng(11), steady_rate(shape)
     scale = begins(shape, instance, scale, rules)
     arrivals = shape.arrivals(random)
-    one = events.simulate(arrivals, shape.seconds, instance, scale, rules, random, steady)
-    return one, fluid.simulate(shape.rates, instance, scale, rules, steady)
+    discrete = events.simulate(arrivals, shape.seconds, instance, scale, rules, random, steady)
+    return discrete, fluid.simulate(shape.rates, instance, scale, rules, steady)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_both_simulators_agree(case: str) -> None:
     shape, instance, scale = CASES[case]
-    one, stream = both(shape, instance, scale)
-    assert stream.requests == pytest.approx(one.requests, rel=0.03)
-    assert stream.answered == pytest.approx(one.answered, rel=0.03)
-    assert stream.refused == pytest.approx(one.refused, rel=0.05)
-    assert stream.active == pytest.approx(one.active, rel=0.12)
-    assert stream.mean_instances == pytest.approx(one.mean_instances, rel=0.3)
-    assert stream.cold / stream.answered == pytest.approx(one.cold / one.answered, rel=0.3, abs=0.001)
-    assert stream.mean_latency == pytest.approx(one.mean_latency, rel=0.12)
+    discrete, stream = both(shape, instance, scale)
+    assert stream.requests == pytest.approx(discrete.requests, rel=0.03)
+    assert stream.answered == pytest.approx(discrete.answered, rel=0.03)
+    assert stream.refused == pytest.approx(discrete.refused, rel=0.05)
+    assert stream.active == pytest.approx(discrete.active, rel=0.12)
+    assert stream.mean_instances == pytest.approx(discrete.mean_instances, rel=0.3)
+    assert stream.cold / stream.answered == pytest.approx(discrete.cold / discrete.answered, rel=0.3, abs=0.001)
+    assert stream.mean_latency == pytest.approx(discrete.mean_latency, rel=0.12)
     # The stream gives a request for all of its stay the company that it found, so high percentiles come out higher
-    assert stream.percentile(0.5) == pytest.approx(one.percentile(0.5), rel=0.2)
-    assert 0.85 * one.percentile(0.95) <= stream.percentile(0.95) <= 1.5 * one.percentile(0.95)
+    assert stream.percentile(0.5) == pytest.approx(discrete.percentile(0.5), rel=0.2)
+    assert 0.85 * discrete.percentile(0.95) <= stream.percentile(0.95) <= 1.5 * discrete.percentile(0.95)
     prices = read(PRICES, "1")
-    ours = [cost(found, 1, 1024, True, prices, BY_REQUEST).million for found in (one, stream)]
+    ours = [cost(outcome, 1, 1024, True, prices, BY_REQUEST).million for outcome in (discrete, stream)]
     assert ours[1] == pytest.approx(ours[0], rel=0.12)
 
 
@@ -58,16 +58,18 @@ def test_a_day_at_a_million_a_second_needs_what_it_needs() -> None:
     """1 ms of CPU a request: a million a second are 1,000 vCPUs, at 60 % of each 1,667 instances of one."""
     instance = made(16, 1000, 1000, cpu=0.001)
     shape = traffic.constant(1e6, 86400)
-    found = fluid.simulate(shape.rates, instance, begins(shape, instance, Scale(0, 5000), Rules()), Rules(), 1e6)
-    assert found.requests == pytest.approx(86400e6)
-    assert found.mean_instances == pytest.approx(1667, rel=0.01)
-    assert found.refused == 0
-    assert found.percentile(0.99) < 0.01
+    outcome = fluid.simulate(shape.rates, instance, begins(shape, instance, Scale(0, 5000), Rules()), Rules(), 1e6)
+    assert outcome.requests == pytest.approx(86400e6)
+    assert outcome.mean_instances == pytest.approx(1667, rel=0.01)
+    assert outcome.refused == 0
+    assert outcome.percentile(0.99) < 0.01
 
 
 def test_too_few_instances_refuse_what_they_cannot_answer() -> None:
-    found = fluid.simulate(traffic.constant(1e6, 600).rates, made(16, 1000, 1000, cpu=0.001), Scale(500, 500), Rules())
-    assert found.answered / found.requests == pytest.approx(0.5, abs=0.02)
+    outcome = fluid.simulate(
+        traffic.constant(1e6, 600).rates, made(16, 1000, 1000, cpu=0.001), Scale(500, 500), Rules()
+    )
+    assert outcome.answered / outcome.requests == pytest.approx(0.5, abs=0.02)
 
 
 @settings(max_examples=20, deadline=None)
@@ -77,10 +79,10 @@ def test_too_few_instances_refuse_what_they_cannot_answer() -> None:
 )  # fmt: skip
 def test_what_comes_goes_out_once(rates: list[float], concurrency: int, least: int, most: int, start: float) -> None:
     shape = np.repeat(rates, 160)  # 40 seconds each
-    found = fluid.simulate(shape, made(concurrency, 50, 400, cpu=0.002, start=start), Scale(least, most), Rules())
-    assert found.requests == pytest.approx(shape.sum() * traffic.STEP)
-    assert found.answered + found.refused == pytest.approx(found.requests, rel=1e-6, abs=1e-6)
-    assert found.timeline.latency.sum() == pytest.approx(found.answered, rel=1e-6, abs=1e-6)
-    assert found.cold <= found.answered * (1 + 1e-9)
-    assert found.peak <= max(most, least)
-    assert found.active <= found.lifetime * 1.001 + 0.2 * most
+    outcome = fluid.simulate(shape, made(concurrency, 50, 400, cpu=0.002, start=start), Scale(least, most), Rules())
+    assert outcome.requests == pytest.approx(shape.sum() * traffic.STEP)
+    assert outcome.answered + outcome.refused == pytest.approx(outcome.requests, rel=1e-6, abs=1e-6)
+    assert outcome.timeline.latency.sum() == pytest.approx(outcome.answered, rel=1e-6, abs=1e-6)
+    assert outcome.cold <= outcome.answered * (1 + 1e-9)
+    assert outcome.peak <= max(most, least)
+    assert outcome.active <= outcome.lifetime * 1.001 + 0.2 * most

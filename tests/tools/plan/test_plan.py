@@ -31,8 +31,8 @@ def main(arguments: list[str]) -> int:
 
 def test_cost_by_hand() -> None:
     """A day of a million answers: 1,000 s of one vCPU and 2 GiB, 10 s of starting with two, 500 s idle."""
-    found = Outcome("by hand", 86400.0, answered=1e6, active=1000, starting=10, idle_least=500, lifetime=2000)
-    bill = costs.cost(found, 1, 2048, True, PRICES, costs.BY_REQUEST)
+    outcome = Outcome("by hand", 86400.0, answered=1e6, active=1000, starting=10, idle_least=500, lifetime=2000)
+    bill = costs.cost(outcome, 1, 2048, True, PRICES, costs.BY_REQUEST)
     assert bill.cpu == pytest.approx((1000 + 2 * 10) * 0.000024)
     assert bill.memory == pytest.approx(1010 * 2 * 0.0000025)
     assert bill.requests == pytest.approx(0.40)
@@ -44,8 +44,8 @@ def test_cost_by_hand() -> None:
 
 def test_cost_of_whole_lives_by_hand() -> None:
     """A day of two instances that never end: 2 vCPU and 4 GiB each, requests free."""
-    found = Outcome("by hand", 86400.0, answered=1e6, active=10, lifetime=2 * 86400.0)
-    bill = costs.cost(found, 2, 4096, True, PRICES, costs.BY_INSTANCE)
+    outcome = Outcome("by hand", 86400.0, answered=1e6, active=10, lifetime=2 * 86400.0)
+    bill = costs.cost(outcome, 2, 4096, True, PRICES, costs.BY_INSTANCE)
     assert bill.total == pytest.approx(2 * 86400 * (2 * 0.000018 + 4 * 0.000002))
     assert bill.month - bill.month_free == pytest.approx(240_000 * 0.000018 + 450_000 * 0.000002)
 
@@ -115,11 +115,11 @@ def test_what_is_proposed_is_legal_and_holds_the_model(peak: float, cpu: int | N
 def test_min_instances_buy_off_the_cold_start() -> None:
     shape = traffic.constant(1 / 1800, 86400)  # every half an hour: hardly ever a warm instance
     made = plan(measured(), shape, Wishes(), PRICES)
-    zero, one = (next(c for c in made.choices if c.service.least == least) for least in (0, 1))
-    assert zero.outcome.cold / zero.outcome.answered == pytest.approx(np.exp(-0.5), abs=0.03)  # no one for 15 minutes
-    assert one.outcome.cold == 0
-    assert zero.cost.month < one.cost.month
-    assert made.proposed is zero
+    cold, warm = (next(c for c in made.choices if c.service.least == least) for least in (0, 1))
+    assert cold.outcome.cold / cold.outcome.answered == pytest.approx(np.exp(-0.5), abs=0.03)  # no one for 15 minutes
+    assert warm.outcome.cold == 0
+    assert cold.cost.month < warm.cost.month
+    assert made.proposed is cold
     assert plan(measured(), shape, Wishes(p99=0.1), PRICES).proposed.service.least == 1
 
 
@@ -154,12 +154,12 @@ def test_deploy_takes_what_is_proposed(saved: Path, capsys: pytest.CaptureFixtur
 def test_json_says_the_same(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--shape", "constant", "--rate", "1000000", "--hours", "1"]
     assert main(["--measured", str(saved), *arguments, "--json", "--no-picture"]) == 0
-    found = json.loads(capsys.readouterr().out, parse_constant=lambda token: pytest.fail(token))
-    proposed = found["proposed"]
+    report = json.loads(capsys.readouterr().out, parse_constant=lambda token: pytest.fail(token))
+    proposed = report["proposed"]
     assert proposed["outcome"]["requests"] == pytest.approx(3.6e9)
     assert proposed["outcome"]["mean_instances"] == pytest.approx(1e6 / 1000 / 0.6, rel=0.05)
     assert proposed["service"]["billing"] == "instance"  # busy always: the lower price a second is the cheaper one
-    assert len(found["over_time"]["p99"]) == len(found["over_time"]["instances"])
+    assert len(report["over_time"]["p99"]) == len(report["over_time"]["instances"])
 
 
 TRACES = [
@@ -222,10 +222,10 @@ def test_what_cannot_be_is_refused_in_a_line(
     arguments: list[str], said: str, saved: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["--measured", str(saved), "--no-picture", "--hours", "1", *arguments]) == 1
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert said in told.err
-    assert len(told.err.strip().splitlines()) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert said in printed.err
+    assert len(printed.err.strip().splitlines()) == 1
 
 
 USAGE = [
@@ -281,10 +281,10 @@ def test_the_command_measures_the_embedded_model(tmp_path: Path) -> None:
     assert "Proposed" in done.stdout
     assert "start 1 of 1" in done.stderr
     assert (tmp_path / "p.png").exists()
-    found = json.loads((tmp_path / "m.json").read_text())
-    assert [load["concurrency"] for load in found["loads"]] == [1, 2, 4, 8, 16, 32]
-    assert found["peak_mib"] > found["worker_mib"] > 0
-    assert 0 < found["cpu_seconds"] < 1
+    figures = json.loads((tmp_path / "m.json").read_text())
+    assert [load["concurrency"] for load in figures["loads"]] == [1, 2, 4, 8, 16, 32]
+    assert figures["peak_mib"] > figures["worker_mib"] > 0
+    assert 0 < figures["cpu_seconds"] < 1
 
 
 def test_a_model_that_does_not_load_is_reported_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -297,6 +297,6 @@ def test_a_model_that_does_not_load_is_reported_in_one_line(tmp_path: Path, caps
     for name in ("variables.index", "variables.data-00000-of-00001"):
         (broken / "variables" / name).write_bytes(b"nothing of the kind")
     assert main([str(broken), "--no-picture", "--starts", "1"]) == 1
-    told = capsys.readouterr().err.strip().splitlines()[-1]
-    assert told.startswith(f"plan: {broken}: ")
-    assert "cannot be loaded" in told
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith(f"plan: {broken}: ")
+    assert "cannot be loaded" in line

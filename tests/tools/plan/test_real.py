@@ -32,12 +32,12 @@ def test_real_servers_are_started_and_met_as_simulated() -> None:
     # Far slower than the real ones, which does not change what is started or met
     scale, given = Scale(0, 3), made(2, 200, 200, cpu=0.001)
     record = asyncio.run(Platform(EMBEDDED, example(EMBEDDED), given, scale, RULES).play(script))
-    found = simulated(record, given, scale, RULES)
-    assert len(record.arrivals) == found.requests == 11
-    assert not any(math.isnan(one) for one in record.latencies)
-    assert found.refused == 0
+    expected = simulated(record, given, scale, RULES)
+    assert len(record.arrivals) == expected.requests == 11
+    assert not any(math.isnan(latency) for latency in record.latencies)
+    assert expected.refused == 0
     # The first, and the three at the end with two instances; of the five, those without room find it before a start ends
-    assert sum(record.cold) == found.cold == 4
-    assert len(record.starts) == found.starts == 1 + 2 + 2
-    assert found.lifetime == pytest.approx(record.lifetime, rel=0.5)
-    assert max(record.latencies) == pytest.approx(found.percentile(1.0), rel=0.6)
+    assert sum(record.cold) == expected.cold == 4
+    assert len(record.starts) == expected.starts == 1 + 2 + 2
+    assert expected.lifetime == pytest.approx(record.lifetime, rel=0.5)
+    assert max(record.latencies) == pytest.approx(expected.percentile(1.0), rel=0.6)

@@ -125,8 +125,8 @@ def verdicts(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, 
     """Run the command; return its status, the verdict of each check and the whole answer."""
     capsys.readouterr()
     status = main(["verify", "--quick", "--json", *arguments])
-    found = json.loads(capsys.readouterr().out)
-    return status, {one["check"]: one["verdict"] for one in found["checks"]}, found
+    report = json.loads(capsys.readouterr().out)
+    return status, {check["check"]: check["verdict"] for check in report["checks"]}, report
 
 
 BATCH = "batch, serving_default"
@@ -149,32 +149,32 @@ def test_a_fault_is_seen_by_the_checks_that_look_for_it(
     fault: str, seen: set[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with fake(fault, events=True) as url:
-        status, found, whole = verdicts(capsys, "--url", url, "--url", url, "--others", "300")
+        status, by_check, whole = verdicts(capsys, "--url", url, "--url", url, "--others", "300")
     assert status == (1 if seen else 0)
     assert whole["stateless"] is (not seen)
-    differing = {check for check, verdict in found.items() if verdict == "differs"}
+    differing = {check for check, verdict in by_check.items() if verdict == "differs"}
     if fault == "knows the order":  # a request after itself, or after another: who else meets that is left open
         assert "order" in differing
     else:
         assert differing == seen
-    assert set(found) == {"again", "order", "instance", "beside", "others", "errors", "event", BATCH}
+    assert set(by_check) == {"again", "order", "instance", "beside", "others", "errors", "event", BATCH}
 
 
 def test_another_instance_with_other_answers_is_found(capsys: pytest.CaptureFixture[str]) -> None:
-    with fake() as one, fake("mixes rows") as other, fake("counts") as third:
-        assert verdicts(capsys, "--url", one, "--url", other)[1]["instance"] == "same"  # rows come alone there
-        status, found, whole = verdicts(capsys, "--url", one, "--url", third)
-    assert (status, found["instance"], found["beside"]) == (1, "differs", "same")
-    detail = next(one["detail"] for one in whole["checks"] if one["check"] == "instance")
+    with fake() as first, fake("mixes rows") as second, fake("counts") as third:
+        assert verdicts(capsys, "--url", first, "--url", second)[1]["instance"] == "same"  # rows come alone there
+        status, by_check, whole = verdicts(capsys, "--url", first, "--url", third)
+    assert (status, by_check["instance"], by_check["beside"]) == (1, "differs", "same")
+    detail = next(check["detail"] for check in whole["checks"] if check["check"] == "instance")
     assert "y by " in detail  # the output is named, though the answer does not name it
 
 
 def test_rounding_in_a_batch_is_reported_and_allowed_within_the_tolerance(capsys: pytest.CaptureFixture[str]) -> None:
     with fake("rounds") as url:
-        status, found, whole = verdicts(capsys, "--url", url)
+        status, by_check, whole = verdicts(capsys, "--url", url)
         strict = verdicts(capsys, "--url", url, "--tolerance", "1e-7")
-    assert (status, found[BATCH], whole["stateless"]) == (0, "rounds", True)
-    (detail,) = [one["detail"] for one in whole["checks"] if one["check"] == BATCH]
+    assert (status, by_check[BATCH], whole["stateless"]) == (0, "rounds", True)
+    (detail,) = [check["detail"] for check in whole["checks"] if check["check"] == BATCH]
     assert detail.startswith("y by at most 5.0e-07 of its largest value")
     assert (strict[0], strict[1][BATCH]) == (1, "differs")
 
@@ -187,22 +187,22 @@ def test_a_model_that_drops_rows_is_not_compared_in_batches(
     fault: str, detail: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with fake(fault) as url:
-        status, found, whole = verdicts(capsys, "--url", url)
-    assert (status, found[BATCH]) == (0, "untested")
-    assert detail in next(one["detail"] for one in whole["checks"] if one["check"] == BATCH)
+        status, by_check, whole = verdicts(capsys, "--url", url)
+    assert (status, by_check[BATCH]) == (0, "untested")
+    assert detail in next(check["detail"] for check in whole["checks"] if check["check"] == BATCH)
 
 
 def test_strings_of_an_unknown_rank_are_made_in_numbers_that_end() -> None:
     signature = Signature("serve", {"x": spec("x", 7, None)}, {}, "")
     random = np.random.default_rng(3)
     tries = [examples.made(signature, recipe, 8, random) for recipe in examples.recipes(signature, parsing.GUESSES)]
-    assert sum(one["x"].size for one in tries if one is not None) < 100_000
+    assert sum(inputs["x"].size for inputs in tries if inputs is not None) < 100_000
 
 
 def test_what_cannot_be_tested_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     with fake() as url:
-        status, found, _ = verdicts(capsys, "--url", url)
-    assert (status, found["instance"], found["event"]) == (0, "untested", "untested")
+        status, by_check, _ = verdicts(capsys, "--url", url)
+    assert (status, by_check["instance"], by_check["event"]) == (0, "untested", "untested")
 
 
 def test_the_table_says_what_was_done(capsys: pytest.CaptureFixture[str]) -> None:
@@ -241,7 +241,7 @@ def test_wrong_options_are_status_2(arguments: list[str], capsys: pytest.Capture
     with pytest.raises(SystemExit) as ended:
         main(["verify", *arguments])
     assert ended.value.code == 2
-    assert "expected" in (told := capsys.readouterr().err) or "unrecognized" in told
+    assert "expected" in (printed := capsys.readouterr().err) or "unrecognized" in printed
 
 
 def test_the_help_shows_an_example_and_the_exit_status() -> None:
@@ -255,10 +255,10 @@ def test_the_help_shows_an_example_and_the_exit_status() -> None:
 
 
 def test_the_embedded_model_is_stateless_online_as_an_event_and_in_a_file(capsys: pytest.CaptureFixture[str]) -> None:
-    status, found, whole = verdicts(capsys, str(EMBEDDED))
+    status, by_check, whole = verdicts(capsys, str(EMBEDDED))
     assert status == 0, whole
     signatures = ("pixels", "serving_default")
-    assert {check: verdict for check, verdict in found.items() if not check.startswith("batch")} == dict.fromkeys(
+    assert {check: verdict for check, verdict in by_check.items() if not check.startswith("batch")} == dict.fromkeys(
         [
             "graph",
             "again",
@@ -268,22 +268,22 @@ def test_the_embedded_model_is_stateless_online_as_an_event_and_in_a_file(capsys
             "others",
             "errors",
             "event",
-            *(f"file, {one}" for one in signatures),
+            *(f"file, {signature}" for signature in signatures),
         ],
         "same",
     )
-    assert {found[f"batch, {one}"] for one in signatures} <= {"same", "rounds"}
+    assert {by_check[f"batch, {signature}"] for signature in signatures} <= {"same", "rounds"}
 
 
 @pytest.mark.parametrize(("name", "op"), [("counter", "AssignAddVariableOp"), ("random_stateful", "RandomUniform")])
 def test_an_impure_model_is_found_by_its_graph_and_by_its_answers(
     name: str, op: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    status, found, whole = verdicts(capsys, str(build() / name), "--others", "20")
+    status, by_check, whole = verdicts(capsys, str(build() / name), "--others", "20")
     assert status == 1
     assert op in whole["checks"][0]["detail"]
     for check in ("graph", "again", "order", "instance", "beside", "others", "errors", "event"):
-        assert found[check] == "differs", check
+        assert by_check[check] == "differs", check
 
 
 def with_examples(name: str, folder: Path) -> Path:
@@ -343,10 +343,10 @@ def test_inputs_are_made_as_declared_and_always_alike(
 ) -> None:
     signature = Signature("serve", {"x": spec("x", code, shape)}, {}, "")
     recipe = next(examples.recipes(signature, parsing.GUESSES))
-    one, two = (examples.made(signature, recipe, rows, np.random.default_rng(3)) or {} for _ in range(2))
-    assert one["x"].shape == got
-    assert one["x"].dtype == by_code(code).numpy
-    assert one["x"].tolist() == two["x"].tolist()
+    first, second = (examples.made(signature, recipe, rows, np.random.default_rng(3)) or {} for _ in range(2))
+    assert first["x"].shape == got
+    assert first["x"].dtype == by_code(code).numpy
+    assert first["x"].tolist() == second["x"].tolist()
 
 
 def test_a_picture_made_here_is_one() -> None:
@@ -361,8 +361,8 @@ def test_a_picture_made_here_is_one() -> None:
 
 def test_a_difference_names_its_output() -> None:
     signature = Signature("s", {}, {"y": spec("y", 1, (None,)), "half": spec("half", 19, (None,))}, "")
-    one, other = b'{"predictions":[{"y":1.0,"half":2.0}]}', b'{"predictions":[{"y":1.5,"half":2.0}]}'
-    assert described(one, other, signature) == "y by 3.3e-01 of its largest value"
+    first, second = b'{"predictions":[{"y":1.0,"half":2.0}]}', b'{"predictions":[{"y":1.5,"half":2.0}]}'
+    assert described(first, second, signature) == "y by 3.3e-01 of its largest value"
     assert described(b'{"outputs":[[1]]}', b'{"outputs":[["x"]]}') == "the answer differs"
     assert described(b'{"outputs":[1]}', b'{"outputs": [1]}') == "the same values, written differently"
     assert (tolerance(signature, "y", 1e-4), tolerance(signature, "half", 1e-4)) == (1e-4, 1e-2)
