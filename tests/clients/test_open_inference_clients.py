@@ -199,7 +199,7 @@ def test_triton_sends_large_unaligned_data(ask: Any, served: Served) -> None:
 
 
 @KINDS
-def test_triton_sends_nothing_in_many_types(ask: Any, served: Served) -> None:
+def test_triton_sends_empty_tensors_of_many_types(ask: Any, served: Served) -> None:
     result = ask(served("many_named"), lambda client: client.infer("model", [
         triton_input("Flag_", np.array(False), "BOOL"),
         triton_input("apple", np.empty((0, 2), np.int64), "INT64"),
@@ -224,7 +224,7 @@ def test_triton_asks_for_health_and_metadata(ask: Any, served: Served) -> None:
 
 
 @KINDS
-def test_triton_raises_what_is_wrong(ask: Any, served: Served) -> None:
+def test_triton_raises_the_servers_error(ask: Any, served: Served) -> None:
     server, utilities = served("model"), pytest.importorskip("tritonclient.utils")
     image, _, _ = pixels()
     # fmt: off
@@ -318,7 +318,7 @@ def test_kserve_asks_for_health(served: Served) -> None:
     assert ask_kserve(lambda client: client.is_model_ready(base, "model")) is True
 
 
-def test_kserve_raises_what_is_wrong(served: Served) -> None:
+def test_kserve_raises_the_servers_error(served: Served) -> None:
     httpx = pytest.importorskip("httpx")
     kserve()
     request = kserve_request({"pixel": (pixels()[0], "FP32")}, True, **PIXELS)
@@ -329,7 +329,7 @@ def test_kserve_raises_what_is_wrong(served: Served) -> None:
 # No client at all
 
 
-def test_a_picture_is_a_body_of_its_own(served: Served) -> None:
+def test_a_picture_may_be_the_whole_body(served: Served) -> None:
     picture = (EMBEDDED.parent / "tests" / "data" / "digit-3.png").read_bytes()
     headers = {"Inference_Header_Content_Length": "0"}
     answer = served("model").ask("POST", "/v2/models/model/infer", picture, **headers)
@@ -340,7 +340,7 @@ def test_a_picture_is_a_body_of_its_own(served: Served) -> None:
     assert answer.body[size:][4:5] == b"3" or head["outputs"][0]["name"] != "label"
 
 
-def test_health_has_bodies(served: Served) -> None:
+def test_health_is_answered_in_json(served: Served) -> None:
     server = served("model")
     for path, body in (
         ("/v2/health/live", {"live": True}),
@@ -357,7 +357,7 @@ def test_health_has_bodies(served: Served) -> None:
     assert server.ask("GET", "/v2/models/model/infer").status == 405
 
 
-def test_an_error_shows_a_body_that_works(served: Served) -> None:
+def test_an_error_shows_a_body_that_is_accepted(served: Served) -> None:
     server = served("model")
     refused = server.ask("POST", "/v2/models/model/infer", {"inputs": []})
     assert refused.status == 400

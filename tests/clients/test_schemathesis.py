@@ -24,7 +24,7 @@ MODELS: list[tuple[str, list[str]]] = [
 
 
 @pytest.mark.parametrize(("name", "paths"), MODELS, ids=[name for name, _ in MODELS])
-def test_it_finds_nothing(served: Served, name: str, paths: list[str], tmp_path: Path) -> None:
+def test_schemathesis_finds_no_failure(served: Served, name: str, paths: list[str], tmp_path: Path) -> None:
     command = shutil.which("st", path=os.pathsep.join([str(BIN), os.environ.get("PATH", "")]))
     if command is None:
         pytest.skip("schemathesis is not installed: pip install -r requirements/dev.txt")

@@ -49,5 +49,7 @@ SHARES = [
 
 
 @pytest.mark.parametrize(("expected", "actual", "scale", "distance"), SHARES)
-def test_how_far_values_are_apart(expected: Any, actual: Any, scale: float, distance: float) -> None:
+def test_the_difference_of_two_values_relative_to_a_scale(
+    expected: Any, actual: Any, scale: float, distance: float
+) -> None:
     assert share(expected, actual, scale) == distance

@@ -55,7 +55,7 @@ LEFT_ALONE = {
 
 
 @pytest.mark.parametrize("response", LEFT_ALONE.values(), ids=LEFT_ALONE)
-def test_a_response_is_left_alone_where_that_would_not_help(response: Response) -> None:
+def test_a_response_is_not_compressed_where_that_would_not_help(response: Response) -> None:
     assert compress(response, "gzip") is response
 
 

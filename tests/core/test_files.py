@@ -94,7 +94,7 @@ TRICKS: list[tuple[str, Callable[[Path], Any], str]] = [
 
 
 @pytest.mark.parametrize(("name", "trick", "words"), TRICKS, ids=[f"{case[0]}-{n}" for n, case in enumerate(TRICKS)])
-def test_a_file_that_is_not_the_models_own_is_refused(
+def test_a_file_outside_of_the_model_is_refused(
     serve: Serve, copy: Path, name: str, trick: Callable[[Path], Any], words: str
 ) -> None:
     shutil.copyfile(copy / "saved_model.pb", copy.parent / "other.pb")
@@ -121,7 +121,7 @@ def test_labels_of_another_file_are_never_answered(serve: Serve, tmp_path: Path)
         assert b"secret" not in answer.body
 
 
-def test_a_twins_files_are_its_own(tmp_path: Path) -> None:
+def test_a_twin_reads_only_files_of_its_own_folder(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "signatures.json").write_text("{}")
     (tmp_path / "model" / "model.tflite").write_bytes(b"x")
@@ -148,7 +148,7 @@ def test_a_mounted_volume_is_served(serve: Serve, tmp_path: Path, how: str) -> N
         assert serve(served, MANIFEST=how)("GET", "/readyz").status == 200
 
 
-def test_a_size_has_its_bound(tmp_path: Path) -> None:
+def test_a_file_above_its_size_limit_is_refused(tmp_path: Path) -> None:
     (tmp_path / "labels").write_bytes(b"12345")
     assert files.content(tmp_path, "labels", 5) == b"12345"
     with pytest.raises(LoadError, match="labels has 5 bytes; expected at most 4"):
@@ -167,7 +167,7 @@ OTHERS = {"core/files.py", "core/inflight.py", "core/machine.py", "core/storage.
 OPENING = {"open", "read_bytes", "read_text", "fdopen", "mmap", "listdir", "scandir", "walk", "memmap", "fromfile"}
 
 
-def test_nothing_else_opens_a_file() -> None:
+def test_files_are_opened_only_in_the_listed_modules() -> None:
     calls = []
     for path in sorted((ROOT / "serving").rglob("*.py")):
         name = path.relative_to(ROOT / "serving").as_posix()

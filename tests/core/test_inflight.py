@@ -27,7 +27,7 @@ def child(act: Callable[[], None]) -> int:
     return pid
 
 
-def test_the_parent_reads_what_a_killed_child_had_not_ended() -> None:
+def test_the_parent_reads_the_unfinished_runs_of_a_killed_child() -> None:
     def act() -> None:
         first, second = inflight.begin("f: x [3, 4]"), inflight.begin("g: ü [1]")
         inflight.begin("h" * 2000)
@@ -45,7 +45,7 @@ def test_each_child_has_a_table_of_its_own() -> None:
     assert inflight.left_by(os.getpid()) == []
 
 
-def test_a_slot_is_used_again_and_more_runs_than_slots_are_no_matter() -> None:
+def test_slots_are_reused_and_runs_beyond_the_slots_are_not_recorded() -> None:
     slots = [inflight.begin("x") for _ in range(inflight.SLOTS + 5)]
     assert sorted(slots)[:5] == [-1] * 5
     assert len(inflight.begun_before(time.monotonic() + 1)) == inflight.SLOTS

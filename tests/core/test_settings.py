@@ -87,7 +87,7 @@ def test_a_bad_value_stops_the_start_with_one_line(tmp_path: Path) -> None:
     ]
 
 
-def test_the_platforms_timeout_stands_in_for_ours() -> None:
+def test_the_platforms_timeout_is_the_default() -> None:
     assert read({"CLOUD_RUN_TIMEOUT_SECONDS": "60"}).request_timeout == 60
     assert read({"CLOUD_RUN_TIMEOUT_SECONDS": "60", "REQUEST_TIMEOUT": "5"}).request_timeout == 5
     assert read({"CLOUD_RUN_TIMEOUT_SECONDS": "0"}).request_timeout == 300

@@ -56,7 +56,7 @@ def test_a_second_writer_fails_and_changes_nothing(store: Store) -> None:
     assert store.get("box", "one") == b"third"
 
 
-def test_every_new_object_is_asked_for_on_condition(store: Store) -> None:
+def test_every_new_object_is_written_with_a_precondition(store: Store) -> None:
     with line(store.address, Fault("POST", "/compose", 412)) as through:
         client = Storage(through.address)
         client.write("box", "part", b"x", "text/plain", {})
@@ -69,7 +69,7 @@ def test_every_new_object_is_asked_for_on_condition(store: Store) -> None:
     assert store.about("box", "composed")["metadata"] == {"rows": "2"}
 
 
-def test_a_broken_answer_goes_on_where_it_broke(store: Store) -> None:
+def test_an_interrupted_download_resumes_where_it_stopped(store: Store) -> None:
     store.put("box", "long", CONTENT)
     faults = [Fault("GET", "alt=media", 0, 3), Fault("GET", "alt=media", 503, 1)]
     with line(store.address, *faults) as through:
@@ -158,12 +158,12 @@ def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("cloud")
-def test_a_long_list_comes_page_by_page() -> None:
+def test_a_long_listing_is_read_page_by_page() -> None:
     assert [item.name for item in Storage(token="mine").list("box", "p/")] == ["a", "b", "c"]
 
 
 @pytest.mark.usefixtures("cloud")
-def test_the_service_is_asked_with_the_platforms_token_which_is_kept() -> None:
+def test_requests_carry_the_platforms_token_which_is_cached() -> None:
     for _ in range(2):
         assert Storage().stat("box", "x").size == 3
     assert Storage(token="mine").stat("box", "x").size == 3

@@ -27,7 +27,7 @@ def refusal(deploy: Deploy, *flags: str) -> str:
     return lines[0].removeprefix("deploy.sh: ")
 
 
-def test_what_is_whole_passes_and_nothing_is_sent(deploy: Deploy) -> None:
+def test_a_complete_function_passes_and_nothing_is_sent(deploy: Deploy) -> None:
     run = deploy.whole().stub()("check")
     assert run.returncode == 0, run.stderr
     lines = run.stderr.splitlines()
@@ -37,7 +37,7 @@ def test_what_is_whole_passes_and_nothing_is_sent(deploy: Deploy) -> None:
 
 
 @pytest.mark.parametrize("name", ["Dockerfile", "Procfile"])
-def test_a_file_that_changes_what_is_built(deploy: Deploy, name: str) -> None:
+def test_a_file_that_would_change_the_build_is_refused(deploy: Deploy, name: str) -> None:
     (deploy.folder / name).touch()
     assert (
         refusal(deploy)
@@ -46,52 +46,52 @@ def test_a_file_that_changes_what_is_built(deploy: Deploy, name: str) -> None:
 
 
 @pytest.mark.parametrize("version", ["3.14", "3.9", "3.131", "", "python3"])
-def test_a_python_without_a_tensorflow_wheel(deploy: Deploy, version: str) -> None:
+def test_a_python_version_without_a_tensorflow_wheel_is_refused(deploy: Deploy, version: str) -> None:
     (deploy.folder / ".python-version").write_text(version + "\n")
     assert (
         refusal(deploy) == f".python-version: expected 3.10 to 3.13, for which TensorFlow has wheels, got '{version}'"
     )
 
 
-def test_no_python_version(deploy: Deploy) -> None:
+def test_a_missing_python_version_is_refused(deploy: Deploy) -> None:
     (deploy.folder / ".python-version").unlink()
     assert refusal(deploy).startswith(".python-version: it is missing")
 
 
-def test_no_requirements(deploy: Deploy) -> None:
+def test_missing_requirements_are_refused(deploy: Deploy) -> None:
     (deploy.folder / "requirements.txt").unlink()
     assert refusal(deploy) == "requirements.txt: it is missing"
 
 
 @pytest.mark.parametrize("line", ["numpy", "numpy>=2", "numpy==2.2.6 # why", "-r others.txt"])
-def test_a_requirement_that_is_not_pinned(deploy: Deploy, line: str) -> None:
+def test_a_requirement_that_is_not_pinned_is_refused(deploy: Deploy, line: str) -> None:
     with (deploy.folder / "requirements.txt").open("a") as file:
         file.write(line + "\n")
     assert refusal(deploy) == f"requirements.txt: expected NAME==VERSION in each line, got '{line}'"
 
 
-def test_no_model(deploy: Deploy) -> None:
+def test_a_missing_model_is_refused(deploy: Deploy) -> None:
     (deploy.folder / "model").rename(deploy.folder / "elsewhere")
     assert refusal(deploy) == "model-dir: there is no folder 'model' (default)"
 
 
-def test_a_folder_that_is_no_model(deploy: Deploy) -> None:
+def test_a_folder_that_is_not_a_savedmodel_is_refused(deploy: Deploy) -> None:
     (deploy.whole().folder / "model" / "saved_model.pb").unlink()
     assert refusal(deploy).startswith("check: model: it holds")
 
 
-def test_half_a_model(deploy: Deploy) -> None:
+def test_an_incomplete_model_is_refused(deploy: Deploy) -> None:
     path = deploy.whole().folder / "model" / "saved_model.pb"
     path.write_bytes(path.read_bytes()[:2000])
     assert "saved_model.pb is not a SavedModel, or only part of one" in refusal(deploy)
 
 
-def test_a_model_without_its_variables(deploy: Deploy) -> None:
+def test_a_model_without_its_variables_is_refused(deploy: Deploy) -> None:
     (deploy.whole().folder / "model" / "variables" / "variables.data-00000-of-00001").unlink()
     assert refusal(deploy).startswith("check: model: ")
 
 
-def test_a_model_that_refuses_its_own_example(deploy: Deploy) -> None:
+def test_a_model_that_refuses_its_own_example_is_refused(deploy: Deploy) -> None:
     path = deploy.whole().folder / "model" / "assets.extra" / "examples.json"
     path.write_text(json.dumps({"serving_default": {"instances": [{"b64": "AAAA"}]}}))
     line = refusal(deploy, "--env", "MANIFEST=off")
@@ -109,25 +109,25 @@ def test_a_model_whose_answers_differ_from_those_of_its_export_fails(deploy: Dep
     )
 
 
-def test_a_model_that_is_not_as_it_was_exported(deploy: Deploy) -> None:
+def test_a_model_that_differs_from_its_manifest_is_refused(deploy: Deploy) -> None:
     with (deploy.whole().folder / "model" / "variables" / "variables.index").open("ab") as file:
         file.write(b"x")
     assert refusal(deploy).startswith("check: model: it is not as it was exported: variables/variables.index")
 
 
-def test_a_setting_that_the_server_would_refuse(deploy: Deploy) -> None:
+def test_a_setting_that_the_server_would_refuse_is_refused(deploy: Deploy) -> None:
     assert refusal(deploy.whole(), "--env", "MAX_BODY_BYTES=8M").startswith(
         "check: MAX_BODY_BYTES: expected a whole number"
     )
 
 
-def test_no_environment_to_check_the_model_in(deploy: Deploy) -> None:
+def test_without_a_python_environment_the_model_check_is_refused(deploy: Deploy) -> None:
     deploy.variables["PYTHON"] = deploy._program("bare-python", "#!/usr/bin/env bash\nexit 1\n")
     assert refusal(deploy) == "check: this Python lacks the packages of serving; run: make setup"
 
 
 @pytest.mark.parametrize("folder", ["/somewhere/else", "../model", "model/../../x"])
-def test_a_model_outside_of_what_is_uploaded(deploy: Deploy, folder: str) -> None:
+def test_a_model_outside_of_the_uploaded_folder_is_refused(deploy: Deploy, folder: str) -> None:
     line = refusal(deploy, "--model-dir", folder)
     assert (
         line
@@ -135,14 +135,14 @@ def test_a_model_outside_of_what_is_uploaded(deploy: Deploy, folder: str) -> Non
     )
 
 
-def test_a_model_in_this_folder_may_be_named_in_full(deploy: Deploy) -> None:
+def test_a_model_in_the_uploaded_folder_may_be_named_by_its_absolute_path(deploy: Deploy) -> None:
     run = deploy("run", "--dry-run", "--model-dir", f"{deploy.folder}/model/")
     assert run.returncode == 0, run.stderr
     assert "MODEL_DIR" not in run.stdout
 
 
 @pytest.mark.parametrize("lister", ["gcloud", "git"])
-def test_a_model_that_is_kept_out_of_the_upload(deploy: Deploy, lister: str) -> None:
+def test_a_model_that_gcloudignore_excludes_is_refused(deploy: Deploy, lister: str) -> None:
     if lister == "gcloud":
         kept = [path for path in deploy.folder.rglob("*") if path.is_file() and "variables" not in path.parts]
         deploy.stub().answers("^meta list-files", "\n".join(str(path.relative_to(deploy.folder)) for path in kept))
@@ -154,19 +154,19 @@ def test_a_model_that_is_kept_out_of_the_upload(deploy: Deploy, lister: str) -> 
     assert line.endswith(" in it; .gcloudignore keeps it out")
 
 
-def test_without_gcloudignore_what_git_ignores_is_kept_out(deploy: Deploy) -> None:
+def test_without_gcloudignore_the_files_that_git_ignores_are_excluded(deploy: Deploy) -> None:
     (deploy.folder / ".gcloudignore").unlink()
     (deploy.folder / ".gitignore").write_text("model/\n")
     assert refusal(deploy).startswith("upload: expected model/")
 
 
-def test_a_module_of_serving_that_is_kept_out_of_the_upload(deploy: Deploy) -> None:
+def test_a_module_of_serving_that_gcloudignore_excludes_is_refused(deploy: Deploy) -> None:
     with (deploy.folder / ".gcloudignore").open("a") as file:
         file.write("serving/core/http.py\n")
     assert refusal(deploy) == "upload: expected serving/core/http.py in it; .gcloudignore keeps it out"
 
 
-def test_a_model_that_answers_nothing(deploy: Deploy) -> None:
+def test_a_model_that_answers_no_request_is_refused(deploy: Deploy) -> None:
     model = deploy.whole().folder / "model"
     shutil.rmtree(model)
     shutil.copytree(kinds.build() / "answers_nothing", model)
@@ -176,7 +176,7 @@ def test_a_model_that_answers_nothing(deploy: Deploy) -> None:
     )
 
 
-def test_an_upload_that_is_too_large(deploy: Deploy) -> None:
+def test_an_upload_above_the_limit_is_refused(deploy: Deploy) -> None:
     with (deploy.folder / "model" / "large").open("wb") as file:
         file.truncate(3 << 30)  # a hole: it takes no room here
     line = refusal(deploy)
@@ -185,7 +185,7 @@ def test_an_upload_that_is_too_large(deploy: Deploy) -> None:
     assert deploy("check", "--max-upload", "4096").returncode == 0
 
 
-def test_neither_gcloud_nor_git(deploy: Deploy) -> None:
+def test_without_gcloud_and_git_the_upload_cannot_be_listed_and_is_refused(deploy: Deploy) -> None:
     (deploy.programs / "git").unlink()
     assert refusal(deploy) == "upload: gcloud or git must list what is uploaded; neither could"
     staged = deploy("stage")
@@ -194,7 +194,7 @@ def test_neither_gcloud_nor_git(deploy: Deploy) -> None:
     )  # fmt: skip
 
 
-def test_a_model_in_a_bucket_is_not_looked_for_here(deploy: Deploy) -> None:
+def test_a_model_in_a_bucket_is_not_looked_for_on_the_disk(deploy: Deploy) -> None:
     run = deploy.whole()("check", "--model-dir", "gs://bucket/folder")
     assert run.returncode == 0, run.stderr
     assert "gs://bucket/folder: in a bucket; it is checked by the instance that loads it" in run.stderr
@@ -203,7 +203,7 @@ def test_a_model_in_a_bucket_is_not_looked_for_here(deploy: Deploy) -> None:
 # The model's check by itself: `python -m serving check`.
 
 
-def test_a_model_that_is_no_pure_function() -> None:
+def test_a_model_that_is_not_a_pure_function_is_refused() -> None:
     from serving.servers.commands.check import check
     from tests.models import zoo
 
@@ -213,7 +213,7 @@ def test_a_model_that_is_no_pure_function() -> None:
     assert check(directory, read({"DANGEROUS_OPS": "allow"}))
 
 
-def test_the_command_tells_a_model_and_refuses_what_is_none(tmp_path: Path) -> None:
+def test_the_check_command_accepts_a_savedmodel_and_refuses_another_folder(tmp_path: Path) -> None:
     def run(folder: Path) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
             [sys.executable, "-m", "serving", "check", str(folder)],
@@ -234,7 +234,7 @@ def test_the_command_tells_a_model_and_refuses_what_is_none(tmp_path: Path) -> N
     assert bad.stderr == f"serving: {tmp_path / 'none'}: there is no such folder\n"
 
 
-def test_a_file_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from serving.servers.commands.check import check
 
     copy = tmp_path / "model"

@@ -28,7 +28,7 @@ SERVED = service(
 
 
 @pytest.mark.parametrize("command", ["run", "container"])
-def test_it_does_what_the_dry_run_prints(deploy: Deploy, command: str) -> None:
+def test_a_deploy_runs_the_commands_that_the_dry_run_prints(deploy: Deploy, command: str) -> None:
     flags = (*WHERE, "--env", 'A=it\'s, "two" @ words', "--secret=K=s:1", "--public", "--model-dir=model/")
     planned = deploy(command, "--dry-run", *flags).stdout.splitlines()
     deploy.stub().answers("^artifacts repositories describe", "ERROR: not found", 1)
@@ -39,12 +39,12 @@ def test_it_does_what_the_dry_run_prints(deploy: Deploy, command: str) -> None:
     assert [["gcloud", *call] for call in deploy.changes] == [shlex.split(line) for line in sent]
 
 
-def test_a_repository_that_is_there_is_not_made_again(deploy: Deploy) -> None:
+def test_an_existing_repository_is_not_created_again(deploy: Deploy) -> None:
     assert deploy.stub()("container", *WHERE).returncode == 0
     assert [call[:2] for call in deploy.changes] == [["builds", "submit"], ["run", "deploy"], ["run", "services"]]
 
 
-def test_project_and_region_are_gclouds_own_where_none_is_said(deploy: Deploy) -> None:
+def test_project_and_region_default_to_those_of_gcloud(deploy: Deploy) -> None:
     deploy.stub().answers("^config get-value project", "their-project")
     deploy.answers("^config get-value run/region", "us-east1")
     run = deploy("run")
@@ -59,7 +59,7 @@ def test_project_and_region_are_gclouds_own_where_none_is_said(deploy: Deploy) -
         (WHERE[:1], "region: not set; use --region, or: gcloud config set run/region REGION"),
     ],
 )
-def test_no_project_or_no_region(deploy: Deploy, said: tuple[str, ...], words: str) -> None:
+def test_a_deploy_without_a_project_or_a_region_is_refused(deploy: Deploy, said: tuple[str, ...], words: str) -> None:
     run = deploy.stub()("run", *said)
     assert run.returncode == 1
     assert run.stderr.splitlines()[-1] == f"deploy.sh: {words}"
@@ -79,13 +79,13 @@ def test_an_expired_login_stops_before_anything_is_sent(deploy: Deploy) -> None:
     assert deploy.changes == []
 
 
-def test_no_gcloud(deploy: Deploy) -> None:
+def test_a_deploy_without_gcloud_is_refused(deploy: Deploy) -> None:
     run = deploy("run", *WHERE)
     assert run.returncode == 1
     assert run.stderr.splitlines()[-1].startswith("deploy.sh: gcloud: it is not installed; https://")
 
 
-def test_a_failed_deploy_says_what_exists(deploy: Deploy) -> None:
+def test_a_failed_deploy_lists_what_exists(deploy: Deploy) -> None:
     deploy.stub().answers("^run deploy", "ERROR: (gcloud.run.deploy) Build failed", 3)
     deploy.answers("^run services describe", "https://predict.example\tpredict-1\tpredict-2")
     run = deploy("run", *WHERE)
@@ -110,7 +110,7 @@ EXISTS = [
 
 
 @pytest.mark.parametrize(("described", "words"), EXISTS)
-def test_a_deploy_that_fails_half_way_says_what_was_done(deploy: Deploy, described: str, words: str) -> None:
+def test_a_partly_failed_deploy_lists_what_was_done(deploy: Deploy, described: str, words: str) -> None:
     deploy.stub().answers("^run deploy", "ERROR: no quota", 1)
     deploy.answers("^run services describe", described, 1)
     run = deploy("container", *WHERE)
@@ -151,7 +151,7 @@ NOT_PROMOTED = [
 
 
 @pytest.mark.parametrize(("described", "words"), NOT_PROMOTED)
-def test_what_is_not_promoted(deploy: Deploy, described: str, words: str) -> None:
+def test_a_revision_that_cannot_be_promoted_is_refused(deploy: Deploy, described: str, words: str) -> None:
     deploy.stub().answers("^run services describe", described)
     run = deploy("promote", *WHERE)
     assert (run.returncode, run.stderr) == (1, f"deploy.sh: {words}\n")
@@ -190,7 +190,7 @@ def test_a_rollback_goes_to_the_ready_revision_before(
     assert deploy.changes == [["run", "services", "update-traffic", "predict", *WHERE, f"--to-revisions={former}=100"]]
 
 
-def test_a_rollback_from_the_first_revision(deploy: Deploy) -> None:
+def test_a_rollback_from_the_first_revision_is_refused(deploy: Deploy) -> None:
     deploy.stub().answers("^run services describe", service({"revisionName": "predict-1", "percent": 100}))
     deploy.answers("^run revisions list", json.dumps(REVISIONS))
     run = deploy("rollback", *WHERE)
@@ -198,7 +198,7 @@ def test_a_rollback_from_the_first_revision(deploy: Deploy) -> None:
     assert deploy.changes == []
 
 
-def test_events_makes_what_is_missing_and_changes_what_is_there(deploy: Deploy) -> None:
+def test_events_creates_what_is_missing_and_updates_what_exists(deploy: Deploy) -> None:
     planned = deploy("events", "--dry-run", *WHERE, *PLACES, "--project-number=42").stdout.splitlines()
     deploy.stub().answers("^run services describe", SERVED)
     deploy.answers("^projects describe", "42")
@@ -208,7 +208,7 @@ def test_events_makes_what_is_missing_and_changes_what_is_there(deploy: Deploy) 
     assert [["gcloud", *call] for call in deploy.changes] == [shlex.split(line) for line in planned]
 
 
-def test_events_again_makes_nothing_twice(deploy: Deploy) -> None:
+def test_events_run_twice_creates_nothing_twice(deploy: Deploy) -> None:
     deploy.stub().answers("^run services describe", SERVED)
     deploy.answers("^projects describe", "42")
     deploy.answers(
@@ -220,7 +220,7 @@ def test_events_again_makes_nothing_twice(deploy: Deploy) -> None:
     assert deploy.changes[0][:4] == ["pubsub", "subscriptions", "update", "predict-events"]
 
 
-def test_events_that_fail_half_way_go_on_from_there(deploy: Deploy) -> None:
+def test_events_resumes_after_a_partial_failure(deploy: Deploy) -> None:
     deploy.stub().answers("^run services describe.*json", SERVED)
     deploy.answers("^run services describe", "https://predict.example\tpredict-2\tpredict-2")
     deploy.answers("^iam service-accounts create", "ERROR: PERMISSION_DENIED", 1)
@@ -259,7 +259,7 @@ def test_delete_asks_and_deletes_only_what_was_made(deploy: Deploy) -> None:
     assert [["gcloud", *call] for call in deploy.changes] == [shlex.split(line) for line in planned]
 
 
-def test_delete_with_yes_where_there_is_nothing(deploy: Deploy) -> None:
+def test_delete_with_yes_succeeds_where_nothing_exists(deploy: Deploy) -> None:
     deploy.stub().answers(" describe ", "NOT_FOUND", 1)
     run = deploy("delete", "--yes", *WHERE)
     assert run.returncode == 0, run.stderr
@@ -325,7 +325,7 @@ def test_smoke_asks_the_canary_by_its_own_address(deploy: Deploy, listening: Ser
     assert deploy("smoke", "--tag=canary", *WHERE).returncode == 0
 
 
-def test_smoke_refuses_another_answer_than_the_exporters(deploy: Deploy, listening: Service) -> None:
+def test_smoke_fails_on_an_answer_that_differs_from_the_exporters(deploy: Deploy, listening: Service) -> None:
     path = deploy.stub().folder / "model" / "assets.extra" / "answers.json"
     answers = json.loads(path.read_bytes())
     answers["pixels"]["predictions"][0]["label"] = "8"
@@ -337,7 +337,7 @@ def test_smoke_refuses_another_answer_than_the_exporters(deploy: Deploy, listeni
     assert run.stderr.endswith("""differs from the exported model's: predictions[0].label: expected "8", got "3"\n""")
 
 
-def test_smoke_without_the_right(deploy: Deploy, listening: Service) -> None:
+def test_smoke_without_permission_says_which_role_is_missing(deploy: Deploy, listening: Service) -> None:
     deploy.stub().answers("^auth print-identity-token", "another-token")
     run = deploy("smoke", f"--url=http://127.0.0.1:{listening.server_port}", *WHERE)
     assert run.returncode == 1
@@ -353,7 +353,7 @@ def test_smoke_fails_where_no_server_listens(deploy: Deploy) -> None:
     assert run.stderr.startswith("deploy.sh: smoke: GET /readyz: http://127.0.0.1:1 does not answer: ")
 
 
-def test_smoke_before_a_deploy(deploy: Deploy) -> None:
+def test_smoke_before_a_deploy_is_refused(deploy: Deploy) -> None:
     deploy.stub().answers("^run services describe", MISSING, 1)
     run = deploy("smoke", *WHERE)
     assert run.returncode == 1

@@ -32,7 +32,7 @@ def stable(deploy: Deploy) -> Deploy:
 
 
 @pytest.mark.parametrize(("command", "lines"), CASES, ids=[command[:70] for command, _ in CASES])
-def test_the_lines_are_these(deploy: Deploy, command: str, lines: list[str]) -> None:
+def test_the_dry_run_prints_the_golden_lines(deploy: Deploy, command: str, lines: list[str]) -> None:
     run = stable(deploy)(*shlex.split(command))
     assert run.returncode == 0, run.stderr
     assert run.stdout.splitlines() == lines
@@ -77,7 +77,7 @@ def parsed(flag: str) -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in match[2].split(match[1]))
 
 
-def test_any_value_comes_through_whole(deploy: Deploy) -> None:
+def test_any_value_is_passed_to_gcloud_unchanged(deploy: Deploy) -> None:
     for values in (VALUES, *([value] for value in VALUES)):
         flags = [word for number, value in enumerate(values) for word in ("--env", f"V{number}={value}")]
         run = deploy("run", "--dry-run", *flags)
@@ -99,7 +99,7 @@ def test_a_refusal_prints_no_command(deploy: Deploy) -> None:
 
 
 @pytest.mark.parametrize("command", ["container", "events", "delete"])
-def test_what_names_the_project_needs_it_said(deploy: Deploy, command: str) -> None:
+def test_commands_that_change_a_project_need_it_named(deploy: Deploy, command: str) -> None:
     places = ["--event-input=gs://bkt/in", "--event-output=gs://bkt/out"]
     run = deploy(command, "--dry-run", *places)
     assert (run.returncode, run.stdout) == (1, "")
@@ -108,7 +108,7 @@ def test_what_names_the_project_needs_it_said(deploy: Deploy, command: str) -> N
     assert "region: not set; use --region, or: gcloud config set run/region REGION" in run.stderr
 
 
-def test_help_and_config_need_nothing(deploy: Deploy) -> None:
+def test_help_and_config_need_neither_gcloud_nor_a_project(deploy: Deploy) -> None:
     assert deploy("help").stdout.startswith("usage: ./deploy.sh")
     assert deploy("--help").stdout == deploy("help").stdout
     for command in re.findall(r"^  ([a-z]+) ", deploy("help").stdout, re.MULTILINE):

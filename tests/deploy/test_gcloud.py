@@ -192,7 +192,7 @@ def cloud() -> Iterator[Cloud]:
     server.server_close()
 
 
-def test_the_service_that_arrives_is_the_one_that_was_asked_for(deploy: Deploy, tmp_path: Path, cloud: Cloud) -> None:
+def test_the_deployed_service_has_the_requested_values(deploy: Deploy, tmp_path: Path, cloud: Cloud) -> None:
     token = tmp_path / "token"
     token.write_text("made up")
     environment = gcloud_environment(tmp_path) | {
@@ -273,7 +273,7 @@ def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         log.close()
 
 
-def test_events_makes_topics_and_subscriptions_in_pubsub(deploy: Deploy, tmp_path: Path, emulator: str) -> None:
+def test_events_creates_topics_and_subscriptions_in_pubsub(deploy: Deploy, tmp_path: Path, emulator: str) -> None:
     deploy.stub()
     # Of what it is told, the stub passes on what is about topics and subscriptions; rights are nothing the emulator has.
     passed_on = '[[ "$1 $4" == pubsub* && "$*" != *iam-policy* ]] && exec ' + shlex.quote(str(GCLOUD)) + ' "$@"\n'
@@ -317,5 +317,5 @@ def test_events_makes_topics_and_subscriptions_in_pubsub(deploy: Deploy, tmp_pat
     assert dead["messageRetentionDuration"] == "604800s"
 
 
-def test_the_copy_of_the_tests_is_all_that_deploying_needs() -> None:
+def test_the_parts_of_the_repository_that_the_tests_copy_exist() -> None:
     assert all((ROOT / part).exists() for part in PARTS)

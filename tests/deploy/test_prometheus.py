@@ -120,7 +120,7 @@ def test_every_panel_has_data_of_a_real_scrape(tmp_path: Path, examples: dict[st
         )
 
 
-def test_the_panels_do_not_overlap_and_show_only_metrics_that_there_are() -> None:
+def test_the_panels_do_not_overlap_and_show_only_existing_metrics() -> None:
     places = [(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in PANELS]
     assert len({*places}) == len(PANELS) == len({panel["id"] for panel in PANELS})
     listed = set(re.findall(r"^    (serving_\w+)", (ROOT / "serving/core/telemetry/metrics.py").read_text(), re.M))

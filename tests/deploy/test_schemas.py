@@ -20,7 +20,7 @@ FILES = [
 
 
 @pytest.mark.parametrize(("file", "schema", "change"), FILES)
-def test_a_file_agrees_with_its_schema_and_a_slip_in_it_does_not(
+def test_a_file_satisfies_its_schema_and_a_typo_in_it_does_not(
     tmp_path: Path, file: str, schema: str, change: tuple[str, str]
 ) -> None:
     if not CHECK.exists():
@@ -38,7 +38,7 @@ def test_a_file_agrees_with_its_schema_and_a_slip_in_it_does_not(
     assert statuses == [0, 1]
 
 
-def test_what_compose_starts_is_there(tmp_path: Path) -> None:
+def test_the_files_that_compose_names_exist(tmp_path: Path) -> None:
     compose = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())
     function = compose["services"]["function"]
     dockerfile = (ROOT / function["build"]["dockerfile"]).read_text()

@@ -105,7 +105,9 @@ def test_bytecode_of_the_build_is_valid_when_the_times_of_all_files_have_changed
         assert (f"matches {tmp_path / 'module.py'}" in messages) == valid
 
 
-def test_without_a_compiler_python_answers_and_a_line_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_python_answers_and_a_log_line_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CXX", "nope")
     (note,) = staging.stage(tmp_path / "upload", FEW, "model", baking.NO)
     assert note.startswith("no native codec, so plain requests take twice as long: there is no C++ compiler: ")
@@ -155,7 +157,7 @@ BAKING = [
 
 
 @pytest.mark.parametrize(("bake", "expected"), BAKING)
-def test_a_model_that_cannot_be_baked_is_uploaded_as_it_is_with_auto_alone(
+def test_a_model_that_cannot_be_baked_is_uploaded_unbaked_only_with_auto(
     bake: str, expected: tuple[int, str, bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip

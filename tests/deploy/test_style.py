@@ -7,7 +7,7 @@ from pathlib import Path
 from tests.conftest import ROOT
 
 
-def test_shellcheck_has_nothing_to_say() -> None:
+def test_shellcheck_finds_nothing() -> None:
     scripts = ["deploy.sh", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "deploy").glob("*.sh"))]
     run = subprocess.run(
         [Path(sys.executable).parent / "shellcheck", "-x", *scripts],

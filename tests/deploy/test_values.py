@@ -10,7 +10,7 @@ def told(config: str) -> dict[str, list[str]]:
     return {row[0]: row[1:] for row in rows}
 
 
-def test_a_flag_goes_before_the_environment_before_the_file_before_the_default(deploy: Deploy) -> None:
+def test_flag_then_environment_then_file_then_default(deploy: Deploy) -> None:
     (deploy.folder / "deploy.env").write_text("# mine\n\nMEMORY=4Gi\nCPU=4\nREGION=us-east1\n")
     run = deploy("config", "--memory", "2Gi", MEMORY="3Gi", CPU="2")
     assert run.returncode == 0, run.stderr
@@ -113,7 +113,7 @@ def test_a_bad_value_is_refused_in_one_line(deploy: Deploy, flags: list[str], wo
     assert run.stderr.startswith(f"deploy.sh: {words}")
 
 
-def test_a_tag_and_a_long_name_are_too_long_together(deploy: Deploy) -> None:
+def test_a_tag_and_a_name_that_are_too_long_together_are_refused(deploy: Deploy) -> None:
     run = deploy("canary", "--dry-run", "--service", "a" * 41)
     assert run.returncode == 1
     assert run.stderr == "deploy.sh: tag: expected at most 46 characters together with the service's name, got 47\n"
@@ -171,7 +171,7 @@ def test_a_wrong_command_line_is_refused_with_a_message(deploy: Deploy, argument
     assert (run.returncode, run.stdout, run.stderr) == (2, "", f"deploy.sh: {words}; see ./deploy.sh help\n")
 
 
-def test_the_example_file_is_legal_and_names_what_there_is(deploy: Deploy) -> None:
+def test_the_example_file_is_valid_and_names_every_value(deploy: Deploy) -> None:
     from tests.conftest import ROOT
 
     text = (ROOT / "deploy.env.example").read_text()

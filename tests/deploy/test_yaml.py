@@ -46,7 +46,7 @@ def hardened(container: dict[str, Any]) -> bool:
     )
 
 
-def test_kubernetes_takes_it(deploy: Deploy) -> None:
+def test_the_kubernetes_yaml_fits_the_api_and_holds_the_values(deploy: Deploy) -> None:
     resources = documents(deploy, "kubernetes", *odd("--cpu=2", "--memory=2Gi", "--threads=16", "--min=0", "--max=40"))
     for document in resources:
         kubernetes_validate.validate(document, VERSION, strict=True)
@@ -74,7 +74,7 @@ def test_kubernetes_takes_it(deploy: Deploy) -> None:
     assert (scaler["spec"]["minReplicas"], scaler["spec"]["maxReplicas"]) == (1, 40)
 
 
-def test_knative_takes_it(deploy: Deploy) -> None:
+def test_the_knative_yaml_fits_the_api_and_holds_the_values(deploy: Deploy) -> None:
     (service,) = documents(deploy, *odd("--threads=16", "--min=2", "--max=40", "--timeout=60"))
     assert (service["apiVersion"], service["kind"]) == ("serving.knative.dev/v1", "Service")
     template = service["spec"].pop("template")
@@ -103,7 +103,7 @@ def test_knative_takes_it(deploy: Deploy) -> None:
 
 @pytest.mark.parametrize("kind", ["knative", "kubernetes"])
 @pytest.mark.parametrize("word", WORDS)
-def test_a_name_that_is_a_word_of_yaml_stays_a_name(deploy: Deploy, kind: str, word: str) -> None:
+def test_a_name_such_as_true_stays_a_string(deploy: Deploy, kind: str, word: str) -> None:
     run = deploy(
         "yaml", kind, f"--service={word}", f"--image={word}", f"--env={word.upper()}=x", f"--secret={word}={word}:1"
     )
@@ -131,7 +131,7 @@ def names(value: Any) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("image", ["1e3", "0x1f", "12", "1.5", "2026-01-31", "0o17", "1_000"])
-def test_an_image_that_looks_like_a_number_stays_its_name(deploy: Deploy, image: str) -> None:
+def test_an_image_that_looks_like_a_number_stays_a_string(deploy: Deploy, image: str) -> None:
     resources = list(yaml.safe_load_all(deploy("yaml", "kubernetes", f"--image={image}").stdout))
     assert resources[0]["spec"]["template"]["spec"]["containers"][0]["image"] == image
 
@@ -146,12 +146,12 @@ def test_a_knative_service_is_private_to_the_cluster_by_default(
     assert (service["metadata"]["labels"].get("networking.knative.dev/visibility") == "cluster-local") is private
 
 
-def test_a_model_in_a_bucket_is_named(deploy: Deploy) -> None:
+def test_a_model_in_a_bucket_is_named_in_the_yaml(deploy: Deploy) -> None:
     deployment = documents(deploy, "kubernetes", "--model-dir=gs://my-bucket/m")[0]
     assert values(deployment["spec"]["template"]["spec"]["containers"][0])["MODEL_DIR"] == "gs://my-bucket/m"
 
 
-def test_one_place_of_events_without_the_other_is_refused(deploy: Deploy) -> None:
+def test_event_input_and_event_output_need_each_other(deploy: Deploy) -> None:
     for flag, missing in (
         ("--event-input=gs://bkt/in", "event-output"),
         ("--event-output=gs://bkt/out", "event-input"),
@@ -161,7 +161,7 @@ def test_one_place_of_events_without_the_other_is_refused(deploy: Deploy) -> Non
         assert run.stderr.startswith(f"deploy.sh: {missing}: not set")
 
 
-def test_without_an_image_it_is_the_one_that_container_builds(deploy: Deploy) -> None:
+def test_without_an_image_the_one_that_container_builds_is_used(deploy: Deploy) -> None:
     run = deploy("yaml", "--project=my-project", "--region=europe-west1")
     assert 'image: "europe-west1-docker.pkg.dev/my-project/cloud-run-source-deploy/predict"\n' in run.stdout
     run = deploy("yaml")
@@ -169,7 +169,7 @@ def test_without_an_image_it_is_the_one_that_container_builds(deploy: Deploy) ->
     assert run.stderr.startswith("deploy.sh: project: not set; use --project")
 
 
-def test_cloud_build_says_what_the_dockerfile_asks() -> None:
+def test_cloud_build_gives_the_arguments_that_the_dockerfile_takes() -> None:
     build = yaml.safe_load((ROOT / "deploy" / "cloudbuild.yaml").read_text())
     (step,) = build["steps"]
     said = {

@@ -57,13 +57,13 @@ def alike(shown: Any, printed: Any) -> bool:
     return type(shown) is type(printed) and shown == printed
 
 
-def test_there_are_examples() -> None:
+def test_the_pages_have_examples() -> None:
     assert len(EXAMPLES) >= 10
     assert EXAMPLES[0].page == "README.md"
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: f"{example.page}: {example.commands[:50]!r}")
-def test_an_example_prints_what_its_page_shows(example: Example, server: Server, folder: Path) -> None:
+def test_an_example_prints_the_output_that_its_page_shows(example: Example, server: Server, folder: Path) -> None:
     if "curl" in example.commands and not shutil.which("curl"):
         pytest.skip("curl is not installed")
     printed = run(example.commands.replace("localhost:8080", f"127.0.0.1:{server.port}"), folder)

@@ -65,7 +65,7 @@ def worker(server: Server) -> psutil.Process:
     return children[0]
 
 
-def test_killed_at_random_moments_every_row_is_there_once_and_in_order(serve: Serve, store: Store) -> None:
+def test_after_kills_at_random_moments_every_row_is_written_once_and_in_order(serve: Serve, store: Store) -> None:
     words = ["cat", "dog", 7, "bird"]
     rows = [{"key": number, "word": words[number % 4]} for number in range(20_000)]
     generation = store.put("box", "in/rows.jsonl", b"".join(json.dumps(row).encode() + b"\n" for row in rows))

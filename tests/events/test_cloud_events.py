@@ -51,7 +51,7 @@ DATA = [{"instances": [1, 2.5, None, "ü", True]}, [1, [2]], "text", 5, None, b"
 
 @pytest.mark.parametrize("attributes", SENT)
 @pytest.mark.parametrize("data", DATA, ids=repr)
-def test_what_the_sdk_sends_structured_is_read_as_the_sdk_reads_it(attributes: dict[str, str], data: Any) -> None:
+def test_structured_events_of_the_sdk_are_read_as_the_sdk_reads_them(attributes: dict[str, str], data: Any) -> None:
     headers, body = to_structured(CloudEvent(attributes, data))
     event, wanted = one(headers, body), from_http(headers, body)
     assert [getattr(event, name) for name in NAMES] == [wanted.get(name) or "" for name in NAMES]
@@ -59,14 +59,14 @@ def test_what_the_sdk_sends_structured_is_read_as_the_sdk_reads_it(attributes: d
 
 
 @pytest.mark.parametrize("attributes", [SENT[0], SENT[2]])
-def test_what_the_sdk_sends_binary_is_read_as_the_sdk_reads_it(attributes: dict[str, str]) -> None:
+def test_binary_events_of_the_sdk_are_read_as_the_sdk_reads_them(attributes: dict[str, str]) -> None:
     headers, body = to_binary(CloudEvent({**attributes, "datacontenttype": "application/json"}, DATA[0]))
     event, wanted = one(headers, body), from_http(headers, body)
     assert [getattr(event, name) for name in NAMES] == [wanted.get(name) or "" for name in NAMES]
     assert (json.loads(event.data), event.content_type) == (wanted.get_data(), "application/json")
 
 
-def test_binary_data_arrive_as_they_are() -> None:
+def test_binary_data_are_unchanged() -> None:
     picture = b"\x89PNG\r\n\x1a\n\x00\xff"
     assert one({**BINARY, "content-type": "image/png"}, picture)[6:7] == (picture,)
     text = {**OURS, "datacontenttype": "image/png", "data_base64": base64.b64encode(picture).decode()}
@@ -100,7 +100,7 @@ def test_header_values_are_unquoted_and_percent_decoded(value: str, wanted: str)
     assert one({**BINARY, "ce-subject": value}, b"").subject == wanted
 
 
-def test_text_that_is_no_json_is_the_text() -> None:
+def test_text_that_is_not_json_stays_text() -> None:
     assert one(STRUCTURED, {**OURS, "datacontenttype": "text/csv", "data": "a,b\n1,2\n"}).data == b"a,b\n1,2\n"
 
 
@@ -165,7 +165,7 @@ def test_legacy_bodies_become_the_event_that_functions_framework_makes(body: dic
         assert json.loads(event.data) == wanted.get_data()
 
 
-def test_a_change_that_is_a_deletion_is_one() -> None:
+def test_a_legacy_deletion_becomes_a_deletion_event() -> None:
     body = {"context": pubsub_context("providers/cloud.storage/eventTypes/object.change", RESOURCE),
             "data": {**OBJECT, "resourceState": "not_exists"}}  # fmt: skip
     assert one(JSON, body).type == "google.cloud.storage.object.v1.deleted"
@@ -182,7 +182,7 @@ PUSHES = [
 
 
 @pytest.mark.parametrize(("headers", "body"), PUSHES)
-def test_a_push_is_the_same_event_wrapped_or_not(headers: dict[str, str], body: Any) -> None:
+def test_a_wrapped_and_an_unwrapped_push_are_the_same_event(headers: dict[str, str], body: Any) -> None:
     event = one(headers, body)
     assert event._replace(content_type="") == Event(
         MESSAGE_ID, f"//pubsub.googleapis.com/{NAME}", MESSAGE, "", TIME, "", b'{"instances":[1]}', "", True
@@ -200,7 +200,7 @@ def test_a_raw_push_has_the_id_time_and_type_that_functions_framework_gives_it()
     assert (event.id, event.time, event.type) == (wanted["id"], wanted["time"], wanted["type"])
 
 
-def test_an_event_that_eventarc_made_of_a_message_is_the_message() -> None:
+def test_an_eventarc_event_of_a_pubsub_message_is_read_as_the_message() -> None:
     headers = {**BINARY, "ce-type": MESSAGE, "ce-source": f"//pubsub.googleapis.com/{TOPIC}", **JSON}
     event = one(headers, {"message": BODY, "subscription": NAME})
     assert (event.id, event.source, event.data) == ("1", f"//pubsub.googleapis.com/{TOPIC}", b'{"instances":[1]}')
@@ -221,7 +221,7 @@ NOTIFIED = {
 
 @pytest.mark.parametrize("payload", [b"", to_bytes(OBJECT)])
 @pytest.mark.parametrize("wrapped", [True, False])
-def test_a_notification_of_storage_is_its_event(payload: bytes, wrapped: bool) -> None:
+def test_a_notification_of_cloud_storage_becomes_its_event(payload: bytes, wrapped: bool) -> None:
     attributes = {**NOTIFIED, "eventType": "OBJECT_FINALIZE"}
     if wrapped:
         data = base64.b64encode(payload).decode()
@@ -263,7 +263,7 @@ def test_a_batch_is_read_one_by_one() -> None:
     assert parse(BATCHED, b"[]") == []
 
 
-def test_a_structured_event_is_known_by_its_shape_too() -> None:
+def test_a_structured_event_without_its_content_type_is_recognised_by_its_fields() -> None:
     assert one({}, OURS).id == "1"
     assert [event.data for event in parse({}, to_bytes([OURS, OURS]))] == [b"", b""]
 
@@ -339,7 +339,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("headers", "body", "message"), WRONG)
-def test_what_is_no_event_is_refused_with_its_place_and_without_its_content(
+def test_a_malformed_event_is_refused_with_the_field_named_and_its_content_left_out(
     headers: dict[str, str], body: Any, message: str
 ) -> None:
     assert problem({"authorization": SECRET, **headers}, body) == message
@@ -353,7 +353,7 @@ def test_what_is_no_event_is_refused_with_its_place_and_without_its_content(
     ),
     st.binary(),
 )
-def test_anything_at_all_is_parsed(headers: dict[str, str], body: bytes) -> None:
+def test_any_headers_and_bytes_give_an_event_or_an_error(headers: dict[str, str], body: bytes) -> None:
     for event in parse(headers, body):
         assert isinstance(event, (Event, Malformed))
 
@@ -374,7 +374,7 @@ JSON_VALUES = st.recursive(
 
 
 @given(JSON_VALUES, st.sampled_from(["application/json", STRUCTURED["content-type"], BATCHED["content-type"]]))
-def test_any_json_is_parsed(value: Any, kind: str) -> None:
+def test_any_json_gives_an_event_or_an_error(value: Any, kind: str) -> None:
     for event in parse({"content-type": kind}, json.dumps(value).encode()):
         assert isinstance(event, (Event, Malformed))
 
@@ -388,5 +388,5 @@ TIMES = [
 
 
 @pytest.mark.parametrize(("time", "wanted"), TIMES)
-def test_times_are_read(time: str, wanted: int) -> None:
+def test_the_time_of_an_event_is_read(time: str, wanted: int) -> None:
     assert seconds(time) == wanted

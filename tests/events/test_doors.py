@@ -55,7 +55,7 @@ UNWRAPPED = {"X-Goog-Pubsub-Message-Id": "m1", "X-Goog-Pubsub-Subscription-Name"
 
 @pytest.mark.parametrize("form", [*FORMS, "unwrapped"])
 @pytest.mark.parametrize("door", DOORS)
-def test_every_form_is_taken(
+def test_every_form_of_an_event_is_accepted(
     server: Callable[[str], Server], examples: dict[str, Any], answers: dict[str, Any], door: str, form: str
 ) -> None:
     asked = server(door)
@@ -94,7 +94,7 @@ OTHERWISE = [
 
 @pytest.mark.parametrize(("body", "headers", "type_"), OTHERWISE)
 @pytest.mark.parametrize("door", DOORS)
-def test_poison_is_acknowledged_and_logged(
+def test_a_permanently_bad_event_is_acknowledged_and_logged(
     server: Callable[[str], Server], door: str, body: Any, headers: dict[str, str], type_: str
 ) -> None:
     try:
@@ -147,20 +147,20 @@ def test_the_sdk_reads_the_event_that_answers_one_at_a_models_address(
 
 
 @pytest.mark.parametrize("door", DOORS)
-def test_the_root_takes_a_push(server: Callable[[str], Server], examples: dict[str, Any], door: str) -> None:
+def test_the_root_address_accepts_a_push(server: Callable[[str], Server], examples: dict[str, Any], door: str) -> None:
     for form in ("push", "published", "legacy"):
         body, headers = sent_as(form, examples["pixels"])
         assert server(door).ask("POST", "/", body, **headers).headers["ce-type"] == "savedmodel.predicted.v1"
 
 
 @pytest.mark.parametrize("door", DOORS)
-def test_what_is_acknowledged_without_an_answer_has_no_body(server: Callable[[str], Server], door: str) -> None:
+def test_an_acknowledgement_without_an_answer_has_no_body(server: Callable[[str], Server], door: str) -> None:
     answer = server(door).ask("POST", place(door), b"{}", **{**CE, "ce_type": "google.cloud.storage.object.v1.deleted"})
     assert (answer.status, answer.body) == (204, b"")
     assert "content-type" not in answer.headers
 
 
-def test_a_process_for_events_takes_them_at_any_path_and_tells_its_health(
+def test_a_process_for_events_accepts_them_at_any_path_and_answers_health_checks(
     server: Callable[[str], Server], examples: dict[str, Any]
 ) -> None:
     asked = server("predict_event")
@@ -185,7 +185,7 @@ class Together(Sink):
         super().process_request_thread(request, client_address)
 
 
-def test_both_doors_answer_events_with_the_same_bytes_in_valid_wsgi(serve: Serve, examples: dict[str, Any]) -> None:
+def test_wsgi_and_flask_answer_events_with_the_same_bytes(serve: Serve, examples: dict[str, Any]) -> None:
     serve()("GET", "/readyz")
     for kind in ("t", "google.cloud.storage.object.v1.deleted", "savedmodel.failed.v1"):
         sent = {"HTTP_CE_SPECVERSION": "1.0", "HTTP_CE_ID": "1", "HTTP_CE_SOURCE": "/s", "HTTP_CE_TYPE": kind}
@@ -202,7 +202,7 @@ def test_both_doors_answer_events_with_the_same_bytes_in_valid_wsgi(serve: Serve
 
 
 @pytest.mark.parametrize("door", DOORS[:2])
-def test_ten_are_worked_on_at_once(examples: dict[str, Any], door: str) -> None:
+def test_ten_events_are_processed_at_once(examples: dict[str, Any], door: str) -> None:
     with sink(Together()) as together, running(door, THREADS="10", EVENT_REPLY=together.address) as asked:
 
         def send(n: int) -> int:

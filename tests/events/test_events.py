@@ -42,7 +42,7 @@ def test_a_message_may_name_another_address(serve: Serve) -> None:
     assert ask("POST", "/events", body, **CE, ce_path=path).body == wanted.body
 
 
-def test_data_may_be_whatever_a_predict_request_may_be(serve: Serve, examples: dict[str, Any]) -> None:
+def test_the_data_of_an_event_may_be_any_predict_request(serve: Serve, examples: dict[str, Any]) -> None:
     ask = serve()
     picture = base64.b64decode(examples["serving_default"]["instances"][0]["b64"])
     wanted = ask("POST", PREDICT, picture, content_type="image/png")
@@ -53,7 +53,7 @@ def test_data_may_be_whatever_a_predict_request_may_be(serve: Serve, examples: d
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_the_root_takes_every_form_of_event(serve: Serve, examples: dict[str, Any], form: str) -> None:
+def test_the_root_address_accepts_every_form_of_event(serve: Serve, examples: dict[str, Any], form: str) -> None:
     ask = serve()
     body, headers = sent_as(form, examples["pixels"])
     assert event_of(ask("POST", "/", body, **headers))["type"] == "savedmodel.predicted.v1"
@@ -82,7 +82,7 @@ AT_THE_ROOT = [
 
 
 @pytest.mark.parametrize(("body", "headers", "status", "type_"), AT_THE_ROOT)
-def test_at_the_root_poison_in_a_push_is_acknowledged_and_a_bad_request_gets_an_error(
+def test_at_the_root_address_a_bad_push_is_acknowledged_and_a_bad_request_gets_an_error(
     serve: Serve, body: Any, headers: dict[str, str], status: int, type_: str | None
 ) -> None:
     answer = serve()("POST", "/", body, **headers)
@@ -104,7 +104,7 @@ def test_at_the_root_a_large_push_is_read_and_a_large_request_refused(serve: Ser
     assert ask(b" " * (17 << 20)).status == 413
 
 
-def test_an_input_named_as_a_part_of_a_push_stays_an_input(serve: Serve) -> None:
+def test_an_input_named_like_a_field_of_a_push_stays_an_input(serve: Serve) -> None:
     ask = serve(build() / "keras_sequential", KEY_FIELD="message")
     body = {"instances": [{"features": [1, 2, 3, 4], "message": {"data": "x"}}]}
     assert json.loads(ask("POST", "/", body).body)["predictions"][0]["message"] == {"data": "x"}
@@ -121,7 +121,7 @@ SHOWN_HEADERS = [
 
 @pytest.mark.parametrize("headers", SHOWN_HEADERS, ids=["eventarc", "extensions"])
 @pytest.mark.parametrize("path", ["/", "/events", PREDICT])
-def test_an_event_as_the_documentation_shows_it_gets_its_prediction(
+def test_the_documented_event_gets_its_prediction(
     serve: Serve, examples: dict[str, Any], path: str, headers: dict[str, str]
 ) -> None:
     ask, body = serve(), examples["pixels"]
@@ -132,7 +132,9 @@ def test_an_event_as_the_documentation_shows_it_gets_its_prediction(
 
 
 # The answer
-def test_the_answer_follows_from_its_cause(serve: Serve, examples: dict[str, Any]) -> None:
+def test_the_same_event_gets_the_same_answer_and_another_event_another_id(
+    serve: Serve, examples: dict[str, Any]
+) -> None:
     ask = serve()
     first, again = (ask("POST", "/events", examples["pixels"], **CE) for _ in range(2))
     assert (first.body, dict(first.headers) | {"Server-Timing": ""}) == (
@@ -173,7 +175,7 @@ def test_a_batch_is_answered_by_a_batch(serve: Serve, examples: dict[str, Any]) 
     assert ask("POST", "/events", [], **headers).status == 204
 
 
-def test_answers_of_lines_come_in_a_batch_too(serve: Serve) -> None:
+def test_answers_to_lines_come_in_a_batch_too(serve: Serve) -> None:
     ask = serve(build() / "keras_sequential")
     whole = {"specversion": "1.0", "id": "1", "source": "/s", "type": "t", "datacontenttype": "application/x-ndjson",
              "data": "[1,2,3,4]\n[0,0,0,0]\n"}  # fmt: skip

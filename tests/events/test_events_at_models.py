@@ -78,9 +78,7 @@ def test_a_bad_event_at_a_models_address_gets_the_error_of_the_same_request(
     assert (answer.status, json.loads(answer.body)["error"].startswith(words)) == (status, True), answer.body
 
 
-def test_header_fields_that_make_no_event_change_nothing_at_a_models_address(
-    serve: Serve, examples: dict[str, Any]
-) -> None:
+def test_incomplete_event_headers_change_nothing_at_a_models_address(serve: Serve, examples: dict[str, Any]) -> None:
     ask = serve()
     wanted = ask("POST", PREDICT, examples["pixels"])
     answer = ask("POST", PREDICT, examples["pixels"], ce_myext="x", ce_subject="Euro%20")
@@ -89,7 +87,7 @@ def test_header_fields_that_make_no_event_change_nothing_at_a_models_address(
 
 # The other protocol
 @pytest.mark.parametrize("form", FORMS)
-def test_a_request_of_the_other_protocol_is_answered_in_it(serve: Serve, form: str) -> None:
+def test_an_open_inference_request_with_event_headers_is_answered_in_its_protocol(serve: Serve, form: str) -> None:
     ask = serve(build() / "keras_sequential")
     wanted = ask("POST", INFER, V2)
     assert wanted.status == 200
@@ -99,7 +97,7 @@ def test_a_request_of_the_other_protocol_is_answered_in_it(serve: Serve, form: s
         assert (answer.status, answer.body) == (200, wanted.body)
 
 
-def test_vertex_ais_address_takes_either_protocol(serve: Serve) -> None:
+def test_vertex_ais_address_accepts_both_protocols(serve: Serve) -> None:
     route = "/v1/endpoints/1/deployedModels/2:predict"
     ask = serve(build() / "keras_sequential", AIP_PREDICT_ROUTE=route)
     for body, path in ((V2, INFER), ({"instances": [[1, 2, 3, 4]]}, PREDICT)):

@@ -72,7 +72,7 @@ def test_the_real_topic_is_asked_with_the_platforms_token(
 
 
 @pytest.mark.parametrize("status", [500, 403, 301])
-def test_a_sink_that_refuses_is_a_passing_fault(
+def test_a_sink_that_refuses_is_a_transient_failure(
     serve: Serve, examples: dict[str, Any], receiver: Sink, status: int
 ) -> None:
     receiver.status = status
@@ -83,26 +83,26 @@ def test_a_sink_that_refuses_is_a_passing_fault(
         assert ask("POST", "/events", b"no event").status == 503  # until it is recorded
 
 
-def test_a_sink_that_redirects_has_not_taken_the_event(serve: Serve, examples: dict[str, Any], receiver: Sink) -> None:
+def test_a_redirect_of_the_sink_is_a_failure(serve: Serve, examples: dict[str, Any], receiver: Sink) -> None:
     receiver.status, receiver.location = 302, f"{receiver.address}/elsewhere"
     answer = serve(EVENT_REPLY=receiver.address)("POST", "/events", examples["pixels"], **CE)
     assert (answer.status, json.loads(answer.body)) == (503, {"error": "the sink answers 302"})
 
 
-def test_a_sink_that_speaks_no_http_is_a_passing_fault(serve: Serve, examples: dict[str, Any]) -> None:
+def test_a_sink_that_does_not_speak_http_is_a_transient_failure(serve: Serve, examples: dict[str, Any]) -> None:
     with mail_server(1) as address:
         answer = serve(EVENT_REPLY=address)("POST", "/events", examples["pixels"], **CE)
     assert (answer.status, b"the sink cannot be reached" in answer.body) == (503, True)
 
 
-def test_a_sink_that_is_not_there_is_a_passing_fault(serve: Serve, examples: dict[str, Any]) -> None:
+def test_an_unreachable_sink_is_a_transient_failure(serve: Serve, examples: dict[str, Any]) -> None:
     answer = serve(EVENT_REPLY="http://127.0.0.1:9")("POST", "/events", examples["pixels"], **CE)
     assert answer.status == 503
     assert b"the sink cannot be reached" in answer.body
     assert b"127.0.0.1" not in answer.body
 
 
-def test_a_model_that_cannot_be_loaded_is_a_passing_fault(serve: Serve, examples: dict[str, Any]) -> None:
+def test_a_model_that_cannot_be_loaded_is_a_transient_failure(serve: Serve, examples: dict[str, Any]) -> None:
     answer = serve(build() / "broken" / "nothing")("POST", "/events", examples["pixels"], **CE)
     assert answer.status == 503
     assert b"the model cannot be loaded" in answer.body
@@ -112,7 +112,9 @@ def test_a_model_that_cannot_be_loaded_is_a_passing_fault(serve: Serve, examples
 DELIVERIES = int(os.environ.get("EVENT_DELIVERIES", "1000"))  # 10000 takes half a minute
 
 
-def test_a_thousand_deliveries(serve: Serve, examples: dict[str, Any], receiver: Sink) -> None:
+def test_a_thousand_deliveries_are_each_answered_or_recorded_under_one_id(
+    serve: Serve, examples: dict[str, Any], receiver: Sink
+) -> None:
     """A fifth of them comes again, one in twenty is poison: each is answered or recorded, under one id."""
     ask = serve(EVENT_REPLY=receiver.address)
     chance = random.Random(6)
@@ -145,7 +147,9 @@ def test_a_thousand_deliveries(serve: Serve, examples: dict[str, Any], receiver:
 
 
 # Called by a platform with its own object
-def test_the_decorated_function_takes_a_platforms_event(serve: Serve, examples: dict[str, Any], receiver: Sink) -> None:
+def test_the_decorated_function_accepts_an_event_of_the_platform(
+    serve: Serve, examples: dict[str, Any], receiver: Sink
+) -> None:
     serve(EVENT_REPLY=receiver.address)
     wanted = handle(Request("POST", PREDICT, body=json.dumps(examples["pixels"]).encode())).body
     attributes = {"id": "1", "source": "/s", "type": "t"}
@@ -203,9 +207,7 @@ PAIRS = [
 
 
 @pytest.mark.parametrize(("source", "output", "fine"), PAIRS)
-def test_an_output_place_that_holds_the_input_place_is_refused_at_the_start(
-    source: str, output: str, fine: bool
-) -> None:
+def test_EVENT_OUTPUT_that_contains_EVENT_INPUT_is_refused_at_the_start(source: str, output: str, fine: bool) -> None:
     environment = {"EVENT_INPUT": source, "EVENT_OUTPUT": output}
     if fine:
         assert settings.read(environment).event_output == output.rstrip("/") + "/"
@@ -217,7 +219,7 @@ def test_an_output_place_that_holds_the_input_place_is_refused_at_the_start(
 
 
 @pytest.mark.parametrize(("given", "missing"), [("EVENT_INPUT", "EVENT_OUTPUT"), ("EVENT_OUTPUT", "EVENT_INPUT")])
-def test_one_place_without_the_other_is_refused_at_the_start(given: str, missing: str) -> None:
+def test_one_of_EVENT_INPUT_and_EVENT_OUTPUT_without_the_other_is_refused(given: str, missing: str) -> None:
     with pytest.raises(settings.SettingError) as raised:
         settings.read({given: "gs://files/in"})
     assert (

@@ -51,7 +51,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("data", "headers", "words"), REFUSED)
-def test_row_refused_for_good(
+def test_row_refused_permanently(
     serve: Serve, capsys: pytest.CaptureFixture[str], data: bytes, headers: dict[str, str], words: str
 ) -> None:
     answer = serve()("POST", "/events", data, **CE, **headers, authorization="s3cr3t")
@@ -80,7 +80,7 @@ NO_EVENT = [
 
 
 @pytest.mark.parametrize(("body", "headers", "message"), NO_EVENT)
-def test_row_no_event_at_all(
+def test_row_not_an_event(
     serve: Serve, capsys: pytest.CaptureFixture[str], body: Any, headers: dict[str, str], message: str
 ) -> None:
     first, again = (serve()("POST", "/events", body, **headers) for _ in range(2))
@@ -111,7 +111,7 @@ NO_CLOUDEVENT = [
 
 
 @pytest.mark.parametrize(("body", "headers", "message"), NO_CLOUDEVENT)
-def test_row_a_cloudevent_that_is_none(
+def test_row_a_malformed_cloudevent(
     serve: Serve, capsys: pytest.CaptureFixture[str], body: Any, headers: dict[str, str], message: str
 ) -> None:
     ask = serve()
@@ -121,7 +121,7 @@ def test_row_a_cloudevent_that_is_none(
     assert logged(capsys) == [("ERROR", f"no event: {message}")] * 2
 
 
-def test_a_message_of_ten_megabytes_is_refused_by_name_and_read_where_it_may_be(
+def test_a_message_of_ten_megabytes_is_refused_above_the_limit_and_read_below_it(
     serve: Serve, examples: dict[str, Any]
 ) -> None:
     body = json.dumps(examples["pixels"]).encode().ljust(10_000_000)
@@ -132,7 +132,7 @@ def test_a_message_of_ten_megabytes_is_refused_by_name_and_read_where_it_may_be(
     assert b"predictions" in serve(MAX_BODY_BYTES="10000000")("POST", "/events", push(body)).body
 
 
-def test_a_body_that_broke_off_comes_again(serve: Serve) -> None:
+def test_an_incomplete_body_is_delivered_again(serve: Serve) -> None:
     serve()
     headers = {name.replace("_", "-"): value for name, value in CE.items()}
     answer = handle(Request("POST", "/events", "", headers, io.BytesIO(b'{"inst'), 500))
@@ -193,7 +193,7 @@ RAISED: dict[str, Exception] = {
 
 
 @pytest.mark.parametrize(("type_", "data", "words"), LEFT)
-def test_row_not_for_us(
+def test_row_ignored_by_its_type(
     serve: Serve, storage: list[Any], capsys: pytest.CaptureFixture[str], type_: str, data: bytes, words: str
 ) -> None:
     ask = serve(EVENT_TYPES="com.example.*,savedmodel.ask", **PLACES)
@@ -243,7 +243,7 @@ def test_an_event_that_names_no_object_is_refused(serve: Serve, storage: list[An
     assert (answer.status, json.loads(answer.body)["error"], storage) == (200, message, [])
 
 
-def test_row_too_old_to_come_again(
+def test_row_too_old_to_be_delivered_again(
     serve: Serve, storage: list[Any], examples: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     old = {**CE, "ce_time": (datetime.now(timezone.utc) - timedelta(seconds=100)).isoformat()}
@@ -289,13 +289,15 @@ AGAIN = [
 
 
 @pytest.mark.parametrize(("name", "message"), AGAIN)
-def test_row_a_passing_fault(serve: Serve, storage: list[Any], name: str, message: str) -> None:
+def test_row_a_transient_failure(serve: Serve, storage: list[Any], name: str, message: str) -> None:
     answer = finalized(serve(**PLACES), name)
     assert (answer.status, json.loads(answer.body)) == (503, {"error": message})
     assert ("Retry-After", "1") in answer.headers
 
 
-def test_an_output_place_that_is_not_set_is_a_passing_fault(serve: Serve, storage: list[Any]) -> None:
+def test_an_object_without_EVENT_INPUT_and_EVENT_OUTPUT_is_a_transient_failure(
+    serve: Serve, storage: list[Any]
+) -> None:
     answer = finalized(serve(), "a")
     assert (answer.status, storage) == (503, [])
     assert b"EVENT_INPUT and EVENT_OUTPUT: expected gs://BUCKET/FOLDER in each, got nothing" in answer.body
@@ -311,7 +313,7 @@ RUNS = [
 
 
 @pytest.mark.parametrize(("code", "status"), RUNS)
-def test_a_failed_run_comes_again_where_it_may_fare_better(
+def test_a_failed_run_is_delivered_again_where_a_retry_may_succeed(
     serve: Serve, examples: dict[str, Any], monkeypatch: pytest.MonkeyPatch, code: str, status: int
 ) -> None:
     ask = serve()
@@ -323,7 +325,7 @@ def test_a_failed_run_comes_again_where_it_may_fare_better(
     assert ask("POST", "/events", examples["pixels"], **CE).status == status
 
 
-def test_one_passing_fault_brings_the_whole_batch_again(
+def test_one_transient_failure_repeats_the_whole_batch(
     serve: Serve, storage: list[Any], examples: dict[str, Any]
 ) -> None:
     good = {"specversion": "1.0", "id": "1", "source": "/s", "type": "t", "data": examples["pixels"]}

@@ -98,7 +98,7 @@ def test_messages_are_pushed_and_their_answers_published(
     assert pubsub.pull(answers, 1, seconds=1) == []  # acknowledged, poison too: nothing comes again
 
 
-def test_a_passing_fault_is_delivered_again_until_it_is_over(
+def test_a_transient_failure_is_delivered_again_until_it_succeeds(
     pubsub: PubSub, failing: Failing, examples: dict[str, Any]
 ) -> None:
     topic = pubsub.topic("passing")
@@ -118,7 +118,7 @@ def test_a_passing_fault_is_delivered_again_until_it_is_over(
     assert len(set(came())) == 1  # the same answer each time
 
 
-def test_a_fault_that_does_not_pass_ends_in_the_dead_letter_topic(
+def test_a_permanent_failure_ends_in_the_dead_letter_topic(
     pubsub: PubSub, failing: Failing, examples: dict[str, Any]
 ) -> None:
     (letter,) = pubsub.pull(failing.letters, 1)

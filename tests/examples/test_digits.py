@@ -59,12 +59,12 @@ def held_out() -> Any:
     return split(load())[1]
 
 
-def test_the_state_is_of_this_model() -> None:
+def test_the_training_state_belongs_to_this_model() -> None:
     weights = MODEL / "variables" / "variables.data-00000-of-00001"
     assert hashlib.sha256(weights.read_bytes()).hexdigest() == STATE["weights_sha256"]
 
 
-def test_the_state_is_of_this_data(held_out: Any) -> None:
+def test_the_training_state_belongs_to_this_data(held_out: Any) -> None:
     from examples.digits.data import load
 
     assert load().fingerprint() == STATE["data"]["sha256"]
@@ -72,7 +72,7 @@ def test_the_state_is_of_this_data(held_out: Any) -> None:
     assert len(held_out) == STATE["data"]["held_out"]["scans"]
 
 
-def test_the_stated_accuracy_is_what_the_model_does(tf: Any, model: Any, held_out: Any) -> None:
+def test_the_model_has_the_accuracy_that_its_card_states(tf: Any, model: Any, held_out: Any) -> None:
     outputs = model.signatures["pixels"](pixels=tf.constant(held_out.scans))
     accuracy = (outputs["label"].numpy().astype(int) == held_out.labels).mean()
     assert accuracy == STATE["held_out_accuracy"]["pixels"] >= 0.97
@@ -98,7 +98,7 @@ def test_every_accuracy_is_in_the_card() -> None:
         assert f"| {way} | {accuracy * scans:.0f} of {scans}, {accuracy:.1%} |" in card
 
 
-def test_the_weights_are_all_that_is_exported(tf: Any) -> None:
+def test_only_the_weights_are_exported(tf: Any) -> None:
     variables = tf.train.list_variables(str(MODEL / "variables" / "variables"))
     numbers = sum(tf.TensorShape(shape).num_elements() for name, shape in variables if name != OBJECT_GRAPH)
     assert {name.split("/")[0] for name, _ in variables} == {"weights", OBJECT_GRAPH}
@@ -106,7 +106,7 @@ def test_the_weights_are_all_that_is_exported(tf: Any) -> None:
     assert [file.name for file in MODEL.rglob("*state*")] == []
 
 
-def test_the_model_is_small() -> None:
+def test_the_model_is_below_a_megabyte() -> None:
     assert sum(file.stat().st_size for file in MODEL.rglob("*") if file.is_file()) < 1_000_000
 
 
@@ -129,7 +129,7 @@ def test_signatures(tf: Any, model: Any) -> None:
     assert specs("pixels") == ({"pixels": ("float32", [None, 8, 8])}, outputs)
 
 
-def test_a_batch_of_none(tf: Any, model: Any) -> None:
+def test_a_batch_of_no_rows_is_answered(tf: Any, model: Any) -> None:
     image, pixels = model.signatures["serving_default"], model.signatures["pixels"]
     for outputs in (image(image=tf.zeros(0, tf.string)), pixels(pixels=tf.zeros((0, 8, 8)))):
         shapes = {name: tuple(array.shape) for name, array in outputs.items()}
@@ -159,7 +159,9 @@ def test_a_large_photograph(tf: Any, model: Any, held_out: Any) -> None:
 
 
 @pytest.mark.parametrize(("what", "content", "message"), REFUSED)
-def test_what_is_no_picture_is_refused(tf: Any, model: Any, what: str, content: bytes, message: str) -> None:
+def test_a_string_that_is_not_a_picture_is_refused(
+    tf: Any, model: Any, what: str, content: bytes, message: str
+) -> None:
     with pytest.raises(tf.errors.InvalidArgumentError, match=message):
         model.signatures["serving_default"](image=tf.constant([content]))
 
@@ -179,7 +181,7 @@ def test_the_examples_get_their_answers(tf: Any, model: Any) -> None:
         assert right["probabilities"] == pytest.approx(outputs["probabilities"].numpy()[0].tolist(), abs=1e-5)
 
 
-def test_every_file_is_as_it_was_exported() -> None:
+def test_every_file_matches_the_manifest() -> None:
     from exporting.manifest import differences
 
     assert differences(MODEL) == []

@@ -73,7 +73,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("content", "status", "words"), WRONG)
-def test_what_is_no_keras_file_is_refused(
+def test_a_file_that_is_not_a_keras_model_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes | None, status: int, words: str
 ) -> None:
     if content is not None:

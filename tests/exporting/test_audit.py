@@ -59,7 +59,7 @@ def test_loading_may_restore_and_fill_tables() -> None:
     assert purity.kind("WriteFile", loading=True) == "files"
 
 
-def test_reading_operations_survives_any_damage() -> None:
+def test_reading_operations_of_a_damaged_file_raises_only_LoadError() -> None:
     """A cut or a changed byte gives a LoadError or a list, and never anything else."""
     whole = (build() / "keras_string_lookup" / "saved_model.pb").read_bytes()
     folder = build().parent / "audit-damage"
@@ -76,12 +76,12 @@ def test_reading_operations_survives_any_damage() -> None:
     folder.rmdir()
 
 
-def test_what_is_feared_is_not_tried(baked: Path, results: dict[str, Any]) -> None:
+def test_operations_excluded_from_trials_are_not_run(baked: Path, results: dict[str, Any]) -> None:
     assert results["audit"]["files"]["trials"] == {}
     assert not (ROOT / "was-here").exists()
 
 
-def test_impure_models_are_caught_in_the_act(results: dict[str, Any]) -> None:
+def test_impure_models_are_found_by_running_them(results: dict[str, Any]) -> None:
     assert results["audit"]["random_stateful"]["trials"] == {"serving_default": "differs"}
     assert results["audit"]["dropout"]["trials"] == {"serving_default": "differs"}
     assert results["audit"]["mutable_table_written"]["trials"]["find"] == "differs"
@@ -100,7 +100,7 @@ def test_findings_name_the_variable_and_the_cause(results: dict[str, Any]) -> No
     assert "no known rank" in results["audit"]["dtype_float32"]["notes"][0]
 
 
-def test_the_command_answers_people_and_programs() -> None:
+def test_the_command_prints_text_or_json() -> None:
     model = build() / "counter"
     people = python("-m", "exporting", "audit", str(model), "--no-run")
     assert people.returncode == 1

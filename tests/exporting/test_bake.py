@@ -55,7 +55,7 @@ def describe(specs: Any) -> list[Any]:
     return [(spec.name, spec.dtype, spec.shape, spec.dimensions) for spec in specs.values()]
 
 
-def test_what_was_baked_is_pure(baked: Path, results: dict[str, Any]) -> None:
+def test_a_baked_model_is_pure(baked: Path, results: dict[str, Any]) -> None:
     for name, outcome in results["bake"].items():
         if isinstance(outcome, dict) and (baked / name).is_dir():
             assert impurities(baked / name) == []
@@ -66,7 +66,7 @@ def test_baking_twice_gives_the_same_bytes(baked: Path) -> None:
     assert (once / "saved_model.pb").read_bytes() == (twice / "saved_model.pb").read_bytes()
 
 
-def test_assets_and_the_mark_are_written(baked: Path) -> None:
+def test_assets_and_the_mark_of_a_baked_model_are_written(baked: Path) -> None:
     assert (baked / "lookup_table" / "assets" / "words.txt").read_text() == "ant\nbee\ncat\n"
     card = json.loads((baked / "lookup_table" / "assets.extra" / "baked.json").read_text())
     assert card["variables_folded"] is True
@@ -74,7 +74,7 @@ def test_assets_and_the_mark_are_written(baked: Path) -> None:
     assert not (baked / "dense_512" / "variables").exists()
 
 
-def test_the_card_names_the_model_that_was_baked_and_not_where_it_lay(baked: Path) -> None:
+def test_the_card_names_the_baked_model_without_its_path(baked: Path) -> None:
     card = Source(baked / "lookup_table", "model").card
     assert (card["source"], card["source_name"]) == ("bake", "lookup_table")
     assert card["source_digest"] == digest(build() / "lookup_table")
@@ -90,7 +90,7 @@ def test_variables_too_large_for_protobuf_stay_in_their_file(name: str, baked: P
     assert results["python"][f"{name}-kept"] is None
 
 
-def test_what_both_signatures_share_is_there_once(baked: Path) -> None:
+def test_constants_that_signatures_share_are_stored_once(baked: Path) -> None:
     size = (baked / "keras_sequential" / "saved_model.pb").stat().st_size
     assert size < (build() / "keras_sequential" / "saved_model.pb").stat().st_size / 5
 
@@ -132,7 +132,9 @@ VARIABLES = [
 
 
 @pytest.mark.parametrize(("what", "folded", "note"), VARIABLES)
-def test_variables_are_folded_where_it_pays(what: str, folded: bool, note: str | None, results: dict[str, Any]) -> None:
+def test_variables_are_folded_where_that_is_faster(
+    what: str, folded: bool, note: str | None, results: dict[str, Any]
+) -> None:
     assert results["bake"][what]["frozen"] is folded
     notes = results["bake"][what]["notes"]
     assert len(notes) == (note is not None)

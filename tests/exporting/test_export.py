@@ -67,7 +67,7 @@ def test_the_runtime_answers_as_the_model_in_memory(tf: Any, model: Any, picture
     assert exported.difference <= exported.tolerance
 
 
-def test_keys_come_back_untouched(exported: Exported) -> None:
+def test_keys_are_returned_unchanged(exported: Exported) -> None:
     inputs = np.zeros((2, 8, 8, 3), np.float32)
     outputs = answers(exported.folder, "pixels", key=strings("b", b"\xff"), input=inputs)
     assert outputs["key"].tolist() == [b"b", b"\xff"]
@@ -113,7 +113,7 @@ def test_warm_up_requests_are_what_tensorflow_serving_reads(tf: Any, picture: by
     assert inputs["pixels"]["input"].shape == (2, 8, 8, 3)
 
 
-def test_the_manifest_tells_what_changed(exported: Exported, tmp_path: Path) -> None:
+def test_the_manifest_names_the_changed_files(exported: Exported, tmp_path: Path) -> None:
     import shutil
 
     assert manifest.differences(exported.folder) == []
@@ -132,7 +132,7 @@ def test_the_manifest_tells_what_changed(exported: Exported, tmp_path: Path) -> 
         manifest.differences(copy)
 
 
-def test_card_and_labels_stand_beside(exported: Exported) -> None:
+def test_card_and_labels_are_written_beside_the_model(exported: Exported) -> None:
     assert (exported.folder / "README.md").read_text().startswith("# ")
     assert (exported.folder / "assets.extra" / "labels.txt").read_text() == "ant\nbee\ncat\n"
 
@@ -149,7 +149,7 @@ def test_the_card_says_what_was_exported_and_when(tf: Any, keras: Any, exported:
     assert Source(out, "model").card["source"] == "function"
 
 
-def test_the_state_is_outside_and_complete(model: Any, exported: Exported) -> None:
+def test_the_training_state_is_complete_and_outside_of_the_model(model: Any, exported: Exported) -> None:
     assert exported.state == exported.folder.with_name("model.state.json")
     state = load(exported.state)
     assert {"epoch": 1, "seed": 1, "step": 1}.items() <= state.facts.items()
@@ -159,7 +159,9 @@ def test_the_state_is_outside_and_complete(model: Any, exported: Exported) -> No
     assert counts == {"weights": 8, "optimizer": len(model.optimizer.variables), "seeds": 2, "random": 2}
 
 
-def test_the_forward_pass_alone_if_no_more_is_said(model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_by_default_only_the_forward_pass_is_exported(
+    model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
     first, second = (export(model, tmp_path / name) for name in ("one", "two"))
     (signature,) = (s for s in read(first.folder).signatures.values() if not s.name.startswith("__"))
@@ -193,7 +195,7 @@ def test_several_inputs_and_outputs_keep_their_names(keras: Any, tmp_path: Path)
     assert sorted(signature.outputs) == ["risk", "sum"]
 
 
-def test_text_in(tf: Any, keras: Any, tmp_path: Path) -> None:
+def test_a_text_classifier_with_its_own_vocabulary_is_exported(tf: Any, keras: Any, tmp_path: Path) -> None:
     """A vocabulary of our own reads as Keras's layer does."""
     net = keras.Sequential([keras.Input((4,), dtype="int64", name="words"), keras.layers.Embedding(5, 2)])
     layer = keras.layers.TextVectorization(vocabulary=["the", "cat", "sat"], output_sequence_length=4)
@@ -235,7 +237,7 @@ def test_a_module_is_exported_with_its_table_and_its_file(tf: Any, tmp_path: Pat
 
 
 @pytest.mark.parametrize("resize", ["stretch", "crop", "pad"])
-def test_pictures_are_brought_to_size(tf: Any, resize: Any) -> None:
+def test_pictures_are_resized(tf: Any, resize: Any) -> None:
     identity = function(lambda pixels: pixels, {"pixels": tf.TensorSpec((None, 4, 6, 1), tf.uint8)})
     bright = tf.io.encode_png(np.full((10, 10, 1), 200, np.uint8))
     (pixels,) = image_bytes(identity, resize=resize, scale=0.5, offset=1.0).call(image=bright[tf.newaxis])["output"]
@@ -244,7 +246,7 @@ def test_pictures_are_brought_to_size(tf: Any, resize: Any) -> None:
     assert pixels.numpy()[2, :, 0].tolist() == [sides[resize], 101, 101, 101, 101, sides[resize]]
 
 
-def test_a_picture_that_claims_too_much_is_refused(tf: Any, picture: bytes) -> None:
+def test_a_picture_with_too_many_pixels_is_refused(tf: Any, picture: bytes) -> None:
     identity = function(lambda pixels: pixels, {"pixels": tf.TensorSpec((None, 4, 4, 3))})
     with pytest.raises(tf.errors.InvalidArgumentError, match="too large"):
         image_bytes(identity, largest=599).call(image=tf.constant([picture]))
@@ -274,7 +276,7 @@ REFUSED: list[tuple[str, Callable[[Any], Any], str]] = [
 
 
 @pytest.mark.parametrize(("what", "make", "message"), REFUSED, ids=[case[0] for case in REFUSED])
-def test_what_cannot_be_served_is_refused(
+def test_a_model_that_could_not_be_served_is_refused(
     tf: Any, tmp_path: Path, what: str, make: Callable[[Any], Any], message: str
 ) -> None:
     with pytest.raises(Refusal) as refused:
@@ -297,7 +299,7 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("arguments", "message"), MISTAKES)
-def test_a_mistake_is_named_by_its_place(model: Any, tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
+def test_a_wrong_argument_is_named(model: Any, tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
     out = tmp_path / "model"
     if "{out}" in str(arguments.get("state_path")):
         arguments = {**arguments, "state_path": out / "state.json"}
@@ -307,7 +309,9 @@ def test_a_mistake_is_named_by_its_place(model: Any, tmp_path: Path, arguments: 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_there_stays_until_all_is_well(tf: Any, model: Any, tmp_path: Path, capsys: Any) -> None:
+def test_the_previous_export_stays_until_the_new_one_is_complete(
+    tf: Any, model: Any, tmp_path: Path, capsys: Any
+) -> None:
     out = tmp_path / "model"
     double = function(lambda x: x * 2, spec(tf, None))
     export(double, out)
@@ -336,7 +340,7 @@ def test_what_is_there_stays_until_all_is_well(tf: Any, model: Any, tmp_path: Pa
         export(double, tmp_path / "notes", force=True)
 
 
-def test_a_full_disk_leaves_nothing(tf: Any, tmp_path: Path) -> None:
+def test_a_full_disk_leaves_no_files(tf: Any, tmp_path: Path) -> None:
     wide = tf.Module()
     wide.w = tf.Variable(tf.zeros((100, 100)))
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -349,7 +353,7 @@ def test_a_full_disk_leaves_nothing(tf: Any, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_state_is_whole_or_refused(keras: Any, model: Any, tmp_path: Path) -> None:
+def test_an_incomplete_training_state_is_refused(keras: Any, model: Any, tmp_path: Path) -> None:
     path = tmp_path / "run.json"
     save(path, from_keras(model, epoch=1))
     first = {file.name for file in tmp_path.iterdir()}
@@ -376,7 +380,7 @@ def test_a_state_is_whole_or_refused(keras: Any, model: Any, tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_state_holds_every_type_that_trains(tmp_path: Path) -> None:
+def test_a_training_state_holds_every_trainable_dtype(tmp_path: Path) -> None:
     import ml_dtypes
 
     arrays = {"half": np.array([0.5, 3e38], ml_dtypes.bfloat16), "none": np.zeros((0, 2)), "one": np.array(7, np.int64)}
@@ -387,7 +391,7 @@ def test_a_state_holds_every_type_that_trains(tmp_path: Path) -> None:
     assert all((state.arrays[name] == array).all() for name, array in arrays.items())
 
 
-def test_fingerprints_tell_data_apart() -> None:
+def test_different_data_have_different_fingerprints() -> None:
     a = np.arange(6, dtype=np.float32)
     assert fingerprint(a) == fingerprint(a.copy())
     others = [a.reshape(2, 3), a.astype(np.float64), a + 1, np.array(["a"], object)]

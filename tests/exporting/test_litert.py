@@ -121,7 +121,7 @@ def test_every_model_has_its_outcome(name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "signature"), LEFT_OUT)
-def test_what_is_left_out_is_noted(name: str, signature: str) -> None:
+def test_omitted_signatures_are_noted(name: str, signature: str) -> None:
     notes = [note for note in twins.results()[name] if signature in note]
     assert any(LEFT_OUT[name, signature] in note for note in notes)
 
@@ -140,7 +140,7 @@ def test_a_refusal_leaves_nothing_behind() -> None:
     assert set(twins.results()["left"]) == made
 
 
-def test_what_lies_beside_the_model_is_that_of_the_twin() -> None:
+def test_files_beside_a_twin_describe_the_twin() -> None:
     from exporting import manifest
 
     folder = twins.build() / twins.PIXELS
@@ -176,7 +176,7 @@ MESSAGES = [
 
 
 @pytest.mark.parametrize(("message", "line"), MESSAGES)
-def test_the_converters_messages_in_a_line(message: str, line: str) -> None:
+def test_a_message_of_the_converter_becomes_one_line(message: str, line: str) -> None:
     assert reason(message) == line
 
 

@@ -156,9 +156,7 @@ def test_odd_models_answer_as_before_when_baked(name: str, results: dict[str, An
 @pytest.mark.parametrize(
     ("name", "signature"), [("unproved", "closed"), ("unproved_tf1", "closed"), ("aborts", "empty")]
 )
-def test_a_signature_that_no_input_was_found_for_is_kept_as_it_is(
-    name: str, signature: str, results: dict[str, Any]
-) -> None:
+def test_a_signature_without_a_test_input_is_kept_unchanged(name: str, signature: str, results: dict[str, Any]) -> None:
     (note,) = [note for note in results["bake"][name]["notes"] if repr(signature) in note]
     assert "its graph is kept as it is" in note
     assert "--input FILE" in note

@@ -17,7 +17,7 @@ from tests.harness.forks import python
 INTERRUPTED, WHOLE = 3, 7  # epochs
 
 
-def test_training_goes_on_as_if_it_had_not_been_interrupted(tmp_path: Path) -> None:
+def test_resumed_training_gives_the_weights_of_uninterrupted_training(tmp_path: Path) -> None:
     for part in ("first", "second"):
         done = python("-m", "tests.exporting.test_training", part, str(tmp_path))
         assert done.returncode == 0, done.stderr[-2000:]

@@ -12,7 +12,7 @@ CHECK = "if (data.size() < sizeof length) return Decline::binary;"
 
 
 @pytest.mark.skipif(ROUNDS == 1, reason="takes minutes: `make fuzz` runs it")
-def test_a_bounds_check_that_is_missing_is_found(
+def test_libfuzzer_finds_a_missing_bounds_check(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """A length of a binary string is read behind the end of the body."""

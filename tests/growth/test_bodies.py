@@ -223,6 +223,6 @@ READERS: list[tuple[str, Make, Reader]] = [
 
 
 @pytest.mark.parametrize(("make", "reader"), [case[1:] for case in READERS], ids=[case[0] for case in READERS])
-def test_reading_grows_with_what_is_read(make: Make, reader: Reader, serve: Serve) -> None:
+def test_the_time_to_read_grows_linearly(make: Make, reader: Reader, serve: Serve) -> None:
     serve(MAX_ROWS=str(1 << 30))
     assert grows(make, reader) <= MOST

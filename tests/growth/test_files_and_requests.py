@@ -74,7 +74,7 @@ FILES: list[tuple[str, str, Make]] = [
 
 
 @pytest.mark.parametrize(("kind", "make"), [case[1:] for case in FILES], ids=[case[0] for case in FILES])
-def test_reading_a_file_grows_with_what_is_read(kind: str, make: Make, tmp_path: Path) -> None:
+def test_the_time_to_read_a_file_grows_linearly(kind: str, make: Make, tmp_path: Path) -> None:
     path = tmp_path / kind
     path.parent.mkdir(exist_ok=True)
     written: list[bytes] = []
@@ -137,7 +137,7 @@ GRAPHS: list[tuple[str, Make]] = [
 
 
 @pytest.mark.parametrize("make", [case[1] for case in GRAPHS], ids=[case[0] for case in GRAPHS])
-def test_reading_a_graph_grows_with_it(make: Make, tmp_path: Path) -> None:
+def test_the_time_to_read_a_graph_grows_linearly(make: Make, tmp_path: Path) -> None:
     path = tmp_path / "saved_model.pb"
 
     def reader(content: bytes) -> None:
@@ -163,7 +163,7 @@ def _messages(n: int) -> Iterator[tuple[str, bytes, dict[str, str]]]:
 
 @pytest.mark.parametrize("index", range(4), ids=["keys", "brackets", "a long name", "a long address"])
 @pytest.mark.parametrize("packed", [False, True], ids=["plain", "packed"])
-def test_a_request_grows_with_what_is_read(index: int, packed: bool, serve: Serve) -> None:
+def test_the_time_of_a_request_grows_linearly(index: int, packed: bool, serve: Serve) -> None:
     ask = serve(build() / "shapes", ACCELERATOR="off")
 
     def make(n: int) -> tuple[str, bytes, str]:

@@ -38,7 +38,7 @@ def balancer(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Balance
     made.close()
 
 
-def test_what_is_taken_for_right_is_what_tensorflow_answered(right: dict[Case, Answer]) -> None:
+def test_the_expected_answers_are_those_of_tensorflow(right: dict[Case, Answer]) -> None:
     answers = json.loads((EMBEDDED / "assets.extra" / "answers.json").read_bytes())
     by_name = {case.name: answer for case, answer in right.items()}
     for name, signature in (("picture", "serving_default"), ("event", "serving_default"), ("pixels", "pixels")):

@@ -27,7 +27,7 @@ PROGRAMS = [
 
 
 @pytest.mark.parametrize("program", [case[1] for case in PROGRAMS], ids=[case[0] for case in PROGRAMS])
-def test_a_program_ends_as_one_that_python_starts(program: str) -> None:
+def test_a_forked_program_ends_like_one_that_python_starts(program: str) -> None:
     environment = {"COLOUR": "blue", "PATH": os.environ["PATH"], "LC_CTYPE": "C.UTF-8"}
     forked = python("-c", program, "one", "two words", env=environment, input="text é")
     started = subprocess.run(
@@ -43,11 +43,11 @@ def test_an_error_is_traced_and_gives_status_1() -> None:
     assert (run.returncode, run.stderr.splitlines()[-1]) == (1, "KeyError: 'missing'")
 
 
-def test_a_module_runs_as_by_its_name() -> None:
+def test_a_module_runs_as_with_python_m() -> None:
     assert python("-m", "json.tool", "--help").stdout.startswith("usage: ")
 
 
-def test_tensorflow_is_there_and_a_program_changes_nothing_for_the_next() -> None:
+def test_tensorflow_is_imported_and_programs_do_not_affect_each_other() -> None:
     assert (
         python("-c", "import sys, os; print('tensorflow' in sys.modules); os.environ['A'] = sys.mine = 'x'").stdout
         == "True\n"

@@ -146,7 +146,7 @@ WAITS = [
 
 
 @pytest.mark.parametrize(("took", "environment", "count"), WAITS)
-def test_as_many_wait_as_will_begin_in_time_and_the_next_is_refused(
+def test_requests_queue_while_they_will_start_in_time_and_the_next_is_refused(
     took: float, environment: dict[str, str], count: int
 ) -> None:
     door = experienced(took + 0.0005 if took > 0.001 else took, **environment)
@@ -163,7 +163,7 @@ def test_as_many_wait_as_will_begin_in_time_and_the_next_is_refused(
     door.expect({})
 
 
-def test_as_many_as_THREADS_are_taken_however_long_they_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_up_to_THREADS_requests_are_admitted_however_long_they_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "cores", lambda: 1)
     door = experienced(60.0, THREADS="8")
     threads = queue(door, 6)
@@ -175,7 +175,7 @@ def test_as_many_as_THREADS_are_taken_however_long_they_run(monkeypatch: pytest.
         thread.join()
 
 
-def test_one_stall_refuses_nothing_and_slower_requests_are_learned() -> None:
+def test_one_stall_refuses_no_request_and_the_estimate_follows_slower_requests() -> None:
     door = experienced(0.001, THREADS="1")
     for _ in range(3):
         door.enter(later(60))
@@ -203,7 +203,7 @@ def test_99_of_100_requests_begin_in_time_where_the_times_differ() -> None:
         assert np.mean(waits) > 0.8  # and no more are refused than need be
 
 
-def test_the_first_requests_and_loads_refuse_nothing() -> None:
+def test_first_requests_and_loads_do_not_enter_the_estimate() -> None:
     door = control(THREADS="1")
     for _ in range(admission.KNOWN - 1):
         door.enter(later(60))
@@ -215,7 +215,7 @@ def test_the_first_requests_and_loads_refuse_nothing() -> None:
     door.expect({})
 
 
-def test_waiting_requests_run_in_their_order() -> None:
+def test_waiting_requests_run_in_the_order_of_arrival() -> None:
     door, order = control(THREADS="1"), list[str]()
     door.enter(later(60))
 
@@ -237,7 +237,7 @@ def test_waiting_requests_run_in_their_order() -> None:
     assert (door._free, len(door._queue)) == (1, 0)
 
 
-def test_a_request_that_has_waited_too_long_does_not_begin_and_leaves_no_trace() -> None:
+def test_a_request_that_has_waited_too_long_does_not_run_and_leaves_the_queue() -> None:
     door = control(THREADS="1")
     door.enter(later(60))
     with pytest.raises(DeadlineError):
@@ -250,7 +250,7 @@ def test_a_request_that_has_waited_too_long_does_not_begin_and_leaves_no_trace()
     assert door._free == 0
 
 
-def test_many_threads_never_run_more_than_may_and_lose_no_place() -> None:
+def test_many_threads_never_exceed_the_slots_and_lose_none() -> None:
     door, running_now, most = control(THREADS="3"), [0], [0]
     lock = threading.Lock()
 
@@ -274,7 +274,7 @@ def test_many_threads_never_run_more_than_may_and_lose_no_place() -> None:
     assert (door._free, len(door._queue)) == (3, 0)
 
 
-def test_large_bodies_together_have_a_limit() -> None:
+def test_the_bodies_of_all_requests_together_have_a_limit() -> None:
     control = Admission(read({"MAX_BODY_BYTES": str(1 << 19)}))
 
     class Endless:
@@ -362,7 +362,7 @@ def test_large_requests_are_decoded_and_run_a_few_at_once_where_small_ones_share
         assert {answer.result().status for answer in answers} == {200}
 
 
-def test_a_deadline_that_passes_while_waiting_is_504_and_the_model_does_not_begin(busy: Any) -> None:
+def test_a_deadline_that_passes_in_the_queue_is_504_and_the_model_does_not_run(busy: Any) -> None:
     ask, slow = busy
     answer = ask("POST", "/", {"instances": [1.0]}, x_request_timeout="0.05")
     assert (answer.status, slow.begun) == (504, 1)

@@ -162,7 +162,7 @@ ENCODED = [
 
 
 @pytest.mark.parametrize(("body", "header", "status", "words"), ENCODED)
-def test_a_packed_body_is_unpacked_within_bounds(
+def test_a_compressed_body_is_decompressed_up_to_the_limit(
     serve: Serve, body: bytes, header: str, status: int, words: str
 ) -> None:
     answer = serve()("POST", "/", body, **{"content-encoding": header})
@@ -193,7 +193,7 @@ def test_a_body_above_the_limit_is_refused(serve: Serve) -> None:
     assert json.loads(answer.body)["error"] == "body: expected at most 100 bytes (MAX_BODY_BYTES), got 101"
 
 
-def test_a_model_is_loaded_once_for_all_requests_at_once(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_concurrent_requests_load_the_model_once(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     ask = serve()
     loads = []
     opened = sessions.open_session
@@ -271,7 +271,7 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(("error", "status", "words"), FAULTS)
-def test_a_fault_has_its_status_and_tells_nothing_of_the_inside(
+def test_an_error_has_its_status_and_reveals_no_internals(
     serve: Serve, examples: dict[str, Any], monkeypatch: pytest.MonkeyPatch, error: Exception, status: int, words: str
 ) -> None:
     def fail(*_: Any) -> Any:
@@ -311,7 +311,7 @@ def test_any_request_gets_an_answer_in_json(serve: Serve, method: str, path: str
     assert (answer.status == 204 and not answer.body) or json.loads(answer.body) is not None
 
 
-def test_a_signature_is_found_in_a_model_without_a_default_one(serve: Serve) -> None:
+def test_without_a_default_signature_the_error_lists_the_existing_ones(serve: Serve) -> None:
     answer = serve(build() / "shared_variables")("POST", "/", {"instances": [[1.0, 2.0]]})
     assert answer.status == 400
     assert "the model has no signature 'serving_default'; there is" in json.loads(answer.body)["error"]

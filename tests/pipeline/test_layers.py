@@ -61,7 +61,7 @@ def test_a_layer_sees_every_request_and_its_errors_are_answered(serve: Serve) ->
 
 
 @pytest.mark.parametrize("door", SERVERS)
-def test_the_api_key_of_the_example_is_asked_for(door: str) -> None:
+def test_the_example_requires_its_api_key(door: str) -> None:
     with running(door, **KEYS) as server:
         refused = server.ask("POST", "/", BODY)
         assert (refused.status, refused.json) == (401, {"error": "X-API-Key: expected a known key"})
@@ -87,14 +87,14 @@ def test_the_keys_of_the_example_may_be_in_a_file(tmp_path: Path, text: str, pro
     assert done.stdout.strip() == ("" if problem else "[b'first', b'second']")
 
 
-def test_the_page_is_sent_without_the_key_and_says_nothing_by_itself() -> None:
+def test_the_page_needs_no_key_and_reveals_nothing_without_one() -> None:
     with running("standalone", **KEYS) as server:
         page = server.ask("GET", "/", accept="text/html")
         assert (page.status, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
         assert server.ask("GET", "/", accept="text/html, application/json").status == 401
 
 
-def test_the_api_key_is_asked_for_by_the_event_function() -> None:
+def test_the_event_function_requires_the_api_key() -> None:
     with running("predict_event", **KEYS) as server:
         assert server.ask("POST", "/", BODY, **EVENT).status == 401
         assert server.ask("POST", "/", BODY, **EVENT, x_api_key="second").status == 200

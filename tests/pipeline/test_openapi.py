@@ -100,7 +100,7 @@ def test_it_is_an_openapi_document(serve: Serve) -> None:
     assert [str(error) for error in definitions.OPENAPI_31_VALIDATOR.iter_errors(document)] == []
 
 
-def test_it_keeps_what_the_specification_says_beyond_its_own_schema(serve: Serve) -> None:
+def test_it_follows_the_rules_that_the_schema_of_openapi_does_not_express(serve: Serve) -> None:
     validation = pytest.importorskip(
         "openapi_spec_validator", reason="openapi-spec-validator is not installed: pip install openapi-spec-validator"
     )
@@ -109,7 +109,7 @@ def test_it_keeps_what_the_specification_says_beyond_its_own_schema(serve: Serve
 
 
 @pytest.mark.parametrize("name", ["model", *ZOO])
-def test_references_lead_somewhere_and_names_are_unique(serve: Serve, name: str) -> None:
+def test_references_resolve_and_names_are_unique(serve: Serve, name: str) -> None:
     if name in CANNOT_LOAD or absent(name):
         pytest.skip("there is nothing to serve")
     document = described(serve(folder(name)))
@@ -158,7 +158,7 @@ def test_every_route_is_described(serve: Serve) -> None:
             assert {(route.method, path) for path in addresses} <= described_routes
 
 
-def test_every_address_that_it_names_is_there(serve: Serve) -> None:
+def test_every_documented_address_exists(serve: Serve) -> None:
     ask = serve()
     for method, path, operation in operations(described(ask)):
         answer = ask(method, path.replace("{version}", "1"))
@@ -166,7 +166,7 @@ def test_every_address_that_it_names_is_there(serve: Serve) -> None:
         assert answer.status == wanted, (method, path, answer.body)
 
 
-def test_what_is_asked_with_get_is_answered_as_described(serve: Serve) -> None:
+def test_get_requests_are_answered_as_described(serve: Serve) -> None:
     ask = serve()
     document = described(ask)
     for method, path, operation in operations(document):
@@ -188,7 +188,7 @@ REFUSALS = [
 
 
 @pytest.mark.parametrize(("method", "path", "body", "headers", "status"), REFUSALS)
-def test_a_refusal_is_as_described(
+def test_errors_are_as_described(
     serve: Serve, method: str, path: str, body: bytes, headers: dict[str, str], status: int
 ) -> None:
     ask = serve(MAX_BODY_BYTES="1000")
@@ -201,7 +201,7 @@ def test_a_refusal_is_as_described(
     assert set(response.get("headers", {})) <= {header for header, _ in answer.headers}
 
 
-def test_a_model_that_cannot_be_read_is_503_like_elsewhere(serve: Serve) -> None:
+def test_a_model_that_cannot_be_read_is_503(serve: Serve) -> None:
     answer = serve(build() / "broken" / "truncated_pb")("GET", "/openapi.json")
     assert answer.status == 503
     assert "cannot be loaded" in json.loads(answer.body)["error"]
@@ -238,7 +238,7 @@ def test_bodies_of_bytes_are_described_where_a_signature_takes_one(serve: Serve,
     assert {"application/json", "multipart/form-data", "application/x-ndjson", "text/csv"} <= media_types.keys()
 
 
-def test_a_large_input_makes_no_large_document(serve: Serve) -> None:
+def test_a_large_input_does_not_enlarge_the_document(serve: Serve) -> None:
     document = described(serve(folder("dense_512")))
     assert len(json.dumps(document)) < 60_000
     row = document["components"]["schemas"]["serving_default.instances"]["properties"]["instances"]["items"]["anyOf"][1]
@@ -246,7 +246,7 @@ def test_a_large_input_makes_no_large_document(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("name", ["model", *ZOO])
-def test_every_example_works_and_both_ways_fit_their_schemas(serve: Serve, name: str) -> None:
+def test_every_example_is_answered_and_request_and_response_fit_their_schemas(serve: Serve, name: str) -> None:
     if absent(name):
         pytest.skip(absent(name) or "")
     ask = serve(folder(name))
@@ -325,7 +325,7 @@ BODIES = [
 
 
 @pytest.mark.parametrize(("name", "form", "valid", "body"), BODIES)
-def test_what_the_schema_takes_the_server_takes(serve: Serve, name: str, form: str, valid: bool, body: Any) -> None:
+def test_the_server_accepts_what_the_schema_accepts(serve: Serve, name: str, form: str, valid: bool, body: Any) -> None:
     ask = serve(folder(name))
     document = described(ask)
     violations = problems({**schemas.schema_ref(form), "components": document["components"]}, body)
@@ -354,27 +354,29 @@ FOUND = [
 
 
 @pytest.mark.parametrize(("address", "body", "status", "words"), FOUND)
-def test_what_a_tester_of_the_document_found(serve: Serve, address: str, body: Any, status: int, words: str) -> None:
+def test_bodies_that_schemathesis_found_are_answered_as_described(
+    serve: Serve, address: str, body: Any, status: int, words: str
+) -> None:
     serve(folder("keras_sequential"))
     path, _, query = address.partition("?")
     answer = handler.handle(Request("POST", path, query=query, body=json.dumps(body).encode()))
     assert (answer.status, words in answer.body.decode()) == (status, True), answer.body
 
 
-def test_a_key_is_refused_where_the_rows_of_the_answer_are_others(serve: Serve) -> None:
+def test_a_key_is_refused_where_the_outputs_have_other_rows(serve: Serve) -> None:
     answer = serve(folder("fixed_shape"))("POST", "/", {"instances": [{"x": [1, 2, 3], "key": 1}, {"x": [1, 2, 3]}]})
     assert (answer.status, b"has 3 rows for the 2 rows" in answer.body) == (400, True), answer.body
 
 
 @pytest.mark.parametrize("rows", [[None, "a"], [[1, 2, 3], "a"], [[1, 2, 3], [4, 5, 6]]])
-def test_bad_rows_have_no_place_in_an_answer_without_rows(serve: Serve, rows: Any) -> None:
+def test_on_error_row_is_refused_where_the_outputs_have_no_rows(serve: Serve, rows: Any) -> None:
     serve(folder("fixed_shape"))
     body = json.dumps({"instances": rows}).encode()
     answer = handler.handle(Request("POST", "/", query="on_error=row", body=body))
     assert (answer.status, b"'serving_default' does not go by rows" in answer.body) == (400, True), answer.body
 
 
-def test_a_column_that_the_model_refuses_is_refused_whole(serve: Serve) -> None:
+def test_a_column_with_a_bad_row_is_refused_as_a_whole(serve: Serve) -> None:
     serve(folder("model"))
     body = b'{"inputs":[{"b64":""}]}'
     answer = handler.handle(Request("POST", "/", query="on_error=row&top_k=1&scores=probabilities", body=body))

@@ -98,7 +98,9 @@ def test_every_protocol_has_its_keys(
     assert {*lines[0]["outputs"]} == {"label", "probabilities", "probability"}
 
 
-def test_names_can_be_left_out_and_a_slip_in_one_logs_nothing(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
+def test_names_can_be_left_out_and_a_misspelt_one_disables_the_log(
+    serve: Serve, capsys: pytest.CaptureFixture[str]
+) -> None:
     ask = serve(LOG_PREDICTIONS="1", LOG_PREDICTIONS_WITHOUT="pixels, probability")
     ask("POST", "/", keyed("a"))
     (line,) = logged(capsys.readouterr().out)
@@ -139,7 +141,7 @@ def test_a_sampled_request_gets_the_same_bytes(serve: Serve, examples: dict[str,
     assert [ask("POST", "/", body) for body in bodies] == plain
 
 
-def test_what_is_not_sampled_leaves_no_line_and_while_off_there_is_no_layer(
+def test_unsampled_requests_are_not_logged_and_without_the_setting_there_is_no_layer(
     serve: Serve, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ask = serve(LOG_PREDICTIONS="0.000001")

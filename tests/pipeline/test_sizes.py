@@ -61,7 +61,7 @@ SIZES = [
 
 
 @pytest.mark.parametrize(("environment", "path", "body", "headers", "status", "words"), SIZES)
-def test_a_size_has_its_limit(
+def test_a_size_above_its_limit_is_refused(
     serve: Serve, environment: dict[str, str], path: str, body: bytes, headers: dict[str, str], status: int, words: str
 ) -> None:
     ask = serve(HALF, **environment)
@@ -71,7 +71,7 @@ def test_a_size_has_its_limit(
         assert words in json.loads(answer.body)["error"]
 
 
-def test_a_string_has_its_limit(serve: Serve) -> None:
+def test_a_string_above_its_limit_is_refused(serve: Serve) -> None:
     for size, status in ((100, 400), (101, 413)):  # no picture; too long
         answer = serve(MAX_STRING_BYTES="100")("POST", "/", {"instances": ["x" * size]})
         assert answer.status == status

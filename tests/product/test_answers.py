@@ -43,7 +43,7 @@ KEYS = [
 
 
 @pytest.mark.parametrize(("query", "body", "headers", "status", "words"), KEYS)
-def test_a_key_or_an_error_never_takes_the_place_of_an_output(
+def test_an_output_named_like_the_key_or_the_error_is_not_overwritten(
     serve: Serve, query: str, body: Any, headers: dict[str, str], status: int, words: str
 ) -> None:
     answer = serve(answer_models.build() / "fields")("POST", PREDICT + query, body, **headers)
@@ -91,7 +91,9 @@ def test_rows_are_answered_by_as_many_rows_or_both_numbers_are_named(
     assert words in answer.body.decode()
 
 
-def test_a_wrong_number_of_rows_is_logged_as_the_models_fault(serve: Serve, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_number_of_rows_is_logged_as_an_error_of_the_model(
+    serve: Serve, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert serve(answer_models.build() / "rows")("POST", PREDICT, {"instances": [1, 2, 3]}).status == 500
     assert "a wrong answer of the model: the output 'y' has 2 rows" in "".join(capfd.readouterr())
 
@@ -104,7 +106,7 @@ def test_the_accelerator_counts_rows_too(compare: Ask) -> None:
     compare(answer_models.build() / "fields", [b'{"instances": [{"x": 1, "key": "order-7"}]}', b'{"instances": [1]}'])
 
 
-def test_a_table_that_nothing_initialised_is_the_models_fault(serve: Serve, capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_uninitialised_table_is_an_error_of_the_model(serve: Serve, capfd: pytest.CaptureFixture[str]) -> None:
     answer = serve(answer_models.build() / "no_table")("POST", PREDICT, {"instances": ["b"]})
     assert (answer.status, json.loads(answer.body)["error"]) == (500, "the model failed: FAILED_PRECONDITION")
     assert "Table not initialized" in "".join(capfd.readouterr())
@@ -122,7 +124,7 @@ REASONS = [
 
 @pytest.mark.parametrize("runtime", ["c", "python"])
 @pytest.mark.parametrize(("name", "signature", "inputs", "reason"), REASONS)
-def test_the_reason_is_answered_without_the_graph_by_either_runtime(
+def test_both_runtimes_answer_the_reason_without_names_of_the_graph(
     serve: Serve, runtime: str, name: str, signature: str, inputs: Any, reason: str
 ) -> None:
     body = {"signature_name": signature, "inputs": inputs}

@@ -43,7 +43,7 @@ def test_each_variable_of_each_keras_model_is_filled_once() -> None:
     assert Source(EMBEDDED, "model").initialization.copies == ()
 
 
-def test_the_shape_and_the_dtype_are_the_graphs() -> None:
+def test_shape_and_dtype_come_from_the_graph() -> None:
     model = load(build() / "no_tensor_shape")
     predict, regress = (model.signatures[name] for name in ("serving_default", "tensorflow/serving/regress"))
     assert predict.inputs["x"].shape == (None, 1)

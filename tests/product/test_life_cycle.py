@@ -28,7 +28,7 @@ def health(ask: Any) -> tuple[int, int]:
 
 
 # States, in this process
-def test_while_the_model_is_loaded_it_lives_and_is_not_ready(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_during_the_load_the_process_is_alive_and_not_ready(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(about, "PATIENCE", 0.02)
     ask, opened = serve(), sessions.open_session
     begun, go = threading.Event(), threading.Event()
@@ -97,7 +97,7 @@ def test_every_request_that_waited_for_the_load_reports_the_start_and_no_other(
         assert not re.search("cold|start|wait", timing)
 
 
-def test_a_failed_load_stands_for_a_while_then_is_tried_again(
+def test_a_failed_load_is_answered_for_a_while_then_retried(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ask, opened, tries = serve(), sessions.open_session, list[int]()
@@ -130,7 +130,7 @@ def test_a_failed_load_stands_for_a_while_then_is_tried_again(
 @pytest.mark.parametrize(
     ("error", "words"), [(MemoryError(), "out of memory"), (KeyError("/x"), "the log has the reason")]
 )
-def test_any_failure_of_a_load_is_503_and_stands_for_a_while(
+def test_any_failure_of_a_load_is_503_and_remembered_for_a_while(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, error: Exception, words: str
 ) -> None:
     ask, tries = serve(), list[int]()
@@ -172,7 +172,7 @@ READING = [
 
 @pytest.mark.parametrize("reader", ["read", "Source.parts"])
 @pytest.mark.parametrize(("error", "words"), READING)
-def test_any_failure_to_read_the_model_is_503_everywhere_and_stands_for_a_while(
+def test_any_failure_to_read_the_model_is_503_everywhere_and_remembered_for_a_while(
     serve: Serve,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -202,7 +202,7 @@ def test_any_failure_to_read_the_model_is_503_everywhere_and_stands_for_a_while(
     assert [ask(method, path).status for method, path in READERS[:3]] == [200] * 3
 
 
-def test_a_name_that_stands_twice_in_a_map_is_503_everywhere(serve: Serve, tmp_path: Path) -> None:
+def test_a_duplicate_map_key_in_the_model_is_503_everywhere(serve: Serve, tmp_path: Path) -> None:
     def written(number: int, value: Any) -> bytes:
         return protobuf.write_varint(number << 3 | 2) + protobuf.write_varint(len(value)) + bytes(value)
 

@@ -34,7 +34,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("name", "words"), REFUSED)
-def test_a_model_that_reads_files_of_others_is_refused(serve: Serve, name: str, words: str) -> None:
+def test_a_model_that_reads_files_outside_of_its_folder_is_refused(serve: Serve, name: str, words: str) -> None:
     answer = serve(build() / name)("GET", "/readyz")
     assert answer.status == 503
     assert words in json.loads(answer.body)["error"]
@@ -59,7 +59,7 @@ LINKS: list[tuple[str, Callable[[Path], Any], int]] = [
 
 
 @pytest.mark.parametrize(("what", "change", "status"), LINKS, ids=[case[0] for case in LINKS])
-def test_an_asset_is_a_file_of_the_models_own(
+def test_an_asset_outside_of_the_model_is_refused(
     serve: Serve, vocabulary: Path, what: str, change: Callable[[Path], Any], status: int
 ) -> None:
     (asset,) = (vocabulary / "assets").iterdir()
@@ -76,7 +76,7 @@ def test_a_model_behind_a_link_is_served(serve: Serve, vocabulary: Path) -> None
     assert serve(link)("POST", "/", {"instances": ["dog", "cow"]}).body == b'{"predictions":[1,-1]}'
 
 
-def test_a_graph_beyond_what_protobuf_takes_is_not_read(serve: Serve, tmp_path: Path) -> None:
+def test_a_graph_above_the_limit_of_protobuf_is_not_read(serve: Serve, tmp_path: Path) -> None:
     with (tmp_path / "saved_model.pb").open("wb") as file:
         file.truncate(LARGEST + 1)  # without a block on the disk
     answer = serve(tmp_path)("GET", "/readyz")
@@ -185,7 +185,7 @@ def _messages() -> list[bytes]:
 
 
 @pytest.mark.parametrize("door", [door for door in DOORS if door != "predict_event"])
-def test_nothing_of_a_request_stands_in_the_log_unescaped(door: str) -> None:
+def test_text_from_a_request_is_escaped_in_the_log(door: str) -> None:
     with running(door) as server:
         assert server.ask("GET", "/readyz").status == 200
         for message in _messages():
@@ -207,7 +207,7 @@ def test_nothing_of_a_request_stands_in_the_log_unescaped(door: str) -> None:
     assert "Traceback" not in log
 
 
-def test_an_answer_tells_nothing_of_the_inside(serve: Serve) -> None:
+def test_an_answer_reveals_no_internals(serve: Serve) -> None:
     ask = serve(EMBEDDED)
     for path in ("/v1/models/%2e%2e", "/../../etc/passwd", "/v1/models/model/versions/99999999999999999999:predict"):
         text = ask("POST", path, b"{}").body.decode()
@@ -215,7 +215,7 @@ def test_an_answer_tells_nothing_of_the_inside(serve: Serve) -> None:
         assert "serving/" not in text
 
 
-def test_every_test_that_security_md_names_is_there() -> None:
+def test_every_test_that_security_md_names_exists() -> None:
     named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", SECURITY.read_text())
     assert len(named) > 20
     for file, test in named:

@@ -26,7 +26,7 @@ DOORS = ["functions-framework", "standalone"]
 
 # Real servers
 @pytest.mark.parametrize("door", DOORS)
-def test_sigterm_answers_what_is_in_flight_and_leaves_in_time(door: str, examples: dict[str, Any]) -> None:
+def test_sigterm_answers_the_requests_in_flight_and_stops_in_time(door: str, examples: dict[str, Any]) -> None:
     body = json.dumps(examples["pixels"]).encode()
     head = b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(body)
     with running(door) as server, ExitStack() as held:
@@ -52,7 +52,7 @@ def test_sigterm_answers_what_is_in_flight_and_leaves_in_time(door: str, example
 
 
 @pytest.mark.parametrize("door", DOORS)
-def test_a_server_leaves_though_a_client_never_ends_its_request(door: str) -> None:
+def test_a_server_stops_although_a_client_never_finishes_its_request(door: str) -> None:
     with running(door) as server:
         assert server.ask("GET", "/readyz").status == 200
         with socket.create_connection(("127.0.0.1", server.port)) as client:
@@ -86,7 +86,7 @@ def answered(server: Server, body: Any, seconds: float = 30) -> int:
     raise AssertionError
 
 
-def test_however_often_a_worker_crashes_it_is_replaced(door: Server, examples: dict[str, Any]) -> None:
+def test_a_crashed_worker_is_replaced_every_time(door: Server, examples: dict[str, Any]) -> None:
     for how in (signal.SIGKILL, signal.SIGABRT, signal.SIGSEGV, signal.SIGKILL, signal.SIGABRT):
         answered(door, examples["pixels"])
         (before,) = workers(door)
@@ -103,7 +103,7 @@ def test_however_often_a_worker_crashes_it_is_replaced(door: Server, examples: d
         ]
 
 
-def test_connections_wait_for_the_worker_that_takes_the_place_of_another(examples: dict[str, Any]) -> None:
+def test_connections_wait_for_the_replacement_worker(examples: dict[str, Any]) -> None:
     with running("standalone") as server:
         assert server.ask("GET", "/readyz").status == 200
         (before,) = workers(server)
@@ -179,7 +179,7 @@ def test_a_run_that_does_not_end_gets_504_and_its_worker_is_replaced(name: str) 
 
 
 @pytest.mark.parametrize("name", DOORS)
-def test_a_model_that_comes_later_is_served_without_a_restart(
+def test_a_model_that_appears_later_is_served_without_a_restart(
     name: str, tmp_path: Path, examples: dict[str, Any]
 ) -> None:
     with running(name, tmp_path / "model") as server:

@@ -76,7 +76,7 @@ print(json.dumps(wrong))
 """
 
 
-def test_examples_are_what_tensorflows_own_class_reads() -> None:
+def test_json_examples_encode_to_what_tf_train_Example_reads() -> None:
     import base64
 
     pairs = []
@@ -124,7 +124,7 @@ def test_a_wrong_body_is_refused_with_the_place(body: dict[str, Any], words: str
     assert words in str(raised.value)
 
 
-def test_regress_wants_its_own_kind_of_signature() -> None:
+def test_regress_needs_a_regression_signature() -> None:
     with pytest.raises(
         BadRequest, match=r"does not give 'outputs' \(floats\) alone, which regress needs; there is 'number'"
     ):
@@ -199,7 +199,7 @@ def test_any_bytes_are_refused(content: bytes) -> None:
         regress.decode(content, SIGNATURES)
 
 
-def test_a_context_is_bounded_by_what_it_makes_of_all_examples() -> None:
+def test_the_size_of_a_context_is_limited_after_it_is_copied_to_all_examples() -> None:
     def body(examples: int) -> bytes:
         return json.dumps({"context": {"user": "a" * 10_000}, "examples": [{}] * examples}).encode()
 

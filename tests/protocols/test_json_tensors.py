@@ -165,7 +165,7 @@ NUMBERS = st.recursive(
 
 @hypothesis(max_examples=rounds(500), deadline=None)
 @given(st.one_of(NUMBERS, JSON), st.sampled_from([FLOAT, INT, UINT, BYTE, BOOL, TEXT, BY_NAME["float16"]]))
-def test_the_quick_way_gives_what_the_careful_way_gives(value: Any, dtype: DType) -> None:
+def test_the_fast_and_the_careful_reader_agree(value: Any, dtype: DType) -> None:
     body = json.dumps({"x": value}).encode()
 
     def outcome(quick: bool) -> Any:
@@ -182,7 +182,7 @@ def test_the_quick_way_gives_what_the_careful_way_gives(value: Any, dtype: DType
 
 @hypothesis(max_examples=rounds(200), deadline=None)
 @given(NUMBERS)
-def test_only_rectangles_are_taken_as_numpy_would(value: Any) -> None:
+def test_only_rectangular_lists_are_accepted(value: Any) -> None:
     try:
         wanted = np.array(value, np.float64)
     except ValueError:  # ragged
@@ -216,7 +216,7 @@ SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=3)
     ),
     st.data(),
 )
-def test_numbers_come_back_as_they_went(name: str, data: st.DataObject) -> None:
+def test_numbers_round_trip(name: str, data: st.DataObject) -> None:
     array = data.draw(hnp.arrays(np.dtype(name), SHAPES))
     text = orjson.dumps(to_values(array, "y"), option=orjson.OPT_SERIALIZE_NUMPY)
     if 0 in array.shape[:-1]:
@@ -227,7 +227,7 @@ def test_numbers_come_back_as_they_went(name: str, data: st.DataObject) -> None:
 
 
 @given(hnp.arrays(object, SHAPES, elements=st.binary(max_size=4)), st.booleans())
-def test_bytes_come_back_as_they_went(array: np.ndarray[Any, Any], as_bytes: bool) -> None:
+def test_bytes_round_trip(array: np.ndarray[Any, Any], as_bytes: bool) -> None:
     text = orjson.dumps(to_values(array, "y_bytes" if as_bytes else "y"))
     if 0 not in array.shape[:-1]:
         came = decode(text, TEXT)
@@ -272,7 +272,7 @@ TRICKS = [
 
 
 @pytest.mark.parametrize("body", TRICKS)
-def test_ragged_numbers_are_never_taken_for_a_rectangle(body: bytes) -> None:
+def test_ragged_lists_are_refused(body: bytes) -> None:
     document = Document(body, DEFAULTS)
     with pytest.raises(BadRequest):
         to_array(document, document.root["x"], TensorSpec("x", FLOAT, None, "x:0"), "x")

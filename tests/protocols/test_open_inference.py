@@ -60,19 +60,19 @@ TAKEN = [
 
 
 @pytest.mark.parametrize(("datatype", "shape", "data", "expected"), TAKEN)
-def test_json_data_is_taken(datatype: str, shape: Any, data: Any, expected: Any) -> None:
+def test_json_data_is_accepted(datatype: str, shape: Any, data: Any, expected: Any) -> None:
     body = json.dumps(ask(tensor("x", shape, datatype, data=data), named=datatype)).encode()
     got = decode(body, SIGNATURES, context()).inputs["x"]
     assert same(got, np.array(expected, BY_V2_NAME[datatype].numpy))
 
 
-def test_tokens_for_what_is_not_finite_are_taken() -> None:
+def test_tokens_for_nan_and_the_infinities_are_accepted() -> None:
     body = b'{"inputs":[{"name":"x","shape":[1,2],"datatype":"FP32","data":[NaN,-Infinity]}],"parameters":%s}'
     got = decode(body % b'{"signature_name":"one"}', SIGNATURES).inputs["x"]
     assert same(got, np.array([[np.nan, -np.inf]], np.float32))
 
 
-def test_inputs_come_in_any_order_with_unknown_members() -> None:
+def test_inputs_may_have_any_order_and_unknown_members() -> None:
     body = {
         "model_name": "other",
         "inputs": [
@@ -98,7 +98,7 @@ def test_the_answer_repeats_id_and_version_and_is_flat() -> None:
     }  # fmt: skip
 
 
-def test_an_empty_id_comes_back() -> None:
+def test_an_empty_id_is_returned() -> None:
     call = decode(json.dumps(ask(tensor(data=[[1, 2]]), id="")).encode(), SIGNATURES, context())
     assert answered(call, y=np.ones(1, np.float32))["id"] == ""
 
@@ -141,7 +141,7 @@ def test_an_output_is_binary_when_asked(of_all: bool | None, of_one: bool | None
         assert blob == struct.pack("<f", 1.5)
 
 
-def test_blobs_and_json_mix_both_ways() -> None:
+def test_binary_and_json_tensors_mix_in_requests_and_responses() -> None:
     words = struct.pack("<I", 3) + b"a\xffb"
     body, its = framed(ask(
         tensor("n", [1], "INT32", data=[9]), binary(8, name="x"), named=None,
@@ -207,7 +207,7 @@ def test_a_body_without_json_is_one_element_of_bytes() -> None:
         assert same(call.inputs["x"], np.array([b"\x89PNG"], object).reshape((1,) * len(shape)))
 
 
-def test_a_signature_may_take_nothing() -> None:
+def test_a_signature_without_inputs_is_answered() -> None:
     assert decode(b'{"inputs":[],"parameters":{"signature_name":"nothing"}}', SIGNATURES).inputs == {}
 
 
@@ -242,7 +242,7 @@ def test_metadata_shows_what_there_is_without_a_default() -> None:
     }  # fmt: skip
 
 
-def test_the_server_says_what_it_can() -> None:
+def test_the_server_metadata_lists_the_extensions() -> None:
     said = orjson.loads(open_inference.server())
     assert said.keys() == {"name", "version", "extensions"}
     assert said["extensions"] == ["binary_tensor_data"]
@@ -261,7 +261,7 @@ def test_there_is_no_example_where_json_cannot_be_one() -> None:
     assert open_inference.example(SIGNATURES["complex"]) == open_inference.example(SIGNATURES["BF16"]) == b""
 
 
-def test_an_example_asks_for_what_can_be_answered() -> None:
+def test_an_example_requests_only_outputs_that_json_can_hold() -> None:
     mixed = signature("mixed", [], [spec("h", "BF16", ()), spec("c", "COMPLEX", ())])
     body = open_inference.example(mixed)
     assert [output.spec.name for output in decode(body, {"mixed": mixed}, context()).form.outputs] == ["h"]
@@ -276,7 +276,7 @@ def test_an_exporters_example_is_translated() -> None:
     assert decode(picture, SIGNATURES).inputs["x"].tolist() == [b"\xff"]
 
 
-def test_a_place_has_a_name() -> None:
+def test_an_error_names_the_input_and_the_row() -> None:
     call = decode(json.dumps(ask(tensor(data=[1, 2]))).encode(), SIGNATURES, context())
     assert open_inference.place(call, None) == "inputs[0] 'x'"
     assert open_inference.place(call, 3) == "inputs[0] 'x', row 3"

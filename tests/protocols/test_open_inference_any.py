@@ -144,6 +144,6 @@ def test_any_json_is_decoded_or_refused(document: Any, blob: bytes, size: str | 
 
 
 @given(st.integers(-1, 40), st.integers(-1, 5), st.binary(max_size=40))
-def test_lengths_that_lie_are_refused(size: int, count: int, blob: bytes) -> None:
+def test_wrong_lengths_are_refused(size: int, count: int, blob: bytes) -> None:
     body, its = framed(ask(binary(size, shape=[count], datatype="BYTES"), named="BYTES"), blob)
     either_way(body, its.headers.get(HEADER))

@@ -182,7 +182,7 @@ def test_a_wrong_body_without_json_is_refused(name: str, body: bytes, words: str
 
 
 @pytest.mark.parametrize("rows", [2**40 + 1, 2**62, 10**30])
-def test_more_rows_than_may_be_are_refused_before_anything_is_made(rows: int) -> None:
+def test_too_many_rows_are_refused_before_an_array_is_allocated(rows: int) -> None:
     for body in (
         ask(tensor("x", [rows, 2], "FP32", data=[0, 0])),
         ask(binary(0, name="x", shape=[rows, 0], datatype="INT8"), named="free"),
@@ -191,7 +191,7 @@ def test_more_rows_than_may_be_are_refused_before_anything_is_made(rows: int) ->
             decode(json.dumps(body).encode(), SIGNATURES, context())
 
 
-def test_a_refusal_knows_its_signature() -> None:
+def test_an_error_carries_its_signature() -> None:
     with pytest.raises(BadRequest) as refusal:
         decode(json.dumps(ask(tensor(data=[1]))).encode(), SIGNATURES, context())
     assert refusal.value.signature == "one"

@@ -36,7 +36,7 @@ def ask_json(ask: Any, path: str, body: Any, status: int = 200) -> Any:
 # Keys
 
 
-def test_a_key_comes_back_beside_its_prediction(serve: Serve, picture: Any, pixels: Any) -> None:
+def test_a_key_is_returned_beside_its_prediction(serve: Serve, picture: Any, pixels: Any) -> None:
     ask = serve()
     instances = [{"key": "b", "image": picture}, {"image": picture, "key": 7}, {"image": picture}]
     predictions = ask_json(ask, PREDICT, {"instances": instances})["predictions"]
@@ -60,7 +60,7 @@ def test_a_single_output_is_named_beside_a_key(serve: Serve) -> None:
     assert predictions == [{"key": 1, name: 3.0}, {"key": 2, name: 4.0}]
 
 
-def test_the_key_may_have_another_name_and_other_fields_stay_errors(serve: Serve, picture: Any) -> None:
+def test_KEY_FIELD_renames_the_key_and_unknown_fields_stay_errors(serve: Serve, picture: Any) -> None:
     ask = serve(KEY_FIELD="id")
     predictions = ask_json(ask, PREDICT, {"instances": [{"id": 1, "image": picture}]})["predictions"]
     assert predictions[0]["id"] == 1
@@ -91,7 +91,7 @@ def test_an_input_of_the_keys_name_is_an_input(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("where", ["query", "parameters"])
-def test_a_bad_row_is_answered_by_an_error_in_its_place(serve: Serve, picture: Any, where: str) -> None:
+def test_a_bad_row_gets_an_error_at_its_position(serve: Serve, picture: Any, where: str) -> None:
     ask = serve()
     instances = [picture, 5, BAD, picture, {"b64": "?"}]
     path, more = (f"{PREDICT}?on_error=row", {}) if where == "query" else (PREDICT, {"parameters": {"on_error": "row"}})
@@ -146,7 +146,9 @@ REPEATED = [
 
 
 @pytest.mark.parametrize(("body", "query", "repeated"), REPEATED)
-def test_what_was_sent_stands_beside_the_predictions(serve: Serve, body: bytes, query: str, repeated: bytes) -> None:
+def test_the_instances_can_be_returned_beside_the_predictions(
+    serve: Serve, body: bytes, query: str, repeated: bytes
+) -> None:
     ask = serve(build() / "versions" / "1")
     answer = ask("POST", f"{PREDICT}?{query}", body)
     other = "on_error=row" if "on_error" in query else ""
@@ -155,7 +157,7 @@ def test_what_was_sent_stands_beside_the_predictions(serve: Serve, body: bytes, 
     assert answer.body == (b"{" + repeated + b"," + plain.body[1:] if repeated else plain.body)
 
 
-def test_a_body_that_is_not_json_cannot_be_repeated(serve: Serve) -> None:
+def test_the_instances_of_a_body_that_is_not_json_cannot_be_returned(serve: Serve) -> None:
     answer = serve(build() / "versions" / "1")(
         "POST", f"{PREDICT}?instances=1", b"1.0\n", content_type="application/jsonl"
     )
@@ -176,7 +178,7 @@ def test_the_best_classes_come_with_their_names(serve: Serve, picture: Any) -> N
     assert columns == [prediction["classes"]]
 
 
-def test_names_may_be_an_output(serve: Serve) -> None:
+def test_class_names_may_be_an_output(serve: Serve) -> None:
     predictions = ask_json(serve(build() / "tf1_classify"), "/?top_k=1", {"instances": [EXAMPLE]})["predictions"]
     assert predictions[0]["classes"][0]["name"] == "bee"
 
@@ -247,9 +249,7 @@ OTHERS = [
 
 
 @pytest.mark.parametrize("query", OTHERS)
-def test_a_parameter_of_the_address_that_resembles_none_of_ours_is_passed_over(
-    serve: Serve, picture: Any, query: str
-) -> None:
+def test_an_unknown_query_parameter_that_resembles_no_option_is_ignored(serve: Serve, picture: Any, query: str) -> None:
     assert ask_json(serve(), f"{PREDICT}?{query}", {"instances": [picture]})["predictions"]
 
 
@@ -292,7 +292,7 @@ def test_a_misspelt_name_is_refused_and_an_unrelated_one_ignored(
     assert (words or "") in json.loads(answer.body).get("error", "")
 
 
-def test_the_signature_may_stand_in_the_address(serve: Serve, pixels: Any) -> None:
+def test_the_signature_may_be_named_in_the_address(serve: Serve, pixels: Any) -> None:
     assert ask_json(serve(), "/?signature_name=pixels", {"instances": [pixels]})["predictions"][0]["label"] == "3"
 
 
@@ -308,7 +308,7 @@ def test_arrays_may_come_as_base64(serve: Serve, picture: Any) -> None:
     assert (columns["probabilities"]["shape"], columns["label"]) == ([1, 10], ["3"])
 
 
-def test_what_is_not_finite_is_a_token_or_null(serve: Serve) -> None:
+def test_nan_and_the_infinities_are_tokens_or_null(serve: Serve) -> None:
     body = b'{"instances": [NaN, Infinity, 1.5]}'
     ask = serve(build() / "versions" / "1")
     assert ask("POST", "/", body).body == b'{"predictions":[NaN,Infinity,2.5]}'
@@ -333,7 +333,7 @@ PLATFORMS = [
 
 
 @pytest.mark.parametrize(("method", "path", "environment", "status"), PLATFORMS)
-def test_every_platforms_addresses_are_ours(
+def test_the_addresses_of_every_platform_are_served(
     serve: Serve, picture: Any, method: str, path: str, environment: dict[str, str], status: int
 ) -> None:
     answer = serve(**environment)(method, path, {"instances": [picture], "parameters": {"anything": [1]}})
@@ -342,7 +342,7 @@ def test_every_platforms_addresses_are_ours(
         assert json.loads(answer.body)["predictions"][0]["label"] == "3"
 
 
-def test_health_says_no_where_there_is_no_model(serve: Serve, tmp_path: Any) -> None:
+def test_health_is_not_ready_without_a_model(serve: Serve, tmp_path: Any) -> None:
     ask = serve(tmp_path, AIP_HEALTH_ROUTE="/health")
     for path in ("/ping", "/health", "/readyz", "/v2/health/ready"):
         assert ask("GET", path).status == 503
@@ -379,7 +379,7 @@ def test_lines_are_answered_line_for_line(serve: Serve, picture: Any) -> None:
     assert (rows[1]["key"], rows[2]["error"][:7]) == (4, "line 3:")
 
 
-def test_one_bad_row_among_many_is_found_quickly(serve: Serve) -> None:
+def test_one_bad_row_among_10000_is_named(serve: Serve) -> None:
     instances: list[Any] = [float(number) for number in range(10_000)]
     instances[5_678] = "bad"
     predictions = ask_json(serve(build() / "versions" / "1"), "/?on_error=row", {"instances": instances})["predictions"]

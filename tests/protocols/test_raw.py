@@ -55,7 +55,7 @@ TAKEN = [
 
 
 @pytest.mark.parametrize(("content_type", "body", "raw"), TAKEN)
-def test_what_begins_as_a_json_object_is_json(content_type: str, body: bytes, raw: bool) -> None:
+def test_a_body_that_begins_like_a_json_object_is_json(content_type: str, body: bytes, raw: bool) -> None:
     assert is_raw(content_type, body) is raw
 
 
@@ -146,7 +146,7 @@ EACH_ROW = [
 
 
 @pytest.mark.parametrize(("name", "content_type", "body", "inputs", "failed"), EACH_ROW)
-def test_a_bad_row_can_be_answered_by_an_error_in_its_place(
+def test_a_bad_row_can_get_an_error_at_its_position(
     name: str, content_type: str, body: bytes, inputs: dict[str, Any], failed: dict[int, str]
 ) -> None:
     call = read(content_type, body, name, on_error="row")
@@ -169,7 +169,7 @@ KEYED = [
 
 
 @pytest.mark.parametrize(("content_type", "body", "keys"), KEYED)
-def test_a_key_comes_back_with_its_row(content_type: str, body: bytes, keys: list[Any]) -> None:
+def test_a_key_is_returned_with_its_row(content_type: str, body: bytes, keys: list[Any]) -> None:
     call = read(content_type, body, "pair", on_error="row")
     answer = encode(call, {"y": np.arange(len(call.inputs["age"]))})
     answered = (
@@ -197,14 +197,14 @@ ANSWERS = [
 
 
 @pytest.mark.parametrize(("name", "content_type", "body", "outputs", "answered", "wanted"), ANSWERS)
-def test_lines_are_answered_by_lines_and_the_rest_as_ever(
+def test_json_lines_are_answered_by_json_lines(
     name: str, content_type: str, body: bytes, outputs: dict[str, Any], answered: str, wanted: bytes
 ) -> None:
     answer = encode(read(content_type, body, name), outputs)
     assert (answer.status, answer.content_type, answer.body) == (200, answered, wanted)
 
 
-def test_a_row_that_the_model_refused_is_answered_by_an_error_in_its_place() -> None:
+def test_a_row_that_the_model_refused_gets_an_error_at_its_position() -> None:
     call = read(LINES, b"1\nx\n3\n4", "real", on_error="row")
     inputs = {name: array[[0, 2]] for name, array in call.inputs.items()}
     refused = call._replace(inputs=inputs, failed={**call.failed, 2: "line 3: the model refuses it"})
@@ -214,7 +214,7 @@ def test_a_row_that_the_model_refused_is_answered_by_an_error_in_its_place() -> 
     ]  # fmt: skip
 
 
-def test_outputs_of_another_number_of_rows_cannot_answer_lines() -> None:
+def test_outputs_with_another_number_of_rows_cannot_answer_lines() -> None:
     with pytest.raises(ModelFault, match="the output 'y' has 1 rows for the 2 rows of the request"):
         encode(read(LINES, b"1\n2", "real"), {"y": np.array([1.0])})
 
@@ -234,7 +234,7 @@ PLACES = [
 
 
 @pytest.mark.parametrize(("name", "content_type", "body", "row", "wanted"), PLACES)
-def test_a_row_that_the_model_refuses_has_a_place(
+def test_a_row_that_the_model_refuses_is_named_by_its_line(
     name: str, content_type: str, body: bytes, row: int | None, wanted: str
 ) -> None:
     assert place(read(content_type, body, name), row) == wanted
@@ -332,7 +332,7 @@ BINARY = st.lists(
         max_size=4,
     )
 )
-def test_a_form_gives_back_every_byte(contents: list[bytes]) -> None:
+def test_a_form_round_trips_every_byte(contents: list[bytes]) -> None:
     written = form(*[("image", data) for data in contents])
     assert read(FORM, written).inputs["image"].tolist() == contents
 
@@ -342,7 +342,7 @@ def test_a_form_gives_back_every_byte(contents: list[bytes]) -> None:
     st.lists(st.binary(), min_size=1, max_size=4),
     st.text(st.characters(codec="utf-8", exclude_categories=["Cc"], exclude_characters='\\"'), max_size=8),
 )
-def test_a_form_of_another_writer_is_read(contents: list[bytes], filename: str) -> None:
+def test_forms_of_other_clients_are_read(contents: list[bytes], filename: str) -> None:
     files = [("image", FileStorage(io.BytesIO(data), filename or "x", content_type="image/png")) for data in contents]
     texts = [("name", "text")] * len(contents)
     boundary, written = encode_multipart(MultiDict([*files, *texts]))
@@ -362,7 +362,7 @@ ROWS = st.lists(st.tuples(st.integers(-(2**31), 2**31 - 1), TEXTS, st.floats(wid
 
 @hypothesis(max_examples=rounds(200), deadline=None)
 @given(ROWS, st.sampled_from(["\n", "\r\n"]))
-def test_a_table_gives_back_every_value(table: list[tuple[int, str, float]], end: str) -> None:
+def test_a_csv_table_round_trips_every_value(table: list[tuple[int, str, float]], end: str) -> None:
     written = io.StringIO(newline="")
     writer = csv.writer(written, lineterminator=end, quoting=csv.QUOTE_NONNUMERIC)
     writer.writerow(["age", "name", "x"])

@@ -13,7 +13,7 @@ def test_the_limits_of_a_bare_context_are_the_defaults_of_the_settings() -> None
     assert {name: getattr(defaults, name) for name in DefaultLimits._fields} == DEFAULTS._asdict()  # type: ignore[attr-defined]
 
 
-def test_the_size_of_inputs_counts_each_string_and_what_holds_it() -> None:
+def test_the_size_of_inputs_counts_strings_and_their_array() -> None:
     strings = np.array([b"abc", b""], object)
     assert check_arrays({"x": np.zeros((2, 3), np.float32), "y": strings}, DEFAULTS) == 24 + (2 * 8 + 3 + 2 * 64)
 

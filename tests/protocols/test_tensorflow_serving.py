@@ -163,7 +163,7 @@ def test_a_signature_name_is_a_string(name: Any) -> None:
         decode(body(name, {"instances": [[1, 2]]}), SIGNATURES)
 
 
-def test_a_key_that_stands_twice_is_refused_wherever_it_stands() -> None:
+def test_a_duplicate_key_is_refused_at_any_depth() -> None:
     for text in (b'{"instances": [[1, 2]], "instances": [[3, 4]]}', b'{"instances": [{"x": [1, 2], "x": [3, 4]}]}',
                  b'{"inputs": {"x": [[1, 2]], "x": [[3, 4]]}}'):  # fmt: skip
         with pytest.raises(BadRequest, match="appears twice"):
@@ -264,7 +264,7 @@ def test_metadata_is_protobufs_json() -> None:
     assert described["outputs"]["y"]["tensor_shape"] == {"dim": [{"size": "-1", "name": ""}], "unknown_rank": False}
 
 
-def test_the_rows_that_get_errors_of_their_own_are_bounded(serve: Serve) -> None:
+def test_the_rows_of_a_request_with_on_error_row_are_limited(serve: Serve) -> None:
     serve(MAX_ROWS=str(1 << 30))
     query, most = {"signature_name": "scalars", "on_error": "row"}, MOST_ROWS_APART
     body = json.dumps({"instances": [1.0] * (most + 1)}).encode()

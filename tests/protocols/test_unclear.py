@@ -38,7 +38,7 @@ UNCLEAR = [
 
 
 @pytest.mark.parametrize(("path", "body", "kind", "words"), UNCLEAR)
-def test_an_unclear_body_gets_an_error_with_the_header_that_would_help(
+def test_a_body_of_an_unknown_type_gets_an_error_with_the_right_header(
     serve: Serve, path: str, body: bytes, kind: str, words: list[str]
 ) -> None:
     headers = {"content-type": kind} if kind else {}
@@ -83,7 +83,7 @@ def test_invocations_take_a_bare_list_or_row(serve: Serve, query: str, body: byt
         assert wanted in document["error"]
 
 
-def test_other_addresses_take_no_bare_list(serve: Serve) -> None:
+def test_other_addresses_refuse_a_bare_list(serve: Serve) -> None:
     answer = serve(build() / "versions" / "1")("POST", PREDICT, b"[1, 2]")
     assert (answer.status, b"expected a JSON object, got a list" in answer.body) == (400, True)
 
@@ -118,7 +118,7 @@ def test_an_error_shows_a_body_that_works_or_the_form_of_one(serve: Serve, name:
 
 
 @pytest.mark.parametrize("signature", ["picture", "base64", "plain"])
-def test_infer_shows_the_same(serve: Serve, signature: str) -> None:
+def test_infer_errors_show_a_body_or_its_form(serve: Serve, signature: str) -> None:
     ask = serve(answer_models.build() / ("complex" if signature == "plain" else "refuses"), DANGEROUS_OPS="allow")
     error = json.loads(ask("POST", INFER, {"inputs": [], "parameters": {"signature_name": signature}}).body)["error"]
     body = error.partition("; a body that works: ")[2].encode()
@@ -137,7 +137,7 @@ def test_an_error_shows_a_body_that_this_model_has_answered(serve: Serve, name: 
     assert ask("POST", path, body).status == 200, error
 
 
-def test_no_run_for_an_error_changes_the_next_answer(serve: Serve) -> None:
+def test_the_trial_run_for_an_error_does_not_change_the_next_answer(serve: Serve) -> None:
     ask = serve(build() / "counter", DANGEROUS_OPS="allow")
     first = ask("POST", PREDICT, {"inputs": 1.0}).body
     ask = serve(build() / "counter", DANGEROUS_OPS="allow")
@@ -152,7 +152,7 @@ def test_a_body_in_json_is_not_shown_as_working_for_a_picture(serve: Serve) -> N
     assert b"; a body that works, as application/json: " in answer.body
 
 
-def test_show_and_the_document_offer_only_what_the_exporter_left(serve: Serve) -> None:
+def test_show_and_openapi_offer_only_the_exporters_examples(serve: Serve) -> None:
     text = show(answer_models.build() / "refuses")
     assert "  try " not in text
     assert "a picture's file in base64" in text

@@ -58,7 +58,7 @@ def imports_by_string(path: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("path", SERVING, ids=lambda path: str(path.relative_to(ROOT)))
-def test_flask_and_ctypes_and_the_environment_stay_behind_their_doors(path: Path) -> None:
+def test_only_their_own_modules_use_flask_ctypes_and_the_environment(path: Path) -> None:
     if path.name not in ("flask.py", "functions.py", "delivered.py", "gunicorn.py"):
         assert not packages(path) & {"flask", "functions_framework", "werkzeug"}
     if path.parent.name != "tensorflow_c" and path.name not in ("opening.py", "inflight.py"):  # the latter: addresses
@@ -67,7 +67,7 @@ def test_flask_and_ctypes_and_the_environment_stay_behind_their_doors(path: Path
         assert not re.search(r"os\.getenv|os\.environ(?!\.setdefault)", path.read_text())
 
 
-def test_no_module_uses_private_names_of_another() -> None:
+def test_no_module_uses_private_names_of_another_module() -> None:
     assert {str(path.relative_to(ROOT)): taken for path in OURS if (taken := [*private_names(path)])} == {}
 
 
@@ -79,7 +79,7 @@ def test_a_private_name_of_another_module_would_be_found(tmp_path: Path) -> None
     assert list(private_names(file)) == ["from serving.core.http import _a", "files._b", "h._c"]
 
 
-def test_no_import_hides_in_a_string_but_that_of_the_fallback() -> None:
+def test_only_the_fallback_and_LAYER_are_imported_by_a_string() -> None:
     """A contract on imports sees statements alone."""
     hidden = {str(path.relative_to(ROOT)): names for path in OURS if (names := [*imports_by_string(path)])}
     assert hidden == {
@@ -88,7 +88,7 @@ def test_no_import_hides_in_a_string_but_that_of_the_fallback() -> None:
     }
 
 
-def test_serving_has_few_rooms() -> None:
+def test_serving_has_few_packages() -> None:
     assert len([path for path in (ROOT / "serving").iterdir() if path.name != "__pycache__"]) <= 10
 
 

@@ -97,7 +97,7 @@ def test_a_python_out_of_range_is_refused_before_anything_is_made(made: Made, ve
     assert not (made.folder / ".venv").exists()
 
 
-def test_nothing_of_a_setup_that_failed_is_trusted(made: Made) -> None:
+def test_a_failed_setup_is_repeated(made: Made) -> None:
     (made.folder.parent / "fails").touch()
     assert made.make("compiled").returncode != 0
     assert made.make("compiled").returncode != 0
@@ -106,7 +106,7 @@ def test_nothing_of_a_setup_that_failed_is_trusted(made: Made) -> None:
     assert len(made.done("pip")) == 2
 
 
-def test_an_environment_that_was_left_half_made_is_made_again(made: Made) -> None:
+def test_an_incomplete_environment_is_made_again(made: Made) -> None:
     (made.folder / ".venv" / "bin").mkdir(parents=True)
     made.make("setup")
     assert made.done("python") == ["python -m venv --clear .venv"]
@@ -179,7 +179,7 @@ def test_ci_installs_the_optional_programs_as_root_and_then_runs_every_test(ci: 
     assert ci.run() == (0, ["make test"], "")
 
 
-def test_ci_goes_on_where_the_optional_programs_cannot_be_installed_and_says_so(ci: Ci) -> None:
+def test_ci_continues_without_the_optional_programs_and_says_so(ci: Ci) -> None:
     ci.stub("make", 'echo "make $*" >> "$LOG"; [ "$1" != test-tools ]')
     status, made, said = ci.run()
     assert (status, made) == (0, ["make test-tools", "make test"])

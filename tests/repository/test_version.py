@@ -41,6 +41,6 @@ def test_the_servers_metadata_has_the_version() -> None:
     assert orjson.loads(open_inference.server())["version"] == __version__
 
 
-def test_the_license_is_named_by_its_spdx_identifier() -> None:
+def test_the_license_has_its_spdx_identifier() -> None:
     assert 'license = "Apache-2.0"' in PROJECT
     assert (ROOT / "LICENSE").read_text().startswith("SPDX-License-Identifier: Apache-2.0\n")

@@ -81,7 +81,9 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("function", "reason"), REFUSED)
-def test_what_was_not_seen_to_work_is_not_batched(function: Function, reason: str, tmp_path: Path) -> None:
+def test_a_signature_that_was_not_tried_successfully_is_not_batched(
+    function: Function, reason: str, tmp_path: Path
+) -> None:
     outcome = outcome_of(function, tmp_path)
     assert outcome.sizes == ()
     assert reason in outcome.reason

@@ -18,7 +18,7 @@ from tests.runtime.calls import Fake, batching_of, caller, together, two, until
 
 
 # ---- When calls meet
-def test_a_call_that_finds_the_model_free_runs_at_once_and_as_it_came() -> None:
+def test_a_call_to_an_idle_model_runs_at_once_and_unchanged() -> None:
     fake = Fake()
     batching, inputs = batching_of(fake), two(1, 2, 3)
     for _ in range(3):
@@ -27,7 +27,7 @@ def test_a_call_that_finds_the_model_free_runs_at_once_and_as_it_came() -> None:
     assert batching.queue._free == 1
 
 
-def test_what_comes_while_the_model_is_busy_runs_together_next() -> None:
+def test_calls_that_arrive_while_the_model_is_busy_share_the_next_run() -> None:
     fake = Fake()
     batching = batching_of(fake)
     futures = together(batching, fake, *[two(number) for number in range(10)])
@@ -36,7 +36,7 @@ def test_what_comes_while_the_model_is_busy_runs_together_next() -> None:
     assert (batching.queue._free, fake.most) == (1, 1)
 
 
-def test_as_many_runs_go_on_at_once_as_are_allowed() -> None:
+def test_no_more_runs_are_concurrent_than_allowed() -> None:
     fake = Fake()
     batching = batching_of(fake, runs=3)
     with ThreadPoolExecutor(12) as pool, fake.held():
@@ -83,7 +83,7 @@ def test_no_run_has_more_rows_than_allowed(most_rows: int, waiting: list[int], r
     assert fake.sizes[1:] == runs
 
 
-def test_a_call_larger_than_that_runs_by_itself_and_does_not_wait() -> None:
+def test_a_call_larger_than_the_limit_runs_by_itself_and_does_not_wait() -> None:
     fake = Fake()
     batching = batching_of(fake, sizes=range(1, 5))
     with ThreadPoolExecutor(2) as pool, fake.held():
@@ -112,7 +112,7 @@ NOT_ROWS = [
 
 
 @pytest.mark.parametrize("inputs", NOT_ROWS)
-def test_a_call_without_rows_of_its_own_runs_as_it_came(inputs: dict[str, Any]) -> None:
+def test_a_call_without_rows_runs_unchanged(inputs: dict[str, Any]) -> None:
     fake = Fake()
     assert batching_of(fake).run("fake", inputs)["y"].shape == inputs["x"].shape
     assert fake.sizes == [len(inputs["x"])]
@@ -172,7 +172,7 @@ def test_a_bad_row_alone_gets_the_models_error_and_the_next_call_runs() -> None:
     assert batching.queue._free == 1
 
 
-def test_a_lack_of_memory_for_the_whole_is_no_lack_for_each() -> None:
+def test_calls_run_one_by_one_where_memory_lacks_for_the_batch() -> None:
     fake = Fake()
 
     def narrow(inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -253,7 +253,7 @@ free.set()
 """
 
 
-def test_a_call_running_before_a_fork_blocks_none_after_it() -> None:
+def test_a_call_that_runs_before_a_fork_blocks_no_call_after_it() -> None:
     run = subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORK],
         cwd=ROOT, env=plain_environment(), capture_output=True, text=True, timeout=90,
@@ -261,7 +261,7 @@ def test_a_call_running_before_a_fork_blocks_none_after_it() -> None:
     assert run.stdout == "[2, 4]\n", run.stderr
 
 
-def test_a_signature_whose_outputs_have_other_rows_is_not_batched_again(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_signature_with_unexpected_output_rows_is_no_longer_batched(capsys: pytest.CaptureFixture[str]) -> None:
     fake = Fake()
 
     def distinct(inputs: Mapping[str, Any]) -> dict[str, Any]:

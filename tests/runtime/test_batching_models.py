@@ -86,7 +86,7 @@ def test_each_of_6400_calls_gets_its_own_rows(runs: int, sizes: Iterable[int]) -
     st.lists(st.lists(st.integers(-1, 5), min_size=1, max_size=4), min_size=2, max_size=12),
     st.integers(1, 8), st.integers(1, 3),
 )  # fmt: skip
-def test_any_calls_are_answered_as_they_are_alone(calls: list[list[int]], most_rows: int, runs: int) -> None:
+def test_any_batched_calls_get_the_answers_of_single_ones(calls: list[list[int]], most_rows: int, runs: int) -> None:
     fake = Fake()
     batching = batching_of(fake, runs, range(1, most_rows + 1))
     with ThreadPoolExecutor(len(calls)) as pool:
@@ -125,7 +125,7 @@ SHAPES = [
 
 
 @pytest.mark.parametrize(("inputs", "outputs", "can"), SHAPES)
-def test_a_signature_says_whether_its_calls_can_meet(inputs: Any, outputs: Any, can: bool) -> None:
+def test_a_signature_says_whether_its_calls_can_be_batched(inputs: Any, outputs: Any, can: bool) -> None:
     assert batchable(signature(inputs, outputs)) is can
 
 
@@ -142,7 +142,7 @@ def test_a_model_batches_where_the_setting_says_so_and_its_operations_allow_it(s
     assert loading.cache().get().batching is None
 
 
-def test_requests_that_meet_are_answered_as_they_are_alone(serve: Serve, examples: dict[str, Any]) -> None:
+def test_batched_requests_get_the_answers_of_single_ones(serve: Serve, examples: dict[str, Any]) -> None:
     pictures = examples["pixels"]["instances"]
     bodies = [{"signature_name": "pixels", "instances": [picture]} for picture in pictures]
     bodies += [
@@ -188,7 +188,7 @@ REAL = ["model", "dense_512", "keras_sequential", "keras_functional"]
 
 
 @pytest.mark.parametrize("name", REAL)
-def test_real_models_answer_sixteen_callers_as_they_answer_one(name: str) -> None:
+def test_real_models_answer_sixteen_callers_as_one(name: str) -> None:
     model = load(EMBEDDED if name == "model" else build() / name)
     chosen, inputs = pictures() if name == "model" else of_zoo(name)
     alone = [model.run(model.signatures[chosen], call) for call in inputs]

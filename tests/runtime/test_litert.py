@@ -68,7 +68,7 @@ def test_a_twin_answers_as_tensorflows_python_api(name: str, folder: Path) -> No
     served.close()
 
 
-def test_the_signatures_are_the_originals(folder: Path) -> None:
+def test_the_signatures_are_those_of_the_original_model(folder: Path) -> None:
     from serving.savedmodel.signature import read
     from tests.models.zoo import build
 
@@ -211,7 +211,7 @@ def test_bad_inputs_are_refused_and_the_next_call_works(embedded: Path) -> None:
         assert {key: value.tolist() for key, value in again.items()} == {k: v.tolist() for k, v in wanted.items()}
 
 
-def test_what_litert_refuses_is_the_clients_fault_and_names_no_node(folder: Path) -> None:
+def test_an_input_that_litert_refuses_is_400_without_names_of_nodes(folder: Path) -> None:
     served = load(folder / "keras_functional")
     signature = served.signatures[DEFAULT]
     inputs = {
@@ -236,11 +236,11 @@ MESSAGES = [
 
 
 @pytest.mark.parametrize(("said", "plain"), MESSAGES)
-def test_litert_messages_in_plain_words(said: str, plain: str) -> None:
+def test_messages_of_litert_are_translated(said: str, plain: str) -> None:
     assert litert._plain(RuntimeError(said)) == plain
 
 
-def test_a_folder_of_numbered_versions(embedded: Path, tmp_path: Path) -> None:
+def test_the_highest_version_of_a_twin_is_served(embedded: Path, tmp_path: Path) -> None:
     (tmp_path / "3").symlink_to(EMBEDDED)
     (tmp_path / "10").symlink_to(embedded)
     (tmp_path / "11").mkdir()
@@ -312,7 +312,7 @@ def test_without_litert_the_load_names_what_to_install(embedded: Path, monkeypat
         load(embedded)
 
 
-def test_batching_and_threads_of_an_operation(embedded: Path) -> None:
+def test_BATCH_ROWS_and_INTRA_OP_THREADS_with_litert(embedded: Path) -> None:
     source = Source(embedded, "model")
     options = settings.read({"INTRA_OP_THREADS": "0", "BATCH_ROWS": "32"})
     served = Model(source, open_session(source, options))

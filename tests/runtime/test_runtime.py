@@ -60,7 +60,7 @@ def test_a_model_answers_as_tensorflows_python_api_does(name: str) -> None:
 PYTHON_CANNOT = ("py_function/", "tf1_ref_variables:", "tf1_passthrough:", "tf1_names:")
 
 
-def test_the_python_package_answers_alike_behind_the_same_interface() -> None:
+def test_the_fallback_to_the_python_package_gives_the_same_answers() -> None:
     run = python("-m", "tests.models.zoo_check", "python", env=plain_environment())
     problems = json.loads(run.stdout.splitlines()[-1])
     assert [line for line in problems if not line.startswith(PYTHON_CANNOT)] == []
@@ -85,7 +85,7 @@ print(answer.status, json.loads(answer.body)["predictions"][0]["label"], "tensor
     assert "is not in the installed wheel" in run.stdout
 
 
-def test_tensorflow_stays_unimported() -> None:
+def test_the_tensorflow_package_is_not_imported() -> None:
     script = """
 import sys, json, pathlib
 from serving.pipeline.handler import handle
@@ -100,7 +100,7 @@ print([name for name in sys.modules if name.partition(".")[0] in ("tensorflow", 
     assert run.stdout.splitlines()[-1] == "[]", run.stderr
 
 
-def test_calls_run_in_parallel_and_give_what_they_give_alone() -> None:
+def test_parallel_calls_get_the_answers_of_single_ones() -> None:
     model = load(EMBEDDED)
     signature = model.signatures["pixels"]
     random = np.random.default_rng(0)
@@ -216,7 +216,7 @@ AFTER_A_FORK = [
 
 
 @pytest.mark.parametrize(("before", "status"), AFTER_A_FORK)
-def test_a_child_loads_its_own_model_or_says_why_it_cannot(before: str, status: str) -> None:
+def test_a_forked_child_loads_its_own_model_or_says_why_it_cannot(before: str, status: str) -> None:
     run = subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKS, before],
         cwd=ROOT, env=plain_environment(), capture_output=True, text=True, timeout=90,
@@ -250,7 +250,7 @@ def test_inputs_are_checked_before_tensorflow_sees_them(inputs: dict[str, Any], 
     model.close()
 
 
-def test_arrays_in_any_memory_order_are_fed_as_they_read() -> None:
+def test_arrays_of_any_memory_order_are_fed_correctly() -> None:
     model = load(EMBEDDED)
     signature = model.signatures["pixels"]
     large = np.random.default_rng(1).uniform(0, 16, (600, 8, 8)).astype(np.float32)
@@ -297,7 +297,7 @@ def test_a_file_that_is_no_custom_op_library_is_named(tmp_path: Path) -> None:
         load(EMBEDDED, CUSTOM_OP_LIBRARIES=str(library))
 
 
-def test_one_broken_signature_does_not_take_the_others_along() -> None:
+def test_one_broken_signature_does_not_affect_the_others() -> None:
     model = load(build() / "broken" / "dangling_output")
     refusals = {name: signature.refusal for name, signature in model.signatures.items()}
     assert "which the graph does not have" in (refusals["affine"] or "")

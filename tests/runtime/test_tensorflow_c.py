@@ -66,7 +66,7 @@ def test_no_handle_outlives_a_model_of_the_zoo(api: CountingApi, name: str) -> N
     model.close()
 
 
-def test_a_model_that_cannot_be_loaded_leaves_nothing(api: CountingApi) -> None:
+def test_a_model_that_cannot_be_loaded_leaves_no_handle(api: CountingApi) -> None:
     directory = build() / "broken" / "unknown_op"
     tags = read(directory).tags
     for _ in range(3):
@@ -75,7 +75,7 @@ def test_a_model_that_cannot_be_loaded_leaves_nothing(api: CountingApi) -> None:
     assert api.made["graph"] == 3
 
 
-def test_a_signature_that_is_not_in_the_graph_leaves_nothing(api: CountingApi) -> None:
+def test_a_signature_missing_from_the_graph_leaves_no_handle(api: CountingApi) -> None:
     model = load(api, build() / "broken" / "dangling_output")
     assert model.signatures["affine"].refusal
     model.close()
@@ -93,7 +93,7 @@ MIDWAY = [
 
 
 @pytest.mark.parametrize(("function", "at"), MIDWAY)
-def test_an_error_midway_leaves_nothing(api: CountingApi, function: str, at: int) -> None:
+def test_an_error_in_between_leaves_no_handle(api: CountingApi, function: str, at: int) -> None:
     model = load(api, build() / "many_named")
     case = cases("many_named")[0]
     real, calls = getattr(api._api, function), 0
@@ -132,7 +132,7 @@ CANARY = bytes(range(1, 65)) * 4
 
 
 @pytest.mark.parametrize("size", [0, 1, 7, 64, 1000, (tensorflow_c.SHARED_BYTES // 4) - 1, tensorflow_c.SHARED_BYTES])
-def test_the_memory_around_an_input_is_left_alone(api: CountingApi, size: int) -> None:
+def test_the_memory_around_an_input_is_not_written(api: CountingApi, size: int) -> None:
     """Inputs above a size are lent as they are: the graph must neither write them nor what is beside them."""
     model = load(api, build() / "dtype_float32")
     memory = bytearray(CANARY + np.arange(size, dtype=np.float32).tobytes() + CANARY)
@@ -198,7 +198,7 @@ print("whole", len(tensors._lent))
 """
 
 
-def test_the_heap_is_whole_under_glibcs_checks() -> None:
+def test_glibcs_heap_checks_find_nothing() -> None:
     """Freed memory is overwritten at once, and the heap's own bookkeeping compared at each call."""
     checks = {"MALLOC_PERTURB_": "165", "MALLOC_CHECK_": "3", "LD_PRELOAD": "libc_malloc_debug.so.0"}
     if platform.libc_ver()[0] != "glibc":
@@ -210,7 +210,7 @@ def test_the_heap_is_whole_under_glibcs_checks() -> None:
     assert run.stdout.splitlines()[-1] == "whole 0"
 
 
-def test_loading_fails_cleanly_where_the_library_is_none(tmp_path: Path) -> None:
+def test_loading_fails_cleanly_without_the_library(tmp_path: Path) -> None:
     library = tmp_path / "libtensorflow_cc.so.2"
     library.write_bytes(b"\x7fELF nothing")
     with pytest.raises(LoadError, match="cannot be opened"):

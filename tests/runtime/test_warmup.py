@@ -152,7 +152,7 @@ WHO = [
 
 
 @pytest.mark.parametrize(("setting", "asked", "wanted"), WHO)
-def test_who_waits_for_the_warm_up(
+def test_WARMUP_says_which_request_waits_for_the_warm_up(
     serve: Serve, examples: Any, monkeypatch: Any, setting: str, asked: Any, wanted: Any
 ) -> None:
     runs: list[str] = []
@@ -183,7 +183,7 @@ DAMAGED = [
 
 
 @pytest.mark.parametrize(("what", "make", "reason"), DAMAGED, ids=[case[0] for case in DAMAGED])
-def test_bad_requests_never_stop_a_model(
+def test_bad_warm_up_requests_never_stop_a_model(
     serve: Serve, copy: Path, capsys: Any, what: str, make: Any, reason: str | None
 ) -> None:
     file = copy / warmup.PLACE
@@ -195,14 +195,14 @@ def test_bad_requests_never_stop_a_model(
     assert all(line.startswith(f"{warmup.PLACE}: {reason}") for line in warnings)
 
 
-def test_a_folder_in_its_place_never_stops_a_model(serve: Serve, copy: Path) -> None:
+def test_a_folder_named_like_the_warm_up_file_never_stops_a_model(serve: Serve, copy: Path) -> None:
     os.remove(copy / warmup.PLACE)
     (copy / warmup.PLACE).mkdir()
     assert serve(copy)("GET", "/readyz").status == 200
 
 
 @pytest.mark.parametrize(("limit", "value", "ran"), [("REQUESTS", 3, 3), ("BYTES", 700, 1), ("SECONDS", -1.0, 0)])
-def test_it_is_bounded(tmp_path: Path, monkeypatch: Any, limit: str, value: Any, ran: int) -> None:
+def test_the_warm_up_has_limits(tmp_path: Path, monkeypatch: Any, limit: str, value: Any, ran: int) -> None:
     good = next(records(LOGS.open("rb"), 1 << 20))
     file = tmp_path / warmup.PLACE
     file.parent.mkdir()
@@ -249,7 +249,7 @@ print(dict(answer.headers)["Server-Timing"])
 
 
 @pytest.mark.parametrize(("paths", "waited"), [(("/readyz", "/"), True), (("/",), False)])
-def test_the_first_answer_tells_of_it(paths: tuple[str, ...], waited: bool) -> None:
+def test_the_first_answer_reports_the_duration_of_the_warm_up(paths: tuple[str, ...], waited: bool) -> None:
     command = [sys.executable, "-c", PHASES, *paths]
     run = subprocess.run(command, cwd=ROOT, env=plain_environment(), capture_output=True, text=True)
     *logged, timing = run.stdout.splitlines()

@@ -36,7 +36,7 @@ def put(folder: Path, content: Any = None) -> None:
     manifest.write(folder)
 
 
-def test_the_metadata_and_show_tell_it(model: Path, serve: Serve) -> None:
+def test_the_metadata_and_show_include_the_card(model: Path, serve: Serve) -> None:
     ask = serve(model)
     metadata = json.loads(ask("GET", METADATA).body)["metadata"]
     assert metadata["card"] == {"digest": card.digest(model), **FACTS}
@@ -46,7 +46,7 @@ def test_the_metadata_and_show_tell_it(model: Path, serve: Serve) -> None:
     assert f"card: digest {card.digest(model)}, time 2026-01-02T03:04:05Z, tensorflow 2.21.0" in show(model)
 
 
-def test_a_model_without_one_is_described_as_before(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_without_a_card_is_described_without_one(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
     folder = build() / "dense_512"
     assert json.loads(serve(folder)("GET", METADATA).body)["metadata"].keys() == {"signature_def"}
     assert "card:" not in show(folder)
@@ -100,7 +100,9 @@ ODD_FILES: list[tuple[str, Callable[[Path], Any]]] = [
 
 
 @pytest.mark.parametrize(("what", "make"), ODD_FILES, ids=[case[0] for case in ODD_FILES])
-def test_what_is_no_file_is_not_opened(model: Path, serve: Serve, what: str, make: Callable[[Path], Any]) -> None:
+def test_a_card_that_is_not_a_regular_file_is_not_opened(
+    model: Path, serve: Serve, what: str, make: Callable[[Path], Any]
+) -> None:
     (model / card.PLACE).unlink()
     make(model / card.PLACE)
     answer = serve(model)("GET", METADATA)
@@ -115,7 +117,7 @@ def test_the_card_of_a_replaced_model_is_not_shown(model: Path, serve: Serve, ke
     assert "card" not in json.loads(serve(model)("GET", METADATA).body)["metadata"]
 
 
-def test_a_damaged_card_fails_the_manifest_as_any_file_beside_the_model_does(model: Path, serve: Serve) -> None:
+def test_a_damaged_card_fails_the_manifest(model: Path, serve: Serve) -> None:
     (model / card.PLACE).write_text("{}")
     answer = serve(model)("GET", "/readyz")
     assert answer.status == 503

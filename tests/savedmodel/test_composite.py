@@ -102,7 +102,7 @@ def test_wrong_sparse_parts_are_refused_before_tensorflow_sees_them(
     assert words in json.loads(answer.body)["error"]
 
 
-def test_splits_of_which_the_graph_does_not_say_what_they_part_are_checked_in_the_graph(serve: Serve) -> None:
+def test_splits_without_a_known_owner_are_checked_in_the_graph(serve: Serve) -> None:
     ask, body = serve(build() / "unclear"), {"a": [1, 2], "b": [3], "cuts": [0, 1, 3]}
     assert json.loads(ask("POST", "/", {"inputs": body}).body) == {"outputs": [[1, 0], [2, 3]]}
     answer = ask("POST", "/", {"inputs": {**body, "cuts": [0, 1, 5000]}})
@@ -110,7 +110,7 @@ def test_splits_of_which_the_graph_does_not_say_what_they_part_are_checked_in_th
     assert "row splits" in json.loads(answer.body)["error"]
 
 
-def test_the_parts_of_two_calls_never_meet(serve: Serve) -> None:
+def test_calls_with_composite_inputs_are_not_batched(serve: Serve) -> None:
     model = Model((source := Source(build() / "ragged_embedded", "model")), open_session(source, settings.read({})))
     decide(model, 64)
     assert model.batching
@@ -124,7 +124,7 @@ def test_the_parts_of_two_calls_never_meet(serve: Serve) -> None:
 WITH_PARTS = {"ragged_input", "sparse_input"}
 
 
-def test_no_other_model_has_parts() -> None:
+def test_only_the_expected_models_have_composite_inputs() -> None:
     models = set()
     for name in ZOO:
         if (

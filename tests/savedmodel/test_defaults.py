@@ -78,7 +78,7 @@ INFERS = [
 
 
 @pytest.mark.parametrize(("inputs", "status", "wanted"), INFERS)
-def test_infer_takes_it_too(serve: Serve, inputs: Any, status: int, wanted: Any) -> None:
+def test_an_input_with_a_default_may_be_left_out_of_infer(serve: Serve, inputs: Any, status: int, wanted: Any) -> None:
     answer = serve(answer_models.build() / "defaults")("POST", INFER, {"inputs": inputs})
     document = json.loads(answer.body)
     assert answer.status == status, document
@@ -88,7 +88,7 @@ def test_infer_takes_it_too(serve: Serve, inputs: Any, status: int, wanted: Any)
         assert wanted in document["error"]
 
 
-def test_a_body_of_nothing_but_the_required_inputs_bytes(serve: Serve) -> None:
+def test_a_body_may_be_the_bytes_of_the_only_required_input(serve: Serve) -> None:
     ask = serve(answer_models.build() / "defaults")
     answer = ask("POST", INFER, struct.pack("<2f", 1, 2), **{"Inference-Header-Content-Length": "0"})
     assert answer.status == 200, answer.body
@@ -103,7 +103,7 @@ def test_a_placeholder_with_a_default_may_be_left_out(serve: Serve) -> None:
     assert json.loads(answer.body) == {"outputs": {"n": [3, 1], "y": [5.0, 10.0]}}
 
 
-def test_all_that_describes_the_model_says_so(serve: Serve) -> None:
+def test_every_description_says_that_an_input_is_optional(serve: Serve) -> None:
     folder = answer_models.build() / "defaults"
     ask = serve(folder)
     signatures = json.loads(ask("GET", "/v1/models/model/metadata").body)["metadata"]["signature_def"]["signature_def"]
@@ -131,7 +131,7 @@ def test_all_that_describes_the_model_says_so(serve: Serve) -> None:
     assert problems({**schemas.schema_ref("Predict"), "components": document["components"]}, {"inputs": {"scale": 3}})
 
 
-def test_calls_that_meet_in_a_batch_keep_their_defaults(serve: Serve) -> None:
+def test_batched_calls_keep_their_defaults(serve: Serve) -> None:
     ask = serve(answer_models.build() / "defaults", BATCH_ROWS="8")
     for rows in ([1, 2, 3], [4]):
         answer = ask("POST", PREDICT + "?signature_name=by_rows", {"instances": rows})
@@ -147,7 +147,7 @@ BAD = [
 
 
 @pytest.mark.parametrize("tensor_proto", BAD)
-def test_a_default_that_is_no_value_of_its_input_is_none(
+def test_a_default_that_does_not_fit_its_input_is_ignored(
     tensor_proto: bytes, capfd: pytest.CaptureFixture[str]
 ) -> None:
     signature = Source(answer_models.build() / "defaults", "model").signatures["serving_default"]

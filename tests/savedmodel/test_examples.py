@@ -26,7 +26,7 @@ AT_ONCE = 60
 
 
 @pytest.mark.parametrize("name", [name for name in KINDS if name not in NEVER])
-def test_every_signature_of_every_kind_takes_inputs_that_are_made_for_it(name: str) -> None:
+def test_every_signature_of_every_kind_accepts_generated_inputs(name: str) -> None:
     source = Source(build() / name, name)
     model = Model(source, open_session(source, settings.read({})))
     for signature in model.signatures.values():
@@ -71,7 +71,7 @@ def test_every_feature_that_the_graph_parses_is_in_the_example(name: str) -> Non
 
 @pytest.mark.parametrize("dtype", [1, 7], ids=["floats", "strings"])
 @pytest.mark.parametrize("shape", [(None, 1 << 40), (None, None, None, None, None), (1 << 16, 1 << 16)])
-def test_nothing_large_is_made(dtype: int, shape: tuple[int | None, ...]) -> None:
+def test_no_generated_input_is_large(dtype: int, shape: tuple[int | None, ...]) -> None:
     spec = TensorSpec("x", by_code(dtype), shape, "x:0")
     signature = Signature("serve", {"x": spec}, {}, "")
     tracemalloc.start()
@@ -112,7 +112,7 @@ def test_a_given_file_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture
     assert capsys.readouterr().out == ""
 
 
-def test_words_are_no_names_of_variables() -> None:
+def test_generated_words_are_not_names_of_variables() -> None:
     source = Source(build() / "example_features", "model")
     (signature,) = (usable for usable in source.signatures.values() if usable.refusal is None)
     texts = parsing.texts(source.directory, signature)

@@ -52,7 +52,7 @@ def test_a_model_in_a_bucket_answers(serve: Serve, storage: str, examples: dict[
     assert json.loads(ask("GET", "/v1/models/model").body)["model_version_status"][0]["version"] == "10"
 
 
-def test_every_file_arrives_as_it_is(storage: str) -> None:
+def test_every_file_is_copied_unchanged(storage: str) -> None:
     into = fetch("gs://models/digits", Storage(storage))
     for path in EMBEDDED.rglob("*"):
         if path.is_file():
@@ -66,7 +66,7 @@ WRONG = [
 ]  # fmt: skip
 
 
-def test_what_was_fetched_of_a_model_that_cannot_be_read_is_removed(
+def test_the_copy_of_a_model_that_cannot_be_read_is_removed(
     serve: Serve, storage: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """A process tries again for as long as it lives: each attempt would leave a copy on its disk, or in its memory."""
@@ -80,7 +80,7 @@ def test_what_was_fetched_of_a_model_that_cannot_be_read_is_removed(
 
 
 @pytest.mark.parametrize(("address", "words"), WRONG)
-def test_what_is_not_there_is_said(storage: str, address: str, words: str) -> None:
+def test_a_missing_object_is_named(storage: str, address: str, words: str) -> None:
     with pytest.raises(LoadError, match=words):
         fetch(address, Storage(storage))
 
@@ -136,7 +136,7 @@ def test_a_server_that_does_not_answer_is_503(serve: Serve, monkeypatch: pytest.
     assert b"cannot be fetched: " in answer.body
 
 
-def test_a_disk_that_is_full_is_503_at_once_for_whatever_reads_the_model(
+def test_a_full_disk_is_503_at_once_at_every_address(
     serve: Serve, storage: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The kernel refuses files of more than 50 kB, as it refuses those that a disk has no room for."""

@@ -41,14 +41,14 @@ ANSWERED |= {"RaggedTensorToTensor", "RaggedTensorToTensor_nested", "example"}
 
 
 @pytest.mark.parametrize("name", LINES)
-def test_tensorflow_trusts_the_request(unchecked: dict[str, str], name: str) -> None:
+def test_tensorflow_itself_does_not_check_the_bad_request(unchecked: dict[str, str], name: str) -> None:
     """A line that TensorFlow has learnt to check itself can go from the table."""
     expected = ("grew", "killed by signal", *(["answered"] if name in ANSWERED else []))
     assert unchecked[name].startswith(expected)
 
 
 @pytest.mark.parametrize("name", LINES)
-def test_the_bad_request_is_refused_and_the_good_one_answered(checked: dict[str, list[str]], name: str) -> None:
+def test_a_bad_request_is_refused_and_a_good_one_answered(checked: dict[str, list[str]], name: str) -> None:
     good, bad = checked[name]
     assert good == "answered ['y']"
     assert bad.startswith("INVALID_ARGUMENT ")
@@ -56,7 +56,7 @@ def test_the_bad_request_is_refused_and_the_good_one_answered(checked: dict[str,
     assert "got" in bad or name == "RaggedTensorToTensor_rows"  # whose parts are inputs: serving.savedmodel.composite
 
 
-def test_over_http_it_is_a_bad_request(serve: Serve) -> None:
+def test_over_http_a_bad_value_is_400(serve: Serve) -> None:
     ask, line = serve(killers.build() / "lines" / "example"), killers.LINES["example"]
     assert ask("POST", "/", {"inputs": line.good}).status == 200
     answer = ask("POST", "/", {"inputs": line.bad})
@@ -67,7 +67,7 @@ def test_over_http_it_is_a_bad_request(serve: Serve) -> None:
     )
 
 
-def test_each_operation_of_the_table_is_tried_or_is_one_of_a_kind_that_is() -> None:
+def test_each_operation_of_the_table_is_tried_or_shares_its_check_with_one_that_is() -> None:
     tried = {name.partition("_")[0] for name in LINES}
     kinds: dict[Any, list[str]] = {}
     for op, checks in {op: guards.checks_of(op) for op in guards.GUARDED}.items():
@@ -122,7 +122,7 @@ def test_the_table_declares_arguments_as_tensorflow_does() -> None:
 GUARDED = {"failures", "ragged_input", "ragged_inside", "sparse_input"}
 
 
-def test_no_ordinary_model_is_changed() -> None:
+def test_models_without_guarded_operations_are_not_changed() -> None:
     changed = set()
     for name in ZOO:
         if zoo_absent(name) is None and name not in ("ragged_output", "tf1_sparse_input"):
@@ -147,7 +147,7 @@ UNCHECKED = [
 
 
 @pytest.mark.parametrize(("name", "reason"), UNCHECKED)
-def test_what_cannot_be_checked_is_refused_unless_the_callers_are_trusted(name: str, reason: str) -> None:
+def test_a_model_that_cannot_be_checked_is_refused_unless_callers_are_trusted(name: str, reason: str) -> None:
     source = Source(killers.build() / name, "model")
     with pytest.raises(LoadError, match=f"{reason}.*CALLERS=trusted serves it anyway"):
         open_session(source, settings.read({}))

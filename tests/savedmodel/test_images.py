@@ -56,7 +56,7 @@ PICTURES = [
 
 
 @pytest.mark.parametrize(("form", "size", "frames", "options"), PICTURES)
-def test_a_header_tells_what_pillow_reads(
+def test_the_header_gives_the_size_that_pillow_reads(
     form: str, size: tuple[int, int], frames: int, options: dict[str, Any]
 ) -> None:
     data = saved(form, size, frames, **options)
@@ -72,12 +72,12 @@ def test_a_header_tells_what_pillow_reads(
 @given(
     st.sampled_from([b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF89a", b"BM", b"RIFF....WEBPVP8X", b""]), st.binary()
 )
-def test_any_bytes_may_call_themselves_a_picture(begin: bytes, rest: bytes) -> None:
+def test_measuring_any_bytes_raises_nothing(begin: bytes, rest: bytes) -> None:
     measured = images.measure(begin + rest)
     assert measured is None or measured.pixels >= 0
 
 
-def test_what_a_graph_does_with_pictures_is_read_from_it(serve: Serve) -> None:
+def test_the_decoders_of_a_graph_are_found(serve: Serve) -> None:
     serve()
     assert loading.cache().source().pictures == {"image"}
     serve(build() / "many_named")
@@ -115,7 +115,9 @@ INSIDE = [
 
 
 @pytest.mark.parametrize(("data", "kinds", "widths"), INSIDE, ids=map(str, range(len(INSIDE))))
-def test_pictures_are_found_where_the_graph_looks_for_them(data: bytes, kinds: set[str], widths: list[int]) -> None:
+def test_pictures_are_measured_in_every_encoding_that_the_graph_decodes(
+    data: bytes, kinds: set[str], widths: list[int]
+) -> None:
     assert [measured.width for measured in images.pictures(data, frozenset(kinds))] == widths
 
 
@@ -125,7 +127,7 @@ BOXES = b"AAAADEpYTCANCocKAAAAFGZ0eXBqeGwgAAAAAGp4bCAAAABWanhsY" + b"/8KIAHGgKS4
 
 
 @pytest.mark.parametrize("written", [BARE, BOXES])
-def test_a_jpeg_xl_says_its_size_too(serve: Serve, written: bytes) -> None:
+def test_the_size_of_a_jpeg_xl_is_read(serve: Serve, written: bytes) -> None:
     data = base64.b64decode(written)
     assert images.measure(data) == ("JPEG XL", 100, 37, 1)
     for size in range(len(data)):

@@ -21,7 +21,7 @@ def replaced(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("environment", [{}, {"MANIFEST": "full"}, {"MANIFEST": "off"}], ids=["quick", "full", "off"])
-def test_the_new_model_is_served_without_what_was_the_other_ones(
+def test_files_of_the_previous_model_are_ignored_and_logged(
     replaced: Path, serve: Serve, environment: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     ask = serve(replaced, **environment)
@@ -35,20 +35,20 @@ def test_the_new_model_is_served_without_what_was_the_other_ones(
         assert f"assets.extra/{name}" in output
 
 
-def test_check_and_show_pass_over_them_too(replaced: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_and_show_ignore_files_of_the_previous_model(replaced: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", str(replaced)]) == 0
     assert "serving_default answered" in capsys.readouterr().out
     assert main(["show", str(replaced)]) == 0
     assert "pixels" not in capsys.readouterr().out
 
 
-def test_what_came_with_the_new_model_is_kept(replaced: Path, serve: Serve) -> None:
+def test_files_of_the_new_model_are_used(replaced: Path, serve: Serve) -> None:
     (replaced / "assets.extra" / "labels.txt").write_text("low\nhigh\n")
     answer = serve(replaced)("POST", "/?top_k=1", {"instances": [[1.0, 2.0, 3.0]]})
     assert b'"low"' in answer.body or b'"high"' in answer.body
 
 
-def test_a_baked_copy_and_a_model_without_variables_take_the_place_too(tmp_path: Path) -> None:
+def test_files_of_the_previous_model_are_ignored_for_a_model_without_variables(tmp_path: Path) -> None:
     shutil.copytree(EMBEDDED, tmp_path / "model")
     shutil.copytree(build() / "csv_lines", tmp_path / "model", dirs_exist_ok=True)
     assert "assets.extra/manifest.json" in leftovers(tmp_path / "model")
@@ -64,7 +64,7 @@ DAMAGED = [
 
 
 @pytest.mark.parametrize(("name", "how"), DAMAGED)
-def test_a_damaged_model_is_refused_as_before(name: str, how: str, tmp_path: Path, serve: Serve) -> None:
+def test_a_damaged_model_is_still_refused(name: str, how: str, tmp_path: Path, serve: Serve) -> None:
     shutil.copytree(EMBEDDED, tmp_path / "model")
     path = tmp_path / "model" / name
     data = bytearray(path.read_bytes())

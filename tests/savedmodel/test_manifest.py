@@ -81,7 +81,7 @@ HOW = [
 
 
 @pytest.mark.parametrize(("how", "wanted"), HOW)
-def test_large_files_are_digested_where_it_is_asked_for(
+def test_MANIFEST_full_compares_the_digests_of_large_files(
     serve: Serve, copy: Path, monkeypatch: pytest.MonkeyPatch, how: str, wanted: tuple[int, int]
 ) -> None:
     monkeypatch.setattr(manifest, "LARGE", (copy / LABELS).stat().st_size - 1)
@@ -92,7 +92,7 @@ def test_large_files_are_digested_where_it_is_asked_for(
     assert (flipped, serve(copy, MANIFEST=how)("GET", "/readyz").status) == wanted
 
 
-def test_a_model_made_whole_again_is_served(serve: Serve, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_repaired_model_is_served(serve: Serve, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "FIRST_PAUSE", 0.0)
     flip(copy / DATA)
     ask = serve(copy)

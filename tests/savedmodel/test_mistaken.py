@@ -63,7 +63,7 @@ FOLDERS = [
 
 
 @pytest.mark.parametrize(("files", "words"), FOLDERS, ids=[case[1] for case in FOLDERS])
-def test_what_is_no_savedmodel_is_recognised(files: dict[str, bytes], words: str, tmp_path: Path) -> None:
+def test_other_formats_are_recognised_and_named(files: dict[str, bytes], words: str, tmp_path: Path) -> None:
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(content)
@@ -87,7 +87,7 @@ FILES = [
 
 
 @pytest.mark.parametrize(("name", "words"), FILES)
-def test_a_file_where_a_folder_belongs(name: str, words: str, tmp_path: Path) -> None:
+def test_a_file_instead_of_a_folder_is_named(name: str, words: str, tmp_path: Path) -> None:
     if name.endswith(".keras"):
         with zipfile.ZipFile(tmp_path / name, "w") as archive:
             archive.writestr("config.json", "{}")
@@ -129,7 +129,7 @@ MOVED = [
 
 
 @pytest.mark.parametrize(("to", "words"), MOVED)
-def test_variables_in_another_place_are_found(to: str, words: str, tmp_path: Path) -> None:
+def test_misplaced_variables_are_named(to: str, words: str, tmp_path: Path) -> None:
     shutil.copytree(build() / "keras3_saved", tmp_path / "model")
     (tmp_path / "model" / INDEX).rename(tmp_path / "model" / to)
     assert f"{INDEX} is missing: {words}" in reason(tmp_path / "model")
@@ -172,7 +172,7 @@ def test_audit_judges_a_custom_operation_as_check_does(named: bool, status: int,
         assert named or "DANGEROUS_OPS" not in run.stdout + run.stderr
 
 
-def test_check_says_of_a_random_model_that_a_server_serves_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_says_that_a_random_model_is_served(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", str(zoo.build() / "random_stateful")]) == 1
     said = capsys.readouterr().err
     assert "draws random numbers" in said
@@ -186,16 +186,16 @@ def test_an_operation_without_a_kernel_is_named() -> None:
 
 
 @pytest.mark.parametrize("setting", ["refuse", "allow"])
-def test_a_call_of_python_cannot_be_served_by_any_setting(setting: str) -> None:
+def test_a_model_that_calls_python_cannot_be_served(setting: str) -> None:
     said = reason(zoo.build() / "py_function", DANGEROUS_OPS=setting)
     assert said == "it calls Python (EagerPyFunc), which is not part of an exported model"
 
 
-def test_no_signatures() -> None:
+def test_a_model_without_signatures_is_refused() -> None:
     assert "signatures=" in reason(zoo.build() / "broken" / "no_signatures")
 
 
-def test_what_prints_to_the_log_is_served(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_that_prints_to_the_log_is_served(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
     assert serve(build() / "prints")("GET", "/readyz").status == 200
     assert "the model prints its inputs: PrintV2" in capsys.readouterr().out
     assert "PrintV2 (files)" in reason(build() / "prints_to_a_file")

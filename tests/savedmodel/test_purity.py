@@ -93,6 +93,6 @@ KINDS = [
 ]  # fmt: skip
 
 
-def test_kinds_of_operations() -> None:
+def test_operations_have_their_kinds() -> None:
     assert [(op, kind(op)) for op, _ in KINDS] == KINDS
     assert {kind(op) for op in operations()} <= {None, *DOES}

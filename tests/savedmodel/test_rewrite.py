@@ -29,7 +29,7 @@ def test_a_node_is_read_back_by_protobuf() -> None:
     ]
 
 
-def test_only_what_is_changed_differs() -> None:
+def test_edited_changes_only_the_selected_field() -> None:
     message = (
         b"\x08\x07" + string(2, b"one") + b"\x1d\0\0\0\0" + string(2, b"two") + b"\x21" + b"\0" * 8 + string(3, b"x")
     )
@@ -38,7 +38,7 @@ def test_only_what_is_changed_differs() -> None:
     assert b"".join(changed) == message.replace(string(2, b"two"), string(2, b"two" + b"!" * 200))
 
 
-def test_the_folder_that_is_lent_has_the_other_files_and_goes_again(tmp_path: Path) -> None:
+def test_the_temporary_folder_has_the_other_files_and_is_removed(tmp_path: Path) -> None:
     nodes = string(2, string(1, node(b"name", b"NoOp", [], {})))
     train, serve = (string(1, string(4, tag)) + nodes for tag in (b"train", b"serve"))
     (tmp_path / "saved_model.pb").write_bytes(b"\x08\x01" + string(2, train) + string(2, serve))

@@ -68,7 +68,7 @@ def test_signatures_are_what_tensorflows_own_protobuf_classes_read() -> None:
 
 @hypothesis(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.binary(max_size=400))
-def test_arbitrary_bytes_are_no_model(tmp_path: Path, content: bytes) -> None:
+def test_arbitrary_bytes_raise_LoadError(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "saved_model.pb").write_bytes(content)
     with pytest.raises(LoadError):
         read(tmp_path)
@@ -97,7 +97,7 @@ FOLDERS = [
 
 
 @pytest.mark.parametrize(("folder", "version"), FOLDERS)
-def test_the_highest_whole_version_is_served(folder: str, version: str) -> None:
+def test_the_highest_complete_version_is_served(folder: str, version: str) -> None:
     assert folder.partition("/")[0] in VERSIONS or folder in ZOO
     assert Source(build() / folder, "model").version == version
 
@@ -114,14 +114,16 @@ REASONS = [
 
 
 @pytest.mark.parametrize(("files", "words"), REASONS)
-def test_a_folder_without_a_model_says_what_it_holds(tmp_path: Path, files: dict[str, bytes], words: str) -> None:
+def test_the_error_for_a_folder_without_a_model_lists_its_content(
+    tmp_path: Path, files: dict[str, bytes], words: str
+) -> None:
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
     with pytest.raises(LoadError, match=words):
         Source(tmp_path, "model")
 
 
-def test_a_missing_folder_says_so(tmp_path: Path) -> None:
+def test_the_error_for_a_missing_folder_says_so(tmp_path: Path) -> None:
     with pytest.raises(LoadError, match="no such folder"):
         Source(tmp_path / "none", "model")
 

@@ -144,7 +144,7 @@ ODD = [
 
 
 @pytest.mark.parametrize(("what", "data", "words"), ODD, ids=[case[0] for case in ODD])
-def test_what_no_writer_writes_is_refused(tmp_path: Path, what: str, data: bytes | None, words: str) -> None:
+def test_encodings_that_no_writer_uses_are_refused(tmp_path: Path, what: str, data: bytes | None, words: str) -> None:
     if data is None:
         value = b""
         for _ in range(60):
@@ -156,7 +156,7 @@ def test_what_no_writer_writes_is_refused(tmp_path: Path, what: str, data: bytes
     assert words in str(refused.value)
 
 
-def test_what_writers_write_is_read() -> None:
+def test_the_models_of_every_writer_are_read() -> None:
     """The zoo holds models of TensorFlow 1, TensorFlow 2, Keras, builders and converters."""
     for folder in [EMBEDDED, *(build() / name for name in ZOO if absent(name) is None)]:
         strict.check((folder / "saved_model.pb").read_bytes())
@@ -173,7 +173,7 @@ GOOD = [
 
 
 @pytest.mark.parametrize(("what", "data"), GOOD, ids=[case[0] for case in GOOD])
-def test_what_a_writer_may_write_is_not_refused(what: str, data: bytes) -> None:
+def test_unusual_valid_encodings_are_read(what: str, data: bytes) -> None:
     strict.check(data)
 
 

@@ -39,7 +39,7 @@ def graphs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[float]]
     return directory, [float(line) for line in run.stdout.split()]
 
 
-def test_the_graph_of_the_tags_answers_as_by_tensorflow(serve: Serve, graphs: tuple[Path, list[float]]) -> None:
+def test_the_graph_with_the_tags_answers_as_tensorflow_does(serve: Serve, graphs: tuple[Path, list[float]]) -> None:
     directory, wanted = graphs
     for tags, answer in zip(("train", "gpu,serve", " serve , tpu"), wanted):
         ask = serve(directory, SAVED_MODEL_TAGS=tags)
@@ -59,7 +59,7 @@ REFUSED = [
 
 @pytest.mark.parametrize("command", ["show", "check", "verify"])
 @pytest.mark.parametrize(("tags", "words"), REFUSED)
-def test_a_refusal_names_the_tags_there_are_and_the_setting(
+def test_the_error_names_the_existing_tags_and_the_setting(
     command: str,
     tags: str,
     words: str,
@@ -75,7 +75,7 @@ def test_a_refusal_names_the_tags_there_are_and_the_setting(
 
 
 @pytest.mark.parametrize(("tags", "status"), [("train", 0), ("debug", 1)])
-def test_check_and_audit_judge_the_graph_that_is_served(
+def test_check_and_audit_examine_the_served_graph(
     tags: str, status: int, graphs: tuple[Path, list[float]], serve: Serve, capsys: pytest.CaptureFixture[str]
 ) -> None:
     serve(graphs[0], SAVED_MODEL_TAGS=tags)
@@ -89,6 +89,6 @@ def test_check_and_audit_judge_the_graph_that_is_served(
 
 
 @pytest.mark.parametrize("text", [",", "serve,,gpu", " "])
-def test_tags_are_not_empty(text: str) -> None:
+def test_empty_tags_are_refused(text: str) -> None:
     with pytest.raises(settings.SettingError, match="SAVED_MODEL_TAGS: expected tags separated by commas"):
         settings.read({"SAVED_MODEL_TAGS": text})

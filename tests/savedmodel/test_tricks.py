@@ -47,12 +47,12 @@ def test_every_trick_has_its_refusal() -> None:
 
 
 @pytest.mark.parametrize("name", WIRES)
-def test_a_model_of_two_readings_is_refused_whatever_is_allowed(serve: Serve, name: str) -> None:
+def test_an_ambiguous_model_is_refused_even_with_DANGEROUS_OPS_allow(serve: Serve, name: str) -> None:
     assert serve(build() / name, DANGEROUS_OPS="allow")("GET", "/readyz").status == 503
 
 
 @pytest.mark.parametrize("name", ["base", "table"])
-def test_what_the_tricks_are_made_of_is_served(serve: Serve, name: str) -> None:
+def test_the_models_that_the_tricks_change_are_served(serve: Serve, name: str) -> None:
     assert serve(build() / name)("GET", "/readyz").status == 200
 
 
@@ -72,6 +72,6 @@ print(model.run(model.signatures["serving_default"], {"x": np.float32(1)})["y"])
 
 
 @pytest.mark.parametrize("runtime", ["c", "python"])
-def test_what_runs_are_the_signatures_that_were_judged(runtime: str) -> None:
+def test_the_signatures_that_run_are_those_that_were_examined(runtime: str) -> None:
     run = python("-c", ANSWER, build() / "another_object_graph", runtime, env=plain_environment())
     assert run.stdout.splitlines()[-1:] == ["2.0"], run.stderr[-2000:]

@@ -86,7 +86,7 @@ Numbered = Callable[[str, Break | None], Path]
 
 
 @pytest.mark.parametrize(("name", "broken", "words"), BROKEN, ids=[case[2] for case in BROKEN])
-def test_the_highest_whole_version_is_served(name: str, broken: Break, words: str, numbered: Numbered) -> None:
+def test_the_highest_complete_version_is_served(name: str, broken: Break, words: str, numbered: Numbered) -> None:
     source = Source(numbered(name, broken), "model")
     assert source.version == "9"
     assert len(source.passed_over) == 1
@@ -94,7 +94,7 @@ def test_the_highest_whole_version_is_served(name: str, broken: Break, words: st
 
 
 @pytest.mark.parametrize(("name", "broken", "words"), BROKEN, ids=[case[2] for case in BROKEN])
-def test_only_the_chosen_version_is_kept_of_a_bucket(
+def test_only_the_chosen_version_of_a_bucket_is_kept(
     name: str, broken: Break, words: str, numbered: Numbered, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bucket = Bucket(numbered(name, broken))
@@ -106,7 +106,7 @@ def test_only_the_chosen_version_is_kept_of_a_bucket(
     shutil.rmtree(into)
 
 
-def test_whole_versions_are_not_passed_over(numbered: Numbered) -> None:
+def test_complete_versions_are_not_skipped(numbered: Numbered) -> None:
     folder = numbered("keras3_saved", None)
     source = Source(folder, "model")
     assert (source.version, source.passed_over) == ("10", ())
@@ -116,7 +116,7 @@ def test_whole_versions_are_not_passed_over(numbered: Numbered) -> None:
     shutil.rmtree(into)
 
 
-def test_what_every_version_lacks_is_said_where_none_is_whole(tmp_path: Path) -> None:
+def test_without_a_complete_version_the_error_says_what_each_lacks(tmp_path: Path) -> None:
     shutil.copytree(build() / "keras3_saved", tmp_path / "numbered" / "3")
     (tmp_path / "numbered" / "3" / DATA).unlink()
     with pytest.raises(LoadError, match=f"no version is complete: version 3: {DATA} is missing"):
@@ -125,14 +125,12 @@ def test_what_every_version_lacks_is_said_where_none_is_whole(tmp_path: Path) ->
         fetch("gs://models/m", Bucket(tmp_path / "numbered"))
 
 
-def test_a_version_that_is_passed_over_is_logged(
-    numbered: Numbered, serve: Serve, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_skipped_version_is_logged(numbered: Numbered, serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
     ask = serve(numbered("keras3_saved", without(DATA)))
     assert ask("GET", "/readyz").status == 200
     assert f"version 10: {DATA} is missing; version 9 is served" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["keras3_saved", "vocabulary_strict", "pinned_to_gpu"])
-def test_a_whole_model_lacks_nothing(name: str) -> None:
+def test_a_complete_model_lacks_nothing(name: str) -> None:
     assert lacking(build() / name) is None

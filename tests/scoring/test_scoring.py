@@ -35,7 +35,7 @@ SAME = [
 
 
 @pytest.mark.parametrize(("folder", "signature", "rows"), SAME)
-def test_one_by_one_a_prediction_has_the_bytes_of_the_online_answer_to_its_instance(
+def test_with_batches_of_one_each_prediction_has_the_bytes_of_the_online_answer(
     bench: Bench, folder: str, signature: str, rows: list[Any]
 ) -> None:
     ask = bench.start(
@@ -68,7 +68,7 @@ def test_csv_and_pictures_have_the_bytes_of_the_online_answer(bench: Bench, exam
     assert np.shape(line["prediction"]) == (8, 8, 1)
 
 
-def test_lines_stand_for_lines_however_they_are_cut(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_line_gives_a_line_at_any_chunk_size(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(formats, "ROWS", 7)
     ask = bench.start(build() / "failures", SCORE_OPTIONS="signature_name=number", SCORE_INSTANCES="1")
     texts = [
@@ -92,7 +92,7 @@ def test_lines_stand_for_lines_however_they_are_cut(bench: Bench, monkeypatch: p
     assert lines[4].keys() == {"error"}
 
 
-def test_rows_of_other_forms_and_shapes_are_answered_as_alone(bench: Bench) -> None:
+def test_rows_of_different_forms_and_shapes_are_answered_as_single_rows(bench: Bench) -> None:
     ask = bench.start(build() / "keras_lstm", SCORE_BATCH_ROWS="1")
     rows = [row for count in (3, 1, 2) for row in rows_of(2, (count, 3), count)]
     lines = bench.score(as_lines([rows[0], {"steps": rows[1]}, *rows[2:], {"steps": [[1]]}]))
@@ -107,7 +107,7 @@ TEXTS = st.sampled_from([b'"cat"', b"cat", b"word", b"7", b"", b"{", b'{"key":1,
 
 @settings_of_hypothesis(max_examples=200, deadline=None)
 @given(st.lists(TEXTS, max_size=30), st.lists(st.integers(1, 9), min_size=1, max_size=5), st.booleans())
-def test_any_file_is_read_as_its_bytes_are_online(parts: list[bytes], cuts: list[int], table: bool) -> None:
+def test_any_file_gives_the_answers_that_its_bytes_get_online(parts: list[bytes], cuts: list[int], table: bool) -> None:
     content = (b"word\r\n" if table else b'"cat"\n') + b"".join(parts)
     if not table:  # online, what is white at the end of the body is off before the last line is looked at
         content = content.rstrip(b" \t\r\n") + b"\n \r\n\n"
@@ -204,7 +204,7 @@ def test_a_file_that_can_never_be_scored_gets_a_permanent_error(
     assert json.loads(bench.store.get("out", record.removeprefix("gs://out/")))["error"] == words
 
 
-def test_csv_without_rows_and_headers_of_no_input(bench: Bench) -> None:
+def test_csv_without_rows_or_with_missing_columns_is_refused(bench: Bench) -> None:
     bench.start(build() / "keras_sequential")
     for content, words in [
         (b"features[0],features[1],features[2],features[3]\n\n", "line 2: expected a row, got only a header"),
@@ -240,7 +240,7 @@ def test_rows_of_csv_fail_alone(bench: Bench) -> None:
         scoring.score_object(*bench.put(b'a,b,c,d\n1,2,3,"4\n' + b"1,2,3,4\n" * 20, ".csv"))
 
 
-def test_a_line_of_50_megabytes_is_an_error_and_nothing_else(bench: Bench) -> None:
+def test_a_line_of_50_megabytes_fails_alone(bench: Bench) -> None:
     bench.start(build() / "lookup_table")
     lines = bench.score(b'"cat"\n"' + b"x" * (50 << 20) + b'"\n"cat"\n')
     assert lines[1] == {"error": "line 2: expected at most 8388608 bytes (MAX_BODY_BYTES), got more"}
@@ -248,7 +248,7 @@ def test_a_line_of_50_megabytes_is_an_error_and_nothing_else(bench: Bench) -> No
     assert "prediction" in lines[0]
 
 
-def test_packed_files_are_unpacked(bench: Bench) -> None:
+def test_compressed_files_are_decompressed(bench: Bench) -> None:
     bench.start(build() / "lookup_table")
     plain = b'"cat"\n"dog"\n' * 3000
     wanted = bench.score(plain)
@@ -256,7 +256,7 @@ def test_packed_files_are_unpacked(bench: Bench) -> None:
     assert bench.score(gzip.compress(plain), ".json", "application/json", contentEncoding="gzip") == wanted
 
 
-def test_a_batch_of_a_fixed_size_is_filled_up(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_of_a_fixed_size_is_padded(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     bench.start(build() / "keras_sequential")
     rows = rows_of(7, (4,))
@@ -287,13 +287,13 @@ NO_ROWS = [
 
 
 @pytest.mark.parametrize(("folder", "signature"), NO_ROWS)
-def test_a_signature_that_does_not_go_by_rows_is_refused(bench: Bench, folder: str, signature: str) -> None:
+def test_a_signature_without_a_batch_dimension_is_refused(bench: Bench, folder: str, signature: str) -> None:
     bench.start(build() / folder, SCORE_OPTIONS=f"signature_name={signature}")
     with pytest.raises(BadFile, match="does not go by rows"):
         bench.score(b"[1, 2, 3]\n" * 3)
 
 
-def test_options_are_those_of_an_address(bench: Bench) -> None:
+def test_SCORE_OPTIONS_has_the_options_of_an_address(bench: Bench) -> None:
     row = as_lines([np.ones((8, 8)).tolist()])
     bench.start(SCORE_OPTIONS="signature_name=pixels&top_k=2")
     (line,) = bench.score(row)

@@ -16,7 +16,7 @@ from tests.models.zoo import build
 from tests.scoring.benches import Bench
 
 
-def test_ours_is_what_stands_in_our_place_or_bears_our_mark(bench: Bench) -> None:
+def test_an_object_is_ours_by_its_folder_or_its_metadata(bench: Bench) -> None:
     bench.start()
     for bucket, name, metadata, wanted in [
         ("out", "scored/a.jsonl.7.predictions.jsonl", {}, True),
@@ -31,7 +31,7 @@ def test_ours_is_what_stands_in_our_place_or_bears_our_mark(bench: Bench) -> Non
     assert not scoring.ours("out", "scored/a", {})
 
 
-def test_long_names_are_written_shorter(bench: Bench) -> None:
+def test_long_names_are_shortened(bench: Bench) -> None:
     bench.start(build() / "lookup_table")
     bench.name = "x" * 1000
     source, generation = bench.put(b'"cat"\n')
@@ -40,7 +40,7 @@ def test_long_names_are_written_shorter(bench: Bench) -> None:
     assert scored.output.endswith(f".{generation}.predictions.jsonl")
 
 
-def test_the_digest_of_a_model_is_of_its_graph_weights_and_labels(tmp_path: Path) -> None:
+def test_the_digest_of_a_model_covers_graph_weights_and_labels(tmp_path: Path) -> None:
     import shutil
 
     digests = []
@@ -67,7 +67,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("variable", "value", "words"), WRONG)
-def test_a_setting_that_is_wrong_stops_the_start(variable: str, value: str, words: str) -> None:
+def test_a_bad_setting_of_scoring_stops_the_start(variable: str, value: str, words: str) -> None:
     with pytest.raises(settings.SettingError, match=re.escape(words)):
         settings.read({variable: value})
 
@@ -76,7 +76,7 @@ def test_a_token_is_not_shown() -> None:
     assert "secret" not in repr(settings.read({"GOOGLE_OAUTH_ACCESS_TOKEN": "secret"}))
 
 
-def test_a_model_that_fails_to_load_does_not_count_as_a_bad_file(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_fails_to_load_is_not_an_error_of_the_file(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.start()
 
     def fail(_: Any) -> Any:
@@ -87,7 +87,7 @@ def test_a_model_that_fails_to_load_does_not_count_as_a_bad_file(bench: Bench, m
         scoring.score_object(*bench.put(b"1\n"))
 
 
-def test_nothing_of_storage_is_imported_for_a_prediction() -> None:
+def test_a_prediction_does_not_import_the_storage_client() -> None:
     import subprocess
     import sys
 

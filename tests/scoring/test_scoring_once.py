@@ -17,7 +17,7 @@ from tests.models.zoo import build
 from tests.scoring.benches import Bench
 
 
-def test_a_missing_object_or_no_file_gets_a_permanent_error(bench: Bench) -> None:
+def test_a_missing_object_or_a_folder_gets_a_permanent_error(bench: Bench) -> None:
     bench.start()
     source, generation = bench.put(b"1")
     for address, pinned in [
@@ -31,7 +31,9 @@ def test_a_missing_object_or_no_file_gets_a_permanent_error(bench: Bench) -> Non
             scoring.score_object(address, pinned)
 
 
-def test_an_object_that_is_replaced_while_it_is_read_is_gone(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_object_that_is_replaced_while_it_is_read_is_reported_as_gone(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bench.start(build() / "lookup_table")
     source, generation = bench.put(b'"cat"\n' * 10)
     monkeypatch.setattr(run, "form_of", lambda *given: bench.put(b'"dog"\n') and workers.form_of(*given))
@@ -67,7 +69,7 @@ def test_transient_errors_have_a_class_of_their_own(
             scoring.score_object(source, generation)
 
 
-def test_what_is_scored_is_not_scored_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_scored_file_is_not_scored_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.start(build() / "lookup_table")
     source, generation = bench.put(b'"cat"\n7\n')
     first = scoring.score_object(source, None)
@@ -94,7 +96,7 @@ def test_another_generation_is_another_file(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("part", ["8388608", "500"])
-def test_many_at_once_end_in_one_object(bench: Bench, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_concurrent_deliveries_write_one_object(bench: Bench, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(formats, "ROWS", 20)
     bench.start(build() / "lookup_table", SCORE_PART_BYTES=part)
     source, generation = bench.put(b'"cat"\n"dog"\n' * 300)
@@ -120,7 +122,7 @@ def test_many_at_once_end_in_one_object(bench: Bench, part: str, monkeypatch: py
     assert bench.store.names("out", f"scored/.partial/{bench.name}") == []
 
 
-def test_work_that_was_cut_short_goes_on_where_it_ended(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_work_resumes_where_it_stopped(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(formats, "ROWS", 10)
     source, generation = bench.put(b'"cat"\n"dog"\n7\n' * 500)
     bench.start(build() / "lookup_table", EVENT_OUTPUT="gs://out/whole")
@@ -156,7 +158,7 @@ def test_work_that_was_cut_short_goes_on_where_it_ended(bench: Bench, monkeypatc
     assert metadata[0] == metadata[1]
 
 
-def test_parts_that_may_not_be_deleted_stay_and_harm_nothing(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+def test_parts_that_cannot_be_deleted_are_left_and_ignored(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
     with line(bench.store.address, Fault("DELETE", "", 403, 99)) as through:
         bench.start(build() / "lookup_table", through, SCORE_PART_BYTES="1")
         source, generation = bench.put(b'"cat"\n' * 3000)
@@ -168,7 +170,7 @@ def test_parts_that_may_not_be_deleted_stay_and_harm_nothing(bench: Bench, capsy
     assert all(scoring.ours("out", name, {}) for name in left)
 
 
-def test_work_that_does_not_fit_the_time_is_refused_at_its_beginning(
+def test_a_file_that_would_exceed_the_timeout_is_refused_at_its_beginning(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now, clock, here = [0.0], time.monotonic, threading.get_ident()

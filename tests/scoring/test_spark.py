@@ -143,7 +143,7 @@ def test_pictures_records_and_csv_are_answered(session: Path) -> None:
     assert (record["rows"], record["errors"], record["format"]) == (4, 2, "csv")
 
 
-def test_what_does_not_fit_is_refused_before_a_job_begins(session: Path) -> None:
+def test_wrong_columns_options_and_outputs_are_refused_before_a_job_begins(session: Path) -> None:
     wrong = json.loads((session / "problems.json").read_text())
     assert "did you mean 'pixels'" in wrong[0]
     assert "the column 'label' would stand twice" in wrong[1]

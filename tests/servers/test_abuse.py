@@ -94,7 +94,7 @@ ABUSE = [
 
 
 @pytest.mark.parametrize(("what", "data", "statuses"), ABUSE, ids=[case[0] for case in ABUSE])
-def test_it_is_refused_and_the_next_request_answered(
+def test_a_malformed_request_is_refused_and_the_next_request_answered(
     server: Server, what: str, data: bytes, statuses: set[int | None]
 ) -> None:
     received = send(server, data)
@@ -126,7 +126,7 @@ def test_a_client_that_resets_its_connection_affects_no_other(server: Server, ex
     assert server.ask("POST", "/", examples["pixels"]).status == 200
 
 
-def test_requests_one_behind_the_other_get_their_own_answers(server: Server) -> None:
+def test_pipelined_requests_get_their_own_answers(server: Server) -> None:
     names = [b"one", b"two", b"three"]
     asked = b"".join(b"GET /v1/models/%b HTTP/1.1\r\nHost: x\r\n\r\n" % name for name in names)
     asked += b"GET /v1/models/last HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
@@ -140,7 +140,7 @@ def test_requests_one_behind_the_other_get_their_own_answers(server: Server) -> 
     assert received.count(b"HTTP/1.1 404") == 4
 
 
-def test_a_bad_request_does_not_lend_its_rest_to_the_next(server: Server) -> None:
+def test_the_rest_of_a_bad_request_is_not_read_as_another(server: Server) -> None:
     received = send(server, head(b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n") + b"0\r\n\r\n" + GOOD)
     assert received.count(b"HTTP/1.1") == 1
 
@@ -158,7 +158,7 @@ SLOW = [
 
 
 @pytest.mark.parametrize(("what", "data"), SLOW, ids=[case[0] for case in SLOW])
-def test_sixty_slow_clients_do_not_keep_others_from_their_answers(
+def test_sixty_slow_clients_do_not_block_others(
     server: Server, examples: dict[str, Any], what: str, data: bytes
 ) -> None:
     clients = [socket.create_connection(("127.0.0.1", server.port), timeout=10) for _ in range(60)]
@@ -184,7 +184,7 @@ NEVER = [
 
 
 @pytest.mark.parametrize(("what", "data", "statuses"), NEVER, ids=[case[0] for case in NEVER])
-def test_a_request_that_does_not_come_is_cut_off(server: Server, what: str, data: bytes, statuses: set[int]) -> None:
+def test_a_request_that_never_arrives_is_cut_off(server: Server, what: str, data: bytes, statuses: set[int]) -> None:
     with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
         client.sendall(data)
         received = b""

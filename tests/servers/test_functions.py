@@ -250,7 +250,7 @@ ALONE = [
 
 
 @pytest.mark.parametrize(("what", "edit", "alone"), ALONE, ids=[case[0] for case in ALONE])
-def test_only_a_predict_that_calls_nothing_else_is_answered_by_the_thread_that_receives(
+def test_a_predict_that_calls_other_code_is_not_answered_by_the_receiving_thread(
     what: str, edit: tuple[str, str], alone: bool, tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "path", sys.path[:])
@@ -315,7 +315,7 @@ def test_predict_event_may_change_an_event(
     good(answer)
 
 
-def test_another_function_of_main_is_its_own(made: Callable[..., Callable[..., Answer]]) -> None:
+def test_another_function_of_main_is_served_unchanged(made: Callable[..., Callable[..., Answer]]) -> None:
     more = "\n\n@functions_framework.http\ndef other(request):\n    return {'other': request.path}\n"
     take = "    take_over(flask.current_app, globals())\n"
     ask = made((take, take + more), target="other")

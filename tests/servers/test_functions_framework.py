@@ -50,7 +50,7 @@ def test_the_content_type_does_not_decide_what_is_json(server: Server, examples:
     assert server.ask("POST", "/", examples["pixels"], content_type=label).status == 200
 
 
-def test_curl_is_answered_as_it_comes(server: Server, examples: dict[str, Any], tmp_path: Path) -> None:
+def test_curl_is_answered_with_its_default_headers(server: Server, examples: dict[str, Any], tmp_path: Path) -> None:
     body = tmp_path / "body.json"
     large = {"signature_name": "pixels", "instances": examples["pixels"]["instances"] * 8000}
     body.write_text(json.dumps(large))
@@ -64,20 +64,20 @@ def test_curl_is_answered_as_it_comes(server: Server, examples: dict[str, Any], 
     assert {row["label"] for row in json.loads(run.stdout)["predictions"]} == {"3"}
 
 
-def test_chunked_and_packed_bodies_are_read(server: Server, examples: dict[str, Any]) -> None:
+def test_chunked_and_compressed_bodies_are_read(server: Server, examples: dict[str, Any]) -> None:
     body = json.dumps(examples["pixels"]).encode()
     assert server.ask("POST", "/", iter([body[:9], body[9:]])).status == 200
     assert server.ask("POST", "/", gzip.compress(body), content_encoding="gzip").status == 200
 
 
-def test_a_broken_chunk_is_the_clients_fault(server: Server) -> None:
+def test_a_broken_chunk_is_400(server: Server) -> None:
     head = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
     for broken in (b"zz\r\nabc\r\n0\r\n\r\n", b"5\r\nab"):
         status = server.raw(head + broken).split(b"\r\n", 1)[0]
         assert b" 400 " in status or status == b"", status
 
 
-def test_a_body_shorter_than_it_says_is_the_clients_fault(server: Server) -> None:
+def test_a_body_shorter_than_declared_is_400(server: Server) -> None:
     answer = server.raw(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n{}")
     assert answer == b"" or b" 400 " in answer.split(b"\r\n", 1)[0]
 
@@ -117,12 +117,12 @@ def test_every_path_is_answered_in_json(server: Server, path: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "HEAD", "TRACE"])
-def test_a_wrong_method_gets_405_with_the_right_one(server: Server, method: str) -> None:
+def test_a_wrong_method_gets_405_with_the_allowed_ones(server: Server, method: str) -> None:
     answer = server.ask(method, PREDICT)
     assert (answer.status, answer.headers["allow"]) == (405, "POST, OPTIONS")
 
 
-def test_many_at_once_share_one_load_and_get_their_own_answers(examples: dict[str, Any]) -> None:
+def test_concurrent_first_requests_share_one_load_and_get_their_own_answers(examples: dict[str, Any]) -> None:
     with running() as cold:
         pixels = examples["pixels"]["instances"][0]
         bodies = [{"signature_name": "pixels", "instances": [pixels] * (1 + n % 5)} for n in range(32)]
@@ -147,7 +147,7 @@ def test_a_broken_model_is_503_with_its_reason_and_no_path(folder: str, words: s
         assert '"severity":"ERROR"' in broken.log
 
 
-def test_the_server_leaves_on_sigterm_after_it_has_answered(examples: dict[str, Any]) -> None:
+def test_on_sigterm_the_server_answers_and_stops(examples: dict[str, Any]) -> None:
     with running() as leaving:
         assert leaving.ask("POST", "/", examples["pixels"]).status == 200
         leaving.process.send_signal(signal.SIGTERM)
@@ -172,7 +172,7 @@ def test_a_worker_ends_when_gunicorn_is_killed() -> None:
         worker.wait(15)  # raises where it stays
 
 
-def test_the_other_door_runs_main_many_times_and_loads_once(examples: dict[str, Any]) -> None:
+def test_wsgi_servers_execute_main_several_times_and_load_once(examples: dict[str, Any]) -> None:
     """`functions_framework:app` executes main.py once for each parallel first request."""
     pytest.importorskip("gunicorn")
     port = free_port()
@@ -197,7 +197,9 @@ def test_the_other_door_runs_main_many_times_and_loads_once(examples: dict[str, 
     assert output.count("serving model version 1") == 1
 
 
-def test_our_package_wins_over_an_installed_one_of_the_same_name(tmp_path: Path, examples: dict[str, Any]) -> None:
+def test_our_package_has_priority_over_an_installed_one_of_the_same_name(
+    tmp_path: Path, examples: dict[str, Any]
+) -> None:
     (tmp_path / "serving").mkdir()
     (tmp_path / "serving" / "__init__.py").write_text("raise SystemExit('the wrong package')")
     with running(PYTHONPATH=str(tmp_path)) as server:
@@ -225,7 +227,7 @@ def test_a_session_opened_before_the_fork_is_refused_and_not_left_hanging(tmp_pa
         assert "fork first, then load" in answer.json["error"]
 
 
-def test_flask_hands_requests_over_and_back_unread() -> None:
+def test_flask_passes_bodies_on_unread() -> None:
     import flask
 
     app = flask.Flask("test")

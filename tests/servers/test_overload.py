@@ -22,9 +22,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
         yield started
 
 
-def test_more_than_can_begin_in_time_are_refused_while_good_ones_are_answered(
-    server: Server, examples: dict[str, Any]
-) -> None:
+def test_under_overload_the_excess_gets_503_and_the_rest_are_answered(server: Server, examples: dict[str, Any]) -> None:
     rows = json.dumps({"signature_name": "pixels", "instances": examples["pixels"]["instances"] * 2_000}).encode()
 
     def ask(_: int) -> Answer:
@@ -62,7 +60,7 @@ def test_many_connections_to_a_small_model_are_all_answered(door: str, count: in
         assert [status for statuses in pool.map(ask, range(count)) for status in statuses] == [200] * 10 * count
 
 
-def test_a_large_refused_body_is_answered_and_not_reset(server: Server) -> None:
+def test_a_refused_large_body_gets_an_answer_and_not_a_reset(server: Server) -> None:
     for size in (9 << 20, 40 << 20):
         answer = server.ask("POST", "/", b" " * size)
         assert (answer.status, "(MAX_BODY_BYTES)" in answer.json["error"]) == (413, True)

@@ -35,7 +35,7 @@ SLOW = [
 
 
 @pytest.mark.parametrize(("what", "data"), SLOW, ids=[case[0] for case in SLOW])
-def test_a_thousand_slow_bodies_delay_no_other_answer(
+def test_a_thousand_slow_bodies_delay_no_other_request(
     server: Server, examples: dict[str, Any], what: str, data: bytes
 ) -> None:
     with ExitStack() as clients:
@@ -63,7 +63,7 @@ KINDS = [
 
 @pytest.mark.parametrize(("kind", "path", "fields"), KINDS, ids=[case[0] for case in KINDS])
 @pytest.mark.parametrize(("what", "framing", "before", "after"), BROKEN, ids=[case[0] for case in BROKEN])
-def test_a_body_that_breaks_off_is_refused_whole(
+def test_an_incomplete_body_is_refused(
     server: Server, examples: dict[str, Any], what: str, framing: bytes, before: bytes, after: bytes,
     kind: str, path: bytes, fields: bytes,
 ) -> None:  # fmt: skip
@@ -78,7 +78,7 @@ def test_a_body_that_breaks_off_is_refused_whole(
     assert "body" in json.loads(answer)["error"]
 
 
-def test_a_body_in_chunks_is_taken_whole(server: Server, examples: dict[str, Any]) -> None:
+def test_a_chunked_body_is_read_completely(server: Server, examples: dict[str, Any]) -> None:
     body = json.dumps(examples["pixels"]).encode()
     pieces = [body[start : start + 7] for start in range(0, len(body), 7)]
     chunks = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
@@ -104,7 +104,9 @@ UNDERSCORES = [
 
 
 @pytest.mark.parametrize("field", UNDERSCORES)
-def test_a_field_with_underscores_is_another_field(server: Server, examples: dict[str, Any], field: bytes) -> None:
+def test_a_header_with_underscores_is_a_different_header(
+    server: Server, examples: dict[str, Any], field: bytes
+) -> None:
     body = json.dumps(examples["pixels"]).encode()
     sent = HEAD + field + b"\r\nContent-Length: %d\r\n\r\n" % len(body) + body
     assert status(server, sent) == 200

@@ -72,7 +72,7 @@ def requests(examples: dict[str, Any]) -> list[tuple[str, str, bytes, dict[str, 
     return asked
 
 
-def test_both_doors_answer_every_request_with_the_same_bytes(serve: Serve, examples: dict[str, Any]) -> None:
+def test_wsgi_and_flask_answer_every_request_with_the_same_bytes(serve: Serve, examples: dict[str, Any]) -> None:
     serve()("POST", "/", examples["pixels"])  # the first answer tells of the start, in a header
     for method, path, body, more in requests(examples):
         plain = call(wsgi.app, environ(method, path, body, **more))
@@ -115,7 +115,7 @@ def test_the_body_is_read_to_its_end_and_no_further(
     assert call(wsgi.app, request)[0].startswith(str(status))
 
 
-def test_a_body_that_breaks_off_is_the_clients_fault(serve: Serve) -> None:
+def test_an_incomplete_body_is_400(serve: Serve) -> None:
     class Broken:
         def read(self, size: int) -> bytes:
             raise OSError("reset")
@@ -128,7 +128,7 @@ def test_a_body_that_breaks_off_is_the_clients_fault(serve: Serve) -> None:
     assert json.loads(body)["error"] == "body: cannot be read (OSError)"
 
 
-def test_the_fast_door_imports_no_web_framework(tmp_path: Path) -> None:
+def test_the_wsgi_server_imports_no_web_framework(tmp_path: Path) -> None:
     script = "import sys, serving.servers.wsgi; print([m for m in ('flask', 'werkzeug', 'functions_framework') if m in sys.modules])"
     run = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, env=plain_environment(), capture_output=True, text=True
@@ -136,7 +136,7 @@ def test_the_fast_door_imports_no_web_framework(tmp_path: Path) -> None:
     assert run.stdout.strip() == "[]", run.stderr
 
 
-def test_the_standalone_server_answers_with_the_same_bytes_and_leaves_at_once(examples: dict[str, Any]) -> None:
+def test_the_standalone_server_answers_with_the_same_bytes_and_stops_at_once(examples: dict[str, Any]) -> None:
     limit = "9000"
     with (
         running("functions-framework", MAX_BODY_BYTES=limit) as platform,
@@ -190,7 +190,7 @@ def test_after_a_probe_that_loaded_the_model_no_request_reports_a_start(door: st
         assert server.log.count("first answer after") == 1
 
 
-def test_a_bad_setting_ends_the_fast_door_with_one_line() -> None:
+def test_a_bad_setting_ends_the_wsgi_server_with_one_line() -> None:
     run = subprocess.run(
         [sys.executable, "-m", "serving.servers.standalone"], cwd=ROOT, env=plain_environment(THREADS="many"),
         capture_output=True, text=True, timeout=60,

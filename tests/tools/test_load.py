@@ -75,7 +75,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("statuses", "close", "rate"), CASES)
-def test_what_the_load_counts_is_what_the_server_did(
+def test_the_load_generator_counts_the_servers_answers(
     started: list[Server], body: Path, statuses: list[int], close: bool, rate: int
 ) -> None:
     started.append(server := Server(statuses, close))

@@ -45,9 +45,7 @@ ANSWERS = """if True:
 
 
 @pytest.mark.parametrize(("status", "is_ready"), [(200, True), (503, False)])
-def test_a_server_is_ready_when_it_says_so_and_the_reason_is_its_error(
-    tmp_path: Path, status: int, is_ready: bool
-) -> None:
+def test_a_server_is_ready_by_its_probe_and_its_error_is_reported(tmp_path: Path, status: int, is_ready: bool) -> None:
     port = free_port()
     log = tmp_path / "log"
     server = Server(spawn([sys.executable, "-c", ANSWERS % (status, port)], os.environ, log), port, log)

@@ -12,7 +12,7 @@ from serving.core.telemetry.lines import Lines, to_folder
 LINE = b"0123456789abcde\n"
 
 
-def test_while_writes_fail_the_next_one_waits_its_time_however_much_waits() -> None:
+def test_after_a_failed_write_the_next_one_waits_for_its_delay_however_full_the_buffer_is() -> None:
     tried = threading.Semaphore(0)
     lost: list[tuple[int, str]] = []
 
@@ -31,7 +31,7 @@ def test_while_writes_fail_the_next_one_waits_its_time_however_much_waits() -> N
     assert lost == [(0, "refused; they are kept and tried again")]
 
 
-def test_a_write_that_breaks_off_leaves_nothing_in_the_file(tmp_path: Path) -> None:
+def test_an_incomplete_write_is_removed_from_the_file(tmp_path: Path) -> None:
     write = to_folder(tmp_path)
     write(2 * LINE)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -30,7 +30,7 @@ def metered(serve: Serve) -> Serve:
     return serve
 
 
-def test_metrics_count_what_was_answered(metered: Serve, examples: dict[str, Any]) -> None:
+def test_metrics_count_the_answered_requests(metered: Serve, examples: dict[str, Any]) -> None:
     rows = {"signature_name": "pixels", "instances": examples["pixels"]["instances"] * 5}
     for _ in range(3):
         assert ask("POST", "/", json.dumps(rows).encode())[0] == 200
@@ -55,7 +55,7 @@ def test_metrics_count_what_was_answered(metered: Serve, examples: dict[str, Any
     )
 
 
-def test_what_a_client_chooses_makes_no_series(metered: Serve, examples: dict[str, Any]) -> None:
+def test_values_chosen_by_a_client_create_no_series(metered: Serve, examples: dict[str, Any]) -> None:
     def series() -> set[Any]:
         for method, path in (
             ("GET", "/x"),
@@ -75,7 +75,7 @@ def test_what_a_client_chooses_makes_no_series(metered: Serve, examples: dict[st
     assert series() == before
 
 
-def test_workers_add_up_what_each_has_counted(examples: dict[str, Any]) -> None:
+def test_a_scrape_adds_up_the_counts_of_all_workers(examples: dict[str, Any]) -> None:
     pytest.importorskip("prometheus_client")
     with running("functions-framework", METRICS="1", WORKERS="2") as server:
         with ThreadPoolExecutor(8) as pool:
@@ -88,7 +88,7 @@ def test_workers_add_up_what_each_has_counted(examples: dict[str, Any]) -> None:
             assert values["serving_loads_total", (("outcome", "loaded"),)] in (1, 2)
 
 
-def test_without_the_setting_there_are_no_metrics(serve: Serve) -> None:
+def test_metrics_are_off_by_default(serve: Serve) -> None:
     answer: Response = serve()("GET", "/metrics")
     assert (answer.status, json.loads(answer.body)["error"]) == (404, "there are no metrics: METRICS=1 turns them on")
 
@@ -120,11 +120,11 @@ def alone(blocked: bool, **settings: str) -> list[str]:
     return run.stdout.splitlines()
 
 
-def test_what_no_setting_asks_for_is_not_imported() -> None:
+def test_metrics_and_traces_are_imported_only_when_a_setting_enables_them() -> None:
     assert alone(blocked=False)[-1] == "[]"
 
 
-def test_what_is_missing_is_named_and_everything_else_works() -> None:
+def test_a_missing_package_is_named_and_requests_are_still_answered() -> None:
     lines = alone(blocked=True, METRICS="1", OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9")
     warnings = [entry["message"] for entry in entries("\n".join(lines[:-2])) if entry["severity"] == "WARNING"]
     assert [warning.partition(":")[0].partition(",")[0] for warning in warnings] == [
@@ -186,7 +186,7 @@ def test_traces_reach_a_collector_when_the_server_ends(examples: dict[str, Any],
     assert lines[2]["logging.googleapis.com/trace"]  # made here, for there was none
 
 
-def test_a_missing_collector_is_logged_and_delays_nothing(examples: dict[str, Any]) -> None:
+def test_an_unreachable_collector_is_logged_and_delays_no_request(examples: dict[str, Any]) -> None:
     pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
     with running("standalone", OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9") as server:
         assert server.ask("POST", "/", examples["pixels"]).status == 200

@@ -20,7 +20,9 @@ from tests.server import running
 
 
 # The log
-def test_a_line_tells_what_happened(serve: Serve, examples: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_log_line_describes_its_request(
+    serve: Serve, examples: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
     serve(GOOGLE_CLOUD_PROJECT="my-project", LOG_REQUESTS="all")
     body = json.dumps({"signature_name": "pixels", "instances": examples["pixels"]["instances"] * 3}).encode()
     sent_headers = {
@@ -63,7 +65,7 @@ def latin(text: str) -> str:
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
-def test_nothing_of_a_request_leaves_its_line(
+def test_text_from_a_request_cannot_start_a_log_line(
     serve: Serve, text: str, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     serve(LOG_REQUESTS="all")
@@ -83,7 +85,7 @@ def test_nothing_of_a_request_leaves_its_line(
         assert len(entry["httpRequest"]["requestUrl"]) <= observe.LONGEST + 3
 
 
-def test_a_long_or_unwritable_entry_is_a_line_all_the_same(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+def test_a_long_or_unserialisable_entry_is_one_line(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     log.log("ERROR", "m" * 9000, traceback="t" * 9000 + "the end", path="p" * 9000)
     log.log("ERROR", "\ud800", number=10**40, nested={"bytes": b"x"}, **{f"f{n}": "\u00e9" * 999 for n in range(60)})
     first, second = capfdbinary.readouterr().out.splitlines(keepends=True)
@@ -103,7 +105,7 @@ WANTED = [
 
 
 @pytest.mark.parametrize(("wanted", "expected"), WANTED)
-def test_as_many_lines_as_the_setting_says(
+def test_LOG_REQUESTS_limits_the_lines_a_second(
     serve: Serve, examples: dict[str, Any], wanted: str, expected: list[int],
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -145,7 +147,7 @@ TRACES = [
 
 
 @pytest.mark.parametrize(("parent", "cloud", "trace", "span", "sampled"), TRACES)
-def test_a_trace_is_read_where_it_is_one(
+def test_a_valid_trace_header_is_read_and_an_invalid_one_ignored(
     parent: str | None, cloud: str | None, trace: str | None, span: str | None, sampled: bool | None
 ) -> None:
     headers = {name: value for name, value in (("traceparent", parent), ("x-cloud-trace-context", cloud)) if value}
@@ -169,7 +171,7 @@ STATUSES = [
 ]  # fmt: skip
 
 
-def test_every_answer_has_its_times(serve: Serve, examples: dict[str, Any]) -> None:
+def test_every_response_has_the_duration_of_each_step(serve: Serve, examples: dict[str, Any]) -> None:
     serve()
     body = json.dumps(examples["pixels"]).encode()
     ask("POST", "/", body)  # tells of the start
@@ -236,7 +238,7 @@ def test_the_servers_own_messages_are_logged_in_the_same_form(door: str) -> None
     assert "worker" in errors[0]["message"].lower()
 
 
-def test_a_reader_that_went_away_fails_no_request(examples: dict[str, Any]) -> None:
+def test_a_closed_log_pipe_fails_no_request(examples: dict[str, Any]) -> None:
     script = (
         "import os, sys\nreader, writer = os.pipe()\nos.dup2(writer, 1)\nos.close(reader)\n"
         "from serving.core.telemetry.log import log\nlog('INFO', 'x')\nlog('INFO', 'y')\nprint('alive', file=sys.stderr)"

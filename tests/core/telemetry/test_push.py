@@ -55,9 +55,7 @@ V1 = {"protocol": "tensorflow_serving", "action": "predict"}
 
 
 @pytest.mark.parametrize(("door", "workers"), [("standalone", "1"), ("standalone", "2"), ("functions-framework", "2")])
-def test_the_whole_count_of_every_worker_is_sent_when_it_ends(
-    examples: dict[str, Any], door: str, workers: str
-) -> None:
+def test_every_worker_sends_its_final_counts_when_it_stops(examples: dict[str, Any], door: str, workers: str) -> None:
     with sendings_of() as (address, sendings):
         settings = {"METRICS": "1", "OTEL_EXPORTER_OTLP_ENDPOINT": address, "OTEL_SERVICE_NAME": "digits"}
         with running(door, WORKERS=workers, **settings) as server:
@@ -77,7 +75,7 @@ def test_the_whole_count_of_every_worker_is_sent_when_it_ends(
     assert abs(point.time_unix_nano / 1e9 - time.time()) < 120
 
 
-def test_metrics_are_sent_after_each_period_and_are_those_of_a_scrape(
+def test_metrics_are_sent_every_interval_with_the_values_of_a_scrape(
     serve: Serve, examples: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with sendings_of() as (address, sendings):
@@ -127,7 +125,7 @@ OFF = [
 
 
 @pytest.mark.parametrize("settings", OFF)
-def test_nothing_is_sent_that_is_not_asked_for(
+def test_nothing_is_sent_unless_a_setting_enables_it(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, settings: dict[str, str]
 ) -> None:
     started: list[bool] = []
@@ -140,7 +138,7 @@ def test_nothing_is_sent_that_is_not_asked_for(
     assert started == [True]
 
 
-def test_a_collector_that_is_not_there_is_named_in_the_log_and_holds_no_end_up(examples: dict[str, Any]) -> None:
+def test_an_unreachable_collector_is_logged_and_does_not_delay_the_stop(examples: dict[str, Any]) -> None:
     settings = {"METRICS": "1", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://127.0.0.1:9/v1/metrics"}
     with running("standalone", **settings) as server:
         assert server.ask("POST", "/", examples["pixels"]).status == 200

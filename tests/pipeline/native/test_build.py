@@ -49,7 +49,7 @@ COMPILERS = [
 
 @pytest.mark.usefixtures("headers")
 @pytest.mark.parametrize(("name", "lines", "message"), COMPILERS)
-def test_a_compiler_that_is_not_there_or_fails(
+def test_a_missing_or_failing_compiler_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, lines: list[str], message: str
 ) -> None:
     monkeypatch.setenv("CXX", script(tmp_path / name, *lines) if lines else "nope")
@@ -60,7 +60,7 @@ def test_a_compiler_that_is_not_there_or_fails(
 
 
 @pytest.mark.usefixtures("headers")
-def test_what_cannot_be_loaded_is_not_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_library_that_cannot_be_loaded_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     writes = 'for last in "$@"; do :; done; echo junk > "$last"'
     monkeypatch.setenv("CXX", script(tmp_path / "compiler", writes))
     with pytest.raises(build.Refused, match=r"^what was compiled cannot be loaded: ImportError"):
@@ -68,14 +68,14 @@ def test_what_cannot_be_loaded_is_not_left_behind(tmp_path: Path, monkeypatch: p
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_without_pythons_headers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_python_headers_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path / "include"))
     with pytest.raises(build.Refused) as raised:
         build.build(tmp_path / "out")
     assert str(raised.value) == f"Python's headers are not installed: there is no {tmp_path}/include/Python.h"
 
 
-def test_the_cache_is_of_one_source_and_one_compiler(
+def test_a_change_of_source_or_compiler_builds_again(
     extension: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     built: list[Path] = []
@@ -122,12 +122,12 @@ def command(*arguments: str, **environment: str) -> "subprocess.CompletedProcess
     )  # fmt: skip
 
 
-def test_the_command_prints_where_it_is(extension: Path) -> None:
+def test_the_command_prints_the_path_of_the_library(extension: Path) -> None:
     ran = command("--cached")
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, f"{build.cached()}\n", "")
 
 
-def test_the_command_says_off_where_it_cannot_be_built(tmp_path: Path) -> None:
+def test_the_command_prints_off_where_the_library_cannot_be_built(tmp_path: Path) -> None:
     ran = command("--cached", CXX="nope")
     assert (ran.returncode, ran.stdout) == (0, "off\n")
     assert ran.stderr.startswith(
@@ -156,7 +156,7 @@ def test_it_exports_one_symbol_and_needs_no_library_of_cpp(extension: Path) -> N
     assert b"GLIBCXX" not in extension.read_bytes()
 
 
-def test_it_takes_of_python_what_is_in_its_limited_api(extension: Path) -> None:
+def test_it_uses_only_the_limited_api_of_python(extension: Path) -> None:
     """One library serves every later Python: every function is in the stable ABI of 3.10."""
     try:
         library = elf.Elf(extension)
@@ -231,13 +231,13 @@ def test_a_broken_extension_is_logged_once_and_not_used(
 
 
 @pytest.mark.parametrize("text", ["nowhere.so", "ON", "Auto", "1", "/"])
-def test_what_the_setting_does_not_take(text: str) -> None:
+def test_a_bad_value_of_ACCELERATOR_is_refused(text: str) -> None:
     with pytest.raises(settings.SettingError) as raised:
         settings.read({"ACCELERATOR": text})
     assert str(raised.value) == f"ACCELERATOR: expected auto, off or an existing file, got {text!r}"
 
 
-def test_what_the_setting_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_values_of_ACCELERATOR(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     beside = tmp_path / "_accelerator.abi3.so"
     monkeypatch.setattr(settings, "ACCELERATOR", beside)
     assert settings.read({}).accelerator is settings.read({"ACCELERATOR": "auto"}).accelerator is None
@@ -259,7 +259,7 @@ def test_auto_finds_it_beside_the_code(
         assert (not isinstance(accelerator.of(loading.cache().get()).predict(BODY), str)) == taken
 
 
-def test_a_model_of_another_runtime_goes_the_other_way(
+def test_a_model_of_another_runtime_is_served_without_the_native_codec(
     serve: Serve, extension: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from serving.runtime import tensorflow_c

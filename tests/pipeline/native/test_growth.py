@@ -48,13 +48,13 @@ INFER: list[tuple[str, str, Make]] = [
 
 
 @pytest.mark.parametrize(("folder", "make"), [case[1:] for case in PREDICT], ids=[case[0] for case in PREDICT])
-def test_reading_a_predict_request_grows_with_it(serve: Serve, extension: Path, folder: str, make: Make) -> None:
+def test_the_time_of_a_predict_request_grows_linearly(serve: Serve, extension: Path, folder: str, make: Make) -> None:
     serve(build() / folder, ACCELERATOR=str(extension), MAX_ROWS=str(1 << 30))
     assert grows(make, accelerator.of(loading.cache().get()).predict) <= MOST
 
 
 @pytest.mark.parametrize(("folder", "make"), [case[1:] for case in INFER], ids=[case[0] for case in INFER])
-def test_reading_an_infer_request_grows_with_it(serve: Serve, extension: Path, folder: str, make: Make) -> None:
+def test_the_time_of_an_infer_request_grows_linearly(serve: Serve, extension: Path, folder: str, make: Make) -> None:
     serve(build() / folder, ACCELERATOR=str(extension), MAX_ROWS=str(1 << 30))
     infer = accelerator.of(loading.cache().get()).infer
     assert grows(make, lambda body: infer(body, len(body))) <= MOST

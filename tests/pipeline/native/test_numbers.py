@@ -190,7 +190,7 @@ def test_whole_numbers_become_floats_as_through_a_double(quick: Any, dtype: str)
 
 
 @pytest.mark.parametrize("dtype", [dtype for dtype in DTYPES if dtype[0] != "f"])
-def test_integers_go_through(quick: Any, dtype: str) -> None:
+def test_integers_are_read_and_written_exactly(quick: Any, dtype: str) -> None:
     ask, random_, info = quick("types"), random.Random(dtype), np.iinfo(dtype)
     numbers = [random_.randint(info.min, info.max) >> random_.randrange(info.bits) for _ in range(20_000)]
     numbers += [info.min, info.max, 0, info.max // 2]

@@ -121,7 +121,7 @@ def test_the_embedded_model(compare: Ask) -> None:
 
 
 @pytest.mark.parametrize("most", [1, 15, 16, 255, 256, 599, 601])
-def test_it_measures_as_serving_does(compare: Ask, most: int) -> None:
+def test_the_native_code_measures_pictures_as_the_python_code_does(compare: Ask, most: int) -> None:
     kinds: list[dict[str, Any]] = [{"kind": "PNG"}, {"kind": "JPEG"}, {"kind": "JPEG", "progressive": True}]
     sizes = {
         (width, max(1, (most + more) // width)) for width in (1, 2, 3, 16, 255, 300) for more in (0, width, -width)
@@ -137,7 +137,7 @@ def test_it_measures_as_serving_does(compare: Ask, most: int) -> None:
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "progressive", "segments"])
 @pytest.mark.parametrize("height", [30, 31])
-def test_headers_that_are_cut_anywhere(compare: Ask, kind: str, height: int) -> None:
+def test_pictures_with_truncated_headers_are_answered_alike(compare: Ask, kind: str, height: int) -> None:
     if kind == "PNG":
         data = picture("PNG", 20, height)
     elif kind == "segments":
@@ -154,7 +154,7 @@ def test_headers_that_are_cut_anywhere(compare: Ask, kind: str, height: int) -> 
     assert {way for _, way in cases} == ({QUICK} if height == 30 else {QUICK, SLOW})
 
 
-def test_headers_with_a_byte_changed(compare: Ask) -> None:
+def test_pictures_with_a_changed_byte_are_answered_alike(compare: Ask) -> None:
     questions: list[Question] = []
     for data in (picture("PNG", 20, 30), picture("JPEG", 20, 30), jpeg_with(segment(0xFE, 2), 20, 30)):
         for position in range(min(len(data), 220)):
@@ -234,7 +234,7 @@ def test_strings_of_a_model_without_pictures_are_not_measured(compare: Ask) -> N
     )
 
 
-def test_texts_that_begin_as_pictures_do(compare: Ask) -> None:
+def test_texts_that_begin_like_a_picture_are_answered_alike(compare: Ask) -> None:
     texts = ["BM", "BMW", "GIF", "GIFT", "RIFF", "RIFFRAFF", "a BM", "GI", "RIF", "é", "\x89PNG", "\ufffd\ufffd"]
     cases: list[tuple[Question, bool]] = [
         (

@@ -15,13 +15,13 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built(lambda: races.extension(folder))
 
 
-def test_several_callers_at_once_race_for_nothing(watched: Path) -> None:
+def test_concurrent_callers_have_no_data_race(watched: Path) -> None:
     ran = built(lambda: races.run("clean", watched))
     assert (ran.returncode, ran.stdout.splitlines()[-1:]) == (0, ["done"]), ran.stderr[-4000:]
     assert "ThreadSanitizer" not in ran.stderr
 
 
-def test_a_race_would_be_seen(watched: Path) -> None:
+def test_a_planted_data_race_is_reported(watched: Path) -> None:
     ran = built(lambda: races.run("race", watched))
     assert ran.returncode == 66, ran.stderr[-4000:]
     assert "data race" in ran.stderr

@@ -226,7 +226,7 @@ FLOATS = ["types", "shapes", "several", "infinite", "unlike", "strings"]  # mode
     ("name", "non_finite"),
     [*((name, "tokens") for name in [*FLOATS, "named_b64"]), *((name, "null") for name in FLOATS)],
 )
-def test_bodies_made_by_chance(compare: Ask, name: str, non_finite: str) -> None:
+def test_random_bodies_are_answered_alike(compare: Ask, name: str, non_finite: str) -> None:
     bodies = Writer(build() / name, f"{name} {non_finite}").bodies(rounds(900))
     outcomes = compare(build() / name, bodies, NON_FINITE=non_finite)
     answered = sum(was_taken for _, was_taken in outcomes)
@@ -274,7 +274,7 @@ def test_the_embedded_model(compare: Ask, examples: dict[str, Any]) -> None:
     compare(EMBEDDED, [json.dumps(body).encode() for body in examples.values()])
 
 
-def test_the_model_of_another_folder_is_answered_by_its_own(serve: Serve, compare: Ask, extension: Path) -> None:
+def test_after_a_switch_of_models_the_new_model_answers(serve: Serve, compare: Ask, extension: Path) -> None:
     """Each load has its own: what was prepared for the model before is not asked."""
     for _ in range(2):
         check(compare, build() / "types", [(PLAIN, QUICK)])
@@ -286,7 +286,9 @@ def test_the_model_of_another_folder_is_answered_by_its_own(serve: Serve, compar
     assert handler.answer(Request("POST", "/", body=PLAIN)).body == b'{"predictions":[1.0,2.0]}'
 
 
-def test_through_the_door(serve: Serve, extension: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+def test_a_server_answers_with_the_same_bytes_and_headers(
+    serve: Serve, extension: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
     """As a server asks: the headers, their names at least, are the same too, the first time and later."""
     from tests.fuzz.requests import environ
 

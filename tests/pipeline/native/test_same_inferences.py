@@ -95,7 +95,7 @@ FLOATS = ["types", "shapes", "several", "infinite", "bytes_mixed"]  # models who
     ("model", "non_finite"),
     [*((model, "tokens") for model in dict.fromkeys([*FLOATS, *STRINGS])), *((model, "null") for model in FLOATS)],
 )
-def test_requests_made_by_chance(compare: Ask, model: str, non_finite: str) -> None:
+def test_random_requests_are_answered_alike(compare: Ask, model: str, non_finite: str) -> None:
     random_ = random.Random(f"{model} {non_finite}")
     requests = list(right(random_, model, rounds(300)))
     heads = [text for text, _ in requests]
@@ -253,7 +253,7 @@ BINARY_STRINGS: list[tuple[int, int | None, bytes, bool]] = [
 
 @pytest.mark.parametrize("binary", [True, False])
 @pytest.mark.parametrize("model", ["strings", "bytes_both"])
-def test_strings_behind_their_lengths(compare: Ask, model: str, binary: bool) -> None:
+def test_binary_strings_with_right_and_wrong_lengths(compare: Ask, model: str, binary: bool) -> None:
     questions, ways = [], []
     for count, size, tail, way in BINARY_STRINGS:
         declared = len(tail) if size is None else size

@@ -68,9 +68,7 @@ GIVE = """([name, kind, b64]) => {
 
 
 @pytest.mark.parametrize("kind", ["drop", "paste"])
-def test_a_picture_is_taken_where_it_is_dropped_or_pasted(
-    visit: Callable[..., Page], digits: Server, kind: str
-) -> None:
+def test_a_picture_can_be_dropped_or_pasted(visit: Callable[..., Page], digits: Server, kind: str) -> None:
     page = visit(digits)
     page.evaluate(GIVE, ["nine.png", kind, b64encode((DATA / "digit-9-8x8.png").read_bytes()).decode()])
     page.get_by_text("nine.png").first.wait_for()
@@ -90,7 +88,7 @@ def test_several_pictures_are_rows_of_one_request(visit: Callable[..., Page], di
     assert len(sent(page)["instances"]) == 2
 
 
-def test_a_digit_is_drawn_on_the_grid(visit: Callable[..., Page], digits: Server) -> None:
+def test_a_digit_can_be_drawn_on_the_grid(visit: Callable[..., Page], digits: Server) -> None:
     page = visit(digits, "pixels")
     page.get_by_role("button", name="Clear").click()
     box = page.locator("canvas.grid").bounding_box()
@@ -105,7 +103,7 @@ def test_a_digit_is_drawn_on_the_grid(visit: Callable[..., Page], digits: Server
     assert answer["label"] == "1" == digits.ask("POST", "/", body).json["predictions"][0]["label"]
 
 
-def test_a_drawing_is_made_by_keys_alone(visit: Callable[..., Page], digits: Server) -> None:
+def test_a_drawing_can_be_made_with_the_keyboard(visit: Callable[..., Page], digits: Server) -> None:
     page = visit(digits, "pixels")
     page.get_by_role("button", name="Clear").click()
     canvas = page.locator("canvas.grid")
@@ -116,7 +114,7 @@ def test_a_drawing_is_made_by_keys_alone(visit: Callable[..., Page], digits: Ser
     assert sent(page)["instances"][0][1] == [0, 0, 16, 0, 0, 0, 0, 0]
 
 
-def test_a_picture_is_brought_to_the_size_of_the_grid(visit: Callable[..., Page], digits: Server) -> None:
+def test_a_picture_is_resized_to_the_grid(visit: Callable[..., Page], digits: Server) -> None:
     page = visit(digits, "pixels")
     page.get_by_role("button", name="Clear").click()
     page.get_by_label("pixels, a picture").set_input_files(DATA / "digit-9-8x8.png")
@@ -191,7 +189,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("signature", "field", "typed", "words"), REFUSED)
-def test_an_error_is_shown_at_its_field(refusing: Page, signature: str, field: str, typed: str, words: str) -> None:
+def test_an_error_is_shown_beside_its_field(refusing: Page, signature: str, field: str, typed: str, words: str) -> None:
     page = refusing
     fields = page.locator("#form")
     good = {"age": "1", "city": "Bonn"} if not signature else {"count": "1", "sizes": "1,2,3", "grid": "[[1,2],[3,4]]"}
@@ -244,7 +242,7 @@ ENDINGS = {"curl": "sh", "Python": "py", "JavaScript": "mjs", "Go": "go"}
 
 @pytest.mark.parametrize(("language", "command"), PROGRAMS, ids=[language for language, _ in PROGRAMS])
 @pytest.mark.parametrize("kind", ["file", "json"])
-def test_the_code_gets_the_answer_of_the_page(
+def test_the_shown_code_gets_the_answer_of_the_page(
     request: pytest.FixtureRequest,
     visit: Callable[..., Page],
     tmp_path: Path,
@@ -299,7 +297,7 @@ def test_the_page_waits_for_a_model_that_is_being_loaded(browser: Any, digits: S
 # Screens and keys
 
 
-def test_the_page_is_used_by_keys_alone(visit: Callable[..., Page], form: Server) -> None:
+def test_the_page_can_be_used_with_the_keyboard(visit: Callable[..., Page], form: Server) -> None:
     page = visit(form)
     reached = []
     for _ in range(12):
@@ -319,7 +317,7 @@ def test_a_phone_shows_all_of_it_without_scrolling_sideways(visit: Callable[...,
         assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def test_the_page_is_dark_where_the_system_is(visit: Callable[..., Page], form: Server) -> None:
+def test_the_page_follows_the_dark_mode_of_the_system(visit: Callable[..., Page], form: Server) -> None:
     grounds = {}
     for scheme in ("light", "dark"):
         page = visit(form, color_scheme=scheme)

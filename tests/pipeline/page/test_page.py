@@ -97,7 +97,7 @@ def test_no_file_of_the_page_is_long_and_every_one_is_used() -> None:
     assert named <= set(re.findall(r'id="([\w-]+)"', files["page.html"]))
 
 
-def test_a_server_that_is_not_asked_for_the_page_reads_none_of_it() -> None:
+def test_the_page_is_imported_only_when_it_is_requested() -> None:
     code = (
         "import sys; from serving.pipeline.handler import handle; from serving.core.http import Request\n"
         "handle(Request('GET', '/')); handle(Request('GET', '/', headers={'accept': '*/*'}))\n"

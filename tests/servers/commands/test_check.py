@@ -23,7 +23,7 @@ def checked(directory: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, s
 
 
 @pytest.mark.parametrize("name", [name for name in KINDS if name not in NOTHING])
-def test_check_passes_what_answers(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_passes_a_model_that_answers(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     status, said = checked(build() / name, capsys)
     assert status == 0, said
     assert "not shown to answer" not in said
@@ -63,7 +63,7 @@ sys.exit(main())
 """
 
 
-def test_a_check_that_tensorflow_aborts_fails_with_a_sentence() -> None:
+def test_a_check_in_which_tensorflow_aborts_fails_with_a_sentence() -> None:
     directory = build() / "float_indices"
     command = [sys.executable, "-c", ABORTING, "check", str(directory)]
     run = subprocess.run(command, cwd=ROOT, env=plain_environment(), capture_output=True, text=True, check=False)
@@ -82,14 +82,14 @@ def test_verify_says_of_an_operation_without_a_kernel_that_it_cannot_run(capsys:
     assert "keeps or changes state" not in said
 
 
-def test_verify_takes_a_print_for_no_reason_against_a_model() -> None:
+def test_verify_does_not_object_to_a_print() -> None:
     verdict = graph(build() / "prints")
     assert verdict.verdict == SAME
     assert "PrintV2 prints what it is given, to the log" in verdict.detail
     assert graph(build() / "prints_to_a_file").verdict == DIFFERS
 
 
-def test_a_model_with_state_is_not_tried(serve: Serve) -> None:
+def test_a_stateful_model_is_not_tried(serve: Serve) -> None:
     ask = serve(zoo.build() / "counter", DANGEROUS_OPS="allow")
     assert ask("GET", "/readyz").status == 200
     assert ask("POST", "/", {"inputs": 1.0}).body == serve(zoo.build() / "counter")("POST", "/", {"inputs": 1.0}).body

@@ -33,7 +33,7 @@ ENDS = [
 
 
 @pytest.mark.parametrize(("what", "status", "said"), ENDS)
-def test_a_command_ends_in_a_line(what: str, status: int, said: str) -> None:
+def test_a_failing_command_prints_one_line(what: str, status: int, said: str) -> None:
     script = f"""if True:
         import os, signal, sys
         from serving.core import terminal
@@ -52,7 +52,7 @@ def test_a_command_ends_in_a_line(what: str, status: int, said: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["show", "check"])
-def test_a_reader_that_has_read_enough_is_no_fault(name: str) -> None:
+def test_a_closed_output_pipe_is_not_an_error(name: str) -> None:
     run = command("-m", "serving", name, str(EMBEDDED))
     assert run.stdout
     assert run.stderr
@@ -66,7 +66,7 @@ HONOURED = [["show"], ["check"], ["banner"], ["verify", "--quick"], ["plan"], ["
 
 
 @pytest.mark.parametrize("arguments", HONOURED, ids=[case[0] for case in HONOURED])
-def test_every_command_looks_at_the_model_of_model_dir(arguments: list[str], tmp_path: Path) -> None:
+def test_every_command_uses_MODEL_DIR(arguments: list[str], tmp_path: Path) -> None:
     run = command("-m", "serving", *arguments, MODEL_DIR=str(tmp_path / "elsewhere"))
     out, err = run.communicate(timeout=60)
     assert run.returncode != 0
@@ -83,7 +83,7 @@ STARTED = [
 
 
 @pytest.mark.parametrize(("arguments", "number"), STARTED, ids=[case[0][0] for case in STARTED])
-def test_a_command_that_is_ended_leaves_no_server(arguments: list[str], number: int) -> None:
+def test_an_interrupted_command_leaves_no_server(arguments: list[str], number: int) -> None:
     run = command("-m", "serving", *arguments)
     end, servers = time.monotonic() + 60, list[psutil.Process]()
     while not servers and time.monotonic() < end:
@@ -100,7 +100,7 @@ def test_a_command_that_is_ended_leaves_no_server(arguments: list[str], number: 
     assert left == []
 
 
-def test_the_banner_comes_when_the_server_listens(tmp_path: Path) -> None:
+def test_the_banner_is_printed_when_the_server_listens(tmp_path: Path) -> None:
     port = free_port()
     run = command("-m", "serving", "banner", "--port", str(port), "--while", str(os.getpid()))
     assert run.wait(60) == 0  # so that make goes on
@@ -113,7 +113,7 @@ def test_the_banner_comes_when_the_server_listens(tmp_path: Path) -> None:
     run.stderr.close()
 
 
-def test_no_banner_comes_for_a_server_that_ended() -> None:
+def test_no_banner_is_printed_for_a_server_that_failed() -> None:
     ended = subprocess.Popen(["true"])
     ended.wait()
     run = command("-m", "serving", "banner", "--port", str(free_port()), "--while", str(ended.pid))

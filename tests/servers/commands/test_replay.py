@@ -32,7 +32,7 @@ def test_the_embedded_model_answers_as_when_it_was_exported(server: Server) -> N
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_another_answer_is_named_by_its_place(server: Server, tmp_path: Path) -> None:
+def test_a_different_answer_is_named_by_its_signature_and_output(server: Server, tmp_path: Path) -> None:
     copy = tmp_path / "model"
     shutil.copytree(EMBEDDED, copy)
     file = copy / "assets.extra" / "answers.json"
@@ -62,7 +62,7 @@ def test_what_cannot_be_replayed_is_reported_in_one_line(server: Server, tmp_pat
         assert lines
 
 
-def test_a_server_that_speaks_no_http_is_named_by_its_address() -> None:
+def test_a_server_that_does_not_speak_http_is_named_by_its_address() -> None:
     with mail_server(2) as address:
         problems = list(answers(address, EMBEDDED, "model"))
     assert [name for name, _ in problems] == ["serving_default", "pixels"]

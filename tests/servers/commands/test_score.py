@@ -64,7 +64,7 @@ def test_the_example_of_the_help_runs_as_printed(tmp_path: Path) -> None:
     assert json.loads(streamed)["prediction"]["label"] == "3"
 
 
-def test_files_and_objects_have_the_bytes_of_the_event_path(serve: Serve, store: Store, tmp_path: Path) -> None:
+def test_files_and_objects_get_the_bytes_of_the_event_path(serve: Serve, store: Store, tmp_path: Path) -> None:
     content = pictures(700)
     generation = store.put("in", "a.jsonl", content)
     (tmp_path / "a.jsonl").write_bytes(content)
@@ -90,9 +90,7 @@ def test_files_and_objects_have_the_bytes_of_the_event_path(serve: Serve, store:
 
 
 @pytest.mark.parametrize("target", ["file", "bucket"])
-def test_killed_at_random_moments_it_goes_on_where_it_ended(
-    serve: Serve, store: Store, tmp_path: Path, target: str
-) -> None:
+def test_killed_at_random_moments_the_command_resumes(serve: Serve, store: Store, tmp_path: Path, target: str) -> None:
     (tmp_path / "rows.jsonl").write_bytes(pictures(8_000))
     # Two rows and more have the same bytes in any company, and 64 at once are quicker.
     environment = plain_environment(
@@ -153,7 +151,7 @@ STATUSES = [
 
 
 @pytest.mark.parametrize(("source", "output", "more", "status", "words"), STATUSES)
-def test_the_exit_status_says_how_it_went(
+def test_the_exit_status_tells_success_failure_and_bad_rows(
     serve: Serve, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     source: str, output: str, more: list[str], status: int, words: str,
 ) -> None:  # fmt: skip
@@ -173,7 +171,7 @@ def test_the_exit_status_says_how_it_went(
     assert [path.name for path in left] == (["out"] if status in (0, 3) else [])
 
 
-def test_only_what_is_whole_and_of_the_same_work_is_gone_on_with(tmp_path: Path) -> None:
+def test_only_intact_partial_output_of_the_same_work_is_resumed(tmp_path: Path) -> None:
     first = LocalOutput(tmp_path / "out", "identity")
     first.write(b"1\n2\n", 2, 0)
     first.write(b"3\n", 1, 1)
@@ -230,7 +228,7 @@ INTERRUPTED = """if True:
 """
 
 
-def test_interrupted_it_says_that_it_will_go_on(tmp_path: Path) -> None:
+def test_an_interrupted_command_says_that_it_will_resume(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_bytes(pictures(3_000))
     more = [str(tmp_path / "rows.jsonl"), "-o", str(tmp_path / "out"), "--signature", "pixels", "--batch-rows", "100"]
     first, second = (
@@ -252,7 +250,7 @@ def score_rows(folder: Path, *more: str, **environment: str) -> bytes:
     return (folder / "out").read_bytes()
 
 
-def test_several_processes_write_what_one_writes(tmp_path: Path) -> None:
+def test_several_processes_write_the_bytes_of_one(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_bytes(pictures(6_000))
     for more in ([], ["--exact"]):
         by_one, by_three = (score_rows(tmp_path, "--processes", count, *more) for count in ("1", "3"))
@@ -308,7 +306,7 @@ def peak(source: Path, output: Path) -> int:
     return used.ru_maxrss
 
 
-def test_memory_is_flat(tmp_path: Path) -> None:
+def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     row = b'"' + b"cat " * 10_000 + b'"\n'
     for name, rows in (("small", 25), ("large", 5000)):  # 1 MB, 200 MB
         with gzip.open(tmp_path / f"{name}.jsonl.gz", "wb", compresslevel=1) as file:

@@ -45,7 +45,7 @@ def test_every_model_of_the_zoo_is_shown_or_refused_in_one_line(name: str, capsy
         assert "out  " in printed.out
 
 
-def test_a_folder_without_a_model_is_one_line_and_status_1(tmp_path: Path) -> None:
+def test_a_folder_without_a_model_gives_one_line_and_status_1(tmp_path: Path) -> None:
     run = subprocess.run(
         [sys.executable, "-m", "serving", "show", str(tmp_path)],
         cwd=ROOT, env=plain_environment(), capture_output=True, text=True,

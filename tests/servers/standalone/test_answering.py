@@ -52,7 +52,7 @@ def short(monkeypatch: pytest.MonkeyPatch, **environment: str) -> Short:
     return Short(settings.read(environment))
 
 
-def test_requests_like_one_that_was_short_are_short_until_one_takes_long(
+def test_requests_like_a_short_one_are_treated_as_short_until_one_takes_long(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     serve(HALF)("POST", "/", {"instances": [1.0]})
@@ -81,7 +81,7 @@ def test_requests_like_one_that_was_short_are_short_until_one_takes_long(
 
 
 @pytest.mark.parametrize("environment", [{"INTER_OP_THREADS": "2"}, {"LAYER": "main:layer"}])
-def test_where_a_run_waits_for_other_threads_nothing_is_short(
+def test_with_runs_that_wait_for_other_threads_no_request_is_short(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]
 ) -> None:
     serve(HALF)("POST", "/", {"instances": [1.0]})
@@ -90,7 +90,7 @@ def test_where_a_run_waits_for_other_threads_nothing_is_short(
     assert not kinds.holds(KIND)
 
 
-def test_nothing_is_short_of_a_model_with_loops_or_before_it_is_loaded(
+def test_no_request_is_short_for_a_model_with_loops_or_before_the_load(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     serve(build() / "control_flow")("POST", "/", {"signature_name": "loop", "inputs": {"n": 3}})
@@ -104,7 +104,7 @@ def test_nothing_is_short_of_a_model_with_loops_or_before_it_is_loaded(
     assert not kinds.holds(KIND)
 
 
-def test_an_admitted_request_waits_for_no_slot_and_one_above_the_limit_is_refused() -> None:
+def test_try_enter_does_not_wait_and_expect_refuses_above_the_limit() -> None:
     slots = admission.Admission(settings.read({"THREADS": "1", "MAX_WAIT": "0"})).alone
     for _ in range(admission.KNOWN + 1):
         slots.leave(slots.enter(time.monotonic() + 1).began - 1)  # each took a second
@@ -118,7 +118,7 @@ def test_an_admitted_request_waits_for_no_slot_and_one_above_the_limit_is_refuse
     assert slots.try_enter() is not None
 
 
-def test_a_pool_has_as_many_threads_as_are_busy_at_once_and_no_more_than_it_may() -> None:
+def test_the_pool_grows_with_busy_threads_up_to_its_limit() -> None:
     pool, go, ended = Pool(3), threading.Event(), threading.Semaphore(0)
 
     def work() -> None:
@@ -140,7 +140,7 @@ def test_a_pool_has_as_many_threads_as_are_busy_at_once_and_no_more_than_it_may(
     assert few._count == 1
 
 
-def test_where_the_system_starts_no_more_threads_those_that_are_there_do_the_work(
+def test_without_new_threads_the_existing_ones_do_the_work(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pool, go, ended = Pool(3), threading.Event(), threading.Semaphore(0)
@@ -158,7 +158,7 @@ def test_where_the_system_starts_no_more_threads_those_that_are_there_do_the_wor
 
 
 @pytest.mark.parametrize("rows", ["0", "auto", "16", "1024"])
-def test_a_thread_is_free_to_refuse_when_all_that_may_run_and_wait_do(rows: str) -> None:
+def test_a_thread_stays_free_to_refuse_when_all_slots_and_the_queue_are_full(rows: str) -> None:
     options = settings.read({"THREADS": "8", "BATCH_ROWS": rows})
     control, needed = admission.Admission(options), admission.SPARE
     for slots in (control.alone, control.sharing) if options.batch_rows else (control.alone,):
@@ -177,7 +177,7 @@ class Doubling:
         return [2 * ask for ask in asks]
 
 
-def test_a_shared_run_begins_though_every_thread_of_the_pool_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shared_run_begins_although_every_thread_of_the_pool_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(admission, "server_threads", lambda _: 1)
     posted: SimpleQueue[Any] = SimpleQueue()
     loop: Any = SimpleNamespace(post=posted.put)
@@ -200,7 +200,7 @@ def gone(_response: Response) -> None:
     raise BrokenPipeError
 
 
-def test_where_a_shared_run_takes_too_long_each_page_that_is_still_there_may_read_it(serve: Serve) -> None:
+def test_the_timeout_of_a_shared_run_carries_the_cors_fields_of_each_client(serve: Serve) -> None:
     serve(HALF, CORS_ORIGINS="https://shop.example")
     given: SimpleQueue[Response] = SimpleQueue()
 

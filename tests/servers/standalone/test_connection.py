@@ -101,7 +101,7 @@ def cuts(data: bytes) -> Iterator[list[bytes]]:
 
 
 @pytest.mark.parametrize(("what", "data"), GOOD, ids=[case[0] for case in GOOD])
-def test_requests_are_read_as_h11_reads_them_wherever_they_are_cut(loop: Loop, what: str, data: bytes) -> None:
+def test_requests_are_read_as_h11_reads_them_in_any_fragments(loop: Loop, what: str, data: bytes) -> None:
     expected = requests(data)
     assert expected
     for parts in cuts(data):
@@ -112,7 +112,7 @@ def test_requests_are_read_as_h11_reads_them_wherever_they_are_cut(loop: Loop, w
 
 
 @pytest.mark.parametrize(("what", "data", "statuses"), BAD, ids=[case[0] for case in BAD])
-def test_bytes_that_are_no_request_are_refused_with_json_wherever_they_are_cut(
+def test_malformed_requests_are_refused_with_json_in_any_fragments(
     loop: Loop, what: str, data: bytes, statuses: list[int]
 ) -> None:
     for parts in cuts(data):
@@ -121,7 +121,7 @@ def test_bytes_that_are_no_request_are_refused_with_json_wherever_they_are_cut(
         assert statuses[-1] == 200 or json.loads(answers[-1][1])["error"]
 
 
-def test_a_body_under_a_head_that_names_an_upgrade_is_no_request_of_its_own(loop: Loop) -> None:
+def test_the_body_of_an_upgrade_request_is_not_read_as_a_request(loop: Loop) -> None:
     inner = b"GET /inner HTTP/1.1\r\n\r\n"
     data = length(len(inner), b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n") + inner
     for parts in cuts(data):
@@ -159,7 +159,7 @@ EXPECTING = [
 
 
 @pytest.mark.parametrize(("what", "data", "statuses"), EXPECTING, ids=[case[0] for case in EXPECTING])
-def test_a_client_is_asked_for_its_body_only_where_it_is_wanted(
+def test_100_continue_is_sent_only_where_the_body_is_read(
     loop: Loop, what: str, data: bytes, statuses: list[int]
 ) -> None:
     body = b"2\r\n{}\r\n0\r\n\r\n" if b"chunked" in data else b"{}"
@@ -168,7 +168,7 @@ def test_a_client_is_asked_for_its_body_only_where_it_is_wanted(
     assert statuses_sent == statuses[-1:]  # the body was there already
 
 
-def test_a_request_behind_another_is_asked_for_its_body_after_the_others_answer(loop: Loop) -> None:
+def test_a_pipelined_request_gets_100_continue_after_the_previous_answer(loop: Loop) -> None:
     data = GET + b"\r\n" + length(2, b"Expect: 100-continue\r\n")
     assert [status for status, _ in responses(answered(loop, [data, b"{}"]))] == [200, 100, 200]
 
@@ -197,7 +197,7 @@ def test_nothing_is_read_while_another_thread_answers(loop: Loop) -> None:
     wire.close()
 
 
-def test_an_answer_that_its_client_does_not_take_is_continued_and_ended_in_time(loop: Loop) -> None:
+def test_an_answer_to_a_slow_reader_is_continued_and_ended_in_time(loop: Loop) -> None:
     wire, size = Wire(loop), 8 << 20
     loop.answer = lambda exchange, body: exchange.connection.send(exchange, Response(200, b"x" * size))  # type: ignore[assignment, method-assign]
     wire.send(GET + b"\r\n")

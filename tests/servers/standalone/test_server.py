@@ -166,7 +166,7 @@ def begun(server: Server, count: int) -> list[psutil.Process]:
     return started
 
 
-def test_it_says_in_a_line_that_it_needs_linux(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_another_system_one_line_says_that_it_needs_linux(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr("select.epoll")
     with pytest.raises(SystemExit, match=r"^serving\.servers\.standalone: expected Linux, got "):
         main()
@@ -200,7 +200,7 @@ def test_workers_end_when_their_parent_is_killed() -> None:
             socket.create_connection(("127.0.0.1", server.port), 1)
 
 
-def test_each_of_several_workers_is_replaced(examples: dict[str, Any]) -> None:
+def test_each_of_several_killed_workers_is_replaced(examples: dict[str, Any]) -> None:
     with running("standalone", WORKERS="2") as server:
         before = begun(server, 2)
         for worker in before:
@@ -231,7 +231,7 @@ def small() -> Iterator[Server]:
 
 
 @pytest.mark.parametrize(("what", "data"), SLOW, ids=[case[0] for case in SLOW])
-def test_more_clients_than_it_may_hold_do_not_keep_others_from_their_answers(
+def test_connections_above_the_limit_do_not_block_others(
     small: Server, examples: dict[str, Any], what: str, data: bytes
 ) -> None:
     with ExitStack() as held:

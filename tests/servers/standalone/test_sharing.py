@@ -52,7 +52,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
         yield started
 
 
-def test_clients_that_ask_at_the_same_time_get_what_each_gets_alone(server: Server, examples: dict[str, Any]) -> None:
+def test_concurrent_clients_get_the_answers_of_single_ones(server: Server, examples: dict[str, Any]) -> None:
     bodies = requests(examples)
     alone = [part for body in bodies for part in parts(server.raw(http(body)))]
     assert {status for status, _ in alone} == {b"200", b"400"}
@@ -67,7 +67,7 @@ def test_clients_that_ask_at_the_same_time_get_what_each_gets_alone(server: Serv
             assert [answer for index, answer in answers if answer != alone[index]] == []
 
 
-def test_a_client_that_goes_away_in_a_shared_run_leaves_the_others_alone(
+def test_a_client_that_disconnects_in_a_shared_run_does_not_affect_the_others(
     server: Server, examples: dict[str, Any]
 ) -> None:
     body = requests(examples)[0]
@@ -84,7 +84,7 @@ def test_a_client_that_goes_away_in_a_shared_run_leaves_the_others_alone(
     assert server.ask("GET", "/healthz").status == 200
 
 
-def test_every_slot_is_given_back(server: Server, examples: dict[str, Any]) -> None:
+def test_every_slot_is_released(server: Server, examples: dict[str, Any]) -> None:
     body = requests(examples)[0]
     for _ in range(3):
         with ThreadPoolExecutor(40) as pool:

@@ -82,7 +82,9 @@ def test_the_first_plain_answer_imports_neither_numpy_nor_the_codecs(started: St
     assert imported(before) & UNUSED - PATHLIB == set()
 
 
-def test_what_comes_right_behind_the_first_answer_is_answered_right(started: Started, answers: dict[str, Any]) -> None:
+def test_requests_right_after_the_first_answer_are_answered_correctly(
+    started: Started, answers: dict[str, Any]
+) -> None:
     behind, expected = started.behind, answers["pixels"]["predictions"]
     assert started.first.status == 200
     labels = [row["label"] for row in expected]
@@ -109,7 +111,7 @@ def test_a_server_whose_worker_cannot_be_prepared_ends_and_says_why(tmp_path: Pa
     assert "a worker cannot start" in server.log
 
 
-def test_a_readiness_probe_imports_what_answers_the_other_requests() -> None:
+def test_a_readiness_probe_imports_the_modules_of_all_requests() -> None:
     code = """
 import sys
 from serving.core.http import Request

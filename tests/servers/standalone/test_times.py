@@ -30,7 +30,9 @@ LATE = [
 
 
 @pytest.mark.parametrize(("what", "data", "statuses"), LATE, ids=[case[0] for case in LATE])
-def test_a_request_that_does_not_come_in_time_is_ended(loop: Loop, what: str, data: bytes, statuses: list[int]) -> None:
+def test_a_request_that_does_not_arrive_in_time_is_ended(
+    loop: Loop, what: str, data: bytes, statuses: list[int]
+) -> None:
     made = wires(loop, data)
     loop._look(time.monotonic() + 4)
     assert not any(wire.connection.is_closed for wire in made)
@@ -43,7 +45,7 @@ def test_a_request_that_does_not_come_in_time_is_ended(loop: Loop, what: str, da
         wire.client.close()
 
 
-def test_idle_connections_are_closed_in_their_time_and_first_where_room_is_needed(loop: Loop) -> None:
+def test_idle_connections_are_closed_after_their_timeout_and_first_when_connections_run_out(loop: Loop) -> None:
     idle = wires(loop, GET + b"\r\n")
     slow = wires(loop, GET)
     loop._most = 6
@@ -66,7 +68,7 @@ def test_idle_connections_are_closed_in_their_time_and_first_where_room_is_neede
         wire.close()
 
 
-def test_a_slow_body_makes_room_for_another(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_body_is_dropped_when_another_needs_its_memory(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop._admission, "_most_bytes", 0)
     monkeypatch.setattr("serving.pipeline.admission.PIECE", 50)
     old, new = wires(loop, length(60) + b"x" * 40, 1)[0], Wire(loop)
@@ -83,7 +85,7 @@ def test_a_slow_body_makes_room_for_another(loop: Loop, monkeypatch: pytest.Monk
         wire.close()
 
 
-def test_what_the_watchdog_answers_is_answered_once(loop: Loop) -> None:
+def test_a_request_answered_by_the_watchdog_is_answered_once(loop: Loop) -> None:
     def hang(exchange: Exchange, body: Any) -> None:
         exchange.give(Response(504, b'{"error":"late"}'))  # in a thread of its own
         exchange.connection.send(exchange, Response(200, b"later still"))

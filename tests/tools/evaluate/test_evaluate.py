@@ -50,7 +50,7 @@ def numbered(*labels: Any) -> list[tuple[Any, Any]]:
     return list(enumerate(labels))
 
 
-def test_classes_have_the_measures_of_the_textbook(evaluate: Evaluate) -> None:
+def test_the_measures_of_classes_match_a_hand_calculation(evaluate: Evaluate) -> None:
     """Two of a, two of b, and one a called b: worked out by hand."""
     status, report, _ = evaluate(classes("a", "b", "b", "b"), numbered("a", "a", "b", "b"))
     assert status == 0
@@ -79,7 +79,7 @@ def test_a_probability_is_measured_as_two_classes(evaluate: Evaluate) -> None:
     assert report["all"]["classes"]["spam"]["recall"] == 0.5
 
 
-def test_numbers_have_their_errors(evaluate: Evaluate) -> None:
+def test_the_errors_of_numbers_match_a_hand_calculation(evaluate: Evaluate) -> None:
     rows = [(row, {"y": value}) for row, value in enumerate((1.0, 2.0, 4.0))]
     _, report, _ = evaluate(rows, numbered(1, 3, 2))
     assert report["task"] == "regression"
@@ -133,7 +133,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("rows", "labels", "options", "words"), REFUSED)
-def test_what_cannot_be_evaluated_is_said_and_named(
+def test_an_output_that_cannot_be_evaluated_is_named(
     evaluate: Evaluate, rows: list[Any], labels: list[Any], options: list[str], words: str
 ) -> None:
     status, _, error = evaluate(rows, labels, *options)
@@ -141,7 +141,7 @@ def test_what_cannot_be_evaluated_is_said_and_named(
     assert words in error
 
 
-def test_what_is_not_joined_is_counted(evaluate: Evaluate) -> None:
+def test_unmatched_lines_are_counted(evaluate: Evaluate) -> None:
     rows = [
         ("a", {"y": "x"}),
         ("a", {"y": "z"}),
@@ -168,7 +168,7 @@ PERIODS = [
 
 
 @pytest.mark.parametrize(("minutes", "period", "expected"), PERIODS)
-def test_measures_move_over_time(
+def test_measures_are_shown_over_time(
     tmp_path: Path, serve: Serve, capsys: pytest.CaptureFixture[str], minutes: list[int], period: str, expected: list[str]
 ) -> None:  # fmt: skip
     serve()
@@ -232,9 +232,7 @@ def test_a_prediction_without_a_picture_library_is_evaluated() -> None:
     assert "pip install -r requirements/evaluate.txt" in run.stderr
 
 
-def test_the_whole_way_serve_log_label_evaluate(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_serve_log_label_evaluate(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """The digits of scikit-learn, which the model has mostly learnt, asked one by one and judged by scikit-learn."""
     digits = load_digits()
     images, targets = digits.images[:200], digits.target[:200]

@@ -18,7 +18,7 @@ from tools.image.rewrite import decode
 
 @pytest.mark.parametrize("relr", [True, False], ids=["relr", "rela"])
 @pytest.mark.parametrize("flags", LINKING.values(), ids=LINKING)
-def test_a_bound_library_behaves_as_it_did(tmp_path: Path, flags: tuple[str, ...], relr: bool) -> None:
+def test_a_bound_library_behaves_like_the_original(tmp_path: Path, flags: tuple[str, ...], relr: bool) -> None:
     libraries = compile_pair(tmp_path, flags)
     expected = call(tmp_path, os.RTLD_NOW)
     assert expected == (VERSIONED if flags == LINKING["versions"] else EXPECTED)

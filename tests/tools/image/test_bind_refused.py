@@ -100,7 +100,7 @@ REFUSALS = [
 
 
 @pytest.mark.parametrize(("change", "line"), REFUSALS, ids=[line for _, line in REFUSALS])
-def test_what_is_not_understood_is_refused_with_one_line(
+def test_an_unknown_elf_structure_is_refused_with_one_line(
     pair: list[Path], tmp_path: Path, change: Change, line: str
 ) -> None:
     for path in pair:
@@ -145,7 +145,7 @@ def test_a_library_that_lacks_another_is_refused(pair: list[Path], tmp_path: Pat
         bind([tmp_path / "libone.so"], tmp_path / "out")
 
 
-def test_damage_is_found(pair: list[Path], tmp_path: Path) -> None:
+def test_the_check_finds_every_flipped_byte(pair: list[Path], tmp_path: Path) -> None:
     """Flip one byte of a bound copy at a time: no flip in what is loaded passes the proof."""
     copy, _ = bind(pair, tmp_path)
     library = Elf(pair[0])
@@ -175,7 +175,7 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize(("arguments", "status", "line"), COMMANDS)
-def test_the_command_says_what_is_wrong(
+def test_the_command_reports_a_wrong_argument(
     arguments: list[str], status: int, line: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     try:

@@ -83,7 +83,7 @@ def library() -> Path:
         pytest.skip(str(refused))
 
 
-def test_tensorflow_answers_and_fails_alike_with_its_symbols_bound(library: Path, tmp_path: Path) -> None:
+def test_bound_and_original_tensorflow_give_the_same_answers_and_errors(library: Path, tmp_path: Path) -> None:
     build()
     started = []
     for name, folder in (("shipped", ""), ("bound", str(library))):
@@ -140,7 +140,7 @@ RANGES = [
 
 
 @pytest.mark.parametrize(("numbers", "expected"), RANGES)
-def test_near_pages_are_asked_for_as_one(numbers: list[int], expected: list[tuple[int, int]]) -> None:
+def test_adjacent_pages_are_read_as_one_range(numbers: list[int], expected: list[tuple[int, int]]) -> None:
     size = pages.PAGE
     assert pages.ranges(np.array(numbers, np.int64)) == [(start * size, count * size) for start, count in expected]
 
@@ -164,7 +164,7 @@ def test_the_pages_of_a_first_answer_are_listed(linked: Path) -> None:
     pages.read_ahead(linked / binding.NAMES[0])
 
 
-def test_lists_that_fit_no_more_do_no_harm(tmp_path: Path) -> None:
+def test_an_outdated_page_list_does_no_harm(tmp_path: Path) -> None:
     library = tmp_path / "library.so"
     library.write_bytes(b"short")
     (tmp_path / "library.so.pages").write_bytes(struct.pack("<QQ", 1 << 40, 1 << 30))

@@ -35,7 +35,7 @@ def ignored(path: str) -> bool:
     return any(fnmatch.fnmatch(path.split("/")[0], pattern) for pattern in patterns if not pattern.startswith("#"))
 
 
-def test_what_the_builder_copies_is_there_and_reaches_it() -> None:
+def test_the_files_that_the_builder_copies_exist_and_are_in_its_context() -> None:
     copied = [source for _, sources, _ in BUILDER.copies for source in sources]
     assert len(copied) >= 6
     for source in copied:
@@ -46,7 +46,7 @@ def test_what_the_builder_copies_is_there_and_reaches_it() -> None:
     assert ignored("tests/server.py")
 
 
-def test_what_the_last_stage_copies_is_what_is_built() -> None:
+def test_the_last_stage_copies_the_files_that_the_builder_makes() -> None:
     assert {stage for stage, _, _ in FINAL.copies} == {BUILDER.name}
     copied = {source for _, sources, _ in FINAL.copies for source in sources}
     assert copied == {f"{PLACE}/{path.name}" for path in image().iterdir()}
@@ -61,7 +61,7 @@ def test_the_environment_names_folders_of_the_image() -> None:
         assert (image() / Path(value).relative_to(PLACE)).is_dir(), value
 
 
-def test_the_server_is_process_1_and_no_root() -> None:
+def test_the_server_is_process_1_and_not_root() -> None:
     assert re.fullmatch(r"[1-9][0-9]{3,}:[1-9][0-9]{3,}", FINAL.last("USER"))  # numeric: runAsNonRoot can tell
     assert [word for word, _ in FINAL.instructions][-1] == "CMD"
     assert FINAL.command == ["python", "-m", "serving.servers.standalone"]

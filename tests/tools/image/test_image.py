@@ -82,7 +82,7 @@ def test_it_runs_as_its_user_as_process_1_on_one_cpu(running: Cell) -> None:
     assert status(first(running.server))["NSpid"].split()[-1] == "1"
 
 
-def test_it_writes_nothing_and_could_not(running: Cell, tree: Path) -> None:
+def test_the_image_is_read_only(running: Cell, tree: Path) -> None:
     assert running.server.ask("GET", "/readyz").status == 200
     assert listing(tree) == running.before
     if cell.can_isolate():
@@ -105,7 +105,7 @@ def test_half_a_gigabyte_is_enough_under_load(running: Cell, examples: dict[str,
         assert running.group.killed == 0
 
 
-def test_the_limit_is_one() -> None:
+def test_the_memory_limit_of_the_test_takes_effect() -> None:
     with limited() as group:
         if group is None:
             pytest.skip("needs a memory control group that this user may make")
@@ -114,7 +114,7 @@ def test_the_limit_is_one() -> None:
         assert group.killed == 1
 
 
-def test_what_is_not_in_the_image_is_named(tree: Path) -> None:
+def test_a_package_missing_from_the_image_is_named(tree: Path) -> None:
     with started(tree, RUNTIME="python") as server:
         answer = server.ask("GET", "/readyz")
         assert answer.status == 503
@@ -127,7 +127,7 @@ def seconds(pids: list[int]) -> float:
     return sum(int(field[11]) + int(field[12]) for field in fields) / os.sysconf("SC_CLK_TCK")
 
 
-def test_sigterm_ends_process_1_and_finishes_what_it_is_at(tree: Path, examples: dict[str, Any]) -> None:
+def test_sigterm_finishes_the_running_requests_and_ends_process_1(tree: Path, examples: dict[str, Any]) -> None:
     with started(tree) as server, ThreadPoolExecutor(1) as thread:
         assert server.ask("GET", "/readyz").status == 200
         pids = family(first(server))

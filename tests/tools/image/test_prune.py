@@ -39,7 +39,7 @@ MODULES = {
 }  # fmt: skip
 
 
-def test_what_is_imported_is_found_wherever_it_stands(tmp_path: Path) -> None:
+def test_imports_are_found_at_any_depth_of_the_code(tmp_path: Path) -> None:
     for name, code in MODULES.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(code)
@@ -114,7 +114,7 @@ def kept(folder: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("in_place", [False, True])
-def test_what_stays_is_what_is_imported_and_required_and_the_library(small: Path, in_place: bool) -> None:
+def test_imported_and_required_packages_and_the_library_are_kept(small: Path, in_place: bool) -> None:
     planned = plan(small / "site", [small / "requirements.txt"], small / "root")
     out = small / ("site" if in_place else "out")
     if in_place:
@@ -132,7 +132,7 @@ def test_what_stays_is_what_is_imported_and_required_and_the_library(small: Path
     assert len(list(out.rglob("*.pyc"))) == sum(name.endswith(".py") for name in STAYS)
 
 
-def test_what_is_needed_and_not_installed_is_named(small: Path) -> None:
+def test_a_missing_package_is_named(small: Path) -> None:
     with (small / "requirements.txt").open("a") as file:
         file.write("absent==3.0\n")
     with pytest.raises(Refused, match=r"site: absent==3.0 not installed"):
@@ -151,7 +151,7 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize(("arguments", "status", "line"), COMMANDS)
-def test_the_command_says_what_is_wrong(
+def test_the_command_reports_a_wrong_argument(
     arguments: list[str], status: int, line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     try:
@@ -225,7 +225,7 @@ def test_the_image_has_less_than_nine_hundred_megabytes_with_python_and_debian()
     assert size + base < 900e6
 
 
-def test_pip_finds_the_packages_of_the_image_whole(tmp_path: Path) -> None:
+def test_pip_check_finds_the_packages_of_the_image_complete(tmp_path: Path) -> None:
     packages, site = image() / "packages", packages_of(Path(sys.prefix))
     for path in site.glob("pip*"):
         (tmp_path / path.name).symlink_to(path)
@@ -235,7 +235,7 @@ def test_pip_finds_the_packages_of_the_image_whole(tmp_path: Path) -> None:
     assert (ran.returncode, ran.stdout.strip()) == (0, "No broken requirements found.")
 
 
-def test_the_records_of_the_image_are_true() -> None:
+def test_the_package_records_of_the_image_match_its_files() -> None:
     packages = image() / "packages"
     for record in packages.glob("*.dist-info/RECORD"):
         for name, digest, size in csv.reader(record.read_text().splitlines()):
@@ -247,7 +247,7 @@ def test_the_records_of_the_image_are_true() -> None:
                 assert int(size) == len(data), name
 
 
-def test_an_environment_pruned_in_place_answers_and_spares_what_it_was_linked_from(tmp_path: Path) -> None:
+def test_an_environment_pruned_in_place_answers_and_leaves_hard_linked_files_unchanged(tmp_path: Path) -> None:
     if not os.environ.get("TEST_IMAGE"):
         pytest.skip("half a minute: make test-image")
     original = packages_of(Path(sys.prefix))
@@ -271,7 +271,7 @@ def test_an_environment_pruned_in_place_answers_and_spares_what_it_was_linked_fr
     assert inside == {package.name for package in distributions(path=[str(image() / "packages")])}
 
 
-def test_a_baked_image_says_what_it_has(tmp_path: Path) -> None:
+def test_a_build_with_bake_reports_the_baked_model(tmp_path: Path) -> None:
     if not os.environ.get("TEST_IMAGE"):
         pytest.skip("half a minute: make test-image")
     messages = make(tmp_path / "image", "--bake", "1")

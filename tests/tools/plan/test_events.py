@@ -31,7 +31,7 @@ def run(arrivals: np.ndarray, instance: object, scale: Scale, rules: Rules = PAT
 
 
 @pytest.mark.parametrize(("servers", "load"), [(1, 0.5), (1, 0.8), (3, 2.1), (8, 6.0)])
-def test_one_request_an_instance_waits_as_erlang_says(servers: int, load: float) -> None:
+def test_with_one_request_an_instance_the_wait_is_that_of_m_m_c(servers: int, load: float) -> None:
     """c instances of concurrency 1 behind one queue are M/M/c: mean wait = C(c, a) / (c µ - λ)."""
     rate = 10.0
     outcome = run(poisson(rate * load, 50_000), made(1, rate, rate, work=EXPONENTIAL), Scale(servers, servers))
@@ -40,14 +40,14 @@ def test_one_request_an_instance_waits_as_erlang_says(servers: int, load: float)
 
 
 @pytest.mark.parametrize("load", [0.3, 0.6, 0.8])
-def test_equal_requests_wait_half_as_long_as_pollaczek_and_khinchine_say(load: float) -> None:
+def test_equal_requests_wait_as_in_m_d_1(load: float) -> None:
     """M/D/1: mean wait = ρ s / (2 (1 - ρ))."""
     outcome = run(poisson(10 * load, 50_000), made(1, 10, 10), Scale(1, 1))
     assert outcome.mean_latency - 0.1 == pytest.approx(load * 0.1 / (2 * (1 - load)), rel=0.08)
 
 
 @pytest.mark.parametrize("work", [ONES, EXPONENTIAL], ids=["equal", "exponential"])
-def test_requests_that_share_an_instance_take_the_same_mean_whatever_their_sizes(work: np.ndarray) -> None:
+def test_requests_that_share_an_instance_take_the_mean_of_processor_sharing(work: np.ndarray) -> None:
     """M/G/1 with processor sharing: mean = s / (1 - ρ)."""
     outcome = run(poisson(7, 50_000), made(1000, 10, 10, work=work), Scale(1, 1))
     assert outcome.mean_latency == pytest.approx(0.1 / (1 - 0.7), rel=0.08)
@@ -77,7 +77,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("arrivals", "concurrency", "cold", "starts", "active", "lifetime"), CASES)
-def test_by_hand(
+def test_small_cases_match_a_hand_calculation(
     arrivals: list[float], concurrency: int, cold: int, starts: int, active: float | None, lifetime: float | None
 ) -> None:
     outcome = events.simulate(
@@ -103,7 +103,7 @@ def test_the_autoscaler_brings_concurrency_down_to_its_target() -> None:
     assert run(poisson(60, 60 * 600), made(100, 10, 1000), Scale(1, 100), Rules()).peak == 1
 
 
-def test_who_waits_too_long_is_refused() -> None:
+def test_a_request_that_waits_too_long_is_refused() -> None:
     """One instance for 20 requests/s, of which it answers 10: after ten seconds half are refused."""
     outcome = run(poisson(20, 12_000), made(1, 10, 10), Scale(1, 1), Rules())
     assert outcome.refused / outcome.requests == pytest.approx(0.5, abs=0.02)

@@ -54,7 +54,7 @@ def test_both_simulators_agree(case: str) -> None:
     assert ours[1] == pytest.approx(ours[0], rel=0.12)
 
 
-def test_a_day_at_a_million_a_second_needs_what_it_needs() -> None:
+def test_a_day_at_a_million_requests_a_second_needs_1667_instances() -> None:
     """1 ms of CPU a request: a million a second are 1,000 vCPUs, at 60 % of each 1,667 instances of one."""
     instance = made(16, 1000, 1000, cpu=0.001)
     shape = traffic.constant(1e6, 86400)
@@ -65,7 +65,7 @@ def test_a_day_at_a_million_a_second_needs_what_it_needs() -> None:
     assert outcome.percentile(0.99) < 0.01
 
 
-def test_too_few_instances_refuse_what_they_cannot_answer() -> None:
+def test_too_few_instances_refuse_the_excess() -> None:
     outcome = fluid.simulate(
         traffic.constant(1e6, 600).rates, made(16, 1000, 1000, cpu=0.001), Scale(500, 500), Rules()
     )
@@ -77,7 +77,9 @@ def test_too_few_instances_refuse_what_they_cannot_answer() -> None:
     rates=st.lists(st.sampled_from([0.0, 0.01, 1.0, 30.0, 2000.0, 1e6]), min_size=1, max_size=12),
     concurrency=st.integers(1, 20), least=st.integers(0, 3), most=st.integers(3, 2000), start=st.floats(0.1, 8),
 )  # fmt: skip
-def test_what_comes_goes_out_once(rates: list[float], concurrency: int, least: int, most: int, start: float) -> None:
+def test_every_request_is_counted_once(
+    rates: list[float], concurrency: int, least: int, most: int, start: float
+) -> None:
     shape = np.repeat(rates, 160)  # 40 seconds each
     outcome = fluid.simulate(shape, made(concurrency, 50, 400, cpu=0.002, start=start), Scale(least, most), Rules())
     assert outcome.requests == pytest.approx(shape.sum() * traffic.STEP)

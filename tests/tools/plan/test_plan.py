@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> int:
     return serving.main(["plan", *arguments])
 
 
-def test_cost_by_hand() -> None:
+def test_the_cost_by_request_matches_a_hand_calculation() -> None:
     """A day of a million answers: 1,000 s of one vCPU and 2 GiB, 10 s of starting with two, 500 s idle."""
     outcome = Outcome("by hand", 86400.0, answered=1e6, active=1000, starting=10, idle_least=500, lifetime=2000)
     bill = costs.cost(outcome, 1, 2048, True, PRICES, costs.BY_REQUEST)
@@ -42,7 +42,7 @@ def test_cost_by_hand() -> None:
     assert bill.month_free == pytest.approx(28 * 0.40 + 30 * 0.00375)
 
 
-def test_cost_of_whole_lives_by_hand() -> None:
+def test_the_cost_by_instance_matches_a_hand_calculation() -> None:
     """A day of two instances that never end: 2 vCPU and 4 GiB each, requests free."""
     outcome = Outcome("by hand", 86400.0, answered=1e6, active=10, lifetime=2 * 86400.0)
     bill = costs.cost(outcome, 2, 4096, True, PRICES, costs.BY_INSTANCE)
@@ -50,7 +50,7 @@ def test_cost_of_whole_lives_by_hand() -> None:
     assert bill.month - bill.month_free == pytest.approx(240_000 * 0.000018 + 450_000 * 0.000002)
 
 
-def test_prices_of_another_date_say_so() -> None:
+def test_the_date_of_the_prices_is_read_or_unknown() -> None:
     assert [costs.read(costs.DEFAULT, tier).date for tier in ("1", "2")] == ["2026-10-08", "unknown date"]
 
 
@@ -80,7 +80,7 @@ def test_drawn_requests_are_sorted_and_as_many_as_expected(
     assert abs(len(arrivals) - 2 * shape.requests) <= 6 * np.sqrt(2 * shape.requests) + 1
 
 
-def test_bursts_come_when_they_should() -> None:
+def test_bursts_have_their_period_and_height() -> None:
     shape = traffic.bursts(1, 100, 10, 60, 120)
     assert shape.requests == pytest.approx(100 * 20 + 1 * 100)
     assert shape.rates[int(30.1 / traffic.STEP)] == shape.rates[int(39.9 / traffic.STEP)] == 100
@@ -99,7 +99,7 @@ def test_a_start_waits_for_the_probe_and_for_its_cpu() -> None:
 
 
 @given(st.floats(1, 25_000), st.sampled_from([None, *SIZES]))
-def test_what_is_proposed_is_legal_and_holds_the_model(peak: float, cpu: int | None) -> None:
+def test_the_proposal_is_valid_on_cloud_run_and_large_enough_for_the_model(peak: float, cpu: int | None) -> None:
     try:
         memory, cpus, workers = size(measured(peak_mib=peak), Wishes(cpu=cpu))
     except PlanError:
@@ -112,7 +112,7 @@ def test_what_is_proposed_is_legal_and_holds_the_model(peak: float, cpu: int | N
     assert workers in (1, cpus)
 
 
-def test_min_instances_buy_off_the_cold_start() -> None:
+def test_a_minimum_of_one_instance_avoids_cold_starts() -> None:
     shape = traffic.constant(1 / 1800, 86400)  # every half an hour: hardly ever a warm instance
     made = plan(measured(), shape, Wishes(), PRICES)
     cold, warm = (next(c for c in made.choices if c.service.least == least) for least in (0, 1))
@@ -140,7 +140,7 @@ def test_the_table_and_the_picture(saved: Path, tmp_path: Path, capsys: pytest.C
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-def test_deploy_takes_what_is_proposed(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_deploy_accepts_the_proposed_values(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--measured", str(saved), "--hours", "1", "--cpu", "2", "--no-picture"]) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Proposed")]
     arguments = [*line.split()[1:], "--project", "made-up-project", "--region", "us-central1", "--dry-run"]
@@ -151,7 +151,7 @@ def test_deploy_takes_what_is_proposed(saved: Path, capsys: pytest.CaptureFixtur
     assert "WORKERS" in line
 
 
-def test_json_says_the_same(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_has_the_values_of_the_text(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--shape", "constant", "--rate", "1000000", "--hours", "1"]
     assert main(["--measured", str(saved), *arguments, "--json", "--no-picture"]) == 0
     report = json.loads(capsys.readouterr().out, parse_constant=lambda token: pytest.fail(token))
@@ -183,7 +183,7 @@ def test_a_bad_trace_is_refused_by_line(lines: str, said: str, tmp_path: Path) -
     assert "\n" not in str(refused.value)
 
 
-def test_a_trace_is_sorted_and_says_so(tmp_path: Path) -> None:
+def test_an_unsorted_trace_is_sorted_and_reported(tmp_path: Path) -> None:
     file = tmp_path / "trace"
     file.write_text("2026-11-22T10:00:05Z\n2026-11-22T11:00:01+01:00\n2026-11-22T10:00:03.5Z\n")
     shape, notes = traffic.trace(file)
@@ -218,7 +218,7 @@ REFUSED: list[tuple[list[str], str]] = [
 
 
 @pytest.mark.parametrize(("arguments", "said"), REFUSED)
-def test_what_cannot_be_is_refused_in_a_line(
+def test_impossible_options_are_refused_in_one_line(
     arguments: list[str], said: str, saved: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["--measured", str(saved), "--no-picture", "--hours", "1", *arguments]) == 1
@@ -240,9 +240,7 @@ USAGE = [
 
 
 @pytest.mark.parametrize(("arguments", "said"), USAGE)
-def test_a_slip_on_the_command_line_is_named(
-    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_misspelt_option_is_named(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == 2
@@ -268,7 +266,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("changed", "said"), WRONG)
-def test_a_measurement_that_is_none_is_refused(changed: dict[str, Any], said: str) -> None:
+def test_a_malformed_measurement_is_refused(changed: dict[str, Any], said: str) -> None:
     with pytest.raises(PlanError, match=said):
         measured(**changed)
 

@@ -28,7 +28,7 @@ async def script(platform: Platform) -> None:
     await asyncio.gather(*(platform.request() for _ in range(3)))
 
 
-def test_real_servers_are_started_and_met_as_simulated() -> None:
+def test_real_servers_behave_as_simulated() -> None:
     # Far slower than the real ones, which does not change what is started or met
     scale, given = Scale(0, 3), made(2, 200, 200, cpu=0.001)
     record = asyncio.run(Platform(EMBEDDED, example(EMBEDDED), given, scale, RULES).play(script))

@@ -145,7 +145,7 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(("fault", "seen"), FAULTS)
-def test_a_fault_is_seen_by_the_checks_that_look_for_it(
+def test_each_fault_is_found_by_the_checks_for_it(
     fault: str, seen: set[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with fake(fault, events=True) as url:
@@ -160,7 +160,7 @@ def test_a_fault_is_seen_by_the_checks_that_look_for_it(
     assert set(by_check) == {"again", "order", "instance", "beside", "others", "errors", "event", BATCH}
 
 
-def test_another_instance_with_other_answers_is_found(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_differing_second_instance_is_found(capsys: pytest.CaptureFixture[str]) -> None:
     with fake() as first, fake("mixes rows") as second, fake("counts") as third:
         assert verdicts(capsys, "--url", first, "--url", second)[1]["instance"] == "same"  # rows come alone there
         status, by_check, whole = verdicts(capsys, "--url", first, "--url", third)
@@ -192,20 +192,20 @@ def test_a_model_that_drops_rows_is_not_compared_in_batches(
     assert detail in next(check["detail"] for check in whole["checks"] if check["check"] == BATCH)
 
 
-def test_strings_of_an_unknown_rank_are_made_in_numbers_that_end() -> None:
+def test_the_generated_strings_of_an_unknown_rank_are_few() -> None:
     signature = Signature("serve", {"x": spec("x", 7, None)}, {}, "")
     random = np.random.default_rng(3)
     tries = [examples.made(signature, recipe, 8, random) for recipe in examples.recipes(signature, parsing.GUESSES)]
     assert sum(inputs["x"].size for inputs in tries if inputs is not None) < 100_000
 
 
-def test_what_cannot_be_tested_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_checks_that_cannot_be_made_are_reported(capsys: pytest.CaptureFixture[str]) -> None:
     with fake() as url:
         status, by_check, _ = verdicts(capsys, "--url", url)
     assert (status, by_check["instance"], by_check["event"]) == (0, "untested", "untested")
 
 
-def test_the_table_says_what_was_done(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_lists_each_check(capsys: pytest.CaptureFixture[str]) -> None:
     with fake("counts") as url:
         assert main(["verify", "--quick", "--url", url, "--others", "20"]) == 1
     lines = capsys.readouterr().out.splitlines()
@@ -338,7 +338,7 @@ SHAPES = [
 
 
 @pytest.mark.parametrize(("code", "shape", "rows", "got"), SHAPES)
-def test_inputs_are_made_as_declared_and_always_alike(
+def test_generated_inputs_fit_the_signature_and_are_reproducible(
     code: int, shape: tuple[int | None, ...] | None, rows: int, got: tuple[int, ...]
 ) -> None:
     signature = Signature("serve", {"x": spec("x", code, shape)}, {}, "")
@@ -349,7 +349,7 @@ def test_inputs_are_made_as_declared_and_always_alike(
     assert first["x"].tolist() == second["x"].tolist()
 
 
-def test_a_picture_made_here_is_one() -> None:
+def test_generated_pictures_can_be_decoded() -> None:
     image = pytest.importorskip("PIL.Image")
     import io
 
@@ -368,7 +368,7 @@ def test_a_difference_names_its_output() -> None:
     assert (tolerance(signature, "y", 1e-4), tolerance(signature, "half", 1e-4)) == (1e-4, 1e-2)
 
 
-def test_a_deployed_function_says_that_the_command_is_not_there(
+def test_a_deployed_function_says_that_verify_is_not_included(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in [name for name in sys.modules if name.partition(".")[0] == "tools"]:
