@@ -1,7 +1,8 @@
 """Ends a process whose run does not end: some kernels loop for ever on some values, and hold a core and a slot.
 
-TensorFlow cannot interrupt a run. So the request gets 504, concurrent requests have a few seconds to finish, and the
-process ends, for its server to start another.
+TensorFlow cannot interrupt a run. So the request gets 504, and concurrent requests have a few seconds to finish. Those
+that are left, because they share the run or wait for it, get 504 as well, and the process ends, for its server to start
+another.
 """
 
 import os
@@ -23,6 +24,7 @@ SENT = 0.2  # seconds for the server to send an answer
 Give = Callable[[Response], None]
 
 _givers: dict[int, Give] = {}  # thread -> what gives an answer to the request that it is at
+_give_rest: Give | None = None  # what gives an answer to every request that the server of this process has
 _watching: int | None = None  # the process that has a thread for it
 
 
@@ -42,6 +44,12 @@ def answered() -> None:
     _givers.pop(threading.get_ident(), None)
 
 
+def serves(give: Give) -> None:
+    """Say what gives an answer to all requests of the server that have none when the process ends."""
+    global _give_rest
+    _give_rest = give
+
+
 def watch(options: Settings) -> None:
     """Have the runs of this process watched; called when it takes requests, after a fork."""
     global _watching
@@ -58,10 +66,16 @@ def _watch(seconds: int) -> None:
     admission.stop(reason)
     for run in overdue:
         if give := _givers.get(run.thread):
-            with suppress(Exception):  # each server has its own, for a client that went away
-                give(Response(504, to_json({"error": reason})))
-    time.sleep(SENT)
+            _try(give, reason)
     until = time.monotonic() + GRACE
     while len(inflight.begun_before(time.monotonic())) > len(overdue) and time.monotonic() < until:
         time.sleep(0.05)
+    if _give_rest:
+        _try(_give_rest, reason)
+    time.sleep(SENT)
     admission.end(reason)
+
+
+def _try(give: Give, reason: str) -> None:
+    with suppress(Exception):  # each server has its own, for a client that went away
+        give(Response(504, to_json({"error": reason})))

@@ -12,7 +12,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,7 +20,7 @@ from serving.core.http import Request, Response, Stream
 from serving.core.settings import Settings
 from serving.core.telemetry import phases
 from serving.core.telemetry.log import log_exception
-from serving.pipeline import admission, origins, watchdog
+from serving.pipeline import admission, watchdog
 from serving.pipeline.arrivals import is_self_contained
 from serving.runtime import loading
 from serving.runtime.batching import Call, Together, run_together
@@ -105,11 +104,9 @@ class Answering:
     def _run_shared(self, calls: list["Sharing"]) -> tuple[list["Sharing"], int]:
         """Run calls, with those that wait for it; return those of this server, and the CPU nanoseconds for each."""
         queue, every, began = calls[0].shared.queue, list[Call](calls), time.thread_time_ns()
-        watchdog.answers(lambda response: _give(every, response))
         try:
             run_together(queue.gather(every))
         finally:
-            watchdog.answered()
             queue.leave()
             for call in every:
                 if not isinstance(call, Sharing):
@@ -184,13 +181,6 @@ class Answering:
             return refusal(500, "internal error; the log has the reason")
         finally:
             watchdog.answered()
-
-
-def _give(calls: list[Call], response: Response) -> None:
-    for call in calls:
-        if isinstance(call, Sharing):
-            with suppress(OSError):  # its client went away
-                call.exchange.give(origins.with_fields(response, call.request.headers))
 
 
 class Sharing:

@@ -12,9 +12,9 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
-from serving.core.http import TimedOut, Unavailable
+from serving.core.http import Response, TimedOut, Unavailable
 from serving.core.settings import Settings
-from serving.pipeline import admission
+from serving.pipeline import admission, origins, watchdog
 from serving.servers import connections
 from serving.servers.standalone.answering import Answering, Handle
 from serving.servers.standalone.connection import KEPT_ALIVE, Connection
@@ -111,6 +111,7 @@ class Loop:
         self._poll.register(self._waking, select.EPOLLIN)
         self._next_sweep = self._next_room = 0.0
         self._end = float("inf")
+        watchdog.serves(self.answer_rest)
 
     @property
     def waker(self) -> int:
@@ -173,6 +174,13 @@ class Loop:
         if self._is_full and not self.is_stopping:
             self._is_full = False
             self._poll.register(self._listener, select.EPOLLIN)
+
+    def answer_rest(self, response: Response) -> None:
+        """Give this answer to every request that another thread answers; from any thread, as the last thing."""
+        for connection in [*self._connections.values()]:
+            if (exchange := connection.busy) is not None:
+                with suppress(OSError):  # its client went away
+                    exchange.give(origins.with_fields(response, exchange.fields))
 
     # Connections
 

@@ -18,6 +18,7 @@ from serving.runtime import loading
 from serving.runtime.batching import Queue
 from serving.servers.standalone import answering
 from serving.servers.standalone.answering import AGAIN, LONG, SHORT, Answering, Pool, Sharing, Short
+from serving.servers.standalone.loop import Loop
 from tests.conftest import Serve
 from tests.models.zoo import build
 
@@ -200,20 +201,14 @@ def gone(_response: Response) -> None:
     raise BrokenPipeError
 
 
-def test_the_timeout_of_a_shared_run_carries_the_cors_fields_of_each_client(serve: Serve) -> None:
+def test_the_last_answer_of_a_process_carries_the_cors_fields_of_each_client(serve: Serve, loop: Loop) -> None:
     serve(HALF, CORS_ORIGINS="https://shop.example")
-    given: SimpleQueue[Response] = SimpleQueue()
-
-    class Hanging(Doubling):
-        def together(self, asks: Sequence[Any]) -> list[Any]:
-            watchdog._givers[threading.get_ident()](Response(504, b"{}"))
-            return super().together(asks)
-
-    loop: Any = SimpleNamespace(post=given.put)
-    answers = Answering(settings.current(), loop, lambda _: Response(200, b""), may_block=False)
-    shared: Any = SimpleNamespace(queue=Queue(1, 16), quick=Hanging(), asks=21)
-    exchanges: list[Any] = [SimpleNamespace(give=give) for give in (gone, given.put)]
-    request = Request("POST", "/", headers={"origin": "https://shop.example"})
-    answers.lead([Sharing(answers, exchange, request, KIND, shared, False) for exchange in exchanges])
-    answer = given.get(timeout=10)
+    given: list[Response] = []
+    for number, give in enumerate((gone, given.append)):
+        exchange: Any = SimpleNamespace(give=give, fields={"origin": "https://shop.example"})
+        loop._connections[-number] = SimpleNamespace(busy=exchange)  # type: ignore[assignment]
+    loop._connections[1] = SimpleNamespace(busy=None)  # type: ignore[assignment]
+    assert watchdog._give_rest == loop.answer_rest
+    loop.answer_rest(Response(504, b"{}"))
+    (answer,) = given
     assert (answer.status, dict(answer.headers)["Access-Control-Allow-Origin"]) == (504, "https://shop.example")

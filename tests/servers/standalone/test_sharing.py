@@ -2,6 +2,8 @@
 
 import json
 import socket
+import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,11 +12,15 @@ from typing import Any
 import pytest
 
 from serving.pipeline.native import build
-from tests.conftest import EMBEDDED
+from tests.conftest import EMBEDDED, plain_environment
+from tests.models.zoo import build as zoo
 from tests.pipeline.native.conftest import built
 from tests.server import Server, running
+from tests.servers.standalone.hanging import HANGS, HOLDS
+from tools.server import free_port, spawn
 
 PATH = "/v1/models/model:predict"
+HALF = zoo() / "versions" / "1"
 
 
 def requests(examples: dict[str, Any]) -> list[bytes]:
@@ -89,3 +95,29 @@ def test_every_slot_is_released(server: Server, examples: dict[str, Any]) -> Non
     for _ in range(3):
         with ThreadPoolExecutor(40) as pool:
             assert {answer.status for answer in pool.map(lambda _: server.ask("POST", PATH, body), range(120))} == {200}
+
+
+@pytest.mark.parametrize("codec", ["native", "off"])
+def test_where_a_run_never_ends_every_request_in_it_and_behind_it_gets_504(codec: str, tmp_path: Path) -> None:
+    extension = str(built(build.cached)) if codec == "native" else "off"
+    settings = {"MODEL_DIR": str(HALF), "ACCELERATOR": extension, "BATCH_ROWS": "4", "RUN_TIMEOUT": "2"}
+    port = free_port()
+    command = [sys.executable, "-m", "tests.servers.standalone.hanging"]
+    process = spawn(command, plain_environment(PORT=str(port), **settings), tmp_path / "log")
+    server = Server(process, port, tmp_path / "log")
+    try:
+        server.wait_for_port()
+        assert server.ask("POST", PATH, {"instances": [3.0]}).status == 200
+        with ThreadPoolExecutor(8) as pool:
+            first = pool.submit(server.ask, "POST", PATH, {"instances": [HOLDS]})
+            time.sleep(0.3)  # it runs, and the others queue
+            behind = [pool.submit(server.ask, "POST", PATH, {"instances": [HANGS]})]
+            time.sleep(0.1)
+            behind += [pool.submit(server.ask, "POST", PATH, {"instances": [float(row)]}) for row in range(6)]
+            assert first.result().status == 200
+            answers = [future.result() for future in behind]
+        assert [answer.status for answer in answers] == [504] * 7
+        assert {answer.json["error"] for answer in answers} == {"the model has run for more than 2 s (RUN_TIMEOUT)"}
+        assert server.ask("POST", PATH, {"instances": [3.0]}).status == 200  # of the next worker
+    finally:
+        server.kill()
