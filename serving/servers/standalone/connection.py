@@ -11,7 +11,7 @@ from select import EPOLLIN as IN
 from select import EPOLLOUT as OUT
 from typing import TYPE_CHECKING
 
-from serving.core.http import HttpError, Response
+from serving.core.http import HttpError, Response, Unavailable
 from serving.core.telemetry.log import log
 from serving.servers.connections import MAX_HEADER_BYTES
 from serving.servers.standalone.http1 import CONTINUE, head, refusal
@@ -152,6 +152,8 @@ class Connection:
                     self._loop.answer(exchange, body)
             elif reader.has_rest:
                 reader.take(b"")
+            elif reader.is_asked and reader.exchange and (reason := self._loop.why_refused(reader.exchange)):
+                reader.fail(Unavailable, reason)
             else:
                 self._wait()
                 return
@@ -160,7 +162,7 @@ class Connection:
         """Set the deadline for the rest of a request."""
         exchange = self._reader.exchange
         if exchange is not None:
-            if exchange.is_asking and not exchange.size:
+            if self._reader.is_asked:
                 with suppress(OSError):
                     self.socket.send(CONTINUE)
             exchange.is_asking = False

@@ -12,12 +12,13 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
-from serving.core.http import Response, TimedOut, Unavailable
+from serving.core.http import HttpError, Response, TimedOut, Unavailable
 from serving.core.settings import Settings
-from serving.pipeline import admission, origins, watchdog
+from serving.pipeline import admission, origins, routes, watchdog
 from serving.servers import connections
 from serving.servers.standalone.answering import Answering, Handle
 from serving.servers.standalone.connection import KEPT_ALIVE, Connection
+from serving.servers.standalone.http1 import Failing
 from serving.servers.standalone.reading import Exchange
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ CUTTABLE = 1.0  # seconds after which an idle connection or a slow request may b
 SWEEP = 5.0  # seconds between two checks of idle connections
 FULL = 0.25  # seconds between two attempts of a full server to close connections
 EVENTS = 64  # events of one turn
+UNREAD = Failing(Unavailable, "the body has not been asked for")
 ACCEPTED = 64  # connections that are accepted in one turn
 
 
@@ -174,6 +176,18 @@ class Loop:
         if self._is_full and not self.is_stopping:
             self._is_full = False
             self._poll.register(self._listener, select.EPOLLIN)
+
+    def why_refused(self, exchange: Exchange) -> str:
+        """Return why a request for a prediction is refused whatever its body is; an empty text where it is not."""
+        request = exchange.with_body(UNREAD)
+        try:
+            if routes.find(request.method, request.path)[0].name in ("predict", "infer"):
+                self._admission.slots(request).expect(request.headers)
+        except Unavailable as error:
+            return str(error)
+        except HttpError:
+            pass  # which the handler answers
+        return ""
 
     def answer_rest(self, response: Response) -> None:
         """Give this answer to every request that another thread answers; from any thread, as the last thing."""

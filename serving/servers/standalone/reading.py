@@ -119,6 +119,11 @@ class Reader:
         return self._quiet > 0 and self.exchange is None
 
     @property
+    def is_asked(self) -> bool:
+        """Say whether the client waits for 100 Continue before it sends a body."""
+        return self.exchange is not None and self.exchange.is_asking and not self.exchange.size
+
+    @property
     def has_rest(self) -> bool:
         """Say whether something has been received that is not parsed yet."""
         return bool(self._rest)

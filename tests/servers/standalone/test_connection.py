@@ -8,7 +8,7 @@ from typing import Any
 import h11
 import pytest
 
-from serving.core.http import Response
+from serving.core.http import Response, Unavailable
 from serving.servers.standalone import connection as connections
 from serving.servers.standalone.loop import Loop
 from serving.servers.standalone.reading import Exchange
@@ -166,6 +166,17 @@ def test_100_continue_is_sent_only_where_the_body_is_read(
     assert [status for status, _ in responses(answered(loop, [data, body]))] == statuses
     statuses_sent = [status for status, _ in responses(answered(loop, [data + body]))]
     assert statuses_sent == statuses[-1:]  # the body was there already
+
+
+def test_a_refused_request_is_refused_before_its_body_is_asked_for(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> float:
+        raise Unavailable("too many requests")
+
+    monkeypatch.setattr(loop._admission.alone, "expect", refuse)
+    for path, statuses in ((b"/", [503]), (b"/healthz", [100, 200]), (b"/nothing", [100, 200])):
+        data = length(2, b"Expect: 100-continue\r\n").replace(b"/a", path)
+        assert [status for status, _ in responses(answered(loop, [data, b"{}"]))] == statuses
+        assert [status for status, _ in responses(answered(loop, [data + b"{}"]))] == [200]  # the body is there
 
 
 def test_a_pipelined_request_gets_100_continue_after_the_previous_answer(loop: Loop) -> None:
