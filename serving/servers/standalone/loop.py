@@ -141,7 +141,7 @@ class Loop:
         if descriptor == self._waking:
             with suppress(BlockingIOError):
                 os.read(self._waking, 1 << 12)
-            while self._posted:
+            for _ in range(len(self._posted)):  # what is posted meanwhile has the next turn
                 self._posted.popleft().resume()
         elif descriptor == self._parent:
             self._poll.unregister(self._parent)

@@ -208,6 +208,25 @@ def test_nothing_is_read_while_another_thread_answers(loop: Loop) -> None:
     wire.close()
 
 
+def test_many_pipelined_requests_take_turns_with_other_connections(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "TURN", 1e-9)
+    many, other = Wire(loop), Wire(loop)
+    many.send(3 * (length(2) + b"{}"))
+    many.send(length(2) + b"{}")
+    assert (list(loop._posted), many.connection.is_idle) == ([many.connection], False)
+    assert len(responses(many.answers())) == 1
+    other.send(length(2) + b"{}")
+    assert len(responses(other.answers())) == 1
+    for _ in range(2):
+        loop._on_event(loop._waking)
+        assert len(responses(many.answers())) == 1
+    assert not loop._posted
+    many.connection.on_event(connections.IN)
+    assert len(responses(many.answers())) == 1
+    for wire in (many, other):
+        wire.close()
+
+
 def test_an_answer_to_a_slow_reader_is_continued_and_ended_in_time(loop: Loop) -> None:
     wire, size = Wire(loop), 8 << 20
     loop.answer = lambda exchange, body: exchange.connection.send(exchange, Response(200, b"x" * size))  # type: ignore[assignment, method-assign]
