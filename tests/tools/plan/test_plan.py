@@ -1,10 +1,11 @@
-"""Costs by hand, shapes, refusals, and the command as people run it."""
+"""Costs calculated by hand, traffic shapes, refusals, and the command line."""
 
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ from hypothesis import strategies as st
 from serving import __main__ as serving
 from tests.conftest import ROOT
 from tests.tools.plan.made import MEASURED, measured
-from tools.plan import PlanError, traffic
+from tools.load import SHARES, Load
+from tools.plan import PlanError, measure, traffic
 from tools.plan import cost as costs
 from tools.plan.measured import instance, throughput
 from tools.plan.outcome import MIDDLES, Outcome, bins
@@ -272,7 +274,7 @@ def test_a_malformed_measurement_is_refused(changed: dict[str, Any], said: str) 
 
 
 def test_the_command_measures_the_embedded_model(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "serving", "plan", "--starts", "1", "--seconds", "0.1", "--hours", "1"]
+    command = [sys.executable, "-m", "serving", "plan", "--starts", "1", "--seconds", "0.3", "--hours", "1"]
     files = ["--save", str(tmp_path / "m.json"), "--picture", str(tmp_path / "p.png")]
     done = subprocess.run([*command, *files], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -283,6 +285,14 @@ def test_the_command_measures_the_embedded_model(tmp_path: Path) -> None:
     assert [load["concurrency"] for load in figures["loads"]] == [1, 2, 4, 8, 16, 32]
     assert figures["peak_mib"] > figures["worker_mib"] > 0
     assert 0 < figures["cpu_seconds"] < 1
+
+
+def test_a_load_without_an_answer_in_time_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    late = Load(0.0, 900.0, 900.0, 3, 0, 0.0, 0.0, 0, 0.0, (900.0,) * len(SHARES))
+    monkeypatch.setattr(measure, "load", lambda *given, **more: late)
+    server: Any = SimpleNamespace(port=1, cpu_seconds=lambda: 0.0)
+    with pytest.raises(PlanError, match=r"--seconds: expected time for at least one answer with 4 clients, got 0\.1"):
+        measure._load(server, Path("body"), 4, 0.1, {0})
 
 
 def test_a_model_that_does_not_load_is_reported_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
