@@ -237,7 +237,7 @@ def simulated(record: Record, instance: Instance, scale: Scale, rules: Rules) ->
 
 
 def larger(body: bytes, rows: int) -> bytes:
-    """Return a request with its first row so many times, so that its time is the model's and not the door's."""
+    """Return a request with its first row repeated, so that most of its time is the model's and not the server's."""
     document = json.loads(body)
     document["instances"] = document["instances"][:1] * rows
     return json.dumps(document).encode()

@@ -33,7 +33,7 @@ class Trial:
 VERDICTS = {
     "same": "the same input gave the same output",
     "differs": "the same input gave different outputs",
-    "refused": "TensorFlow refused every generated input, so nothing was learnt",
+    "refused": "TensorFlow refused every generated input, so nothing is known about it",
     "died": "the process died of a generated input",
     "unusable": "the model cannot be loaded or called by this runtime",
 }

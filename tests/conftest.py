@@ -43,7 +43,7 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
 
 
 def forget() -> None:
-    """Begin anew: settings and model are read again."""
+    """Reset: settings and model are read again."""
     settings.current.cache_clear()
     routes.find.cache_clear()
     admission.forget()

@@ -19,8 +19,8 @@ from tools.server import StartError, free_port, spawn
 
 BIN = Path(sys.executable).parent
 
-# How each door is started; {port} is filled in.
-DOORS = {
+# The command that starts each kind of server; {port} is filled in.
+COMMANDS = {
     "functions-framework": [str(BIN / "functions-framework"), "--target", "predict", "--port", "{port}"],
     "predict_event": [str(BIN / "functions-framework"), "--target", "predict_event", "--port", "{port}"],
     "standalone": [sys.executable, "-m", "serving.servers.standalone"],
@@ -70,13 +70,13 @@ class Server(server.Server):
 
 @contextmanager
 def running(
-    door: str = "functions-framework", directory: Path = EMBEDDED, source: Path = ROOT, **environment: str
+    kind: str = "functions-framework", directory: Path = EMBEDDED, source: Path = ROOT, **environment: str
 ) -> Iterator[Server]:
-    """Start a door on `directory`, wait until its port is open, and end it afterwards."""
+    """Start a kind of server on `directory`, wait until its port is open, and stop it afterwards."""
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
-        command = [part.format(port=port) for part in DOORS[door]]
+        command = [part.format(port=port) for part in COMMANDS[kind]]
         settings = plain_environment(MODEL_DIR=str(directory), PORT=str(port), **environment)
         running_server = Server(spawn(command, settings, log, source), port, log)
         try:

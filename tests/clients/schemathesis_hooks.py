@@ -1,4 +1,4 @@
-"""What schemathesis is told beside the document, for JSON Schema has no words for it."""
+"""What schemathesis must know beside the document, because JSON Schema cannot express it."""
 
 import json
 from typing import Any
@@ -9,10 +9,10 @@ REFUSED = (
     b"the model refuses it",  # bytes that are no picture
     b"top_k: expected one float output",  # an option that needs another one, or another signature
     b" of scores",  # an option for another signature
-    b" in the address and ",  # an option told twice
+    b" in the address and ",  # an option given twice
     b" as the first value is",  # a list of 1.5 and 2
 )
-ROW_REFUSED = b'"error":"instances'  # on_error=row tells of a wrong row in an answer that is 200
+ROW_REFUSED = b'"error":"instances'  # with on_error=row a wrong row has its error in a 200 response
 
 
 @schemathesis.hook
@@ -41,7 +41,7 @@ def binary(_context: Any, response: Any) -> str:
 
 @schemathesis.hook
 def before_call(_context: Any, case: Any, _kwargs: Any) -> None:
-    """Write the integers of a valid body without a point, and let a tensor's shape tell how many elements it has."""
+    """Write the integers of a valid body without a point, and let a tensor's shape give its number of elements."""
     if not case.meta.generation.mode.is_positive or not isinstance(case.body, dict):
         return
     body = json.loads(json.dumps(case.body), parse_float=_number)

@@ -119,14 +119,14 @@ def test_openapi_generator_makes_a_client_that_works(served: Served, tmp_path: P
     use = [sys.executable, str(HERE / "openapi_generator.py"), "made", f"http://127.0.0.1:{server.port}"]
     answers = json.loads(run(use, tmp_path, json.dumps(asked), PYTHONPATH=str(tmp_path / "made")))
     for call, answer, right in zip(asked, answers, wanted(server, asked)):
-        assert told(answer) == told(right) or call["id"] == "describe_openapi_json", call
+        assert given(answer) == given(right) or call["id"] == "describe_openapi_json", call
 
 
-def told(answer: Any) -> Any:
+def given(answer: Any) -> Any:
     """Return an answer without nulls, which this client puts where nothing stands."""
     if isinstance(answer, dict):
-        return {name: told(value) for name, value in answer.items() if value is not None}
-    return [told(value) for value in answer] if isinstance(answer, list) else answer
+        return {name: given(value) for name, value in answer.items() if value is not None}
+    return [given(value) for value in answer] if isinstance(answer, list) else answer
 
 
 @pytest.fixture(scope="session")

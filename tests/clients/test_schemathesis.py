@@ -1,4 +1,4 @@
-"""Schemathesis asks a running server what its own document says, and what it does not."""
+"""Schemathesis sends a running server requests that its OpenAPI document allows and forbids."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Responses are compressed if their client accepts that and if it helps."""
+"""Responses are compressed if the client accepts it and if it helps."""
 
 import gzip
 import zlib

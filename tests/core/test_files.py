@@ -1,4 +1,4 @@
-"""Files of a model: a regular file inside the folder is opened, and nothing else is, wherever a link leads."""
+"""Files of a model: only regular files inside the folder are opened, links resolved."""
 
 import ast
 import json

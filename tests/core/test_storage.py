@@ -1,4 +1,4 @@
-"""The storage client, against a real fake-gcs-server and over a line that breaks."""
+"""The storage client, against a real fake-gcs-server and over connections that break."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""A copy of what is deployed, and a gcloud that writes down what it is told and answers as it is told."""
+"""A copy of what is deployed, and a stub of gcloud that records its arguments and gives prepared answers."""
 
 import os
 import shutil
@@ -111,7 +111,7 @@ class Deploy:
 
     @property
     def calls(self) -> list[list[str]]:
-        """Return what the stub was told, one list of arguments a call."""
+        """Return the arguments of the stub's calls, one list for each call."""
         files = sorted((self.programs / "calls").iterdir())
         return [file.read_text().split("\0")[:-1] for file in files]
 

@@ -1,4 +1,4 @@
-"""What is refused before anything is sent: one test, and one clear line, for each."""
+"""What deploy.sh refuses before it sends anything: one test and one clear line for each."""
 
 import json
 import os

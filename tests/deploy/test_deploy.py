@@ -1,4 +1,4 @@
-"""What deploy.sh does, before a gcloud that writes down what it is told, answers and fails."""
+"""What deploy.sh does with a stub of gcloud that records its arguments, answers and fails."""
 
 import json
 import shlex
@@ -268,7 +268,7 @@ def test_delete_with_yes_succeeds_where_nothing_exists(deploy: Deploy) -> None:
 
 
 class Service(ThreadingHTTPServer):
-    """The embedded model behind a socket, for whoever has the token."""
+    """The embedded model behind a socket, for clients with the token."""
 
     def __init__(self, ask: object, broken: int = 0) -> None:
         seen = self.seen = []

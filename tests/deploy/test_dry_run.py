@@ -1,4 +1,4 @@
-"""--dry-run prints exactly the commands, one a line, and needs no gcloud."""
+"""--dry-run prints exactly the commands, one in each line, and needs no gcloud."""
 
 import re
 import shlex

@@ -1,4 +1,4 @@
-"""What the real gcloud makes of it: its own linter, its own upload list, a deploy to a server that stands in for Google.
+"""deploy.sh with the real gcloud: its linter, its upload list, and a deploy to a server that imitates Google's API.
 
 Nothing leaves the machine. Each test skips where there is no gcloud.
 """
@@ -275,7 +275,7 @@ def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def test_events_creates_topics_and_subscriptions_in_pubsub(deploy: Deploy, tmp_path: Path, emulator: str) -> None:
     deploy.stub()
-    # Of what it is told, the stub passes on what is about topics and subscriptions; rights are nothing the emulator has.
+    # The stub passes on commands about topics and subscriptions; the emulator has no permissions.
     passed_on = '[[ "$1 $4" == pubsub* && "$*" != *iam-policy* ]] && exec ' + shlex.quote(str(GCLOUD)) + ' "$@"\n'
     (deploy.programs / "gcloud").write_text(STUB.replace("for answer in", passed_on + "for answer in", 1))
     deploy.answers("^run services describe", '{"status": {}}')

@@ -76,7 +76,7 @@ def test_with_its_requirements_alone_the_codec_answers_with_pythons_bytes(
 ) -> None:
     start = f"import sys; sys.path.insert(0, {str(packages)!r}); from functions_framework._cli import _cli; _cli()"
     command = [sys.executable, "-I", "-S", "-c", start, "--target", "predict", "--port", "{port}"]
-    monkeypatch.setitem(servers.DOORS, "staged", command)
+    monkeypatch.setitem(servers.COMMANDS, "staged", command)
     answers, counts = [], []
     for accelerator in ("auto", "off"):
         with running("staged", staged / "model", staged, ACCELERATOR=accelerator, METRICS="1") as server:
@@ -150,7 +150,7 @@ def test_a_codec_for_a_newer_c_library_is_left_out(
 
 
 BAKING = [
-    # --bake   status, what is told, and whether the model is uploaded as it is
+    # --bake   status, the message, and whether the model is uploaded unbaked
     ("auto",   (0, "the model is not baked: ", True)),
     ("yes",    (1, "deploy.sh: stage: ",       False)),
 ]  # fmt: skip

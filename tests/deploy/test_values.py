@@ -5,7 +5,7 @@ import pytest
 from tests.deploy.conftest import Deploy
 
 
-def told(config: str) -> dict[str, list[str]]:
+def configured(config: str) -> dict[str, list[str]]:
     rows = [line.split() for line in config.splitlines()]
     return {row[0]: row[1:] for row in rows}
 
@@ -14,7 +14,7 @@ def test_flag_then_environment_then_file_then_default(deploy: Deploy) -> None:
     (deploy.folder / "deploy.env").write_text("# mine\n\nMEMORY=4Gi\nCPU=4\nREGION=us-east1\n")
     run = deploy("config", "--memory", "2Gi", MEMORY="3Gi", CPU="2")
     assert run.returncode == 0, run.stderr
-    values = told(run.stdout)
+    values = configured(run.stdout)
     assert values["MEMORY"] == ["2Gi", "flag"]
     assert values["CPU"] == ["2", "environment"]
     assert values["REGION"] == ["us-east1", "deploy.env"]
@@ -24,7 +24,7 @@ def test_flag_then_environment_then_file_then_default(deploy: Deploy) -> None:
 def test_variables_of_the_service_come_from_flags_and_from_the_file(deploy: Deploy) -> None:
     (deploy.folder / "deploy.env").write_text("ENV_A=from file\nENV_B=b=c\nSECRET_KEY=api-key:3\n")
     run = deploy("config", "--env", "A=from flag", "--env", "A=the last", "--secret=OTHER=x:latest")
-    values = told(run.stdout)
+    values = configured(run.stdout)
     assert values["ENV_A"] == ["the\\", "last", "flag"]
     assert values["ENV_B"] == ["b=c", "deploy.env"]
     assert values["SECRET_KEY"] == ["api-key:3", "deploy.env"]
@@ -34,9 +34,9 @@ def test_variables_of_the_service_come_from_flags_and_from_the_file(deploy: Depl
 @pytest.mark.parametrize("flag", ["--concurrency", "--threads"])
 def test_concurrency_and_threads_are_one_number(deploy: Deploy, flag: str) -> None:
     (deploy.folder / "deploy.env").write_text("THREADS=4\n")
-    values = told(deploy("config", flag, "16").stdout)
+    values = configured(deploy("config", flag, "16").stdout)
     assert values["CONCURRENCY"] == values["THREADS"] == ["16", "flag"]
-    values = told(deploy("config").stdout)
+    values = configured(deploy("config").stdout)
     assert values["CONCURRENCY"] == values["THREADS"] == ["4", "deploy.env"]
 
 
@@ -182,4 +182,4 @@ def test_the_example_file_is_valid_and_names_every_value(deploy: Deploy) -> None
     (deploy.folder / "model").rename(deploy.folder / "models" / "digits")
     run = deploy("check")
     assert run.returncode == 0, run.stderr
-    assert told(deploy("config").stdout)["MODEL_DIR"] == ["models/digits", "deploy.env"]
+    assert configured(deploy("config").stdout)["MODEL_DIR"] == ["models/digits", "deploy.env"]

@@ -1,4 +1,4 @@
-"""The YAML for clusters of one's own: read by a YAML parser, held against Kubernetes' own schemas."""
+"""The YAML for Kubernetes and Knative: read by a YAML parser, checked with Kubernetes' own schemas."""
 
 import json
 import re
@@ -118,7 +118,7 @@ def test_a_name_such_as_true_stays_a_string(deploy: Deploy, kind: str, word: str
 
 
 def names(value: Any) -> Iterator[Any]:
-    """Yield what stands for a text wherever a document is nested."""
+    """Yield the strings of a document at any depth."""
     if isinstance(value, list):
         for item in value:
             yield from names(item)

@@ -136,7 +136,7 @@ class Fault(NamedTuple):
 
 
 class Line(ThreadingHTTPServer):
-    """Passes requests on, keeps what was asked for, and breaks as it is told."""
+    """Passes requests on, records them, and fails as configured."""
 
     daemon_threads = True
 

@@ -1,4 +1,4 @@
-"""A server that takes what is sent to it and answers with what it is told."""
+"""A server that records requests and gives prepared answers."""
 
 import socket
 import threading
@@ -46,7 +46,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def mail_server(clients: int) -> Iterator[str]:
-    """Greet so many clients as a server of mail does, which is no HTTP; the address is as if it were."""
+    """Greet clients as a mail server does, which is not HTTP, at an address that looks like HTTP."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def greet() -> None:

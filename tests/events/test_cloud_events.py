@@ -1,4 +1,4 @@
-"""The parser against the CloudEvents SDK and functions-framework's own conversions, and against what is no event."""
+"""The parser against the CloudEvents SDK and functions-framework's own conversions, and against malformed events."""
 
 import base64
 import json

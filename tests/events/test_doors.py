@@ -1,4 +1,4 @@
-"""The doors with events, each a real server: what functions-framework's conformance client checks, on our entry points.
+"""Events through real servers of each kind: what functions-framework's conformance client checks, on our entry points.
 
 <https://github.com/GoogleCloudPlatform/functions-framework-conformance/tree/main/client>
 """
@@ -24,7 +24,7 @@ from tests.pipeline.test_handler import PREDICT
 from tests.server import Answer, Server, running
 from tests.servers.test_wsgi import call, environ, through_flask
 
-DOORS = ["functions-framework", "predict_event", "standalone"]
+SERVERS = ["functions-framework", "predict_event", "standalone"]
 
 
 @pytest.fixture(scope="module")
@@ -32,20 +32,20 @@ def server() -> Iterator[Callable[[str], Server]]:
     started: dict[str, Server] = {}
     with ExitStack() as stack:
 
-        def get(door: str) -> Server:
-            if door not in started:
-                started[door] = stack.enter_context(running(door))
-            return started[door]
+        def get(kind: str) -> Server:
+            if kind not in started:
+                started[kind] = stack.enter_context(running(kind))
+            return started[kind]
 
         yield get
 
 
-def place(door: str) -> str:
-    """Return where a door takes events."""
-    return "/" if door == "predict_event" else "/events"
+def path_of(kind: str) -> str:
+    """Return the path at which a kind of server accepts events."""
+    return "/" if kind == "predict_event" else "/events"
 
 
-def told(answer: Answer) -> Any:
+def event_in(answer: Answer) -> Any:
     return from_http(answer.headers, answer.body)
 
 
@@ -54,29 +54,29 @@ UNWRAPPED = {"X-Goog-Pubsub-Message-Id": "m1", "X-Goog-Pubsub-Subscription-Name"
 
 
 @pytest.mark.parametrize("form", [*FORMS, "unwrapped"])
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("kind", SERVERS)
 def test_every_form_of_an_event_is_accepted(
-    server: Callable[[str], Server], examples: dict[str, Any], answers: dict[str, Any], door: str, form: str
+    server: Callable[[str], Server], examples: dict[str, Any], answers: dict[str, Any], kind: str, form: str
 ) -> None:
-    asked = server(door)
+    asked = server(kind)
     body, headers = (examples["pixels"], UNWRAPPED) if form == "unwrapped" else sent_as(form, examples["pixels"])
-    answer = asked.ask("POST", place(door), body, **headers)
+    answer = asked.ask("POST", path_of(kind), body, **headers)
     wanted = {"push": f"//pubsub.googleapis.com/{NAME}#m1", "unwrapped": f"//pubsub.googleapis.com/{NAME}#m1",
               "legacy": "//pubsub.googleapis.com/projects/p/topics/t#1"}.get(form, "/shop/1#1")  # fmt: skip
     assert (answer.status, answer.headers["ce-type"]) == (200, "savedmodel.predicted.v1")
     assert (answer.headers["ce-subject"], answer.headers["content-type"]) == (wanted, "application/json")
-    assert told(answer)["source"] == "/v1/models/model"
+    assert event_in(answer)["source"] == "/v1/models/model"
     rows = json.loads(answer.body)["predictions"]
     assert [row["label"] for row in rows] == [row["label"] for row in answers["pixels"]["predictions"]]
 
 
-@pytest.mark.parametrize("door", ["functions-framework", "standalone"])
+@pytest.mark.parametrize("kind", ["functions-framework", "standalone"])
 def test_events_and_requests_get_the_same_bytes(
-    server: Callable[[str], Server], examples: dict[str, Any], door: str
+    server: Callable[[str], Server], examples: dict[str, Any], kind: str
 ) -> None:
-    over_http = server(door).ask("POST", PREDICT, examples["pixels"])
-    for other in DOORS:
-        assert server(other).ask("POST", place(other), examples["pixels"], **CE).body == over_http.body
+    over_http = server(kind).ask("POST", PREDICT, examples["pixels"])
+    for other in SERVERS:
+        assert server(other).ask("POST", path_of(other), examples["pixels"], **CE).body == over_http.body
 
 
 # What functions-framework answers where a CloudEvent function is called: 500, 400 and 415, in HTML
@@ -93,12 +93,12 @@ OTHERWISE = [
 
 
 @pytest.mark.parametrize(("body", "headers", "type_"), OTHERWISE)
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("kind", SERVERS)
 def test_a_permanently_bad_event_is_acknowledged_and_logged(
-    server: Callable[[str], Server], door: str, body: Any, headers: dict[str, str], type_: str
+    server: Callable[[str], Server], kind: str, body: Any, headers: dict[str, str], type_: str
 ) -> None:
     try:
-        answer = server(door).ask("POST", place(door), body, **headers, x_secret="s3cr3t")
+        answer = server(kind).ask("POST", path_of(kind), body, **headers, x_secret="s3cr3t")
     except (BrokenPipeError, ConnectionResetError):
         assert len(body) > 1 << 20  # refused before it was read: closed on us while we were still sending
         return
@@ -109,7 +109,7 @@ def test_a_permanently_bad_event_is_acknowledged_and_logged(
     )
     assert answer.json["error"]
     assert b"s3cr3t" not in answer.body + json.dumps(answer.headers).encode()
-    assert json.dumps(answer.json["error"])[1:-1] in server(door).log
+    assert json.dumps(answer.json["error"])[1:-1] in server(kind).log
 
 
 NO_CLOUDEVENT = [
@@ -121,23 +121,23 @@ NO_CLOUDEVENT = [
 
 
 @pytest.mark.parametrize(("body", "headers"), NO_CLOUDEVENT)
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("kind", SERVERS)
 def test_a_sender_of_a_malformed_cloudevent_gets_an_error(
-    server: Callable[[str], Server], door: str, body: bytes, headers: dict[str, str]
+    server: Callable[[str], Server], kind: str, body: bytes, headers: dict[str, str]
 ) -> None:
-    answer = server(door).ask("POST", place(door), body, **headers, x_secret="s3cr3t")
+    answer = server(kind).ask("POST", path_of(kind), body, **headers, x_secret="s3cr3t")
     assert (answer.status, list(answer.json)) == (400, ["error"])
     assert b"s3cr3t" not in answer.body + json.dumps(answer.headers).encode()
 
 
 @pytest.mark.parametrize("form", ["binary", "structured"])
-@pytest.mark.parametrize("door", ["functions-framework", "standalone"])
+@pytest.mark.parametrize("kind", ["functions-framework", "standalone"])
 def test_the_sdk_reads_the_event_that_answers_one_at_a_models_address(
-    server: Callable[[str], Server], examples: dict[str, Any], door: str, form: str
+    server: Callable[[str], Server], examples: dict[str, Any], kind: str, form: str
 ) -> None:
     body, headers = sent_as(form, examples["pixels"])
-    answer = server(door).ask("POST", PREDICT, body, **headers)
-    event = told(answer)
+    answer = server(kind).ask("POST", PREDICT, body, **headers)
+    event = event_in(answer)
     assert (answer.status, event["type"], event["source"]) == (200, "io.kserve.inference.response", "io.kserve.inference.model")  # fmt: skip
     assert answer.headers["content-type"] == {"structured": "application/cloudevents+json"}.get(
         form, "application/json"
@@ -146,16 +146,18 @@ def test_the_sdk_reads_the_event_that_answers_one_at_a_models_address(
     assert [row["label"] for row in (data if isinstance(data, dict) else json.loads(data))["predictions"]] == ["3"]
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_the_root_address_accepts_a_push(server: Callable[[str], Server], examples: dict[str, Any], door: str) -> None:
+@pytest.mark.parametrize("kind", SERVERS)
+def test_the_root_address_accepts_a_push(server: Callable[[str], Server], examples: dict[str, Any], kind: str) -> None:
     for form in ("push", "published", "legacy"):
         body, headers = sent_as(form, examples["pixels"])
-        assert server(door).ask("POST", "/", body, **headers).headers["ce-type"] == "savedmodel.predicted.v1"
+        assert server(kind).ask("POST", "/", body, **headers).headers["ce-type"] == "savedmodel.predicted.v1"
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_an_acknowledgement_without_an_answer_has_no_body(server: Callable[[str], Server], door: str) -> None:
-    answer = server(door).ask("POST", place(door), b"{}", **{**CE, "ce_type": "google.cloud.storage.object.v1.deleted"})
+@pytest.mark.parametrize("kind", SERVERS)
+def test_an_acknowledgement_without_an_answer_has_no_body(server: Callable[[str], Server], kind: str) -> None:
+    answer = server(kind).ask(
+        "POST", path_of(kind), b"{}", **{**CE, "ce_type": "google.cloud.storage.object.v1.deleted"}
+    )
     assert (answer.status, answer.body) == (204, b"")
     assert "content-type" not in answer.headers
 
@@ -174,7 +176,7 @@ def test_a_process_for_events_accepts_them_at_any_path_and_answers_health_checks
 
 
 class Together(Sink):
-    """Answers nobody until ten wait."""
+    """Answers no request until ten wait."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -197,16 +199,16 @@ def test_wsgi_and_flask_answer_events_with_the_same_bytes(serve: Serve, examples
                 assert by_flask[1].pop("content-length", "0") == "0"
             assert (*answer[:1], answer[2]) == (*by_flask[:1], by_flask[2])
             for headers in (answer[1], by_flask[1]):
-                headers.pop("server-timing", None)  # told with the first answer
+                headers.pop("server-timing", None)  # only the first answer reports the start
             assert answer[1] == by_flask[1]
 
 
-@pytest.mark.parametrize("door", DOORS[:2])
-def test_ten_events_are_processed_at_once(examples: dict[str, Any], door: str) -> None:
-    with sink(Together()) as together, running(door, THREADS="10", EVENT_REPLY=together.address) as asked:
+@pytest.mark.parametrize("kind", SERVERS[:2])
+def test_ten_events_are_processed_at_once(examples: dict[str, Any], kind: str) -> None:
+    with sink(Together()) as together, running(kind, THREADS="10", EVENT_REPLY=together.address) as asked:
 
         def send(n: int) -> int:
-            return asked.ask("POST", place(door), examples["pixels"], **{**CE, "ce_id": str(n)}, timeout=60).status
+            return asked.ask("POST", path_of(kind), examples["pixels"], **{**CE, "ce_id": str(n)}, timeout=60).status
 
         with ThreadPoolExecutor(10) as pool:
             assert list(pool.map(send, range(10))) == [204] * 10
@@ -218,7 +220,7 @@ def test_ten_events_are_processed_at_once(examples: dict[str, Any], door: str) -
 def test_functions_framework_calls_the_decorated_function(
     serve: Serve, examples: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Where a platform goes through the framework's own parser, and not through the door that main.py puts before it."""
+    """As on a platform that calls the framework's own parser, and not the adapter that main.py installs."""
     import flask
     import functions_framework
 

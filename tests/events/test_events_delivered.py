@@ -64,10 +64,10 @@ def test_the_real_topic_is_asked_with_the_platforms_token(
     address = f"https://pubsub.googleapis.com/v1/{topic}:publish"
     assert asked == [(address, "Bearer platforms"), (address, "Bearer mine")]
 
-    def nobody() -> str:
+    def no_token() -> str:
         raise StorageError("the platform's token cannot be fetched")
 
-    monkeypatch.setattr(sinks, "access_token", nobody)
+    monkeypatch.setattr(sinks, "access_token", no_token)
     assert serve(EVENT_REPLY=topic)("POST", "/events", examples["pixels"], **CE).status == 503
 
 
@@ -115,16 +115,16 @@ DELIVERIES = int(os.environ.get("EVENT_DELIVERIES", "1000"))  # 10000 takes half
 def test_a_thousand_deliveries_are_each_answered_or_recorded_under_one_id(
     serve: Serve, examples: dict[str, Any], receiver: Sink
 ) -> None:
-    """A fifth of them comes again, one in twenty is poison: each is answered or recorded, under one id."""
+    """A fifth is delivered twice and one in twenty is malformed."""
     ask = serve(EVENT_REPLY=receiver.address)
     chance = random.Random(6)
     good = json.dumps(examples["pixels"]).encode()
-    poison = [b"{", b'{"instances": ["x"]}', b'{"instance": [[1]]}', b"", b"\xff"]
+    malformed = [b"{", b'{"instances": ["x"]}', b'{"instance": [[1]]}', b"", b"\xff"]
     wanted = {n: chance.random() >= 0.05 for n in range(DELIVERIES * 4 // 5)}
     deliveries = [*wanted, *chance.choices(list(wanted), k=DELIVERIES // 5)]
     chance.shuffle(deliveries)
     for n in deliveries:
-        data = good if wanted[n] else poison[n % len(poison)]
+        data = good if wanted[n] else malformed[n % len(malformed)]
         form = chance.choice(("binary", "push"))
         if form == "binary":
             headers = {**CE, "ce_id": f"m{n}", "ce_source": f"//pubsub.googleapis.com/{NAME}"}

@@ -1,4 +1,4 @@
-"""The table of docs/events.md, row by row: what happened, the status, what is written, whether it comes again."""
+"""The table of docs/events.md, row by row: the cause, the status, what is written, and whether the event is delivered again."""
 
 import base64
 import io
@@ -248,7 +248,7 @@ def test_row_too_old_to_be_delivered_again(
 ) -> None:
     old = {**CE, "ce_time": (datetime.now(timezone.utc) - timedelta(seconds=100)).isoformat()}
     ask = serve(EVENT_MAX_AGE="99", **PLACES)
-    answer = ask("POST", "/events", examples["pixels"], **old)  # what can be answered is, however old
+    answer = ask("POST", "/events", examples["pixels"], **old)  # an event that can be answered is answered at any age
     assert event_of(answer)["type"] == "savedmodel.predicted.v1"
     assert event_of(ask("POST", "/events", OBJECT, **{**old, "ce_type": FINALIZED}))["type"] == "savedmodel.scored.v1"
     logged(capsys)

@@ -81,7 +81,7 @@ def test_messages_are_pushed_and_their_answers_published(
     asked_by = pubsub.subscription(f"asks-{name}", asks, f"http://127.0.0.1:{server.port}/", pushConfig=config)
     ids = [
         pubsub.publish(asks, json.dumps(examples["pixels"]).encode()),
-        pubsub.publish(asks, b"{"),  # poison
+        pubsub.publish(asks, b"{"),  # malformed
         pubsub.publish(asks, b"", only="attributes"),
         pubsub.publish(asks, b'{"inputs": []}', path="/v2/models/model/infer"),
     ]
@@ -91,11 +91,13 @@ def test_messages_are_pushed_and_their_answers_published(
         event = from_http(message["attributes"], data)
         published[event["subject"]] = (event["type"], data)
     assert published.keys() == {f"//pubsub.googleapis.com/{asked_by}#{id_}" for id_ in ids}
-    first, poison, empty, other = (published[f"//pubsub.googleapis.com/{asked_by}#{id_}"] for id_ in ids)
+    first, malformed, empty, other = (published[f"//pubsub.googleapis.com/{asked_by}#{id_}"] for id_ in ids)
     assert first == ("savedmodel.predicted.v1", serve()("POST", PREDICT, examples["pixels"]).body)
-    assert (poison[0], empty[0], other[0]) == ("savedmodel.failed.v1",) * 3
+    assert (malformed[0], empty[0], other[0]) == ("savedmodel.failed.v1",) * 3
     assert json.loads(other[1])["error"].startswith("inputs")
-    assert pubsub.pull(answers, 1, seconds=1) == []  # acknowledged, poison too: nothing comes again
+    assert (
+        pubsub.pull(answers, 1, seconds=1) == []
+    )  # all are acknowledged, the malformed one too: none is delivered again
 
 
 def test_a_transient_failure_is_delivered_again_until_it_succeeds(

@@ -1,4 +1,4 @@
-"""The clients of examples/clients/, each run by its own program: an answer, an error, and a server that is busy at first."""
+"""The clients of examples/clients/, each run by its own program: a prediction, an error, and a server that is busy at first."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""The embedded model as committed: what its card and the training state say it is, and no training in it."""
+"""The embedded model as committed: it matches its card and its training state, and contains no training."""
 
 import base64
 import hashlib
@@ -29,7 +29,7 @@ PICTURES = [
 PNG = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR"
 LARGE = "the picture is too large"
 REFUSED = [
-    # what                      bytes                                                               told
+    # what                      bytes                                                               message
     ("an empty file",           b"",                                                                "image"),
     ("no picture",              b"a letter to the reader, in plain text",                           "image"),
     ("a PNG cut short",         PNG + b"\0\0\0\x08\0\0\0\x08\x08\0\0\0\0",                          "PNG"),

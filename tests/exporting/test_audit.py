@@ -1,4 +1,4 @@
-"""The audit: what it says for people and for programs, and that it tries nothing that it was told to fear."""
+"""The audit: its text and its JSON, and that it does not run operations that it was told not to run."""
 
 import json
 from pathlib import Path

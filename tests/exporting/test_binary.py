@@ -1,4 +1,4 @@
-"""Exporting binary models and SavedModels whose source is lost, and what an export says of what it leaves out."""
+"""Exporting binary models and SavedModels whose source is lost, and how an export reports what it leaves out."""
 
 from pathlib import Path
 from typing import Any

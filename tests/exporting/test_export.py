@@ -254,7 +254,7 @@ def test_a_picture_with_too_many_pixels_is_refused(tf: Any, picture: bytes) -> N
 
 # fmt: off
 REFUSED: list[tuple[str, Callable[[Any], Any], str]] = [
-    # what                     made by                                                                      told
+    # what                     made by                                                                      message
     ("a counter",              counting,                                                                    "AssignAddVariableOp"),
     ("random numbers",         lambda tf: function(lambda x: x + tf.random.normal([]), spec(tf, None)),     "RandomStandardNormal"),
     ("py_function",            lambda tf: function(lambda x: tf.py_function(abs, [x], "float32"), spec(tf, None)),   "EagerPyFunc"),
@@ -264,7 +264,7 @@ REFUSED: list[tuple[str, Callable[[Any], Any], str]] = [
     ("a sparse input",         lambda tf: function(lambda x: x, {"x": tf.SparseTensorSpec((None, 2))}),     "SparseTensorSpec has no plain array form"),
     ("a sparse output",        lambda tf: function(lambda x: {"y": tf.sparse.from_dense(x)}, spec(tf, None, 2)),  "its output \'y\' is a SparseTensor"),
     ("a name of two words",    lambda tf: function(lambda **x: x, {"an x": tf.TensorSpec((None,))}),        "an input's name"),
-    ("a table held by nobody", table_from_nowhere,                                                          "holds="),
+    ("a table without owner",  table_from_nowhere,                                                          "holds="),
     ("what fails",             lambda tf: function(lambda x: tf.matmul(x, x), spec(tf, None, 2, 3)),        "no graph can be made of it"),
     ("another answer",         otherwise,                                                                   "gives other answers than in memory"),
     ("no types",               lambda tf: lambda x: x,                                                      "says nothing of its inputs' types"),
@@ -286,7 +286,7 @@ def test_a_model_that_could_not_be_served_is_refused(
 
 
 MISTAKES = [
-    # arguments                                                                 told
+    # arguments                                                                 message
     ({"examples": {"other": {}}},                                               "there is no function 'other'"),
     ({"examples": {"serving_default": {"wrong": 1}}},                           "expected input, got wrong"),
     ({"examples": {"serving_default": {"input": [[1.0]]}}},                     "expected shape [?, 8, 8, 3], got [1, 1]"),

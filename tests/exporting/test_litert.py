@@ -1,4 +1,4 @@
-"""The light twin: what LiteRT can have of each model, and what is said of the rest."""
+"""The LiteRT twin: which signatures of each model are converted, and what is reported about the others."""
 
 import json
 from pathlib import Path

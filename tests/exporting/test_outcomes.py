@@ -1,4 +1,4 @@
-"""What the audit says of each model, and what becomes of it in the bake: one table."""
+"""The result of the audit and of the bake for each model, in one table."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Training continues from its exported state as if it had not been interrupted."""
+"""Training that continues from its exported state gives the same weights as uninterrupted training."""
 
 import sys
 from pathlib import Path
@@ -59,7 +59,7 @@ def _train(part: str, folder: Path) -> None:
         net = build()
         train(net, 0, INTERRUPTED)
         export(net, folder / "model", state=from_keras(net, epoch=INTERRUPTED, seed=1, data=fingerprint(x, y)))
-        train(net, INTERRUPTED, WHOLE)  # as if nothing had been exported
+        train(net, INTERRUPTED, WHOLE)  # without an export
         keep(net, "whole.npz")
     else:
         keras.utils.set_random_seed(99)

@@ -2,7 +2,7 @@
 
 Where atheris is installed (requirements/fuzz.txt) it guides each target by coverage, in a process of its own;
 else inputs are kept that are new to the target by what they raise or return. What breaks a target is written to its
-corpus as found-HASH, and told.
+corpus as found-HASH, and reported.
 """
 
 import argparse

@@ -72,7 +72,7 @@ def served(folder: Path, **environment: str) -> Model:
 
 
 def request(data: bytes) -> None:
-    """A whole HTTP message through the WSGI door and the embedded model."""
+    """A whole HTTP message through the WSGI application and the embedded model."""
     served(EMBEDDED)
     first = ask(data)
     status, headers, body = first

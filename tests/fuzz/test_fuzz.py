@@ -1,4 +1,4 @@
-"""The short form of `make fuzz`: every seed and every past crasher again, some new inputs for each target, both doors."""
+"""The short form of `make fuzz`: every seed, every input that once failed, some new inputs for each target, two servers."""
 
 import http.client
 import json
@@ -20,7 +20,7 @@ from tests.pipeline.native.conftest import built
 from tests.server import running
 
 SHORT = 400  # inputs
-REQUESTS = rounds(400)  # over each door
+REQUESTS = rounds(400)  # to each server
 
 
 @pytest.fixture(autouse=True)
@@ -95,8 +95,8 @@ def _send(connection: http.client.HTTPConnection, data: bytes) -> tuple[int, dic
     return response.status, {name.lower(): value for name, value in response.getheaders()}, response.read()
 
 
-def _ask_all(connection: http.client.HTTPConnection, door: str, statuses: Counter[int]) -> None:
-    pool, random_ = seeds("request"), random.Random(f"{door} {REQUESTS}")
+def _ask_all(connection: http.client.HTTPConnection, kind: str, statuses: Counter[int]) -> None:
+    pool, random_ = seeds("request"), random.Random(f"{kind} {REQUESTS}")
     for _ in range(REQUESTS):
         data = mutate(random_.choice(pool), pool, random_)
         try:
@@ -115,12 +115,12 @@ def _ask_all(connection: http.client.HTTPConnection, door: str, statuses: Counte
             connection.close()
 
 
-@pytest.mark.parametrize("door", ["functions-framework", "standalone"])
-def test_every_request_over_http_gets_a_clean_answer(door: str) -> None:
+@pytest.mark.parametrize("kind", ["functions-framework", "standalone"])
+def test_every_request_over_http_gets_a_clean_answer(kind: str) -> None:
     statuses = Counter[int]()
-    with running(door) as server:
+    with running(kind) as server:
         with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)) as connection:
-            _ask_all(connection, door, statuses)
+            _ask_all(connection, kind, statuses)
         assert server.process.poll() is None
         answer = server.ask("GET", "/readyz")
         log = server.log

@@ -1,4 +1,4 @@
-"""That libFuzzer and the sanitizers would find a fault of the native code."""
+"""libFuzzer and the sanitizers find a planted error of the native code."""
 
 import shutil
 from pathlib import Path

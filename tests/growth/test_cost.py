@@ -1,4 +1,4 @@
-"""What a byte of the worst bodies costs: no form of a body holds a worker for long.
+"""The CPU time per byte of the most expensive bodies: no form of a body occupies a worker for long.
 
 CPU time against CPU time on the same machine, the yardstick being Python's own json.loads of as many bytes of rows.
 """

@@ -1,4 +1,4 @@
-"""What lies in a model's folder, and whole requests."""
+"""The time to read files of a model's folder, and of whole requests."""
 
 import gzip
 import json

@@ -16,7 +16,7 @@ from tools.server import free_port
 
 NGINX = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
 
-# It retries nothing that was sent, as a platform's front end does, and says in JSON that nobody could be asked.
+# It retries nothing that was sent, as a platform's front end does, and answers in JSON where no instance is available.
 CONFIGURATION = """\
 daemon off;
 worker_processes 1;
@@ -70,7 +70,7 @@ class Direct:
             self._ports = tuple(ports)
 
     def port(self) -> int | None:
-        """Return where the next request goes, None where there is nobody."""
+        """Return the instance for the next request, None where there is none."""
         with self._lock:
             self._turn += 1
             return self._ports[self._turn % len(self._ports)] if self._ports else None
@@ -80,7 +80,7 @@ class Direct:
 
 
 class Nginx:
-    """A real nginx in a folder of its own, told of each change by a signal."""
+    """A real nginx in a folder of its own, which reloads its list of instances on a signal."""
 
     def __init__(self, folder: Path) -> None:
         if NGINX is None:
@@ -119,7 +119,7 @@ class Nginx:
         new.replace(self._folder / "nginx.conf")
 
     def route(self, ports: Sequence[int]) -> None:
-        """Write the list anew and reload; return when it is in use. Requests under way end where they are."""
+        """Write the list again and reload; return when it is in use. Requests in flight stay with their instance."""
         self._configure(ports)
         self._process.send_signal(signal.SIGHUP)
         end, seen = time.monotonic() + 10, 0

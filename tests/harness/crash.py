@@ -1,4 +1,4 @@
-"""How many requests a worker that ends takes with it: `python -m tests.harness.crash [--door D] [--workers 2] ...`.
+"""How many requests a worker that ends takes with it: `python -m tests.harness.crash [--server NAME] [--workers 2] ...`.
 
 Clients send short requests without a pause; a worker is killed five times, and what was not answered is counted.
 """
@@ -13,7 +13,7 @@ import time
 import psutil
 
 from tests.models.zoo import build
-from tests.server import DOORS, Server, running
+from tests.server import COMMANDS, Server, running
 
 BODY = json.dumps({"signature_name": "loop", "inputs": {"n": 1000}})  # a few milliseconds
 CRASHES, PAUSE = 5, 3.0  # seconds, longer than a start
@@ -58,13 +58,13 @@ def _workers(server: Server) -> list[psutil.Process]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.harness.crash")
-    parser.add_argument("--door", choices=DOORS, action="append")
+    parser.add_argument("--server", choices=COMMANDS, action="append")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--clients", type=int, default=16)
     options = parser.parse_args()
-    for door in options.door or ("functions-framework", "standalone"):
+    for kind in options.server or ("functions-framework", "standalone"):
         for kept in (True, False):
-            with running(door, build() / "control_flow", WORKERS=str(options.workers)) as server:
+            with running(kind, build() / "control_flow", WORKERS=str(options.workers)) as server:
                 clients = [Client(server.port, kept) for _ in range(options.clients)]
                 for client in clients:
                     client.start()
@@ -81,7 +81,7 @@ def main() -> None:
                     client.ended.set()
             connections = "kept" if kept else "one a request"
             print(
-                f"{door}, {options.workers} workers, {options.clients} clients, connections {connections}: lost {lost},"
+                f"{kind}, {options.workers} workers, {options.clients} clients, connections {connections}: lost {lost},"
                 f" median {statistics.median(lost):g}, of {sum(client.answered for client in clients)} answered"
             )
 

@@ -76,7 +76,7 @@ class Fleet:
         time.sleep(0.5)
 
     def to_zero_and_back(self, count: int, seconds: float = 0.5) -> None:
-        """End all, stay so for a while, and start some: meanwhile nobody is there."""
+        """Stop all instances, wait for a while, and start some: in between there is no instance."""
         gone, self.up = self.up, []
         kept, self.kept = self.kept, []
         self.route()

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from tests.harness.balancer import Balancer
 from tools.verify.client import Answer, Case
 
-PATIENCE = 30.0  # seconds after which a request that nobody answers is lost
+PATIENCE = 30.0  # seconds after which an unanswered request counts as lost
 PAUSE = 0.02  # between two attempts
 REFUSALS = (429, 502, 503, 504)
 

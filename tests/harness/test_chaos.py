@@ -1,4 +1,4 @@
-"""Instances are killed, ended and started under load: every request is answered right or refused cleanly, none is lost."""
+"""Instances are killed, stopped and started under load: every request is answered correctly or refused, none is lost."""
 
 import json
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ SIZE = 2  # instances
 
 @pytest.fixture(scope="module")
 def right(tmp_path_factory: pytest.TempPathFactory) -> dict[Case, Answer]:
-    """Return what an instance answers that nobody disturbs."""
+    """Return the answers of an undisturbed instance."""
     instance = start(EMBEDDED, tmp_path_factory.mktemp("right") / "log", plain_environment())
     try:
         instance.wait_until_ready()
@@ -65,7 +65,7 @@ def test_no_request_is_lost_while_instances_are_killed_ended_and_started(
     finally:
         counts = load.stop()
         fleet.close()
-    assert orderly == (0, {})  # who is taken off the list before it ends refuses nobody
+    assert orderly == (0, {})  # an instance that leaves the list before it stops refuses no request
     assert not counts.wrong
     assert not counts.lost
     assert not counts.unclean

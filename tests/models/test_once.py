@@ -1,4 +1,4 @@
-"""What tests share is made once, and nothing is left of what could not be made."""
+"""Models that tests share are made once, and a failed attempt leaves no files."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The way of a request in this process: addresses, statuses, and errors that name what is wrong."""
+"""Requests to the handler in this process: addresses, statuses, and errors that name what is wrong."""
 
 import gzip
 import json

@@ -13,7 +13,7 @@ from serving.core.record import Record
 from serving.pipeline import handler
 from serving.pipeline.exchange import Answer, Exchange, stack
 from tests.conftest import ROOT, Serve, plain_environment
-from tests.server import DOORS, running
+from tests.server import COMMANDS, running
 from tools.server import free_port
 
 PIPELINE = ROOT / "serving" / "pipeline"
@@ -26,7 +26,7 @@ EVENT = {
     "content-type": "application/json",
 }
 KEYS = {"LAYER": "examples.api_key:with_api_key", "API_KEYS": "first, second"}
-SERVERS = [door for door in DOORS if door != "predict_event"]
+SERVERS = [kind for kind in COMMANDS if kind != "predict_event"]
 
 
 def test_a_stack_names_the_innermost_layer_first() -> None:
@@ -60,9 +60,9 @@ def test_a_layer_sees_every_request_and_its_errors_are_answered(serve: Serve) ->
     assert (statuses, seen) == ([200, 404, 401, 200], paths)
 
 
-@pytest.mark.parametrize("door", SERVERS)
-def test_the_example_requires_its_api_key(door: str) -> None:
-    with running(door, **KEYS) as server:
+@pytest.mark.parametrize("kind", SERVERS)
+def test_the_example_requires_its_api_key(kind: str) -> None:
+    with running(kind, **KEYS) as server:
         refused = server.ask("POST", "/", BODY)
         assert (refused.status, refused.json) == (401, {"error": "X-API-Key: expected a known key"})
         assert [server.ask("POST", "/", BODY, x_api_key=key).status for key in ("first", "second", "third", "")] == [
@@ -109,10 +109,10 @@ BAD = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("door", SERVERS)
+@pytest.mark.parametrize("kind", SERVERS)
 @pytest.mark.parametrize(("layer", "words"), BAD)
-def test_a_layer_that_cannot_be_imported_stops_the_start(door: str, layer: str, words: str) -> None:
-    command = [part.format(port=1) for part in DOORS[door]]
+def test_a_layer_that_cannot_be_imported_stops_the_start(kind: str, layer: str, words: str) -> None:
+    command = [part.format(port=1) for part in COMMANDS[kind]]
     environment = plain_environment(LAYER=layer, PORT=str(free_port()))
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
     assert run.returncode != 0

@@ -1,4 +1,4 @@
-"""GET /openapi.json: it says of this model what is so, and what it says works."""
+"""GET /openapi.json describes the served model, and requests that follow it work."""
 
 import json
 import re

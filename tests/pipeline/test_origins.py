@@ -1,4 +1,4 @@
-"""CORS: what a browser is told for pages of other origins, on every path, errors and the watchdog's answers included."""
+"""CORS: the header fields for pages of other origins, on every path, errors and the watchdog's answers included."""
 
 import json
 import threading

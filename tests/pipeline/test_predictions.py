@@ -198,9 +198,9 @@ def test_an_event_is_logged_as_a_request_is(serve: Serve, capsys: pytest.Capture
     assert [line["key"] for line in logged(capsys.readouterr().out)] == ["a"]
 
 
-@pytest.mark.parametrize("door", ["standalone", "functions-framework"])
-def test_every_worker_writes_what_it_holds_when_it_ends(door: str, tmp_path: Path) -> None:
-    with running(door, WORKERS="2", LOG_PREDICTIONS="1", LOG_PREDICTIONS_TO=str(tmp_path)) as server:
+@pytest.mark.parametrize("kind", ["standalone", "functions-framework"])
+def test_every_worker_writes_what_it_holds_when_it_ends(kind: str, tmp_path: Path) -> None:
+    with running(kind, WORKERS="2", LOG_PREDICTIONS="1", LOG_PREDICTIONS_TO=str(tmp_path)) as server:
         for key in range(20):
             assert server.ask("POST", "/", keyed(key)).status == 200
         server.process.send_signal(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""No answer is quietly wrong: keys, errors in their rows, numbers of rows, faults of the model."""
+"""No answer is silently wrong: keys, errors at their rows, numbers of rows, errors of the model."""
 
 import json
 import time
@@ -146,7 +146,7 @@ def test_both_runtimes_answer_the_reason_without_names_of_the_graph(
 
 
 MESSAGES = [
-    # TensorFlow's words                                                                      what is told
+    # TensorFlow's words                                                                      answered
     ("x is bad\n\t [[{{node a/b}}]]",                                                         "x is bad"),
     ("bad [Op:__inference_signature_wrapper_<lambda>_14]",                                    "bad"),
     ("[x (RaggedFromRowLengths/strided_slice_1:0) = ] [3] [y (Const:0) = ] [2]",              "[x = ] [3] [y = ] [2]"),

@@ -1,4 +1,4 @@
-"""Models of the kinds that people really have: served with TensorFlow's own answers, or refused with the cure."""
+"""Models of the common kinds: served with TensorFlow's own answers, or refused with the remedy."""
 
 from pathlib import Path
 

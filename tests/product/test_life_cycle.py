@@ -160,7 +160,7 @@ READERS = [
     ("POST",  "/v2/models/model/infer"),
 ]  # fmt: skip
 READING = [
-    # what a reader of the model raises       what is told
+    # what a reader of the model raises       answered
     (LoadError("it is only part of one"),     "it is only part of one"),
     (OSError(28, "No space left on device"),  "a file of it cannot be read or written: No space left on device"),
     (PermissionError(13, "Permission denied", "/secret"), "a file of it cannot be read or written: Permission denied"),

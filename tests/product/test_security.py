@@ -16,7 +16,7 @@ from serving.savedmodel.folder import manifest
 from serving.savedmodel.saved_model import LARGEST
 from tests.conftest import EMBEDDED, ROOT, Serve, plain_environment
 from tests.models.hostile import build
-from tests.server import DOORS, running
+from tests.server import COMMANDS, running
 
 SECURITY = ROOT / "SECURITY.md"
 
@@ -148,7 +148,7 @@ print(json.dumps(found[:20]))
 
 
 def test_no_request_reaches_the_file_system_the_network_or_another_program() -> None:
-    """The interpreter tells of each file it opens, each connection and each program: there is none in 3,000 requests."""
+    """The interpreter's audit hook reports each opened file, connection and program: none in 3,000 requests."""
     run = subprocess.run(
         [sys.executable, "-c", OPENED], cwd=ROOT, env=plain_environment(), capture_output=True, text=True
     )
@@ -184,9 +184,9 @@ def _messages() -> list[bytes]:
     return messages
 
 
-@pytest.mark.parametrize("door", [door for door in DOORS if door != "predict_event"])
-def test_text_from_a_request_is_escaped_in_the_log(door: str) -> None:
-    with running(door) as server:
+@pytest.mark.parametrize("kind", [kind for kind in COMMANDS if kind != "predict_event"])
+def test_text_from_a_request_is_escaped_in_the_log(kind: str) -> None:
+    with running(kind) as server:
         assert server.ask("GET", "/readyz").status == 200
         for message in _messages():
             try:
@@ -238,7 +238,7 @@ ORIGINS = [
     ("null",                   "127.0.0.1:8080",  "text/plain",                         403),
     ("null",                   "null",            "text/plain",                         403),
     ("",                       "",                "text/plain",                         403),
-    # A browser asks first, with OPTIONS, and is not told that it may.
+    # A browser sends a preflight request (OPTIONS) first, and is not allowed to post.
     ("http://evil.example",    "127.0.0.1:8080",  "application/json",                   200),
 ]
 # fmt: on

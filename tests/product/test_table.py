@@ -1,4 +1,4 @@
-"""What becomes of each kind of model: one table, which docs/models.md shows. TABLE=1 finds out all of it anew."""
+"""What is possible with each kind of model: the table of docs/models.md. TABLE=1 tries all of it again."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Real servers: signals, crashed workers, ports that are taken, runs that do not end."""
+"""Real servers: signals, crashed workers, ports in use, runs that do not end."""
 
 import http.client
 import json
@@ -18,18 +18,17 @@ import pytest
 
 from tests.conftest import EMBEDDED, ROOT, plain_environment
 from tests.models.zoo import build
-from tests.server import DOORS as DOOR_COMMANDS
-from tests.server import Server, running
+from tests.server import COMMANDS, Server, running
 
-DOORS = ["functions-framework", "standalone"]
+SERVERS = ["functions-framework", "standalone"]
 
 
 # Real servers
-@pytest.mark.parametrize("door", DOORS)
-def test_sigterm_answers_the_requests_in_flight_and_stops_in_time(door: str, examples: dict[str, Any]) -> None:
+@pytest.mark.parametrize("kind", SERVERS)
+def test_sigterm_answers_the_requests_in_flight_and_stops_in_time(kind: str, examples: dict[str, Any]) -> None:
     body = json.dumps(examples["pixels"]).encode()
     head = b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(body)
-    with running(door) as server, ExitStack() as held:
+    with running(kind) as server, ExitStack() as held:
         assert server.ask("GET", "/readyz").status == 200
         kept = http.client.HTTPConnection("127.0.0.1", server.port)
         held.callback(kept.close)
@@ -42,7 +41,7 @@ def test_sigterm_answers_the_requests_in_flight_and_stops_in_time(door: str, exa
             client.sendall(head)
             assert client.recv(1 << 16).startswith(b"HTTP/1.1 100 ")  # the server has this one in hand
         server.process.send_signal(signal.SIGTERM)
-        time.sleep(0.2)  # as if the model took as long; the longer, the stricter
+        time.sleep(0.2)  # in place of a model that takes so long
         for client in begun:
             client.sendall(body)
         assert [client.recv(1 << 16).split(b" ")[1] for client in begun] == [b"200"] * 4
@@ -51,9 +50,9 @@ def test_sigterm_answers_the_requests_in_flight_and_stops_in_time(door: str, exa
             socket.create_connection(("127.0.0.1", server.port), 1)
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_a_server_stops_although_a_client_never_finishes_its_request(door: str) -> None:
-    with running(door) as server:
+@pytest.mark.parametrize("kind", SERVERS)
+def test_a_server_stops_although_a_client_never_finishes_its_request(kind: str) -> None:
+    with running(kind) as server:
         assert server.ask("GET", "/readyz").status == 200
         with socket.create_connection(("127.0.0.1", server.port)) as client:
             client.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n{")
@@ -66,8 +65,8 @@ def workers(server: Server) -> list[psutil.Process]:
     return [child for child in psutil.Process(server.process.pid).children() if child.is_running()]
 
 
-@pytest.fixture(scope="module", params=DOORS)
-def door(request: pytest.FixtureRequest) -> Iterator[Server]:
+@pytest.fixture(scope="module", params=SERVERS)
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     with running(request.param) as started:
         yield started
 
@@ -86,18 +85,18 @@ def answered(server: Server, body: Any, seconds: float = 30) -> int:
     raise AssertionError
 
 
-def test_a_crashed_worker_is_replaced_every_time(door: Server, examples: dict[str, Any]) -> None:
+def test_a_crashed_worker_is_replaced_every_time(server: Server, examples: dict[str, Any]) -> None:
     for how in (signal.SIGKILL, signal.SIGABRT, signal.SIGSEGV, signal.SIGKILL, signal.SIGABRT):
-        answered(door, examples["pixels"])
-        (before,) = workers(door)
+        answered(server, examples["pixels"])
+        (before,) = workers(server)
         os.kill(before.pid, how)
         before.wait(10)
-        answered(door, examples["pixels"])
-        (after,) = workers(door)
+        answered(server, examples["pixels"])
+        (after,) = workers(server)
         assert after.pid != before.pid
-        assert door.process.poll() is None
-    if "-m" in door.process.args:  # type: ignore[operator]
-        replacements = [line for line in door.log.splitlines() if "it is replaced" in line]
+        assert server.process.poll() is None
+    if "-m" in server.process.args:  # type: ignore[operator]
+        replacements = [line for line in server.log.splitlines() if "it is replaced" in line]
         assert [json.loads(line)["message"].split(";")[0] for line in replacements] == [
             f"worker 1 ended: killed by {name}" for name in ("SIGKILL", "SIGABRT", "SIGSEGV", "SIGKILL", "SIGABRT")
         ]
@@ -119,7 +118,7 @@ TAKEN = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", DOORS)
+@pytest.mark.parametrize("name", SERVERS)
 @pytest.mark.parametrize(("what", "shared"), TAKEN, ids=[case[0] for case in TAKEN])
 def test_a_port_in_use_is_reported_in_one_line(name: str, what: str, shared: bool) -> None:
     with socket.socket() as held:
@@ -128,7 +127,7 @@ def test_a_port_in_use_is_reported_in_one_line(name: str, what: str, shared: boo
         held.bind(("0.0.0.0", 0))
         held.listen()
         port = held.getsockname()[1]
-        command = [part.format(port=port) for part in DOOR_COMMANDS[name]]
+        command = [part.format(port=port) for part in COMMANDS[name]]
         run = subprocess.run(
             command, cwd=ROOT, env=plain_environment(PORT=str(port)), capture_output=True, text=True, timeout=60
         )
@@ -141,7 +140,7 @@ def test_a_port_in_use_is_reported_in_one_line(name: str, what: str, shared: boo
         assert run.stderr == refusal
 
 
-@pytest.mark.parametrize("name", DOORS)
+@pytest.mark.parametrize("name", SERVERS)
 def test_the_log_names_the_shapes_that_a_worker_died_with(name: str) -> None:
     endless = {"signature_name": "loop", "inputs": {"n": 1 << 60}}
     with running(name, build() / "control_flow") as server, ThreadPoolExecutor(1) as pool:
@@ -159,7 +158,7 @@ def test_the_log_names_the_shapes_that_a_worker_died_with(name: str) -> None:
         assert str(1 << 60) not in server.log
 
 
-@pytest.mark.parametrize("name", DOORS)
+@pytest.mark.parametrize("name", SERVERS)
 def test_a_run_that_does_not_end_gets_504_and_its_worker_is_replaced(name: str) -> None:
     def loop(n: int) -> dict[str, Any]:
         return {"signature_name": "loop", "inputs": {"n": n}}
@@ -178,7 +177,7 @@ def test_a_run_that_does_not_end_gets_504_and_its_worker_is_replaced(name: str) 
         assert '"runs":["loop: n []"]' in server.log
 
 
-@pytest.mark.parametrize("name", DOORS)
+@pytest.mark.parametrize("name", SERVERS)
 def test_a_model_that_appears_later_is_served_without_a_restart(
     name: str, tmp_path: Path, examples: dict[str, Any]
 ) -> None:

@@ -1,4 +1,4 @@
-"""TensorFlow Serving's classify and regress: examples out of JSON, checked against TensorFlow's own tf.Example."""
+"""TensorFlow Serving's classify and regress: examples in JSON, checked against TensorFlow's own tf.Example."""
 
 import json
 from typing import Any

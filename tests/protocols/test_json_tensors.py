@@ -1,4 +1,4 @@
-"""JSON ↔ arrays: the quick way and the careful way agree, and nothing is repaired in silence."""
+"""JSON ↔ arrays: the fast and the careful reader agree, and nothing is silently repaired."""
 
 import json
 import math
@@ -220,7 +220,7 @@ def test_numbers_round_trip(name: str, data: st.DataObject) -> None:
     array = data.draw(hnp.arrays(np.dtype(name), SHAPES))
     text = orjson.dumps(to_values(array, "y"), option=orjson.OPT_SERIALIZE_NUMPY)
     if 0 in array.shape[:-1]:
-        return  # a list of no lists does not tell their length
+        return  # an empty list does not give the length of its lists
     came = decode(text, BY_NAME[name])
     assert (came.dtype, came.shape) == (array.dtype, array.shape)
     np.testing.assert_array_equal(came, array)

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol: the bodies that are taken, and what is offered."""
+"""The Open Inference Protocol: the bodies that are accepted, and the metadata."""
 
 import json
 import struct

@@ -1,4 +1,4 @@
-"""What a request may ask for beyond the protocol: keys, bad rows in their place, ranked classes, packed arrays."""
+"""Options of a request beyond the protocols: keys, errors at bad rows, ranked classes, arrays in base64."""
 
 import base64
 import json

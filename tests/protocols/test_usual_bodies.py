@@ -1,4 +1,4 @@
-"""Whatever parser and way a body takes, it gives the same call and the same error; and an answer the same bytes."""
+"""Every parser and every path give the same call or the same error for a body, and the same bytes for an answer."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""What the house promises of itself."""
+"""The rules of the code's structure: imports, private names, sizes of folders, files and functions."""
 
 import ast
 import re

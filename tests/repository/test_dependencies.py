@@ -1,4 +1,4 @@
-"""What the function is made of besides its own code: exact versions, those that are installed, none known to be broken."""
+"""The dependencies: exact versions, the installed ones, none with a known vulnerability."""
 
 import os
 import re
@@ -174,7 +174,7 @@ def test_no_package_has_a_known_fixed_vulnerability() -> None:
     known = advisories()
     assert {"orjson", "gunicorn", "werkzeug", "tensorflow-cpu"} <= {name for name, _, _ in known}
     old = [
-        f"{name} {installed[name]}: {number} is mended in {fixed}"
+        f"{name} {installed[name]}: {number} is fixed in {fixed}"
         for name, fixed, number in known
         if name in installed and Version(installed[name]) < fixed
     ]

@@ -15,7 +15,7 @@ from tests.conftest import LONGEST, ROOT
 
 PYTHON = """\
 #!/bin/sh
-# -c is run by the real one, as if its version were another; -m venv makes a folder with a pip that writes down
+# -c is run by the real one with another version; -m venv makes a folder with a pip that writes down
 if [ "$1" = -c ]; then
   exec {real} -c 'import sys; sys.version_info = ({version}, 0, "final", 0); exec(sys.argv.pop(1))' "$2"
 fi
@@ -33,7 +33,7 @@ test ! -e {folder}/fails
 
 
 def outside_make() -> dict[str, str]:
-    """Return the environment without what a make that runs these tests tells another one."""
+    """Return the environment without the variables that a make sets for the one it starts."""
     return {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
 
 

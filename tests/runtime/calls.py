@@ -17,7 +17,7 @@ PATIENCE = 30.0
 
 
 class Fake:
-    """A model that doubles numbers, refuses negative ones, and tells what was asked of it."""
+    """A model that doubles numbers, refuses negative ones, and records its calls."""
 
     def __init__(self) -> None:
         self.sizes: list[int] = []

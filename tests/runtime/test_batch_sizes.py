@@ -1,4 +1,4 @@
-"""In which sizes a signature may run: rows that depend on each other, or on the size of their batch, are found out."""
+"""The batch sizes that a signature may use: rows that depend on each other or on the batch size are detected."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path

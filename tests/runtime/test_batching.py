@@ -1,4 +1,4 @@
-"""Dynamic batching: which calls run together, and what becomes of those that fail."""
+"""Dynamic batching: which calls run together, and what happens when one fails."""
 
 import signal
 import subprocess

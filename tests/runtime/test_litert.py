@@ -1,4 +1,4 @@
-"""Serving a light twin: the oracle's answers, the original's bytes, and nothing that ends the process."""
+"""Serving a LiteRT twin: TensorFlow's answers, the bytes of the original, and no crash."""
 
 import json
 import threading
@@ -135,10 +135,10 @@ def test_a_signature_that_was_left_out_says_why(serve: Serve, folder: Path) -> N
     assert b"no known rank" in answer.body
 
 
-@pytest.mark.parametrize("door", ["functions-framework", "standalone"])
-def test_the_twin_is_served_behind_real_servers(door: str, embedded: Path, answers: dict[str, Any]) -> None:
+@pytest.mark.parametrize("kind", ["functions-framework", "standalone"])
+def test_the_twin_is_served_behind_real_servers(kind: str, embedded: Path, answers: dict[str, Any]) -> None:
     example = Source(embedded, "model").examples["pixels"]
-    with running(door, embedded, RUNTIME="litert") as server:
+    with running(kind, embedded, RUNTIME="litert") as server:
         received: list[Any] = []
         threads = [threading.Thread(target=lambda: received.append(server.ask("POST", "/", example))) for _ in range(8)]
         for thread in threads:

@@ -1,4 +1,4 @@
-"""The boundary to C: nothing stays alive, no memory beside a buffer is touched, no pointer is read twice.
+"""The boundary to C: no handle leaks, no memory outside of a buffer is touched, no pointer is read after its free.
 
 As far as ctypes allows: handles and strings are counted through an Api that wraps the real one; buffers stand between
 canaries; and the zoo runs once under glibc's own checks of the heap.

@@ -1,4 +1,4 @@
-"""Warm-up requests: read as TensorFlow wrote them, run once, by whom they should, and never in a model's way."""
+"""Warm-up requests: read as TensorFlow wrote them, run once at the time of WARMUP, and never a reason to fail."""
 
 import json
 import os
@@ -111,7 +111,7 @@ def check(proto: Any, tf: Any) -> None:
 
 
 BAD = [
-    # bytes of a TensorProto                                                told
+    # bytes of a TensorProto                                                reason
     (b"\x08\x14",                                                           "no array holds DT_RESOURCE"),
     (b"\x08\x01\x12\x02\x18\x01",                                           "without a shape"),
     (b"\x08\x01\x12\x0d\x12\x0b\x08" + b"\xff" * 9 + b"\x01",               "without a shape"),
@@ -172,7 +172,7 @@ def test_WARMUP_says_which_request_waits_for_the_warm_up(
 
 
 DAMAGED = [
-    # what                  how the file is made of the good one            told
+    # what                  how the file is made of the good one            reason
     ("cut short",           lambda good: good[:-9],                         "the file ends in the middle of a record"),
     ("no TFRecord",         lambda good: b"hello, world",                   "the file ends in the middle of a record"),
     ("a huge record",       lambda good: b"\xff" * 8 + bytes(100),          "the file ends in the middle of a record"),

@@ -1,4 +1,4 @@
-"""A model's card: what the metadata and `show` tell of where a model came from, and cards that are ignored."""
+"""A model's card: the origin of the model in the metadata and in `show`, and cards that are ignored."""
 
 import json
 import os
@@ -56,7 +56,7 @@ def test_a_model_without_a_card_is_described_without_one(serve: Serve, capsys: p
 GOOD = {"digest": "0" * 32, **FACTS}
 # fmt: off
 HOSTILE: list[tuple[str, Any, str]] = [
-    # what               the card                                     told
+    # what               the card                                     reason
     ("no JSON",          b"{",                                        "expected JSON"),
     ("no UTF-8",         b'{"digest": "\xff"}',                       "expected JSON"),
     ("deep",             b"[" * 4000,                                 "expected JSON"),

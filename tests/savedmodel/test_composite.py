@@ -1,4 +1,4 @@
-"""Ragged and sparse inputs in parts: what fits is answered as TensorFlow does, what does not is refused before a run."""
+"""Ragged and sparse inputs in parts: valid ones are answered as TensorFlow does, others are refused before a run."""
 
 import json
 from typing import Any

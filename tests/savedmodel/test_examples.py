@@ -1,4 +1,4 @@
-"""The maker of inputs: each kind of model takes one of them, and none is large."""
+"""Generated inputs: each kind of model accepts one of them, and none is large."""
 
 import base64
 import json

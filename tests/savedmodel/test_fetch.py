@@ -1,4 +1,4 @@
-"""A model out of a bucket, through a real fake-gcs-server."""
+"""A model in a bucket, copied from a real fake-gcs-server."""
 
 import json
 import resource

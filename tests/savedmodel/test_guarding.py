@@ -1,4 +1,4 @@
-"""What a request decides is checked in the graph before the kernels that trust it; nothing else is."""
+"""Values of a request are checked in the graph before the kernels that do not check them; nothing else is."""
 
 import ctypes
 import json
@@ -42,7 +42,7 @@ ANSWERED |= {"RaggedTensorToTensor", "RaggedTensorToTensor_nested", "example"}
 
 @pytest.mark.parametrize("name", LINES)
 def test_tensorflow_itself_does_not_check_the_bad_request(unchecked: dict[str, str], name: str) -> None:
-    """A line that TensorFlow has learnt to check itself can go from the table."""
+    """Where TensorFlow checks an operation itself, its row can be removed from the table."""
     expected = ("grew", "killed by signal", *(["answered"] if name in ANSWERED else []))
     assert unchecked[name].startswith(expected)
 

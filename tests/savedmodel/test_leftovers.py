@@ -1,4 +1,4 @@
-"""A model that takes another's place in a folder: what was written for the other is ignored, and told."""
+"""A model that replaces another in its folder: files written for the previous one are ignored and logged."""
 
 import json
 import shutil

@@ -34,7 +34,7 @@ LABELS = "assets.extra/labels.txt"  # what TensorFlow has no checksum of
 
 # fmt: off
 CHANGES: list[tuple[str, Callable[[Path], Any], str | None]] = [
-    # what                      done to the folder                                      told
+    # what                      done to the folder                                      reason
     ("nothing",                 lambda f: None,                                         None),
     ("a bit of a variable",     lambda f: flip(f / DATA),                               f"{DATA} has changed"),
     ("a byte more",             lambda f: (f / DATA).write_bytes((f / DATA).read_bytes() + b"0"), f"{DATA} has changed"),

@@ -1,4 +1,4 @@
-"""A reason names what is there and the way out."""
+"""The error for a folder that is not a SavedModel names what is there and what to do."""
 
 import shutil
 import subprocess

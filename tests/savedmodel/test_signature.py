@@ -1,4 +1,4 @@
-"""Reading saved_model.pb without a schema: the same as TensorFlow reads, and nothing but LoadError for what is none."""
+"""Reading saved_model.pb without a schema: the result of TensorFlow's reader, or LoadError."""
 
 import json
 from pathlib import Path
@@ -37,7 +37,7 @@ print(json.dumps(found))
 """
 
 
-def told(contents: Contents) -> list[object]:
+def described(contents: Contents) -> list[object]:
     def side(specs: object) -> object:
         return {
             spec.name: [
@@ -62,7 +62,7 @@ def test_signatures_are_what_tensorflows_own_protobuf_classes_read() -> None:
         except LoadError as error:  # a model of which no signature can be called
             assert "no signature that can be served" in str(error)
             continue
-        assert told(contents) == oracle[folder], folder
+        assert described(contents) == oracle[folder], folder
     assert {str(dtype.code): dtype.name for dtype in DTYPES}.items() <= oracle["dtypes"].items()
 
 

@@ -1,4 +1,4 @@
-"""A saved_model.pb has one reading: encodings that readers understand differently are refused, real models are not."""
+"""A saved_model.pb is unambiguous: encodings that parsers read differently are refused, real models are accepted."""
 
 import json
 from pathlib import Path

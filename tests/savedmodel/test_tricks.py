@@ -1,4 +1,4 @@
-"""Models that show a judge one thing and run another are refused, each with its reason: see `tests.models.tricks`."""
+"""Models that would pass the examination and run something else are refused with a reason: see `tests.models.tricks`."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The highest whole version is served, from a folder and from a bucket; what the others lack is logged."""
+"""The highest complete version is served, from a folder and from a bucket; what the others lack is logged."""
 
 import shutil
 from collections.abc import Callable, Iterator

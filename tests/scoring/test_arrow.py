@@ -1,4 +1,4 @@
-"""Typed columns: what an input takes, what an output becomes, and Parquet in and out of `python -m serving score`."""
+"""Typed columns: columns to inputs, outputs to columns, and Parquet in and out of `python -m serving score`."""
 
 import json
 import subprocess

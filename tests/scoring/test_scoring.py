@@ -1,4 +1,4 @@
-"""Files of rows: each prediction has the bytes of the online answer, or of its tolerance."""
+"""Files of rows: each prediction has the bytes of the online answer, or is within the tolerance."""
 
 import gzip
 import json

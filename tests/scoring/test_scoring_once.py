@@ -1,4 +1,4 @@
-"""A file is scored once, whatever fails meanwhile: faults, interrupted work, parts, time."""
+"""A file is scored exactly once despite failures: transient errors, interrupted work, partial output, timeouts."""
 
 import json
 import threading

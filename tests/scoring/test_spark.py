@@ -1,4 +1,4 @@
-"""Spark, on a real cluster of processes: the bytes of `score --exact`, every row once, whatever is killed.
+"""Spark on a real cluster of processes: the bytes of `score --exact`, and every row once although processes are killed.
 
 The last test kills a worker of the cluster, so it is the last.
 """

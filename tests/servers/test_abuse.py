@@ -1,4 +1,4 @@
-"""What no honest client sends, through both doors: each is answered or cut off, and the next request is answered."""
+"""Malformed and hostile requests to both servers: each is refused or cut off, and the next request is answered."""
 
 import json
 import socket

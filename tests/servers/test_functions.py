@@ -1,4 +1,4 @@
-"""What a user writes into main.py's functions takes effect: edited copies of it, in the real functions-framework.
+"""A user's edits of the functions in main.py take effect: edited copies in the real functions-framework.
 
 The first test of each function starts the server; the others call the application that functions-framework makes.
 """
@@ -84,7 +84,7 @@ KEY = """    if request.headers.get("X-Key") != "right":
         flask.abort(401, "the key is wrong")
 """
 
-# What is asked for, that a door might answer without the function.
+# Requests that a server might answer without calling the function.
 ASKED = [
     ("GET", "/"), ("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/openapi.json"), ("GET", "/v1/models/model"),
     ("GET", "/v1/models/model/metadata"), ("GET", "/v2"), ("GET", "/v2/models/model"), ("GET", "/favicon.ico"),

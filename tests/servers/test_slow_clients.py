@@ -1,4 +1,4 @@
-"""A thousand clients that send a head and one byte of a body, and bodies that break off: behind both servers."""
+"""A thousand clients that send a head and one byte of a body, and incomplete bodies, to both servers."""
 
 import json
 import resource
@@ -12,7 +12,7 @@ import pytest
 from tests.server import Server, running
 
 CLIENTS = 1000
-READ_TIMEOUT = 40  # seconds: nobody waits for that
+READ_TIMEOUT = 40  # seconds; no test waits so long
 HEAD = b"POST / HTTP/1.1\r\nHost: x\r\n"
 
 

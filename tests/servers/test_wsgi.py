@@ -1,4 +1,4 @@
-"""The plain WSGI door: valid WSGI, and the same bytes as Flask's door over every kind of request."""
+"""The plain WSGI application: valid WSGI, and the same bytes as Flask's for every kind of request."""
 
 import gzip
 import io
@@ -73,7 +73,7 @@ def requests(examples: dict[str, Any]) -> list[tuple[str, str, bytes, dict[str, 
 
 
 def test_wsgi_and_flask_answer_every_request_with_the_same_bytes(serve: Serve, examples: dict[str, Any]) -> None:
-    serve()("POST", "/", examples["pixels"])  # the first answer tells of the start, in a header
+    serve()("POST", "/", examples["pixels"])  # the first answer reports the start, in a header
     for method, path, body, more in requests(examples):
         plain = call(wsgi.app, environ(method, path, body, **more))
         by_flask = through_flask(environ(method, path, body, **more))
@@ -165,9 +165,9 @@ def timing(answer: Any) -> dict[str, float]:
     return {step: float(milliseconds) for step, milliseconds in steps}
 
 
-@pytest.mark.parametrize("door", ["functions-framework", "standalone"])
-def test_a_request_that_waited_for_the_load_reports_the_steps_of_the_start(door: str, examples: dict[str, Any]) -> None:
-    with running(door) as server:
+@pytest.mark.parametrize("kind", ["functions-framework", "standalone"])
+def test_a_request_that_waited_for_the_load_reports_the_steps_of_the_start(kind: str, examples: dict[str, Any]) -> None:
+    with running(kind) as server:
         with ThreadPoolExecutor(4) as pool:
             cold = list(pool.map(lambda _: server.ask("POST", "/", examples["pixels"]), range(4)))
         for answer in cold:
@@ -181,9 +181,9 @@ def test_a_request_that_waited_for_the_load_reports_the_steps_of_the_start(door:
         assert server.log.count("first answer after") == 1
 
 
-@pytest.mark.parametrize("door", ["functions-framework", "standalone"])
-def test_after_a_probe_that_loaded_the_model_no_request_reports_a_start(door: str, examples: dict[str, Any]) -> None:
-    with running(door) as server:
+@pytest.mark.parametrize("kind", ["functions-framework", "standalone"])
+def test_after_a_probe_that_loaded_the_model_no_request_reports_a_start(kind: str, examples: dict[str, Any]) -> None:
+    with running(kind) as server:
         assert timing(server.ask("GET", "/readyz")).keys() == {*START, "warmup", "total"}
         assert timing(server.ask("GET", "/readyz")).keys() == {"total"}
         assert timing(server.ask("POST", "/", examples["pixels"])).keys() == {*STEPS}

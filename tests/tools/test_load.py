@@ -1,4 +1,4 @@
-"""What comes of a load is counted as it happened: answers, refusals, failures and times."""
+"""The load generator counts answers, refusals, failures and times."""
 
 import threading
 from collections.abc import Iterator

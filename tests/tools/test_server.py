@@ -1,4 +1,4 @@
-"""A process that is to listen is watched, measured and ended."""
+"""Servers as child processes: started, awaited, measured and stopped."""
 
 import os
 import sys

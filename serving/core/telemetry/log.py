@@ -34,10 +34,10 @@ def log_exception(message: str, **fields: Any) -> None:
     log("ERROR", message, traceback=traceback.format_exc(), **fields)
 
 
-def starting(door: str, options: Settings) -> None:
+def starting(server: str, options: Settings) -> None:
     """Log that a server starts, and at exit that it ended; called in the process that outlives its workers."""
     began, process = time.monotonic(), os.getpid()
-    log("INFO", f"starting behind {door}", version=__version__, model=str(options.model_dir), workers=options.workers,
+    log("INFO", f"starting behind {server}", version=__version__, model=str(options.model_dir), workers=options.workers,
         threads=options.threads, native_codec=str(options.accelerator or "off"), metrics=options.metrics,
         traces=options.traced)  # fmt: skip
 

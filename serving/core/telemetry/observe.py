@@ -65,10 +65,10 @@ def _pushing(options: Settings) -> Any:
     return push
 
 
-def start(door: str, options: Settings) -> None:
+def start(server: str, options: Settings) -> None:
     """Start metrics and traces, and log that a server starts; called before it forks its workers."""
     begin(options)
-    starting(door, options)
+    starting(server, options)
 
 
 def finish(request: Request, response: Response) -> Response:

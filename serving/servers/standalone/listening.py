@@ -13,7 +13,7 @@ def listen(options: Settings) -> list[socket.socket]:
     addresses = socket.getaddrinfo(options.host, options.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     family, kind, protocol, _, address = addresses[0]
 
-    def opened(is_shared: bool) -> socket.socket:
+    def bound(*, is_shared: bool) -> socket.socket:
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # connections have it from their listener
@@ -21,11 +21,13 @@ def listen(options: Settings) -> list[socket.socket]:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         connections.end_unread(listener, options.read_timeout)
         listener.bind(address)
-        listener.listen(QUEUE)
         return listener
 
-    first = opened(is_shared=False)  # a port that another process holds is refused, whether it would share it or not
-    if options.workers == 1:
-        return [first]
-    first.close()
-    return [opened(is_shared=True) for _ in range(options.workers)]  # the system deals connections out evenly
+    first = bound(is_shared=False)  # a port that another process holds is refused, whether it would share it or not
+    listeners = [first]
+    if options.workers > 1:
+        first.close()  # it does not listen: a client that was connected by then would be reset
+        listeners = [bound(is_shared=True) for _ in range(options.workers)]  # the system deals connections out evenly
+    for listener in listeners:
+        listener.listen(QUEUE)
+    return listeners

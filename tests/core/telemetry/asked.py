@@ -18,7 +18,7 @@ PARENT = f"00-{TRACE}-{SPAN}-01"
 
 
 def ask(method: str, path: str, body: bytes = b"", **more: str) -> tuple[int, dict[str, str]]:
-    """Ask through the door of this process; give the status and the headers."""
+    """Send a request to the handler of this process; return the status and the headers."""
     started: list[Any] = []
     request = environ(method, "/", body, **more)
     request["PATH_INFO"] = path

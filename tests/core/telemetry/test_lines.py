@@ -1,4 +1,4 @@
-"""Lines on their way to where they are kept."""
+"""Log lines are buffered, written in order, and retried when a write fails."""
 
 import resource
 import threading

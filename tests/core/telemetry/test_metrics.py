@@ -26,7 +26,7 @@ from tests.server import running
 def metered(serve: Serve) -> Serve:
     pytest.importorskip("prometheus_client")
     serve(METRICS="1")
-    ask("GET", "/healthz")  # the settings are heard
+    ask("GET", "/healthz")  # the settings are applied
     return serve
 
 
@@ -150,12 +150,12 @@ def spans_of() -> Iterator[tuple[str, list[Any]]]:
         yield address, spans
 
 
-@pytest.mark.parametrize("door", ["standalone", "functions-framework"])
-def test_traces_reach_a_collector_when_the_server_ends(examples: dict[str, Any], door: str) -> None:
+@pytest.mark.parametrize("kind", ["standalone", "functions-framework"])
+def test_traces_reach_a_collector_when_the_server_ends(examples: dict[str, Any], kind: str) -> None:
     pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
     with spans_of() as (address, spans):
         variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": address, "OTEL_BSP_SCHEDULE_DELAY": "60000", "K_SERVICE": "digits"}
-        with running(door, **variables) as server:
+        with running(kind, **variables) as server:
             assert server.ask("POST", PREDICT, examples["pixels"], traceparent=PARENT).status == 200
             assert server.ask("POST", PREDICT, examples["pixels"], traceparent=PARENT[:-1] + "0").status == 200
             assert server.ask("GET", "/nothing/of/the/kind").status == 404

@@ -174,7 +174,7 @@ STATUSES = [
 def test_every_response_has_the_duration_of_each_step(serve: Serve, examples: dict[str, Any]) -> None:
     serve()
     body = json.dumps(examples["pixels"]).encode()
-    ask("POST", "/", body)  # tells of the start
+    ask("POST", "/", body)  # reports the start
     for method, path, status, steps in STATUSES:
         answered, headers = ask(method, path, body if method == "POST" else b"")
         assert answered == status
@@ -199,14 +199,14 @@ def test_an_event_is_one_request_with_its_id(
     assert {"decode", "run", "encode", "total"} == second["milliseconds"].keys()
 
 
-DOORS = [("standalone", "1"), ("functions-framework", "1"), ("functions-framework", "2")]
+SERVERS = [("standalone", "1"), ("functions-framework", "1"), ("functions-framework", "2")]
 
 
-@pytest.mark.parametrize(("door", "workers"), DOORS)
+@pytest.mark.parametrize(("kind", "workers"), SERVERS)
 def test_every_request_has_one_whole_line_when_the_server_has_ended(
-    examples: dict[str, Any], door: str, workers: str
+    examples: dict[str, Any], kind: str, workers: str
 ) -> None:
-    with running(door, LOG_REQUESTS="all", WORKERS=workers) as server:
+    with running(kind, LOG_REQUESTS="all", WORKERS=workers) as server:
         ids = [f"request-{number}" for number in range(300)]
         with ThreadPoolExecutor(8) as pool:
             sent = [
@@ -222,10 +222,10 @@ def test_every_request_has_one_whole_line_when_the_server_has_ended(
         assert messages[-1] == "ended"
 
 
-@pytest.mark.parametrize("door", ["standalone", "functions-framework"])
-def test_the_servers_own_messages_are_logged_in_the_same_form(door: str) -> None:
+@pytest.mark.parametrize("kind", ["standalone", "functions-framework"])
+def test_the_servers_own_messages_are_logged_in_the_same_form(kind: str) -> None:
     psutil = pytest.importorskip("psutil")
-    with running(door) as server:
+    with running(kind) as server:
         end = time.monotonic() + 20
         while not (workers := psutil.Process(server.process.pid).children()) and time.monotonic() < end:
             time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""Metrics that are sent to a collector: what scrapes have, from every worker, until its end."""
+"""Metrics that are sent to a collector: the values of a scrape, from every worker, until it stops."""
 
 import json
 import signal
@@ -54,11 +54,11 @@ def total(sendings: list[dict[str, Any]], name: str, **labels: str) -> float:
 V1 = {"protocol": "tensorflow_serving", "action": "predict"}
 
 
-@pytest.mark.parametrize(("door", "workers"), [("standalone", "1"), ("standalone", "2"), ("functions-framework", "2")])
-def test_every_worker_sends_its_final_counts_when_it_stops(examples: dict[str, Any], door: str, workers: str) -> None:
+@pytest.mark.parametrize(("kind", "workers"), [("standalone", "1"), ("standalone", "2"), ("functions-framework", "2")])
+def test_every_worker_sends_its_final_counts_when_it_stops(examples: dict[str, Any], kind: str, workers: str) -> None:
     with sendings_of() as (address, sendings):
         settings = {"METRICS": "1", "OTEL_EXPORTER_OTLP_ENDPOINT": address, "OTEL_SERVICE_NAME": "digits"}
-        with running(door, WORKERS=workers, **settings) as server:
+        with running(kind, WORKERS=workers, **settings) as server:
             for _ in range(20):
                 assert server.ask("POST", PREDICT, examples["pixels"]).status == 200
             assert server.ask("POST", PREDICT, b"{").status == 400

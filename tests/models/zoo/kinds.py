@@ -32,7 +32,7 @@ KINDS = {
     "vocabulary_scoped":    "a vocabulary file whose table stands in a name scope",
     "answers_nothing":      "TensorFlow 1: a variable that is not saved, so that every request fails",
 
-    # What is told
+    # What is reported
     "prints":               "a tf.print that was left in",
     "prints_to_a_file":     "a tf.print to a file; no cases",
     "trees":                "an operation without a kernel: BoostedTreesPredict; no cases",

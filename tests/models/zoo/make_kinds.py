@@ -230,11 +230,11 @@ def answers_nothing(path: Path) -> Calls:
 
 def printing(path: Path, **options: Any) -> None:
     @function(spec("x"))
-    def told(x: Any) -> Any:
+    def printing(x: Any) -> Any:
         tf.print(x, **options)
         return {"y": x * 2.0}
 
-    save(path, serving_default=told)
+    save(path, serving_default=printing)
 
 
 @entry()

@@ -147,7 +147,7 @@ class Writer:
         return f"{self._space()}{{{self._joined(members)}}}{self._space()}"
 
     def _tensor(self, spec: TensorSpec | None, rows: int, *, drop: int) -> str:
-        """Write a tensor, without its first dimension where that is told by the rows around it."""
+        """Write a tensor, without its first dimension where the rows around it give it."""
         if spec is None or spec.shape is None:
             return self.random.choice(["1", "[1]", "[[1, 2]]"])
         free = [rows, *(self.random.choice([1, 2, 3]) for _ in spec.shape)]

@@ -21,7 +21,7 @@ Question = bytes | tuple[bytes, str, dict[str, str]]  # a body; or a body, a que
 
 
 class Answer(NamedTuple):
-    """All that a client sees of an answer, and what is told of one that is good."""
+    """All that a client sees of an answer, and what is logged about a successful one."""
 
     status: int
     body: bytes

@@ -38,7 +38,7 @@ def script(path: Path, *lines: str) -> str:
     return str(path)
 
 
-# name, what stands for the compiler, what is told
+# name, what replaces the compiler, the message
 COMPILERS = [
     ("absent",    [],                                             "there is no C++ compiler: "),
     ("refuses",   ["echo 'x.cc:1:1: error: it is wrong' >&2", "echo more >&2", "exit 1"], "the compiler: x.cc:1:1: error: it is wrong"),

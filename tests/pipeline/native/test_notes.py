@@ -1,4 +1,4 @@
-"""What the extension notes of a run, for whoever reads it after a crash."""
+"""The notes that the native codec makes about a run, to be read after a crash."""
 
 from pathlib import Path
 

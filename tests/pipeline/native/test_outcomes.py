@@ -1,4 +1,4 @@
-"""What an operator sees of the native codec: why each request was declined, and how many were not."""
+"""What an operator sees of the native codec: how many requests it answered, and why it declined the others."""
 
 import json
 from pathlib import Path

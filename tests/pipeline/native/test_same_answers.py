@@ -1,4 +1,4 @@
-"""With the accelerator every answer is what it is without it, and the plain ones are its own."""
+"""Answers are the same with and without the native codec, which answers the plain requests."""
 
 import base64
 import itertools

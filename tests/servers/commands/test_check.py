@@ -1,4 +1,4 @@
-"""No gate passes what was not seen to answer, and every gate passes what answers."""
+"""`check` and readiness pass a model that was seen to answer, and no other."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""How every command ends: in a line, without a traceback, with the servers that it has started."""
+"""How every command ends: with one line, without a traceback, and with its servers stopped."""
 
 import os
 import select

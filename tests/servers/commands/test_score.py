@@ -1,4 +1,4 @@
-"""`python -m serving score`: the bytes of the event path, a crash that costs nothing, and flat memory."""
+"""`python -m serving score`: the bytes of the event path, resuming after a crash, and constant memory."""
 
 import gzip
 import json
@@ -185,7 +185,7 @@ def test_only_intact_partial_output_of_the_same_work_is_resumed(tmp_path: Path) 
     assert (second.rows, second.failed) == (3, 1)
     second.write(b"4\n", 1, 0)
     second.close()
-    part.write_bytes(part.read_bytes()[:5])  # the disk lost what the journal tells
+    part.write_bytes(part.read_bytes()[:5])  # the disk lost what the journal records
     third = LocalOutput(tmp_path / "out", "identity")
     assert (third.rows, third.failed, part.read_bytes()) == (2, 0, b"1\n2\n")
     third.close()

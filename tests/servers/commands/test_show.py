@@ -1,4 +1,4 @@
-"""`python -m serving show`: what a SavedModel offers, for people."""
+"""`python -m serving show`: the signatures of a SavedModel as text."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Which thread answers: the loop's own is kept from everything that may take long or wait."""
+"""Which thread answers: the event loop's thread runs nothing that may take long or wait."""
 
 import threading
 import time

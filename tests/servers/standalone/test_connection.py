@@ -1,4 +1,4 @@
-"""Bytes on a connection and the bytes of its answers, however they are cut; h11 reads both as the oracle."""
+"""Bytes on a connection and the bytes of its answers, in any fragments; h11 reads both as the oracle."""
 
 import json
 import time

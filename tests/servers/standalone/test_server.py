@@ -1,4 +1,4 @@
-"""The server as a process, and what real clients make of it."""
+"""The server as a process, with real HTTP clients."""
 
 import http.client
 import json
@@ -23,7 +23,7 @@ import tritonclient.http
 from serving.servers.standalone.__main__ import main
 from tests.models.zoo import build
 from tests.product.test_workers import answered, workers
-from tests.server import DOORS, Server, running
+from tests.server import COMMANDS, Server, running
 
 BYTES = 300_000  # of a body, in several pieces
 
@@ -222,9 +222,9 @@ SLOW = [
 @pytest.fixture(scope="module")
 def small() -> Iterator[Server]:
     """A server that may hold 64 connections."""
-    command = ["bash", "-c", f"ulimit -n 320; exec {' '.join(DOORS['standalone'])}"]
+    command = ["bash", "-c", f"ulimit -n 320; exec {' '.join(COMMANDS['standalone'])}"]
     with pytest.MonkeyPatch.context() as patched:
-        patched.setitem(DOORS, "small", command)
+        patched.setitem(COMMANDS, "small", command)
         with running("small", READ_TIMEOUT="40") as started:
             assert started.ask("GET", "/readyz").status == 200
             yield started

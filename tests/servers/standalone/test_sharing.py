@@ -1,4 +1,4 @@
-"""With dynamic batching the server's requests share runs: each client gets what it gets without."""
+"""With dynamic batching requests share runs, and each client gets the answer that it gets without."""
 
 import json
 import socket
@@ -51,9 +51,9 @@ def parts(answers: bytes) -> list[tuple[bytes, bytes]]:
     scope="module", params=[("standalone", "native"), ("standalone", "off"), ("functions-framework", "native")]
 )
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    door, codec = request.param
+    kind, codec = request.param
     extension: Path | str = built(build.cached) if codec == "native" else "off"
-    with running(door, EMBEDDED, ACCELERATOR=str(extension), BATCH_ROWS="16", MAX_WAIT="30") as started:
+    with running(kind, EMBEDDED, ACCELERATOR=str(extension), BATCH_ROWS="16", MAX_WAIT="30") as started:
         assert started.ask("GET", "/readyz").status == 200
         yield started
 

@@ -1,4 +1,4 @@
-"""The start: what is imported before the first answer, what is answered right behind it, and a start that fails."""
+"""The start: imports before the first answer, requests right after it, and a start that fails."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Requests and connections that do not come in time are ended, with an answer where one is due."""
+"""Requests and connections that exceed a timeout are ended, with an answer where a request was begun."""
 
 import time
 from typing import Any

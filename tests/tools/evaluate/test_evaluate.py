@@ -1,4 +1,4 @@
-"""Logged predictions against labels: what is read, joined, chosen and measured; and the whole way from the server."""
+"""Logged predictions against labels: reading, joining, choosing and measuring, and one run from the server to the report."""
 
 import json
 import math
@@ -233,7 +233,7 @@ def test_a_prediction_without_a_picture_library_is_evaluated() -> None:
 
 
 def test_serve_log_label_evaluate(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The digits of scikit-learn, which the model has mostly learnt, asked one by one and judged by scikit-learn."""
+    """The digits of scikit-learn, most of which the model was trained on, one in each request; scikit-learn is the oracle."""
     digits = load_digits()
     images, targets = digits.images[:200], digits.target[:200]
     right = 0

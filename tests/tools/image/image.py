@@ -2,7 +2,7 @@
 
 As root, the cell is a mount and a process namespace with a root of its own: this machine's /usr for the base image,
 the Python that runs the tests as /usr/local, the folder where the image has it; all of it read-only, the server
-process 1, its user the image's. Otherwise the same command with the same environment, as whoever runs the tests.
+process 1, its user the image's. Otherwise the same command with the same environment, as the user that runs the tests.
 """
 
 import fcntl

@@ -1,4 +1,4 @@
-"""The Dockerfile as far as it can be told without Docker; test_image.py runs what it says."""
+"""What can be checked of the Dockerfile without Docker; test_image.py runs its commands."""
 
 import fnmatch
 import re
@@ -62,7 +62,7 @@ def test_the_environment_names_folders_of_the_image() -> None:
 
 
 def test_the_server_is_process_1_and_not_root() -> None:
-    assert re.fullmatch(r"[1-9][0-9]{3,}:[1-9][0-9]{3,}", FINAL.last("USER"))  # numeric: runAsNonRoot can tell
+    assert re.fullmatch(r"[1-9][0-9]{3,}:[1-9][0-9]{3,}", FINAL.last("USER"))  # numeric, which runAsNonRoot needs
     assert [word for word, _ in FINAL.instructions][-1] == "CMD"
     assert FINAL.command == ["python", "-m", "serving.servers.standalone"]
     assert not FINAL.all("ENTRYPOINT")

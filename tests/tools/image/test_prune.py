@@ -1,4 +1,4 @@
-"""What of an environment stays: small environments made here, then a copy of the one that runs the tests."""
+"""Pruning an environment: small environments made here, then a copy of the one that runs the tests."""
 
 import base64
 import csv
@@ -90,7 +90,7 @@ def small(tmp_path: Path) -> Path:
     site = tmp_path / "site"
     for name, (requires, files) in DISTRIBUTIONS.items():
         info = f"{name}-1.0.dist-info"
-        metadata = "".join(["Metadata-Version: 2.1\n", f"Name: {name}\n", "Version: 1.0\n", *(f"Requires-Dist: {required}\n" for required in requires), "\nRequires-Dist: told in the text\n"])  # fmt: skip
+        metadata = "".join(["Metadata-Version: 2.1\n", f"Name: {name}\n", "Version: 1.0\n", *(f"Requires-Dist: {required}\n" for required in requires), "\nRequires-Dist: named in the text\n"])  # fmt: skip
         contents = {file: CODE.get(file, "") for file in files} | {f"{info}/METADATA": metadata, f"{info}/entry_points.txt": ""}  # fmt: skip
         for file, text in contents.items():
             (site / file).parent.mkdir(parents=True, exist_ok=True)
@@ -125,7 +125,7 @@ def test_imported_and_required_packages_and_the_library_are_kept(small: Path, in
     here = {package.name: package for package in distributions(path=[str(out)])}
     assert here.keys() == {"Server.Of-Ours", "needed", "deeper", "tensorflow-cpu"}
     assert here["tensorflow-cpu"].requires == ["needed", "gone; extra == 'cuda'"]
-    assert "told in the text" in (out / "tensorflow-cpu-1.0.dist-info" / "METADATA").read_text()
+    assert "named in the text" in (out / "tensorflow-cpu-1.0.dist-info" / "METADATA").read_text()
     assert here["Server.Of-Ours"].requires == ["needed>=1", "extra-only; extra == 'x'"]
     for package in here.values():
         assert all(Path(str(package.locate_file(file))).is_file() for file in package.files or ())
@@ -171,7 +171,7 @@ def test_a_model_that_cannot_be_served_leaves_no_folder(tmp_path: Path, capsys: 
 
 
 DIFFERENCES = [
-    # before                     after                      told
+    # before                     after                      report
     ({"a": (200, b"1")},         {"a": (200, b"1")},        ""),
     ({"a": (200, b"1")},         {"a": (200, b"2")},        "a: 200 b'1', now 200 b'2'"),
     ({"a": (200, b"")},          {"a": (200, b"2")},        ""),  # it differs from time to time

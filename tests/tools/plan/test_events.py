@@ -1,4 +1,4 @@
-"""The event simulator against queueing theory, and against what no simulation may violate."""
+"""The event simulator against queueing theory and against invariants."""
 
 import math
 

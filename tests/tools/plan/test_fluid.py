@@ -1,4 +1,4 @@
-"""The stream simulator against the event simulator, where both can be run."""
+"""The fluid simulator against the event simulator, where both can be run."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Steady states against the formulas of the books."""
+"""Steady states against the formulas of queueing theory."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""`python -m serving verify`: each check sees the fault it is there for, and a server without faults passes."""
+"""`python -m serving verify`: each check finds its kind of fault, and a server without faults passes."""
 
 import json
 import os
@@ -373,7 +373,7 @@ def test_a_deployed_function_says_that_verify_is_not_included(
 ) -> None:
     for name in [name for name in sys.modules if name.partition(".")[0] == "tools"]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "tools", None)  # as if it were not there
+    monkeypatch.setitem(sys.modules, "tools", None)  # cannot be imported
     with pytest.raises(ModuleNotFoundError):
         import tools.verify.command  # noqa: F401
     assert main(["verify"]) == 2
