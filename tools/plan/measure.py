@@ -164,8 +164,8 @@ def _load(running: Server, file: Path, clients: int, seconds: float, cores: set[
     result = load(running.port, "/", file, seconds, cores, connections=clients)
     if result.failed or result.refused:
         raise PlanError(f"under load: {result.failed} requests failed and {result.refused} were refused")
-    if not result.answered:
-        raise PlanError(f"--seconds: expected time for one answer, got {seconds:g}")
+    if not result.per_second:
+        raise PlanError(f"--seconds: expected time for at least one answer with {clients} clients, got {seconds:g}")
     return result, running.cpu_seconds() - before
 
 
