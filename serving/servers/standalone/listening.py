@@ -20,7 +20,11 @@ def listen(options: Settings) -> list[socket.socket]:
         if is_shared:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         connections.end_unread(listener, options.read_timeout)
-        listener.bind(address)
+        try:
+            listener.bind(address)
+        except OSError:
+            listener.close()
+            raise
         return listener
 
     first = bound(is_shared=False)  # a port that another process holds is refused, whether it would share it or not
