@@ -1,6 +1,7 @@
 """The port of the standalone server: which sockets listen on it."""
 
 import errno
+import os
 import socket
 
 import pytest
@@ -36,4 +37,4 @@ def test_every_socket_that_listens_is_a_workers(monkeypatch: pytest.MonkeyPatch,
             listening.listen(options)
     finally:
         for listener in listeners:
-            socket.socket.close(listener)
+            os.close(listener.detach())
