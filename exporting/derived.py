@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from exporting import card as model_card
-from exporting import manifest, trial
+from exporting import golden, manifest, trial
 from exporting.audit import CUSTOM, files, unregistered
 from exporting.graph import MetaGraph, functions, init_operations, output_tensors, reached, signatures
 from exporting.inputs import Inputs
@@ -198,8 +198,9 @@ def _write_figures(baked: Baked, graph: MetaGraph, folder: Path) -> None:
 
 
 def finish(baked: Baked, graph: MetaGraph, folder: Path, original: Path, command: str, force: bool) -> None:
-    """Write the figures, the card and the manifest into a finished folder, and give it its name."""
+    """Write the figures, the smallest runs, the card and the manifest into a finished folder, and give it its name."""
     _write_figures(baked, graph, folder)
+    golden.write_smallest_runs(folder, optimized=True)
     model_card.write_baked(folder, command, original)
     if (folder / manifest.PLACE).exists():
         manifest.write(folder)

@@ -93,6 +93,7 @@ def export(
         compared, difference, generated = _prove(served, inputs, folder, tolerance)
         _write_beside(folder, inputs, labels, served, tolerance)
         golden.write_warmup(folder / WARMUP, {**generated, **inputs})
+        golden.write_smallest_runs(folder)
         facts = state(folder) if callable(state) else state
         text = card(folder) if callable(card) else card
         if text is not None:

@@ -3,6 +3,7 @@
     assets.extra/examples.json                  signature → request, in TensorFlow Serving's JSON; the server shows it
     assets.extra/answers.json                   signature → answer to it
     assets.extra/tf_serving_warmup_requests     the same requests as TensorFlow Serving replays them when it starts
+    assets.extra/smallest_runs.json             signature → rows that a single row runs as, with dynamic batching
 
 The warm-up file is a TFRecord of tensorflow_serving/apis/prediction_log.proto, whose classes are not in TensorFlow's
 package. Of the messages only a handful of fields are needed, and they are encoded here by hand.
@@ -14,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from exporting.inputs import Array, Inputs, batched
+from exporting.runner import Job, ask
 from serving.protocols.json_tensors.writer import text_of
 from serving.savedmodel.protobuf import write_varint
 from serving.savedmodel.signature import DEFAULT, Signature
+from serving.savedmodel.source import SMALLEST_RUNS
 
 EXACT = 2**24  # up to here every integer is a float32
 
@@ -32,6 +35,18 @@ def write(
     (extra / "examples.json").write_text(json.dumps(requests) + "\n")
     (extra / "answers.json").write_text(json.dumps(replies) + "\n")
     write_warmup(extra / "tf_serving_warmup_requests", examples)
+
+
+def write_smallest_runs(folder: Path, *, optimized: bool = False) -> None:
+    """Measure whether a single row had better run as several, and write it where it had: serving.runtime.batch_sizes.
+
+    `optimized`: the server does not optimize the graph again.
+    """
+    path = folder / "assets.extra" / SMALLEST_RUNS
+    path.unlink(missing_ok=True)
+    if rows := ask(Job(folder, [], optimized=optimized, batches=True)).smallest_runs:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(rows) + "\n")
 
 
 def request(signature: Signature, inputs: Inputs) -> dict[str, Any]:

@@ -25,7 +25,8 @@ from exporting.refusal import Refusal
 from serving.core import settings
 from serving.core.errors import LoadError, RunError
 from serving.runtime import litert, tensorflow_c
-from serving.runtime.model import Session
+from serving.runtime.batch_sizes import smallest_runs
+from serving.runtime.model import Model, Session
 from serving.savedmodel.signature import Signature, check
 from serving.savedmodel.source import Source
 
@@ -43,6 +44,7 @@ class Job:
     optimized: bool = False  # the graph is optimized already: TensorFlow does not optimize it again
     repeat: int = 0  # how often the first call is repeated
     onednn: str | None = None  # "0" or "1": TensorFlow's oneDNN kernels off or on; None: as the machine has it
+    batches: bool = False  # also find `smallest_runs`
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,7 @@ class Answers:
     load: float = 0.0  # seconds
     first: float = 0.0  # seconds of the first call
     steady: float = 0.0  # median seconds of the repeated calls
+    smallest_runs: dict[str, int] = field(default_factory=dict)  # see serving.runtime.batch_sizes
     answers: list[Answer] = field(default_factory=list)
     failure: str | None = None  # why there are none, or fewer than calls
 
@@ -207,6 +210,8 @@ def _work(job: Job, send: Any) -> None:
             functions[name](inputs)
             times.append(time.perf_counter() - begin)
         send("steady", statistics.median(times))
+    if job.batches:
+        send("smallest_runs", smallest_runs(Model(source, session)))
 
 
 def _full(source: Source, options: settings.Settings, optimized: bool) -> Callable[[], Session]:

@@ -21,6 +21,7 @@ from serving.core.settings import Settings
 from serving.core.telemetry import metrics
 from serving.core.telemetry.log import log
 from serving.protocols.sizes import MAX_ID_LENGTH
+from serving.runtime.batching import Sizes
 from serving.runtime.model import Model
 from serving.savedmodel.signature import DEFAULT, Signature, TensorSpec
 from serving.savedmodel.source import Source
@@ -80,7 +81,8 @@ class Quick:
         self.served = served
         self.names: list[str] = []  # of the signatures, by their positions
         self.reason = ""  # why it answers no request
-        self.sizes: Mapping[str, tuple[int, ...]] = served.batching.sizes if served.batching else {}
+        batching = served.batching
+        self.sizes: Mapping[str, Sizes] = batching.sizes if batching else {}
         predictor = self._predictor(served, options)
         if predictor is not None:
             self.predict, self.infer, self._together = predictor.predict, predictor.infer, predictor.together
@@ -182,7 +184,7 @@ tally = Tally()
 
 
 def _described(
-    served: Model, options: Settings, sizes: Mapping[str, tuple[int, ...]]
+    served: Model, options: Settings, sizes: Mapping[str, Sizes]
 ) -> Iterator[tuple[str, tuple[Any, ...], Any]]:
     """Yield each signature that may be taken, the default one first: name, engine, its form for Predictor."""
     for name, signature in sorted(served.signatures.items(), key=lambda item: item[0] != DEFAULT)[:MAX_SIGNATURES]:
@@ -203,7 +205,8 @@ def _described(
                 )
                 for output, code, *fetch in pointers.fetches
             )
-            described = (name.encode(), inputs, outputs, sizes.get(name, ()))
+            smallest = served.batching.smallest.get(name, 1) if served.batching else 1
+            described = (name.encode(), inputs, outputs, sizes.get(name, ()), smallest)
             yield name, ("tensorflow", pointers.library, pointers.session), described
 
 

@@ -6,9 +6,12 @@ together are compared with those of each row alone. Signatures that keep state, 
 operation are not batched, nor are those of which no two rows with different outputs are known.
 
 Kernels round one row (a matrix-vector product) differently from two or more rows, and some sizes differently from
-others. `auto` changes no byte of an answer: it allows the sizes that give the bytes of each row alone, and only where
-many rows together take less time. A number forces batching: it allows the sizes that give the bytes of two rows, and a
-single row runs as two unless that gives the same bytes.
+others. The sizes allowed give each row the bytes that it gets alone in the smallest run, filled up with its copies.
+
+`auto` does not choose the smallest run, since answers go out before the sizes are known: it is one row, or what the
+exporter has written beside the model (`smallest_runs`). It batches only where many rows together take less time.
+A number forces batching: the smallest run has two or four rows where one is rounded differently. Where no sizes round
+alike, any size is allowed, and the last digits of a row depend on the size of its batch.
 """
 
 import time
@@ -21,7 +24,7 @@ import numpy as np
 
 from serving.core import files
 from serving.core.errors import InputError, LoadError, RunError, plain
-from serving.runtime.batching import Sizes, batchable, row_count
+from serving.runtime.batching import AUTO_ROWS, Sizes, batchable, row_count
 from serving.runtime.model import Model
 from serving.runtime.warmup import BYTES, PLACE
 from serving.savedmodel.examples import made
@@ -38,10 +41,14 @@ FEW = 8  # ways to generate a row that are tried
 TIMES = 2  # that the sizes are run again by which the gain is measured
 SECONDS = 1.0  # of CPU time, after which no other size is tried
 FASTER = 0.8  # of a row's time alone: a row of a full batch takes no more than this, else `auto` does not batch
+SLOWER, LATER = 1.25, 2e-5  # times its time alone, and seconds, that a row may take longer which runs as several
+LARGEST_SMALLEST = 4  # rows
+ROUNDED = "a row alone is rounded differently than with others", "each size is rounded differently"
+OFTEN = 9  # times that these runs are timed
 
 
 class Outcome(NamedTuple):
-    """The sizes in which a signature may run, none where it is not batched; why not; the gain of the largest."""
+    """The sizes of shared runs, none where a signature is not batched; why not; the gain of the largest."""
 
     sizes: Sizes = ()
     reason: str = ""
@@ -77,54 +84,91 @@ def of_signature(model: Model, signature: Signature, most: int, *, exact: bool) 
     """Run different rows of a pure signature alone and in batches of up to `most` rows, for a second or so."""
     if signature.name in model.source.parts or not batchable(signature):
         return Outcome(reason="its shapes do not allow it")
+    smallest = model.source.smallest_runs.get(signature.name, 1)
+    try:
+        trial = _Trial(model, signature, _different_rows(model, signature))
+        if exact or smallest > 1:
+            return _compare(trial, most, smallest, time.thread_time() + SECONDS, exact=exact)
+        return _forced(trial, most)
+    except (InputError, RunError, ValueError) as error:
+        return Outcome(reason=f"it cannot take several rows: {plain(str(error))[:200]}")
+
+
+def smallest_runs(model: Model) -> dict[str, int]:
+    """Return how many rows a single row had better run as, by signature: what an exporter writes beside the model.
+
+    These are signatures that AUTO would not batch, because one row is rounded differently from several, and whose rows
+    take little longer as several. Times are of this machine.
+    """
+    rows = {}
+    for name, outcome in of_model(model, AUTO_ROWS, exact=False).items():
+        smallest = min(outcome.sizes, default=1)
+        if 1 < smallest <= LARGEST_SMALLEST:
+            signature = model.signatures[name]
+            trial = _Trial(model, signature, _different_rows(model, signature))
+            for size in (1, smallest, max(outcome.sizes)) * OFTEN:
+                trial.run([place % len(trial.rows) for place in range(size)])
+            seconds = trial.seconds
+            if (
+                seconds[smallest] <= SLOWER * seconds[1] + LATER
+                and FASTER * trial.gain(max(outcome.sizes), smallest) >= 1
+            ):
+                rows[name] = smallest
+    return rows
+
+
+def _different_rows(model: Model, signature: Signature) -> list[Arrays]:
     began, rows = time.thread_time(), list[Arrays]()
     for row in islice(_rows(model, signature), DIFFERENT_ROWS):
         rows.append(row)
         if len(rows) >= FEWEST_ROWS and time.thread_time() - began > SECONDS / 10:
             break
-    try:
-        return _compare(_Trial(model, signature, rows), most, exact)
-    except (InputError, RunError, ValueError) as error:
-        return Outcome(reason=f"it cannot take several rows: {plain(str(error))[:200]}")
+    return rows
 
 
-def _compare(trial: "_Trial", most: int, exact: bool) -> Outcome:
+def _forced(trial: "_Trial", most: int) -> Outcome:
+    """Return the outcome with the first smallest run with which many sizes round alike, else with any size."""
     until = time.thread_time() + SECONDS
-    every = range(len(trial.rows))
-    alone = [trial.run([place])[0] for place in every]
+    for smallest in (1, 2, LARGEST_SMALLEST):
+        outcome = _compare(trial, most, smallest, until)
+        if outcome.reason not in ("", *ROUNDED) or 2 * max(outcome.sizes, default=0) > max(trial.seconds):
+            return outcome
+    return _compare(trial, most, 1, until, alike=False)
+
+
+def _compare(
+    trial: "_Trial", most: int, smallest: int, until: float, *, exact: bool = False, alike: bool = True
+) -> Outcome:
+    """Return the sizes that give the bytes of each row alone in the smallest run; without `alike`, every size."""
+    alone = [trial.run([place] * smallest)[0] for place in range(len(trial.rows))]
     if len({_bytes(row) for row in alone}) < 2:
         return Outcome(reason="no two rows with different outputs are known: export the model with examples=")
-    pairs = alone if exact else [trial.run([place, place])[0] for place in every]
-    sizes = [1] if all(_bytes(row) == _bytes(pair) for row, pair in zip(alone, pairs)) else []
-    independent = [1]
-    for size in _candidates(most):
-        if time.thread_time() > until and len(independent) > 3:
+    sizes = [1] if smallest == 1 else []
+    for tried, size in enumerate(_candidates(smallest, most)):
+        if time.thread_time() > until and tried > 2:
             break
-        places = [(place + size) % len(trial.rows) for place in range(size)]
+        places = [(place + size) % len(alone) for place in range(size)]
         together = trial.run(places)
         if not all(_near(row, alone[place]) for row, place in zip(together, places)):
             return Outcome(reason="the output of a row depends on the other rows of its batch")
-        independent.append(size)
-        if all(_bytes(row) == _bytes(pairs[place]) for row, place in zip(together, places)):
+        if not alike or all(_bytes(row) == _bytes(alone[place]) for row, place in zip(together, places)):
             sizes.append(size)
-        elif exact and size == 2:
-            return Outcome(reason="a row alone is rounded differently than with others")
+        elif size == max(smallest, 2):
+            return Outcome(reason=ROUNDED[0])
         if size in (4, most):
             trial.repeat(places)
-            if exact and trial.gain(size) * FASTER < 1:
-                return Outcome(reason="rows together take as long as alone", gain=trial.gain(size))
-    gain = trial.gain(max(independent))
-    if exact and max(sizes) == 1:
-        return Outcome(reason="each size is rounded differently", gain=gain)
-    if 2 * max(sizes) <= max(independent) and not exact:  # every size rounds in its own way
-        sizes = independent
+            if exact and trial.gain(size, smallest) * FASTER < 1:
+                return Outcome(reason="rows together take as long as alone", gain=trial.gain(size, smallest))
+    gain = trial.gain(max(trial.seconds), smallest)
+    if max(sizes, default=0) <= smallest < most:
+        return Outcome(reason=ROUNDED[1], gain=gain)
     return Outcome(tuple(sorted(sizes)), gain=gain)
 
 
-def _candidates(most: int) -> list[int]:
+def _candidates(smallest: int, most: int) -> list[int]:
     """Return the sizes above 1 that are tried, those first that say most; the largest is `most`."""
     steps = [2, 4, most, 3, *range(5, 9), *(size * 2**power for power in range(1, 8) for size in (6, 8))]
-    return list(dict.fromkeys(size for size in steps if 1 < size <= most))
+    return list(dict.fromkeys(size for size in steps if max(smallest, 2) <= size <= most))
 
 
 class _Trial:
@@ -139,9 +183,9 @@ class _Trial:
         for _ in range(TIMES):
             self.run(places)
 
-    def gain(self, size: int) -> float:
-        """Return how many times as many rows run in a time in batches of this size than alone."""
-        return size * self.seconds[1] / self.seconds[size]
+    def gain(self, size: int, smallest: int) -> float:
+        """Return how many times as many rows run in a time in batches of this size than each in a smallest run."""
+        return size * self.seconds[smallest] / self.seconds[size]
 
     def run(self, places: Sequence[int]) -> list[dict[str, Array]]:
         """Run the rows at these places together; return the outputs of each."""

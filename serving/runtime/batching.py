@@ -1,6 +1,6 @@
 """Dynamic batching: calls that arrive while the model is busy share a run, which many models do in less time.
 
-    model.batching = Batching(functions, most=16)       in which sizes each signature runs: none, until `allow`
+    model.batching = Batching(functions, most=16)       in which sizes calls share runs: none, until `allow`
     model.batching.allow({"serving_default": (1, 2, 4, 8, 16)})       what serving.runtime.batch_sizes has found out
     model.batching.run("serving_default", inputs)       called by many threads at once; the native codec uses `queue`
 
@@ -8,8 +8,11 @@ No call waits for a batch to fill. While the model is idle a call runs at once; 
 queued, and the thread of the first queued call runs them as one batch when a run ends, without a timer or another
 thread.
 
-A batch has one of the sizes that the signature may run: its last row is repeated up to there. With sizes for which the
-kernels round alike, the same request gets the same bytes in a batch and alone.
+A call's bytes do not depend on other calls, on the sizes, or on when the sizes became known: it gets the bytes of a run
+of its own rows alone. Kernels round some numbers of rows differently. So a call shares runs only where its own number
+of rows is among the sizes, which give the same bytes. A batch has one of the sizes: its last row is repeated up to
+there. Where one row is rounded differently from several, a signature has a smallest run: a call of fewer rows is filled
+up to it, alone too, from the first answer on.
 """
 
 import os
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
 AUTO_ROWS = 16  # rows of a batch at most, with `auto`
 
 Sizes = tuple[int, ...]  # numbers of rows, in ascending order
+NOTHING: Mapping[str, int] = {}
 Together = Callable[[Sequence[Any]], Sequence[Any]]  # takes what several calls ask, returns what each of them gets
 
 
@@ -49,8 +53,8 @@ def batchable(signature: Signature) -> bool:
 
 
 def run_size(sizes: Sizes, rows: int) -> int:
-    """Return how many rows a run for `rows` rows has; 0 where it is not to be batched."""
-    return next((size for size in sizes if size >= rows), 0) if rows else 0
+    """Return how many rows a shared run for `rows` rows has; 0 where they are too many."""
+    return next((size for size in sizes if size >= rows), 0)
 
 
 def row_count(inputs: "Arrays") -> int:
@@ -176,10 +180,11 @@ class Batching:
 
     largest_body = 1 << 16  # bytes; decoding a larger request takes longer than a shared run saves
 
-    def __init__(self, functions: "Mapping[str, Function]", most: int) -> None:
-        """Take the functions by signature; no run has more than `most` rows."""
+    def __init__(self, functions: "Mapping[str, Function]", most: int, smallest: Mapping[str, int] = NOTHING) -> None:
+        """Take by signature the functions, and the rows of the smallest run; shared runs have `most` rows at most."""
         self._functions = functions
         self.most = most
+        self.smallest = smallest
         self.sizes: Mapping[str, Sizes] = {}  # by signature; it is replaced, never changed
         # More runs at once than cores would only make the batches smaller.
         self.queue = Queue(machine.cores(), most)
@@ -187,15 +192,13 @@ class Batching:
         self._apart = Queue(machine.cores() + 1, 1)
 
     def allow(self, sizes: Mapping[str, Sizes]) -> None:
-        """Let the calls of these signatures share runs of these sizes."""
+        """Let the calls of these signatures share runs of these sizes; the smallest is at least the smallest run."""
         self.sizes = {**self.sizes, **sizes}
 
     def run(self, name: str, inputs: "Arrays") -> "dict[str, Array]":
         """Run a signature, alone or with other calls; raise what its function raises for these inputs."""
-        shares = run_size(self.sizes.get(name, ()), row_count(inputs)) > 0
-        outputs: dict[str, Array] | Exception = (self.queue if shares else self._apart).run(
-            self.together, (name, inputs)
-        )
+        queue = self.queue if self._shares(name, row_count(inputs)) else self._apart
+        outputs: dict[str, Array] | Exception = queue.run(self.together, (name, inputs))
         if isinstance(outputs, Exception):
             raise outputs
         return outputs
@@ -207,14 +210,27 @@ class Batching:
             if first in results:
                 continue
             sizes, rows, places = self.sizes.get(name, ()), row_count(inputs), [first]
-            for place in range(first + 1, len(calls)):
+            size, shares = self._own_size(name, rows), self._shares(name, rows)
+            for place in range(first + 1, len(calls) if shares else 0):
                 if place not in results and _fits((name, inputs), calls[place]):
                     more = row_count(calls[place][1])
-                    if run_size(sizes, rows + more):
+                    if self._shares(name, more) and run_size(sizes, rows + more):
                         rows += more
+                        size = run_size(sizes, max(rows, self._smallest(name)))
                         places.append(place)
-            results.update(zip(places, self._run(name, [calls[place][1] for place in places], run_size(sizes, rows))))
+            results.update(zip(places, self._run(name, [calls[place][1] for place in places], size)))
         return [results[place] for place in range(len(calls))]
+
+    def _smallest(self, name: str) -> int:
+        return self.smallest.get(name, 1)
+
+    def _own_size(self, name: str, rows: int) -> int:
+        """Return how many rows the run of a call alone has, 0 where that is as many as it has."""
+        return smallest if 0 < rows < (smallest := self._smallest(name)) else 0
+
+    def _shares(self, name: str, rows: int) -> bool:
+        """Return whether a call of so many rows gets the same bytes in a shared run as alone."""
+        return rows > 0 and max(rows, self._smallest(name)) in self.sizes.get(name, ())
 
     def _run(self, name: str, group: "Sequence[Arrays]", size: int) -> "list[dict[str, Array] | Exception]":
         try:
@@ -222,8 +238,7 @@ class Batching:
         except Exception as error:
             if len(group) == 1:
                 return [error]
-            sizes = self.sizes.get(name, ())
-            return [self._run(name, [inputs], run_size(sizes, row_count(inputs)))[0] for inputs in group]
+            return [self._run(name, [inputs], self._own_size(name, row_count(inputs)))[0] for inputs in group]
         if size and not all(array.shape[:1] == (size,) for array in outputs.values()):
             self._part(name)
             return [self._run(name, [inputs], 0)[0] for inputs in group]
@@ -236,6 +251,7 @@ class Batching:
         return parts
 
     def _part(self, name: str) -> None:
+        self.smallest = {other: rows for other, rows in self.smallest.items() if other != name}
         self.sizes = {other: sizes for other, sizes in self.sizes.items() if other != name}
         log(
             "WARNING",
@@ -270,17 +286,23 @@ def most_rows(batch_rows: int) -> int:
 
 def decide(model: "Model", batch_rows: int) -> None:
     """Allow batching where it can be allowed: at once, or with AUTO in a thread after the first answer."""
-    model.batching = batching = Batching(model.functions, most_rows(batch_rows))
+    is_auto = batch_rows == AUTO
+    stated = model.source.smallest_runs.items()
+    smallest = {name: rows for name, rows in stated if name in model.functions and batchable(model.signatures[name])}
+    model.batching = batching = Batching(model.functions, most_rows(batch_rows), smallest)
 
     def allow() -> None:
         try:
             from serving.runtime.batch_sizes import of_model  # it brings NumPy, which the first answer does without
 
-            outcomes = of_model(model, batching.most, exact=batch_rows == AUTO)
+            outcomes = of_model(model, batching.most, exact=is_auto)
         except Exception as error:  # serving goes on without
             log("WARNING", f"no dynamic batching: {error!r}")
             return
-        batching.allow({name: outcome.sizes for name, outcome in outcomes.items() if outcome.sizes})
+        sizes = {name: outcome.sizes for name, outcome in outcomes.items() if outcome.sizes}
+        if not is_auto:  # no request has been answered yet
+            batching.smallest = {**smallest, **{name: sizes[name][0] for name in sizes}}
+        batching.allow(sizes)
         apart = {name: outcome.reason for name, outcome in outcomes.items() if not outcome.sizes}
         log("INFO", f"dynamic batching: {', '.join(map(repr, batching.sizes)) or 'no signature'}",
             rows=batching.sizes, not_batched=apart)  # fmt: skip
@@ -290,7 +312,7 @@ def decide(model: "Model", batch_rows: int) -> None:
             time.sleep(0.5)
         allow()
 
-    if batch_rows == AUTO:
+    if is_auto:
         threading.Thread(target=allow_later, name="batch-sizes", daemon=True).start()
     else:
         allow()

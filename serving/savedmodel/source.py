@@ -41,6 +41,8 @@ def with_good_defaults(signature: Signature) -> Signature:
     return signature if len(good) == len(signature.defaults) else signature._replace(defaults=good)
 
 
+SMALLEST_RUNS = "smallest_runs.json"  # in assets.extra
+
 # Parts of the names of operations that loop, or that do not terminate for some values.
 UNEVEN = (b"While", b"NextIteration", b"MapDefun", b"AdjustHue", b"AdjustSaturation")
 
@@ -130,6 +132,28 @@ class Source:
             return tuple(str(text, "utf-8").splitlines())
         except (LoadError, ValueError):
             return ()
+
+    @cached_property
+    def smallest_runs(self) -> Mapping[str, int]:
+        """Return how many rows a run of a signature has at least, with dynamic batching; of most models nothing.
+
+        Where one row is rounded differently from several, the exporter says here that it runs as several.
+        Raise LoadError for anything but numbers of rows.
+        """
+        content = manifest.extra(self.directory, SMALLEST_RUNS)
+        if content is None:
+            return {}
+        import json  # most models have none
+
+        try:
+            stated = json.loads(content)
+        except (ValueError, RecursionError):
+            stated = None
+        if not isinstance(stated, dict) or any(type(rows) is not int or not 1 < rows <= 16 for rows in stated.values()):
+            raise LoadError(
+                f"assets.extra/{SMALLEST_RUNS}: expected {{signature: rows from 2 to 16}}, got {content[:60]!r}"
+            )
+        return stated
 
     @cached_property
     def card(self) -> Mapping[str, str]:

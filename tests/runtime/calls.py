@@ -56,9 +56,10 @@ def two(*values: float) -> dict[str, Any]:
 
 
 def batching_of(function: Any, runs: int = 1, sizes: Iterable[int] = range(1, 65)) -> Batching:
-    batching = Batching({"fake": function}, 64)
+    sizes = tuple(sizes)
+    batching = Batching({"fake": function}, 64, {"fake": sizes[0]})
     batching.queue = Queue(runs, 64)
-    batching.allow({"fake": tuple(sizes)})
+    batching.allow({"fake": sizes})
     return batching
 
 

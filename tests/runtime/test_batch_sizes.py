@@ -30,7 +30,7 @@ class Clock:
         return self.now
 
 
-def outcome_of(function: Function, folder: Path, *, exact: bool = False, seconds: Any = lambda rows: 1e-3) -> Outcome:
+def fake(function: Function, folder: Path, seconds: Any, smallest: int = 1) -> tuple[Any, Signature, Clock]:
     x, y = (TensorSpec(name, by_code(1), (None, 3), f"{name}:0") for name in "xy")
     signature, clock = Signature("fake", {"x": x}, {"y": y}, ""), Clock()
 
@@ -38,8 +38,17 @@ def outcome_of(function: Function, folder: Path, *, exact: bool = False, seconds
         clock.now += seconds(len(inputs["x"]))
         return {"y": function(inputs["x"])}
 
-    source = SimpleNamespace(directory=folder, parts={}, recipes=lambda signature: recipes(signature, []))
-    model: Any = SimpleNamespace(run=run, source=source, signatures={"fake": signature})
+    source = SimpleNamespace(
+        directory=folder, parts={}, light=True, may_try=True, smallest_runs={"fake": smallest},
+        recipes=lambda signature: recipes(signature, []),
+    )  # fmt: skip
+    return SimpleNamespace(run=run, source=source, signatures={"fake": signature}), signature, clock
+
+
+def outcome_of(
+    function: Function, folder: Path, *, exact: bool = False, seconds: Any = lambda rows: 1e-3, smallest: int = 1
+) -> Outcome:
+    model, signature, clock = fake(function, folder, seconds, smallest)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(batch_sizes.time, "thread_time", clock.read)
         return of_signature(model, signature, 16, exact=exact)
@@ -89,22 +98,49 @@ def test_a_signature_that_was_not_tried_successfully_is_not_batched(
     assert reason in outcome.reason
 
 
+WITHOUT_ODD = (1, 2, 4, 6, 8, 12, 16)
 ROUNDED = [
-    # last digit by size                  sizes by a number     sizes by auto
-    (lambda size: 0,                      TO_16,                TO_16),
-    (lambda size: size == 1,              TO_16[1:],            ()),  # a matrix-vector product
-    (lambda size: size == 16,             TO_16[:-1],           TO_16[:-1]),
-    (lambda size: size in (3, 5, 7),      (1, 2, 4, 6, 8, 12, 16), (1, 2, 4, 6, 8, 12, 16)),
-    (lambda size: size,                   TO_16,                ()),  # none is like another: a number still forces it
+    # last digit by size                  sizes by a number     sizes by auto   and where a row runs as two
+    (lambda size: 0,                      TO_16,                TO_16,          TO_16[1:]),
+    (lambda size: size == 1,              TO_16[1:],            (),             TO_16[1:]),  # a matrix-vector product
+    (lambda size: size == 16,             TO_16[:-1],           TO_16[:-1],     TO_16[1:-1]),
+    (lambda size: size in (3, 5, 7),      WITHOUT_ODD,          WITHOUT_ODD,    WITHOUT_ODD[1:]),
+    (lambda size: size < 4,               TO_16[3:],            (1, 2, 3),      (2, 3)),
+    (lambda size: size,                   TO_16,                (),             ()),  # a number still forces it
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("last_digit", "forced", "auto"), ROUNDED)
+@pytest.mark.parametrize(("last_digit", "forced", "auto", "as_two"), ROUNDED)
 def test_a_batch_has_only_sizes_that_round_alike(
-    last_digit: Any, forced: tuple[int, ...], auto: tuple[int, ...], tmp_path: Path
+    last_digit: Any, forced: tuple[int, ...], auto: tuple[int, ...], as_two: tuple[int, ...], tmp_path: Path
 ) -> None:
-    assert outcome_of(rounded_by_size(last_digit), tmp_path).sizes == forced
-    assert outcome_of(rounded_by_size(last_digit), tmp_path, exact=True).sizes == auto
+    function = rounded_by_size(last_digit)
+    assert outcome_of(function, tmp_path).sizes == forced
+    assert outcome_of(function, tmp_path, exact=True).sizes == auto
+    for exact in (True, False):
+        assert outcome_of(function, tmp_path, exact=exact, smallest=2).sizes == as_two
+
+
+SMALLEST = [
+    # last digit by size              milliseconds of rows     rows that a row had better run as
+    (lambda size: size == 1,          lambda rows: 3 + rows,     {"fake": 2}),
+    (lambda size: size == 1,          lambda rows: rows,         {}),  # it would take twice as long
+    (lambda size: size == 1,          lambda rows: 30,           {"fake": 2}),
+    (lambda size: size < 4,           lambda rows: 30,           {"fake": 4}),
+    (lambda size: size < 5,           lambda rows: 30,           {}),
+    (lambda size: 0,                  lambda rows: 30,           {}),  # one row is batched as it is
+    (lambda size: size,               lambda rows: 30,           {}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("last_digit", "milliseconds", "expected"), SMALLEST)
+def test_a_row_had_better_run_as_several_where_that_lets_it_be_batched_and_costs_little(
+    last_digit: Any, milliseconds: Any, expected: dict[str, int], tmp_path: Path
+) -> None:
+    model, _, clock = fake(rounded_by_size(last_digit), tmp_path, lambda rows: milliseconds(rows) / 1e3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batch_sizes.time, "thread_time", clock.read)
+        assert batch_sizes.smallest_runs(model) == expected
 
 
 def test_auto_does_not_batch_rows_that_take_as_long_together(tmp_path: Path) -> None:

@@ -92,16 +92,18 @@ bool read_output(PyObject* value, Output& output, Endpoint& fetch) {
     return item_size(output.type) != 0 || refuse("the type of an output is not written here");
 }
 
-// Requests share runs only where each input and output has rows.
+// Requests share runs, and are filled up, only where each input and output has rows.
 bool read_sizes(PyObject* sizes, Signature& signature) {
+    if (signature.smallest < 1) return refuse("the smallest run has no rows");
     signature.size_count = static_cast<size_t>(PyTuple_Size(sizes));
     if (signature.size_count > MAX_SIZES) return refuse("this many sizes are not used here");
     for (size_t index = 0; index < signature.size_count; ++index) {
         signature.sizes[index] = PyLong_AsLongLong(PyTuple_GetItem(sizes, static_cast<Py_ssize_t>(index)));
-        if (signature.sizes[index] <= (index ? signature.sizes[index - 1] : 0))
+        if (signature.sizes[index] < (index ? signature.sizes[index - 1] + 1 : signature.smallest))
             return !PyErr_Occurred() && refuse("the sizes are not in ascending order");
     }
-    for (size_t index = 0; signature.size_count && index < signature.input_count; ++index)
+    const bool counts_rows = signature.size_count || signature.smallest > 1;
+    for (size_t index = 0; counts_rows && index < signature.input_count; ++index)
         if (!signature.inputs[index].rank || signature.inputs[index].dims[0] >= 0)
             return refuse("an input has no rows to share a run");
     return true;
@@ -110,10 +112,12 @@ bool read_sizes(PyObject* sizes, Signature& signature) {
 bool read_signature(PyObject* value, size_t index, Signature& signature) {
     signature.index = index;
     PyObject *name = nullptr, *inputs = nullptr, *outputs = nullptr, *sizes = nullptr;
-    if (!PyArg_ParseTuple(value, "SO!O!|O!", &name, &PyTuple_Type, &inputs, &PyTuple_Type, &outputs, &PyTuple_Type,
-                          &sizes) ||
+    long long smallest = 1;
+    if (!PyArg_ParseTuple(value, "SO!O!|O!L", &name, &PyTuple_Type, &inputs, &PyTuple_Type, &outputs, &PyTuple_Type,
+                          &sizes, &smallest) ||
         !read_text(name, signature.name))
         return false;
+    signature.smallest = smallest;
     signature.input_count = read_count(inputs, MAX_TENSORS, "this many inputs are not read here");
     if (!signature.input_count) return false;
     signature.output_count = read_count(outputs, MAX_TENSORS, "this many outputs are not written here");
@@ -290,12 +294,12 @@ constexpr const char* PREDICTOR_DOC =
     "Predictor(engine, signatures, head, max_rows, max_elements, max_id_length,\n"
     "          max_string_bytes, max_pixels, null, owner)\n\n"
     "`engine` is (\"tensorflow\", dlopen's handle, TF_Session*), pointers as numbers; `owner` keeps them. The first of the\n"
-    "`signatures` answers where none is named; each is (name, inputs, outputs, (size, ...)=()), of\n"
+    "`signatures` answers where none is named; each is (name, inputs, outputs, (size, ...)=(), smallest=1), of\n"
     "    (name, datatype, type, (size or -1, ...), TF_Operation*, index)\n"
     "    (name, key, datatype, as_bytes, type, TF_Operation*, index)\n"
-    "a key being a JSON string with its colon. A run that requests share has one of the sizes, in ascending order; its\n"
-    "last row is repeated up to there. `max_pixels` is -1 where strings are no pictures. An infer request's answer\n"
-    "begins with `head`. Raises ValueError for a signature that is not served here.";
+    "a key being a JSON string with its colon. A run that requests share has one of the sizes, in ascending order, that\n"
+    "of one request at least `smallest` rows; the last row is repeated up to there. `max_pixels` is -1 where strings are\n"
+    "no pictures. An infer request's answer begins with `head`. Raises ValueError for a signature that is not served here.";
 
 PyMethodDef methods[] = {
     {"predict", predictor_predict, METH_VARARGS, PREDICT_DOC},

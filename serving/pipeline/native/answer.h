@@ -127,23 +127,27 @@ class Round {
     }
 
   private:
-    // Joins the requests that may share the run of the first; returns how many rows it has, 0 where it shares none.
+    // Joins the requests that may share the run of the first; returns how many rows it has, 0 where as many as the first.
     int64_t join_others(size_t first) {
         Item* last = &items_[first];
         const Call& call = last->call();
         const Signature& signature = *call.signature;
-        int64_t rows = signature.size_count ? call.shared_rows() : 0;
-        if (!signature.run_size(rows)) return 0;
+        int64_t rows = own_rows(call);
+        if (!signature.shares(rows)) return signature.own_size(rows);
         for (size_t index = first + 1; index < count_; ++index) {
             Item& other = items_[index];
             if (!other.waits() || !call.joins(other.call())) continue;
-            const int64_t more = other.call().shared_rows();
-            if (!more || !signature.run_size(rows + more)) continue;
+            const int64_t more = own_rows(other.call());
+            if (!signature.shares(more) || !signature.run_size(rows + more)) continue;
             rows += more;
             last->join(other);
             last = &other;
         }
-        return signature.run_size(rows);
+        return signature.run_size(std::max(rows, signature.smallest));
+    }
+    // The rows of every input, 0 where they differ or are not to be counted.
+    [[nodiscard]] static int64_t own_rows(const Call& call) {
+        return call.signature->size_count || call.signature->smallest > 1 ? call.shared_rows() : 0;
     }
 
     void run(Item& first, int64_t rows) {
@@ -194,7 +198,7 @@ class Round {
         for (Item *item = &first, *next = nullptr; item; item = next) {
             next = item->next;
             item->part();
-            run(*item, item->call().signature->run_size(item->call().shared_rows()));
+            run(*item, item->call().signature->own_size(item->call().shared_rows()));
         }
     }
 

@@ -2,6 +2,7 @@
 
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <memory>
@@ -55,14 +56,22 @@ struct Signature {
     std::array<Input, MAX_TENSORS> inputs;
     std::array<Output, MAX_TENSORS> outputs;
     std::array<Endpoint, MAX_TENSORS> feeds, fetches;
+    int64_t smallest;   // rows that every run has at least: a request of fewer rows is filled up
     size_t size_count;  // 0: requests do not share runs
     std::array<int64_t, MAX_SIZES> sizes;  // rows that a shared run may have, in ascending order
 
-    // How many rows a run for `rows` rows has, 0 where that is as many as the request has.
+    // How many rows the run of a request alone has, 0 where that is as many as it has.
+    [[nodiscard]] int64_t own_size(int64_t rows) const { return rows && rows < smallest ? smallest : 0; }
+    // How many rows a shared run for `rows` rows has, 0 where they are too many.
     [[nodiscard]] int64_t run_size(int64_t rows) const {
-        for (size_t index = 0; rows && index < size_count; ++index)
+        for (size_t index = 0; index < size_count; ++index)
             if (sizes[index] >= rows) return sizes[index];
         return 0;
+    }
+    // Whether a request of so many rows gets the same bytes in a shared run as alone.
+    [[nodiscard]] bool shares(int64_t rows) const {
+        const int64_t own = std::max(rows, smallest);
+        return rows && run_size(own) == own;
     }
     // The position of an input or an output of a name.
     [[nodiscard]] std::optional<size_t> input(std::string_view wanted) const {

@@ -1,5 +1,6 @@
 """Requests that share a run of the native codec get the answers that they get alone."""
 
+import ctypes
 import json
 import random
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ def sharing(serve: Serve, extension: Path, folder: Path, sizes: dict[str, tuple[
     model = loading.cache().get()
     assert model.batching
     if sizes is not None:
+        model.batching.smallest = {name: rows[0] for name, rows in sizes.items()}
         model.batching.sizes = sizes
     quick = accelerator.of(model)
     assert quick.shares_runs
@@ -75,7 +77,8 @@ def test_a_run_has_no_more_rows_than_the_largest_size_and_rows_of_other_shapes_h
         # bodies                                                                       runs
         ([b'{"instances":[1]}'] * 4,                                                   1),
         ([b'{"instances":[1]}'] * 5,                                                   2),
-        ([b'{"instances":[1,2,3]}', b'{"instances":[4,5,6]}', b'{"instances":[7]}'],   2),
+        ([b'{"instances":[1,2]}', b'{"instances":[4,5]}', b'{"instances":[7]}'],       2),
+        ([b'{"instances":[1,2,3]}', b'{"instances":[7]}', b'{"instances":[8]}'],       2),  # three rows run by themselves
         ([b'{"instances":[1,2,3,4,5]}', b'{"instances":[1]}', b'{"inputs":[2]}'],      2),
         ([b'{"signature_name":"int8","instances":[1]}', b'{"instances":[1]}'] * 2,     2),
         ([b'{"signature_name":"int16","instances":[1]}'] * 2,                          2),  # without sizes
@@ -85,6 +88,25 @@ def test_a_run_has_no_more_rows_than_the_largest_size_and_rows_of_other_shapes_h
         results = quick.together(group)
         assert [seen(result) for result in results] == [alone(quick, *request) for request in group]
         assert runs(results) == expected, bodies
+
+
+def test_a_request_runs_with_its_own_rows_or_as_the_smallest_run(serve: Serve, extension: Path) -> None:
+    quick = sharing(serve, extension, build() / "types", {"serving_default": (2, 4), "int8": (4,), "int16": (1, 2)})
+    note = ctypes.create_string_buffer(512)
+    cases = [
+        # signature          rows    rows of the run
+        ("serving_default",  1,      2),
+        ("serving_default",  3,      3),
+        ("serving_default",  5,      5),
+        ("int8",             3,      4),
+        ("int16",            1,      1),
+        ("float64",          1,      1),  # without sizes
+    ]  # fmt: skip
+    for name, rows, expected in cases:
+        body = json.dumps({"signature_name": name, "instances": list(range(rows))}).encode()
+        answer: Any = quick.predict(body, ctypes.addressof(note))
+        assert (answer.rows, len(json.loads(answer.body)["predictions"])) == (rows, rows)
+        assert note.raw[2 : 2 + note.raw[0]].decode().endswith(f"[{expected}]"), (name, rows)
 
 
 def test_a_bad_row_fails_alone(serve: Serve, extension: Path) -> None:
