@@ -107,7 +107,7 @@ class Settings(NamedTuple):
     """Threads for operations side by side; -1: the thread of the request runs the graph."""
     batch_rows: int
     """Dynamic batching: requests that arrive while the model is busy share a run, up to this number of rows; 0: each
-    runs by itself; auto: up to 16 rows, where that changes no byte of an answer and takes less time. See
+    runs by itself; auto: up to 16 rows, where rows get the same bytes together as alone, in less time. See
     [when it pays](performance.md#threads-and-batching)."""
     warmup: str
     """When the [warm-up requests](exporting.md#what-is-written-beside-the-model) beside the model are run. `ready`:

@@ -14,7 +14,7 @@ import pytest
 from serving.savedmodel.folder.card import digest
 from serving.savedmodel.safety.purity import impurities
 from serving.savedmodel.signature import read
-from serving.savedmodel.source import Source
+from serving.savedmodel.source import SMALLEST_RUNS, Source
 from tests.conftest import ROOT
 from tests.harness.forks import python
 from tests.models.zoo import build
@@ -64,6 +64,11 @@ def test_a_baked_model_is_pure(baked: Path, results: dict[str, Any]) -> None:
 def test_baking_twice_gives_the_same_bytes(baked: Path) -> None:
     once, twice = baked / "dense_512", baked / "rest" / "twice"
     assert (once / "saved_model.pb").read_bytes() == (twice / "saved_model.pb").read_bytes()
+
+
+def test_where_a_single_row_had_better_run_as_several_stands_beside(baked: Path) -> None:
+    assert Source(baked / "keras_functional", "model").smallest_runs["serving_default"] == 2
+    assert not (baked / "identity" / "assets.extra" / SMALLEST_RUNS).exists()
 
 
 def test_assets_and_the_mark_of_a_baked_model_are_written(baked: Path) -> None:

@@ -1,6 +1,7 @@
 """Dynamic batching of served models: which signatures are batched, and their answers."""
 
 import json
+import shutil
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -15,16 +16,19 @@ from hypothesis import strategies as st
 from exporting import compare
 from serving.core import settings
 from serving.core.dtypes import by_code
-from serving.core.errors import RunError
+from serving.core.errors import LoadError, RunError
+from serving.core.telemetry import phases
+from serving.pipeline.native import build as build_native
 from serving.runtime import loading
 from serving.runtime.batching import batchable, decide
 from serving.runtime.model import Model
 from serving.runtime.sessions import open_session
 from serving.savedmodel.signature import Signature, TensorSpec
-from serving.savedmodel.source import Source
+from serving.savedmodel.source import SMALLEST_RUNS, Source
 from tests.conftest import EMBEDDED, Serve
 from tests.models.zoo import build, cases
-from tests.runtime.calls import PATIENCE, Fake, batching_of, caller
+from tests.pipeline.native.conftest import built
+from tests.runtime.calls import PATIENCE, Fake, batching_of, caller, until
 
 
 # ---- Everything at once
@@ -200,3 +204,43 @@ def test_real_models_answer_sixteen_callers_as_one(name: str) -> None:
     for number, outputs in enumerate(answers):
         assert compare.difference(alone[number % len(alone)], outputs, 1e-5)[1] is None
     model.close()
+
+
+# ---- The same bytes at every time
+ROWS = [[list(np.random.default_rng(row).uniform(-1, 1, 512).round(3)) for row in range(rows)] for rows in (1, 1, 2, 3)]
+
+
+@pytest.mark.parametrize("codec", ["native", "off"])
+def test_with_a_smallest_run_each_answer_has_the_bytes_of_the_first_one(
+    serve: Serve, tmp_path: Path, codec: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extension = str(built(build_native.cached)) if codec == "native" else "off"
+    folder = shutil.copytree(build() / "dense_512", tmp_path / "model")
+    (folder / "assets.extra").mkdir()
+    (folder / "assets.extra" / SMALLEST_RUNS).write_text('{"serving_default": 2}')
+
+    def answers() -> list[bytes]:
+        with ThreadPoolExecutor(8) as pool:
+            return [answer.body for answer in pool.map(lambda rows: ask("POST", "/", {"instances": rows}), ROWS * 6)]
+
+    ask = serve(folder, ACCELERATOR=extension, BATCH_ROWS="auto")
+    first = answers()
+    batching = loading.cache().get().batching
+    assert batching
+    monkeypatch.setattr(phases, "pending", False)  # a server has sent its first answer
+    until(lambda: batching.sizes)
+    assert answers() == first
+    assert batching.sizes["serving_default"][0] == 2
+    ask = serve(folder, ACCELERATOR=extension, BATCH_ROWS="8")
+    assert answers() == first
+
+
+BAD = ["[]", "{", '{"serving_default": 1}', '{"serving_default": true}', '{"serving_default": 17}']
+
+
+@pytest.mark.parametrize("content", BAD)
+def test_smallest_runs_that_are_none_are_refused(tmp_path: Path, content: str) -> None:
+    folder = shutil.copytree(EMBEDDED, tmp_path / "model", ignore=lambda *_: ["manifest.json"])
+    (folder / "assets.extra" / SMALLEST_RUNS).write_text(content)
+    with pytest.raises(LoadError, match=r"smallest_runs.json: expected \{signature: rows from 2 to 16\}, got "):
+        _ = Source(folder, "model").smallest_runs

@@ -123,7 +123,8 @@ def _together(model: Model, signature: Signature) -> str:
     outcome = of_signature(model, signature, AUTO_ROWS, exact=False)
     if not outcome.sizes or outcome.gain < WORTH:
         return ""
-    rows = "auto" if 1 in outcome.sizes else AUTO_ROWS
+    with_auto = 1 in outcome.sizes or signature.name in model.source.smallest_runs
+    rows = "auto" if with_auto else AUTO_ROWS
     return f"; {signature.name} runs {outcome.gain:.1f} times as many rows a second in batches (BATCH_ROWS={rows})"
 
 
