@@ -24,7 +24,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import Distribution, distributions
 from pathlib import Path, PurePosixPath
@@ -32,6 +32,7 @@ from pathlib import Path, PurePosixPath
 from tools.image.bind import NAMES, ROOT, bind
 from tools.image.elf import Refused
 from tools.image.reach import asked, imported
+from tools.image.requirements import distribution_of, named, normal, with_requirements
 from tools.image.strip import stripped
 from tools.image.trial import answers, differences
 
@@ -86,17 +87,17 @@ def packages_of(environment: Path) -> Path:
 
 def plan(site: Path, requirements: Sequence[Path] = REQUIREMENTS, root: Path = ROOT) -> Plan:
     """Choose the files to keep of the packages in `site`; raise Refused where a needed one is missing."""
-    installed = {_normal(distribution.name): distribution for distribution in distributions(path=[str(site)])}
+    installed = {normal(distribution.name): distribution for distribution in distributions(path=[str(site)])}
     files = {name: _files(distribution) for name, distribution in installed.items()}
-    required = dict(_named(requirements))
+    required = dict(named(requirements))
     missing = [line for name, line in required.items() if name not in installed and ";" not in line]
     if missing:
         raise Refused(f"{site}: {', '.join(missing)} not installed")
     imports = imported(ENTRY, root)
     library = {name for name in required if name in installed and {PurePosixPath(LIBRARIES[0])} & set(files[name])}
     needed = {name for name in required if name in installed and imports & _modules(files[name])} - library
-    needed = _with_requirements(needed, installed)
-    of_pip = _with_requirements({name for name in required if name in installed}, installed)
+    needed = with_requirements(needed, installed)
+    of_pip = with_requirements({name for name in required if name in installed}, installed)
     packages: Plan = {}
     for name, distribution in installed.items():
         if name in library:
@@ -112,24 +113,6 @@ def plan(site: Path, requirements: Sequence[Path] = REQUIREMENTS, root: Path = R
     return packages
 
 
-def _normal(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
-def _named(requirements: Sequence[Path]) -> Iterator[tuple[str, str]]:
-    for file in requirements:
-        for line in file.read_text().splitlines():
-            if line and not line.startswith(("#", "-")):
-                yield _name(line), line
-
-
-def _name(requirement: str) -> str:
-    match = re.match(r"\s*([A-Za-z0-9][A-Za-z0-9._-]*)", requirement)
-    if match is None:
-        raise Refused(f"not a requirement: {requirement!r}")
-    return _normal(match[1])
-
-
 def _files(distribution: Distribution) -> tuple[PurePosixPath, ...]:
     """Return its files below the folder of packages; scripts are elsewhere."""
     return tuple(PurePosixPath(str(path)) for path in distribution.files or () if ".." not in path.parts)
@@ -137,20 +120,6 @@ def _files(distribution: Distribution) -> tuple[PurePosixPath, ...]:
 
 def _modules(files: Sequence[PurePosixPath]) -> set[str]:
     return {path.parts[0].partition(".")[0] for path in files if not path.parts[0].endswith(".dist-info")}
-
-
-def _with_requirements(names: set[str], installed: Mapping[str, Distribution]) -> set[str]:
-    """Add what the distributions require, extras apart, where it is installed."""
-    closure: set[str] = set()
-    pending = set(names)
-    while pending:
-        name = pending.pop()
-        closure.add(name)
-        for line in installed[name].requires or ():
-            requirement = _name(line)
-            if requirement in installed and not re.search(r"\bextra\s*==", line):
-                pending |= {requirement} - closure
-    return closure
 
 
 def _of_library(path: PurePosixPath) -> bool:
@@ -260,7 +229,7 @@ def _is_gone(line: str, packages: Plan) -> bool:
     field, _, requirement = line.partition(":")
     if field != "Requires-Dist" or re.search(r"\bextra\s*==", requirement):
         return False
-    kept = packages.get(_name(requirement))
+    kept = packages.get(distribution_of(requirement))
     return kept is not None and not kept.staying
 
 

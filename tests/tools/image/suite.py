@@ -17,7 +17,7 @@ from pathlib import Path
 from tests.conftest import ROOT, plain_environment
 from tests.models.zoo import build
 from tests.tools.image.image import image
-from tools.image import prune
+from tools.image import prune, requirements
 
 # Tests of what is not in the image, and is not to be.
 ELSEWHERE = {
@@ -41,7 +41,7 @@ def environment(folder: Path, packages: Path) -> Path:
     """Make a virtual environment of the image's packages and the tests' own tools; return its Python."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", "--symlinks", folder], check=True)
     site = prune.packages_of(Path(sys.prefix))
-    installed = {prune._normal(package.name): package for package in distributions(path=[str(site)])}
+    installed = {requirements.normal(package.name): package for package in distributions(path=[str(site)])}
     here = {path.name for path in packages.iterdir()}
     tools = folder / "tools"
     tools.mkdir()
