@@ -43,18 +43,24 @@ define codec
 @mkdir -p .cache && printf 'ACCELERATOR=%q\n' "$${ACCELERATOR-$$(.venv/bin/python -m serving.pipeline.native.build --cached)}" > .cache/$@.env
 endef
 
+# TensorFlow's library is bound once (docs/image.md), in some seconds, where it can be.
+define library
+@[ "$$(uname -sm)" != "Linux x86_64" ] || \
+  printf 'TENSORFLOW_LIBRARY_DIR=%q\n' "$${TENSORFLOW_LIBRARY_DIR-$$(.venv/bin/python -m tools.image.bind --cached)}" >> .cache/$@.env
+endef
+
 # The banner comes when the server listens; it looks while this make runs.
 serve: $(venv) ## serve model/ at localhost:8080 (PORT) behind functions-framework
 	@$(compile)
 	$(codec)
+	$(library)
 	@.venv/bin/python -m serving banner --port $(PORT) --while $$PPID
 	@set -a; . .cache/$@.env; exec .venv/bin/functions-framework --target predict --port $(PORT)
 
-# The same on the standalone server, with TensorFlow's library bound (docs/image.md), so that it starts in half the time.
-serve-fast: $(venv) ## the same on the standalone server, with the bound library
+serve-fast: $(venv) ## the same on the standalone server, with dynamic batching
 	@$(compile)
 	$(codec)
-	@printf 'TENSORFLOW_LIBRARY_DIR=%q\n' "$${TENSORFLOW_LIBRARY_DIR-$$(.venv/bin/python -m tools.image.bind --cached)}" >> .cache/$@.env
+	$(library)
 	@printf 'BATCH_ROWS=%q\n' "$${BATCH_ROWS-auto}" >> .cache/$@.env
 	@.venv/bin/python -m serving banner --port $(PORT) --while $$PPID
 	@set -a; . .cache/$@.env; PORT=$(PORT) exec .venv/bin/python -m serving.servers.standalone

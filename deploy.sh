@@ -29,7 +29,8 @@ usage: ./deploy.sh [COMMAND] [FLAGS]
 
   run              deploy this folder as a Cloud Run function (the default)
   stage            make the folder that `run` uploads, .cache/upload: with the native codec, and the model baked by
-                   `--bake yes` (`auto`: where it can be); sends nothing
+                   `--bake yes` (`auto`: where it can be), and TensorFlow's C library alone (`--tensorflow package`: its
+                   Python package, too); sends nothing
   container        deploy the image of deploy/Dockerfile, built by Cloud Build: the faster server
   check            run only the checks that come before each deployment; sends nothing
   events           create a topic, a subscription and their rights: files in --event-input are answered in --event-output

@@ -35,6 +35,7 @@ ENVIRONMENTS: dict[str, tuple[Path, ...]] = {
     "mosec":    (FUNCTIONS / "mosec" / "requirements.txt",),
     "constant": (FUNCTIONS / "constant" / "requirements.txt",),
     "source":   (ROOT / "requirements.txt",),
+    "uploaded": (UPLOAD / "requirements.txt",),  # after `upload`
     "twin":     (ROOT / "requirements" / "light.txt",),
     "observed": (ROOT / "requirements.txt", ROOT / "requirements" / "observe.txt"),
 }
@@ -65,7 +66,7 @@ def make(name: str, say: Callable[[str], None]) -> None:
     venv.create(folder)
     listed = [word for file in ENVIRONMENTS[name] for word in ("-r", str(file))]
     pip = [sys.executable, "-m", "pip", "--python", str(python(name)), "--disable-pip-version-check", "install"]
-    done = finish([*pip, "--quiet", *listed])
+    done = finish([*pip, "--quiet", *listed], folder=ENVIRONMENTS[name][0].parent)  # which paths are relative to
     if done.returncode:
         reason = next((line for line in done.stderr.splitlines() if "ERROR" in line), "pip failed without a word")
         shutil.rmtree(folder)

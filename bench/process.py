@@ -51,11 +51,11 @@ def inherited() -> dict[str, str]:
 
 
 def finish(
-    command: Sequence[str | Path], environment: dict[str, str] | None = None
+    command: Sequence[str | Path], environment: dict[str, str] | None = None, folder: Path = ROOT
 ) -> "subprocess.CompletedProcess[str]":
-    """Run a command to its end in the repository's root; on an interruption, kill it and what it has started."""
+    """Run a command to its end, in the repository's root by default; on an interruption, kill it and what it has started."""
     with subprocess.Popen(
-        command, cwd=ROOT, env=environment, start_new_session=True, text=True,
+        command, cwd=folder, env=environment, start_new_session=True, text=True,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     ) as popen:  # fmt: skip
         try:

@@ -68,21 +68,21 @@ def batching(model: Model) -> Settings:
 
 # fmt: off
 SUBJECTS = (
-    Subject("naive",       "naive function: import tensorflow, saved_model.load",   "naive",  functions_framework, FUNCTIONS / "naive"),
-    Subject("litert",      "LiteRT behind functions-framework, its .tflite file",   "litert", functions_framework, FUNCTIONS / "litert", prepared.twin),
-    Subject("mosec",       "mosec, a batching server, with saved_model.load",       "mosec",  mosec, FUNCTIONS / "mosec", path="/inference"),
-    Subject("ours",        "functions-framework, as deployed from source",          "source", functions_framework, UPLOAD),
-    Subject("ours_python", "the same without the native codec",                     "source", functions_framework, UPLOAD, prepared.python_alone),
-    Subject("ours_baked",  "the same with the model baked (`deploy.sh --bake yes`)", "source", functions_framework, UPLOAD, prepared.baked_alone),
-    Subject("fast_python", "our server without the native codec, library not bound", "source", standalone, UPLOAD, prepared.python_alone),
-    Subject("fast",        "our server, `make serve-fast`: native codec, bound library", "source", standalone, UPLOAD, prepared.as_serve_fast),
-    Subject("unbatched",   "`make serve-fast` with BATCH_ROWS=0",                   "source", standalone, UPLOAD, unbatched),
-    Subject("batching",    "`make serve-fast` with BATCH_ROWS=16",                  "source", standalone, UPLOAD, batching),
-    Subject("baked",       "`make serve-fast` with the model baked",                "source", standalone, UPLOAD, prepared.baked),
-    Subject("twin",        "our server, light twin, no TensorFlow",                 "twin",   standalone, UPLOAD, prepared.twin),
+    Subject("naive",       "naive function: import tensorflow, saved_model.load",   "naive",    functions_framework, FUNCTIONS / "naive"),
+    Subject("litert",      "LiteRT behind functions-framework, its .tflite file",   "litert",   functions_framework, FUNCTIONS / "litert", prepared.twin),
+    Subject("mosec",       "mosec, a batching server, with saved_model.load",       "mosec",    mosec, FUNCTIONS / "mosec", path="/inference"),
+    Subject("ours",        "functions-framework, as deployed from source",          "uploaded", functions_framework, UPLOAD),
+    Subject("ours_python", "the same without the native codec",                     "uploaded", functions_framework, UPLOAD, prepared.python_alone),
+    Subject("ours_baked",  "the same with the model baked (`deploy.sh --bake yes`)", "uploaded", functions_framework, UPLOAD, prepared.baked_alone),
+    Subject("fast_python", "our server without the native codec, library not bound", "source",   standalone, UPLOAD, prepared.python_alone),
+    Subject("fast",        "our server, `make serve-fast`: native codec, bound library", "source",   standalone, UPLOAD, prepared.as_serve_fast),
+    Subject("unbatched",   "`make serve-fast` with BATCH_ROWS=0",                   "source",   standalone, UPLOAD, unbatched),
+    Subject("batching",    "`make serve-fast` with BATCH_ROWS=16",                  "source",   standalone, UPLOAD, batching),
+    Subject("baked",       "`make serve-fast` with the model baked",                "source",   standalone, UPLOAD, prepared.baked),
+    Subject("twin",        "our server, light twin, no TensorFlow",                 "twin",     standalone, UPLOAD, prepared.twin),
     Subject("constant",    "functions-framework answering a constant",              "constant", functions_framework, FUNCTIONS / "constant", serves_model=False),
-    Subject("two_bytes",   "our server answering two bytes",                        "source", two_bytes_server, UPLOAD, answers=two_bytes, serves_model=False),
-    Subject("floor",       "bare process: NumPy, C library, model, one run",        "source", bare_process, FUNCTIONS / "floor", path="", serves_model=False),
+    Subject("two_bytes",   "our server answering two bytes",                        "source",   two_bytes_server, UPLOAD, answers=two_bytes, serves_model=False),
+    Subject("floor",       "bare process: NumPy, C library, model, one run",        "source",   bare_process, FUNCTIONS / "floor", path="", serves_model=False),
 )
 # fmt: on
 BY_NAME = {subject.name: subject for subject in SUBJECTS}

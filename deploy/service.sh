@@ -17,7 +17,7 @@ deploy_run() {
 }
 
 run_command() {
-  if [[ -n $DRY_RUN ]]; then quoted ./deploy.sh stage "--model-dir=$MODEL_DIR" "--bake=$BAKE"; else stage; fi
+  if [[ -n $DRY_RUN ]]; then quoted ./deploy.sh stage "--model-dir=$MODEL_DIR" "--bake=$BAKE" "--tensorflow=$TENSORFLOW"; else stage; fi
   RUN=(gcloud run deploy "$SERVICE" "--source=$STAGE" --function=predict "--base-image=python${VERSION/./}"
     "--set-build-env-vars=$BYTECODE")
   run_flags folder
@@ -27,7 +27,7 @@ run_command() {
 stage() {
   local files
   files=$(upload_list) || refuse "upload: gcloud or git must list what is uploaded; neither could"
-  "$PYTHON" -m deploy.staging "$STAGE" --model "$MODEL_DIR" --bake "$BAKE" <<<"$files" || exit 1
+  "$PYTHON" -m deploy.staging "$STAGE" --model "$MODEL_DIR" --bake "$BAKE" --tensorflow "$TENSORFLOW" <<<"$files" || exit 1
 }
 
 deploy_container() {

@@ -4,8 +4,11 @@
 
     serving/pipeline/native/    the native codec, compiled for the platform: nothing is compiled there
     model/                      the model, baked where that is asked for
+    requirements.txt            without TensorFlow's Python package and what only that needs
+    tensorflow_library/         a package of TensorFlow's C library, which the build makes and binds
 
-The names of the files come on standard input, one a line. The codec is left out, with a line that says why, where there
+The names of the files come on standard input, one a line. requirements.txt stays as it is where the Python package is
+needed, or asked for by `--tensorflow package`. The codec is left out, with a line that says why, where there
 is no C++ compiler, where the platform could not load what it makes, or where the server does not give the same answers
 with it: Python answers then.
 """
@@ -17,6 +20,7 @@ import sysconfig
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from deploy.requirements import with_library
 from serving.core.settings import ACCELERATOR, ROOT
 from serving.pipeline.native import build as native
 from tools.image import baking
@@ -26,7 +30,10 @@ from tools.image.trial import answers, differences
 GLIBC = (2, 35)  # of Ubuntu 22.04, which the base images of Python 3.10 to 3.13 are made of
 
 
-def stage(out: Path, files: Iterable[str], model: str, bake: str) -> list[str]:
+LIBRARY, PACKAGE = "library", "package"  # of TensorFlow: its C library alone, or its Python package
+
+
+def stage(out: Path, files: Iterable[str], model: str, bake: str, tensorflow: str = LIBRARY) -> list[str]:
     """Write the folder in place of what is there; return lines about what was made. Raise Refused."""
     shutil.rmtree(out, ignore_errors=True)
     notes = []
@@ -37,7 +44,17 @@ def stage(out: Path, files: Iterable[str], model: str, bake: str) -> list[str]:
     if bake != baking.NO:
         notes.append(baking.write(ROOT / model, out / model, bake))
     notes.append(_with_codec(out, model))
+    if tensorflow == LIBRARY:
+        notes.append(_with_library(out, model))
     return [note for note in notes if note]
+
+
+def _with_library(folder: Path, model: str) -> str:
+    try:
+        with_library(folder, model if (folder / model).is_dir() else "model")  # else it is in a bucket
+    except Refused as refused:
+        return f"with TensorFlow's Python package, so the start takes longer and the build installs 1.6 GB: {refused}"
+    return "with TensorFlow's C library alone, which the build binds"
 
 
 def _with_codec(folder: Path, model: str) -> str:
@@ -76,10 +93,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("out", type=Path, metavar="OUT", help="the folder, which is replaced")
     parser.add_argument("--model", default="model", metavar="DIR", help="the model's folder in this one, or gs://...")
     parser.add_argument("--bake", choices=(baking.YES, baking.NO, baking.AUTO), default=baking.NO)
+    parser.add_argument("--tensorflow", choices=(LIBRARY, PACKAGE), default=LIBRARY)
     options = parser.parse_args(arguments)
     bake = baking.NO if options.model.startswith("gs://") else options.bake
     try:
-        notes = stage(options.out, sys.stdin.read().splitlines(), options.model, bake)
+        notes = stage(options.out, sys.stdin.read().splitlines(), options.model, bake, options.tensorflow)
     except (Refused, OSError) as error:
         print(f"deploy.sh: stage: {error}", file=sys.stderr)
         return 1

@@ -21,6 +21,7 @@ MAX_UPLOAD       1024
 IMAGE            -
 REPOSITORY       cloud-run-source-deploy
 BAKE             no
+TENSORFLOW       library
 LITERT           no
 SIGNATURE        -
 OBSERVE          no
@@ -240,6 +241,13 @@ legal_values() {
   legal BAKE '^(yes|no|auto)$' "yes, no or auto"
   [[ $BAKE != yes || $MODEL_DIR != gs://* || $COMMAND == container ]] ||
     refuse "bake: expected a model in this folder, which is uploaded, got '$MODEL_DIR'; bake the one in the bucket: python -m exporting bake"
+  legal TENSORFLOW '^(library|package)$' "library or package"
+  if [[ $TENSORFLOW == library && $COMMAND != container ]]; then
+    for ((key = 0; key < ${#ENV_KEYS[@]}; key++)); do
+      [[ ${ENV_KEYS[key]}=${ENV_TEXTS[key]} != RUNTIME=python ]] ||
+        refuse "env: RUNTIME=python needs TensorFlow's Python package; upload it: --tensorflow package"
+    done
+  fi
   legal LITERT '^(yes|no)$' "yes or no"
   legal OBSERVE '^(yes|no)$' "yes or no"
   legal SIGNATURE '^[A-Za-z0-9_./:-]{1,128}$' "the name of one of the model's signatures"

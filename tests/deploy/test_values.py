@@ -59,6 +59,8 @@ REFUSED = [
     (["--max", "0"],                                    "max: expected a whole number from 1, got '0' (flag)"),
     (["--min", "3", "--max", "2"],                      "min: expected at most --max, 2, got 3"),
     (["--timeout", "5m"],                               "timeout: expected seconds from 1 to 3600, got '5m' (flag)"),
+    (["--tensorflow", "none"],                          "tensorflow: expected library or package, got 'none' (flag)"),
+    (["--env", "RUNTIME=python"],                       "env: RUNTIME=python needs TensorFlow's Python package; upload it: --tensorflow package"),
     (["--timeout", "3601"],                             "timeout: expected seconds from 1 to 3600, got 3601"),
     (["--ingress", "some"],                             "ingress: expected all, internal or internal-and-cloud-load-balancing, got 'some' (flag)"),
     (["--public=maybe"],                                "public: expected yes or no, got 'maybe' (flag)"),
