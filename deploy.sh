@@ -42,7 +42,7 @@ usage: ./deploy.sh [COMMAND] [FLAGS]
   delete           delete the service, and what `events` created
   config           print every value and its origin
 
-  --dry-run        print the commands, one a line, and run none; needs no gcloud
+  --dry-run        print the commands without running them; needs no gcloud
   --yes            delete without asking
   --public         allow calls without authentication
   --env KEY=VALUE  a variable for the service; may be repeated

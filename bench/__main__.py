@@ -89,10 +89,17 @@ def arguments() -> argparse.Namespace:
     names = [subject.name for subject in SUBJECTS]
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--repeat", type=int, help="repetitions (default 7, with --quick 3)")
-    parser.add_argument("--minutes", type=float, default=60, help="begin no repetition that would end later")
-    parser.add_argument("--models", type=listed(list(PLANS)), default=SERVED, help=f"of {','.join(PLANS)}")
-    parser.add_argument("--subjects", type=listed(names), default=names, help=f"of {','.join(names)}")
-    parser.add_argument("--connections", type=numbers, default=list(CONNECTIONS), help="of the loads (default 1,16)")
+    parser.add_argument(
+        "--minutes", type=float, default=60, help="begin no repetition that would end later (default: 60)"
+    )
+    parser.add_argument("--models", type=listed(list(PLANS)), default=SERVED, help=f"some of: {', '.join(PLANS)}")
+    parser.add_argument("--subjects", type=listed(names), default=names, help=f"some of: {', '.join(names)}")
+    parser.add_argument(
+        "--connections",
+        type=numbers,
+        default=list(CONNECTIONS),
+        help="numbers of connections of the loads (default: 1,16)",
+    )
     parser.add_argument("--quick", action="store_true", help="fewer requests, shorter load")
     parser.add_argument("--cold", action="store_true", help="measure starts with a cold page cache as well")
     options = parser.parse_args()

@@ -62,7 +62,7 @@ def _ready(revision: Any) -> str:
 
 
 def notifications(listed: Any, topic: str) -> str:
-    """Return the ids of the notifications to the topic, one a line."""
+    """Return the ids of the notifications to the topic, one per line."""
     configurations = [entry.get("Notification Configuration", entry) for entry in listed or []]
     return "\n".join(
         str(entry["id"]) for entry in configurations if entry.get("topic", "").endswith(f"/topics/{topic}")

@@ -7,7 +7,7 @@
     requirements.txt            without TensorFlow's Python package and what only that needs
     tensorflow_library/         a package of TensorFlow's C library, which the build makes and binds
 
-The names of the files come on standard input, one a line. requirements.txt stays as it is where the Python package is
+The names of the files come on standard input, one per line. requirements.txt stays as it is where the Python package is
 needed, or asked for by `--tensorflow package`. The codec is left out, with a line that says why, where there
 is no C++ compiler, where the platform could not load what it makes, or where the server does not give the same answers
 with it: Python answers then.

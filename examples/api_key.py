@@ -19,7 +19,7 @@ TEXT = Path(FILE).read_text() if FILE else os.environ.get("API_KEYS", "").replac
 KEYS = [line.strip().encode() for line in TEXT.splitlines() if line.strip()]
 OPEN = ("/healthz", "/readyz")  # platforms probe these and have no key
 if not KEYS:
-    expected = "API_KEYS_FILE: expected keys, one a line" if FILE else "API_KEYS: expected keys separated by commas"
+    expected = "API_KEYS_FILE: expected keys, one per line" if FILE else "API_KEYS: expected keys separated by commas"
     raise ValueError(f"{expected}, got nothing")
 
 

@@ -13,17 +13,17 @@ from serving.core.settings import SettingError
 EPILOG = {
     "audit": """\
 example:  python -m exporting audit model/
-exit status:  0 pure, 1 not, 2 nothing there that could be read""",
+exit status:  0 pure, 1 not pure, 2 the model cannot be read""",
     "bake": """\
 example:  python -m exporting bake model/ baked/
           python -m exporting bake --litert --signature pixels model/ twin/
-exit status:  0 baked, 1 refused, 2 nothing there that could be read""",
+exit status:  0 baked, 1 refused, 2 the model cannot be read""",
     "keras": """\
 example:  python -m exporting keras model.keras exported/
-exit status:  0 exported, 1 refused, 2 nothing there that could be read""",
+exit status:  0 exported, 1 refused, 2 the file cannot be read""",
     "verify": """\
 example:  python -m exporting verify model/
-exit status:  0 as exported, 1 not, 2 no manifest""",
+exit status:  0 as exported, 1 some files differ, 2 no manifest""",
 }
 
 
@@ -73,11 +73,11 @@ def _parser() -> argparse.ArgumentParser:
         "with --litert: the signature that answers as serving_default, if that one has no twin"))  # fmt: skip
     bake.add_argument("--largest", type=float, metavar="N", help=(
         "with --litert: compare answers only for inputs up to this magnitude, if others differ"))  # fmt: skip
-    file = "a model that model.save(FILE) has written"
-    keras = _command(commands, "keras", "write a SavedModel of a .keras file", _keras, ("file", "FILE", file))
+    file = "a model that model.save(FILE) wrote"
+    keras = _command(commands, "keras", "convert a .keras file to a SavedModel", _keras, ("file", "FILE", file))
     keras.add_argument("out", type=Path, metavar="OUT", help="the folder to write")
     keras.add_argument("--force", action="store_true", help="replace OUT if it exists")
-    _command(commands, "verify", "check that every file is as it was exported", _verify)
+    _command(commands, "verify", "compare every file with the manifest of the export", _verify)
     return parser
 
 

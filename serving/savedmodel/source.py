@@ -126,7 +126,7 @@ class Source:
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
-        """Return the class names in assets.extra/labels.txt, one a line; empty where there are none."""
+        """Return the class names in assets.extra/labels.txt, one per line; empty where there are none."""
         try:
             text = manifest.extra(self.directory, "labels.txt") or b""
             return tuple(str(text, "utf-8").splitlines())

@@ -75,7 +75,8 @@ def test_the_example_requires_its_api_key(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "problem"), [(" first \n\nsecond\n", ""), ("\n", "API_KEYS_FILE: expected keys, one a line, got nothing")]
+    ("text", "problem"),
+    [(" first \n\nsecond\n", ""), ("\n", "API_KEYS_FILE: expected keys, one per line, got nothing")],
 )
 def test_the_keys_of_the_example_may_be_in_a_file(tmp_path: Path, text: str, problem: str) -> None:
     file = tmp_path / "keys"

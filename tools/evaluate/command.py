@@ -35,15 +35,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--signature", metavar="NAME", help="the signature, if several are logged")
     parser.add_argument("--output", default="", metavar="NAME", help="the output to compare, if there are several")
     parser.add_argument("--task", default="", choices=[choice.CLASSIFICATION, choice.BINARY, choice.REGRESSION],
-                        help="what a number is, if the labels do not show it: a probability or a value")  # fmt: skip
-    parser.add_argument("--classes", type=Path, metavar="FILE", help="the names of the scores, one a line: labels.txt")
-    parser.add_argument("--positive", default="", metavar="NAME", help="the positive one of two classes (default: 1)")
+                        help="what the output is, if the labels do not show it")  # fmt: skip
+    parser.add_argument("--classes", type=Path, metavar="FILE", help=(
+        "a file with the class names of the scores, one in each line: labels.txt"))  # fmt: skip
+    parser.add_argument("--positive", default="", metavar="NAME", help="the positive class of two (default: 1)")
     parser.add_argument("--threshold", type=float, default=0.5, metavar="P",
                         help="the least probability of the positive class (default: 0.5)")  # fmt: skip
     parser.add_argument("--period", default="", choices=["minute", "hour", "day", "week"],
-                        help="the steps over time (default: by the time between the first and the last)")  # fmt: skip
+                        help="the interval of the measures over time (default: by the span of the log)")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
-    parser.add_argument("--picture", type=Path, metavar="FILE", help="draw it, too: FILE.png, FILE.svg")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="also draw the report: FILE.png, FILE.svg")
 
 
 def main(options: argparse.Namespace) -> int:

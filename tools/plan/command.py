@@ -70,21 +70,59 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = "Estimate the instances that a model needs on Cloud Run, its latency there and its cost."
     parser.formatter_class, parser.epilog = argparse.RawDescriptionHelpFormatter, EPILOG
     parser.add_argument("directory", type=Path, nargs="?", metavar="MODEL_DIR", help=(
-        "the model to measure (default: MODEL_DIR)"))  # fmt: skip
-    shape = parser.add_argument_group("traffic")
-    shape.add_argument("--shape", choices=("constant", "diurnal", "bursts"), default="diurnal", help="(diurnal)")
+        "the model to measure (default: that of the variable MODEL_DIR)"))  # fmt: skip
+    _add_traffic(parser.add_argument_group("traffic"))
+    _add_fixed(parser.add_argument_group("fixed values, which are then not proposed"))
+    measuring = parser.add_argument_group("measurement")
+    measuring.add_argument("--measured", type=Path, metavar="FILE", help="use what --save wrote instead of measuring")
+    measuring.add_argument("--save", type=Path, metavar="FILE", help="write the measurement to a file")
+    measuring.add_argument(
+        "--body", type=Path, metavar="FILE", help="the request to send (default: the model's example)"
+    )
+    measuring.add_argument(
+        "--starts", type=whole(1, 100), default=5, metavar="N", help="starts to measure (default: 5)"
+    )
+    measuring.add_argument(
+        "--seconds",
+        type=number(0.1, 600),
+        default=1.0,
+        metavar="S",
+        help="seconds of load for each concurrency (default: 1)",
+    )
+    out = parser.add_argument_group("output")
+    out.add_argument("--prices", type=Path, default=cost.DEFAULT, metavar="FILE", help=(
+        "the platform's prices (default: tools/plan/prices.json)"))  # fmt: skip
+    out.add_argument("--tier", default="1", metavar="N", help="the price tier of the region (default: 1)")
+    out.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    out.add_argument("--picture", type=Path, default=DEFAULT_PICTURE, metavar="FILE", help=(
+        f"the picture to draw (default: {DEFAULT_PICTURE})"))  # fmt: skip
+    out.add_argument("--no-picture", action="store_true", help="draw no picture")
+    out.add_argument(
+        "--seed", type=whole(0, 2**32 - 1), default=7, metavar="N", help="the seed of the random numbers (default: 7)"
+    )
+
+
+def _add_traffic(shape: argparse._ArgumentGroup) -> None:
+    shape.add_argument("--shape", choices=("constant", "diurnal", "bursts"), default="diurnal", help=(
+        "how the rate changes over time (default: diurnal)"))  # fmt: skip
     shape.add_argument("--rate", type=number(0, MOST_RATE), default=1.0, metavar="R", help=(
-        "requests/s: constant, on average over a day, or between bursts (1)"))  # fmt: skip
+        "requests/s: constant, on average over a day, or between bursts (default: 1)"))  # fmt: skip
     shape.add_argument("--peak", type=number(0, MOST_RATE), metavar="R", help=(
-        "requests/s at 14:00 (twice --rate), or in bursts (20 times --rate)"))  # fmt: skip
-    shape.add_argument("--burst-seconds", type=number(0, 86400, True), default=60.0, metavar="S", help="(60)")
-    shape.add_argument("--burst-every", type=number(0, 86400 * 7, True), default=3600.0, metavar="S", help="(3600)")
-    shape.add_argument("--hours", type=number(0, MOST_HOURS, True), default=24.0, metavar="H", help="(24)")
+        "requests/s at 14:00 (default: twice --rate), or in bursts (default: 20 times --rate)"))  # fmt: skip
+    shape.add_argument("--burst-seconds", type=number(0, 86400, True), default=60.0, metavar="S", help=(
+        "seconds that a burst lasts (default: 60)"))  # fmt: skip
+    shape.add_argument("--burst-every", type=number(0, 86400 * 7, True), default=3600.0, metavar="S", help=(
+        "seconds from one burst to the next (default: 3600)"))  # fmt: skip
+    shape.add_argument(
+        "--hours", type=number(0, MOST_HOURS, True), default=24.0, metavar="H", help="hours to simulate (default: 24)"
+    )
     shape.add_argument("--trace", type=Path, metavar="FILE", help=(
         "recorded traffic instead: one timestamp per line, seconds or ISO 8601"))  # fmt: skip
-    wish = parser.add_argument_group("fixed values, which are then not proposed")
-    wish.add_argument("--memory", type=mebibytes, metavar="M", help="512Mi to 32Gi")
-    wish.add_argument("--cpu", type=int, metavar="N", help=f"one of {', '.join(map(str, SIZES))}")
+
+
+def _add_fixed(wish: argparse._ArgumentGroup) -> None:
+    wish.add_argument("--memory", type=mebibytes, metavar="M", help="memory of an instance: 512Mi to 32Gi")
+    wish.add_argument("--cpu", type=int, metavar="N", help=f"CPUs of an instance: one of {', '.join(map(str, SIZES))}")
     wish.add_argument(
         "--concurrency", type=whole(1, MOST_CONCURRENCY), metavar="N", help="concurrent requests per instance"
     )
@@ -92,26 +130,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     wish.add_argument("--max", type=whole(1, 10**6), dest="most", metavar="N", help="maximum number of instances")
     wish.add_argument("--p99", type=number(0, 1e6, True), metavar="MS", help=(
         "propose the cheapest with 99 %% of the answers within this time"))  # fmt: skip
-    wish.add_argument("--no-cpu-boost", action="store_true", help="no startup CPU boost")
+    wish.add_argument("--no-cpu-boost", action="store_true", help="start without the startup CPU boost")
     wish.add_argument("--overhead", type=number(0, 240), default=1.0, metavar="S", help=(
-        "what the platform adds to a start; assumed, because it is not published (1)"))  # fmt: skip
+        "seconds that the platform adds to a start, an assumption (default: 1)"))  # fmt: skip
     wish.add_argument("--probe-period", type=number(0, 240), default=1.0, metavar="S", help=(
-        "the startup probe's periodSeconds; an instance that is ready waits for the next probe (1)"))  # fmt: skip
-    measuring = parser.add_argument_group("measurement")
-    measuring.add_argument("--measured", type=Path, metavar="FILE", help="use what --save wrote instead of measuring")
-    measuring.add_argument("--save", type=Path, metavar="FILE", help="keep the measurement")
-    measuring.add_argument("--body", type=Path, metavar="FILE", help="the request to send (the model's example)")
-    measuring.add_argument("--starts", type=whole(1, 100), default=5, metavar="N", help="(5)")
-    measuring.add_argument(
-        "--seconds", type=number(0.1, 600), default=1.0, metavar="S", help="for each concurrency (1)"
-    )
-    out = parser.add_argument_group("output")
-    out.add_argument("--prices", type=Path, default=cost.DEFAULT, metavar="FILE", help="(tools/plan/prices.json)")
-    out.add_argument("--tier", default="1", metavar="N", help="the region's price tier (1)")
-    out.add_argument("--json", action="store_true", help="JSON instead of the table")
-    out.add_argument("--picture", type=Path, default=DEFAULT_PICTURE, metavar="FILE", help=f"({DEFAULT_PICTURE})")
-    out.add_argument("--no-picture", action="store_true", help="only the table")
-    out.add_argument("--seed", type=whole(0, 2**32 - 1), default=7, metavar="N", help="of the random numbers (7)")
+        "periodSeconds of the startup probe, for which a ready instance waits (default: 1)"))  # fmt: skip
 
 
 def say(text: str) -> None:

@@ -35,7 +35,7 @@ after many others, after errors, as an event and in a file. A row in a batch may
 alone, because other kernels run. The difference is printed; more than {TOLERANCE:g} of the largest value of an output
 is a failure ({HALF_TOLERANCE:g} for outputs of 16 bits).
 
-exit status:  0 stateless, 1 not, 2 could not be verified, or not to the end"""
+exit status:  0 stateless, 1 not stateless, 2 not verified, or not completely"""
 STATELESS, NOT, NOTHING = 0, 1, 2
 Timed = tuple[Verdict, float]  # seconds
 SIZES, QUICK_SIZES = (2, 3, 8, 32), (2, 8)
@@ -69,18 +69,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = "Test with real servers whether the answers of a served model depend on the request alone."
     parser.formatter_class, parser.epilog = argparse.RawDescriptionHelpFormatter, EPILOG
     parser.add_argument("directory", nargs="?", type=Path, metavar="MODEL_DIR", help=(
-        "the model (default: the variable); with --url, a copy of what is served there, for its examples"))  # fmt: skip
-    parser.add_argument("--url", action="append", default=[], help="a running server; again for another instance of it")
+        "the model, or with --url a copy of the served one (default: that of the variable MODEL_DIR)"))  # fmt: skip
+    parser.add_argument("--url", action="append", default=[], help=(
+        "a running server; repeat it to compare another instance"))  # fmt: skip
     parser.add_argument("--header", action="append", type=_header, default=[], metavar="'NAME: VALUE'",
-                       help="of every request to --url; may be repeated")  # fmt: skip
+                       help="a header field of every request to --url; may be repeated")  # fmt: skip
     parser.add_argument("--signature", action="append", default=[], metavar="NAME", help=(
-        "this signature only; may be repeated (default: all)"))  # fmt: skip
+        "verify this signature only; may be repeated (default: all)"))  # fmt: skip
     parser.add_argument("--others", type=_whole, metavar="N", help=(
-        "other requests before those that are compared (default: 10000; with --quick 500)"))  # fmt: skip
+        "send N other requests before the compared ones (default: 10000; with --quick 500)"))  # fmt: skip
     parser.add_argument("--tolerance", type=_share, default=TOLERANCE, metavar="SHARE", help=(
-        f"of an output's largest value, for rows in a batch (default: {TOLERANCE:g}; 0: bit for bit)"))  # fmt: skip
-    parser.add_argument("--quick", action="store_true", help="fewer requests")
-    parser.add_argument("--json", action="store_true", help="the table as JSON")
+        "the largest allowed difference of a row in a batch, as a share of the output's largest value "
+        f"(default: {TOLERANCE:g}; 0: bit for bit)"))  # fmt: skip
+    parser.add_argument("--quick", action="store_true", help="send fewer requests")
+    parser.add_argument("--json", action="store_true", help="print the table as JSON")
 
 
 def main(options: argparse.Namespace) -> int:

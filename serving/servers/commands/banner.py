@@ -16,7 +16,7 @@ from serving.servers.commands.show import curl, default_first
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command."""
     parser.epilog = "example: MODEL_DIR=model/ python -m serving banner --port 8080"
-    parser.add_argument("--port", type=int, default=8080)
+    parser.add_argument("--port", type=int, default=8080, help="the port of the server (default: 8080)")
     parser.add_argument(
         "--while", dest="process", type=int, metavar="PID",
         help="fail if the port is in use; otherwise print once a server listens there, if PID has not ended",

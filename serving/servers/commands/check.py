@@ -38,7 +38,7 @@ COARSE = 0.05  # of the largest number: where an output has 16 bits or fewer, ot
 UNPROVED = 3  # exit status: the model loads, and nothing shows that it answers
 EPILOG = """\
 example:  python -m serving check model/
-exit status:  0 it answers, 1 it is not served or is not a pure function, 3 no signature was seen to answer"""
+exit status:  0 the model answers, 1 it cannot be served or is not a pure function, 3 no signature was seen to answer"""
 
 
 class UnprovedError(Exception):
@@ -48,7 +48,7 @@ class UnprovedError(Exception):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command."""
     parser.formatter_class, parser.epilog = argparse.RawDescriptionHelpFormatter, EPILOG
-    parser.add_argument("directory", nargs="?", metavar="DIR", help="default: MODEL_DIR")
+    parser.add_argument("directory", nargs="?", metavar="DIR", help="the SavedModel (default: MODEL_DIR)")
 
 
 def main(options: argparse.Namespace) -> int:

@@ -23,7 +23,7 @@ SECONDS = 120.0  # a cold start included
 EPILOG = """\
 example:  python -m serving replay http://localhost:8080 model/
           python -m serving replay https://HOST --header "Authorization: Bearer $(gcloud auth print-identity-token)"
-exit status:  0 the answers are TensorFlow's, 1 they differ, 2 there is nothing to send"""
+exit status:  0 all answers are the recorded ones, 1 some differ, 2 the model has no example requests"""
 
 
 class ReplayError(Exception):
@@ -39,7 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the model that is served there, or a copy of it (default: MODEL_DIR)",
     )  # fmt: skip
     parser.add_argument("--name", default="model", help="the MODEL_NAME of the server (default: model)")
-    parser.add_argument("--header", action="append", default=[], metavar="'NAME: VALUE'", help="may be repeated")
+    parser.add_argument("--header", action="append", default=[], metavar="'NAME: VALUE'", help=(
+        "a header field of every request; may be repeated"))  # fmt: skip
 
 
 def main(options: argparse.Namespace) -> int:

@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--signature", metavar="NAME", help="a signature other than serving_default")
     parser.add_argument(
-        "--options", metavar="QUERY", help="as in the query of an address: top_k=3&arrays=base64 (SCORE_OPTIONS)"
+        "--options", metavar="QUERY", help="options as in a request's query: top_k=3&arrays=base64 (SCORE_OPTIONS)"
     )
     together = parser.add_mutually_exclusive_group()
     together.add_argument("--exact", action="store_true", help=(
@@ -56,12 +56,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     together.add_argument("--batch-rows", type=int, metavar="N", help=(
         "run N rows together, unchecked (SCORE_BATCH_ROWS; default: up to 64, while samples stay within 1e-5 of each "
         "row alone)"))  # fmt: skip
-    parser.add_argument("--processes", type=int, metavar="N", help="each with a copy of the model (default: the cores)")
+    parser.add_argument("--processes", type=int, metavar="N", help=(
+        "processes, each with a copy of the model (default: one for each core)"))  # fmt: skip
     parser.add_argument("--keep", metavar="NAMES", help=(
-        "columns of a Parquet file to write beside the outputs, with commas between; the key always is"))  # fmt: skip
+        "columns of a Parquet file to write beside the outputs and the key, separated by commas"))  # fmt: skip
     parser.add_argument("--instances", action="store_true", default=None, help="write each row beside its prediction")
     parser.add_argument("--content-type", metavar="TYPE", help=(
-        "if the name does not show it: text/csv, image/png (standard input: JSON lines)"))  # fmt: skip
+        "type of INPUT, if its name does not show it: text/csv, image/png (default for -: JSON lines)"))  # fmt: skip
     parser.add_argument("--quiet", action="store_true", help="show no progress")
 
 

@@ -19,7 +19,7 @@ PORT = 8080  # of the commands that are shown
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command."""
     parser.epilog = "example: python -m serving show model/"
-    parser.add_argument("directory", type=Path, nargs="?", metavar="DIR", help="default: MODEL_DIR")
+    parser.add_argument("directory", type=Path, nargs="?", metavar="DIR", help="the SavedModel (default: MODEL_DIR)")
 
 
 def main(options: argparse.Namespace) -> int:

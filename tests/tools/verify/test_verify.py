@@ -248,7 +248,7 @@ def test_the_help_shows_an_example_and_the_exit_status() -> None:
     command = [sys.executable, "-m", "serving", "verify", "--help"]
     shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert "python -m serving verify model/" in shown
-    assert "0 stateless, 1 not, 2 could not be verified" in shown
+    assert "0 stateless, 1 not stateless, 2 not verified" in shown
 
 
 # ---------------------------------------------------------------------------- real models on real instances
