@@ -192,9 +192,10 @@ class Connection:
             self.closes = True
             return False
         exchange.answered = True
-        keeps_open = exchange.keeps_open and not self._loop.is_stopping
+        keeps_open = exchange.keeps_open and not (self._loop.is_stopping and self._reader.is_empty)
         if not keeps_open:
             self.closes = True
+            self._reader.may_send = self._reader.may_send or exchange.keeps_open  # its client does not know yet
         try:
             start = head(response, keeps_open, exchange.version)
         except ValueError as error:  # a field that cannot be sent

@@ -227,6 +227,19 @@ def test_many_pipelined_requests_take_turns_with_other_connections(loop: Loop, m
         wire.close()
 
 
+def test_a_stopping_server_answers_pipelined_requests_and_reads_what_else_is_sent(loop: Loop) -> None:
+    wire, loop.is_stopping = Wire(loop), True
+    wire.send(3 * (length(2) + b"{}"))
+    answers = wire.answers()
+    assert len(responses(answers)) == 3
+    assert answers.count(b"Connection: close") == 1
+    wire.send(length(2) + b"{}")  # a connection that is closed with unread bytes is reset, and loses its answers
+    assert (wire.answers(), wire.connection.lingers, wire.connection.is_closed) == (b"", True, False)
+    wire.end()
+    assert wire.connection.is_closed
+    wire.close()
+
+
 def test_an_answer_to_a_slow_reader_is_continued_and_ended_in_time(loop: Loop) -> None:
     wire, size = Wire(loop), 8 << 20
     loop.answer = lambda exchange, body: exchange.connection.send(exchange, Response(200, b"x" * size))  # type: ignore[assignment, method-assign]
