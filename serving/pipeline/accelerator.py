@@ -96,6 +96,10 @@ class Quick:
         if batching and len(body) <= batching.largest_body:
             result: Result = batching.queue.run(self.together, (body, json_size))
             return result
+        return self.alone(body, json_size)
+
+    def alone(self, body: bytes, json_size: int) -> Result:
+        """Answer a request in a run of its own."""
         slot = inflight.begin("the native codec")  # which writes a better text
         try:
             if json_size < 0:

@@ -88,6 +88,11 @@ class Queue:
         self._waiting: deque[Call] = deque()  # empty unless `runs` runs are in progress
         self._process = os.getpid()  # after a fork, the runs of the parent never end here
 
+    @property
+    def is_free(self) -> bool:
+        """Say whether a run could begin now."""
+        return self._free > 0
+
     def enter(self, calls: Sequence[Call]) -> bool:
         """Return whether the caller may run these calls now; if not, they are queued."""
         with self._lock:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -69,14 +70,33 @@ class Answering:
             entered = self._admission.slots(request).try_enter() if runs else None
             if entered is not None:
                 exchange.record.entered = entered
-                if shared is None:
+                if shared is None or (is_short and self._run_alone(request, shared)):
                     self._answer_here(exchange, request, kind, entered.began)
+                    return
+                exchange.connection.busy = exchange
+                if self._is_alone() and shared.queue.is_free:
+                    self._pool.submit(self._answer_there, exchange, request, kind)
                 else:
-                    exchange.connection.busy = exchange
                     self._turn.append(Sharing(self, exchange, request, kind, shared, is_short))
                 return
         exchange.connection.busy = exchange
         self._pool.submit(self._answer_there, exchange, request, kind)
+
+    def _is_alone(self) -> bool:
+        """Return whether no other request of this turn can share a run, as far as is known."""
+        return self._loop.is_alone and not self._turn
+
+    def _run_alone(self, request: Request, shared: sharing.Shared) -> bool:
+        """Run a request at once if no other can share its run; return whether `handle` need not run it."""
+        if not self._is_alone() or not shared.queue.enter(()):
+            return False
+        result: Any = None
+        try:
+            with suppress(Exception):  # then it is run again, and its error answered
+                result = shared.quick.alone(*shared.asks)
+        finally:
+            shared.queue.leave()
+        return sharing.keep(request, shared, result) and len(result.body) <= LARGEST_HERE
 
     def end_turn(self) -> None:
         """Answer the requests of this turn that share runs; called by the loop's thread."""

@@ -89,6 +89,7 @@ class Loop:
         """
         self.options = options
         self.is_stopping = False
+        self.is_alone = False  # this turn has one event, of one connection
         self.next_look = float("inf")
         self.heads = Deadlines(self, options.read_timeout)
         self.bodies = Deadlines(self, options.read_timeout)
@@ -126,7 +127,9 @@ class Loop:
         while not self.is_stopping or self._connections:
             self._end_turn()
             timeout = self.next_look - clock()
-            for descriptor, event in poll(timeout if timeout < 3600 else -1, EVENTS) if timeout > 0 else ():
+            events = poll(timeout if timeout < 3600 else -1, EVENTS) if timeout > 0 else ()
+            self.is_alone = len(events) == 1
+            for descriptor, event in events:
                 connection = connections_.get(descriptor)
                 if connection is not None:
                     connection.on_event(event)
@@ -139,6 +142,7 @@ class Loop:
 
     def _on_event(self, descriptor: int) -> None:
         if descriptor == self._waking:
+            self.is_alone = False
             with suppress(BlockingIOError):
                 os.read(self._waking, 1 << 12)
             for _ in range(len(self._posted)):  # what is posted meanwhile has the next turn

@@ -12,11 +12,11 @@ import pytest
 from serving.core import settings
 from serving.core.http import Request, Response
 from serving.core.telemetry import phases
-from serving.pipeline import admission, watchdog
+from serving.pipeline import accelerator, admission, watchdog
 from serving.pipeline.arrivals import is_self_contained
 from serving.runtime import loading
-from serving.runtime.batching import Queue
-from serving.servers.standalone import answering
+from serving.runtime.batching import Batching, Queue
+from serving.servers.standalone import answering, sharing
 from serving.servers.standalone.answering import AGAIN, LONG, SHORT, Answering, Pool, Sharing, Short
 from serving.servers.standalone.loop import Loop
 from tests.conftest import Serve
@@ -195,6 +195,59 @@ def test_a_shared_run_begins_although_every_thread_of_the_pool_waits_for_it(monk
     queue.leave()
     assert posted.get(timeout=10).calls == [call]
     assert (call.gets, got.get(timeout=10)) == (42, 2)
+
+
+class Counting:
+    """Stands for the native codec: lists how each call was run; a body of b"bad" cannot be run alone."""
+
+    def __init__(self) -> None:
+        self.runs: list[str] = []
+
+    def alone(self, body: bytes, _size: int) -> Any:
+        self.runs.append("alone")
+        if body == b"bad":
+            raise MemoryError
+        return accelerator.Answer(body, 0, 0, 1, 0, 0, 0, 0)
+
+    def together(self, asks: Sequence[Any]) -> list[Any]:
+        self.runs.append(f"{len(asks)} together")
+        return [accelerator.Answer(body, 0, 0, 1, 0, 0, 0, 0) for body, _ in asks]
+
+
+TURNS = [
+    # bodies of a turn       a run can begin    short    how they are run
+    ([b"1"],                 True,              True,    ["alone"]),
+    ([b"1"],                 False,             True,    []),  # it waits for the run in progress
+    ([b"1"],                 True,              False,   ["in the pool"]),
+    ([b"1", b"2"],           True,              True,    ["2 together"]),
+    ([b"bad"],               True,              True,    ["alone", "in the pool"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("bodies", "is_free", "is_short", "runs"), TURNS)
+def test_a_request_that_is_alone_in_its_turn_is_run_at_once_as_without_batching(
+    monkeypatch: pytest.MonkeyPatch, bodies: list[bytes], is_free: bool, is_short: bool, runs: list[str]
+) -> None:
+    quick, queue = Counting(), Queue(1, 16)
+    loop: Any = SimpleNamespace(post=None, is_alone=len(bodies) == 1)
+    answers = Answering(settings.read({"BATCH_ROWS": "16"}), loop, lambda _: Response(200, b""), may_block=False)
+    monkeypatch.setattr(answering.loading, "batching", lambda: Batching({}, 16))
+    monkeypatch.setattr(answering.sharing, "plan", lambda request: sharing.Shared(queue, quick, (request.body, -1)))  # type: ignore[arg-type]
+    monkeypatch.setattr(answers._short, "holds", lambda kind: is_short)
+    monkeypatch.setattr(answers, "_admission", admission.Admission(settings.read({"BATCH_ROWS": "16"})))
+    monkeypatch.setattr(answers, "_answer_here", lambda *_: 200)
+    monkeypatch.setattr(answers._pool, "submit", lambda *_: quick.runs.append("in the pool"))
+    assert is_free or queue.enter(())
+    for body in bodies:
+        request = Request("POST", "/v1/models/model:predict", body=body)
+        connection = SimpleNamespace(busy=None, resume=lambda: None)
+        exchange: Any = SimpleNamespace(
+            with_body=lambda _, request=request: request, record=request.record, connection=connection
+        )
+        answers.answer(exchange, body)
+    answers.end_turn()
+    assert quick.runs == runs
+    assert (queue._free, len(queue._waiting)) == (int(is_free), int(not is_free))
 
 
 def gone(_response: Response) -> None:
