@@ -1,1 +1,1 @@
-"""What everything else stands on: settings, errors, HTTP values, dtypes, files, storage. It imports no other room."""
+"""The foundation of all packages: settings, errors, HTTP values, dtypes, files, storage. It imports none of them."""

@@ -1,1 +1,1 @@
-"""The way of a request from its bytes to its response: routing, admission, decode, run, encode, errors."""
+"""From the bytes of a request to its response: routing, admission, decode, run, encode, errors."""

@@ -1,4 +1,4 @@
-"""What is answered without a prediction: the state of the server and of the model, its signatures, the addresses."""
+"""Answers other than predictions: the state of the server and of the model, its signatures, the addresses."""
 
 import time
 from time import perf_counter_ns
@@ -22,13 +22,13 @@ def live(_exchange: Exchange) -> Response:
 
 
 def ready(exchange: Exchange) -> Response:
-    """Load the model if nothing has yet, warm it up, and say that it is there."""
+    """Load the model if it is not loaded, warm it up, and answer that it is ready."""
     _ready(exchange.record)
     return Response(200, b'{"ready":true}')
 
 
 def model_ready(exchange: Exchange) -> Response:
-    """Do as `ready` does, and answer in the Open Inference Protocol's form."""
+    """Do the same as `ready`, and answer in the form of the Open Inference Protocol."""
     _ready(exchange.record)
     from serving.protocols import open_inference  # not needed for a prediction
 
@@ -36,7 +36,7 @@ def model_ready(exchange: Exchange) -> Response:
 
 
 def status(exchange: Exchange) -> Response:
-    """Say that the model answers; load it if nothing has yet, so that it is true."""
+    """Answer that the model is available; load it first if it is not loaded."""
     from serving.protocols import tensorflow_serving
 
     served = _ready(exchange.record)
@@ -83,7 +83,7 @@ def server(_exchange: Exchange) -> Response:
 
 
 def index(exchange: Exchange) -> Response:
-    """Say what is served and where: to a browser by a page to try the model."""
+    """List what is served and the addresses; a browser gets the page to try the model."""
     options, headers = settings.current(), exchange.request.headers
     accept = headers.get("accept") or ""
     if options.page and "text/html" in accept.lower():
@@ -97,12 +97,12 @@ def index(exchange: Exchange) -> Response:
 
 
 def options(allow: str, _exchange: Exchange) -> Response:
-    """Say which methods an address takes (RFC 9110, 9.3.7)."""
+    """List the methods of an address (RFC 9110, 9.3.7)."""
     return Response(204, b"", headers=(("Allow", allow),))
 
 
 def describe(exchange: Exchange) -> Response:
-    """Describe every address and what this model takes there, as OpenAPI; reads saved_model.pb alone."""
+    """Describe every address and its bodies for this model, as OpenAPI; reads saved_model.pb alone."""
     from serving.pipeline import openapi  # not needed for an answer
 
     response = Response(200, openapi.document(loading.cache().source(), settings.current(), tuple(exchange.routes)))

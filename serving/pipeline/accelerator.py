@@ -1,7 +1,7 @@
 """Offer a request for predictions to the native codec in C++, where it has been built (docs/performance.md).
 
-It takes what most requests are, tensors of numbers and strings, and gives the same bytes as the rest of serving/ in a
-third of the time. It declines everything else and whatever is wrong: nothing depends on it.
+It answers most requests, tensors of numbers and strings, with the same bytes as the rest of serving/ in a third of the
+time. It declines all other requests and all wrong ones, which Python then answers: nothing depends on it.
 """
 
 import importlib.machinery
@@ -27,9 +27,9 @@ from serving.savedmodel.signature import DEFAULT, Signature, TensorSpec
 from serving.savedmodel.source import Source
 
 VERSION = 5  # of the interface between the extension and this
-MAX_SIGNATURES = 16  # the extension takes no more
+MAX_SIGNATURES = 16  # the extension accepts no more
 AROUND = 5  # levels that a body has beside its tensors', at most: those of an infer body, base64, a scalar's list
-ACCELERATED, REFUSED = "accelerated", "refused"  # outcomes of a request; the others say why Python answers
+ACCELERATED, REFUSED = "accelerated", "refused"  # outcomes of a request; the others are the reasons why Python answers
 OFF, MODEL, PROTOCOL, QUERY, LOGGED = "off", "model", "protocol", "query", "logged"
 
 
@@ -58,7 +58,7 @@ Body = tuple[bytes, int]  # and the size of an infer request's JSON, -1 for a pr
 
 
 class Prepared(NamedTuple):
-    """What a request got of a run that it shared, before it is handled."""
+    """The result of a shared run for one request, before the request is handled."""
 
     quick: "Quick"
     body: bytes
@@ -67,7 +67,7 @@ class Prepared(NamedTuple):
 
 
 class Quick:
-    """What answers the plain requests to one model.
+    """Answers the plain requests to one model.
 
     `predict(body, note=0)` and `infer(body, json_size, note=0)` answer one; `note` is where to write the shapes that
     are run, `inflight.address`.
@@ -77,7 +77,7 @@ class Quick:
     infer: Callable[..., Result]
 
     def __init__(self, served: Model, options: Settings) -> None:
-        """Prepare the signatures that can be answered so."""
+        """Prepare the signatures that the native codec can answer."""
         self.served = served
         self.names: list[str] = []  # of the signatures, by their positions
         self.reason = ""  # why it answers no request
@@ -91,7 +91,7 @@ class Quick:
         self.shares_runs = any(self.sizes.get(name) for name in self.names)
 
     def answer(self, body: bytes, json_size: int) -> Result:
-        """Answer a request, in a run that it shares with others where that pays."""
+        """Answer a request, in a run shared with others where the signature is batched."""
         batching = self.served.batching if self.shares_runs else None
         if batching and len(body) <= batching.largest_body:
             result: Result = batching.queue.run(self.together, (body, json_size))
@@ -109,7 +109,7 @@ class Quick:
             inflight.end(slot)
 
     def together(self, requests: Sequence[Body]) -> Sequence[Result]:
-        """Answer requests that came at the same time, in as few runs as may be."""
+        """Answer concurrent requests in as few runs as possible."""
         slot = inflight.begin("the native codec")
         try:
             results: Sequence[Result] = self._together(tuple(requests), inflight.address(slot))
@@ -152,7 +152,7 @@ class Tally:
     PERIOD = 60_000_000_000  # nanoseconds
 
     def __init__(self) -> None:
-        """Begin with none; the first line comes a period after the first request."""
+        """Begin at zero; the first line is logged a period after the first request."""
         self._counts: dict[str, int] = defaultdict(int)
         self._since = self._due = 0
         self._lock = threading.Lock()
@@ -190,7 +190,7 @@ tally = Tally()
 def _described(
     served: Model, options: Settings, sizes: Mapping[str, Sizes]
 ) -> Iterator[tuple[str, tuple[Any, ...], Any]]:
-    """Yield each signature that may be taken, the default one first: name, engine, its form for Predictor."""
+    """Yield each supported signature, the default one first: name, engine, its form for Predictor."""
     for name, signature in sorted(served.signatures.items(), key=lambda item: item[0] != DEFAULT)[:MAX_SIGNATURES]:
         pointers = served.addresses(signature)
         if name and pointers is not None and _is_plain(signature, served.source, options):
@@ -256,7 +256,7 @@ _lock = threading.Lock()
 
 
 def of(served: Model) -> Quick:
-    """Return what answers the plain requests to a model."""
+    """Return the object that answers the plain requests to a model."""
     quick = _quick
     return quick if quick is not None and _is_current(quick, served) else _prepare(served)
 
@@ -274,7 +274,7 @@ def _prepare(served: Model) -> Quick:
 
 
 def forget() -> None:
-    """Prepare and count from the beginning."""
+    """Reset: prepare and count again."""
     global _quick, _lock, tally
     _quick, _lock, tally = None, threading.Lock(), Tally()
 

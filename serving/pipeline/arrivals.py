@@ -15,14 +15,14 @@ PREDICT = rb'[ \t\r\n]*\{[ \t\r\n]*"(?:instances|inputs|signature_name)"'  # how
 
 
 def receive(exchange: Exchange) -> Response:
-    """Take events, and do what they ask for."""
+    """Handle the events of a request."""
     return _with_counted_body(exchange.request, lambda request: _receive(exchange, request))
 
 
 def _receive(exchange: Exchange, request: Request) -> Response:
-    from serving.events import delivery  # most requests are none
+    from serving.events import delivery  # most requests are not events
 
-    def answer(part: Request) -> Response:  # each is seen as a part of the event's own request
+    def answer(part: Request) -> Response:  # each request in an event belongs to the request that brought the event
         record = Record()
         exchange.record.children += (record,)
         return exchange.inside(Exchange(part._replace(record=record), exchange.inside))
@@ -31,7 +31,7 @@ def _receive(exchange: Exchange, request: Request) -> Response:
 
 
 def events_at_root(answer: Answer) -> Answer:
-    """Take what is an event by its header fields, or by its body, as /events does."""
+    """Handle a request that is an event by its header fields or its body as /events does."""
 
     def answer_or_receive(exchange: Exchange) -> Response:
         if _says_event(exchange.request) or _is_pushed(exchange.request):
@@ -46,7 +46,7 @@ def events_at_root(answer: Answer) -> Answer:
 
 
 def bodies_that_are_events(answer: Answer) -> Answer:
-    """Hand a body that is an event over to `events_at_root`, outside of the admission: its requests are admitted."""
+    """Pass a body that is an event to `events_at_root`, outside of the admission: its requests are admitted instead."""
 
     def answer_unless_event(exchange: Exchange) -> Response:
         if _is_event_body(exchange.request, exchange.body):
@@ -79,10 +79,10 @@ def events_in_kind(answer: Answer) -> Answer:
 
 
 def is_self_contained(request: Request) -> bool:
-    """Say whether a request whose body is there is surely answered by the model and this process alone.
+    """Return whether a request with its body needs nothing but the model and this process.
 
-    An event may have an answer delivered or a file scored, which takes as long as others let it; a compressed body may
-    be much larger than it looks.
+    An event may have its answer delivered or a file scored, which waits for other systems; a compressed body may be
+    much larger after decompression.
     """
     if request.method != "POST":
         return True
@@ -94,27 +94,27 @@ def is_self_contained(request: Request) -> bool:
 
 
 def _says_event(request: Request) -> bool:
-    """Say whether the header fields of a request say CloudEvent."""
+    """Return whether the header fields of a request are those of a CloudEvent."""
     get = request.headers.get
     return get("ce-specversion") is not None or (get("content-type") or "")[:23].lower() == "application/cloudevents"
 
 
 def _is_pushed(request: Request) -> bool:
-    """Say whether the header fields are those of a push, or some of a CloudEvent's."""
+    """Return whether the header fields are those of a push, or some of a CloudEvent's."""
     get = request.headers.get
     return get("ce-id") is not None or get("ce-type") is not None or get("x-goog-pubsub-message-id") is not None
 
 
 def _is_event_body(request: Request, body: bytes) -> bool:
-    """Say whether a body is an event by its shape; most are not read for it."""
+    """Return whether a body is an event by its fields; most bodies are not parsed for that."""
     if re.match(PREDICT, body):
         return False
-    # One of these names is in any event's body.
+    # Every event's body contains one of these names.
     if not (b'"message"' in body or b'"context"' in body or b'"eventId"' in body or b'"specversion"' in body):
         return False
     if is_raw(request.headers.get("content-type") or "", body):
         return False
-    from serving.events import cloud_events  # most requests are none
+    from serving.events import cloud_events  # most requests are not events
 
     return cloud_events.body_is_event(body)
 

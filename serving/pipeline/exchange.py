@@ -1,7 +1,7 @@
-"""One request on its way through the layers, and the shape that every layer has.
+"""The state of one request in the layers, and the type of a layer.
 
 Answer      takes an exchange and returns its response
-Layer       takes an Answer and returns one that does something before it, after it or in its place
+Layer       takes an Answer and returns an Answer that does something before it, after it or instead of it
 stack(a, b, c)      a, inside of the layer b, inside of the layer c
 """
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Exchange:
-    """A request, and what the layers add to it on its way. Each is used by one thread at a time."""
+    """A request, and what the layers add to it. One thread at a time uses it."""
 
     __slots__ = (
         "body", "call", "context", "failure", "inside", "labels", "model", "outputs", "protocol", "record", "request",
@@ -42,7 +42,7 @@ class Exchange:
     failure: RunError | None  # of a run that the native codec has made already
 
     def __init__(self, request: Request, inside: "Answer") -> None:
-        """Take the request, and what answers the requests that it is made of if it is an event."""
+        """Store the request and, if it is an event, the function that answers the requests in it."""
         self.request, self.record, self.inside = request, request.record, inside
         self.call = self.failure = None
 

@@ -1,6 +1,6 @@
-"""Clients that speak gRPC or HTTP/2: this server speaks HTTP/1.1 alone. Each is refused, and the log says why.
+"""Refuses clients that speak gRPC or HTTP/2, because this server speaks HTTP/1.1 only, and logs the reason.
 
-A gRPC client shows no more than a failed connection, so its user looks into the log of the server.
+A gRPC client reports only a failed connection, so its user looks into the log of the server.
 """
 
 import threading
@@ -18,7 +18,7 @@ _lock = threading.Lock()
 
 
 def is_grpc(headers: Headers) -> bool:
-    """Say whether a request is a call of gRPC, which a proxy may have brought over HTTP/1.1."""
+    """Return whether a request is a gRPC call, which a proxy may send over HTTP/1.1."""
     return media_type(headers).startswith("application/grpc")
 
 

@@ -1,6 +1,6 @@
-"""What happens to a request, from its head to its answer: an answer inside of layers, the innermost first.
+"""The entry point of every server: `handle` answers a request inside of layers, listed with the innermost first.
 
-Every server calls `handle`. Nothing escapes it: each error becomes a JSON body with its status.
+`handle` raises nothing: each error becomes a JSON body with its status.
 """
 
 from serving.core import settings
@@ -14,22 +14,22 @@ from serving.runtime import opening
 
 
 def act(exchange: Exchange) -> Response:
-    """Do what the route says."""
+    """Call the action of the route."""
     answer: Answer = exchange.route.action
     return answer(exchange)
 
 
 def compose(*layers: Layer) -> Answer:
-    """Return an answer to every request: the routes, inside of these layers of the user's or none."""
+    """Return the Answer for every request: the routes, inside of these layers of the user, if any."""
     return stack(act, for_this_model, same_origin, routed(routes.find), *layers, errors_answered)
 
 
-_inside = compose()  # answers what no server brings: the requests in an event, those of commands
+_inside = compose()  # answers requests that come from no server: those in an event, those of commands
 _outside: Answer | None = None
 
 
 def prepare() -> Answer:
-    """Return what answers the requests of a server, with what every request needs imported.
+    """Return the function that answers the requests of a server, and import what every request needs.
 
     Raise SettingError where LAYER cannot be imported.
     """
@@ -42,12 +42,12 @@ def prepare() -> Answer:
 
 
 def handle(request: Request) -> Response:
-    """Answer a request. A server's, which has a record, passes LAYER's layer, and is logged, counted and traced."""
+    """Answer a request of a server: it has a record, passes the layer of LAYER, and is logged, counted and traced."""
     if request.record is UNWATCHED:
         return answer(request._replace(record=Record()))
     return (_outside or prepare())(Exchange(request, _inside))
 
 
 def answer(request: Request) -> Response:
-    """Answer a request that no server brings: without LAYER's layer, a line in the log, metrics and traces."""
+    """Answer a request that comes from no server: without the layer of LAYER, and without log, metrics and traces."""
     return _inside(Exchange(request, _inside))

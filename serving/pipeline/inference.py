@@ -1,6 +1,6 @@
-"""A prediction in Python: decode, run, encode, and what is done about a body or a batch that is refused.
+"""A prediction in Python: decode, run, encode, and the handling of a refused body or batch.
 
-The module brings NumPy and the codecs: `routes` imports it with the first request that the native codec declines.
+The module imports NumPy and the codecs: `routes` imports it with the first request that the native codec declines.
 """
 
 from time import perf_counter_ns
@@ -29,7 +29,7 @@ def infer(exchange: Exchange) -> Response:
 
 
 def decode(exchange: Exchange) -> Call:
-    """Return the call that the body describes; raise BadRequest or TooLarge where it describes none."""
+    """Return the call that the body describes; raise BadRequest or TooLarge for a wrong body."""
     record, options, model = exchange.record, settings.current(), exchange.model
     exchange.context = Context(
         exchange.request.headers, model.name, model.version, from_query(exchange.request.query), options.key_field,
@@ -45,10 +45,10 @@ def decode(exchange: Exchange) -> Call:
 def run(exchange: Exchange, call: Call) -> Arrays:
     """Return the model's outputs by name.
 
-    Raise TooLarge where the inputs are beyond a limit, InputError and RunError as `Model.run` does.
+    Raise TooLarge where the inputs exceed a limit, and InputError and RunError as `Model.run` does.
     """
     if call.failed and not call.inputs:
-        return {}  # no row is good
+        return {}  # no row is valid
     model = exchange.model
     check_memory(check_arrays(call.inputs, call.context.limits))
     if model.source.pictures:
@@ -87,7 +87,7 @@ def batch_size(call: Call) -> int:
 
 
 def explained(answer: Answer) -> Answer:
-    """Add to the message of a refused body a body that works."""
+    """Add an accepted body to the error message for a refused one."""
 
     def answer_or_explain(exchange: Exchange) -> Response:
         try:
@@ -110,7 +110,7 @@ def explained(answer: Answer) -> Answer:
 
 
 def row_errors(answer: Answer) -> Answer:
-    """Answer a batch that the model refuses row by row where the client wants that, else name the first bad row."""
+    """Answer a batch that the model refuses row by row with on_error=row, else name the first bad row in the error."""
 
     def answer_rows(exchange: Exchange) -> Response:
         try:
@@ -129,7 +129,7 @@ def row_errors(answer: Answer) -> Answer:
 
 
 def _row_count(call: Call) -> int:
-    """Return the size of the batch, 0 where the inputs do not agree on one."""
+    """Return the size of the batch, 0 where the inputs have different sizes."""
     sizes = {len(array) if array.ndim else 0 for array in call.inputs.values()}
     return sizes.pop() if len(sizes) == 1 else 0
 
@@ -166,7 +166,7 @@ def _run_each(exchange: Exchange, call: Call, row_count: int) -> tuple[Call, Arr
 
 
 def _bad_row(exchange: Exchange, call: Call) -> int | None:
-    """Return the first row that fails alone: TensorFlow says what is wrong with a batch, and not where."""
+    """Return the first row that fails alone, because TensorFlow's error for a batch does not name the row."""
     if (row_count := _row_count(call)) > MOST_ROWS_TRIED:
         return None
     for row in range(row_count):

@@ -1,4 +1,4 @@
-"""The layers around decode, run and encode. `serving.pipeline.routes` and `handler` say which stand in which order."""
+"""The layers around decode, run and encode. `serving.pipeline.routes` and `handler` define their order."""
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
@@ -45,7 +45,7 @@ LARGEST_EVENT = 16 << 20  # bytes: a push of Pub/Sub's largest message, 10 MB in
 
 
 def native(answer: Answer) -> Answer:
-    """Answer plain bodies by the native codec, in one step, where it is built: serving/pipeline/native/."""
+    """Answer plain bodies by the native codec, in one step, where it has been built: serving/pipeline/native/."""
 
     def answer_in_one_step(exchange: Exchange) -> Response:
         return natively(exchange) or answer(exchange)
@@ -53,7 +53,7 @@ def native(answer: Answer) -> Answer:
     return answer_in_one_step
 
 
-NATIVE = (TENSORFLOW_SERVING, SAGEMAKER, OPEN_INFERENCE)  # the protocols of which the native codec knows the plain form
+NATIVE = (TENSORFLOW_SERVING, SAGEMAKER, OPEN_INFERENCE)  # the protocols whose plain bodies the native codec reads
 
 
 def request_size(protocol: "Named | None", headers: Headers, body: bytes) -> int:
@@ -65,7 +65,7 @@ def request_size(protocol: "Named | None", headers: Headers, body: bytes) -> int
 
 
 def natively(exchange: Exchange) -> Response | None:
-    """Return the native codec's response; None for a request that it declines, or whose run has failed."""
+    """Return the native codec's response; None for a request that it declines or whose run failed."""
     quick, protocol = accelerator.of(exchange.model), exchange.protocol
     if quick.reason or protocol not in NATIVE or exchange.request.query:
         reason = quick.reason or (accelerator.QUERY if protocol in NATIVE else accelerator.PROTOCOL)
@@ -93,7 +93,7 @@ def natively(exchange: Exchange) -> Response | None:
 
 
 def negotiated(answer: Answer) -> Answer:
-    """Find the protocol of a body at an address that takes several."""
+    """Find the protocol of a body at an address with several protocols."""
 
     def answer_in_its_protocol(exchange: Exchange) -> Response:
         if exchange.protocol is TENSORFLOW_SERVING and (protocol := _protocol_of(exchange)):
@@ -109,14 +109,14 @@ def _protocol_of(exchange: Exchange) -> Named | None:
         return RAW
     if request.path == "/invocations":
         return SAGEMAKER
-    # Vertex AI has one address for whatever protocol its model speaks.
+    # Vertex AI has one address for every protocol.
     if request.path == settings.current().aip_predict_route and is_open_inference(exchange.body):
         return OPEN_INFERENCE
     return None
 
 
 def compressed(answer: Answer) -> Answer:
-    """Compress a large response where the client takes that."""
+    """Compress a large response where the client accepts that."""
 
     def answer_compressed(exchange: Exchange) -> Response:
         response = answer(exchange)
@@ -129,7 +129,7 @@ def compressed(answer: Answer) -> Answer:
 
 
 def loaded(answer: Answer) -> Answer:
-    """Load the model where nothing has yet, and note how long the request waited for that."""
+    """Load the model if it is not loaded, and record how long the request waited for the load."""
 
     def answer_by_the_model(exchange: Exchange) -> Response:
         cache = loading.cache()
@@ -158,7 +158,7 @@ def unpacked(answer: Answer) -> Answer:
 
 
 def admitted(answer: Answer) -> Answer:
-    """Run a request when there is room for one more; refuse it where its time has passed by then."""
+    """Run a request when a slot is free; refuse it if its deadline has passed by then."""
 
     def answer_in_turn(exchange: Exchange) -> Response:
         record = exchange.record
@@ -176,7 +176,7 @@ def admitted(answer: Answer) -> Answer:
 
 
 def received(answer: Answer) -> Answer:
-    """Read the body, bounded and counted; refuse before that a request that would wait too long for its turn."""
+    """Refuse a request that would wait too long for a slot; then read its body, limited and counted."""
 
     def answer_with_body(exchange: Exchange) -> Response:
         request, control, slot = exchange.request, admission.current(), exchange.record.entered
@@ -198,13 +198,13 @@ def received(answer: Answer) -> Answer:
 
 
 def _most(exchange: Exchange) -> int:
-    """Return how many bytes of a body are read: at the root it may be an event if it says that it is so large."""
+    """Return the largest body to read: more at the root, where a body with a declared length may be an event."""
     request, most = exchange.request, settings.current().max_body_bytes
     return largest_body(request.path) if (request.length or 0) > most else most
 
 
 def largest_body(path: str) -> int:
-    """Return the most bytes that are read of a body sent to this path."""
+    """Return the largest body in bytes that is read at this path."""
     most = settings.current().max_body_bytes
     return max(LARGEST_EVENT, most) if path in ("/", "/events") else most
 
@@ -240,7 +240,7 @@ Find = Callable[[str, str], "tuple[Route, dict[str, str | None], Sequence[Route]
 
 
 def routed(find: Find) -> Layer:
-    """Return the layer that finds the route of an address, and with it the protocol."""
+    """Return the layer that finds the route and the protocol of an address."""
 
     def layer(answer: Answer) -> Answer:
         def answer_at_route(exchange: Exchange) -> Response:
@@ -261,7 +261,7 @@ def routed(find: Find) -> Layer:
 
 
 def own_layer() -> tuple[Layer, ...]:
-    """Return the layer that LAYER names, module:function, none where it is unset; raise SettingError."""
+    """Return the layer that LAYER names (module:function), none where it is unset; raise SettingError."""
     name = settings.current().layer
     if not name:
         return ()
@@ -280,7 +280,7 @@ FAULTS: dict[str, type[HttpError]] = {
 
 
 def errors_answered(answer: Answer) -> Answer:
-    """Answer every error in JSON, and log those that are no client's fault."""
+    """Answer every error in JSON, and log those that the client did not cause."""
 
     def answer_errors(exchange: Exchange) -> Response:
         try:

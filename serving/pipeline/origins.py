@@ -1,7 +1,7 @@
-"""Requests that browsers send for pages of other origins: refused, or allowed by CORS_ORIGINS.
+"""Requests of browsers for pages of other origins: refused, or allowed by CORS_ORIGINS.
 
 A browser adds `Origin` to a request. It hides the answer from the page unless `Access-Control-Allow-Origin` names that
-origin, and asks first, by OPTIONS, before it sends what a form could not <https://fetch.spec.whatwg.org/#http-cors-protocol>:
+origin, and sends a preflight request (OPTIONS) before a request that an HTML form could not send <https://fetch.spec.whatwg.org/#http-cors-protocol>:
 
     OPTIONS /v1/models/model:predict             204
     Origin: https://shop.example                 Access-Control-Allow-Origin: https://shop.example
@@ -20,7 +20,7 @@ from serving.pipeline.exchange import Answer, Exchange, Layer
 
 ANY = "*"
 METHODS = "GET, HEAD, POST"
-EXPOSED = "Allow, Inference-Header-Content-Length, Retry-After, Server-Timing"  # besides those that every page may read
+EXPOSED = "Allow, Inference-Header-Content-Length, Retry-After, Server-Timing"  # beside those that any page may read
 MAX_AGE = "7200"  # seconds that a browser keeps the answer to a preflight request: the most that Chromium does
 LONGEST = 2000  # characters of a list of header names
 NAMES = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:[ \t]*,[ \t]*[!#$%&'*+.^_`|~0-9A-Za-z-]+)*")
@@ -30,7 +30,7 @@ UNASKED = ("", "text/plain", "application/x-www-form-urlencoded", "multipart/for
 
 
 def cross_origin() -> tuple[Layer, ...]:
-    """Return the layer that answers what pages of the origins in CORS_ORIGINS send; none where it is unset."""
+    """Return the layer for the pages of CORS_ORIGINS; none where it is unset."""
     return (shared,) if settings.current().cors_origins else ()
 
 
@@ -50,13 +50,13 @@ def shared(answer: Answer) -> Answer:
 
 
 def with_fields(response: Response, headers: Headers) -> Response:
-    """Return the response with what lets the page that sent the request read it, unless it may not."""
+    """Return the response with the fields that let the requesting page read it, if its origin is allowed."""
     response = response._replace(headers=(*response.headers, *fields(headers)))
     return varied(response, "Origin") if depends() else response
 
 
 def fields(headers: Headers) -> tuple[tuple[str, str], ...]:
-    """Return the fields by which the page that sent a request may read its answer; none where it may not."""
+    """Return the fields that let the requesting page read the response; none if its origin is not allowed."""
     origin, allowed = headers.get("origin"), settings.current().cors_origins
     if origin is None or not is_allowed(origin, allowed):
         return ()
@@ -65,13 +65,13 @@ def fields(headers: Headers) -> tuple[tuple[str, str], ...]:
 
 
 def depends() -> bool:
-    """Say whether answers depend on the origin, those to a request without one included: caches keep them apart."""
+    """Return whether responses depend on the Origin field, even an absent one, so that caches must keep them apart."""
     allowed = settings.current().cors_origins
     return bool(allowed) and ANY not in allowed
 
 
 def is_allowed(origin: str, allowed: frozenset[str]) -> bool:
-    """Say whether CORS_ORIGINS allows an origin, as a browser writes it."""
+    """Return whether CORS_ORIGINS allows an origin, as a browser writes it."""
     return ANY in allowed or origin in allowed
 
 
@@ -92,7 +92,7 @@ def _preflight(request: Request) -> Response:
 
 
 def same_origin(answer: Answer) -> Answer:
-    """Refuse what a page of another origin sends without a preflight request, unless CORS_ORIGINS has that origin."""
+    """Refuse requests of other origins' pages without a preflight request, unless CORS_ORIGINS allows the origin."""
 
     def answer_same_origin(exchange: Exchange) -> Response:
         if exchange.request.method == "POST":

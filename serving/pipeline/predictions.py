@@ -1,4 +1,4 @@
-"""A sample of the predictions, a line of JSON for each row, with which they are evaluated later (LOG_PREDICTIONS).
+"""Logs a sample of the predictions, one line of JSON for each row, to evaluate them later (LOG_PREDICTIONS).
 
     {"time": "2026-11-30T00:12:03.123456Z", "model": "model", "version": "1", "digest": "0f3c...",
      "signature": "pixels", "key": 7, "inputs": {"pixels": [0.0, 1.0]}, "outputs": {"scores": [0.1, 0.9]}}
@@ -41,11 +41,11 @@ SECONDS = 5.0  # between two writes to a folder or a bucket
 MOST = 16 << 20  # bytes of lines that wait for that
 OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z
 HASH = 8  # bytes
-PERIOD = 60.0  # seconds between two warnings that requests bring about
+PERIOD = 60.0  # seconds between two warnings that requests cause
 
 
 def native_or_logged(answer: Answer) -> Answer:
-    """Do as the layer `native`; a request of the sample is answered by Python instead, and its predictions logged."""
+    """Like the layer `native`, but a sampled request is answered by Python and its predictions are logged."""
     answer_natively = native(answer)
 
     def answer_and_log(exchange: Exchange) -> Response:
@@ -60,14 +60,14 @@ def native_or_logged(answer: Answer) -> Answer:
 
 
 def is_sampled(body: bytes, share: float) -> bool:
-    """Say whether a body is in the sample of this share of all bodies, from 0 to 1."""
+    """Return whether a body is in the sample of this share of all bodies, from 0 to 1."""
     from hashlib import blake2b  # it loads OpenSSL, which nothing else needs
 
     return int.from_bytes(blake2b(body, digest_size=HASH).digest(), "big") < share * (1 << (8 * HASH))
 
 
 def _log(exchange: Exchange) -> None:
-    """Write the lines of an answered request; what cannot be written is counted, and never an error."""
+    """Write the lines of an answered request; lines that cannot be written are counted and raise nothing."""
     options, source = settings.current(), exchange.model.source
     assert exchange.call is not None
     if problem := _unknown(source, options.log_predictions_without):
@@ -88,7 +88,7 @@ def _log(exchange: Exchange) -> None:
 
 
 def _lines(exchange: Exchange, call: Call, without: frozenset[str]) -> Iterator[dict[str, Any]]:
-    """Yield what is logged of each row, or of the whole request where the signature does not go by rows."""
+    """Yield the logged values of each row, or of the whole request where the signature has no rows."""
     source = exchange.model.source
     described = {
         "time": datetime.now(timezone.utc), "model": source.name, "version": source.version, "digest": _digest(source),
@@ -133,7 +133,7 @@ def _digest(source: Source) -> str:
 
 @lru_cache(maxsize=2)
 def _unknown(source: Source, without: frozenset[str]) -> str:
-    """Return what is wrong with LOG_PREDICTIONS_WITHOUT for this model: a slip would log what must not be."""
+    """Return the problem of LOG_PREDICTIONS_WITHOUT for this model: a misspelt name would log what must be left out."""
     known = {name for signature in source.signatures.values() for name in (*signature.inputs, *signature.outputs)}
     unknown = sorted(without - known)
     if not unknown:
@@ -161,7 +161,7 @@ def _report(count: int, reason: str) -> None:
 
 
 def _lost(count: int, reason: str) -> None:
-    """Do as `_report`, once a minute at most: a request may bring this about."""
+    """Call `_report`, once a minute at most, because a request may cause this."""
     global _missing, _due
     with _lock:
         _missing += count
@@ -177,7 +177,7 @@ _process: Lines | None = None
 
 
 def _writer() -> Lines:
-    """Return what this process writes with; its thread starts with the first line, after any fork."""
+    """Return the writer of this process; its thread starts with the first line, after any fork."""
     global _process
     with _lock:
         if _process is None:
@@ -193,7 +193,7 @@ def _writer() -> Lines:
 
 
 def forget() -> None:
-    """Start without a writer, as a process does."""
+    """Reset: there is no writer, as at the start of a process."""
     global _lock, _process, _missing, _due
     _lock, _process, _missing, _due = threading.Lock(), None, 0, 0.0
 

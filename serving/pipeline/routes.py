@@ -1,4 +1,4 @@
-"""What is at each address: one row has all that there is to say about a route.
+"""The table of routes: one row defines a route completely.
 
 The index, the OpenAPI document and the log's names are made from these rows.
 """
@@ -26,16 +26,16 @@ from serving.protocols.named import CLASSIFY, OPEN_INFERENCE, REGRESS, TENSORFLO
 
 
 def in_python(exchange: Exchange) -> Response:
-    """Decode, run and encode in Python; nothing of this is imported before a request needs it."""
+    """Decode, run and encode in Python; the code is imported by the first request that needs it."""
     from serving.pipeline.inference import predict
 
     return predict(exchange)
 
 
 def stacks(native: Layer) -> tuple[Answer, Answer]:
-    """Return what answers requests for predictions: at a model's address and at the root.
+    """Return the answers to requests for predictions: at a model's address and at the root.
 
-    The way of a request, the innermost layer first: what is last here comes first.
+    The innermost layer stands first: a request passes the last one first.
     """
     # fmt: off
     return (
@@ -51,7 +51,7 @@ predict, predict_at_root = stacks(native)
 
 
 class Operation(NamedTuple):
-    """What a route takes and gives, for OpenAPI; `body` names a request body, `answer` a schema."""
+    """The request and the response of a route for OpenAPI; `body` names a request body, `answer` a schema."""
 
     tag: str
     summary: str
@@ -69,7 +69,7 @@ class Route(NamedTuple):
     name: str  # of the action, in the log, the metrics and the traces
     protocol: Named | None  # None: the address belongs to no protocol
     operation: Operation
-    quiet: bool = False  # asked for every few seconds: its line in the log has severity DEBUG
+    quiet: bool = False  # requested every few seconds: its line in the log has severity DEBUG
 
     def address(self, model_name: str) -> str:
         """Return the method and the path as a client writes it, without a version."""
@@ -133,7 +133,7 @@ ROUTES = (
 
 
 def routes() -> tuple[Route, ...]:
-    """Return every route, those that the settings add included."""
+    """Return every route, including those that settings add."""
     options = settings.current()
     metrics = Operation(ABOUT, "Render the metrics in the form that Prometheus reads.", "Any")
     added = (
@@ -183,7 +183,7 @@ def addresses() -> list[str]:
 
 
 def is_probe(method: str, path: str) -> bool:
-    """Say whether an address is one that platforms ask to learn how the process does."""
+    """Return whether an address is a health check of a platform."""
     try:
         return find(method, path)[0].quiet
     except HttpError:

@@ -1,7 +1,7 @@
-"""A request to show for a signature: one that works, or else the form of one.
+"""An example request for a signature: one that was answered, or else a template.
 
-A body is said to work only where this process has tried it or the model's exporter left it. For a model that parses its
-strings (pictures, tf.Examples, base64) and has no example, the form is shown, too, and what belongs into it.
+A body is said to work only if this process has tried it or the model's exporter stored it. For a model that parses its
+strings (pictures, tf.Examples, base64) and has no example, a template is shown, and what to put into it.
 """
 
 import json
@@ -34,7 +34,7 @@ _lock = Lock()
 
 
 def examples(served: Model, error: BadRequest, context: Context, codec: Codec) -> str:
-    """Return what an error says of bodies that are right: one that works, and the form where the model parses it."""
+    """Return the end of an error message: a body that works, and a template where the model parses its strings."""
     callable_ = {name: signature for name, signature in served.signatures.items() if signature.refusal is None}
     name = error.signature or option(context, "signature_name")
     signature = callable_.get(name or DEFAULT) or (None if name else next(iter(callable_.values())))
@@ -58,10 +58,10 @@ def exported(source: Source, signature: Signature, protocol: Codec = tensorflow_
 
 
 def working(served: Model, signature: Signature, protocol: Codec = tensorflow_serving) -> bytes:
-    """Return a short body that the model has answered, empty where none is known; it is tried at the first need.
+    """Return a short body that the model has answered, empty where none is known; it is tried when first needed.
 
-    It is the exporter's, or else the plainest; where the model refuses that, it is made of inputs that the model has
-    answered. A model whose next answer a run may change is not tried.
+    It is the exporter's, or else the simplest; if the model refuses that, it is made from inputs that the model has
+    answered. A model in which a run may change the next answer is not tried.
     """
     key = (protocol.__name__, signature.name)
     with _lock:
@@ -82,7 +82,7 @@ def _bodies(served: Model, signature: Signature, protocol: Codec) -> Iterator[by
         return  # the protocol has no body for such a signature
     yield plain
     if signature.name not in served.answered:
-        with suppress(Exception):  # no request sent the inputs: whatever is wrong with them, they do not work
+        with suppress(Exception):  # the inputs are generated, so every exception means that they do not work
             tried(served, signature, math.inf)  # by number alone, so that every instance shows the same
     if (inputs := served.answered.get(signature.name)) is not None:
         yield protocol.example(signature, orjson.loads(requests.predict(signature, inputs)))
@@ -117,7 +117,7 @@ BASE64 = b"DecodeBase64"
 
 
 def form(source: Source, signature: Signature, protocol: Codec = tensorflow_serving) -> str:
-    """Say how a body looks whose strings the model parses, empty where the signature alone says it."""
+    """Return a template of a body whose strings the model parses, empty where the signature alone describes it."""
     if not any(spec.dtype.kind == "S" for spec in signature.inputs.values()) or is_complex(signature):
         return ""
     what, as_bytes = _meaning(source, signature)
@@ -140,7 +140,7 @@ def media_type(source: Source, signature: Signature) -> str | None:
 
 
 def is_complex(signature: Signature) -> bool:
-    """Say whether a tensor of the signature is of complex numbers, which JSON has none of."""
+    """Return whether a tensor of the signature is complex, which JSON cannot hold."""
     return any(spec.dtype.kind == "c" for side in (signature.inputs, signature.outputs) for spec in side.values())
 
 

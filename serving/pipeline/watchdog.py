@@ -1,7 +1,7 @@
-"""Ends a process whose run does not end: some kernels loop for ever on some values, and hold a core and a slot.
+"""Ends a process in which a run does not end: some kernels loop forever on some values, and hold a core and a slot.
 
-TensorFlow cannot interrupt a run. So the request gets 504, and concurrent requests have a few seconds to finish. Those
-that are left, because they share the run or wait for it, get 504 as well, and the process ends, for its server to start
+TensorFlow cannot interrupt a run. So the request gets 504, and concurrent requests have a few seconds to finish. The
+remaining ones, which share the run or wait for it, get 504 as well. Then the process ends, and its server starts
 another.
 """
 
@@ -18,40 +18,40 @@ from serving.core.telemetry.log import log
 from serving.pipeline import admission
 
 TICK = 1.0  # seconds
-GRACE = 3.0  # seconds for the requests beside it
+GRACE = 3.0  # seconds for the concurrent requests
 SENT = 0.2  # seconds for the server to send an answer
 
 Give = Callable[[Response], None]
 
-_givers: dict[int, Give] = {}  # thread -> what gives an answer to the request that it is at
-_give_rest: Give | None = None  # what gives an answer to every request that the server of this process has
-_watching: int | None = None  # the process that has a thread for it
+_givers: dict[int, Give] = {}  # thread -> the function that answers its current request
+_give_rest: Give | None = None  # the function that answers every request of this process's server
+_watching: int | None = None  # the process that has a watching thread
 
 
 def answers(give: Give) -> None:
-    """Say what gives an answer to the request that this thread is at, until it says so of another, or of none."""
+    """Register the function that answers the current request of this thread, until another one is registered."""
     _givers[threading.get_ident()] = give
 
 
 def change(changed: Callable[[Response], Response]) -> None:
-    """Have the answer to the request that this thread is at changed before it is given."""
+    """Register a change to the answer that the watchdog would give to the current request of this thread."""
     if give := _givers.get(threading.get_ident()):
         answers(lambda response: give(changed(response)))
 
 
 def answered() -> None:
-    """Say that this thread is at no request: what gave its answer is let go, and the connection with it."""
+    """Forget the current request of this thread, and with it the reference to its connection."""
     _givers.pop(threading.get_ident(), None)
 
 
 def serves(give: Give) -> None:
-    """Say what gives an answer to all requests of the server that have none when the process ends."""
+    """Register the function that answers all unanswered requests of the server when the process ends."""
     global _give_rest
     _give_rest = give
 
 
 def watch(options: Settings) -> None:
-    """Have the runs of this process watched; called when it takes requests, after a fork."""
+    """Start to watch the runs of this process; called when it accepts requests, after a fork."""
     global _watching
     if _watching != os.getpid():
         _watching = os.getpid()
@@ -77,5 +77,5 @@ def _watch(seconds: int) -> None:
 
 
 def _try(give: Give, reason: str) -> None:
-    with suppress(Exception):  # each server has its own, for a client that went away
+    with suppress(Exception):  # each server raises another exception for a client that disconnected
         give(Response(504, to_json({"error": reason})))

@@ -1,4 +1,4 @@
-"""What outputs become in a JSON answer: nested lists, ranked classes or base64.
+"""The outputs in a JSON response: nested lists, ranked classes or base64.
 
 `top_k=3`: the classes of the highest scores, best first, in place of the outputs:
                                        {"classes": [{"name": "3", "index": 3, "score": 0.98}, ...]}

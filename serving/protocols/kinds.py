@@ -1,4 +1,4 @@
-"""What a body is, by its header fields and how it begins: asked before a codec is chosen, and without importing one."""
+"""The format of a body, recognised by its header fields and first bytes, before a codec is chosen or imported."""
 
 import re
 

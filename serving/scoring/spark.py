@@ -1,4 +1,4 @@
-"""Rows of Apache Spark, scored where they are: `predictions` for a data frame, and a program for whole folders.
+"""Scores rows on Apache Spark's executors: `predictions` for a data frame, and a program for whole folders.
 
     spark-submit serving/scoring/spark.py gs://B/in gs://B/out --signature pixels
 

@@ -1,4 +1,4 @@
-"""Batches answered in this process, or side by side in several, each with a model of its own; in order either way."""
+"""Answers batches in this process, or in several, each with its own copy of the model; the order is kept."""
 
 import multiprocessing
 import os

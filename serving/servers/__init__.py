@@ -1,1 +1,1 @@
-"""Each server's requests to ours and back, and how each server is started."""
+"""Adapters between each server's requests and ours, and how each server is started."""

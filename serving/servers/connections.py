@@ -9,11 +9,11 @@ from contextlib import suppress
 
 MOST = 4096
 OTHER_FILES = 256
-MAX_HEADER_BYTES = 32 << 10  # of one field; with the standalone server, of all fields together
+MAX_HEADER_BYTES = 32 << 10  # bytes of one header field; with the standalone server, of all fields together
 
 
 def most() -> int:
-    """Let this process open as many files as it may; return how many of them may be connections."""
+    """Raise this process's limit on open files to the maximum; return how many of them may be connections."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = MOST + OTHER_FILES
     if soft != resource.RLIM_INFINITY and soft < needed:
@@ -23,16 +23,16 @@ def most() -> int:
 
 
 def end_unread(listener: socket.socket, seconds: int) -> None:
-    """Have the system end the listener's connections whose client takes nothing of an answer for so many seconds.
+    """Let the kernel end connections of the listener whose client reads nothing of an answer for so many seconds.
 
-    Each would hold its answer for as long as its client likes.
+    Otherwise a client could keep its answer in memory for any time.
     """
-    with suppress(AttributeError, OSError):  # Linux has it
+    with suppress(AttributeError, OSError):  # Linux only
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, seconds * 1000)
 
 
 def is_taken(port: int) -> bool:
-    """Say whether another process listens on a port of this machine."""
+    """Return whether another process listens on a port of this machine."""
     with socket.socket() as tried:
         tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -43,7 +43,7 @@ def is_taken(port: int) -> bool:
 
 
 def wait_for(port: int, process: int) -> bool:
-    """Return True when something listens on a port of this machine, False when the process has ended before."""
+    """Return True when a server listens on a port of this machine, False if the process ends before."""
     while True:
         try:
             socket.create_connection(("127.0.0.1", port), 1).close()

@@ -1,4 +1,4 @@
-"""Events on their way through the function of main.py: what it is handed, and what comes of it."""
+"""Passes events through the function in main.py: the function's argument, and the use of its result."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +14,7 @@ from serving.events.delivery import DONE, Answer, Outcome, Redelivery
 
 
 def through(function: Callable[[CloudEvent], Any]) -> Callable[[Event, Answer], Outcome]:
-    """Return what acts on an event by calling the function; flask.abort in it refuses the request."""
+    """Return a handler of events that calls the function; flask.abort in it refuses the request."""
 
     def deliver(event: Event, answer: Answer) -> Outcome:
         try:
@@ -31,7 +31,7 @@ def through(function: Callable[[CloudEvent], Any]) -> Callable[[Event, Answer], 
 
 
 class Delivered(CloudEvent):
-    """An event as functions-framework hands it over; with it, what came, as it came."""
+    """An event as functions-framework passes it, and the original event."""
 
     def __init__(self, event: Event, answer: Any) -> None:
         kind = {"datacontenttype": event.content_type} if event.content_type else {}
@@ -43,7 +43,7 @@ class Delivered(CloudEvent):
 
     @property
     def data(self) -> Any:
-        """Return the data: a value where they are JSON, else bytes."""
+        """Return the data: a value if they are JSON, else bytes."""
         if not self._given:
             self._data, self._given = _value(self._event.data), True
         return self._data
@@ -53,7 +53,7 @@ class Delivered(CloudEvent):
         self._data, self._given = data, data is not None
 
     def unchanged(self) -> Event | None:
-        """Return the event that came; None where the function has changed its attributes or its data."""
+        """Return the original event; None if the function has changed its attributes or its data."""
         same = self._attributes == self._was and (not self._given or self._data == _value(self._event.data))
         return self._event if same else None
 

@@ -1,7 +1,7 @@
-"""Flask's request and response, to ours and back. It decides nothing.
+"""Converts Flask's requests to ours, and our responses to Flask's. It contains no rules of its own.
 
-Making one of Flask's takes 10 µs or more. So a request and a response become Flask's own when they are first used, and
-one that passes through a function untouched never does.
+A request or response of Flask's takes 10 µs or more to make. So ours become Flask's when they are first used; those
+that a function only passes on never do.
 """
 
 from typing import Any
@@ -14,12 +14,12 @@ from serving.servers.wsgi import Environ
 
 
 class PlainRequest(flask.Request):
-    """A request of which nothing has been looked at, as it came; it becomes Flask's at the first use."""
+    """A request that has not been used; it becomes Flask's at the first use."""
 
     def __init__(self, plain: Request | Environ) -> None:
         self.__dict__["plain"] = plain
 
-    def __getattr__(self, name: str) -> Any:  # of attributes that are not there yet
+    def __getattr__(self, name: str) -> Any:  # only for attributes that do not exist yet
         _become_request(self)
         return getattr(self, name)
 
@@ -29,7 +29,7 @@ class PlainRequest(flask.Request):
 
 
 class PlainResponse(flask.Response):
-    """One of our responses that has not been touched; it becomes Flask's at the first use."""
+    """One of our responses that has not been used; it becomes Flask's at the first use."""
 
     def __init__(self, plain: Response) -> None:
         self.__dict__["plain"] = plain
@@ -71,7 +71,7 @@ def from_flask(request: flask.Request) -> Request:
     body = request.__dict__.get("_cached_data")
     if body is not None:
         return plain._replace(body=body, length=len(body))
-    # functions-framework reads the body again after the answer: not what was refused, and without failing.
+    # functions-framework reads the body again after the answer: that must not fail, and not read a refused body.
     request._cached_data = b""
     return plain
 

@@ -1,9 +1,9 @@
-"""functions-framework's application: what calls the functions of main.py, for every request of any method and path.
+"""The WSGI application that calls the functions of main.py for every request, of any method and path.
 
 What functions-framework and Flask do around a function (routing, hooks, sessions) takes longer than a prediction, and
-what they refuse themselves is HTML. `Application` stands before them, for the worker of gunicorn.py and for any other
-WSGI server. The function runs inside Flask's contexts, so flask.request, flask.g, flask.abort and the like work in it.
-An exception of its own is answered in JSON.
+their own errors are HTML. `Application` replaces them, for the worker of gunicorn.py and for any other WSGI server.
+The function runs inside Flask's contexts, so flask.request, flask.g, flask.abort and the like work in it. An exception
+in it is answered in JSON.
 """
 
 from collections.abc import Iterable
@@ -28,13 +28,13 @@ from serving.servers.wsgi import Environ
 
 
 def take_over(app: Any, functions: dict[str, Any]) -> None:
-    """Put an Application before Flask's; called at the end of main.py, with flask.current_app and main's globals."""
+    """Install an Application; called at the end of main.py, with flask.current_app and main's globals."""
     app = app._get_current_object()
     app.wsgi_app = Application(app, functions)
 
 
 def application_of(app: Any) -> "Application | Other":
-    """Return what answers the requests to a functions-framework application, whatever main.py has put before it."""
+    """Return the Application of a functions-framework application, or a wrapper of the WSGI middleware in main.py."""
     before = app.wsgi_app
     return before if isinstance(before, Application) else Other(app)
 
@@ -53,9 +53,9 @@ class Other:
 
 
 class Context(RequestContext):
-    """The context of a request and of its application, which makes what it holds when that is first used.
+    """The context of a request and of its application, whose contents are made when they are first used.
 
-    It routes nothing. Flask's own two take 10 µs.
+    It does no routing. Flask's own two contexts take 10 µs.
     """
 
     flashes = None
@@ -88,7 +88,7 @@ class Context(RequestContext):
 
     @property
     def changes_the_answer(self) -> bool:
-        """Say whether the function has used a session, or flask.after_this_request."""
+        """Return whether the function has used a session or flask.after_this_request."""
         return "_after_request_functions" in self.__dict__ or "_session" in self.__dict__
 
     def copy(self) -> RequestContext:
@@ -97,17 +97,17 @@ class Context(RequestContext):
 
 
 class Application:
-    """Calls the function of main.py which the application of functions-framework is named after."""
+    """Calls the function of main.py that functions-framework serves."""
 
     def __init__(self, app: flask.Flask, functions: dict[str, Any]) -> None:
-        """Take the application, and where its function will be: main.py has yet to be run to its end."""
+        """Store the application and the globals in which its function will be: main.py has not run to its end."""
         self._app = app
         self._functions = functions
         self._flask = app.wsgi_app
 
     @cached_property
     def _kind(self) -> str:
-        """Return what is called: "http", "event", or "flask" where Flask is to do all that it does."""
+        """Return the kind of function: "http", "event", or "flask" if Flask must process the request itself."""
         wrapped = type(self._flask) is not WsgiMiddleware  # functions-framework's own
         if wrapped or not _is_plain(self._app):
             return "flask"
@@ -115,7 +115,7 @@ class Application:
 
     @property
     def may_block(self) -> bool:
-        """Say whether a call may wait for something else than the model: main.py is not as it came."""
+        """Return whether a call may wait for anything but the model, because main.py has been changed."""
         return self._kind != "http" or not _only_handles(self._functions[self._app.name])
 
     def answer(self, request: Request) -> Response:
@@ -127,7 +127,7 @@ class Application:
         if type(response) is PlainResponse:
             return response.__dict__["plain"]  # type: ignore[no-any-return]
         _share(response, request.headers)
-        # As if it was asked for by GET: the server leaves the body of a HEAD request out, and sends its length.
+        # Like GET: the server leaves out the body of the response to HEAD, and sends its length.
         return wsgi.through(response, {**flask_request.environ, "REQUEST_METHOD": "GET"})
 
     def __call__(self, environ: Environ, start_response: Any) -> Iterable[bytes]:
@@ -141,7 +141,7 @@ class Application:
         return wsgi.and_drop(environ, response.status_code, response(environ, start_response))
 
     def _respond(self, request: PlainRequest) -> flask.Response:
-        context: Any = Context(self._app, request)  # it stands for both
+        context: Any = Context(self._app, request)  # it is both contexts
         in_app, in_request = _cv_app.set(context), _cv_request.set(context)
         try:
             return self._call(request, context)
@@ -163,7 +163,7 @@ class Application:
         return response
 
     def _failed(self, error: Exception) -> flask.Response:
-        """Answer an exception of the function's: as an error handler of the application does, or in JSON."""
+        """Answer an exception of the function: by an error handler of the application, or in JSON."""
         try:
             answer: Any = self._app.handle_user_exception(error)
         except HttpError as failure:
@@ -175,8 +175,8 @@ class Application:
         return self._app.make_response(_in_json(answer) if isinstance(answer, HTTPException) else answer)
 
     def _receive(self, request: Request) -> Response:
-        """Have each event of a request acted on by the function; what else is asked of such a process is its health."""
-        from serving.servers.delivered import through  # a process of an HTTP function does without
+        """Pass each event of a request to the function; such a process also answers health checks."""
+        from serving.servers.delivered import through  # a process with an HTTP function does not need it
 
         if request.method == "POST":
             return handle(request._replace(path="/events", deliver=through(self._functions[self._app.name])))
@@ -187,7 +187,7 @@ class Application:
 
 
 def _share(response: flask.Response, headers: Headers) -> None:
-    """Let the pages of CORS_ORIGINS read what the function itself has answered: a check of the user's that refuses."""
+    """Let the pages of CORS_ORIGINS read the function's own answers, such as a refusal by a check of the user."""
     for name, text in origins.fields(headers):
         response.headers.setdefault(name, text)
     if origins.depends():
@@ -195,18 +195,18 @@ def _share(response: flask.Response, headers: Headers) -> None:
 
 
 def _only_handles(function: Any) -> bool:
-    """Say whether a function is `predict` as main.py comes: it hands each request to the handler, and that is all."""
+    """Return whether a function is the unchanged `predict` of main.py, which only passes requests to the handler."""
     if function.__code__.co_filename == functions_framework.__file__:  # its decorator
         function = function.__wrapped__
     names = {"from_flask": from_flask, "handle": handle, "to_flask": to_flask}
     code, given = function.__code__, function.__globals__
     if {*code.co_names} != {*names} or code.co_freevars or len(code.co_varnames) != 1:
-        return False  # it uses something else: by a name, of a function around it, or by a parameter's default
+        return False  # it uses something else: a name, a variable of an outer function, or a parameter's default
     return all(given.get(name) is names[name] for name in names)
 
 
 def _in_json(error: HTTPException) -> flask.Response:
-    """Return what flask.abort was called with, in JSON unless it was a response."""
+    """Return the error of flask.abort in JSON, or the response that it was called with."""
     response: Any = error.get_response()
     if error.response is None:
         response.data = to_json({"error": error.description or error.name})
@@ -215,10 +215,10 @@ def _in_json(error: HTTPException) -> flask.Response:
 
 
 def _is_plain(app: flask.Flask) -> bool:
-    """Say whether nothing but the function is to be called: main.py has added no hook to the application.
+    """Return whether only the function must be called, because main.py has added no hook to the application.
 
-    functions-framework's own answer to an exception is plain text, and left out; so is its reading of the body after
-    the answer.
+    functions-framework's error handler, which answers in plain text, is ignored, and so is its hook that reads the body
+    after the answer.
     """
     framework = (functions_framework.read_request, functions_framework.crash_handler)
     after = [

@@ -1,9 +1,9 @@
-"""The server of the platform: functions-framework's gunicorn, whose workers are loops of the standalone server.
+"""The server of the platform: functions-framework's gunicorn, whose workers run the loop of the standalone server.
 
-gunicorn listens, and starts, replaces and ends the workers. The workers of its own have no time limit for a slow
-request, are blocked by clients that stay after a refusal, and take five times as long for a request as a small model
-does. functions-framework has no setting for a worker, so `prepare` adds to its configuration of gunicorn. Where there
-is no epoll, as on macOS, gunicorn's threaded worker serves: for development.
+gunicorn listens, and starts, replaces and stops the workers. Its own workers have no time limit for a slow request, are
+blocked by clients that stay connected after a refusal, and take five times as long for a request as a small model does.
+functions-framework has no setting for the worker class, so `prepare` changes its configuration of gunicorn. Without
+epoll, as on macOS, gunicorn's threaded worker is used, for development.
 """
 
 import os
@@ -44,7 +44,7 @@ def prepare(options: Settings, opening: Thread) -> None:
         "worker_class": "serving.servers.gunicorn.Worker" if EPOLL else "gthread",
         "threads": admission.server_threads(options),
         "graceful_timeout": GRACE,
-        "timeout": 0,  # of a worker's heartbeat: the watchdog ends one whose run does not end
+        "timeout": 0,  # no timeout of a worker's heartbeat: the watchdog ends a worker whose run does not end
         "forwarder_headers": "",  # SCRIPT_NAME and PATH_INFO, which would rewrite the path
         "logger_class": "serving.servers.gunicorn.Logger",
         "child_exit": child_exit,
@@ -55,7 +55,7 @@ def prepare(options: Settings, opening: Thread) -> None:
         for name, value in configuration.items():
             application.cfg.set(name, value)
 
-    # What a worker and its load need, while the library is opened
+    # Imports for a worker and its load, while another thread opens the library
     from serving.savedmodel.safety import guarding  # noqa: F401
 
     if EPOLL:
@@ -66,7 +66,7 @@ def prepare(options: Settings, opening: Thread) -> None:
 
 
 def child_exit(_arbiter: Any, worker: Any) -> None:
-    """Log what a worker was running when it died; gunicorn logs the signal and starts another worker."""
+    """Log the runs of a worker that died; gunicorn logs the signal and starts another worker."""
     if runs := inflight.left_by(worker.pid):
         log("ERROR", "a worker died while it ran the model", worker=worker.pid, runs=runs)
 
@@ -80,13 +80,13 @@ class Logger(glogging.Logger):  # type: ignore[misc]
 
 
 class Worker(base.Worker):  # type: ignore[misc]
-    """A process of gunicorn's that serves by the loop of the standalone server."""
+    """A worker process of gunicorn that runs the loop of the standalone server."""
 
-    parent: ClassVar[tuple[int, ...]] = ()  # a pipe of which the parent alone holds the end for writing
+    parent: ClassVar[tuple[int, ...]] = ()  # a pipe whose writing end only the parent holds
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
-        Worker.parent = Worker.parent or os.pipe()  # this is the parent still
+        Worker.parent = Worker.parent or os.pipe()  # this still runs in the parent
 
     def run(self) -> None:
         """Serve until gunicorn ends this process, or is gone."""

@@ -1,4 +1,4 @@
-"""WSGI (PEP 3333): the handler as an application for any server, `serving.servers.wsgi:app`, and requests to others.
+"""WSGI (PEP 3333): the handler as an application, `serving.servers.wsgi:app`, and calls of other applications.
 
 It imports no web framework. functions.py and flask.py use it inside functions-framework.
 """
@@ -43,11 +43,11 @@ def to_request(environ: Environ) -> Request:
     )
 
 
-RECORD = "serving.record"  # of the request that an environment was made of
+RECORD = "serving.record"  # the key of the request from which an environment was made
 
 
 def to_environ(request: Request) -> Environ:
-    """Return a request of the standalone server as WSGI has it."""
+    """Return a request of the standalone server as a WSGI environment."""
     body = request.body
     environ: Environ = {
         "REQUEST_METHOD": request.method,
@@ -61,7 +61,7 @@ def to_environ(request: Request) -> Environ:
         "wsgi.version": (1, 0),
         "wsgi.url_scheme": "http",
         "wsgi.input": io.BytesIO(body) if isinstance(body, bytes) else body,
-        "wsgi.input_terminated": True,  # it is whole, though it came in chunks
+        "wsgi.input_terminated": True,  # it is complete, although it arrived in chunks
         "wsgi.errors": sys.stderr,
         "wsgi.multithread": True,
         "wsgi.multiprocess": True,
@@ -70,7 +70,7 @@ def to_environ(request: Request) -> Environ:
     }
     fields: Any = request.headers
     for name, value in fields.items():
-        if "_" not in name and name != "transfer-encoding":  # an underscore would be taken for a hyphen
+        if "_" not in name and name != "transfer-encoding":  # WSGI would confuse its underscore with a hyphen
             environ[_key(name)] = value
     if isinstance(body, bytes):
         environ["CONTENT_LENGTH"] = str(len(body))
@@ -78,7 +78,7 @@ def to_environ(request: Request) -> Environ:
 
 
 def through(application: Application, environ: Environ) -> Response:
-    """Return an application's response to a request, in one piece."""
+    """Return an application's complete response to a request."""
     started: list[Any] = []
     parts: list[bytes] = []
 
@@ -99,7 +99,7 @@ def through(application: Application, environ: Environ) -> Response:
 
 
 def respond(environ: Environ, start_response: StartResponse, response: Response) -> Iterable[bytes]:
-    """Give a response to the server."""
+    """Return a response to the WSGI server."""
     size = str(len(response.body))
     headers = [("Content-Type", response.content_type), ("Content-Length", size), *response.headers]
     start_response(status_line(response.status), headers if response.status != 204 else headers[2:])
@@ -133,7 +133,7 @@ def _and_drop(answer: Iterable[bytes], rest: Any) -> Iterator[bytes]:
 
 
 class Headers:
-    """Header fields as WSGI keeps them."""
+    """Header fields of a WSGI environment."""
 
     __slots__ = ("_environ",)
 

@@ -1,4 +1,4 @@
-"""Lines on their way to a folder or a bucket: kept in memory, and written together every few seconds."""
+"""Log lines for a folder or a bucket: collected in memory, and written together every few seconds."""
 
 import os
 import threading
@@ -28,7 +28,7 @@ class Lines:
         self._lock = threading.Lock()
         self._held: list[bytes] = []
         self._size = self._refused = 0  # bytes that are not written yet; lines that were too many
-        self._fails = False  # the last write failed: the next one is due when it is due, however much waits
+        self._fails = False  # the last write failed: the next one waits for its time, also with a full buffer
         self._periodic = Periodic(self._flush, seconds)
 
     def add(self, line: bytes) -> bool:

@@ -1,4 +1,4 @@
-"""The metrics of this process to OTEL_EXPORTER_OTLP_ENDPOINT, every OTEL_METRIC_EXPORT_INTERVAL and when it ends.
+"""Sends this process's metrics to OTEL_EXPORTER_OTLP_ENDPOINT, every OTEL_METRIC_EXPORT_INTERVAL and when it ends.
 
 A scrape misses an instance that comes and goes between two of them; what is sent when an instance ends is its whole
 count. The values are those of `metrics`, cumulative since the process began, in OpenTelemetry's data model

@@ -1,4 +1,4 @@
-"""Traces to OTEL_EXPORTER_OTLP_ENDPOINT, through OpenTelemetry's SDK, which only this module imports.
+"""Sends traces to OTEL_EXPORTER_OTLP_ENDPOINT, through OpenTelemetry's SDK, which only this module imports.
 
 A request is a span with the caller's as its parent and with children decode, run and encode. The spans are made when
 the request has been answered, from the times of its record, and a thread of the SDK sends them over HTTP in protobuf.

@@ -1,1 +1,1 @@
-"""The quick way of plain requests, in C++, and how it is compiled."""
+"""The native codec, which answers plain requests in C++, and how it is compiled."""

@@ -1,4 +1,4 @@
-"""The accelerator, compiled: a C++ compiler and Python's headers are all that it needs.
+"""Compiles the native codec, which needs only a C++ compiler and Python's headers.
 
     python -m serving.pipeline.native.build FOLDER      writes FOLDER/_accelerator.abi3.so; it is found beside this
     python -m serving.pipeline.native.build --cached    builds it once on this machine and prints where, for ACCELERATOR

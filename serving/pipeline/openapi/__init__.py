@@ -1,4 +1,4 @@
-"""What this server takes and gives, as an OpenAPI 3.1 document <https://spec.openapis.org/oas/v3.1.1>.
+"""The interface of this server for this model as an OpenAPI 3.1 document <https://spec.openapis.org/oas/v3.1.1>.
 
     paths                  the handler's routes, with this model's name in them
     components/schemas     the inputs and outputs of each signature, as each protocol writes them

@@ -1,4 +1,4 @@
-"""The schemas that no signature changes."""
+"""The schemas that are the same for every signature."""
 
 from serving.pipeline.openapi.schemas import Schema, object_with, schema_ref
 from serving.savedmodel.folder import card

@@ -1,4 +1,4 @@
-"""The paths of an OpenAPI document: what each route takes and gives, and what it refuses."""
+"""The paths of an OpenAPI document: the requests, responses and errors of each route."""
 
 import itertools
 import re

@@ -1,4 +1,4 @@
-"""What the schemas of every protocol are made of: objects, arrays and the elements of tensors."""
+"""Parts of the schemas of every protocol: objects, arrays and the elements of tensors."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence

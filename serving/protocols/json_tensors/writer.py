@@ -1,4 +1,4 @@
-"""An array → what the JSON writer takes.
+"""An array → a value for the JSON writer.
 
 Strings are text, or {"b64": "..."} where the tensor's name ends with `_bytes` or the bytes are not UTF-8, as TensorFlow
 Serving writes them <https://www.tensorflow.org/tfx/serving/api_rest#encoding_binary_values>. NaN and the infinities are

@@ -1,4 +1,4 @@
-"""The outputs: which of them a request asks for, and each as the answer has it.
+"""The outputs: which of them a request asks for, and how each is written.
 
 The classification extension, Triton's: the highest values alone, as BYTES "value:index" or "value:index:name".
 <https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_classification.md>

@@ -1,4 +1,4 @@
-"""Print what a person sees when a server starts: `python -m serving banner --port 8080`."""
+"""Print the address of a started server and a request to paste: `python -m serving banner --port 8080`."""
 
 import argparse
 import os

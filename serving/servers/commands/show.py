@@ -1,4 +1,4 @@
-"""Print what a SavedModel offers, for people: `python -m serving show DIR`."""
+"""Print the signatures of a SavedModel, with a request for each: `python -m serving show DIR`."""
 
 import argparse
 import shlex

@@ -1,11 +1,11 @@
 """Serves `serving.pipeline.handler` over HTTP/1.1: `python -m serving.servers.standalone`.
 
 The parent opens the port and forks the worker before anything else is imported. The worker opens the library in a
-thread beside its imports, and the session at its first request, never before a fork. A worker that ends is replaced,
-however often: new connections wait meanwhile in the queue of the port, which belongs to the parent.
+thread beside its imports, and the session at its first request, never before a fork. A worker that ends is always
+replaced: in between, new connections wait in the queue of the port, which belongs to the parent.
 
-Several workers, and a layer of the user's, are imported before the fork: the workers share that memory, and what cannot
-be imported stops the start.
+With several workers or a layer of the user, everything is imported before the fork: the workers share that memory, and
+a failed import stops the start.
 """
 
 import gc
@@ -26,7 +26,7 @@ NAME = "serving.servers.standalone"
 
 def main() -> None:
     """Serve until a signal ends it."""
-    gc.disable()  # nothing of a start is garbage; `prepared` and the parent enable it
+    gc.disable()  # a start makes no garbage; `prepared` and the parent enable the collector again
     if not hasattr(select, "epoll"):
         sys.exit(f"{NAME}: expected Linux, got {sys.platform}; functions-framework serves here too (make serve)")
     try:
@@ -66,7 +66,7 @@ def share(options: Settings) -> None:
 
 
 def prepared(options: Settings, listener: socket.socket, parent: int) -> Callable[[], None]:
-    """Return what one worker runs, in a process of its own, until a signal ends it or the parent is gone."""
+    """Return the function that a worker process runs until a signal ends it or the parent is gone."""
     from serving.runtime import opening
 
     opening.begin(options)
@@ -80,7 +80,7 @@ def prepared(options: Settings, listener: socket.socket, parent: int) -> Callabl
     loop = Loop(options, listener, parent, handle)
     signal.set_wakeup_fd(loop.waker, warn_on_full_buffer=False)
     signal.signal(signal.SIGTERM, lambda *_: admission.stop())
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # from a terminal: the parent gets it too, and sends SIGTERM
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal: the parent gets it too, and sends SIGTERM
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD))
     phases.imported()
     gc.freeze()

@@ -1,11 +1,11 @@
 """Choose the thread that answers a request: the loop's own for short requests, one of a pool for the others.
 
-A handover to another thread takes as long as a small model. The loop's thread receives all requests and must not block;
-so it answers only requests whose kind took little time before, which need nothing outside this process, and for which a
-slot is free.
+Passing a request to another thread takes as long as a small model. The loop's thread receives all requests and must not
+block. So it answers only requests for which a slot is free, which need nothing outside of this process, and whose kind
+took little time before.
 
-With dynamic batching (BATCH_ROWS), the requests that the loop receives in one turn share runs of the model, with those
-that wait for a run in progress to end.
+With dynamic batching (BATCH_ROWS), the requests that the loop receives in one turn share runs of the model with those
+that wait for the current run to end.
 """
 
 import threading
@@ -36,9 +36,9 @@ Handle = Callable[[Request], Response]
 Kind = tuple[str, int]  # path, and bits of the body's size
 
 SHORT, LONG = 500_000, 5_000_000  # nanoseconds of a thread's time
-STALLED = 0.005, 0.3  # wall-clock seconds: after the first a kind is measured again, after the second it is long
+STALLED = 0.005, 0.3  # wall-clock seconds: above the first, a kind is measured again; above the second, it is long
 MOST_KINDS = 256
-LARGEST_HERE = 1 << 16  # bytes of an answer that the loop's thread sends after a shared run
+LARGEST_HERE = 1 << 16  # bytes: up to this size, the loop's thread sends the answers of a shared run
 AGAIN, LONGEST_PAUSE = 1.0, 60.0  # seconds before a kind that was long may be short
 
 
@@ -46,19 +46,19 @@ class Answering:
     """Answers the requests of one loop."""
 
     def __init__(self, options: Settings, loop: "Loop", handle: Handle, *, may_block: bool) -> None:
-        """`handle` answers a request; where it may block on anything but the model, other threads call it."""
+        """`handle` answers a request; if it may block on anything but the model, other threads call it."""
         self._loop, self._handle = loop, handle
         self._pool = Pool(admission.server_threads(options))
-        # The threads of the pool may all wait for a run to end; those that begin the next one wait for nothing.
+        # All threads of the pool may wait for a run to end; the threads that begin the next run must not wait.
         self._leads = Pool(machine.cores())  # as many as there are runs at once
         self._short = Short(options, may_block)
         self._admission = admission.current()
-        # Where `handle` does more than handle, the model must not run before it has seen the request.
+        # If `handle` has a layer of the user, the model must not run before that has seen the request.
         self._may_share = bool(options.batch_rows) and not options.layer and not may_block
         self._turn: list[Sharing] = []  # the requests of this turn of the loop that may share runs
 
     def answer(self, exchange: "Exchange", body: bytes | Stream) -> None:
-        """Answer a request, now, at the end of the turn, or in another thread; called by the loop's thread."""
+        """Answer a request now, at the end of the turn, or in another thread; called by the loop's thread."""
         request = exchange.with_body(body)
         kind = (request.path, len(body).bit_length()) if isinstance(body, bytes) else None
         if kind is not None and is_self_contained(request):

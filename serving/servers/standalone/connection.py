@@ -20,11 +20,11 @@ from serving.servers.standalone.reading import Exchange, Reader
 if TYPE_CHECKING:
     from serving.servers.standalone.loop import Deadlines, Loop
 
-RECEIVED = 1 << 14  # bytes that are read at once: small requests in them are all answered before another connection is
-PIECE = 1 << 20  # and of a body whose length is known, which is one request
+RECEIVED = 1 << 14  # bytes read at once: all small requests in them are answered before another connection's
+PIECE = 1 << 20  # bytes read at once of a body with a known length, which is one request
 JOINED = 1 << 16  # bytes: a body up to this size is copied behind its head, which costs less than sending two pieces
 TURN = 0.001  # seconds that pipelined requests are answered before other connections have their turn
-KEPT_ALIVE = 65  # seconds that an idle connection stays open: longer than load balancers reuse it
+KEPT_ALIVE = 65  # seconds that an idle connection stays open: longer than load balancers keep it
 DROPPED = 64 << 20  # bytes of a refused body that are read and dropped
 
 
@@ -51,7 +51,7 @@ class Connection:
 
     @property
     def is_idle(self) -> bool:
-        """Return whether no byte of a request has arrived and no answer is due."""
+        """Return whether no byte of a request has arrived and no answer is pending."""
         return self.busy is None and self.timer is None and self._unsent is None and self.interest != 0
 
     @property
@@ -69,7 +69,7 @@ class Connection:
             if self.busy is None:  # answered meanwhile
                 self.resume()
             return
-        if not self.interest:  # its turn is over
+        if not self.interest:  # its turn has ended
             return
         if self._unsent is not None:
             self._send_on()

@@ -16,7 +16,7 @@ def listen(options: Settings) -> list[socket.socket]:
     def bound(*, is_shared: bool) -> socket.socket:
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # connections have it from their listener
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # connections inherit it from their listener
         if is_shared:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         connections.end_unread(listener, options.read_timeout)
@@ -27,11 +27,11 @@ def listen(options: Settings) -> list[socket.socket]:
             raise
         return listener
 
-    first = bound(is_shared=False)  # a port that another process holds is refused, whether it would share it or not
+    first = bound(is_shared=False)  # refuse a port that another process holds, even one opened for sharing
     listeners = [first]
     if options.workers > 1:
-        first.close()  # it does not listen: a client that was connected by then would be reset
-        listeners = [bound(is_shared=True) for _ in range(options.workers)]  # the system deals connections out evenly
+        first.close()  # this probe does not listen: a client that connected to it would be reset
+        listeners = [bound(is_shared=True) for _ in range(options.workers)]  # the kernel distributes connections evenly
     for listener in listeners:
         listener.listen(QUEUE)
     return listeners

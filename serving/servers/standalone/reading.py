@@ -1,8 +1,8 @@
-"""What comes on one connection, made into requests by httptools.
+"""Parses the bytes of one connection into requests, by httptools.
 
-llhttp, the parser in it, is Node.js's: it refuses a request whose end two parsers could see at different places
-(RFC 9112, 6.1 and 11.2). None of its leniencies is turned on. What it does not bound is bounded here: the size of a
-head, the number of its fields, the bytes between two pieces of a body, and how many requests are parsed ahead.
+Its parser is llhttp, that of Node.js: it refuses a request whose end two parsers could see at different positions
+(RFC 9112, 6.1 and 11.2). None of its lenient modes is enabled. This module adds limits: the size of a head, the number
+of its fields, the bytes between two chunks of a body, and the number of requests that are parsed ahead.
 """
 
 import socket
@@ -22,7 +22,7 @@ from serving.servers.standalone.http1 import Failing, Fields, Refused, Target, h
 if TYPE_CHECKING:
     from serving.servers.standalone.connection import Connection
 
-SLICE = 1 << 12  # bytes that are parsed at once: they may hold whole requests, which wait for their turn
+SLICE = 1 << 12  # bytes parsed at once: they may hold several requests, which wait for their turn
 MOST_FIELDS = 100
 TOKEN = frozenset(b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 NO_FIELDS = Fields({})
@@ -45,21 +45,21 @@ class Exchange:
         self.length, self.version, self.keeps_open = length, version, keeps_open
         self.record = Record()
         self.parts: list[bytes] = []
-        self.size = 0  # bytes of the body that have come
-        self.claimed = 0  # of those, bytes that count against the limit of all bodies
+        self.size = 0  # bytes of the body that have arrived
+        self.claimed = 0  # those of them that count against the limit of all bodies
         self.is_asking = False  # waits for 100 Continue
         self.answered = False
-        self.refusal: Response | None = None  # the answer to what the handler never sees
+        self.refusal: Response | None = None  # the answer to a malformed request, which the handler does not see
 
     def with_body(self, body: bytes | Stream) -> Request:
-        """Return the request as the handler takes it."""
+        """Return the request for the handler."""
         path, query = self.target
         return Request(
             self.method, path, query, self.fields, body, self.length, self.record, client=self.connection.address
         )
 
     def give(self, response: Response) -> None:
-        """Send an answer from a thread other than the one that is at this request, which may never end."""
+        """Send an answer from another thread than the one that answers this request and may never finish."""
         if not self.answered:
             self.answered = True
             client = self.connection.socket
@@ -68,7 +68,7 @@ class Exchange:
 
 
 class Reader:
-    """Makes requests of bytes. httptools calls the methods that begin with `on_`."""
+    """Parses bytes into requests. httptools calls the methods that begin with `on_`."""
 
     __slots__ = (
         "_begun", "_body_left", "_claim", "_connection", "_fields", "_most_header_bytes", "_parser", "_quiet",
@@ -78,54 +78,54 @@ class Reader:
     def __init__(
         self, connection: "Connection", most_header_bytes: int, claim: Callable[[Exchange], str | None]
     ) -> None:
-        """`claim` counts the bytes that a body holds, and returns why it may not go on, None where it may."""
+        """`claim` counts the bytes of a body, and returns a reason if no more are accepted, else None."""
         self._connection, self._most_header_bytes, self._claim = connection, most_header_bytes, claim
         self.ready: deque[tuple[Exchange, bytes | Stream]] = deque()  # requests that wait for their turn
-        self.exchange: Exchange | None = None  # whose body is coming
-        self.is_stopped = False  # no more requests are taken
-        self.may_send = False  # the client may still be sending what is dropped
+        self.exchange: Exchange | None = None  # the request whose body is arriving
+        self.is_stopped = False  # no more requests are accepted
+        self.may_send = False  # the client may still send bytes, which are dropped
         self._rest = b""  # received and not parsed yet
         self._parser = Parser(self)
         self._fields: dict[bytes, bytes] = {}
         self._url = b""
         self._repeated = 0
-        self._body_left = 0  # bytes of a body that are taken without the parser
-        self._quiet = 0  # bytes parsed since the last request ended, or the last piece of a body came
+        self._body_left = 0  # remaining bytes of a body, which bypass the parser
+        self._quiet = 0  # bytes parsed since the end of the last request or the last chunk of a body
         self._begun = False
 
     def close(self) -> None:
-        """Let go of the parser, which refers to this reader."""
+        """Release the parser, which refers to this reader."""
         self._parser = self.exchange = None  # type: ignore[assignment]
         self.ready.clear()
 
     @property
     def wanted(self) -> int:
-        """How many bytes of a body are still to come, where their number is known; else 0."""
+        """The bytes of a body that have not arrived, if its length is known; else 0."""
         return self._body_left
 
     @property
     def has_begun(self) -> bool:
-        """Say whether a head is coming, of which at least its first byte is here."""
+        """Return whether a head is incomplete, with at least its first byte received."""
         return self._begun and self.exchange is None
 
     @property
     def is_empty(self) -> bool:
-        """Say whether nothing of a request is here."""
+        """Return whether no byte of a request has been received."""
         return not (self.ready or self._rest or self._quiet or self.exchange)
 
     @property
     def is_in_head(self) -> bool:
-        """Say whether something came that is not a request yet: a part of a head, or line ends before it."""
+        """Return whether an incomplete head, or line ends before one, have been received."""
         return self._quiet > 0 and self.exchange is None
 
     @property
     def is_asked(self) -> bool:
-        """Say whether the client waits for 100 Continue before it sends a body."""
+        """Return whether the client waits for 100 Continue before it sends a body."""
         return self.exchange is not None and self.exchange.is_asking and not self.exchange.size
 
     @property
     def has_rest(self) -> bool:
-        """Say whether something has been received that is not parsed yet."""
+        """Return whether received bytes have not been parsed yet."""
         return bool(self._rest)
 
     # What httptools calls
@@ -146,7 +146,7 @@ class Reader:
 
     def on_headers_complete(self) -> None:
         fields, parser = self._fields, self._parser
-        self._fields = {}  # trailers are no fields of the request
+        self._fields = {}  # trailers are not fields of the request
         version, keeps_open = parser.get_http_version(), parser.should_keep_alive()
         if len(fields) + self._repeated > MOST_FIELDS:
             raise Refused(431, f"header: expected at most {MOST_FIELDS} fields, got more")
@@ -180,7 +180,7 @@ class Reader:
 
     def on_message_complete(self) -> None:
         exchange = self.exchange
-        # Where a protocol to upgrade to is named, the parser leaves the body alone.
+        # If the head names a protocol to upgrade to, the parser does not parse the body.
         if exchange is not None and (exchange.length or 0) <= exchange.size:
             self._complete(exchange)
 
@@ -196,7 +196,7 @@ class Reader:
     # What the connection calls
 
     def take(self, data: bytes) -> None:
-        """Parse what came, as far as it is the next request or stands in a slice with it."""
+        """Parse received bytes up to the end of the next request, and those in the same slice."""
         if self._rest:
             data, self._rest = self._rest + data, b""
         if self._body_left:
@@ -213,7 +213,7 @@ class Reader:
         self._rest = data
 
     def end(self) -> None:
-        """Have a request that is not whole refused: its client has ended what it sends."""
+        """Refuse an incomplete request whose client has closed its side of the connection."""
         exchange = self.exchange
         if exchange is None:
             self.refuse(refusal(400, "header: ended before its last line"))
@@ -223,7 +223,7 @@ class Reader:
             self.fail(BadRequest, f"body: Content-Length says {exchange.length} bytes, got {exchange.size}")
 
     def fail(self, kind: type[HttpError], reason: str) -> None:
-        """Have the request answered whose body is coming and cannot be had; what else comes is dropped."""
+        """Refuse the request whose body is arriving and cannot be read; drop further bytes."""
         exchange = self.exchange
         assert exchange
         exchange.parts.clear()
@@ -232,7 +232,7 @@ class Reader:
         self.ready.append((exchange, Failing(kind, reason)))
 
     def refuse(self, response: Response) -> None:
-        """Have a response sent that ends the connection; what else comes is dropped."""
+        """Send a response that ends the connection; drop further bytes."""
         exchange = Exchange(self._connection, "GET", Target("", ""), NO_FIELDS, 0, "1.1", keeps_open=False)
         exchange.refusal = response
         self._stop()
@@ -243,11 +243,11 @@ class Reader:
         self.is_stopped = self.may_send = True
 
     def _parse(self, data: bytes, rest: bytes) -> bytes:
-        """Parse a slice; return what is to be parsed after it."""
+        """Parse a slice; return the bytes to parse next."""
         self._quiet += len(data)
         try:
             self._parser.feed_data(data)
-        except HttpParserUpgrade as upgrade:  # which is declined: what follows is the body, or another request
+        except HttpParserUpgrade as upgrade:  # the upgrade is declined: a body or another request follows
             self._parser = Parser(self)
             rest = data[upgrade.args[0] :] + rest
         except HttpParserError as error:
@@ -276,7 +276,7 @@ class Reader:
         return reason is None
 
     def _take_body(self, data: bytes) -> bytes:
-        """Take what belongs to the body; return the rest."""
+        """Add bytes to the body; return those behind its end."""
         exchange, missing = self.exchange, self._body_left
         assert exchange
         part, rest = (data, b"") if len(data) <= missing else (data[:missing], data[missing:])
@@ -291,7 +291,7 @@ class Reader:
         return rest
 
     def _misread(self, error: HttpParserError, data: bytes) -> None:
-        """Have bytes refused that are no HTTP."""
+        """Refuse bytes that are not HTTP."""
         if self.is_stopped:  # they follow the last request of this connection
             self.may_send = True
         elif self.exchange is not None:

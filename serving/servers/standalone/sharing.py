@@ -19,7 +19,7 @@ PREDICTIONS = (routes.predict, routes.predict_at_root)
 
 
 class Shared(NamedTuple):
-    """What the native codec is asked for a request, and the queue for it."""
+    """The call of the native codec for a request, and the queue for it."""
 
     queue: Queue
     quick: Quick
@@ -27,9 +27,9 @@ class Shared(NamedTuple):
 
 
 def plan(request: Request) -> Shared | None:
-    """Return what the native codec can be asked for a request together with others; None where it cannot, or not yet.
+    """Return the call with which a request can share a run of the native codec; None if it cannot, or not yet.
 
-    The layer that LAYER names would not have seen the request when the model runs: with one, this must not be called.
+    Must not be called with LAYER: the model would run before that layer has seen the request.
     """
     if not can_share(request) or request.method != "POST" or request.query:
         return None

@@ -30,13 +30,13 @@ class Workers:
     """One process for each listener."""
 
     def __init__(self, listeners: list[socket.socket], prepare: Prepare) -> None:
-        """Take the function that prepares a worker and returns what it runs until a signal.
+        """Store `prepare`, which prepares a worker and returns the function that it runs until a signal.
 
-        It gets its listener, and the descriptor of a pipe that is at its end when this process is gone.
+        Its arguments are the listener, and a pipe's descriptor that reaches its end when this process is gone.
         """
         self._listeners, self._prepare = listeners, prepare
         self._places: dict[int, tuple[int, float]] = {}  # by process id: the listener's index, and when it began
-        self._due: dict[int, float] = {}  # listeners without a worker, and when another is started
+        self._due: dict[int, float] = {}  # listeners without a worker, and when one is started
         self._pause = 0.0
         self._replaced: set[int] = set()  # listeners whose first worker has ended
 
@@ -51,7 +51,7 @@ class Workers:
     def serve(self) -> None:
         """Keep the workers running until SIGTERM or SIGINT; a second signal kills them.
 
-        Exit where one cannot even be prepared at its first start.
+        Exit if a worker cannot be prepared at its first start.
         """
         while self._wait(min(self._due.values(), default=time.monotonic() + 3600)) not in SIGNALS[:2]:
             self._reap()
@@ -61,7 +61,7 @@ class Workers:
         self._end()
 
     def _wait(self, until: float) -> int | None:
-        """Return the signal that came, None where none came in time."""
+        """Return the received signal, None if none arrived in time."""
         received = signal.sigtimedwait(SIGNALS, max(0.0, until - time.monotonic()))
         return received.si_signo if received is not None else None
 
