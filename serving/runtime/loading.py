@@ -175,7 +175,8 @@ class Cache:
         phases.loaded()
         metrics.loaded("loaded")
         source = self._model.source
-        log("INFO", f"serving {source.name} version {source.version}", seconds=round(time.perf_counter() - begin, 3))
+        log("INFO", f"serving {source.name} version {source.version}", seconds=round(time.perf_counter() - begin, 3),
+            directory=str(source.directory), process=os.getpid())  # fmt: skip
 
     def _loaded(self) -> Model:
         source = self._find(-1)

@@ -53,6 +53,9 @@ def _make(folder: Path) -> None:
         refuses=of(spec())(lambda x: {"y": tf.reduce_mean(tf.debugging.check_numerics(x, "bad"), keepdims=True)}),
     )
 
+    # Twice a row that runs alone, and more for most of those that run together.
+    save("together", serving_default=of(spec())(lambda x: {"y": x + tf.reduce_max(x)}))
+
     def picture(data: Any) -> Any:
         return tf.size(tf.io.decode_image(data, expand_animations=False))
 

@@ -7,6 +7,8 @@ import json
 import sys
 from pathlib import Path
 
+MODELS = {"lines": 2, "csv": 3}  # the arguments that name them; the embedded one otherwise
+
 if __name__ == "__main__":
     from pyspark.sql import SparkSession
     from pyspark.sql import functions as sql
@@ -46,10 +48,10 @@ if __name__ == "__main__":
     except BadFile as error:
         problems.append(str(error))
 
-    # The other formats, as the program reads them.
-    for form in ("images", "tfrecord", "csv"):
-        if form == "csv":  # another model in the same processes
-            settings.adopt({"MODEL_DIR": sys.argv[2]})
+    # The other formats, as the program reads them, and other models in the same processes.
+    for form in ("images", "tfrecord", "lines", "csv"):
+        if form in MODELS:
+            settings.adopt({"MODEL_DIR": sys.argv[MODELS[form]]})
             loading.forget()
         given = ours.parse([str(folder / form), str(folder / f"{form}-out"), "--format", form])
         ours.score(session, given)

@@ -324,7 +324,7 @@ TOGETHER = [
     # factor     from row   started again   the record
     (1 + 5e-6,   0,         False,          "up to 64 rows together, samples within 1e-05 of each row alone"),
     (1 + 5e-5,   0,         True,           "each row alone"),
-    (1 + 5e-5,   2900,      True,           "each row alone"),
+    (1 + 5e-5,   2000,      True,           "each row alone"),
 ]  # fmt: skip
 
 

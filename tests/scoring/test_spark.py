@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import EMBEDDED, ROOT, plain_environment
+from tests.models import answer_models
 from tests.models.zoo import build
 from tests.scoring.cluster import PACKAGES, Cluster, Job, cluster, needs_packages, require, until
 
@@ -40,6 +41,11 @@ NASTY = [
     b'{"pixels": "x", "key": "a"}', b'"\xff broken"', b"", b'{"pixels": [[1e39]]}', b"nonsense\r",
     b'{"key": "\xe2\x80\xa8", "pixels": 1}', b'"' + b"x" * 3000 + b'"', b'{"pixel": 1}', b"\r",
 ]  # fmt: skip
+
+
+# Rows for a model that adds the largest row of a run to each row, a file for each task. Together, the rows of the first
+# that are compared, the first 32, have the same prediction as alone, and the others have not; in the second none has.
+TOGETHER = {"a.jsonl": [1.0] * 32 + [0.5] * 32, "b.jsonl": [1 + number / 10 for number in range(64)]}
 
 
 def score(source: Path, output: Path, *more: str, **environment: str) -> list[bytes]:
@@ -89,9 +95,13 @@ def session(spark: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "tfrecord").mkdir()
     records = b"".join(len(part).to_bytes(8, "little") + bytes(4) + part + bytes(4) for part in [content] * 3)
     (folder / "tfrecord" / "a.tfrecord").write_bytes(records)
-    job = spark.submit(SESSION, str(folder), str(build() / "keras_sequential"))
-    status, _ = job.finish()
+    (folder / "lines").mkdir()
+    for name, numbers in TOGETHER.items():
+        (folder / "lines" / name).write_text("".join(f"{number}\n" for number in numbers))
+    job = spark.submit(SESSION, str(folder), str(answer_models.build() / "together"), str(build() / "keras_sequential"))
+    status, said = job.finish()  # spark-submit writes what a program writes anywhere to standard output
     assert status == 0, job.error[-4000:]
+    (folder / "said").write_text(said)
     return folder
 
 
@@ -143,6 +153,16 @@ def test_pictures_records_and_csv_are_answered(session: Path) -> None:
     assert (record["rows"], record["errors"], record["format"]) == (4, 2, "csv")
 
 
+def test_where_rows_differ_together_every_task_runs_them_alone(session: Path) -> None:
+    assert "started again, row by row: results depend on the batch size" in (session / "said").read_text()
+    record = json.loads((session / "lines-out" / "_record.json").read_text())
+    assert (record["rows"], record["errors"], record["run"]) == (128, 0, "each row alone")
+    lines = written(session / "lines-out", "predictions")
+    assert sorted(json.loads(line)["prediction"] for line in lines) == sorted(
+        2 * number for numbers in TOGETHER.values() for number in numbers
+    )
+
+
 def test_wrong_columns_options_and_outputs_are_refused_before_a_job_begins(session: Path) -> None:
     wrong = json.loads((session / "problems.json").read_text())
     assert "did you mean 'pixels'" in wrong[0]
@@ -155,8 +175,10 @@ def test_wrong_columns_options_and_outputs_are_refused_before_a_job_begins(sessi
 def test_a_worker_process_loads_each_model_once(session: Path, spark: Cluster) -> None:
     application = (session / "application").read_text()
     logs = [log.read_text() for folder in spark.folders for log in folder.glob(f"{application}/*/std*")]
-    loads = sum(text.count('"message":"serving model version') for text in logs)
-    assert 1 < loads <= 4  # two processes, two models, seven jobs
+    entries = [json.loads(line) for text in logs for line in text.splitlines() if line.startswith('{"severity":')]
+    loads = [(entry["process"], entry["directory"]) for entry in entries if entry["message"].startswith("serving ")]
+    assert len(loads) == len(set(loads)), loads
+    assert len({Path(directory).parent.name for _, directory in loads}) == 3  # models, of ten jobs
 
 
 def check_errors(lines: list[Any], file: str) -> None:
