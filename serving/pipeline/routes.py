@@ -90,22 +90,22 @@ QUIET = True
 
 # fmt: off
 PREDICT  = Operation(SERVING,   "Predict",                     "Predicted", "Predict", RUNS)
-LIVE     = Operation(HEALTH,    "Tell that the server lives",  "Live")
-READY    = Operation(HEALTH,    "Tell that the model answers", "Ready", None, LOADS)
-LIVE_V2  = Operation(INFERENCE, "Tell that the server lives",  "Live")
-READY_V2 = Operation(INFERENCE, "Tell that the model answers", "ModelReady", None, LOADS)
-OPTIONS  = Operation(ABOUT,     "Say which methods an address takes", "Any")
+LIVE     = Operation(HEALTH,    "Check that the server runs",  "Live")
+READY    = Operation(HEALTH,    "Check that the model is ready", "Ready", None, LOADS)
+LIVE_V2  = Operation(INFERENCE, "Check that the server runs",  "Live")
+READY_V2 = Operation(INFERENCE, "Check that the model is ready", "ModelReady", None, LOADS)
+OPTIONS  = Operation(ABOUT,     "List the methods of an address", "Any")
 
 ROUTES = (
     Route("GET",  r"/",                                    about.index,       "index",       None,
-          Operation(ABOUT,     "Say what is served, and where", "Index")),
+          Operation(ABOUT,     "List what is served and where", "Index")),
     Route("POST", r"/",                                    predict_at_root,   "predict",     V1,       PREDICT),
     Route("GET",  r"/healthz",                             about.live,        "live",        None,     LIVE,     QUIET),
     Route("GET",  r"/readyz",                              about.ready,       "ready",       None,     READY,    QUIET),
     Route("GET",  r"/openapi\.json",                       about.describe,    "describe",    None,
-          Operation(ABOUT,     "Tell all of this", "OpenAPI", None, READS)),
+          Operation(ABOUT,     "Describe the interface", "OpenAPI", None, READS)),
     Route("GET",  rf"/v1/models/{NAME}{VERSION}",          about.status,      "status",      V1,
-          Operation(SERVING,   "Tell the state of the model", "Status", None, LOADS)),
+          Operation(SERVING,   "Report the state of the model", "Status", None, LOADS)),
     Route("GET",  rf"/v1/models/{NAME}{VERSION}/metadata", about.metadata,    "metadata",    V1,
           Operation(SERVING,   "Describe the signatures", "Metadata", None, READS)),
     Route("POST", rf"/v1/models/{NAME}{VERSION}:predict",  predict,           "predict",     V1,       PREDICT),

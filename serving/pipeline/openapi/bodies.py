@@ -45,9 +45,9 @@ RAW: Mapping[str, tuple[bytes | None, Schema, str]] = {
     "image/*":                  (b"x", FILE,  "The bytes of the one row of a string input; sound and video too."),
     "application/octet-stream": (b"x", FILE,  "The bytes of the one row of a string input."),
     "text/plain":               (b"x", TEXT,  "The text that is the one row of a string input."),
-    "multipart/form-data":      (None, PARTS, "A part is an input, by its name; parts of one name are rows."),
-    raw.NDJSON:                 (None, TEXT,  "An instance a line, as JSON; answered line by line."),
-    "text/csv":                 (None, TEXT,  "A line is a row, the first names the inputs; answered in JSON lines."),
+    "multipart/form-data":      (None, PARTS, "Each part is an input, by its name; parts of the same name are rows."),
+    raw.NDJSON:                 (None, TEXT,  "One instance per line, as JSON; answered line by line."),
+    "text/csv":                 (None, TEXT,  "A header of input names, then rows, one per line; answered in JSON."),
 }  # fmt: skip
 
 

@@ -11,7 +11,7 @@ def query_options(subject: Subject) -> dict[str, Schema]:
     """Return what may stand in the address of a prediction."""
     scores = sorted({name for signature in subject.signatures for name in score_outputs(signature)})
     options: list[tuple[str, str, Schema]] = [
-        ("on_error", "row: a wrong row is answered by an error in its place.", {"enum": ["row", "request"]}),
+        ("on_error", "row: a wrong row gets an error at its position.", {"enum": ["row", "request"]}),
         ("arrays", "base64: numbers as the bytes of their array.", {"enum": ["base64", "json"]}),
         ("instances", "1: the answer has the request's rows or columns, too.", {"enum": ["0", "1"]}),
     ]

@@ -16,11 +16,11 @@ OPTIONS = ("on_error", "arrays", "instances", "top_k", "scores")
 
 # fmt: off
 REFUSALS = {
-    400: ("BadRequest",          "The body is not what the signature takes, or the model itself refuses what it says, "
-                                 "as it does bytes that are no picture. The text names the place."),
-    404: ("NotFound",            "There is no such path, model or version. The text lists what there is."),
-    405: ("MethodNotAllowed",    "Another method is meant."),
-    413: ("TooLarge",            "The body is too large, packed or unpacked."),
+    400: ("BadRequest",          "The body does not fit the signature, or the model refuses a value, such as bytes "
+                                 "that are not a picture. The text names the place."),
+    404: ("NotFound",            "There is no such path, model or version. The text lists the existing ones."),
+    405: ("MethodNotAllowed",    "The method is not allowed at this path."),
+    413: ("TooLarge",            "The body is too large, compressed or decompressed."),
     415: ("UnsupportedEncoding", "The body's Content-Encoding is neither gzip nor deflate."),
     500: ("Failed",              "The model failed. The log has the reason."),
     501: ("NotImplemented",      "The model uses an operation that TensorFlow's C library lacks."),
@@ -68,7 +68,7 @@ def _operation(route: Route, template: str, subject: Subject) -> Schema:
         "summary": operation.summary,
         "responses": {
             "200": _answer(operation),
-            **({"204": {"description": "Done, and nothing to say."}} if operation.answer == "Replied" else {}),
+            **({"204": {"description": "Done, without a body."}} if operation.answer == "Replied" else {}),
             **{str(code): component_ref("responses", REFUSALS[code][0]) for code in sorted({*operation.refusals, 405})},
         },
     }
@@ -84,7 +84,7 @@ def _operation(route: Route, template: str, subject: Subject) -> Schema:
 def _answer(operation: Operation) -> Schema:
     content: Schema = {JSON: {"schema": schema_ref(operation.answer)}}
     if operation.answer == "Predicted":
-        content[raw.NDJSON] = {"schema": {"description": "A prediction a line, for a body of lines."}}
+        content[raw.NDJSON] = {"schema": {"description": "One prediction per line, for a body of lines."}}
     if operation.answer != "Inferred":
         return {"description": "The answer", "content": content}
     size = {"description": "In binary: the length of the JSON before the tensors.", "schema": {"type": "integer"}}

@@ -193,7 +193,7 @@ def _generated_problem(model: Model, signature: Signature) -> Tried | None:
     try:
         _answer(model, requests.predict(signature, trial.inputs))
     except (BadRequest, InputError, RunError) as error:
-        return Tried(None, f"it answers, and not in JSON: {error}")
+        return Tried(None, f"the answer is not JSON: {error}")
     return None
 
 

@@ -105,7 +105,8 @@ def main(arguments: argparse.Namespace) -> int:
     bar.end()
     if not new:
         print(
-            f"serving: {arguments.output}: expected a new file or object, got one that exists by now", file=sys.stderr
+            f"serving: {arguments.output}: expected a new file or object, got one that now exists",
+            file=sys.stderr,
         )
         return NOT_DONE
     seconds = time.monotonic() - bar.began
@@ -206,7 +207,7 @@ def _check_output(address: str, storage: Storage) -> None:
             return
     except NotThere:
         return
-    raise BadFile(f"-o: expected a new file or object, got {address!r}, which is there")
+    raise BadFile(f"-o: expected a new file or object, got {address!r}, which exists")
 
 
 def _output(address: str, identity: str, storage: Storage, options: settings.Settings) -> Output:

@@ -131,7 +131,7 @@ class Connection:
     def expire(self) -> None:
         """Answer the request whose head did not arrive in time."""
         if self._reader.has_begun:
-            self._reader.refuse(refusal(408, "header: did not come in time"))
+            self._reader.refuse(refusal(408, "header: did not arrive in time"))
             self._advance()
         else:
             self.close()

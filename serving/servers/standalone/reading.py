@@ -162,9 +162,9 @@ class Reader:
         elif b"content-length" in fields:
             length = int(fields[b"content-length"])
         if method == "CONNECT":
-            raise Refused(405, f"expected one of {METHODS}, got CONNECT: this is no proxy")
+            raise Refused(405, f"expected one of {METHODS}, got CONNECT: this server is not a proxy")
         if b"upgrade" in fields and length is None:
-            raise Refused(501, "Upgrade: expected none beside a body in chunks")
+            raise Refused(501, "Upgrade: expected none with a chunked body")
         self.exchange = exchange = Exchange(
             self._connection, method, target(self._url), Fields(fields), length, version, keeps_open
         )
