@@ -45,6 +45,7 @@ def document(source: Source, options: Settings, routes: tuple[Route, ...]) -> by
             "title": source.name,
             "version": source.version,
             "description": f"A TensorFlow SavedModel, with the signatures\n{listed}",
+            **({"x-class-names": source.labels} if source.labels else {}),  # the page shows scores by them
         },
         "servers": [{"url": "/"}],
         "tags": [{"name": tag} for tag in TAGS],

@@ -2,7 +2,7 @@
 // An answer as people read it: ranked classes as bars, values by name, the picture that it is of.
 
 const SHOWN_CLASSES = 5;
-const MOST_NAMED = 1000; // classes whose names are asked for
+const MOST_CLASSES = 1000; // of an output that is shown as scores where its classes have no names
 const LONGEST_LIST = 2000; // characters of numbers that are shown
 
 /** Return the outputs of each row by name; of a signature without rows, one that has all. */
@@ -15,24 +15,14 @@ function outputsOf(json, { outputs, hasRows }) {
 function isScores(value, output, names) {
   if (!Array.isArray(value) || value.length < 2 || !/float/.test(output.type) || output.shape?.length > 1) return false;
   if (!value.every((item) => typeof item === "number")) return false;
-  return Boolean(names) || (value.length <= MOST_NAMED && value.every((item) => item >= 0 && item <= 1));
+  return Boolean(names) || (value.length <= MOST_CLASSES && value.every((item) => item >= 0 && item <= 1));
 }
 
-/** Ask for the names of the classes, once for each output: top_k gives them with their indices. Return null for none. */
-async function namesOf(signature, output, body, count, path) {
-  signature.names ||= {};
-  if (output.name in signature.names || count > MOST_NAMED || !/float/.test(output.type)) return;
-  signature.names[output.name] = null;
-  try {
-    const options = `top_k=${count}&scores=${encodeURIComponent(output.name)}`;
-    const { json } = await getJson(`${path}:predict?${options}`, { method: "POST", body });
-    const classes = signature.hasRows ? json.predictions[0].classes : (json.outputs.classes || json.outputs)[0];
-    if (!classes.some(({ name }) => name === undefined)) {
-      signature.names[output.name] = Object.fromEntries(classes.map(({ index, name }) => [index, name]));
-    }
-  } catch {
-    // the classes keep their numbers
-  }
+/** Return the names of the classes of scores: of an output with a text for each, or those of the model; or undefined. */
+function namesOf(scores, outputs, { classNames }) {
+  const isName = (item) => typeof item === "string";
+  const isFitting = (list) => Array.isArray(list) && list.length === scores?.length;
+  return [...Object.values(outputs).filter((list) => isFitting(list) && list.every(isName)), classNames].find(isFitting);
 }
 
 /** Return scores as pairs of a name and a score, best first. */
@@ -100,8 +90,9 @@ function resultShown(values, signature, picture) {
   for (const output of signature.outputs) {
     const value = values[output.name];
     if (value === undefined) continue;
-    if (isScores(value, output, signature.names?.[output.name])) {
-      others.push(element("div", {}, element("p", { class: "quiet" }, output.name), ...scoresShown(value, signature.names?.[output.name])));
+    const names = namesOf(value, values, signature);
+    if (isScores(value, output, names)) {
+      others.push(element("div", {}, element("p", { class: "quiet" }, output.name), ...scoresShown(value, names)));
     } else if (isList(value)) {
       others.push(element("div", {}, element("p", { class: "quiet" }, output.name),
         element("div", { class: "list", tabindex: 0, role: "group", "aria-label": output.name }, valueText(value))));
@@ -118,7 +109,7 @@ function tableShown(answers, rows, signature) {
   const hasPictures = pictures.some(Boolean);
   const cell = (values, output) => {
     const value = values[output.name];
-    const names = signature.names?.[output.name];
+    const names = namesOf(value, values, signature);
     if (!isScores(value, output, names)) return element("td", {}, valueText(value));
     return element("td", {}, classList(ranked(value, names).slice(0, 1), value.every((score) => score >= 0 && score <= 1)));
   };

@@ -55,7 +55,8 @@ async function describe() {
     const name = chosen && (chosen.const ?? chosen.enum[0]);
     if (chosen && definitions[name]) {
       const example = Object.values(examples).find(({ summary }) => summary === name)?.value;
-      signatures.push(signature(name, definitions[name], schema, schemas[`${id.slice(0, -7)}.instances`], example));
+      const made = signature(name, definitions[name], schema, schemas[`${id.slice(0, -7)}.instances`], example);
+      signatures.push({ ...made, classNames: openapi.json.info["x-class-names"] });
     }
   }
   signatures.sort((one, other) => (other.name === "serving_default") - (one.name === "serving_default"));

@@ -141,12 +141,6 @@ async function predict() {
     const { json, text, timing } = await getJson(`${model.path}:predict`, { method: "POST", body, headers: { "Content-Type": "application/json" } });
     const times = timesText(timing, performance.now() - began);
     const answers = outputsOf(json, signature);
-    for (const output of signature.outputs) {
-      const value = answers[0]?.[output.name];
-      if (signature.hasRows && Array.isArray(value) && value.length > 1 && !Array.isArray(value[0])) {
-        await namesOf(signature, output, body, value.length, model.path);
-      }
-    }
     byId("answer").replaceChildren(answers.length === 1 || !signature.hasRows
       ? resultShown(answers[0], signature, pictureOfRow(rows[0], signature, 0))
       : tableShown(answers, rows, signature));

@@ -128,8 +128,11 @@ def test_a_picture_is_resized_to_the_grid(visit: Callable[..., Page], digits: Se
 def test_a_text_is_answered_with_the_names_of_its_classes(visit: Callable[..., Page], form: Server) -> None:
     page = visit(form, "words")
     page.get_by_label("text").fill('it\'s "quoted" & <i>long</i> — Straße\nnext')
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url) if request.method == "POST" else None)
     answer = predict(page)
     assert classes(answer) == ["spam", "<b>other</b>", "news"]
+    assert asked == [f"{form.url}/v1/models/model:predict"]
     assert sent(page) == {"signature_name": "words", "instances": ['it\'s "quoted" & <i>long</i> — Straße\nnext']}
 
 
