@@ -15,6 +15,7 @@ from serving.core import settings
 from serving.core.dtypes import DType, by_code
 from serving.core.errors import LoadError
 from serving.savedmodel import mistaken, saved_model
+from serving.savedmodel.graph import Graph, Node
 from serving.savedmodel.protobuf import each_field, last_field, map_field, message_field, number_field, text_of
 
 DEFAULT = "serving_default"  # the signature that answers a request which names none
@@ -102,7 +103,7 @@ def read(directory: Path) -> Contents:
     graph = served_graph(directory)
     try:
         contents = _meta_graph(graph)
-    except ValueError as error:  # UnicodeDecodeError is one
+    except (ValueError, IndexError) as error:  # UnicodeDecodeError is one
         raise LoadError(f"saved_model.pb is not a SavedModel, or only part of one ({error})") from None
     _check_callable(contents.signatures)
     # TensorFlow would load it without an error and fail at the first run.
@@ -209,9 +210,7 @@ def _meta_graph(graph: memoryview) -> Contents:
     signatures = {name: _signature(name, value) for name, value in map_field(graph, 5).items()}
     if not last_field(graph, 7):  # the object graph, of TensorFlow 2, whose signatures are the graph's own
         signatures = _as_in_graph(signatures, message_field(graph, 2))
-    if graph.obj.find(b"PlaceholderWithDefault") >= 0:  # type: ignore[attr-defined] # a file in memory
-        definition = message_field(graph, 2)
-        signatures = _with_placeholders(signatures, definition)
+    signatures = _with_placeholders(signatures, Graph.of(graph).main)
     saver = message_field(graph, 3)
     baked = text_of(last_field(info, 1)).startswith("baked")
     return Contents(tags(graph), signatures, text_of(last_field(info, 5)), bool(last_field(saver, 3)), baked)
@@ -252,28 +251,23 @@ def _as_in_graph(signatures: dict[str, Signature], definition: memoryview) -> di
     }
 
 
-def _with_placeholders(signatures: dict[str, Signature], definition: memoryview) -> dict[str, Signature]:
+def _with_placeholders(signatures: dict[str, Signature], nodes: Mapping[bytes, Node]) -> dict[str, Signature]:
     """Add the defaults of TensorFlow 1's PlaceholderWithDefault inputs, where the default is a constant."""
-    inputs = [spec for signature in signatures.values() for spec in signature.inputs.values()]
-    placeholders = {spec.tensor.removesuffix(":0") for spec in inputs}
-    constants: dict[str, memoryview] = {}
-    sources: dict[str, str] = {}
-    for node in each_field(definition, 1):
-        name, op = text_of(last_field(node, 1)), bytes(last_field(node, 2))
-        if op == b"Const":
-            constants[name] = node
-        elif op == b"PlaceholderWithDefault" and name in placeholders:
-            sources[name] = text_of(next(each_field(node, 3))).removesuffix(":0")
-    values = {
-        name: bytes(last_field(map_field(constants[source], 5).get("value", memoryview(b"")), 8))
-        for name, source in sources.items()
-        if source in constants
-    }
+
+    def default(spec: TensorSpec) -> bytes | None:
+        node = nodes.get(spec.tensor.removesuffix(":0").encode())
+        if node is None or node.op != b"PlaceholderWithDefault" or not node.inputs:
+            return None
+        source = nodes.get(node.inputs[0].removesuffix(b":0"))
+        if source is None or source.op != b"Const":
+            return None
+        return bytes(last_field(source.attributes.get("value", memoryview(b"")), 8))
+
     with_defaults = {}
     for key, signature in signatures.items():
-        nodes = {spec.name: spec.tensor.removesuffix(":0") for spec in signature.inputs.values()}
-        defaults = {name: values[node] for name, node in nodes.items() if node in values}
-        with_defaults[key] = signature._replace(defaults={**defaults, **signature.defaults})
+        values = {name: default(spec) for name, spec in signature.inputs.items()}
+        defaults = {name: value for name, value in values.items() if value is not None}
+        with_defaults[key] = signature._replace(defaults={**defaults, **signature.defaults}) if defaults else signature
     return with_defaults
 
 

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 DEEPEST = 100  # nested messages, the limit of protobuf's own parsers
 KNOWN_BYTES = 256  # messages up to this size are cached once they are checked
 KNOWN_MOST = 1 << 16  # cached messages of a type
-COPIED = 1 << 24  # bytes; a smaller file is copied, since bytes are faster to index than a map
 
 # A message type and its fields, name:number:type, as TensorFlow's .proto files have them. A type ends with * where the
 # field is repeated, with # where its elements also differ in their first field (maps, nodes, functions). Fields behind
@@ -95,7 +94,7 @@ class Odd(ValueError):
 
 def check(data: "bytes | mmap.mmap", type_: str = "SavedModel") -> None:
     """Raise Odd, a ValueError, where parsers could read a serialized message differently."""
-    reader = _Reader(data if len(data) > COPIED else data[:])
+    reader = _Reader(data)
     try:
         reader.message(type_, 0, len(data), 0)
     except IndexError:

@@ -1,5 +1,6 @@
-"""The graph is read once for all that look at it."""
+"""The graph is read once for all that look at it, and its constants are left where they are."""
 
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,11 @@ from serving.core import settings
 from serving.runtime.loading import Cache
 from serving.savedmodel import graph
 from serving.savedmodel.graph import Graph
+from serving.savedmodel.safety.guarding import needs
+from serving.savedmodel.safety.purity import impurities
+from serving.savedmodel.safety.rewrite import Piece, constant, edited, field, node, of_type, rewritten
+from serving.savedmodel.signature import served_graph
+from serving.savedmodel.source import Source
 
 MODEL = Path(__file__).parents[2] / "model"
 
@@ -25,3 +31,27 @@ def test_a_load_reads_the_graph_once_and_keeps_nothing_of_it(monkeypatch: pytest
     cache.get().close()
     assert len(read) == 1
     assert graph._last is None
+
+
+LARGE = 8_000_000  # bytes of a constant
+
+
+def with_a_constant(graph: memoryview) -> list[Piece]:
+    dtype, tensor = constant(bytes(LARGE))
+    added = field(1, node(b"large", b"Const", [], {b"dtype": of_type(dtype), b"value": tensor}))
+    return edited(graph, 2, lambda definition: [definition, *added])
+
+
+def test_a_model_is_judged_without_a_copy_of_its_constants() -> None:
+    with rewritten(MODEL, with_a_constant) as folder:
+        tracemalloc.start()
+        try:
+            source = Source(folder, "model")
+            assert impurities(folder) == []
+            assert needs(served_graph(folder), source.signatures.values()) == {}
+            assert b"large" in Graph.of(served_graph(folder)).main
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+            graph.forget()
+    assert peak < LARGE / 2

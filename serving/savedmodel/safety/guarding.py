@@ -113,10 +113,12 @@ def _open_checks(node: Node, siblings: Mapping[bytes, Node], fed: Collection[byt
     if node.op not in GUARDED:
         return []
     count = sum(not name.startswith(b"^") for name in node.inputs)
+    checks = checks_of(node.op)
+    attributes = node.attributes if any(check.kind == "shapes" for check in checks) else {}  # no other kind reads them
     return [
         check
-        for check in checks_of(node.op)
-        if not _constant(node, checked(check, count, node.attributes), siblings, fed)
+        for check in checks
+        if not _constant(node, checked(check, count, attributes), siblings, fed)
         and not (check.kind == "window" and _holds_window(node, siblings))
     ]
 
