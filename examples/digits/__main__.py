@@ -33,6 +33,7 @@ from examples.digits.data import SEED, Digits, Labels, Scans, load, split
 from examples.digits.pictures import encode, paint, smallest_png
 from exporting import export
 from exporting.manifest import sha256
+from exporting.wrappers import LARGEST
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -172,7 +173,7 @@ def card(state: dict[str, Any], written: Labels, labels: dict[str, Labels]) -> s
     held_out = len(written)
     return Template(CARD.read_text()).substitute(
         parameters=f"{state['parameters']:,}",
-        largest=reader.LARGEST // 10**6,
+        largest=LARGEST // 10**6,
         finest=reader.FINEST,
         held_out=held_out,
         accuracies="\n".join(

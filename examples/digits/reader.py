@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from exporting.wrappers import LARGEST, claimed_pixels
+from exporting.wrappers import decode_picture, each_picture
 
 SIDE = 8  # a scan is 8x8 ...
 DEPTH = 16.0  # ... and each value the count of inked dots in a block of 4x4
@@ -22,13 +22,11 @@ Outputs = dict[str, tf.Tensor]
 
 def decode(picture: tf.Tensor) -> tf.Tensor:
     """Return a PNG, JPEG, GIF or BMP as grey [height, width], 0 black .. 1 white, no side longer than FINEST."""
-    claimed = claimed_pixels(picture)
-    too_large = f"the picture is too large: at most {LARGEST} pixels, the file claims"
-    with tf.control_dependencies([tf.Assert(tf.logical_and(claimed >= 0, claimed <= LARGEST), [too_large, claimed])]):
-        pixels = tf.io.decode_image(picture, channels=0, expand_animations=False)
+    pixels = decode_picture(picture, channels=0)
     shape = tf.cast(tf.shape(pixels), tf.float32)
     size = tf.maximum(tf.round(shape[:2] * tf.minimum(1.0, FINEST / tf.reduce_max(shape[:2]))), 1.0)
-    pixels = tf.raw_ops.ResizeArea(images=pixels[tf.newaxis], size=tf.cast(size, tf.int32))[0] / 255.0
+    pixels = tf.raw_ops.ResizeArea(images=tf.expand_dims(pixels, 0), size=tf.cast(size, tf.int32))
+    pixels = tf.squeeze(pixels, 0) / 255.0
     # Grey, grey + alpha, RGB, RGB + alpha: an even number of channels ends in alpha, and the product of none is 1.
     channels = tf.shape(pixels)[-1]
     colours = channels - (1 - channels % 2)
@@ -41,7 +39,8 @@ def ink(grey: tf.Tensor) -> tf.Tensor:
     low, high = tf.reduce_min(grey), tf.reduce_max(grey)
     border = tf.concat([grey[0], grey[-1], grey[:, 0], grey[:, -1]], axis=0)
     dark_on_light = tf.reduce_mean(border) > (low + high) / 2.0
-    return tf.math.divide_no_nan(tf.where(dark_on_light, high - grey, grey - low), high - low)
+    paper = tf.where(dark_on_light, high, low)
+    return tf.math.divide_no_nan(tf.abs(grey - paper), high - low)
 
 
 def fit(inked: tf.Tensor) -> tf.Tensor:
@@ -50,20 +49,18 @@ def fit(inked: tf.Tensor) -> tf.Tensor:
     What has the size of a scan already is one: it keeps its place.
     """
     strokes = inked > INKED
-    first, last = [], []
-    for axis in (0, 1):
-        along = tf.cast(tf.reduce_any(strokes, axis=1 - axis), tf.int32)
-        first.append(tf.argmax(along, output_type=tf.int32))
-        last.append(tf.shape(along)[0] - tf.argmax(along[::-1], output_type=tf.int32))
-    begin, end = tf.cast(tf.stack(first), tf.float32), tf.cast(tf.stack(last), tf.float32)
-    is_scan = tf.reduce_all(tf.shape(inked) == SIDE)
-    scale = tf.where(is_scan, 1.0, SIDE / tf.reduce_max(end - begin))
-    centre = tf.where(is_scan, SIDE / 2.0, (begin + end) / 2.0)
+    lines = [tf.reduce_any(strokes, axis=1 - axis) for axis in (0, 1)]
+    first = tf.stack([tf.argmax(along, output_type=tf.int32) for along in lines])
+    after = tf.stack([tf.argmax(along[::-1], output_type=tf.int32) for along in lines])
+    begin, end = tf.cast(first, tf.float32), tf.cast(tf.shape(inked) - after, tf.float32)
+    is_drawn = tf.reduce_any(tf.shape(inked) != SIDE)
+    scale = tf.where(is_drawn, SIDE / tf.reduce_max(end - begin), 1.0)
+    translation = (SIDE / 2.0 - scale * (begin + end) / 2.0) * tf.cast(is_drawn, tf.float32)
     scan = tf.raw_ops.ScaleAndTranslate(
-        images=inked[tf.newaxis, :, :, tf.newaxis],
+        images=tf.expand_dims(tf.expand_dims(inked, 0), -1),
         size=(SIDE, SIDE),
         scale=tf.stack([scale, scale]),
-        translation=SIDE / 2.0 - scale * centre,
+        translation=translation,
         kernel_type="box",
         antialias=True,
     )
@@ -75,7 +72,7 @@ def normalize(scans: tf.Tensor) -> tf.Tensor:
 
     A thin pen leaves pale blocks once they are averaged; so does pale ink.
     """
-    return tf.math.divide_no_nan(scans, tf.reduce_max(scans, axis=(1, 2), keepdims=True))[..., tf.newaxis]
+    return tf.expand_dims(tf.math.divide_no_nan(scans, tf.reduce_max(scans, axis=(1, 2), keepdims=True)), -1)
 
 
 class Reader(tf.Module):
@@ -103,11 +100,6 @@ class Reader(tf.Module):
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec((None,), tf.string, name="image")])
     def read_image(self, image: tf.Tensor) -> Outputs:
-        # One picture after the other, so that a batch needs the memory of its largest picture, not of their sum.
-        scans = tf.map_fn(
-            lambda picture: fit(ink(decode(picture))),
-            image,
-            parallel_iterations=1,
-            fn_output_signature=tf.TensorSpec((SIDE, SIDE), tf.float32),
-        )
+        spec = tf.TensorSpec((SIDE, SIDE), tf.float32)
+        scans = each_picture(lambda picture: fit(ink(decode(picture))), image, spec)
         return self.classify(scans)

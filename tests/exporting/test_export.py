@@ -20,7 +20,6 @@ from exporting import (
     forward,
     from_keras,
     function,
-    image_bytes,
     manifest,
     resume,
     text,
@@ -234,22 +233,6 @@ def test_a_module_is_exported_with_its_table_and_its_file(tf: Any, tmp_path: Pat
     assert tf.train.list_variables(str(done.folder / "variables" / "variables")) == [
         ("_CHECKPOINTABLE_OBJECT_GRAPH", [])
     ]
-
-
-@pytest.mark.parametrize("resize", ["stretch", "crop", "pad"])
-def test_pictures_are_resized(tf: Any, resize: Any) -> None:
-    identity = function(lambda pixels: pixels, {"pixels": tf.TensorSpec((None, 4, 6, 1), tf.uint8)})
-    bright = tf.io.encode_png(np.full((10, 10, 1), 200, np.uint8))
-    (pixels,) = image_bytes(identity, resize=resize, scale=0.5, offset=1.0).call(image=bright[tf.newaxis])["output"]
-    assert pixels.dtype == tf.uint8
-    sides = {"stretch": 101, "crop": 101, "pad": 1}
-    assert pixels.numpy()[2, :, 0].tolist() == [sides[resize], 101, 101, 101, 101, sides[resize]]
-
-
-def test_a_picture_with_too_many_pixels_is_refused(tf: Any, picture: bytes) -> None:
-    identity = function(lambda pixels: pixels, {"pixels": tf.TensorSpec((None, 4, 4, 3))})
-    with pytest.raises(tf.errors.InvalidArgumentError, match="too large"):
-        image_bytes(identity, largest=599).call(image=tf.constant([picture]))
 
 
 # fmt: off

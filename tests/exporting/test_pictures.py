@@ -1,0 +1,80 @@
+"""`image_bytes`: pictures become pixels in the graph, alone as in a batch, and none with too many pixels is decoded."""
+
+import struct
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from exporting import function, image_bytes
+from exporting.wrappers import claimed_pixels
+from tests.conftest import ROOT
+
+FILES = [file.read_bytes() for file in sorted((ROOT / "tests" / "data").glob("digit-*"))]
+
+
+@pytest.mark.parametrize("resize", ["stretch", "crop", "pad"])
+def test_pictures_are_resized(tf: Any, resize: Any) -> None:
+    identity = function(lambda pixels: pixels, {"pixels": tf.TensorSpec((None, 4, 6, 1), tf.uint8)})
+    bright = tf.io.encode_png(np.full((10, 10, 1), 200, np.uint8))
+    (pixels,) = image_bytes(identity, resize=resize, scale=0.5, offset=1.0).call(image=bright[tf.newaxis])["output"]
+    assert pixels.dtype == tf.uint8
+    sides = {"stretch": 101, "crop": 101, "pad": 1}
+    assert pixels.numpy()[2, :, 0].tolist() == [sides[resize], 101, 101, 101, 101, sides[resize]]
+
+
+@pytest.mark.parametrize("resize", ["stretch", "crop", "pad"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_picture_alone_gets_the_pixels_that_it_gets_in_a_batch(tf: Any, channels: int, resize: Any) -> None:
+    identity = function(lambda pixels: pixels, {"pixels": tf.TensorSpec((None, 9, 7, channels))})
+    wrapped = tf.function(
+        image_bytes(identity, resize=resize, scale=1 / 255).call, autograph=False, reduce_retracing=True
+    )
+    files = [file for file in FILES if channels == 3 or not file.startswith((b"GIF", b"BM"))]  # they have 3 at least
+    together = wrapped(image=tf.constant(files))["output"].numpy()
+    assert together.shape == (len(files), 9, 7, channels)
+    for file, pixels in zip(files, together, strict=True):
+        (alone,) = wrapped(image=tf.constant([file]))["output"].numpy()
+        assert alone.tobytes() == pixels.tobytes()
+    assert wrapped(image=tf.zeros(0, tf.string))["output"].shape == (0, 9, 7, channels)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_picture_with_too_many_pixels_is_refused(tf: Any, picture: bytes, count: int) -> None:
+    identity = function(lambda pixels: pixels, {"pixels": tf.TensorSpec((None, 4, 4, 3))})
+    with pytest.raises(tf.errors.InvalidArgumentError, match="too large: at most 599 pixels, the file claims"):
+        image_bytes(identity, largest=599).call(image=tf.constant([picture] * count))
+
+
+def png(width: int, height: int) -> bytes:
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sII", 13, b"IHDR", width, height)
+
+
+def written(form: str, width: int, height: int) -> bytes:
+    file = BytesIO()
+    Image.new("L", (width, height)).save(file, form)
+    return file.getvalue()
+
+
+# fmt: off
+CLAIMED = [
+    # title                  file                                             pixels
+    ("a PNG",                written("PNG", 300, 7),                          2100),
+    ("a large PNG",          png(70_000, 50_000),                             3_500_000_000),
+    ("the largest PNG",      png(2**32 - 1, 2**32 - 1),                       float((2**32 - 1) ** 2)),
+    ("a GIF",                written("GIF", 300, 7),                          2100),
+    ("the largest GIF",      b"GIF89a" + struct.pack("<HH", 65535, 65535),    65535**2),
+    ("a JPEG",               written("JPEG", 300, 7),                         2100),
+    ("a BMP",                written("BMP", 300, 7),                          0),
+    ("a PNG without a size", b"\x89PNG\r\n\x1a\n",                            0),
+    ("no picture",           b"a letter to the reader, in plain text",        0),
+    ("an empty file",        b"",                                             0),
+]
+# fmt: on
+
+
+@pytest.mark.parametrize(("title", "file", "pixels"), CLAIMED, ids=[title for title, _, _ in CLAIMED])
+def test_the_number_of_pixels_is_read_from_the_header(tf: Any, title: str, file: bytes, pixels: float) -> None:
+    assert claimed_pixels(tf.constant(file)).numpy() == pixels
