@@ -117,7 +117,7 @@ def names(directory: Path, folder: str = "", *, deep: bool = True) -> Iterator[s
 
 
 def readable(directory: Path, name: str) -> bool:
-    """Say whether a file may be opened: a regular file, or a broken link, which `opened` reports."""
+    """Return whether a file may be opened: a regular file, or a broken link, which `opened` reports."""
     path = os.path.join(directory, name)
     return os.path.isfile(path) or (os.path.islink(path) and not os.path.exists(path))
 

@@ -201,7 +201,7 @@ class Settings(NamedTuple):
 
     @property
     def traced(self) -> bool:
-        """Say whether requests are traced."""
+        """Return whether requests are traced."""
         named = self.otel_exporter_otlp_endpoint or self.otel_exporter_otlp_traces_endpoint
         return bool(named) and not self.otel_sdk_disabled
 

@@ -99,7 +99,7 @@ class Admission:
 
 
 def can_share(request: Request) -> bool:
-    """Say whether a request is of the kind that can share runs of the model: its body is small and not packed."""
+    """Return whether a request is of the kind that can share runs of the model: its body is small and not packed."""
     size = len(request.body) if isinstance(request.body, bytes) else request.length
     batching = loading.batching()
     return (

@@ -38,7 +38,7 @@ def check(signature: Signature, context: Context) -> None:
 
 
 def check_fields(call: Call) -> Call:
-    """Return the call; raise BadRequest where a key or a row's error would stand in an output's place in the answer."""
+    """Return the call; raise BadRequest where a key or a row's error has the name of an output."""
     if call.keys is None and not row_errors(call.context):
         return call
     fields = {"classes"} if top_k(call.context) else set(call.signature.outputs)
@@ -135,7 +135,7 @@ def scores(signature: Signature, context: Context) -> str:
 
 
 def rows(call: Call, outputs: Arrays, *, named: bool = False) -> Any:
-    """Return an item for each index of the first dimension: a value, or an object for several outputs or if `named`."""
+    """Return an item for each index of the first dimension: a value, or an object of several outputs or if `named`."""
     count = top_k(call.context)
     if count:
         return [{"classes": ranked} for ranked in _ranked(call, outputs, count)]

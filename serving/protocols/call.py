@@ -1,4 +1,4 @@
-"""One decoded request, and what every protocol needs to make it."""
+"""One decoded request, and the context in which every protocol decodes it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -16,13 +16,13 @@ Arrays = Mapping[str, np.ndarray[Any, Any]]
 
 
 class Context(NamedTuple):
-    """What a protocol needs besides the body and the signatures: all that it may depend on."""
+    """The input of a protocol besides the body and the signatures; it may depend on nothing else."""
 
     headers: Headers = {}  # noqa: RUF012 - never written to
     name: str = ""  # the model's
     version: str = ""
     query: Mapping[str, str] = {}
-    key: str = "key"  # the field of an instance that is not for the model
+    key: str = "key"  # the field of an instance that is not given to the model
     null: bool = False  # write null for NaN and the infinities
     labels: Sequence[str] = ()  # the names of the classes, from the exporter
     limits: Limits = DEFAULTS
@@ -55,7 +55,7 @@ class Call(NamedTuple):
     context: Context = NOTHING
     keys: Sequence[Any] | None = None  # one a row, MISSING where it had none
     failed: Mapping[int, str] = {}
-    sent: Any = None  # the rows or columns as they came, for an answer that repeats them
+    sent: Any = None  # the original rows or columns, for an answer that repeats them
 
 
 class Missing:
@@ -78,7 +78,7 @@ def choose(signatures: Mapping[str, Signature], name: Any, place: str) -> Signat
         known = [other.name for other in signatures.values() if other.refusal is None]
         name = name[:200]
         near = nearest(name, known) if given else None
-        # A body for the nearest would name it; one for the default names none, and the address might name another.
+        # An example for the nearest signature would name it; one for the default names none: the address may name another.
         shown = near is not None and near != DEFAULT
         message = f"{place}: the model has no signature {name!r}{did_you_mean(name, known)}"
         raise BadRequest(message, near, example=shown or not given)
@@ -99,7 +99,7 @@ MOST_ROWS_APART = 10_000  # of a request with on_error=row: a bad row takes a hu
 
 
 def check_rows_apart(context: Context, count: int, place: str) -> None:
-    """Raise TooLarge for too many rows of which each may fail alone, before anything is made of them."""
+    """Raise TooLarge for too many rows with on_error=row, before they are decoded."""
     if count > MOST_ROWS_APART and row_errors(context):
         raise TooLarge(f"{place}: expected at most {MOST_ROWS_APART} rows with on_error=row, got {count}")
 

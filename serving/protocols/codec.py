@@ -1,4 +1,4 @@
-"""What every protocol offers: the functions by which a request's bytes become named arrays and outputs become bytes.
+"""The interface of every protocol: functions from a request's bytes to named arrays, and from outputs to bytes.
 
 The modules of this package that read whole requests satisfy `Codec`; a table of routes typed with it lets mypy check
 each of them. A codec is pure: its answers depend on its arguments alone.
@@ -22,7 +22,7 @@ class Codec(Protocol):
         """Return the call that a body describes: a signature and its inputs by name.
 
         Each input has the dtype and a shape that its spec declares. Raise BadRequest naming the place in the body,
-        what was expected and what came, and TooLarge beyond a limit of the context.
+        what was expected and what was found, and TooLarge beyond a limit of the context.
         """
 
     def encode(self, call: Call, outputs: Arrays) -> Response:
@@ -32,7 +32,7 @@ class Codec(Protocol):
         """
 
     def place(self, call: Call, row: int | None) -> str:
-        """Name, for an error message, where a call's inputs are in its body: all of them, or one row (from 0 on)."""
+        """Return the position of a call's inputs in its body for an error message: of all, or of one row, from 0 on."""
 
     def example(self, signature: Signature, saved: Any = None) -> bytes:
         """Return a body to try, empty where there is none.

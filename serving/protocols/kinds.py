@@ -24,7 +24,7 @@ KINDS = {
     "text/csv": TABLE,
 }
 OFTEN_JSON = frozenset({"application/octet-stream", "text/plain", "text/csv", "multipart/form-data"})
-OBJECT = rb'(?:\xef\xbb\xbf)?[ \t\r\n]*\{[ \t\r\n]*["}]'  # how a JSON object begins
+OBJECT = rb'(?:\xef\xbb\xbf)?[ \t\r\n]*\{[ \t\r\n]*["}]'  # the beginning of a JSON object
 
 
 def kind_of(media: str) -> str | None:
@@ -35,7 +35,7 @@ def kind_of(media: str) -> str | None:
 def is_raw(content_type: str, body: bytes) -> bool:
     """Return whether a body of this content type is for `raw` and not for a codec of JSON."""
     if content_type == JSON:
-        return False  # as most requests say
+        return False  # the type of most requests
     media = content_type.partition(";")[0].strip().lower()
     return kind_of(media) is not None and not (media in OFTEN_JSON and re.match(OBJECT, body))
 
@@ -47,7 +47,7 @@ BINARY = "application/octet-stream"
 
 
 def is_open_inference(body: bytes) -> bool:
-    """Return whether a body is of this protocol, whatever its address: named tensors, each with a datatype."""
+    """Return whether a body is of this protocol at any address: named tensors, each with a datatype."""
     if b'"datatype"' not in body:
         return False  # as most bodies are
     import orjson

@@ -1,6 +1,7 @@
 """The protocols by name. A codec is imported by the first request that needs it.
 
-A codec brings NumPy and the JSON readers, 60 ms of a cold start, and the native codec answers most requests without.
+A codec imports NumPy and the JSON readers, 60 ms of a cold start, and the native codec answers most requests without
+them.
 """
 
 from collections.abc import Callable
@@ -15,7 +16,7 @@ class Named:
     """A protocol."""
 
     def __init__(self, name: str, load: "Callable[[], Codec]") -> None:
-        """Take its name, and what imports its codec."""
+        """Store the name, and the function that imports the codec."""
         self.name, self._load = name, load
 
     def __repr__(self) -> str:

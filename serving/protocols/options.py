@@ -51,7 +51,7 @@ def from_query(query: str, *, place: str = "query", strict: bool = False) -> dic
 
 
 def from_parameters(parameters: Any) -> dict[str, str]:
-    """Return the options in a body's "parameters", by name; none where these are no object."""
+    """Return the options in a body's "parameters", by name; none if these are not an object."""
     if not hasattr(parameters, "items"):
         return {}
     names = set(parameters)

@@ -1,4 +1,4 @@
-"""How large a request may be: the limits that protocols hold, and the checks of rows and of decoded tensors."""
+"""The size limits of a request, and the checks of rows and of decoded tensors."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -26,7 +26,7 @@ class Limits(Protocol):
 
 
 class DefaultLimits(NamedTuple):
-    """The limits where no setting changes them; a test compares them with the defaults of the settings."""
+    """The limits without settings; a test compares them with the defaults of the settings."""
 
     max_body_bytes: int = 8 << 20
     max_rows: int = 1 << 40
@@ -42,7 +42,7 @@ STRING_OVERHEAD = 64  # bytes of memory that a string takes beyond its own
 
 
 def check_rows(count: int, place: str, limits: Limits) -> None:
-    """Raise TooLarge for too many rows, before anything is made of them."""
+    """Raise TooLarge for too many rows, before they are decoded."""
     if count > limits.max_rows:
         raise TooLarge(f"{place}: expected at most {limits.max_rows} rows (MAX_ROWS), got {count}")
 

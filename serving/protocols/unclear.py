@@ -1,4 +1,4 @@
-"""Hints for error messages: what a body may be that is not what its headers say."""
+"""Hints for error messages: the likely type of a body that does not match its headers."""
 
 from serving.core.http import BadRequest, Headers, media_type
 
@@ -20,7 +20,7 @@ FILES = (
 
 
 def explained(error: BadRequest, body: bytes, headers: Headers) -> BadRequest:
-    """Return the error of a body that is not JSON, with what it seems to be and how that is sent."""
+    """Return the error of a body that is not JSON, with its likely type and the right way to send it."""
     if body[:64].lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"["):
         return error
     what, how = next(((what, how) for begins, what, how in FILES if body.startswith(begins)), ("", ""))
@@ -36,7 +36,7 @@ def explained(error: BadRequest, body: bytes, headers: Headers) -> BadRequest:
 
 
 def cut(body: bytes) -> str | None:
-    """Return that a picture has lost bytes on its way, None where it has not."""
+    """Return a hint that a picture lost bytes when it was sent, None if it did not."""
     for begins, what, _ in FILES[:2]:
         if body.startswith(begins) and b"\0" not in body:  # every such file has some
             return f"{what} without its zero bytes; {DATA_BINARY}"

@@ -90,7 +90,7 @@ class Queue:
 
     @property
     def is_free(self) -> bool:
-        """Say whether a run could begin now."""
+        """Return whether a run could begin now."""
         return self._free > 0
 
     def enter(self, calls: Sequence[Call]) -> bool:

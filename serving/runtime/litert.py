@@ -1,4 +1,4 @@
-"""A model's light twin, run by LiteRT: TensorFlow is neither needed nor looked for. `folder.twin` reads its files."""
+"""Runs a model's LiteRT twin, without TensorFlow. `savedmodel.folder.twin` reads its files."""
 
 import re
 from collections import deque
@@ -111,7 +111,7 @@ class _Interpreter:
         return runner
 
     def lacks(self, key: str, signature: Signature, renamed: Mapping[str, str]) -> str | None:
-        """Return what the model lacks of a signature, or None."""
+        """Return what a signature needs and the model lacks, or None."""
         tensors = self._interpreter.get_signature_list().get(key)
         if tensors is None:
             return f"{MODEL} has no signature {key!r}"

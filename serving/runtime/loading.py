@@ -50,16 +50,16 @@ class Cache:
 
     @property
     def loaded(self) -> bool:
-        """Say whether the model is there already."""
+        """Return whether the model is there already."""
         return self._model is not None
 
     @property
     def warm(self) -> bool:
-        """Say whether the model is there already, and warmed up."""
+        """Return whether the model is there already, and warmed up."""
         return self._warm
 
     def source(self) -> Source:
-        """Return what is on disk, without loading it; raise LoadError where nothing can be served."""
+        """Return the model on disk without loading it; raise LoadError where it cannot be served."""
         if (source := self.__dict__.get("_source")) is not None:
             return source  # type: ignore[no-any-return]
         return self._find(PATIENCE)
@@ -78,12 +78,12 @@ class Cache:
 
     def _share_failure(self) -> None:
         if self._failure is not None and time.monotonic() < self._again:
-            raise self._failure.with_traceback(None)  # it would hold what every caller held
+            raise self._failure.with_traceback(None)  # a stored traceback would keep the objects of every caller alive
 
     def _fail(self, error: Exception) -> LoadError:
-        """Return a failure to find, read or load the model as a LoadError; log it once, and let it stand for a while.
+        """Return a failure to find, read or load the model as a LoadError; log it once, and keep it for a while.
 
-        Whatever the model's files make a reader raise is a failure of the model, and ends here.
+        Every exception of a reader of the model's files is a failure of the model, and ends here.
         """
         if isinstance(error, LoadError) and error is self._failure:
             return error
@@ -96,7 +96,7 @@ class Cache:
         return failure
 
     @cached_property
-    def _source(self) -> Source:  # a failure is not kept: cached_property stores results alone
+    def _source(self) -> Source:  # a failure is not cached: cached_property stores only results
         options = self._options
         if isinstance(options.model_dir, Path):
             return self._read(options.model_dir)
@@ -120,7 +120,7 @@ class Cache:
         if left := manifest.leftovers(source.directory):
             names = ", ".join(sorted(left))
             log("WARNING", f"files that belong to another model are ignored: {names}")
-        _ = source.parts  # read here, where a failure is a failed load for whatever asks
+        _ = source.parts  # read here, where a failure counts as a failed load
         return source
 
     def get(self, until: float = math.inf) -> Model:
@@ -137,7 +137,7 @@ class Cache:
         try:
             if self._model is None:
                 if self._failure is not None and self._attempts > attempt:
-                    raise self._failure.with_traceback(None)  # those who waited for a load share its failure too
+                    raise self._failure.with_traceback(None)  # requests that waited for a load share its failure
                 self._load()
             assert self._model is not None
             return self._model
@@ -145,9 +145,9 @@ class Cache:
             self._lock.release()
 
     def ready(self, until: float = math.inf) -> Model:
-        """Return the model as `get` does, warmed up unless WARMUP=off; requests that come meanwhile are answered.
+        """Return the model as `get` does, warmed up unless WARMUP=off; meanwhile requests are answered.
 
-        Raise LoadError where every signature fails whatever it is given.
+        Raise LoadError where every signature fails for every input.
         """
         model = self.get(until)
         if not self._warm:
@@ -169,8 +169,8 @@ class Cache:
         finally:
             self._attempts += 1
             graph.forget()
-        # What is there now stays: without this, the collector walks all of it again and again while it looks
-        # through the many small lists of a large request.
+        # These objects stay: without this, the collector visits all of them again and again while it collects
+        # the many small lists of a large request.
         gc.freeze()
         phases.loaded()
         metrics.loaded("loaded")
@@ -195,7 +195,7 @@ class Cache:
 
 
 def _unexpected(error: Exception) -> LoadError:
-    """Return what the client sees of an error that no reader of the model raises on purpose; the log has all of it."""
+    """Return the text for the client of an unexpected error; the log has the whole error."""
     log_exception(f"the load failed: {error!r}")
     if isinstance(error, MemoryError):
         return LoadError("out of memory")
@@ -216,7 +216,7 @@ def _warm_up(model: Model) -> int:
     return warm(model.source.directory, model.signatures, model.run)
 
 
-FEW, SECONDS = 8, 3.0  # made inputs that a probe has run of each signature, and until when
+FEW, SECONDS = 8, 3.0  # generated inputs that a probe runs for each signature, and its time limit
 
 
 def tried(model: Model, signature: Signature, seconds: float) -> "Tried":
@@ -236,7 +236,7 @@ def tried(model: Model, signature: Signature, seconds: float) -> "Tried":
 
 
 def _prove(model: Model) -> None:
-    """Run a signature on made inputs, which also warms it up; raise LoadError where each of them has a fault."""
+    """Run a signature on generated inputs, which also warms it up; raise LoadError if all of them fail."""
     if not model.source.may_try:
         return
     usable = [entry for entry in model.signatures.values() if not (entry.refusal or entry.name.startswith("__"))]
@@ -274,7 +274,7 @@ def cache() -> Cache:
 
 
 def batching() -> "Batching | None":
-    """Return what lets calls of the loaded model share runs; None where no signature may, or not yet."""
+    """Return the batching of the loaded model; None where no signature is batched, or not yet."""
     cached = cache()
     found = cached.get().batching if cached.loaded else None
     return found if found is not None and found.sizes else None

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Session(Protocol):
-    """What a runtime gives for a SavedModel: its signatures as functions of named arrays."""
+    """The interface of a runtime: a SavedModel's signatures as functions of named arrays."""
 
     def declared(self, signature: Signature) -> Signature: ...
 
@@ -87,7 +87,7 @@ class Model:
             inflight.end(slot)
 
     def addresses(self, signature: Signature) -> tensorflow_c.Addresses | None:
-        """Return where C finds the signature's function, None where it is none of TensorFlow's C library's."""
+        """Return the C pointers of the signature's function, None if it does not run in TensorFlow's C library."""
         function = self.functions.get(signature.name)
         return function.addresses() if isinstance(function, tensorflow_c.Function) else None
 

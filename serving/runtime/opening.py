@@ -1,7 +1,7 @@
-"""Opens the library that runs the model: most of a start, so it begins first, in a thread, beside the imports.
+"""Opens the library that runs the model. This takes most of a start, so a thread does it during the imports.
 
-This module imports little, so that it can begin at once. The loader of the system lets one thread open at a time: who
-opens the library again, to use it, waits until it is there.
+This module imports little, so that the thread can start at once. The system's loader lets one thread open a library at
+a time: a thread that opens the library again, to use it, waits until it is open.
 """
 
 import ctypes
@@ -34,7 +34,7 @@ def _open(options: Settings) -> None:
 
 
 def is_light(options: Settings) -> bool:
-    """Say whether the model is a twin for LiteRT."""
+    """Return whether the model is a twin for LiteRT."""
     directory = options.model_dir
     if options.runtime == "litert":
         return True

@@ -1,4 +1,4 @@
-"""Whether a model may be served, and opening it: in TensorFlow's C library, its Python package or LiteRT."""
+"""Decides whether a model may be served, and opens it in TensorFlow's C library, its Python package or LiteRT."""
 
 import importlib
 import importlib.util
@@ -41,7 +41,7 @@ def judge(source: Source, options: Settings) -> None:
 
 
 def judge_operations(uses: Iterable[Use], options: Settings) -> None:
-    """Refuse operations that cannot run here: a library of the user's has them, or nothing."""
+    """Refuse operations that neither TensorFlow nor a custom-op library can run here."""
     kinds = {use.op: use.kind for use in uses}
     ops = list(kinds)
     path = None if options.runtime == "python" or not ops else tensorflow_c.find(options.tensorflow_library_dir)
@@ -60,16 +60,16 @@ def judge_operations(uses: Iterable[Use], options: Settings) -> None:
 
 
 def judge_files(source: Source) -> None:
-    """Refuse a model whose files are not its own: one that names files elsewhere, or has links, pipes or devices."""
+    """Refuse a model that names files outside of its folder, or has links out of it, pipes or devices."""
     problem = None if source.light else assets.problem(source.directory)
     if problem := problem or files.problem(source.directory):
         raise LoadError(f"{problem}; DANGEROUS_OPS=allow serves it anyway")
 
 
 def open_library(options: Settings) -> None:
-    """Open the model's library before it is needed, if it is there; the load reports what is wrong with it."""
+    """Open the model's library before it is needed, if it is installed; the load reports its errors."""
     if opening.is_light(options):
-        from serving.runtime import litert  # it brings NumPy, which TensorFlow's C library does without
+        from serving.runtime import litert  # it imports NumPy, which TensorFlow's C library does not need
 
         with suppress(LoadError):
             litert.open_library()
@@ -83,7 +83,7 @@ def open_library(options: Settings) -> None:
 def open_session(source: Source, options: Settings) -> Session:
     """Load a model into a session of the C library, or, where the wheel lacks it, of TensorFlow's Python package.
 
-    A light twin is LiteRT's alone.
+    A twin is opened in LiteRT only.
     """
     if options.runtime == "litert" and not source.light:
         raise LoadError("it is a SavedModel (RUNTIME=litert): `python -m exporting bake --litert` makes a twin of it")

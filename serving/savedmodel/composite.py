@@ -114,7 +114,7 @@ SPARSE = frozenset(
 
 
 def may_have(signature: Signature) -> bool:
-    """Say whether the inputs may be such parts, by dtype and rank alone: most models need no walk of the graph."""
+    """Return whether the inputs may be such parts, by dtype and rank alone: most models need no walk of the graph."""
     return len(signature.inputs) > 1 and any(_is_list(spec) for spec in signature.inputs.values())
 
 
@@ -248,7 +248,7 @@ def _sparse_from(specs: Mapping[str, TensorSpec], name: str) -> Sparse | None:
 
 
 def _arrives(sparse: Sparse, sinks: list[Sink]) -> bool:
-    """Say whether the indices and the shape reach one operation that takes sparse tensors."""
+    """Return whether the indices and the shape reach one operation that takes sparse tensors."""
     for sink in sinks:
         if sink.node.op in SPARSE:
             reached = frozenset().union(*(argument.at_all for argument in sink.arguments))

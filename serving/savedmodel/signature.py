@@ -130,7 +130,7 @@ def _beside_zero(declared: Shape | None, shape: tuple[int, ...]) -> int:
 
 @lru_cache(maxsize=1024)  # requests to one model have few different shapes
 def fits(declared: Shape | None, shape: tuple[int, ...]) -> bool:
-    """Say whether an array's shape fits the declared one, where None means an unknown rank or a free size."""
+    """Return whether an array's shape fits the declared one, where None means an unknown rank or a free size."""
     if declared is None:
         return True
     return len(shape) == len(declared) and all(expected in (None, size) for expected, size in zip(declared, shape))

@@ -91,7 +91,7 @@ def record_error(source: str, generation: str | None, message: str) -> str:
 
 
 def ours(bucket: str, name: str, metadata: Mapping[str, str]) -> bool:
-    """Say whether an object is an output of scoring, by its folder or its metadata."""
+    """Return whether an object is an output of scoring, by its folder or its metadata."""
     folder = settings.current().event_output
     return MARK in metadata or bool(folder and f"gs://{bucket}/{name}".startswith(folder))
 

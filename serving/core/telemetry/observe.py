@@ -110,7 +110,7 @@ _skipped = 0  # requests without a line since the last that has one
 
 
 def _has_line(mode: str, status: int, now: int) -> bool:
-    """Say whether a request gets a line in the log; `mode` is LOG_REQUESTS."""
+    """Return whether a request gets a line in the log; `mode` is LOG_REQUESTS."""
     global _lines_left, _until, _skipped
     failed = status >= 400
     if mode == "all" or (failed and mode == "errors"):

@@ -32,7 +32,7 @@ __all__ = [
 
 
 def body_is_event(body: bytes) -> bool:
-    """Say whether a body alone is an event: a push of Pub/Sub, a legacy event or structured CloudEvents."""
+    """Return whether a body alone is an event: a push of Pub/Sub, a legacy event or structured CloudEvents."""
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError:

@@ -48,12 +48,12 @@ _BUCKET = re.compile(r"(projects/[^/]+/buckets/[^/]+)/(objects/.+)", re.DOTALL)
 
 
 def is_push(value: Any) -> bool:
-    """Say whether a JSON value is a wrapped push."""
+    """Return whether a JSON value is a wrapped push."""
     return isinstance(value, dict) and "message" in value and "context" not in value
 
 
 def is_legacy(value: Any) -> bool:
-    """Say whether a JSON value is an event of first-generation functions."""
+    """Return whether a JSON value is an event of first-generation functions."""
     return isinstance(value, dict) and "data" in value and ("context" in value or "eventId" in value)
 
 
@@ -75,7 +75,7 @@ def from_published(event: Event) -> Event:
 
 
 def is_unwrapped(headers: Headers) -> bool:
-    """Say whether the header fields are those of an unwrapped push."""
+    """Return whether the header fields are those of an unwrapped push."""
     return headers.get("x-goog-pubsub-message-id") is not None
 
 

@@ -28,7 +28,7 @@ MOST_EVENTS = 10_000  # of a batch: an event of a few bytes may cause an answer 
 
 
 def is_binary(headers: Headers) -> bool:
-    """Say whether the header fields hold any attribute of an event."""
+    """Return whether the header fields hold any attribute of an event."""
     return any(headers.get(f"ce-{name}") is not None for name in ATTRIBUTES)
 
 
@@ -95,7 +95,7 @@ def _data(members: dict[str, tuple[Any, str]], content_type: str, place: str) ->
 
 
 def is_json(content_type: str) -> bool:
-    """Say whether a content type is JSON: application/json, or anything that ends with +json."""
+    """Return whether a content type is JSON: application/json, or anything that ends with +json."""
     kind = content_type.partition(";")[0].strip().lower()
     return kind.endswith(("/json", "+json"))
 

@@ -36,7 +36,7 @@ def infer_schemas(subject: Subject) -> dict[str, Schema]:
 
 
 def has_json(signature: Signature) -> bool:
-    """Say whether the inputs can be sent in JSON, not in binary alone."""
+    """Return whether the inputs can be sent in JSON, not in binary alone."""
     return all(spec.dtype.v2_name not in (None, *open_inference.BINARY_ONLY) for spec in signature.inputs.values())
 
 

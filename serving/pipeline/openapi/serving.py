@@ -91,7 +91,7 @@ def _sized(specs: Iterable[TensorSpec]) -> Schema:
 
 
 def _keeps_rows(signature: Signature) -> bool:
-    """Say whether there may be as many rows in the answer as in the request."""
+    """Return whether there may be as many rows in the answer as in the request."""
     return len(_batch([*signature.inputs.values(), *signature.outputs.values()])) <= 1
 
 

@@ -18,7 +18,7 @@ HTML, JSON = "text/html", "application/json"
 
 
 def is_preferred(accept: str | None) -> bool:
-    """Say whether a client prefers HTML to JSON: it names HTML, and JSON not at all or with a lower weight.
+    """Return whether a client prefers HTML to JSON: it names HTML, and JSON not at all or with a lower weight.
 
     Clients of the API send `*/*`, name JSON, or send nothing (RFC 9110, 12.5.1).
     """

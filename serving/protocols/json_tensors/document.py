@@ -40,7 +40,7 @@ class Document:
         check_nesting(self._brackets, limits)
         try:
             root = parse(body)
-        except (ValueError, RuntimeError):  # what simdjson calls an error may be TensorFlow Serving's dialect
+        except (ValueError, RuntimeError):  # an error of simdjson may be TensorFlow Serving's dialect
             root = parse_carefully(body, limits)
         if not isinstance(root, OBJECTS):
             raise BadRequest(f"body: expected a JSON object, got {kind(root)}")
@@ -59,7 +59,7 @@ def members(value: Any, place: str) -> dict[str, Any]:
     if len(set(names)) < len(names):
         raise BadRequest(f"{place}: the key {first_repeated(names)!r} appears twice")
     if isinstance(value, simdjson.Object) and (len(names) > MOST_LOOKED_UP or "\0" in "".join(names)):
-        # simdjson looks each name up from the first member on, and as C does: to the first zero
+        # simdjson searches each name from the first member on, and compares it up to a zero byte, as C does
         value = parse_carefully(value.mini, PARSED)  # type: ignore[arg-type]  # bytes, whatever its stub says
     return {name: value[name] for name in names}  # items() would turn every array into lists
 
@@ -73,7 +73,7 @@ def b64(value: Any) -> str | None:
 
 
 def kind(value: Any) -> str:
-    """Return what a JSON value is, in words for an error message, and the value itself where it is short."""
+    """Return the type of a JSON value in words for an error message, and the value itself if it is short."""
     if isinstance(value, OBJECTS):
         return "base64 bytes" if b64(value) is not None else "an object"
     if isinstance(value, LISTS):
@@ -92,7 +92,7 @@ def unchanged(value: Any) -> orjson.Fragment:
 
 
 def native(value: Any) -> Any:
-    """Return a JSON value in the form in which the JSON writer writes it as it came."""
+    """Return a JSON value in a form that the JSON writer writes unchanged."""
     if isinstance(value, simdjson.Array):
         return value.as_list()
     if isinstance(value, simdjson.Object):

@@ -1,4 +1,4 @@
-"""A JSON value → an array of a declared dtype and shape, strictly: nothing is converted that JSON has another type for.
+"""A JSON value → an array of a declared dtype and shape, strictly: values of another JSON type are not converted.
 
 Two ways to an array. Numbers are read as one buffer, without a Python object for each, where the brackets of the body
 are rectangular: an image of 224 × 224 × 3 takes an eighth of the time of `json.loads` and `numpy.asarray`. Everything
@@ -84,7 +84,7 @@ def _read_buffer(document: Document, value: Any, dtype: DType) -> Array | None:
 
 
 def _nest_shape(value: Any) -> Shape | None:
-    """Return the shape that a nest shows, or a list of nests of one shape; None for anything else."""
+    """Return the shape of a nest, or of a list of nests of one shape; None for anything else."""
     if isinstance(value, simdjson.Array):
         return _leading_shape(value)
     if not isinstance(value, list) or set(map(type, value)) != {simdjson.Array}:

@@ -18,7 +18,7 @@ Array = np.ndarray[Any, Any]
 
 
 def to_values(array: Array, name: str, *, rows: bool = False, null: bool = False) -> Any:
-    """Return what the JSON writer takes for an array of any shape: itself where it can, else nested lists.
+    """Return an array of any shape as a value for the JSON writer: the array itself if possible, else nested lists.
 
     `null`: write null for NaN and the infinities. `rows`: return a sequence with one item for each index of the first
     dimension.

@@ -1,4 +1,4 @@
-"""What the readers of bodies that are not one JSON document share."""
+"""Functions that the readers of bodies other than one JSON document share."""
 
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -18,11 +18,11 @@ Array = np.ndarray[Any, Any]
 
 LINES = "lines"
 BOM = b"\xef\xbb\xbf"
-SPACE = b" \t\r\n"  # what JSON calls white space
+SPACE = b" \t\r\n"  # white space in JSON
 
 
 class Form(NamedTuple):
-    """How a call is answered, as rows, as columns or line by line, and what its rows are called in its body."""
+    """How a call is answered (as rows, as columns or line by line), and the names of its rows in its body."""
 
     answer: str
     place: Callable[[int | None], str]
@@ -140,7 +140,7 @@ def placed(message: str, place: Callable[[int | None], str], rows: int) -> str:
     def name(match: re.Match[str]) -> str:
         row = None if match[1] is None else int(match[1])
         if row is not None and row >= rows:
-            return match[0]  # a client's own words
+            return match[0]  # text of the client
         return place(row) + ("" if message.startswith((":", ", "), match.end()) else ", ")
 
     return _INSTANCE.sub(name, message, count=2)

@@ -1,4 +1,4 @@
-"""The header of a table: which columns hold each input, and which holds the keys."""
+"""The header of a table: the columns of each input, and the column of the keys."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ class Header(NamedTuple):
 
 
 def read_header(cells: Sequence[str], signature: Signature, context: Context) -> tuple[Header, int]:
-    """Return where the inputs stand, and how many rows the header takes: 1, or 0 where the first row is data."""
+    """Return the columns of the inputs, and the number of header rows: 1, or 0 if the first row is data."""
     headless = parameter(context.headers.get("content-type") or "", "header")
     if headless not in (None, "present", "absent"):
         raise BadRequest(f"Content-Type: expected header=present or header=absent, got {headless[:40]!r}")

@@ -225,7 +225,7 @@ class Function:
             if self._fetches:
                 tf.run_unchecked(*run.arguments)
             outputs = run.fetched[:]
-            run.fetched[:] = run.nothing  # TF_SessionRun does so too, but not where it returns before it begins
+            run.fetched[:] = run.nothing  # TF_SessionRun does so too, except where it returns before the run
             if None in outputs:  # "On failure, output_values[] contains NULLs" - c_api.h
                 raise run_error(tf.TF_GetCode(run.status), tf.TF_Message(run.status))
             tensors += outputs

@@ -118,7 +118,7 @@ def _as_stated(directory: Path, name: str, stated: Mapping[str, Any], largest: i
 
 
 def _loaded(name: str) -> bool:
-    """Say whether saved_model.pb may refer to a file, hidden or not."""
+    """Return whether saved_model.pb may refer to a file, hidden or not."""
     return name.startswith(("assets/", "variables/"))
 
 

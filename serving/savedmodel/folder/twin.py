@@ -32,7 +32,7 @@ BY_NAME = {dtype.name: dtype for dtype in DTYPES}
 
 
 def holds(directory: Path) -> bool:
-    """Say whether the folder holds a twin and no SavedModel beside it."""
+    """Return whether the folder holds a twin and no SavedModel beside it."""
     complete = (directory / SIGNATURES).is_file() and (directory / MODEL).is_file()
     return complete and not (directory / "saved_model.pb").exists()
 

@@ -49,7 +49,7 @@ def _number_of(path: Path) -> int:
 
 
 def holds(directory: Path) -> bool:
-    """Say whether the folder itself holds a model, complete or not."""
+    """Return whether the folder itself holds a model, complete or not."""
     return (directory / saved_model.NAME).exists() or twin.holds(directory)
 
 
@@ -69,7 +69,7 @@ def lacking(directory: Path) -> str | None:
 
 
 def restores(graph: memoryview) -> bool:
-    """Say whether a graph reads its variables from files."""
+    """Return whether a graph reads its variables from files."""
     return bool(last_field(message_field(graph, 3), 3))
 
 

@@ -123,7 +123,7 @@ def tensor(name: bytes) -> bytes:
 
 
 def _is_fed(name: bytes, body: Body, fed_arguments: tuple[bool, ...], fed: Collection[bytes]) -> bool:
-    """Say whether a tensor is fed, or is a fed tensor or argument passed on unchanged."""
+    """Return whether a tensor is fed, or is a fed tensor or argument passed on unchanged."""
     visited: set[bytes] = set()
     while name not in visited:
         visited.add(name)

@@ -284,7 +284,7 @@ class Flow:
 
 
 def opens(node: Node) -> bool:
-    """Say whether the values of an argument may decide the rank of a node's result."""
+    """Return whether the values of an argument may decide the rank of a node's result."""
     if node.op == b"Squeeze":
         return not len(last_field(last_field(node.attributes.get("squeeze_dims", memoryview(b"")), 1), 3))
     if node.op == b"DecodeImage":  # a GIF may give a batch of pictures

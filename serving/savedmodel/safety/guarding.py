@@ -89,7 +89,7 @@ def _source(tensor: str) -> bytes:
 
 
 def _may_decide(graph: Graph, signatures: Iterable[Signature], any_rank: bool) -> bool:
-    """Say whether an argument that needs a check is not a constant: in most graphs all are, and no Flow is needed."""
+    """Return whether an argument to check is not a constant: in most graphs all are, and no Flow is needed."""
     signatures = [*signatures]
     roots = [spec.tensor.encode() for signature in signatures for spec in signature.outputs.values()]
     fed = {_source(spec.tensor) for signature in signatures for spec in signature.inputs.values()}
@@ -124,7 +124,7 @@ def _open_checks(node: Node, siblings: Mapping[bytes, Node], fed: Collection[byt
 
 
 def _holds_window(node: Node, siblings: Mapping[bytes, Node]) -> bool:
-    """Say whether the shape in the graph proves that a pooling layer's input is never smaller than its window."""
+    """Return whether the shape in the graph proves that a pooling layer's input is never smaller than its window."""
     source = siblings.get(node.inputs[0].partition(b":")[0]) if node.inputs else None
     listed = source.attributes.get("_output_shapes", memoryview(b"")) if source else memoryview(b"")
     shapes = [*each_field(last_field(listed, 1), 7)]
@@ -136,7 +136,7 @@ def _holds_window(node: Node, siblings: Mapping[bytes, Node]) -> bool:
 
 
 def _constant(node: Node, positions: Iterable[int], siblings: Mapping[bytes, Node], fed: Collection[bytes]) -> bool:
-    """Say whether the arguments at these positions are constants of the same graph that no request feeds."""
+    """Return whether the arguments at these positions are constants of the same graph that no request feeds."""
     inputs = [name for name in node.inputs if not name.startswith(b"^")]
     sources = [siblings.get(inputs[position].partition(b":")[0]) for position in positions if position < len(inputs)]
     return all(source is not None and source.op == b"Const" and source.name not in fed for source in sources)
@@ -193,7 +193,7 @@ def _guarded(
 
 
 def _decided(check: Check, sink: Sink, siblings: Mapping[bytes, Node]) -> bool:
-    """Say whether a request decides the arguments that are checked."""
+    """Return whether a request decides the arguments that are checked."""
     if check.kind == "window" and _holds_window(sink.node, siblings):
         return False
     condition, attributes = check.condition, sink.node.attributes
@@ -207,6 +207,6 @@ def _decided(check: Check, sink: Sink, siblings: Mapping[bytes, Node]) -> bool:
 
 
 def _flag(attributes: Attributes, name: str) -> bool:
-    """Say whether an attribute is true, or a number that is not negative."""
+    """Return whether an attribute is true, or a number that is not negative."""
     value = attributes.get(name, memoryview(b""))
     return bool(number_field(value, 5)) or (bytes(value[:1]) == b"\x18" and number_field(value, 3) >= 0)

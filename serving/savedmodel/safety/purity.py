@@ -269,7 +269,7 @@ STREAMS = (b"", b"stderr", b"stdout", b"log(info)", b"log(warning)", b"log(error
 
 
 def _to_the_log(node: Node) -> bool:
-    """Say whether a PrintV2 prints to a stream, not to a file."""
+    """Return whether a PrintV2 prints to a stream, not to a file."""
     return bytes(last_field(node.attributes.get("output_stream", memoryview(b"")), 2)) in STREAMS
 
 
