@@ -1,4 +1,4 @@
-"""The least HTTP/1.1 that measures a server: one keep-alive connection, answers with a Content-Length."""
+"""A minimal HTTP/1.1 client for measurements: one keep-alive connection, responses with a Content-Length."""
 
 import socket
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ def connect(port: int) -> socket.socket:
 
 
 def length(received: bytes) -> int | None:
-    """Give the whole length of the answer that begins so, None as long as its head is not complete."""
+    """Return the total length of the response with this beginning, None while its head is incomplete."""
     head, end, _ = received.partition(b"\r\n\r\n")
     if not end:
         return None
@@ -36,12 +36,12 @@ def length(received: bytes) -> int | None:
 
 
 def ask(connection: socket.socket, request: bytes) -> bytes:
-    """Send one request and give the body of its answer."""
+    """Send one request and return the body of its response."""
     return exchange(connection, request)[1]
 
 
 def exchange(connection: socket.socket, request: bytes) -> tuple[bytes, bytes]:
-    """Send one request and give the head and the body of its answer."""
+    """Send one request and return the head and the body of its response."""
     connection.sendall(request)
     received = b""
     whole = None

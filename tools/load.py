@@ -1,10 +1,10 @@
-"""Load on a server, from a process of its own on cores of its own.
+"""A load generator: it sends requests to a server from a separate process on its own cores.
 
     python -m tools.load PORT PATH BODY_FILE SECONDS CONNECTIONS RATE HEADERS_AS_JSON
 
-RATE 0 is a closed loop: each connection sends a request as soon as the last is answered. Any other RATE is an open
-loop: requests a second at fixed times, whether the last was answered or not, over at most CONNECTIONS connections; a
-request that finds all of them busy has failed. A time counts from when a request was due. It prints a `Load` as JSON.
+RATE 0 is a closed loop: each connection sends a request as soon as the last one is answered. Any other RATE is an open
+loop: so many requests per second at fixed times, independently of the answers, over at most CONNECTIONS connections; a
+request that finds all of them busy counts as failed. Times begin when a request is due. It prints a `Load` as JSON.
 """
 
 import json
@@ -27,9 +27,9 @@ SHARES = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 1.0)
 
 @dataclass(frozen=True)
 class Load:
-    """What came of a load: counts, and the times of the answers in milliseconds."""
+    """The result of a load: counts, and the times of the answers in milliseconds."""
 
-    per_second: float  # answers with status 200, of those that came before the end
+    per_second: float  # answers with status 200 that arrived before the end
     p50_ms: float
     p99_ms: float
     answered: int  # with status 200
@@ -64,7 +64,7 @@ class Connection:
 
     socket: socket.socket
     request: bytes
-    due: float = 0.0  # when the request was to be sent; 0: none is under way
+    due: float = 0.0  # when the request was due; 0: no request is in flight
     unsent: memoryview = field(default_factory=lambda: memoryview(b""))
     received: bytes = b""
 
@@ -83,7 +83,7 @@ class Connection:
         return selectors.EVENT_WRITE if self.unsent else selectors.EVENT_READ
 
     def receive(self) -> bytes | None:
-        """Return the answer, None as long as it is not complete."""
+        """Return the answer, None while it is incomplete."""
         part = self.socket.recv(1 << 16)
         if not part:
             raise ConnectionResetError("closed before the answer was complete")
@@ -93,7 +93,7 @@ class Connection:
 
 
 class Clients:
-    """The connections to a server, and what came back."""
+    """The connections to a server, and the results of their requests."""
 
     def __init__(self, port: int, request: bytes, connections: int) -> None:
         self.port, self.request, self.most = port, request, connections
@@ -128,7 +128,7 @@ class Clients:
                 self.selector.modify(connection.socket, selectors.EVENT_WRITE, connection)
 
     def _end(self, connection: Connection, status: int) -> None:
-        """Note what became of a request; keep the connection where there was an answer."""
+        """Record the result of a request; keep the connection if it was answered."""
         if connection.due:
             now = time.perf_counter()
             self.answers.append((status, 1000 * (now - connection.due), now))
@@ -144,7 +144,7 @@ class Clients:
         self.open -= 1
 
     def wait(self, seconds: float) -> None:
-        """Send and receive what can be, for at most this time."""
+        """Send and receive for at most this time."""
         for key, events in self.selector.select(max(seconds, 0)):
             connection: Connection = key.data
             try:

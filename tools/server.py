@@ -1,4 +1,4 @@
-"""A server as a process: started on a free port, waited for, measured, and ended with its children. Linux, by /proc.
+"""A server as a process: started on a free port, awaited, measured, and stopped with its children. Linux, by /proc.
 
 The tools, the tests and the benchmarks start servers with it.
 """
@@ -74,7 +74,7 @@ class Server:
     """A server process, the leader of its session. One thread ends it."""
 
     def __init__(self, process: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
-        """Take over a process of `spawn`'s, which is to listen on the port."""
+        """Store a process that `spawn` started and that will listen on the port."""
         self.process, self.port = process, port
         self.url = f"http://{HOST}:{port}"
         self._log = log
@@ -82,7 +82,7 @@ class Server:
 
     @property
     def log(self) -> str:
-        """Return what it has written so far."""
+        """Return the log so far."""
         return self._log.read_text(errors="replace")
 
     @property
@@ -145,13 +145,13 @@ class Server:
         return ticks / os.sysconf("SC_CLK_TCK")
 
     def terminate(self) -> None:
-        """Ask it to end, once, and return at once: SIGTERM to the first process alone, as a platform does."""
+        """Send SIGTERM to the first process only, as a platform does, at most once, and return at once."""
         if not self._asked_to_end:
             self._asked_to_end = True
             self.process.send_signal(signal.SIGTERM)
 
     def stop(self, seconds: float = ENDING) -> int:
-        """Ask it to end, wait so long, and return its exit status; kill what is left of its group."""
+        """Send SIGTERM, wait for the end, and return the exit status; kill the remaining processes of its group."""
         self.terminate()
         try:
             return self.process.wait(seconds)
@@ -161,7 +161,7 @@ class Server:
             self.kill()
 
     def kill(self) -> None:
-        """End every process of its group at once, as a crash or a platform may."""
+        """Kill every process of its group at once, as a crash or a platform may do."""
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()

@@ -78,7 +78,7 @@ def choose(signatures: Mapping[str, Signature], name: Any, place: str) -> Signat
         known = [other.name for other in signatures.values() if other.refusal is None]
         name = name[:200]
         near = nearest(name, known) if given else None
-        # An example for the nearest signature would name it; one for the default names none: the address may name another.
+        # An example for the nearest signature names it; one for the default names none: the address may name another.
         shown = near is not None and near != DEFAULT
         message = f"{place}: the model has no signature {name!r}{did_you_mean(name, known)}"
         raise BadRequest(message, near, example=shown or not given)

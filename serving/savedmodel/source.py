@@ -74,7 +74,7 @@ class Source:
 
     @cached_property
     def even(self) -> bool:
-        """Return whether the run time is independent of the values: no operation of the graph is known to loop on them."""
+        """Return whether the run time is independent of the values: no operation is known to loop on them."""
         if self.light:
             return False
         data: Any = served_graph(self.directory).obj  # bytes, or a file in memory

@@ -1,4 +1,4 @@
-"""What of the outputs is compared with the labels, and of which kind the model is.
+"""Chooses the output to compare with the labels, and the kind of the model.
 
 labels     outputs                                        read as
 classes    one string for each row, e.g. a label          the class; its score is the largest of the one list of scores
@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 from serving.core.errors import did_you_mean
 from tools.evaluate.reading import EvaluateError, Prediction
 
-POSITIVE = ("1", "true", "True", "yes")  # what the positive class is called where no option says it
+POSITIVE = ("1", "true", "True", "yes")  # the name of the positive class without the option
 ROUNDING = 1e-5  # of a probability in float32
 CLASSIFICATION, BINARY, REGRESSION = "classification", "binary", "regression"
 
 
 class Wanted(NamedTuple):
-    """What the command line says of it; empty or None: chosen by the data."""
+    """The choices of the command line; empty or None: chosen by the data."""
 
     output: str = ""
     task: str = ""
@@ -42,7 +42,7 @@ class Read(NamedTuple):
 
 
 def read(pairs: Sequence[tuple[Prediction, Any]], wanted: Wanted) -> Read:
-    """Return what is compared; raise EvaluateError where the outputs leave several choices, or none."""
+    """Return the compared values; raise EvaluateError if the outputs leave several choices, or none."""
     outputs = pairs[0][0].outputs
     strings, vectors, numbers = (_names(outputs, kind) for kind in (_is_string, _is_vector, _is_number))
     if wanted.output:

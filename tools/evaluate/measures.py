@@ -1,4 +1,4 @@
-"""What is measured, by scikit-learn: all together, by the time and by the model."""
+"""The measures, by scikit-learn: of all pairs, over time and for each model."""
 
 import warnings
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ PERIODS = {
     "day": (timedelta(days=1), "%Y-%m-%d"),
     "week": (timedelta(weeks=1), "%Y-%m-%d"),
 }
-MOST_PERIODS = 48  # where none is asked for
+MOST_PERIODS = 48  # without the option
 
 Measured = dict[str, Any]
 
@@ -82,13 +82,13 @@ def confusion(read: Read) -> Measured | None:
         return None
     classes = sorted({*read.labels, *read.predicted}, key=_natural)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of a single class, whose matrix is as it should be
+        warnings.simplefilter("ignore", UserWarning)  # of a single class, for which this matrix is right
         matrix = confusion_matrix(read.labels, read.predicted, labels=classes)
     return {"classes": classes, "matrix": matrix.tolist()}
 
 
 def calibration(read: Read) -> list[Measured] | None:
-    """Return how often predictions of about the same score are right; None where there are no probabilities."""
+    """Return the share of right predictions for each range of scores; None without probabilities."""
     if read.scores is None or read.task == REGRESSION:
         return None
     if read.task == BINARY:
@@ -150,7 +150,7 @@ def _rows(read: Read, rows: Sequence[int]) -> Read:
 
 
 def report(pairs: Sequence[tuple[Prediction, Any]], read: Read, period: str) -> Measured:
-    """Return everything that is measured, as JSON has it."""
+    """Return all measures as a JSON value."""
     if not pairs:
         raise EvaluateError("expected predictions with labels, got none")
     predictions = [prediction for prediction, _ in pairs]

@@ -15,7 +15,7 @@ MOST_NUMBERS = 15  # classes of a confusion whose numbers are written
 
 
 def draw(report: Mapping[str, Any], file: Path) -> None:
-    """Write the picture in the form that the file's name asks for; raise ValueError where it is none, OSError."""
+    """Write the picture in the format of the file's suffix; raise ValueError for an unknown one, and OSError."""
     parts = [_over_time]
     parts += [_calibration] if report["calibration"] else []
     parts += [_confusion] if report["confusion"] else []

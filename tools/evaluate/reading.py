@@ -1,7 +1,7 @@
 """Logged predictions and their labels: read, and joined by key.
 
-Predictions are lines of JSON as LOG_PREDICTIONS writes them: files, folders, gs://BUCKET/FOLDER, or a log, of which all
-other lines are passed over. Labels are CSV with a header, or lines of JSON; a row has a key and a label.
+Predictions are lines of JSON as LOG_PREDICTIONS writes them: files, folders, gs://BUCKET/FOLDER, or a log, whose other
+lines are ignored. Labels are CSV with a header, or lines of JSON; a row has a key and a label.
 
 Keys are compared as text: 7 and "7" are the same key.
 """
@@ -38,14 +38,14 @@ class Prediction(NamedTuple):
 
 
 class Joined(NamedTuple):
-    """The predictions with a label, in the order of their times, and how many are not among them."""
+    """The predictions with a label, in the order of their times, and the numbers of unmatched ones."""
 
     pairs: list[tuple[Prediction, Any]]
     counts: dict[str, int]
 
 
 def key_text(value: Any) -> str:
-    """Return a key as it is compared."""
+    """Return a key as text, for comparison."""
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 

@@ -1,4 +1,4 @@
-"""A report as tables for people."""
+"""A report as tables of text."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 MOST_CLASSES = 20  # in a table of the confusion
 
 COUNTS = {
-    # count                        what is said of it
+    # count                        the sentence about it
     "predictions_without_label": "predictions without a label",
     "without_key":               "predictions without a key",
     "repeated_keys":             "keys with several predictions, of which the last one counts",

@@ -1,1 +1,1 @@
-"""The image and what is done when it is built."""
+"""The steps of building the container image."""

@@ -1,4 +1,4 @@
-"""The model of an image or of an upload: the one that is given, or what `python -m exporting bake` makes of it."""
+"""The model of an image or of an upload: the given one, or its baked form (`python -m exporting bake`)."""
 
 import shutil
 import subprocess

@@ -5,15 +5,15 @@ Done once, when an image is built:
     python -m tools.image.bind /opt/tensorflow            # the two libraries of the installed wheel, bound
     TENSORFLOW_LIBRARY_DIR=/opt/tensorflow make serve   # serve with them
 
-On the machine that one works at, `python -m tools.image.bind --cached` does it once and prints the folder.
+On a developer's machine, `python -m tools.image.bind --cached` does it once and prints the folder.
 
-The loader spends most of its time on finding symbols that the library itself defines. Where no other library of the
-process defines a symbol of that name, there is one thing that it can be found to be, and it is written down here: the
-relocation becomes a relative one. Names that another library has too stay as they are, so that what is to be one
-object in the whole process (a vague-linkage object, a replaced operator new) remains one.
+The loader spends most of its time on looking up symbols that the library itself defines. If no other library of the
+process defines a symbol of that name, the result of the lookup is certain, and this tool stores it: the relocation
+becomes a relative one. Names that another library defines too are not bound, so that objects that must be unique in the
+process (a vague-linkage object, a replaced operator new) remain unique.
 
-The other libraries are those that the two need and those of the Python that runs this: bind with the Python that
-will serve. docs/image.md has the figures, and what does not pay.
+The other libraries are those that the two need and those of the Python that runs this tool: use the Python that will
+serve. docs/image.md has the figures, and which further steps are not worth it.
 """
 
 import argparse
@@ -47,7 +47,7 @@ OPEN = (
 
 
 def closure(path: Path) -> set[Path]:
-    """Return the libraries that the loader would open for this one, as it says itself, without running any code."""
+    """Return the libraries that the loader says it would open for this one, without running any code."""
     if not Path(LOADER).exists():
         raise Refused(f"glibc's loader is not here: {LOADER}")
     listed = subprocess.run([LOADER, "--list", str(path)], capture_output=True, text=True)
@@ -64,7 +64,7 @@ def closure(path: Path) -> set[Path]:
 def bind(libraries: Sequence[Path], directory: Path, relr: bool = True) -> list[Path]:
     """Write bound copies of libraries that are used together into the folder; raise Refused, and write none.
 
-    With `relr`, relative relocations are packed where the C library that is found understands it (glibc 2.36).
+    With `relr`, relative relocations are packed if the C library supports it (glibc 2.36).
     """
     sources = [path.resolve() for path in libraries]
     if directory.resolve() in {path.parent for path in sources}:
@@ -138,7 +138,7 @@ def installed(directory: Path | None) -> list[Path]:
 
 
 def kinds(path: Path) -> dict[str, int]:
-    """Count a library's relocations by what they are to the loader."""
+    """Count a library's relocations by their meaning for the loader."""
     library = Elf(path)
     places, _, rest = decode(library)
     count = Counter(elf.RELOCATIONS[kind] for kind in rest["type"].tolist())
@@ -164,7 +164,7 @@ def seconds(libraries: Sequence[Path], runs: int) -> list[float]:
 
 
 def report(sources: Sequence[Path], copies: Sequence[Path], runs: int) -> None:
-    """Print what the libraries were and are."""
+    """Print the figures of the libraries before and after."""
     for before, after in zip(sources, copies):
         was, now = kinds(before), kinds(after)
         print(after.name)

@@ -3,12 +3,12 @@
     python -m tools.image.build /tmp/function
     cd /tmp/function && PYTHONPATH=packages python3.13 -S -m serving.servers.standalone
 
-    packages/   what serving needs of the environment (prune.py), TensorFlow's libraries bound, their pages listed
-    serving/    the code, bytecode for both, and the accelerator where a C++ compiler is there
-    model/      the model; with --bake 1, baked; with --litert 1, its light twin, and no TensorFlow in packages/
+    packages/   the packages that serving needs (prune.py), TensorFlow's libraries bound, their pages listed
+    serving/    the code, bytecode for both, and the native codec if there is a C++ compiler
+    model/      the model; with --bake 1, baked; with --litert 1, its LiteRT twin, and no TensorFlow in packages/
 
-Nothing writes to it, and every user may read it. The server is started on it and must give the same answers as with
-the whole environment; if not, the folder is removed.
+The folder is read-only and readable for every user. The server is started on it and must give the same answers as with
+the whole environment; otherwise the folder is removed.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def build(
     bound: bool = True,
     observe: bool = False,
 ) -> str:
-    """Write the folder `out`, which must not be there or be empty; return the table of sizes. Raise Refused.
+    """Write the folder `out`, which must not exist or be empty; return the table of sizes. Raise Refused.
 
     The model is baked as `baking.write` says; one of the options may be --litert. With `observe`, the
     packages for metrics and traces are there, too.
@@ -71,7 +71,7 @@ def build(
 
 
 def _not_serving(folder: str, names: list[str]) -> set[str]:
-    """Return what an image does without: bytecode, the codec's sources, and scoring on Spark."""
+    """Return the files that an image does not need: bytecode, the codec's sources, and scoring on Spark."""
     spark = {"arrow.py", "spark.py", "spark_files.py"} if Path(folder) == ROOT / "serving" / "scoring" else set()
     return {"__pycache__", "native"} | spark
 

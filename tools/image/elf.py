@@ -1,7 +1,7 @@
-"""What the dynamic loader reads of a shared library: segments, dynamic section, symbols, relocations, versions.
+"""Reads the parts of a shared library that the dynamic loader uses: segments, dynamic section, symbols, relocations.
 
-ELF64, little-endian, x86-64 alone; <https://gabi.xinuos.com>, <https://gitlab.com/x86-psABIs/x86-64-ABI>. Anything
-else, and anything that does not add up, is refused with one line.
+ELF64, little-endian, x86-64 only; <https://gabi.xinuos.com>, <https://gitlab.com/x86-psABIs/x86-64-ABI>. Everything
+else, and every inconsistency, is refused with one line.
 """
 
 import mmap
@@ -22,7 +22,7 @@ RELOCATION = np.dtype([("offset", "<u8"), ("type", "<u4"), ("symbol", "<u4"), ("
 SECTION    = np.dtype([("name", "<u4"), ("type", "<u4"), ("flags", "<u8"), ("address", "<u8"), ("offset", "<u8"),
                        ("size", "<u8"), ("link", "<u4"), ("info", "<u4"), ("align", "<u8"), ("entry", "<u8")])
 
-# What the tables may hold: R_X86_64_...
+# The supported relocation types: R_X86_64_...
 RELOCATIONS = {
     0: "NONE", 1: "64", 6: "GLOB_DAT", 7: "JUMP_SLOT", 8: "RELATIVE",
     16: "DTPMOD64", 17: "DTPOFF64", 18: "TPOFF64", 36: "TLSDESC", 37: "IRELATIVE",
@@ -45,7 +45,7 @@ PF_X, PF_W = 1, 2
 
 
 class Refused(Exception):
-    """What is asked for cannot be done safely; the message is one line."""
+    """The operation cannot be done safely; the message is one line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ class Elf:
         raise self.refuse("without a dynamic section")
 
     def at(self, address: int) -> int:
-        """Return where in the file the byte at `address` is."""
+        """Return the file offset of the byte at `address`."""
         for segment in self.segments:
             if segment.type == PT_LOAD and segment.address <= address < segment.address + segment.file_size:
                 return address - segment.address + segment.offset

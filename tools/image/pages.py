@@ -1,17 +1,17 @@
-"""Which pages of TensorFlow's libraries a first answer touches, written beside them.
+"""Lists the pages of TensorFlow's libraries that a first answer touches, in files beside the libraries.
 
-A new host has nothing of the libraries in memory. Opening them touches some 6,000 pages of code, spread over all of
-it, and for each the kernel reads what lies around too: nearly everything in the end. Who knows the pages beforehand
-asks for them at once, and reads a fraction of the bytes. Done once, when an image is built:
+On a new host the libraries are not in memory. Opening them touches some 6,000 pages of code, spread over the whole
+file, and the kernel reads the surroundings of each page too: nearly the whole file. With a list of the pages, a process
+can request them at once and read a fraction of the bytes. Done once, when an image is built:
 
     python -m tools.image.pages /opt/tensorflow --model model
 
 opens the libraries of that folder, loads the model, runs each of its signatures once, and writes NAME.pages for each
 library: pairs of offset and size, little-endian, 64 bits each. `read_ahead` uses them.
 
-The kernel knows which pages a process has mapped, but maps 16 at a time: four times too much for code that is spread.
-So the code is watched through copies of the libraries that may not be executed: each page that is run for the first
-time ends in a handler, which allows it.
+The kernel knows which pages a process has mapped, but it maps 16 at a time: four times too many for scattered code. So
+copies of the libraries are used whose code is not executable: the first execution of a page calls a signal handler,
+which makes the page executable.
 """
 
 import argparse
@@ -48,16 +48,16 @@ TRACE = "import sys; from tools.image.pages import trace; trace(*sys.argv[1:])"
 Ranges = list[tuple[int, int]]
 
 PAGE = os.sysconf("SC_PAGESIZE")
-NEAR = 4  # pages: ranges that are no farther apart are asked for as one
+NEAR = 4  # pages: ranges with at most this distance are read as one
 SECONDS = 600
 SA_SIGINFO, SA_NODEFER = 4, 0x40000000
 PRESENT = np.uint64(63)  # the bit of a page's word in /proc/self/pagemap
 
 
 def read_ahead(library: Path) -> None:
-    """Have the kernel read the listed pages of this library and its neighbour; 2 ms where it has them all.
+    """Let the kernel read the listed pages of this library and its neighbour; 2 ms if all are in memory.
 
-    Call it before the library is opened. It is advice: where there is no list, or a wrong one, nothing happens.
+    Call it before the library is opened. It is only advice: without a list, or with a wrong one, nothing breaks.
     """
     for listed in library.parent.glob("*.pages"):
         with contextlib.suppress(OSError, struct.error), listed.with_suffix("").open("rb") as file:
@@ -77,7 +77,7 @@ def watch(library: Path, copy: Path) -> None:
 
 
 def allow() -> None:
-    """Make a page that may not be executed, and is, executable; any other fault then repeats forever."""
+    """Make a page executable on its first execution; any other fault then repeats forever."""
     code = mmap.mmap(-1, PAGE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
     code.write(ALLOW)
     handler = ctypes.addressof(ctypes.c_char.from_buffer(code))
@@ -86,7 +86,7 @@ def allow() -> None:
     action = struct.pack("<Q128xi4xQ", handler, SA_SIGINFO | SA_NODEFER, 0)
     if libc.sigaction(signal.SIGSEGV, action, None):
         raise OSError(ctypes.get_errno(), "sigaction")
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(code))  # it is needed to the very end of the process
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(code))  # it is needed until the end of the process
 
 
 def trace(directory: str, model: str) -> None:
@@ -110,7 +110,7 @@ def use(library: Path, model: Path | None) -> None:
     loaded = Model(source, open_session(source, options))
     for signature in source.signatures.values():
         if signature.refusal is None:
-            with contextlib.suppress(RunError):  # what it says to such inputs is no matter
+            with contextlib.suppress(RunError):  # its answer to such inputs does not matter
                 loaded.run(signature, {spec.name: example(spec) for spec in signature.inputs.values()})
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 
 def imported(entry: str, root: Path) -> set[str]:
-    """Return the top-level names that module `entry` of the folder `root` asks for, by itself or through its package.
+    """Return the top-level names that module `entry` of the folder `root` imports, directly or through its package.
 
-    Modules of its own package are followed; what else is asked for is named. The standard library is left out.
+    Modules of its own package are followed; other modules are named. The standard library is left out.
     """
     package = entry.partition(".")[0]
     outside: set[str] = set()

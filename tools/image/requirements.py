@@ -1,4 +1,4 @@
-"""Which distributions requirement files name, and what those require."""
+"""The distributions that requirement files name, and their requirements."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping

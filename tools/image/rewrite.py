@@ -1,13 +1,13 @@
-"""A shared library written again with some of its relocations bound, and the proof that nothing else changed.
+"""Rewrites a shared library with some of its relocations bound, and proves that nothing else changed.
 
-The file keeps its addresses; what moves is inside the room that the two relocation tables had:
+All addresses stay; only the space of the two relocation tables is arranged differently:
 
     before   .dynstr | .rela.dyn                                   | .rela.plt |
     after    .dynstr   + | versions needed | .rela.dyn | .relr.dyn | (nothing) |   with DT_RELR
              .dynstr | .rela.dyn, the relative ones first                      |   without
 
-What is left of .rela.plt goes to .rela.dyn: a library without DT_JMPREL has nothing to bind lazily, and the three
-entries that described the table make room for DT_RELR's. The static symbol table, which no loader reads, is left out.
+The rest of .rela.plt moves to .rela.dyn: a library without DT_JMPREL has no lazy binding, and the three entries that
+described the table make room for those of DT_RELR. The static symbol table, which no loader reads, is left out.
 """
 
 import io
@@ -30,9 +30,9 @@ REPLACED = (
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What becomes of a library's relocations."""
+    """The new form of each relocation of a library."""
 
-    room: tuple[int, int]  # addresses from, to: where the tables may be
+    room: tuple[int, int]  # the address range of the tables
     places: Array  # of the relative relocations, ascending
     targets: Array
     kept: Array  # the others, in their order
@@ -62,7 +62,7 @@ def tables(library: Elf) -> tuple[Array, Array, tuple[int, int]]:
 
 
 def bindable(library: Elf, shared: frozenset[bytes]) -> Array:
-    """Say for each symbol of the library whether its address is decided: defined here, and nowhere in `shared`."""
+    """Return for each symbol of the library whether its address is certain: defined here, and nowhere in `shared`."""
     symbols = library.symbols()
     kind, scope, section = symbols["info"] & 15, symbols["info"] >> 4, symbols["section"]
     decided: Array = (section != 0) & (section < elf.SHN_LORESERVE)
@@ -117,7 +117,7 @@ def write(library: Elf, decided: Plan, path: Path, relr: bool) -> bool:
         for address, block in blocks:
             file.seek(library.at(address))
             file.write(block)
-        file.seek(start + room)  # what is left of the room is a hole in the file
+        file.seek(start + room)  # the rest of the space is a hole in the file
         file.write(view[start + room : loaded])
         header = bytearray(library.data[:64])
         _write_sections(library, file, loaded, sections, header)
@@ -163,7 +163,7 @@ def _plain(library: Elf, decided: Plan) -> Layout:
 
 
 def _packable(library: Elf, decided: Plan) -> Array:
-    """Return which places can be in DT_RELR: aligned, and in the file of a segment that is written to."""
+    """Return which addresses can be in DT_RELR: aligned, and in the file of a writable segment."""
     packed = np.zeros(len(decided.places), bool)
     for segment in library.segments:
         if segment.type == elf.PT_LOAD and segment.flags & elf.PF_W:
@@ -173,7 +173,7 @@ def _packable(library: Elf, decided: Plan) -> Array:
 
 
 def _packed(library: Elf, decided: Plan) -> Layout | None:
-    """Lay the tables out with DT_RELR, whose addends are in the places themselves; None where that cannot be."""
+    """Lay out the tables with DT_RELR, whose addends are at the addresses themselves; None if that is impossible."""
     needs = library.needs()
     names = library.strings()
     libc = [names.startswith(b"libc.so.6\0", need.file) for need in needs]
@@ -227,7 +227,7 @@ def _packed(library: Elf, decided: Plan) -> Layout | None:
 def _write_sections(
     library: Elf, file: io.BufferedRandom, end: int, changed: dict[bytes, dict[str, int]], header: bytearray
 ) -> None:
-    """Write what no loader reads: the sections' names and headers, without the static symbol table."""
+    """Write the sections' names and headers, which no loader reads, without the static symbol table."""
     if not len(library.sections):
         return
     sections = library.sections.copy()
@@ -268,7 +268,7 @@ def _write_sections(
 
 
 def offsets(library: Elf, places: Array) -> Array:
-    """Return where in the file these addresses are; all are in it."""
+    """Return the file offsets of these addresses, all of which are in the file."""
     positions = np.zeros(len(places), np.int64)
     for segment in library.segments:
         if segment.type == elf.PT_LOAD:
@@ -278,7 +278,7 @@ def offsets(library: Elf, places: Array) -> Array:
 
 
 def decode(library: Elf) -> tuple[Array, Array, Array]:
-    """Return what a written library asks of the loader: places and targets that are relative, and all the rest."""
+    """Return the relocations of a written library: addresses and targets of the relative ones, and all others."""
     tags = library.tags
     rest = library.relocations(tags[elf.DT_RELA], tags[elf.DT_RELASZ])
     if elf.DT_JMPREL in tags:
@@ -298,7 +298,7 @@ def decode(library: Elf) -> tuple[Array, Array, Array]:
 
 
 def verify(library: Elf, path: Path, shared: frozenset[bytes]) -> None:
-    """Raise Refused unless the library at `path` is `library` with relocations bound that may be, and nothing else."""
+    """Raise Refused unless the library at `path` is `library` with only bindable relocations bound."""
     written = Elf(path)
     places, targets, rest = decode(written)
     dynamic, plt, (start, end) = tables(library)

@@ -1,16 +1,16 @@
-"""Shared libraries without what no loader reads: debug information, the symbols for debuggers, section headers."""
+"""Strips from shared libraries what no loader reads: debug information, debugger symbols, section headers."""
 
 import struct
 from pathlib import Path
 
 from tools.image.elf import Elf, Refused
 
-WORTH = 0.9  # a library that would keep more than so much of its size stays as it is
+WORTH = 0.9  # a library that would keep more than this share of its size is not changed
 SECTION_HEADERS, SECTION_COUNT, SECTION_NAMES = 40, 60, 62  # their offsets in the ELF header
 
 
 def stripped(path: Path) -> bytes | None:
-    """Return the library up to the end of its last segment; None where that gains little, or it is not understood.
+    """Return the library up to the end of its last segment; None if that saves little, or if the file is unknown.
 
     A loader works by segments, and by the dynamic section in them, which stay byte for byte.
     """

@@ -23,7 +23,7 @@ Answers = dict[str, tuple[int, bytes]]
 
 
 def answers(packages: Path, model: Path, root: Path = ROOT) -> Answers:
-    """Return what the server of `root` answers for each signature of the model; raise Refused where it does not start.
+    """Return the answers of the server in `root` for each signature of the model; raise Refused if it does not start.
 
     Only `packages` and the standard library can be imported. For an answer that differs between two runs, as of a model
     that draws random numbers, only the status is returned.

@@ -1,8 +1,8 @@
-"""What the platform asks for instance-seconds and requests.
+"""The platform's prices for instance-seconds and requests.
 
-By request: an instance costs while it starts and while a request is in it; of the least number of instances, those
-without a request cost the idle price. By instance: it costs from its start to its end, and requests cost nothing.
-While an instance starts with the CPU boost, the boosted CPU is what is paid.
+Billing by request: an instance costs while it starts and while it has a request; those of the minimum number of
+instances cost the idle price without a request. Billing by instance: it costs from its start to its end, and requests
+are free. While an instance starts with the CPU boost, the boosted CPU is billed.
 """
 
 import json
@@ -84,11 +84,11 @@ class Cost:
     total: float
     million: float
     month: float
-    month_free: float  # what is left to pay after the free use
+    month_free: float  # the payment after the free use
 
 
 def cost(outcome: Outcome, cpu: int, memory: int, boost: bool, prices: Prices, billing: str) -> Cost:
-    """Return the cost of what was simulated, with `cpu` vCPUs and `memory` MiB an instance."""
+    """Return the cost of a simulation with `cpu` vCPUs and `memory` MiB for each instance."""
     units, free = prices.units[billing], prices.free[billing]
     gib, start_cpu = memory / 1024, SIZES[cpu][2] if boost else cpu
     warm = outcome.active if billing == BY_REQUEST else outcome.lifetime - outcome.starting

@@ -1,6 +1,6 @@
-"""Every request by itself: the simulator for low rates, and the reference for the other.
+"""The simulator of single requests, for low rates; it is the reference for the other simulator.
 
-Inside an instance the requests share it alike (processor sharing): with n in it each advances at throughput[n] / n.
+The requests in an instance share it equally (processor sharing): each of n requests advances at throughput[n] / n.
 Requests that find no instance with room wait in one queue, first come, first served.
 """
 
@@ -62,7 +62,7 @@ class Simulation:
         self.changed(0.0)
 
     def run(self) -> Outcome:
-        """Simulate until everything is answered or refused, and the time is over."""
+        """Simulate until every request is answered or refused, and the time is over."""
         self.at(self.rules.tick, TICK, self.look, None)
         while True:
             arrival = self.arrivals[self.next] if self.next < len(self.arrivals) else math.inf
@@ -105,7 +105,7 @@ class Simulation:
         return best
 
     def advance(self, now: float, entering: int) -> None:
-        """Add up what has been used since the last change; `entering` is 1, or -1 for a request that leaves."""
+        """Add up the usage since the last change; `entering` is 1, or -1 for a request that leaves."""
         self.inside_sum += self.inside * (now - self.last)
         self.outcome.idle_least += max(0, self.scale.least - self.busy) * (now - self.last)
         self.last = now
@@ -126,7 +126,7 @@ class Simulation:
         self.schedule(running)
 
     def schedule(self, running: _Running) -> None:
-        running.version += 1  # what was scheduled before no longer counts
+        running.version += 1  # earlier scheduled ends no longer count
         remains = max(0.0, running.inside[0][0] - running.clock)
         when = running.last + remains / self.speed[len(running.inside)]
         self.at(when, CHANGE, self.finish, (running, running.version))
@@ -178,11 +178,11 @@ class Simulation:
 
     @property
     def is_quiet(self) -> bool:
-        """Whether nothing happens before the next request, but that instances end."""
+        """Whether nothing but the end of instances happens before the next request."""
         return not (self.inside or self.starting or self.queue)
 
     def look(self, now: float, _: None) -> None:
-        """Do what the autoscaler does at each of its ticks."""
+        """Apply the autoscaler, at each of its ticks."""
         if now > self.seconds and self.is_quiet and self.next == len(self.arrivals):
             return
         desired = self.autoscaler.look(self.inside_sum + self.inside * (now - self.last), self.cpu_sum)

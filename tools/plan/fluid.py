@@ -1,8 +1,8 @@
-"""Requests as a stream, instances as a number: the simulator for high rates, at a cost that the rate does not change.
+"""The fluid simulator: requests as a stream, for high rates. Its run time does not depend on the rate.
 
 While there is room, the requests in the instances are in the steady state of queueing; time then advances
-by the autoscaler's tick. While requests wait or instances start, it advances by STEP, and what waits is a queue of
-streams. Both follow the rules that events follows request by request; where both can be run they agree
+by the autoscaler's tick. While requests wait or instances start, it advances by STEP, and the waiting requests are a
+queue of streams. Both follow the rules of the event simulator; where both can be run they agree
 (tests/tools/plan/test_fluid.py).
 """
 
@@ -23,7 +23,7 @@ FINE = 400  # steps per e-fold of the rate: the resolution of steady states
 
 
 class Spread(NamedTuple):
-    """A steady state of instances of which some share alike: means over time, and what an arrival finds."""
+    """A steady state of instances, some of which share the load equally: means, and probabilities of arrivals."""
 
     full: float  # share of arrivals that find no room anywhere
     seen: Floats
@@ -51,7 +51,7 @@ class Fluid:
         self.starts: deque[tuple[float, int]] = deque()  # (when ready, how many)
         self.queue: deque[list[float]] = deque()  # [when they came, how many, instances that were ready then]
         self.waiting = 0.0
-        self.hits = 0.0  # starts that single requests without a place ask for, not yet whole
+        self.hits = 0.0  # the fractional starts that waiting requests ask for
         self.inside_sum = self.cpu_sum = 0.0
         self.needs: deque[tuple[float, int]] = deque([(0.0, self.ready)])  # falling: most needed in `idle` seconds
         self.counted(0.0, 0.0)
@@ -99,7 +99,7 @@ class Fluid:
         return low
 
     def run(self) -> Outcome:
-        """Simulate all of the time, and what waits at its end until it is answered or refused."""
+        """Simulate the whole time, and then the waiting requests until they are answered or refused."""
         each = max(1, round(self.rules.tick / STEP))
         for first in range(0, len(self.rates), each):
             rates = self.rates[first : first + each]
@@ -178,7 +178,7 @@ class Fluid:
         self.line.cold[bucket] += count
 
     def calm(self, now: float, rate: float, seconds: float) -> None:
-        """Advance by `seconds` in the steady state of what is ready."""
+        """Advance by `seconds` in the steady state of the ready instances."""
         count = rate * seconds
         self.come(now, count)
         if not (count and self.ready):
@@ -193,7 +193,7 @@ class Fluid:
         self.outcome.answered += count
         self.outcome.latency_sum += state.inside * seconds
         if state.full > 0:
-            # Most find a place that is left before an instance has started.
+            # Most find a free place before an instance has started.
             blocked = count * state.full
             self.count_cold(self.bucket(now), blocked * math.exp(-self.start_seconds * self.ready * self.best))
             self.hits += seconds / (self.start_seconds + seconds / blocked)
@@ -203,7 +203,7 @@ class Fluid:
         self.used(now, seconds, state.inside, count, state.active, state.busy)
 
     def used(self, now: float, seconds: float, inside: float, served: float, active: float, busy: float) -> None:
-        """Add up what the time of instances was used for."""
+        """Add up the usage of the instances' time."""
         self.outcome.active += active * seconds
         self.outcome.idle_least += max(0.0, self.scale.least - busy) * seconds
         self.inside_sum += inside * seconds
@@ -230,7 +230,7 @@ class Fluid:
         self.needs.append((now, instances))
 
     def look(self, now: float) -> None:
-        """Do what the autoscaler does at each of its ticks."""
+        """Apply the autoscaler, at each of its ticks."""
         desired = self.autoscaler.look(self.inside_sum, self.cpu_sum)
         self.start(now, desired - self.ready - self.starting)
         rate = float(self.rates[min(int(now / STEP), len(self.rates)) - 1])
@@ -243,7 +243,7 @@ class Fluid:
         self.ready = min(self.ready, max(self.needs[0][1] if self.needs else 0, self.scale.least))
 
     def close(self) -> Outcome:
-        """Turn what arrivals found in their instance into latencies."""
+        """Convert the number of requests that arrivals found in their instance into latencies."""
         limit, rates = self.limit, self.instance.throughput
         mixed = np.zeros((limit + 1, len(MIDDLES)))
         for number in range(1, limit + 1):
@@ -256,8 +256,7 @@ class Fluid:
 def billed(rate: float, idle: float, quantum: float) -> float:
     """Return the share of its time for which an instance is billed, with `rate` requests/s and empty for `idle` of it.
 
-    A stretch of billed time goes on as long as the instance is busy when it would end; then it rests until the next
-    request.
+    A billed period is extended while the instance is busy at its end; then nothing is billed until the next request.
     """
     if idle <= 1e-12:
         return 1.0

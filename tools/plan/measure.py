@@ -1,7 +1,7 @@
 """A short measurement of a model on this machine, through the standalone server and HTTP. Linux, by /proc.
 
 A start is measured on all cores: an instance of one vCPU starts with two, by the CPU boost. Requests are measured with
-the server on one core and the clients on another, if there are two: what one vCPU gives.
+the server on one core and the clients on another, if there are two: this is the throughput of one vCPU.
 """
 
 import os
@@ -26,7 +26,7 @@ from tools.plan.measured import Measured, Rate
 from tools.server import Server, StartError, error_text, memory_of, peak_of
 
 CONCURRENCIES = (1, 2, 4, 8, 16, 32)
-LONGEST_START = 240.0  # seconds; the platform gives up after as many
+LONGEST_START = 240.0  # seconds after which the platform gives up
 BATCHED = 1.1  # times the best rate: batching that brings less is not worth a note
 MIB = 1 << 20
 # If inherited, these would change what is measured, or where.
@@ -93,7 +93,7 @@ def _loads(directory: Path, request: bytes, seconds: float, concurrencies: tuple
         file = Path(folder) / "body"
         file.write_bytes(request)
         _predict(running, request)
-        _load(running, file, max(concurrencies), min(seconds, 0.5), others)  # every thread has run once
+        _load(running, file, max(concurrencies), min(seconds, 0.5), others)  # so that every thread has run once
         for clients in concurrencies:
             result, used = _load(running, file, clients, seconds, others)
             say(f"{clients} at a time: {result.per_second:,.0f} requests/s, "
@@ -139,7 +139,7 @@ def _batched(
 
 @contextmanager
 def _running(directory: Path, threads: int, cores: set[int], **variables: str) -> Iterator[Server]:
-    """Start the server on these cores, wait until its model is loaded, and end it on the way out."""
+    """Start the server on these cores, wait until its model is loaded, and stop it at the end of the block."""
     environment = {name: value for name, value in os.environ.items() if name not in SET_HERE}
     environment |= {"THREADS": str(threads), **variables}
     with tempfile.TemporaryDirectory() as folder:
@@ -158,7 +158,7 @@ def _predict(running: Server, request: bytes) -> None:
 
 
 def _load(running: Server, file: Path, clients: int, seconds: float, cores: set[int]) -> tuple[Load, float]:
-    """Put load on a server from a process on these cores; return what came of it and the server's CPU seconds."""
+    """Put load on a server from a process on these cores; return the result and the server's CPU seconds."""
     load(running.port, "/", file, seconds / 10, cores, connections=clients)  # to settle
     before = running.cpu_seconds()
     result = load(running.port, "/", file, seconds, cores, connections=clients)
@@ -170,7 +170,7 @@ def _load(running: Server, file: Path, clients: int, seconds: float, cores: set[
 
 
 def _memory(running: Server) -> tuple[float, float]:
-    """Return MiB: the peak as if the server were alone on the machine, and what one more worker would add."""
+    """Return MiB: the peak of the server without other processes, and the memory of one more worker."""
     pages = {process: memory_of(process) for process in running.processes()}
     worker = max(pages, key=lambda process: pages[process]["Rss"])
     others = sum(page["Pss_Anon"] for process, page in pages.items() if process != worker)

@@ -1,4 +1,4 @@
-"""What was measured of a model: read from and written to JSON, and turned into the instance that is simulated."""
+"""The measurements of a model: read from and written to JSON, and converted to the simulated instance."""
 
 import json
 import math
@@ -18,7 +18,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Rate:
-    """What a closed loop of `concurrency` clients was answered."""
+    """The throughput of a closed loop of `concurrency` clients."""
 
     concurrency: int
     requests_per_second: float
@@ -49,7 +49,7 @@ class Measured:
 
 
 def read(path: Path) -> Measured:
-    """Read a saved measurement; raise PlanError where it is none."""
+    """Read a saved measurement; raise PlanError for a malformed one."""
     try:
         content = json.loads(path.read_bytes())
     except OSError as error:
@@ -60,7 +60,7 @@ def read(path: Path) -> Measured:
 
 
 def from_dict(content: Any, source: str) -> Measured:
-    """Check and convert what JSON gave; keys of older measurements that are not used are ignored."""
+    """Check and convert a value of JSON; unused keys of older measurements are ignored."""
 
     def refused(problem: str) -> PlanError:
         return PlanError(f"--measured: {source}: {problem}"[:300])
@@ -100,7 +100,7 @@ POINTS = 1000
 
 @dataclass(frozen=True)
 class Instance:
-    """How one instance answers: with n requests in it, it finishes `throughput[n]` a second, all sharing alike."""
+    """The speed of one instance: with n requests in it, it finishes `throughput[n]` a second; they share it equally."""
 
     throughput: Floats  # requests/s, [concurrency + 1], the first 0
     cpus: float
@@ -131,7 +131,7 @@ def work(measured: Measured) -> Floats:
 def throughput(measured: Measured, concurrency: int, workers: int) -> Floats:
     """Return the requests/s of `workers` processes, each on a core, with 0 to `concurrency` requests among them.
 
-    Between what was measured it is interpolated; it never falls, since a fall within the measured is noise.
+    It is interpolated between the measurements. It never decreases, since a decrease in the measurements is noise.
     """
     counts = [0, *(load.concurrency for load in measured.loads)]
     rates = np.maximum.accumulate([0.0, *(load.requests_per_second for load in measured.loads)])
@@ -143,10 +143,9 @@ def throughput(measured: Measured, concurrency: int, workers: int) -> Floats:
 def instance(
     measured: Measured, concurrency: int, cpu: int, workers: int, start_cpus: float, overhead: float, period: float
 ) -> Instance:
-    """Return what is simulated: `start_cpus` while it starts, `overhead` seconds before its process runs.
+    """Return the simulated instance: `start_cpus` CPUs while it starts, `overhead` seconds before its process runs.
 
-    The startup probe asks every `period` seconds, and an instance that is ready waits for its next question; 0: it does
-    not wait.
+    The startup probe is sent every `period` seconds, and a ready instance waits for the next one; 0: it does not wait.
     """
     starts = np.maximum(np.asarray(measured.start_seconds), measured.start_cpu_seconds / start_cpus)
     if period:

@@ -1,4 +1,4 @@
-"""What a simulation found, in the same form from both simulators."""
+"""The result of a simulation, in the same form from both simulators."""
 
 from dataclasses import dataclass, field
 
@@ -40,7 +40,7 @@ class Timeline:
 
 @dataclass
 class Outcome:
-    """Counts of requests, and seconds of instances. A request is `cold` if its instance was not there when it came."""
+    """Counts of requests, and seconds of instances. A request is `cold` if it arrived before its instance was ready."""
 
     simulator: str
     seconds: float

@@ -1,4 +1,4 @@
-"""A plan as a picture: traffic, instances and latency over time, and what each alternative costs."""
+"""A plan as a picture: traffic, instances and latency over time, and the cost of each alternative."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ COLOURS = ("#1f6feb", "#e36f1e", "#2da44e", "#6f42c1", "#9aa5b1")
 
 
 def draw(plan: Plan, file: Path) -> None:
-    """Write the picture in the form that the file's name asks for."""
+    """Write the picture in the format of the file's suffix."""
     figure, grid = plt.subplots(2, 2, figsize=(14, 8), layout="constrained")
     unit, long = ("h", 3600.0) if plan.traffic.seconds >= 3600 else ("s", 1.0)
     times = (np.arange(BUCKETS) + 0.5) / BUCKETS * plan.traffic.seconds / long

@@ -1,4 +1,4 @@
-"""From a measurement and a shape of traffic to what is proposed, and to what else could be chosen."""
+"""From a measurement and a shape of traffic to a proposal and its alternatives."""
 
 import math
 from dataclasses import dataclass, replace
@@ -21,17 +21,17 @@ from tools.plan.rules import (
 )
 from tools.plan.traffic import Traffic
 
-MOST_EVENTS = 500_000  # requests that are simulated one by one; more are simulated as a stream
-ENOUGH_EVENTS = 20_000  # fewer are repeated, for shares that do not hang on one day
+MOST_EVENTS = 500_000  # requests that are simulated singly; more are simulated as a stream
+ENOUGH_EVENTS = 20_000  # fewer are repeated, so that the result does not depend on a single day
 MOST_REPEATS = 30
 HEADROOM, RESERVE = 1.25, 64  # of the measured peak; MiB for logs and temporary files, which are kept in memory
-FULL = 10  # a full instance may take so many times as long as an idle one, at least FULL_SECONDS
+FULL = 10  # a full instance may take this many times as long as an idle one, and at least FULL_SECONDS
 FULL_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
 class Wishes:
-    """What is given and need not be proposed; None: propose it."""
+    """The fixed values; None: propose one."""
 
     memory: int | None = None  # MiB
     cpu: int | None = None
@@ -41,13 +41,13 @@ class Wishes:
     p99: float | None = None  # seconds
     boost: bool = True
     overhead: float = 1.0  # seconds of a start before our process runs
-    period: float = 1.0  # seconds between the startup probe's questions
+    period: float = 1.0  # seconds between two startup probes
     seed: int = 7
 
 
 @dataclass(frozen=True)
 class Service:
-    """One way to deploy. THREADS is the concurrency: what waits inside an instance is hidden from the autoscaler."""
+    """One way to deploy. THREADS is the concurrency: the autoscaler does not see requests queued in an instance."""
 
     memory: int  # MiB
     cpu: int
@@ -67,7 +67,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Plan:
-    """The proposed choice, and all that were looked at, the proposed one among them."""
+    """The proposed choice, and all simulated ones, including the proposed one."""
 
     measured: Measured
     traffic: Traffic
@@ -108,14 +108,14 @@ def concurrency_for(measured: Measured, workers: int, p99: float | None) -> int:
 
 
 def steady_rate(traffic: Traffic) -> float:
-    """Return the rate at the beginning, as that of the time before; a trace begins with nothing before it."""
+    """Return the rate before the beginning: that at the beginning, or 0 for a trace."""
     return 0.0 if traffic.times is not None else float(traffic.rates[0])
 
 
 def begins(traffic: Traffic, instance: Instance, scale: Scale, rules: Rules) -> Scale:
-    """Return the scale with the instances that the rate at the beginning has called and kept."""
+    """Return the scale with the number of instances that the rate at the beginning requires."""
     rate = steady_rate(traffic)
-    if rate * rules.idle < 5:  # there may have been no request for that long
+    if rate * rules.idle < 5:  # instances may have ended for lack of requests
         return replace(scale, initial=scale.least)
     inside = rate / float(instance.throughput[1])
     instances = rules.desired(inside, rate * instance.cpu_seconds, instance.concurrency, instance.cpus)
@@ -202,7 +202,7 @@ def choose(choices: list[Choice], wishes: Wishes, notes: list[str]) -> Choice:
 
 
 def _peak(traffic: Traffic) -> float:
-    """Return the most requests/s of a trace, over ten seconds: single steps are mostly chance."""
+    """Return the highest requests/s of a trace over ten seconds; single steps are mostly noise."""
     wide = 40
     rates = traffic.rates[: len(traffic.rates) // wide * wide]
     return float(rates.reshape(-1, wide).mean(axis=1).max()) if len(rates) else float(traffic.rates.max())

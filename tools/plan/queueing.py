@@ -1,6 +1,6 @@
-"""How requests spread over instances that are equally loaded: a birth and death process.
+"""The distribution of requests over equally loaded instances: a birth and death process.
 
-With m requests in all, N instances hold m // N or one more each, as a router that picks the emptiest gives them.
+With m requests in total, each of N instances holds m // N or one more, as with a router that picks the emptiest one.
 Requests arrive at `rate` and leave at the sum of the instances' throughputs. N = 1 is exact; with the throughput
 [0, µ] it is M/M/N.
 Processor sharing makes the outcome independent of how the work of requests is distributed, but for its mean.
@@ -15,7 +15,7 @@ from tools.plan.measured import Floats
 
 
 class Station(NamedTuple):
-    """Means over time, and what an arrival finds."""
+    """Means over time, and probabilities of arrivals."""
 
     full: float  # share of arrivals that find no room
     idle: float  # share of instances that are empty
@@ -45,7 +45,7 @@ def station(rate: float, instances: int, throughput: Floats, waits: bool = True)
         found_by_arrivals[limit] = 1.0
         return Station(1.0, 0.0, float(instances * limit), found_by_arrivals)
     most = instances * limit
-    # The likeliest number of requests: where as many leave as come
+    # The likeliest number of requests: where the rates of arrival and departure are equal
     low, high = 0, most
     while low < high:
         middle = (low + high) // 2
@@ -63,7 +63,7 @@ def station(rate: float, instances: int, throughput: Floats, waits: bool = True)
             break
         width *= 2
     shares = np.exp(logs)
-    beyond = shares[-1] * load / (1 - load) if waits and last == most else 0.0  # those that wait, a geometric tail
+    beyond = shares[-1] * load / (1 - load) if waits and last == most else 0.0  # the waiting requests, a geometric tail
     total = shares.sum() + beyond
     shares, beyond = shares / total, beyond / total
     full = float((shares[-1] if last == most else 0.0) + beyond)

@@ -1,4 +1,4 @@
-"""A plan as a table for people, and as JSON."""
+"""A plan as tables of text, and as JSON."""
 
 import json
 import math
@@ -156,7 +156,7 @@ def _choice(choice: Choice) -> dict[str, Any]:
 
 
 def _clean(value: Any) -> Any:
-    """Return what strict JSON parsers take: null for nan."""
+    """Return the value for strict JSON parsers, with null for nan."""
     if isinstance(value, dict):
         return {key: _clean(element) for key, element in value.items()}
     if isinstance(value, (list, tuple)):

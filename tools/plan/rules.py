@@ -2,8 +2,8 @@
 
 Sources, read in November 2026: run/docs/about-instance-autoscaling (targets, windows, idle instances),
 run/docs/container-contract (pending requests), run/docs/configuring/services/cpu (pairs, boost), run/quotas.
-How the platform chooses among instances with room is not published: here, the instances that the autoscaler asks for
-share the requests evenly, and what is more than those is used when they are full.
+How the platform chooses among instances with room is not published. Here, the instances that the autoscaler requests
+share the requests evenly, and further instances are used when those are full.
 """
 
 import math
@@ -21,10 +21,10 @@ class Rules:
     cpu_target: float = 0.6  # of the instance's CPU
     concurrency_target: float = 0.6  # of the instance's largest number of requests at a time
     window: float = 60.0  # both are averaged over it
-    tick: float = 5.0  # the autoscaler looks so often
-    idle: float = 900.0  # an instance without requests is kept so long
-    pending: float = 10.0  # a request waits so long for an instance, or
-    pending_starts: float = 3.5  # so many times the mean start, whichever is longer; then it is refused with 429
+    tick: float = 5.0  # seconds between two decisions of the autoscaler
+    idle: float = 900.0  # seconds that an instance without requests is kept
+    pending: float = 10.0  # seconds that a request waits for an instance, or
+    pending_starts: float = 3.5  # this many times the mean start, whichever is longer; then it is refused with 429
     quantum: float = 0.1  # billed time is rounded up to it
 
     def longest_wait(self, start: float) -> float:
@@ -39,7 +39,7 @@ class Rules:
 
 @dataclass(frozen=True)
 class Scale:
-    """How many instances there may be, and how many there are at the beginning."""
+    """The limits on the number of instances, and their number at the beginning."""
 
     least: int = 0
     most: int = 100
@@ -51,7 +51,7 @@ class Scale:
 
 
 class Autoscaler:
-    """Chooses the number of instances from averages over the window, as if the traffic had been `steady` before."""
+    """Chooses the number of instances from averages over the window; before the beginning the traffic was `steady`."""
 
     def __init__(self, instance: Instance, scale: Scale, rules: Rules, steady: float = 0.0) -> None:
         """`steady` is in requests/s; the instances are those at the beginning."""
@@ -65,11 +65,11 @@ class Autoscaler:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing has happened in the window."""
+        """Whether the window has no usage."""
         return self._sums[0] == self._sums[-1]
 
     def look(self, inside_sum: float, cpu_sum: float) -> int:
-        """Choose and return `desired`; called each tick with the request-seconds and CPU seconds up to now."""
+        """Choose and return `desired`; called at each tick with the request-seconds and CPU seconds so far."""
         inside, cpu = (now - before for now, before in zip((inside_sum, cpu_sum), self._sums[0]))
         self._sums.append((inside_sum, cpu_sum))
         window, scale, instance = self._rules.window, self._scale, self._instance
@@ -79,7 +79,7 @@ class Autoscaler:
 
 
 def started(waiting: float, starting: int, limit: int) -> int:
-    """Return how many more instances the requests without a place ask for: one for each `limit` of them."""
+    """Return the number of further instances for the waiting requests: one for each `limit` of them."""
     return max(0, math.ceil(waiting / limit - 1e-9) - starting)
 
 

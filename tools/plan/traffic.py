@@ -1,9 +1,9 @@
-"""Shapes of traffic: requests a second over time, or the moments of a recorded one.
+"""Shapes of traffic: requests per second over time, or the timestamps of recorded traffic.
 
 constant   RATE requests a second
 diurnal    a day: no requests at night, PEAK at 14:00, RATE on the average
 bursts     RATE, and PEAK for BURST_SECONDS once every BURST_EVERY seconds
-trace      a file with a timestamp a line, in seconds or ISO 8601
+trace      a file with one timestamp per line, in seconds or ISO 8601
 """
 
 import math
@@ -35,11 +35,11 @@ class Traffic:
 
     @property
     def requests(self) -> float:
-        """How many are to be expected."""
+        """The expected number of requests."""
         return float(self.rates.sum()) * STEP
 
     def arrivals(self, random: np.random.Generator, repeat: int = 1) -> Floats:
-        """Return the moments of requests, sorted: those of the trace, or drawn as a Poisson process of these rates."""
+        """Return the sorted times of the requests: those of the trace, or drawn as a Poisson process of these rates."""
         if self.times is not None:
             return self.times
         rates = np.tile(self.rates, repeat)
@@ -79,7 +79,7 @@ def bursts(rate: float, peak: float, long: float, every: float, seconds: float) 
 
 
 def trace(path: Path) -> tuple[Traffic, list[str]]:
-    """Read a trace, and what is to be said of it; raise PlanError with the number of the line that is none."""
+    """Read a trace; return it with notes about it. Raise PlanError with the number of a wrong line."""
     try:
         lines = path.read_text("utf-8").splitlines()
     except OSError as error:
