@@ -6,6 +6,7 @@ functions-framework has no setting for the worker class, so `prepare` changes it
 epoll, as on macOS, gunicorn's threaded worker is used, for development.
 """
 
+import gc
 import os
 import select
 import signal
@@ -38,12 +39,14 @@ def prepare(options: Settings, opening: Thread) -> None:
     def pre_fork(_arbiter: Any, _worker: Any) -> None:
         opening.join()
         open_library(options)  # once, for all workers
+        gc.freeze()  # a collection in a worker would write to all that it shares with this process
 
     configuration = {
         "pre_fork": pre_fork,
         "worker_class": "serving.servers.gunicorn.Worker" if EPOLL else "gthread",
         "threads": admission.server_threads(options),
         "graceful_timeout": GRACE,
+        "control_socket_disable": True,  # it takes commands, and asyncio and a thread before the first worker starts
         "timeout": 0,  # no timeout of a worker's heartbeat: the watchdog ends a worker whose run does not end
         "forwarder_headers": "",  # SCRIPT_NAME and PATH_INFO, which would rewrite the path
         "logger_class": "serving.servers.gunicorn.Logger",

@@ -164,6 +164,32 @@ def test_workers_load_after_the_fork_and_each_answers(examples: dict[str, Any]) 
         assert workers.log.count("serving model version 1") == 2
 
 
+def test_gunicorn_takes_no_commands_by_a_socket_of_its_own(server: Server) -> None:
+    assert server.ask("GET", "/healthz").status == 200
+    for number in server.processes():
+        assert [unix.laddr for unix in psutil.Process(number).connections("unix") if unix.laddr] == []
+        assert "_asyncio" not in Path(f"/proc/{number}/maps").read_text()
+
+
+def test_what_gunicorn_shares_with_its_workers_is_exempt_from_garbage_collection() -> None:
+    """A collection writes to each object that it looks at, and each page written to is copied for the worker."""
+    code = """if True:
+        import gc, threading
+        from functions_framework._http.gunicorn import GunicornApplication
+        from serving.core import settings
+        from serving.servers import gunicorn
+        thread = threading.Thread(target=int)
+        thread.start()
+        gunicorn.prepare(settings.current(), thread)
+        application = GunicornApplication(None, "127.0.0.1", "0", False)
+        before = gc.get_freeze_count()
+        application.cfg.pre_fork(None, None)
+        print(before, gc.get_freeze_count() > 10_000, len(gc.get_objects()) < 1_000)
+    """
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert ran.stdout == "0 True True\n", ran.stderr
+
+
 def test_a_worker_ends_when_gunicorn_is_killed() -> None:
     with running() as server:
         assert server.ask("GET", "/healthz").status == 200
