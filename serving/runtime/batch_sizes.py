@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
+from statistics import median
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,7 +39,7 @@ Arrays = Mapping[str, Array]
 
 DIFFERENT_ROWS, FEWEST_ROWS = 8, 3  # that are run: fewer of a slow model
 FEW = 8  # ways to generate a row that are tried
-TIMES = 2  # that the sizes are run again by which the gain is measured
+TIMES = 4  # that the sizes are run again by which the gain is measured
 SECONDS = 1.0  # of CPU time, after which no other size is tried
 FASTER = 0.8  # of a row's time alone: a row of a full batch takes no more than this, else `auto` does not batch
 SLOWER, LATER = 1.25, 2e-5  # times its time alone, and seconds, that a row may take longer which runs as several
@@ -108,9 +109,8 @@ def smallest_runs(model: Model) -> dict[str, int]:
             trial = _Trial(model, signature, _different_rows(model, signature))
             for size in (1, smallest, max(outcome.sizes)) * OFTEN:
                 trial.run([place % len(trial.rows) for place in range(size)])
-            seconds = trial.seconds
             if (
-                seconds[smallest] <= SLOWER * seconds[1] + LATER
+                trial.seconds(smallest) <= SLOWER * trial.seconds(1) + LATER
                 and FASTER * trial.gain(max(outcome.sizes), smallest) >= 1
             ):
                 rows[name] = smallest
@@ -131,7 +131,7 @@ def _forced(trial: "_Trial", most: int) -> Outcome:
     until = time.thread_time() + SECONDS
     for smallest in (1, 2, LARGEST_SMALLEST):
         outcome = _compare(trial, most, smallest, until)
-        if outcome.reason not in ("", *ROUNDED) or 2 * max(outcome.sizes, default=0) > max(trial.seconds):
+        if outcome.reason not in ("", *ROUNDED) or 2 * max(outcome.sizes, default=0) > max(trial.times):
             return outcome
     return _compare(trial, most, 1, until, alike=False)
 
@@ -159,7 +159,7 @@ def _compare(
             trial.repeat(places)
             if exact and trial.gain(size, smallest) * FASTER < 1:
                 return Outcome(reason="rows together take as long as alone", gain=trial.gain(size, smallest))
-    gain = trial.gain(max(trial.seconds), smallest)
+    gain = trial.gain(max(trial.times), smallest)
     if max(sizes, default=0) <= smallest < most:
         return Outcome(reason=ROUNDED[1], gain=gain)
     return Outcome(tuple(sorted(sizes)), gain=gain)
@@ -172,11 +172,11 @@ def _candidates(smallest: int, most: int) -> list[int]:
 
 
 class _Trial:
-    """Runs of different rows, and the least time that a run of each size has taken."""
+    """Runs of different rows, and the CPU times of the runs of each size."""
 
     def __init__(self, model: Model, signature: Signature, rows: Sequence[Arrays]) -> None:
         self._model, self._signature, self.rows = model, signature, rows
-        self.seconds: dict[int, float] = {}
+        self.times: dict[int, list[float]] = {}
 
     def repeat(self, places: Sequence[int]) -> None:
         """Run these rows again: the first run of a shape takes longer."""
@@ -185,7 +185,11 @@ class _Trial:
 
     def gain(self, size: int, smallest: int) -> float:
         """Return how many times as many rows run in a time in batches of this size than each in a smallest run."""
-        return size * self.seconds[smallest] / self.seconds[size]
+        return size * self.seconds(smallest) / self.seconds(size)
+
+    def seconds(self, size: int) -> float:
+        """Return the median: the first run takes longer, and one right after another finds its weights in the cache."""
+        return median(self.times[size])
 
     def run(self, places: Sequence[int]) -> list[dict[str, Array]]:
         """Run the rows at these places together; return the outputs of each."""
@@ -193,8 +197,7 @@ class _Trial:
         inputs = {name: np.concatenate([self.rows[place][name] for place in places]) for name in self._signature.inputs}
         began = time.thread_time()
         outputs = self._model.run(self._signature, inputs)
-        took = time.thread_time() - began
-        self.seconds[size] = min(took, self.seconds.get(size, took))
+        self.times.setdefault(size, []).append(time.thread_time() - began)
         if any(array.shape[:1] != (size,) for array in outputs.values()):
             raise ValueError("an output does not have the rows of the inputs")
         return [{name: array[row : row + 1] for name, array in outputs.items()} for row in range(size)]
