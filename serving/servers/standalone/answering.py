@@ -111,7 +111,10 @@ class Answering:
 
     def lead(self, calls: list["Sharing"]) -> None:
         """Run calls, with those that wait for it, in another thread; any thread may call this."""
-        self._leads.submit(self._lead_there, calls)
+        try:
+            self._leads.submit(self._lead_there, calls)
+        except RuntimeError:  # the system has no thread for it
+            self._lead_there(calls)
 
     def _lead_there(self, calls: list["Sharing"]) -> None:
         self._loop.post(Finished(self, *self._run_shared(calls)))
@@ -122,7 +125,7 @@ class Answering:
         self._pool.submit(self._answer_there, call.exchange, call.request, call.kind)
 
     def _run_shared(self, calls: list["Sharing"]) -> tuple[list["Sharing"], int]:
-        """Run calls, with those that wait for it; return those of this server, and the CPU nanoseconds for each."""
+        """Run calls, with those that wait for it; return those of this server, and the CPU nanoseconds of the run."""
         queue, every, began = calls[0].shared.queue, list[Call](calls), time.thread_time_ns()
         try:
             run_together(queue.gather(every))
@@ -131,12 +134,12 @@ class Answering:
             for call in every:
                 if not isinstance(call, Sharing):
                     call.done()
-        share = (time.thread_time_ns() - began) // len(every)
-        return [call for call in every if isinstance(call, Sharing)], share
+        return [call for call in every if isinstance(call, Sharing)], time.thread_time_ns() - began
 
-    def finish(self, calls: list["Sharing"], share: int) -> None:
-        """Answer calls that have been run, each in `share` nanoseconds; called by the loop's thread.
+    def finish(self, calls: list["Sharing"], took: int) -> None:
+        """Answer calls that have been run, together in `took` nanoseconds; called by the loop's thread.
 
+        A run that the loop's thread leads blocks it for so long: a kind is short only where its shared runs are.
         What is to be answered in Python, and what is large enough that it may be compressed for long, takes a thread of
         the pool.
         """
@@ -147,8 +150,8 @@ class Answering:
             connection, began = call.exchange.connection, time.thread_time_ns()
             connection.busy = None
             status = self._answer_here(call.exchange, call.request, call.kind, time.monotonic())
-            if not call.is_short and status == 200:
-                self._short.learn(call.kind, share + time.thread_time_ns() - began)
+            if status == 200 and (took > LONG or not call.is_short):
+                self._short.learn(call.kind, took + time.thread_time_ns() - began)
             connection.resume()
 
     def _answer_here(self, exchange: "Exchange", request: Request, kind: Kind, began: float) -> int:
@@ -230,11 +233,11 @@ class Finished(NamedTuple):
 
     answering: Answering
     calls: list[Sharing]
-    share: int
+    took: int
 
     def resume(self) -> None:
         """Answer them."""
-        self.answering.finish(self.calls, self.share)
+        self.answering.finish(self.calls, self.took)
 
 
 class Short:
@@ -287,22 +290,25 @@ class Pool:
         self._idle: deque[None] = deque()  # one for each thread that waits; appending and popping need no lock
 
     def submit(self, function: Any, *arguments: Any) -> None:
-        """Call a function in one of the threads; any thread may submit."""
-        self._work.put((function, *arguments))
+        """Call a function in one of the threads; any thread may submit. Raise RuntimeError where there can be none."""
         try:
             self._idle.pop()
         except IndexError:
-            with self._starting:
-                if self._count == self._most:
-                    return
-                thread = threading.Thread(target=self._serve, name=f"answers-{self._count + 1}", daemon=True)
-                try:
-                    thread.start()
-                except RuntimeError:  # the system has no more: the work waits for one of those that are there
-                    if not self._count:
-                        raise
-                    return
-                self._count += 1
+            self._grow()
+        self._work.put((function, *arguments))
+
+    def _grow(self) -> None:
+        with self._starting:
+            if self._count == self._most:
+                return
+            thread = threading.Thread(target=self._serve, name=f"answers-{self._count + 1}", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # the system has no more: the work waits for one of those that are there
+                if not self._count:
+                    raise
+                return
+            self._count += 1
 
     def _serve(self) -> None:
         while True:

@@ -250,6 +250,52 @@ def test_a_request_that_is_alone_in_its_turn_is_run_at_once_as_without_batching(
     assert (queue._free, len(queue._waiting)) == (int(is_free), int(not is_free))
 
 
+LEARNT = [
+    # nanoseconds of the run      whether the kind is short so far    what is learnt of it
+    (SHORT - 1,                   True,                               "nothing"),
+    (LONG + 1,                    True,                               "long"),
+    (SHORT // 2,                  False,                              "short"),
+    (LONG + 1,                    False,                              "long"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("took", "is_short", "learnt"), LEARNT)
+def test_a_kind_is_short_where_the_whole_run_is_that_its_requests_share(
+    monkeypatch: pytest.MonkeyPatch, took: int, is_short: bool, learnt: str
+) -> None:
+    loop: Any = SimpleNamespace(post=None, is_alone=False)
+    answers = Answering(settings.read({"BATCH_ROWS": "16"}), loop, lambda _: Response(200, b""), may_block=False)
+    times: list[int] = []
+    monkeypatch.setattr(answers, "_answer_here", lambda *_: 200)
+    monkeypatch.setattr(answers._short, "learn", lambda _, time: times.append(time))
+    shared: Any = sharing.Shared(Queue(1, 16), Counting(), (b"1", -1))  # type: ignore[arg-type]
+    exchange: Any = SimpleNamespace(connection=SimpleNamespace(busy=None, resume=lambda: None))
+    calls = [Sharing(answers, exchange, Request("POST", "/", body=b"1"), KIND, shared, is_short) for _ in range(16)]
+    for call in calls:
+        (call.gets,) = call.together([call.asks])
+    answers.finish(calls, took)
+    assert {"long" if time > LONG else "short" for time in times} == ({learnt} - {"nothing"})
+
+
+def test_without_another_thread_the_one_that_ends_a_run_leads_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    posted: list[Any] = []
+    loop: Any = SimpleNamespace(post=posted.append, is_alone=False)
+    answers = Answering(settings.read({}), loop, lambda _: Response(200, b""), may_block=False)
+    queue, nothing = Queue(1, 16), Any
+    shared: Any = SimpleNamespace(queue=queue, quick=Doubling(), asks=21)
+    call = Sharing(answers, nothing, nothing, KIND, shared, False)  # type: ignore[arg-type]
+    assert queue.enter([])
+    assert not queue.enter([call])
+
+    def fail(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", fail)
+    queue.leave()
+    assert (call.gets, queue._free, answers._leads._work.qsize()) == (42, 1, 0)
+    assert posted[0].calls == [call]
+
+
 def gone(_response: Response) -> None:
     raise BrokenPipeError
 
