@@ -78,7 +78,7 @@ def to_environ(request: Request) -> Environ:
 
 
 def through(application: Application, environ: Environ) -> Response:
-    """Return an application's complete response to a request."""
+    """Return an application's complete response to a request; to HEAD, the length of the body that it leaves out."""
     started: list[Any] = []
     parts: list[bytes] = []
 
@@ -94,7 +94,8 @@ def through(application: Application, environ: Environ) -> Response:
             pieces.close()
     status, headers = started
     named = {name.lower(): value for name, value in headers}
-    others = tuple((name, value) for name, value in headers if name.lower() not in ("content-type", "content-length"))
+    taken = {"content-type"} if environ["REQUEST_METHOD"] == "HEAD" else {"content-type", "content-length"}
+    others = tuple((name, value) for name, value in headers if name.lower() not in taken)
     return Response(int(status[:3]), b"".join(parts), named.get("content-type", ""), others)
 
 

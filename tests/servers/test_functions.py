@@ -223,9 +223,19 @@ CHECKING = "class Check:\n    def __bool__(self):\n        flask.abort(401)\n\n\
 SIGNED_BY = "@functions_framework.http\ndef predict(request, check=Check()):\n    if check:\n        pass\n"
 
 
-def test_head_has_the_length_of_what_get_is_answered_with(tmp_path: Path) -> None:
-    stamped = BODY.replace("return", "answer =") + "    answer.headers['X-Stamp'] = '1'\n    return answer\n"
-    with edited(tmp_path, (BODY, stamped)) as server:
+STAMPED = BODY.replace("return", "answer =") + "    answer.headers['X-Stamp'] = '1'\n    return answer\n"
+HOOK = """@flask.current_app.after_request
+def stamp(answer):
+    answer.headers['X-Stamp'] = '1'
+    return answer
+
+
+@functions_framework.http"""
+
+
+@pytest.mark.parametrize("edit", [(BODY, STAMPED), ("@functions_framework.http", HOOK)], ids=["predict", "a hook"])
+def test_head_has_the_length_of_what_get_is_answered_with(tmp_path: Path, edit: tuple[str, str]) -> None:
+    with edited(tmp_path, edit) as server:
         head, got = (
             server.raw(b"%b /v2 HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n" % method)
             for method in (b"HEAD", b"GET")
