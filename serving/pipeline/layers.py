@@ -45,9 +45,17 @@ LARGEST_EVENT = 16 << 20  # bytes: a push of Pub/Sub's largest message, 10 MB in
 
 
 def native(answer: Answer) -> Answer:
-    """Answer plain bodies by the native codec, in one step, where it has been built: serving/pipeline/native/."""
+    """Answer plain bodies by the native codec, in one step, where it has been built: serving/pipeline/native/.
+
+    With LOG_PREDICTIONS, a sampled request is answered in Python and logged.
+    """
 
     def answer_in_one_step(exchange: Exchange) -> Response:
+        if share := settings.current().log_predictions:
+            from serving.pipeline import predictions  # it loads what most functions do without
+
+            if predictions.is_sampled(exchange.body, share):
+                return predictions.answered(answer, exchange)
         return natively(exchange) or answer(exchange)
 
     return answer_in_one_step

@@ -30,7 +30,6 @@ from serving.core.telemetry import log, metrics
 from serving.core.telemetry.lines import Lines, to_bucket, to_folder
 from serving.pipeline import accelerator
 from serving.pipeline.exchange import Answer, Exchange
-from serving.pipeline.layers import native
 from serving.protocols.answers import has_rows
 from serving.protocols.call import MISSING, Arrays, Call
 from serving.protocols.json_tensors.writer import to_values
@@ -44,19 +43,12 @@ HASH = 8  # bytes
 PERIOD = 60.0  # seconds between two warnings that requests cause
 
 
-def native_or_logged(answer: Answer) -> Answer:
-    """Like the layer `native`, but a sampled request is answered by Python and its predictions are logged."""
-    answer_natively = native(answer)
-
-    def answer_and_log(exchange: Exchange) -> Response:
-        if not is_sampled(exchange.body, settings.current().log_predictions):
-            return answer_natively(exchange)
-        accelerator.tally.add(accelerator.LOGGED, perf_counter_ns())
-        response = answer(exchange)
-        _log(exchange)
-        return response
-
-    return answer_and_log
+def answered(answer: Answer, exchange: Exchange) -> Response:
+    """Answer a sampled request in Python, and log its predictions."""
+    accelerator.tally.add(accelerator.LOGGED, perf_counter_ns())
+    response = answer(exchange)
+    _log(exchange)
+    return response
 
 
 def is_sampled(body: bytes, share: float) -> bool:

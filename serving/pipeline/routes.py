@@ -12,7 +12,7 @@ from serving.core import settings
 from serving.core.http import HttpError, MethodNotAllowed, NotFound, Response
 from serving.pipeline import about
 from serving.pipeline.arrivals import bodies_that_are_events, events_at_root, events_in_kind, receive
-from serving.pipeline.exchange import Answer, Exchange, Layer, stack
+from serving.pipeline.exchange import Answer, Exchange, stack
 from serving.pipeline.layers import (
     admitted,
     compressed,
@@ -32,22 +32,14 @@ def in_python(exchange: Exchange) -> Response:
     return predict(exchange)
 
 
-def stacks(native: Layer) -> tuple[Answer, Answer]:
-    """Return the answers to requests for predictions: at a model's address and at the root.
-
-    The innermost layer stands first: a request passes the last one first.
-    """
-    # fmt: off
-    return (
-        stack(in_python, native, negotiated, compressed, loaded,
-              unpacked, admitted, received, events_in_kind),
-        stack(in_python, native, negotiated, compressed, loaded,
-              bodies_that_are_events, unpacked, admitted, received, events_at_root),
-    )
-    # fmt: on
-
-
-predict, predict_at_root = stacks(native)
+# The answers to requests for predictions, at a model's address and at the root. The innermost layer stands first: a
+# request passes the last one first.
+# fmt: off
+predict = stack(in_python, native, negotiated, compressed, loaded,
+                unpacked, admitted, received, events_in_kind)
+predict_at_root = stack(in_python, native, negotiated, compressed, loaded,
+                        bodies_that_are_events, unpacked, admitted, received, events_at_root)
+# fmt: on
 
 
 class Operation(NamedTuple):
@@ -141,13 +133,7 @@ def routes() -> tuple[Route, ...]:
         Route("GET", re.escape(options.aip_health_route), about.ready, "ready", None, READY, QUIET),
         Route("GET", "/metrics" if options.metrics else "", about.expose, "expose", None, metrics, QUIET),
     )
-    table = (*ROUTES, *(route for route in added if route.path))
-    if not options.log_predictions:
-        return table
-    from serving.pipeline.predictions import native_or_logged  # it loads what most functions do without
-
-    logged = dict(zip((predict, predict_at_root), stacks(native_or_logged)))
-    return tuple(route._replace(action=logged.get(route.action, route.action)) for route in table)
+    return (*ROUTES, *(route for route in added if route.path))
 
 
 @lru_cache(maxsize=256)

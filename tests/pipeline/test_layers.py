@@ -133,8 +133,9 @@ def test_the_design_page_lists_the_layers_in_their_order() -> None:
     page = (ROOT / "docs" / "design.md").read_text()
     listed = [name for row in re.findall(r"^\| (.*?) \| ", page, re.M) for name in re.findall(r"`(\w+)`", row)]
     around = re.search(r"stack\(act, (.*?), \*layers, (\w+)\)", (PIPELINE / "handler.py").read_text())
-    stacks = re.findall(r"stack\(infer, (.*?)\)", (PIPELINE / "routes.py").read_text(), re.S)
+    stacks = re.findall(r"stack\(in_python, (.*?)\)", (PIPELINE / "routes.py").read_text(), re.S)
     assert around is not None
+    assert len(stacks) == 2
     assert "stack(compose(*own_layer()), *cross_origin(), observed)" in (PIPELINE / "handler.py").read_text()
     outside = ["observed", "cross_origin", around[2], *reversed(re.findall(r"(\w+)(?:\(.*?\))?(?:, |$)", around[1]))]
     for stack_ in stacks:
