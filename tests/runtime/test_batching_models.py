@@ -235,6 +235,10 @@ def test_with_a_smallest_run_each_answer_has_the_bytes_of_the_first_one(
     assert answers() == first
 
 
+def test_the_embedded_model_says_of_its_pixels_alone_that_a_row_runs_as_two() -> None:
+    assert Source(EMBEDDED, "model").smallest_runs == {"pixels": 2}  # a picture would take longer as two
+
+
 BAD = ["[]", "{", '{"serving_default": 1}', '{"serving_default": true}', '{"serving_default": 17}']
 
 
