@@ -63,6 +63,11 @@ def twin(model: Model) -> Settings:
     return _exported(model.name, model.saved_model, "twin", ("--litert",))
 
 
+def native_twin(model: Model) -> Settings:
+    """Serve the twin with the native codec."""
+    return native() | twin(model)
+
+
 def _digest(text: str, files: Iterable[Path]) -> str:
     digest = hashlib.sha256(text.encode())
     for file in sorted(files):

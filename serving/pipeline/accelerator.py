@@ -211,7 +211,7 @@ def _described(
             )
             smallest = served.batching.smallest.get(name, 1) if served.batching else 1
             described = (name.encode(), inputs, outputs, sizes.get(name, ()), smallest)
-            yield name, ("tensorflow", pointers.library, pointers.session), described
+            yield name, pointers.engine, described
 
 
 def _datatype(code: int) -> bytes:

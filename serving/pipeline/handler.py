@@ -35,7 +35,7 @@ def prepare() -> Answer:
     """
     global _outside
     options = settings.current()
-    if options.accelerator is None or opening.is_light(options):
+    if not opening.is_native(options):
         from serving.pipeline import inference  # noqa: F401 - every prediction needs it
     _outside = stack(compose(*own_layer()), *cross_origin(), observed)
     return _outside

@@ -1,12 +1,11 @@
 """A loaded model: its signatures, and the session that runs them."""
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from serving.core import inflight
 from serving.core.errors import InputError, LoadError
 from serving.core.telemetry.log import log
-from serving.runtime import tensorflow_c
 from serving.savedmodel.signature import Signature, check
 from serving.savedmodel.source import Source, default_arrays
 
@@ -27,6 +26,14 @@ class Session(Protocol):
     def function(self, signature: Signature) -> "Function": ...
 
     def close(self) -> None: ...
+
+
+class Addresses(NamedTuple):
+    """A signature for native code: pointers as integers, valid while its function exists."""
+
+    engine: tuple[Any, ...]  # serving/pipeline/native/engines/described.h
+    feeds: list[tuple[int, int]]  # one for each input in order: Endpoint of serving/pipeline/native/model.h
+    fetches: list[tuple[str, int, int, int]]  # one for each output in order: its name, TF_DataType, Endpoint
 
 
 class Model:
@@ -86,10 +93,10 @@ class Model:
         finally:
             inflight.end(slot)
 
-    def addresses(self, signature: Signature) -> tensorflow_c.Addresses | None:
-        """Return the C pointers of the signature's function, None if it does not run in TensorFlow's C library."""
-        function = self.functions.get(signature.name)
-        return function.addresses() if isinstance(function, tensorflow_c.Function) else None
+    def addresses(self, signature: Signature) -> Addresses | None:
+        """Return the C pointers that native code runs the signature with, None if only Python can run it."""
+        addresses = getattr(self.functions.get(signature.name), "addresses", None)
+        return None if addresses is None else addresses()
 
     def close(self) -> None:
         """Free what the model holds."""

@@ -27,10 +27,18 @@ def begin(options: Settings) -> threading.Thread:
 
 def _open(options: Settings) -> None:
     if is_light(options):
+        if options.accelerator and (path := find_litert()):
+            dlopen(path)
+            return
         with suppress(ImportError):
             from ai_edge_litert import interpreter  # noqa: F401 - the load uses it
     elif options.runtime != "python" and (path := find(options.tensorflow_library_dir)):
         dlopen(path)
+
+
+def is_native(options: Settings) -> bool:
+    """Say whether the native codec may answer, which it does without what Python's answers need."""
+    return options.accelerator is not None and (not is_light(options) or find_litert() is not None)
 
 
 def is_light(options: Settings) -> bool:
@@ -59,8 +67,24 @@ def find(directory: Path | None = None) -> Path | None:
     return path if path.is_file() else None
 
 
+LITERT_VERSIONS = ("2.3.0",)  # of which serving.runtime.litert_c knows the interface; tests compare their answers
+
+
+def find_litert() -> Path | None:
+    """Return the path of LiteRT's library in the installed wheel; None where it is not of LITERT_VERSIONS."""
+    spec = importlib.util.find_spec("ai_edge_litert")  # does not import the package
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    directory = Path(spec.submodule_search_locations[0])
+    path = directory / "libLiteRt.so"
+    with suppress(OSError), (directory / "__init__.py").open() as file:
+        version = file.readline().partition("=")[2].strip().strip("\"'")
+        return path if version in LITERT_VERSIONS and path.is_file() else None
+    return None
+
+
 def dlopen(path: Path) -> int | None:
-    """Open TensorFlow's library and return its handle, None where it cannot be opened; 0.2 s at the first call."""
+    """Open a library and return its handle, None where it cannot be opened; 0.2 s at the first call."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # log errors only; the library reads it when it is opened
     _read_ahead(path)
     # RTLD_LOCAL: with global symbols, importing numpy.random crashes. RTLD_LAZY: a function is looked up at its first

@@ -69,10 +69,10 @@ def judge_files(source: Source) -> None:
 def open_library(options: Settings) -> None:
     """Open the model's library before it is needed, if it is installed; the load reports its errors."""
     if opening.is_light(options):
-        from serving.runtime import litert  # it imports NumPy, which TensorFlow's C library does not need
+        from serving.runtime import litert
 
         with suppress(LoadError):
-            litert.open_library()
+            litert.open_library(options.accelerator is not None)
         return
     path = None if options.runtime == "python" else tensorflow_c.find(options.tensorflow_library_dir)
     if path is not None:
@@ -93,7 +93,7 @@ def open_session(source: Source, options: Settings) -> Session:
         from serving.runtime import litert
 
         most = min(options.threads, machine.cores())  # more would wait for a core, and need memory for it
-        return litert.Session(source.directory, options.intra_op_threads, most)
+        return litert.Session(source.directory, options.intra_op_threads, most, native=options.accelerator is not None)
     path = None if options.runtime == "python" else tensorflow_c.find(options.tensorflow_library_dir)
     if path is None and options.runtime == "c":
         raise LoadError(f"{tensorflow_c.NAME} is not installed (RUNTIME=c)")

@@ -36,7 +36,7 @@ def names() -> tuple[str, ...]:
 def build() -> Path:
     """Return the folder of the twins, made first if this code has never made them here."""
     zoo.build()
-    files = [HERE / name for name in ("twins.py", "numbers.py", "odd.py")]
+    files = [HERE / name for name in ("twins.py", "numbers.py", "odd.py", "operations.py")]
     for folder in (ROOT / "exporting", ROOT / "serving", EMBEDDED):
         files += [path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".pyc"]
     content = digest(" ".join([zoo.content(), version("ai-edge-litert"), *names()]), *files)
@@ -64,10 +64,13 @@ def main(folder: Path, wanted: list[str]) -> None:
         except Refusal as refusal:
             report[name] = str(refusal)
     report[PIXELS] = list(convert(EMBEDDED, folder / PIXELS, default="pixels", rounds=1).notes)
-    from tests.exporting import numbers
+    from tests.exporting import numbers, operations
 
     models = folder / "numbers-models"
     models.mkdir()
+    for name in operations.MODELS:
+        operations.make(models / name)
+        report[name] = list(convert(models / name, folder / name, rounds=0).notes)
     report["differences"] = {}
     for make in numbers.MODELS:
         name = make.__name__

@@ -18,7 +18,7 @@
 #include <string_view>
 
 #include "answer.h"
-#include "engines/tensorflow_engine.h"
+#include "engines/described.h"
 #include "model.h"
 
 namespace {
@@ -133,22 +133,6 @@ bool read_signature(PyObject* value, size_t index, Signature& signature) {
     return !sizes || read_sizes(sizes, signature);
 }
 
-// Makes the engine that ("tensorflow", library, session) describes; nullptr with an error set where it cannot.
-std::unique_ptr<Engine> read_engine(PyObject* description) {
-    const char* kind = nullptr;
-    unsigned long long handle = 0, session = 0;
-    if (!PyArg_ParseTuple(description, "sKK", &kind, &handle, &session)) return nullptr;
-    Library library;
-    if (const char* const missing = library.find(reinterpret_cast<void*>(handle))) {
-        PyErr_Format(PyExc_ValueError, "the library has no %s", missing);
-        return nullptr;
-    }
-    std::unique_ptr<Engine> engine(new (std::nothrow)
-                                       TensorFlowEngine(library, reinterpret_cast<TF_Session*>(session)));
-    if (!engine) PyErr_NoMemory();
-    return engine;
-}
-
 // Reads the arguments of Predictor into a model; keeps those whose memory it points at.
 bool read_model(PyObject* arguments, Model& model, PyObject*& kept) {
     long long rows = 0, elements = 0, id = 0, string = 0, pixels = 0;
@@ -166,7 +150,7 @@ bool read_model(PyObject* arguments, Model& model, PyObject*& kept) {
         if (!read_signature(PyTuple_GetItem(signatures, static_cast<Py_ssize_t>(index)), index,
                             model.signatures[index]))
             return false;
-    model.engine = read_engine(engine);
+    model.engine = described_engine(engine, model);
     return model.engine != nullptr;
 }
 
@@ -293,7 +277,9 @@ constexpr const char* TOGETHER_DOC =
 constexpr const char* PREDICTOR_DOC =
     "Predictor(engine, signatures, head, max_rows, max_elements, max_id_length,\n"
     "          max_string_bytes, max_pixels, null, owner)\n\n"
-    "`engine` is (\"tensorflow\", dlopen's handle, TF_Session*), pointers as numbers; `owner` keeps them. The first of the\n"
+    "`engine` is (\"tensorflow\", dlopen's handle, (TF_Session*,)) or (\"litert\", dlopen's handle, (LiteRtEnvironment*,\n"
+    "LiteRtModel*, LiteRtOptions*, LiteRtCompiledModel*, how many at most)), pointers as numbers; `owner` keeps what they\n"
+    "point at. For LiteRT, a tensor's last two are the index of its signature and its position there. The first of the\n"
     "`signatures` answers where none is named; each is (name, inputs, outputs, (size, ...)=(), smallest=1), of\n"
     "    (name, datatype, type, (size or -1, ...), TF_Operation*, index)\n"
     "    (name, key, datatype, as_bytes, type, TF_Operation*, index)\n"

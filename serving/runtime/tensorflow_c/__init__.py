@@ -10,10 +10,10 @@ survive a fork, and the next run would hang. After a process has opened a sessio
 from serving.runtime.opening import find
 from serving.runtime.tensorflow_c.functions import Api, run_error
 from serving.runtime.tensorflow_c.library import NAME, api, load_custom_ops, unregistered, without_kernel
-from serving.runtime.tensorflow_c.session import Addresses, Function, Session, config
+from serving.runtime.tensorflow_c.session import Function, Session, config
 from serving.runtime.tensorflow_c.tensors import SHARED_BYTES, TF_STRING, TSTRING_BYTES
 
 __all__ = [
-    "NAME", "SHARED_BYTES", "TF_STRING", "TSTRING_BYTES", "Addresses", "Api", "Function", "Session", "api", "config",
+    "NAME", "SHARED_BYTES", "TF_STRING", "TSTRING_BYTES", "Api", "Function", "Session", "api", "config",
     "find", "load_custom_ops", "run_error", "unregistered", "without_kernel",
 ]  # fmt: skip

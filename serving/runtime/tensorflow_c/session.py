@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from ctypes import c_char_p, c_int64, c_void_p
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from serving.core.dtypes import BY_CODE
 from serving.core.errors import LoadError
+from serving.runtime.model import Addresses
 from serving.runtime.tensorflow_c.functions import Api, Operation, Tensor, TF_Output, checked, run_error
 from serving.runtime.tensorflow_c.tensors import from_tensor, string_tensor, to_tensor
 from serving.savedmodel.initialization import LOST, NOTHING, Copy, Initialization
@@ -238,7 +239,7 @@ class Function:
             name: arrays[position] if source is None else inputs[source] for name, source, position in self._outputs
         }
 
-    def addresses(self) -> "Addresses | None":
+    def addresses(self) -> Addresses | None:
         """Return the pointers that a run needs, for native code; None where an input is returned as an output."""
         if any(source is not None for _, source, _ in self._outputs):
             return None
@@ -247,18 +248,9 @@ class Function:
             [(_address(tensor.oper), tensor.index) for tensor in tensors] for tensors in (self._feeds, self._fetches)
         )
         return Addresses(
-            session._tf.handle, _address(session._session), feeds,
+            ("tensorflow", session._tf.handle, (_address(session._session),)), feeds,
             [(name, self._dtypes[position].code, *fetches[position]) for name, _, position in self._outputs],
         )  # fmt: skip
-
-
-class Addresses(NamedTuple):
-    """A signature for native code: pointers as integers, valid while its Function exists."""
-
-    library: int  # dlopen's handle
-    session: int
-    feeds: list[tuple[int, int]]  # TF_Output, one for each input in order
-    fetches: list[tuple[str, int, int, int]]  # one for each output in order: its name, TF_DataType, TF_Output
 
 
 def _address(pointer: Any) -> int:

@@ -32,7 +32,7 @@ class Fake:
 
     def predictor(self, *signatures: tuple[Any, ...], limits: tuple[Any, ...] = LIMITS) -> Any:
         """Return a predictor for signatures in the extension's own form."""
-        return self.module.Predictor(("tensorflow", self.library._handle, 1), signatures, HEAD, *limits, self)
+        return self.module.Predictor(("tensorflow", self.library._handle, (1,)), signatures, HEAD, *limits, self)
 
     def live(self) -> tuple[int, int, int]:
         """Return how many of the library's tensors, statuses and strings nobody has deleted."""

@@ -60,7 +60,7 @@ def leaks(fake: Fake) -> None:
 
     def refuses(error: type[Exception], arguments: tuple[Any, ...], handle: int | None = None) -> None:
         try:
-            fake.module.Predictor(("tensorflow", fake.library._handle if handle is None else handle, 1), *arguments)
+            fake.module.Predictor(("tensorflow", fake.library._handle if handle is None else handle, (1,)), *arguments)
         except error:
             return
         raise AssertionError(f"taken: {arguments}")

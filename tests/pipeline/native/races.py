@@ -17,14 +17,16 @@ from serving.core import settings
 from serving.pipeline import accelerator
 from serving.runtime import loading
 from tests.conftest import EMBEDDED, ROOT
+from tests.exporting import twins
 from tests.fuzz import rounds
 from tests.pipeline.native import sanitizers
-from tests.pipeline.native.bodies import Writer
+from tests.pipeline.native.bodies import Writer, plain_body
 from tests.pipeline.native.models import build
 
 EXAMPLES = EMBEDDED / "assets.extra" / "examples.json"
 CALLERS = 8
 MODELS = ("types", "shapes", "several", "strings", "unlike")
+TWINS = ("images", "rows")
 
 
 def serve(folder: Path, native: str, **variables: str) -> accelerator.Quick:
@@ -113,6 +115,17 @@ def clean(native: str) -> None:
     quick = serve(EMBEDDED, native)
     examples = [json.dumps(example).encode() for example in json.loads(EXAMPLES.read_bytes()).values()]
     together(quick, [*examples, *(example[:-2] for example in examples)], rounds=10)
+    twin(native)
+
+
+def twin(native: str) -> None:
+    """Twins: callers take turns at a few compiled models, which are made while others run."""
+    for name in TWINS:
+        quick = serve(twins.build() / name, native, THREADS=str(CALLERS))
+        assert not quick.reason
+        plain = [plain_body(twins.build() / name, key, rows) for key in quick.names for rows in (1, 5, 2)]
+        fails = [b'{"signature_name":"looked_up","inputs":[%d]}' % key for key in (1, 9)]  # a run of "rows"
+        together(quick, [*plain, *fails, *Writer(twins.build() / name, "races").bodies(rounds(80))])
 
 
 def race(native: str) -> None:
@@ -142,5 +155,5 @@ def run(check: str, native: Path) -> "subprocess.CompletedProcess[str]":
 
 
 if __name__ == "__main__":
-    {"clean": clean, "race": race}[sys.argv[2]](sys.argv[1])
+    {"clean": clean, "twin": twin, "race": race}[sys.argv[2]](sys.argv[1])
     print("done")

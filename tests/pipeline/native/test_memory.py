@@ -8,6 +8,7 @@ import pytest
 
 from serving.pipeline.native import build
 from tests.conftest import ROOT
+from tests.exporting import twins
 from tests.pipeline.native import models, sanitizers
 from tests.pipeline.native.conftest import built
 from tests.pipeline.native.sanitizers import ADDRESS
@@ -38,6 +39,15 @@ def test_the_sanitizers_report_nothing(sanitized: list[str], check: str) -> None
     ran = run(sanitized, check)
     assert (ran.returncode, ran.stdout) == (0, "done\n"), ran.stderr[-4000:]
     assert "ERROR" not in ran.stderr
+    assert "runtime error" not in ran.stderr
+
+
+def test_the_sanitizers_report_nothing_for_twins(sanitized: list[str]) -> None:
+    twins.build()
+    command = [sys.executable, "-m", "tests.pipeline.native.races", sanitized[0], "twin"]
+    environment = sanitizers.environment(ADDRESS)
+    ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout.splitlines()[-1:]) == (0, ["done"]), ran.stderr[-4000:]
     assert "runtime error" not in ran.stderr
 
 

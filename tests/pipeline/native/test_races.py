@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.exporting import twins
 from tests.pipeline.native import races
 from tests.pipeline.native.conftest import built
 
@@ -16,6 +17,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_concurrent_callers_have_no_data_race(watched: Path) -> None:
+    twins.build()
     ran = built(lambda: races.run("clean", watched))
     assert (ran.returncode, ran.stdout.splitlines()[-1:]) == (0, ["done"]), ran.stderr[-4000:]
     assert "ThreadSanitizer" not in ran.stderr

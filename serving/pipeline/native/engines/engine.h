@@ -3,13 +3,28 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 #include <memory>
+#include <string_view>
 
 #include "../call.h"
 #include "../model.h"
 #include "../result.h"
 
 namespace accelerator {
+
+// Copies the elements of an input to where its tensor has them: those of a call and of those after it, then the last row
+// again and again up to `size` bytes, which are `rows` rows.
+inline void copy_elements(const Call& first, size_t index, int64_t rows, char* to, size_t size) {
+    const char* const end = to + size;
+    for (const Call* call = &first; call; call = call->next) {
+        const std::string_view data = call->columns[index].data();
+        std::memcpy(to, data.data(), data.size());
+        to += data.size();
+    }
+    const size_t row = to < end ? size / static_cast<size_t>(rows) : 0;
+    for (; to < end; to += row) std::memcpy(to, to - row, row);
+}
 
 // One run of a signature, from its inputs to its outputs, which are valid until it ends.
 class Run {

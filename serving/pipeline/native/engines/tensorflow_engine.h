@@ -79,16 +79,9 @@ class TensorFlowRun final : public Run {
         const size_t size = input.count * item_size(input.type);
         Tensor tensor = tf_.owned(tf_.allocate_tensor(static_cast<int>(input.type), input.dims.data(),
                                                       static_cast<int>(input.rank), size));
-        auto* to = static_cast<char*>(tensor ? tf_.data(tensor.get()) : nullptr);
+        auto* const to = static_cast<char*>(tensor ? tf_.data(tensor.get()) : nullptr);
         if (!to) return tf_.owned(nullptr);  // there was no memory
-        const char* const end = to + size;
-        for (const Call* call = &input.first; call; call = call->next) {
-            const std::string_view data = call->columns[input.index].data();
-            std::memcpy(to, data.data(), data.size());
-            to += data.size();
-        }
-        const size_t row = to < end ? size / static_cast<size_t>(input.dims[0]) : 0;
-        for (; to < end; to += row) std::memcpy(to, to - row, row);
+        copy_elements(input.first, input.index, input.dims[0], to, size);
         return tensor;
     }
 
