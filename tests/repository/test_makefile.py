@@ -1,6 +1,7 @@
 """What `make` installs, and from which Python: with a Python and a pip that only log their arguments. What CI runs."""
 
 import os
+import platform
 import re
 import shutil
 import stat
@@ -84,6 +85,13 @@ def test_each_target_installs_what_it_needs_once(made: Made, target: str, files:
     assert "GB on the disk" in ended.stdout
     made.make(target)
     assert made.done("pip") == []
+
+
+@pytest.mark.parametrize("target", ["serve", "serve-fast"])
+def test_a_server_is_started_with_tensorflows_library_bound_where_it_can_be(made: Made, target: str) -> None:
+    made.make(target)
+    can_be = (platform.system(), platform.machine()) == ("Linux", "x86_64")
+    assert made.done("python").count("python -m tools.image.bind --cached") == can_be
 
 
 @pytest.mark.parametrize("version", ["3, 9", "3, 14"])
