@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -91,3 +92,16 @@ def running(
                 with suppress(subprocess.TimeoutExpired):
                     running_server.process.wait(15)
             running_server.kill()
+
+
+@contextmanager
+def serving(server: Any) -> Iterator[None]:
+    """Have a server of the standard library answer in a thread of its own."""
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

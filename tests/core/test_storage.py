@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 from typing import Any
 
 import pytest
@@ -11,6 +10,7 @@ import pytest
 from serving.core import storage as subject
 from serving.core.storage import NotThere, Object, Storage, StorageError
 from tests.events.emulators import Fault, Store, line, storage
+from tests.server import serving
 
 CONTENT = bytes(range(256)) * 16384  # 4 MiB
 
@@ -144,17 +144,13 @@ class _Cloud(BaseHTTPRequestHandler):
 def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Be the service and the metadata server."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Cloud)
-    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
     base = f"http://127.0.0.1:{server.server_address[1]}"
     monkeypatch.setattr(subject, "API", base)
     monkeypatch.setattr(subject, "TOKEN", f"{base}/token")
     monkeypatch.setattr(subject, "_known", ("", 0.0))
     _Cloud.asked.clear()
-    yield
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(server):
+        yield
 
 
 @pytest.mark.usefixtures("cloud")

@@ -21,7 +21,7 @@ from urllib.parse import quote, urlsplit
 
 import pytest
 
-from tests.events.sink import serving
+from tests.server import serving
 from tools.server import free_port
 
 

@@ -5,7 +5,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+
+from tests.server import serving
 
 
 class Sink(ThreadingHTTPServer):
@@ -59,19 +60,6 @@ def mail_server(clients: int) -> Iterator[str]:
         thread = threading.Thread(target=greet)
         thread.start()
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        thread.join()
-
-
-@contextmanager
-def serving(server: Any) -> Iterator[None]:
-    """Have a server of the standard library answer in a thread of its own."""
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
-        yield
-    finally:
-        server.shutdown()
-        server.server_close()
         thread.join()
 
 

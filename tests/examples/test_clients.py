@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.server import Server, running
+from tests.server import Server, running, serving
 
 FOLDER = ROOT / "examples" / "clients"
 CLIENTS = {
@@ -86,12 +85,8 @@ def test_a_client_waits_for_a_server_that_is_busy(client: str) -> None:
         def log_message(self, format: str, *arguments: object) -> None: ...
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Busy)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
+    with serving(server):
         run = ask(client, f"http://127.0.0.1:{server.server_port}", ROOT / "examples" / "three.json")
-    finally:
-        server.shutdown()
-        server.server_close()
     assert run.returncode == 0, run.stderr
     assert labels(client, run.stdout.splitlines()[-1]) == ["3"]
     assert set(asked) == {"/v1/models/model:predict"}

@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.models import forms
-from tests.server import Server, running
+from tests.server import Server, running, serving
 
 Page = Any  # of playwright.sync_api
 KEY = "a key"  # of the second server
@@ -50,10 +49,9 @@ class OtherPage(BaseHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def other_port() -> Iterator[int]:
     """Serve the page of another origin; by two names of this machine, which makes two origins."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), OtherPage) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), OtherPage)
+    with serving(server):
         yield server.server_port
-        server.shutdown()
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,7 @@ from serving.savedmodel import examples, parsing
 from serving.savedmodel.signature import Signature, TensorSpec
 from tests.conftest import EMBEDDED, ROOT
 from tests.models.zoo import ZOO, absent, build, cases
+from tests.server import serving
 from tools.verify.compare import described, tolerance
 
 # ---------------------------------------------------------------------------- a server that can be made to fail
@@ -111,14 +112,8 @@ def fake(fault: str = "", events: bool = False) -> Iterator[str]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-    thread.start()
-    try:
+    with serving(server):
         yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def verdicts(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, str], dict[str, Any]]:
