@@ -59,7 +59,7 @@ class Columns:
         assert self._path is not None
         try:
             with parquet.ParquetFile(self._path) as file:
-                check_columns(file.schema_arrow.names, self._signature)
+                check_columns(file.schema_arrow, self._signature)
                 size, total = self._path.stat().st_size, max(file.metadata.num_rows, 1)
                 first = 0
                 for batch in file.iter_batches(-(-ROWS // step) * step):
@@ -87,12 +87,21 @@ class Columns:
         return as_json(batch.rows, row, self._signature.inputs)
 
 
-def check_columns(names: Sequence[str], signature: Signature) -> None:
-    """Raise BadFile where the columns lack an input."""
-    for name, spec in signature.required.items():
-        if name not in names:
+def check_columns(schema: pa.Schema, signature: Signature) -> None:
+    """Raise BadFile where the columns lack an input, or where the type of one fits none of its values."""
+    names = schema.names
+    for name, spec in signature.inputs.items():
+        if name in signature.required and name not in names:
             had = ", ".join(map(repr, names[:20])) or "none"
             raise BadFile(f"expected a column {name!r} ({spec.dtype.label} {shape_text(spec.shape)}), got {had}")
+        if name in names:
+            declared = leaf = schema.field(name).type
+            while pa.types.is_list(leaf) or pa.types.is_large_list(leaf) or pa.types.is_fixed_size_list(leaf):
+                leaf = leaf.value_type
+            try:
+                _leaf(pa.array([], leaf), spec, declared)
+            except _Unfit as error:
+                raise BadFile(str(error)) from None
 
 
 def as_json(rows: pa.RecordBatch, row: int, names: Sequence[str] | Any) -> dict[str, Any]:

@@ -266,7 +266,7 @@ class Table:
         if first.problem:
             raise BadFile(first.problem)
         cells = tuple(first.cells)
-        taken = self._header(cells)[1]
+        taken = self.header(cells)[1]
         count = 0
         for batch in _batches(self._rows(() if taken else (first,), records), step):
             count += len(batch.rows)
@@ -274,7 +274,7 @@ class Table:
         if not count:
             raise BadFile("line 2: expected a row, got only a header")
 
-    def _header(self, cells: tuple[str, ...]) -> tuple[Header, int]:
+    def header(self, cells: tuple[str, ...]) -> tuple[Header, int]:
         """Return what the first record of a file says, and how many rows it takes; raise BadFile."""
         if cells not in self._read:
             try:
@@ -320,7 +320,7 @@ class Table:
 
     def decode(self, batch: Batch, row: int | None = None) -> Call:
         records: list[_Record] = batch.rows if row is None else [batch.rows[row]]
-        header, _ = self._header(batch.header)
+        header, _ = self.header(batch.header)
 
         def place(index: int | None) -> str:
             return "lines" if index is None else f"line {records[index].line}"
@@ -331,7 +331,7 @@ class Table:
         return call._replace(failed={**call.failed, **problems}) if problems else call
 
     def instance(self, batch: Batch, row: int) -> Any:
-        cells, names = batch.rows[row].cells, self._header(batch.header)[0].names
+        cells, names = batch.rows[row].cells, self.header(batch.header)[0].names
         return dict(zip(names, cells)) if len(cells) == len(names) else None
 
     def one_a_line(self, lines: Sequence[bytes | None]) -> list[_Record]:

@@ -26,11 +26,15 @@ if __name__ == "__main__":  # spark-submit names this file, and its folder is no
 
 import orjson
 import pyarrow as pa
+from py4j.protocol import Py4JJavaError
 from pyspark import SparkFiles
+from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql import functions as sql
+from pyspark.sql.pandas.types import to_arrow_schema
 
 from serving.core import settings
+from serving.core.errors import did_you_mean
 from serving.protocols.call import MISSING
 from serving.protocols.json_tensors.writer import text_of
 from serving.runtime import loading
@@ -50,17 +54,15 @@ from serving.scoring.rows import (
     target,
 )  # fmt: skip
 from serving.scoring.run import digest, facts
-from serving.scoring.spark_files import pack
+from serving.scoring.spark_files import ERRORS, PREDICTIONS, RECORD, RESULT, SUCCESS, Folder, pack, reason_of
 from serving.scoring.strings import Strings, records
 
-PREDICTIONS, ERRORS = "predictions", "errors"  # the values of the column `result`
-RESULT, VALUE, ROW, FILE = "result", "value", "row", "file"
+VALUE, ROW, FILE = "value", "row", "file"
 LINES, PARQUET, CSV, IMAGES, TFRECORD = "lines", "parquet", "csv", "images", "tfrecord"
 FORMATS = (LINES, PARQUET, CSV, IMAGES, TFRECORD)
 ARROW_ROWS = "spark.sql.execution.arrow.maxRecordsPerBatch"
 REPLACED = ("MODEL_DIR", "SCORE_OPTIONS", "SCORE_BATCH_ROWS")  # variables that a task says otherwise
 FILES_AT_ONCE = 16
-RECORD, SUCCESS = "_record.json", "_SUCCESS"
 DONE, NOT_DONE, WRONG, WITH_ERRORS = 0, 1, 2, 3
 
 
@@ -108,6 +110,10 @@ def _predictions(
     model = found()
     chosen = target(model, current)
     check_rows(chosen.signature)
+    _form(form, header, chosen, current)  # raises where it takes no such rows
+    for name in [*keep, *filter(None, [column, file])]:
+        if name not in frame.columns:
+            raise BadFile(f"the input has no column {name!r}{did_you_mean(name, frame.columns)}")
     archive = pack(frame.sparkSession, model.directory, digest(model.directory))
     others = {name: value for name, value in settings.given().items() if name not in REPLACED}
     task = Task(tuple(sorted(others.items())), query, current.score_batch_rows, archive, digest(model.directory), exact,
@@ -117,7 +123,7 @@ def _predictions(
     frame = frame.select(*(sql.col(f"`{name}`") for name in needed))
     kept = [f"`{name}` {frame.schema[name].dataType.simpleString()}" for name in keep]
     if form == PARQUET:
-        arrow.check_columns(frame.columns, chosen.signature)
+        arrow.check_columns(to_arrow_schema(frame.select(inputs).schema), chosen.signature)
         names = [*keep, *chosen.signature.outputs, arrow.ERROR, ROW, FILE, RESULT]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise BadFile(f"the column {twice!r} would stand twice in the predictions: rename what is kept")
@@ -163,7 +169,7 @@ def _answer(task: Task, batches: Iterator[Any]) -> Iterator[Any]:
     first = 0
     for batch in batches:
         scorer, chosen, options = _opened(task)
-        form = _form(task, chosen, options)
+        form = _form(task.form, task.header, chosen, options)
         for rows, beside, texts in _rows(task, batch, form, options):
             answered = scorer.answer(form, Batch(first, rows, 0, task.header))
             first += len(rows)
@@ -174,15 +180,17 @@ def _answer(task: Task, batches: Iterator[Any]) -> Iterator[Any]:
             )
 
 
-def _form(task: Task, chosen: Target, options: settings.Settings) -> Any:
-    """Return the format of the rows."""
+def _form(kind: str, header: tuple[str, ...], chosen: Target, options: settings.Settings) -> Any:
+    """Return the format of the rows; raise BadFile where the signature takes no such rows."""
     signature, limit = free(chosen.signature), options.max_body_bytes
     context = chosen.context._replace(query={**chosen.context.query, "on_error": "row"})
-    if task.form == PARQUET:
+    if kind == PARQUET:
         return arrow.Columns(signature, context)
-    if task.form == CSV:
-        return Table(signature, context, limit)
-    if task.form in (IMAGES, TFRECORD):
+    if kind == CSV:
+        table = Table(signature, context, limit)
+        table.header(header)
+        return table
+    if kind in (IMAGES, TFRECORD):
         return Strings(signature, context, limit)
     return format_of(JSON_LINES, signature, chosen.context, limit)
 
@@ -257,7 +265,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--options", default="", metavar="QUERY", help="as in the query of an address: top_k=3")
     parser.add_argument("--exact", action="store_true", help="run each row alone: the bytes of online answers")
     parser.add_argument("--keep", default="", metavar="NAMES", help="columns of Parquet to keep, with commas between")
-    return parser.parse_args(arguments)
+    given = parser.parse_args(arguments)
+    if given.keep and given.format != PARQUET:
+        parser.error("--keep: expected --format parquet; a line has its own key")
+    return given
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -272,8 +283,8 @@ def main(arguments: list[str] | None = None) -> int:
     begin = time.monotonic()
     try:
         record = score(spark, given)
-    except (BadFile, TemporaryFailure) as error:
-        print(f"serving: {given.input}: {error}", file=sys.stderr)
+    except (BadFile, TemporaryFailure, PySparkException, Py4JJavaError) as error:
+        print(f"serving: {given.input}: {reason_of(error)}", file=sys.stderr)  # Spark's log has the rest
         return NOT_DONE
     finally:
         spark.stop()
@@ -290,7 +301,7 @@ def score(spark: SparkSession, given: argparse.Namespace) -> dict[str, Any]:
 
     Raise BadFile or TemporaryFailure.
     """
-    folder = _Folder(spark, given.output)
+    folder = Folder(spark, given.output)
     folder.clear()
     try:
         return _write(spark, given, folder, exact=given.exact)
@@ -302,7 +313,7 @@ def score(spark: SparkSession, given: argparse.Namespace) -> dict[str, Any]:
     return _write(spark, given, folder, exact=True)
 
 
-def _write(spark: SparkSession, given: argparse.Namespace, folder: "_Folder", *, exact: bool) -> dict[str, Any]:
+def _write(spark: SparkSession, given: argparse.Namespace, folder: "Folder", *, exact: bool) -> dict[str, Any]:
     frame, column, header = _read(spark, given.input, given.format)
     keep = [name for name in given.keep.split(",") if name]
     answered, chosen, options = _predictions(
@@ -342,33 +353,6 @@ def _read(spark: SparkSession, source: str, form: str) -> tuple[DataFrame, str, 
     if head is None:
         raise BadFile("expected a header, found no line")
     return frame.filter(sql.col("value") != head["value"]), "value", header_of(head["value"])
-
-
-class _Folder:
-    """The output, by Hadoop's file systems."""
-
-    def __init__(self, spark: SparkSession, address: str) -> None:
-        gateway = spark.sparkContext._jvm
-        assert gateway is not None
-        self._path = gateway.org.apache.hadoop.fs.Path
-        self._root = self._path(address)
-        self._system = self._root.getFileSystem(spark.sparkContext._jsc.hadoopConfiguration())
-        self._address = address
-
-    def clear(self) -> None:
-        """Delete what an interrupted run left; raise BadFile where there is anything else."""
-        if not self._system.exists(self._root):
-            return
-        names = {entry.getPath().getName() for entry in self._system.listStatus(self._root)}
-        ours = {"_temporary", RECORD, f"{RESULT}={PREDICTIONS}", f"{RESULT}={ERRORS}"}
-        if others := sorted(names - ours):
-            raise BadFile(f"OUT: expected a new folder, or what an interrupted run left, got one with {others[0]!r}")
-        self._system.delete(self._root, True)
-
-    def write(self, name: str, content: bytes) -> None:
-        stream = self._system.create(self._path(self._root, name), True)
-        stream.write(bytearray(content))
-        stream.close()
 
 
 if __name__ == "__main__":

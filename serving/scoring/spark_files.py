@@ -1,6 +1,7 @@
-"""What Spark's executors need besides their packages: this package as a zip, and the model as a tar."""
+"""The files of a Spark job: the package and the model, which are sent to its executors, and its output."""
 
 import atexit
+import re
 import shutil
 import tarfile
 import tempfile
@@ -11,6 +12,11 @@ from typing import Any
 
 import serving
 from serving.core import files
+from serving.scoring.faults import BadFile
+
+RESULT = "result"  # the column by which rows are written apart, and its values
+PREDICTIONS, ERRORS = "predictions", "errors"
+RECORD, SUCCESS = "_record.json", "_SUCCESS"
 
 _sent: set[tuple[str, str]] = set()  # the id of an application, and what it has
 
@@ -58,3 +64,44 @@ def _archive(model: Path, name: str) -> Path:
                 described = archive.gettarinfo(arcname=f"{_inside(model)}/{member}", fileobj=content)
                 archive.addfile(described, content)
     return path
+
+
+class Folder:
+    """The output, by Hadoop's file systems."""
+
+    def __init__(self, spark: Any, address: str) -> None:
+        gateway = spark.sparkContext._jvm
+        assert gateway is not None
+        self._path = gateway.org.apache.hadoop.fs.Path
+        self._root = self._path(address)
+        self._system = self._root.getFileSystem(spark.sparkContext._jsc.hadoopConfiguration())
+
+    def clear(self) -> None:
+        """Delete what an interrupted run left; raise BadFile where there is anything else."""
+        if not self._system.exists(self._root):
+            return
+        names = {entry.getPath().getName() for entry in self._system.listStatus(self._root)}
+        ours = {"_temporary", RECORD, f"{RESULT}={PREDICTIONS}", f"{RESULT}={ERRORS}"}
+        if others := sorted(names - ours):
+            raise BadFile(f"OUT: expected a new folder, or what an interrupted run left, got one with {others[0]!r}")
+        self._system.delete(self._root, True)
+
+    def write(self, name: str, content: bytes) -> None:
+        stream = self._system.create(self._path(self._root, name), True)
+        stream.write(bytearray(content))
+        stream.close()
+
+
+_OURS = re.compile(r"^\s*serving\.scoring\.faults\.\w+: (.+)$", re.MULTILINE)
+
+
+def reason_of(error: Exception) -> str:
+    """Return in one line why a job failed: what this package raised in a worker process, else the first cause."""
+    text = str(error)
+    if ours := _OURS.findall(text):
+        return str(ours[-1])
+    cause = getattr(error, "java_exception", None)
+    while cause is not None:
+        text, cause = cause.toString(), cause.getCause()
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
+    return lines[-1 if "Traceback (most recent call last)" in text else 0]

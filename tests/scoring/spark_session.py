@@ -18,6 +18,7 @@ if __name__ == "__main__":
     from serving.runtime import loading
     from serving.scoring import spark as ours
     from serving.scoring.faults import BadFile
+    from serving.scoring.spark_files import reason_of
 
     folder = Path(sys.argv[1])
     session = SparkSession.builder.getOrCreate()
@@ -48,6 +49,13 @@ if __name__ == "__main__":
     except BadFile as error:
         problems.append(str(error))
 
+    for source, output, options in json.loads((folder / "refused.json").read_text()):
+        try:
+            ours.score(session, ours.parse([str(folder / source), str(folder / output), *options]))
+        except Exception as error:
+            problems.append(reason_of(error))
+    (folder / "problems.json").write_text(json.dumps(problems))
+
     # The other formats, as the program reads them, and other models in the same processes.
     for form in ("images", "tfrecord", "lines", "csv"):
         if form in MODELS:
@@ -55,10 +63,5 @@ if __name__ == "__main__":
             loading.forget()
         given = ours.parse([str(folder / form), str(folder / f"{form}-out"), "--format", form])
         ours.score(session, given)
-    try:
-        ours.score(session, given)
-    except BadFile as error:
-        problems.append(str(error))
-    (folder / "problems.json").write_text(json.dumps(problems))
     (folder / "application").write_text(session.sparkContext.applicationId)
     session.stop()

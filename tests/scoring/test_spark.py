@@ -48,6 +48,22 @@ NASTY = [
 TOGETHER = {"a.jsonl": [1.0] * 32 + [0.5] * 32, "b.jsonl": [1 + number / 10 for number in range(64)]}
 
 
+PARQUET = ["--format", "parquet", "--signature", "pixels"]
+REFUSED = [
+    # input           output       arguments                                         the reason, in one line
+    ("nowhere",        "new",       [],                                               "[PATH_NOT_FOUND] Path does not exist"),
+    ("rows.jsonl",     "complete",  [],                                               "OUT: expected a new folder, or what an interrupted run left, got one with '_SUCCESS'"),
+    ("rows.jsonl",     "new",       ["--signature", "pixel"],                         "did you mean 'pixels'"),
+    ("rows.jsonl",     "new",       ["--options", "topk=3"],                          "did you mean 'top_k'"),
+    ("rows.jsonl",     "new",       PARQUET,                                          "is not a Parquet file"),
+    ("wrong.parquet",  "new",       PARQUET,                                          "pixels: expected float32 [?, 8, 8], got a column of string"),
+    ("table.parquet",  "new",       [*PARQUET, "--keep", "ids"],                      "the input has no column 'ids'; did you mean 'id'?"),
+    ("rows.jsonl",     "new",       ["--format", "images", "--signature", "pixels"],  "expected a signature with one input, of strings"),
+    ("csv",            "new",       ["--format", "csv", "--signature", "pixels"],     "line 1: the signature has no input 'a'"),
+    ("empty",          "new",       [],                                               "expected rows, found none"),
+]  # fmt: skip
+
+
 def score(source: Path, output: Path, *more: str, **environment: str) -> list[bytes]:
     """Return the lines of `python -m serving score`."""
     command = [sys.executable, "-m", "serving", "score", str(source), "-o", str(output), "--signature", "pixels", *more]
@@ -95,6 +111,12 @@ def session(spark: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "tfrecord").mkdir()
     records = b"".join(len(part).to_bytes(8, "little") + bytes(4) + part + bytes(4) for part in [content] * 3)
     (folder / "tfrecord" / "a.tfrecord").write_bytes(records)
+    (folder / "wrong.parquet").mkdir()
+    parquet.write_table(pa.table({"pixels": ["a", "b"]}), folder / "wrong.parquet" / "a.parquet")
+    (folder / "empty").mkdir()
+    (folder / "complete").mkdir()
+    (folder / "complete" / "_SUCCESS").touch()
+    (folder / "refused.json").write_text(json.dumps([refused[:3] for refused in REFUSED]))
     (folder / "lines").mkdir()
     for name, numbers in TOGETHER.items():
         (folder / "lines" / name).write_text("".join(f"{number}\n" for number in numbers))
@@ -169,7 +191,9 @@ def test_wrong_columns_options_and_outputs_are_refused_before_a_job_begins(sessi
     assert "the column 'label' would stand twice" in wrong[1]
     assert "top_k: expected no such option for columns" in wrong[2]
     assert "expected a column 'pixels' (float32 [?, 8, 8]), got" in wrong[3]
-    assert "OUT: expected a new folder, or what an interrupted run left, got one with '_SUCCESS'" in wrong[4]
+    assert len(wrong) == 4 + len(REFUSED)
+    for reason, (source, _, _, words) in zip(wrong[4:], REFUSED):
+        assert words in reason, source
 
 
 def test_a_worker_process_loads_each_model_once(session: Path, spark: Cluster) -> None:

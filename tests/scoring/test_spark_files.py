@@ -46,6 +46,27 @@ def test_the_archive_holds_the_files_of_the_model(tmp_path: Path) -> None:
     assert "7/notes.txt" not in sent
 
 
+REASONS = [
+    # what Spark raises                                                                    the line that is written
+    ("[PATH_NOT_FOUND] Path does not exist: file:/x.\nmore",                                "[PATH_NOT_FOUND] Path does not exist: file:/x."),
+    ("\n  from a worker\nTraceback (most recent call last):\n  File\nKeyError: 'x'\n",       "KeyError: 'x'"),
+    ("Job aborted\nTraceback (most recent call last):\n  File\nserving.scoring.faults.BadFile: no rows\n\n\tat org.apache", "no rows"),
+    ("",                                                                                   "ValueError"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "line"), REASONS)
+def test_the_reason_of_a_failed_job_is_one_line(text: str, line: str) -> None:
+    assert spark_files.reason_of(ValueError(text)) == line
+
+
+def test_the_reason_of_an_error_in_the_jvm_is_its_first_cause() -> None:
+    cause = SimpleNamespace(toString=lambda: "java.io.IOException: no disk\n\tat x", getCause=lambda: None)
+    error = ValueError("an error in the JVM")
+    error.java_exception = SimpleNamespace(toString=lambda: "Job aborted", getCause=lambda: cause)  # type: ignore[attr-defined]
+    assert spark_files.reason_of(error) == "java.io.IOException: no disk"
+
+
 def test_a_link_out_of_the_model_is_refused(tmp_path: Path) -> None:
     model = shutil.copytree(EMBEDDED, tmp_path / "model")
     (tmp_path / "secret").write_text("not the model's")
