@@ -112,9 +112,8 @@ def smallest_runs(model: Model) -> dict[str, int]:
                 for size in (1, smallest, max(outcome.sizes)):
                     for _ in range(SELDOM):
                         trial.run([place % len(trial.rows) for place in range(size)])
-            least = {size: min(times) for size, times in trial.times.items()}  # other processes disturb these least
-            is_cheap = least[smallest] <= SLOWER * least[1] + LATER
-            if is_cheap and FASTER * trial.gain(max(outcome.sizes), smallest) >= 1:
+            is_cheap = trial.least(smallest) <= SLOWER * trial.least(1) + LATER
+            if is_cheap and trial.pays(max(outcome.sizes), smallest):
                 rows[name] = smallest
     return rows
 
@@ -159,7 +158,7 @@ def _compare(
             return Outcome(reason=ROUNDED[0])
         if size in (4, most):
             trial.repeat(places)
-            if exact and trial.gain(size, smallest) * FASTER < 1:
+            if exact and not trial.pays(size, smallest):
                 return Outcome(reason="rows together take as long as alone", gain=trial.gain(size, smallest))
     gain = trial.gain(max(trial.times), smallest)
     if max(sizes, default=0) <= smallest < most:
@@ -187,11 +186,16 @@ class _Trial:
 
     def gain(self, size: int, smallest: int) -> float:
         """Return how many times as many rows run in a time in batches of this size than each in a smallest run."""
-        return size * self.seconds(smallest) / self.seconds(size)
+        # Medians: the least time of a row is that of one whose weights were in the cache.
+        return size * median(self.times[smallest]) / median(self.times[size])
 
-    def seconds(self, size: int) -> float:
-        """Return the median: the first run takes longer, and one right after another finds its weights in the cache."""
-        return median(self.times[size])
+    def pays(self, size: int, smallest: int) -> bool:
+        """Return whether a row of a batch takes at most FASTER of a row's time alone."""
+        return self.least(size) <= FASTER * size * self.least(smallest)
+
+    def least(self, size: int) -> float:
+        """Return the least time of a run, which other work of the machine disturbs least: for decisions."""
+        return min(self.times[size])
 
     def run(self, places: Sequence[int]) -> list[dict[str, Array]]:
         """Run the rows at these places together; return the outputs of each."""
