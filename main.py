@@ -1,4 +1,4 @@
-"""What the platform calls: a TensorFlow SavedModel as a stateless function."""
+"""The functions that the platform calls: a TensorFlow SavedModel as a stateless function."""
 
 import os
 import sys
@@ -41,7 +41,7 @@ gunicorn.prepare(_settings, _opening)
 
 @functions_framework.http  # type: ignore[untyped-decorator]
 def predict(request: flask.Request) -> flask.Response:
-    """Answer over HTTP, in the protocol that the path names: called for every request, whatever its method and path."""
+    """Answer over HTTP, in the protocol that the path names: called for every request, with any method and path."""
     # A check of yours goes here: `flask.abort(401)` refuses the request. docs/own-checks.md has one for every server.
     # What `handle` does, layer by layer, is in serving/pipeline/handler.py and routes.py.
     return to_flask(handle(from_flask(request)))
@@ -49,8 +49,8 @@ def predict(request: flask.Request) -> flask.Response:
 
 @functions_framework.cloud_event  # type: ignore[untyped-decorator]
 def predict_event(event: Any) -> Any:
-    """Act on a CloudEvent, and return how it went; raise where it has to be delivered again."""
-    from serving.events.delivery import receive_object  # a process of `predict` alone does without
+    """Handle a CloudEvent and return the outcome; raise an exception to have it delivered again."""
+    from serving.events.delivery import receive_object  # a process for `predict` does not need it
 
     return receive_object(event, handle)
 

@@ -1,1 +1,1 @@
-"""The parts of deploy.sh: what bash is good at in .sh, what it is not in .py."""
+"""The parts of deploy.sh, in bash and in Python."""

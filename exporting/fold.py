@@ -1,4 +1,4 @@
-"""What TensorFlow's graph optimizer leaves undone behind a convolution: a scale, and a sum that is a bias.
+"""Optimizations behind a convolution that TensorFlow's graph optimizer lacks: a scale, and a sum that is a bias.
 
 Batch normalization multiplies each channel by a constant and adds another. The optimizer moves the factor into the
 filter of a Conv2D, but not of a DepthwiseConv2dNative, of which MobileNetV2 has one in every block; and it fuses a

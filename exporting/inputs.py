@@ -1,4 +1,4 @@
-"""Inputs made up from what a signature declares, always the same, to compare answers by; and inputs from a file."""
+"""Inputs for comparisons: generated from a signature, reproducibly, or read from a file."""
 
 import json
 import pickle
@@ -128,7 +128,7 @@ class _Strings(pickle.Unpickler):
     """Reads pickled arrays of strings, and nothing that could run code."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return what an array is made by; refuse anything else."""
+        """Return the functions that construct an array; refuse all others."""
         if (module.partition(".")[0], name) in {
             ("numpy", "_reconstruct"), ("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode"),
         }:  # fmt: skip

@@ -1,4 +1,4 @@
-"""The part of a baked graph that stays as it was: the signatures that nothing was compared by."""
+"""The unchanged part of a baked graph: the signatures whose answers could not be compared."""
 
 from collections.abc import Collection
 from typing import Any
@@ -38,7 +38,7 @@ def shared(graph: MetaGraph, kept: GraphDef) -> list[str]:
 
 
 def add(definition: GraphDef, kept: GraphDef) -> None:
-    """Put the part that was kept beside the rest."""
+    """Add the kept part to the graph."""
     there = {node.name for node in definition.node}
     definition.node.extend(node for node in kept.node if node.name not in there)
     definition.library.MergeFrom(kept.library)

@@ -1,4 +1,4 @@
-"""What an export is made of, file by file: written here, compared in full here, and by the server when it loads."""
+"""The manifest of an export, file by file: written and fully compared here; the server compares it at the load."""
 
 import hashlib
 import json
@@ -30,7 +30,7 @@ def write(folder: Path) -> None:
 
 
 def differences(folder: Path) -> list[str]:
-    """Say how the folder differs from its manifest; raise Unreadable where there is none."""
+    """Return how the folder differs from its manifest; raise Unreadable where there is none."""
     try:
         return list(manifest.differences(folder, manifest.read(folder), manifest.names(folder), None))
     except (LoadError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:

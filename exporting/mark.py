@@ -1,6 +1,6 @@
 """The mark of a baked model, in saved_model.pb itself: MetaInfoDef.meta_graph_version begins with "baked".
 
-The graph and what is said of it cannot part company there, and a server reads that message anyway, for the tags.
+There the mark cannot be separated from the graph, and a server reads that message anyway, for the tags.
 `assets.extra/baked.json` beside it is for people: from what, by which versions, within which tolerance, how fast.
 """
 

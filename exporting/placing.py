@@ -1,4 +1,4 @@
-"""Where a new model is written: beside its place first, and into it when it is whole."""
+"""Writes a new model beside its destination first, and renames it when it is complete."""
 
 import os
 import shutil
@@ -31,7 +31,7 @@ def check_places(directory: Path, out: Path, force: bool) -> None:
 
 @contextmanager
 def folder_beside(out: Path) -> Iterator[Path]:
-    """Lend a folder beside `out`, gone afterwards unless it was renamed."""
+    """Yield a temporary folder beside `out`, deleted at the end unless it was renamed."""
     try:
         folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.absolute().parent))
         mask = os.umask(0)
@@ -56,7 +56,7 @@ def copy_folder(source: Path, target: Path) -> None:
 
 
 def put_in_place(folder: Path, out: Path, force: bool) -> None:
-    """Rename the folder to `out`, or raise Refusal and leave what is there."""
+    """Rename the folder to `out`, or raise Refusal and leave the existing one."""
     if not out.exists() and not out.is_symlink():
         folder.rename(out)
         return

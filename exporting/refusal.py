@@ -1,9 +1,9 @@
-"""Why a command cannot do what it was asked, in one line: what, where, what can be done."""
+"""The errors of the commands. Each message is one line: the problem, its place, the remedy."""
 
 
 class Refusal(Exception):
-    """The model is understood, and this cannot be done with it."""
+    """The model can be read, and the operation is not possible with it."""
 
 
 class Unreadable(Refusal):
-    """There is not a SavedModel that could be read."""
+    """There is no SavedModel, or it cannot be read."""

@@ -1,4 +1,4 @@
-"""What an audit found, as values, as text for people, and as JSON; and what long work says meanwhile."""
+"""The result of an audit, as values, as text and as JSON; and the progress of long work."""
 
 import json
 import sys
@@ -32,7 +32,7 @@ KINDS = {  # kind → (says no, what it is)
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is worth saying; `says_no` where the model is not a pure function because of it."""
+    """One finding; `says_no` if the model is not a pure function because of it."""
 
     kind: str  # a key of KINDS
     text: str
@@ -49,7 +49,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What starting the model has to go through."""
+    """The parts that make a start of the model expensive."""
 
     variables: int
     variable_bytes: int
@@ -74,7 +74,7 @@ class Report:
 
     @property
     def pure(self) -> bool:
-        """Say whether nothing was found that says no."""
+        """Return whether no finding says no."""
         return not any(finding.says_no for finding in self.findings)
 
 
@@ -117,12 +117,12 @@ def _count(number: int, word: str) -> str:
 
 
 def progress(command: str, text: str) -> None:
-    """Say what is being done, where it does not get into the way of an answer."""
+    """Print the current step, where that does not mix with the output."""
     print(f"{command}: {text}", file=sys.stderr, flush=True)
 
 
 def size(number: int) -> str:
-    """Write a number of bytes for people."""
+    """Return a number of bytes as text."""
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if number >= scale:
             return f"{number / scale:.3g} {unit}"

@@ -1,4 +1,4 @@
-"""What changes while a model is trained, kept outside of what is served.
+"""The training state of a model, kept outside of the exported model.
 
     export(model, "model/", state=from_keras(model, epoch=3, seed=7, data=fingerprint(x, y)))
     ...
@@ -9,9 +9,9 @@ The facts are JSON, for people too. The arrays (weights, optimizer slots, seed g
 which base64 would make a third larger and no diff could show; the JSON names it with its SHA-256, and the name
 holds a part of that, so that a new state never overwrites the arrays of the one before it is complete.
 
-What goes on bit for bit: weights, optimizer, schedules, Keras's seed generators (dropout, augmentation), Python's and
-NumPy's global generators. What cannot: the hidden state of TensorFlow's own stateful random operations, of which
-`fit(shuffle=True)` is made. Let the order of the data follow from the seed and the epoch's number.
+Restored bit for bit: weights, optimizer, schedules, Keras's seed generators (dropout, augmentation), Python's and
+NumPy's global generators. Not restored: the hidden state of TensorFlow's own stateful random operations, which
+`fit(shuffle=True)` uses. Derive the order of the data from the seed and the epoch's number instead.
 """
 
 import hashlib

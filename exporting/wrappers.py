@@ -1,4 +1,4 @@
-"""What people write by hand around a model, ready made: each takes a serving function and returns another.
+"""Common pre- and postprocessing for a model: each wrapper takes a serving function and returns another.
 
     picture = image_bytes(class_names(forward(model), ["cat", "dog"]))      bytes of a picture in, names out
     sentence = text(forward(model), vocabulary=words, length=64)             sentences in

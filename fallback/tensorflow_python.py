@@ -1,7 +1,7 @@
 """A session of TensorFlow's Python package, for a wheel without the C library: slower to start.
 
 It loads a SavedModel as the C library does, by its graph and its signatures. `tf.saved_model.load` would restore
-functions by the object graph instead, which may name others than the signatures: others than were judged.
+functions by the object graph instead, which may name other functions than the signatures, which were not examined.
 """
 
 import os
@@ -60,7 +60,7 @@ class Session:
         self._session.run([self._graph.get_operation_by_name(name) for name in initialization.operations], paths)
 
     def declared(self, signature: Signature) -> Signature:
-        """Return the signature: nothing is known better than what it declares."""
+        """Return the signature unchanged: the package knows no more than it declares."""
         return signature
 
     def function(self, signature: Signature) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
