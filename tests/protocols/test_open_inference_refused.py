@@ -29,6 +29,7 @@ REFUSED: list[tuple[Any, str]] = [
     (b'{"instances":[1]}',                                       "expected 'inputs' (a list of tensors), got 'instances'"),
     (b'{"inputs":{}}',                                           "inputs: expected a list of tensors, got an object"),
     (b'{"inputs":7}',                                            "inputs: expected a list of tensors, got 7"),
+    (b'{"inputs":null}',                                         "inputs: expected a list of tensors, got null"),
     (ask(GOOD, id=7),                                            "id: expected a string, got 7"),
     (ask(GOOD, id=["a"]),                                        "id: expected a string, got a list"),
     (b'{"inputs":[],"parameters":[]}',                           "parameters: expected an object, got a list"),

@@ -38,7 +38,7 @@ def decode_inputs(
     Raise BadRequest naming what is wrong with one, TooLarge for more rows than the limits allow.
     """
     if not isinstance(value, LISTS):
-        if value is None:
+        if "inputs" not in document.root:
             others = ", ".join(repr(name[:40]) for name in list(document.root)[:10]) or "nothing"
             raise BadRequest(f"body: expected 'inputs' (a list of tensors), got {others}")
         raise BadRequest(f"inputs: expected a list of tensors, got {kind(value)}")
