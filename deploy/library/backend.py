@@ -31,7 +31,7 @@ NAME = "tensorflow-c-library"
 LIBRARIES = ("tensorflow/libtensorflow_cc.so.2", "tensorflow/libtensorflow_framework.so.2")
 NOTICES = "tensorflow/THIRD_PARTY_NOTICES.txt"
 PIN = HERE / "tensorflow.txt"
-MODEL = HERE / "model.txt"  # the model's folder, below the function's; empty: it is not uploaded
+MODEL = HERE / "model.txt"  # holds the name of the model's folder, which is beside this one
 SECONDS = 600  # for each step; a step that takes longer has failed
 
 
@@ -53,7 +53,7 @@ def build_wheel(
         except Failed as failed:
             label, summary, libraries = "not.bound", f"as the wheel has it, not bound: {failed}", shipped
             print(f"{NAME}: {summary}", file=sys.stderr)
-        files = {f"tensorflow/{path.name}": path for path in (libraries / "tensorflow").iterdir()}
+        files = {f"tensorflow/{path.name}": path for path in (libraries / "tensorflow").iterdir() if path.is_file()}
         return write(Path(wheel_directory), f"{version}+{label}", summary, files | {NOTICES: shipped / NOTICES})
 
 
@@ -80,13 +80,12 @@ def fetch(folder: Path) -> str:
 def bind(shipped: Path, bound: Path) -> None:
     """Write bound copies of the libraries; raise Failed unless the model's outputs are the same with them."""
     run("-m", "tools.image.bind", "--no-relr", "--runs=0", f"--library-dir={shipped}", str(bound))
-    model = HERE.parent / text if (text := MODEL.read_text()) else None
-    named = [str(model)] if model else []
-    expected, got = (run(str(HERE / "trial.py"), str(folder), *named) for folder in (shipped, bound))
+    model = str(HERE.parent / MODEL.read_text())
+    expected, got = (run(str(HERE / "trial.py"), str(folder), model) for folder in (shipped, bound))
     if expected != got:
         raise Failed("the model's outputs differ")
     try:
-        run("-m", "tools.image.pages", str(bound), *(f"--model={path}" for path in named))
+        run("-m", "tools.image.pages", str(bound), "--model", model)
     except Failed as failed:  # it is advice
         print(f"{NAME}: no pages listed: {failed}", file=sys.stderr)
 
