@@ -88,15 +88,18 @@ test: lint ## lint and every test, in about ten minutes on two cores
 	$(pytest)
 
 # The programs that tests need and pip doesn't install; a test without its program is skipped.
-test-tools: ## install the programs that optional tests need: Debian's packages, as root, and Spark
+test-tools: ## install the programs that optional tests need: Debian's packages, as root, Spark and Beam
 	@tests/tools.sh
-	@$(MAKE) --no-print-directory $(spark)/.ready
+	@$(MAKE) --no-print-directory $(spark)/.ready $(beam)/.ready
 
-# Spark and pyarrow for their tests: 400 MB of download, 800 MB in .cache/spark.
+# Spark and pyarrow for their tests: 400 MB of download, 800 MB in .cache/spark. Beam: 150 MB in .cache/beam.
 spark := .cache/spark/packages
-$(spark)/.ready: $(dev) requirements/spark.txt requirements/constraints.txt
-	@rm -rf $(spark)
-	@.venv/bin/pip install --quiet --no-deps --target $(spark) -r requirements/spark.txt
+beam := .cache/beam
+$(spark)/.ready: requirements/spark.txt
+$(beam)/.ready: requirements/beam.txt
+$(spark)/.ready $(beam)/.ready: $(dev) requirements/constraints.txt
+	@rm -rf $(@D)
+	@.venv/bin/pip install --quiet --no-deps --target $(@D) -r $(filter-out %constraints.txt,$(filter %.txt,$^))
 	@touch $@
 
 # The same tests with another version of Spark, whose driver and workers have one Python.

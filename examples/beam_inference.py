@@ -1,7 +1,7 @@
 """Predictions in an Apache Beam pipeline, with the code that scores files.
 
-    pip install apache-beam
-    MODEL_DIR=model/ python -m examples.beam_inference examples/rows.jsonl predictions.jsonl pixels
+    .venv/bin/pip install apache-beam
+    MODEL_DIR=model/ .venv/bin/python -m examples.beam_inference examples/rows.jsonl predictions.jsonl pixels
 
 Beam's own handler for TensorFlow loads a SavedModel with Keras, which Keras 3 cannot (apache/beam#30616).
 This one takes lines of JSON and gives lines of JSON: a bad row is a line with its error, and ends no pipeline.

@@ -38,19 +38,20 @@ def missing() -> str:
 def require() -> None:
     """Skip where the programs are missing, with the reason; fail where CI may install them."""
     if reason := missing():
-        (pytest.fail if _must_run() else pytest.skip)(reason)
+        (pytest.fail if must_run() else pytest.skip)(reason)
 
 
 def needs_packages() -> None:
     """Skip a whole file where the packages are missing; fail where CI may install them."""
     if not (PACKAGES / "pyarrow").is_dir():
         reason = f"pyarrow is not in {PACKAGES}: make test-tools"
-        if _must_run():
+        if must_run():
             raise RuntimeError(reason)
         pytest.skip(reason, allow_module_level=True)
 
 
-def _must_run() -> bool:
+def must_run() -> bool:
+    """Say whether a missing package is a failure: CI may install it."""
     return bool(os.environ.get("CI")) and os.geteuid() == 0
 
 
