@@ -26,7 +26,7 @@ from serving.runtime.model import Model
 from serving.savedmodel.signature import DEFAULT, Signature, TensorSpec
 from serving.savedmodel.source import Source
 
-VERSION = 5  # of the interface between the extension and this
+VERSION = 6  # of the interface between the extension and this
 MAX_SIGNATURES = 16  # the extension accepts no more
 AROUND = 5  # levels that a body has beside its tensors', at most: those of an infer body, base64, a scalar's list
 ACCELERATED, REFUSED = "accelerated", "refused"  # outcomes of a request; the others are the reasons why Python answers
@@ -53,7 +53,9 @@ class Refusal(NamedTuple):
     message: bytes
 
 
+Options = tuple[bytes | None, int, bytes | None]  # of an address: signature_name, top_k, scores
 Result = Answer | Refusal | str  # the last: one of the extension's DECLINES, for a request that Python is to answer
+NO_OPTIONS: Options = (None, 0, None)
 Body = tuple[bytes, int]  # and the size of an infer request's JSON, -1 for a predict request
 
 
@@ -69,8 +71,8 @@ class Prepared(NamedTuple):
 class Quick:
     """Answers the plain requests to one model.
 
-    `predict(body, note=0)` and `infer(body, json_size, note=0)` answer one; `note` is where to write the shapes that
-    are run, `inflight.address`.
+    `predict(body, note=0, options=None)` and `infer(body, json_size, note=0, options=None)` answer one; `note` is where
+    to write the shapes that are run, `inflight.address`.
     """
 
     predict: Callable[..., Result]
@@ -90,21 +92,21 @@ class Quick:
             self.predict = self.infer = lambda *_: self.reason
         self.shares_runs = any(self.sizes.get(name) for name in self.names)
 
-    def answer(self, body: bytes, json_size: int) -> Result:
-        """Answer a request, in a run shared with others where the signature is batched."""
-        batching = self.served.batching if self.shares_runs else None
+    def answer(self, body: bytes, json_size: int, options: Options = NO_OPTIONS) -> Result:
+        """Answer a request, in a run shared with others where the signature is batched and there are no options."""
+        batching = self.served.batching if self.shares_runs and options == NO_OPTIONS else None
         if batching and len(body) <= batching.largest_body:
             result: Result = batching.queue.run(self.together, (body, json_size))
             return result
-        return self.alone(body, json_size)
+        return self.alone(body, json_size, options)
 
-    def alone(self, body: bytes, json_size: int) -> Result:
+    def alone(self, body: bytes, json_size: int, options: Options = NO_OPTIONS) -> Result:
         """Answer a request in a run of its own."""
         slot = inflight.begin("the native codec")  # which writes a better text
         try:
             if json_size < 0:
-                return self.predict(body, inflight.address(slot))
-            return self.infer(body, json_size, inflight.address(slot))
+                return self.predict(body, inflight.address(slot), options)
+            return self.infer(body, json_size, inflight.address(slot), options)
         finally:
             inflight.end(slot)
 
@@ -124,6 +126,8 @@ class Quick:
             return None
         signatures: list[Any] = []
         head = to_text({"model_name": served.name, "model_version": served.version})[:-1].encode()
+        key = options.key_field.encode(), f"{to_text(options.key_field)}:".encode()
+        class_names = tuple(label.encode() for label in served.source.labels)
         for name, engine, described in _described(served, options, self.sizes):
             most = min(options.max_elements, machine.memory_share() // 16)  # the largest dtype has so many bytes
             bounds = (
@@ -132,7 +136,9 @@ class Quick:
             )  # fmt: skip
             null = options.non_finite == "null"
             try:
-                predictor = module.Predictor(engine, (*signatures, described), head, *bounds, null, served)
+                predictor = module.Predictor(
+                    engine, (*signatures, described), head, key, class_names, bounds, null, served
+                )  # fmt: skip
             except ValueError:  # more than it takes: of a tensor's rank, of their number
                 continue
             signatures.append(described)
@@ -205,6 +211,7 @@ def _described(
                     _datatype(code),
                     output.endswith("_bytes"),
                     code,
+                    _rank(signature.outputs[output]),
                     *fetch,
                 )
                 for output, code, *fetch in pointers.fetches
@@ -216,6 +223,10 @@ def _described(
 
 def _datatype(code: int) -> bytes:
     return (by_code(code).v2_name or "").encode()
+
+
+def _rank(spec: TensorSpec) -> int:
+    return -1 if spec.shape is None else len(spec.shape)
 
 
 def _sizes(spec: TensorSpec) -> tuple[int, ...]:
@@ -230,6 +241,25 @@ def _is_plain(signature: Signature, source: Source, options: Settings) -> bool:
         return False
     # Pictures inside of other strings are looked for in serving/savedmodel/images.py.
     return source.pictures <= {"image"} or not any(spec.dtype.kind == "S" for spec in specs)
+
+
+@lru_cache(maxsize=256)
+def options_of(query: str, *, predicts: bool) -> Options | None:
+    """Return the options in a query, for a predict request or an infer request; None where Python is to read them."""
+    from serving.core.http import HttpError
+    from serving.protocols import answers  # brings NumPy, which a request without a query does without
+    from serving.protocols.call import Context
+    from serving.protocols.options import from_query
+
+    try:
+        options = from_query(query)
+        name, scores = options.pop("signature_name", None), options.get("scores")
+        top_k = answers.top_k(Context(query=options))
+    except HttpError:
+        return None
+    if not options.keys() <= ({"top_k", "scores"} if predicts else set()):
+        return None
+    return None if name is None else name.encode(), top_k, None if scores is None else scores.encode()
 
 
 @lru_cache(maxsize=1)

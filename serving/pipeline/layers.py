@@ -75,7 +75,10 @@ def request_size(protocol: "Named | None", headers: Headers, body: bytes) -> int
 def natively(exchange: Exchange) -> Response | None:
     """Return the native codec's response; None for a request that it declines or whose run failed."""
     quick, protocol = accelerator.of(exchange.model), exchange.protocol
-    if quick.reason or protocol not in NATIVE or exchange.request.query:
+    options: accelerator.Options | None = accelerator.NO_OPTIONS
+    if protocol in NATIVE and exchange.request.query:
+        options = accelerator.options_of(exchange.request.query, predicts=protocol is not OPEN_INFERENCE)
+    if quick.reason or protocol not in NATIVE or options is None:
         reason = quick.reason or (accelerator.QUERY if protocol in NATIVE else accelerator.PROTOCOL)
         accelerator.tally.add(reason, perf_counter_ns())
         return None
@@ -84,7 +87,7 @@ def natively(exchange: Exchange) -> Response | None:
     if prepared is not None and prepared[:3] == (quick, body, size):
         result = prepared.result
     else:
-        result = quick.answer(body, size)
+        result = quick.answer(body, size, options)
     if isinstance(result, str):
         accelerator.tally.add(result, perf_counter_ns())
         return None

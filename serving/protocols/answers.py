@@ -176,6 +176,8 @@ def _ranked(call: Call, outputs: Arrays, count: int) -> list[list[dict[str, Any]
     values = outputs[scores(call.signature, call.context)]
     if values.ndim != 2:
         raise BadRequest(f"top_k: expected scores of shape [batch, classes], got rank {values.ndim}", example=False)
+    if values.dtype.kind != "f":
+        values = values.astype(np.float32)  # bfloat16 and smaller: every value of theirs is a float32 too
     names = class_names(outputs, values.shape, call.context)
     return [
         [

@@ -121,7 +121,7 @@ def prepared() -> accelerator.Quick:
 def _quick(model_: Model) -> accelerator.Quick:
     path = Path(os.environ.get("FUZZ_EXTENSION") or build.cached())
     quick = accelerator.Quick(model_, settings.current()._replace(accelerator=path))
-    assert len(quick.names) == 11, quick.names
+    assert len(quick.names) == 13, quick.names
     return quick
 
 

@@ -12,6 +12,7 @@
 #define Py_LIMITED_API 0x030A0000
 #include <Python.h>
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <new>
@@ -25,7 +26,7 @@ namespace {
 
 using namespace accelerator;
 
-constexpr int VERSION = 5;  // of the interface between this and serving/pipeline/accelerator.py
+constexpr int VERSION = 6;  // of the interface between this and serving/pipeline/accelerator.py
 
 // Types and names that the module makes once, and keeps for as long as the process lives.
 PyTypeObject* answer_type = nullptr;
@@ -67,7 +68,7 @@ bool read_input(PyObject* value, Input& input, Endpoint& feed) {
         return false;
     feed.owner = owner;
     input.type = static_cast<Type>(type);
-    if (!item_size(input.type) || input.type == Type::boolean) return refuse("the type of an input is not read here");
+    if (!item_size(input.type)) return refuse("the type of an input is not read here");
     const Py_ssize_t rank = PyTuple_Size(dims);
     if (rank > static_cast<Py_ssize_t>(MAX_RANK)) return refuse("the rank of an input is not read here");
     input.rank = static_cast<size_t>(rank);
@@ -83,7 +84,8 @@ bool read_output(PyObject* value, Output& output, Endpoint& fetch) {
     PyObject *name = nullptr, *key = nullptr, *datatype = nullptr;
     unsigned long long owner = 0;
     int as_bytes = 0, type = 0;
-    if (!PyArg_ParseTuple(value, "SSSpiKi", &name, &key, &datatype, &as_bytes, &type, &owner, &fetch.index) ||
+    if (!PyArg_ParseTuple(value, "SSSpiiKi", &name, &key, &datatype, &as_bytes, &type, &output.rank, &owner,
+                          &fetch.index) ||
         !read_text(name, output.name) || !read_text(key, output.key) || !read_text(datatype, output.datatype))
         return false;
     fetch.owner = owner;
@@ -133,19 +135,31 @@ bool read_signature(PyObject* value, size_t index, Signature& signature) {
     return !sizes || read_sizes(sizes, signature);
 }
 
+bool read_labels(PyObject* labels, Model& model) {
+    model.label_count = static_cast<size_t>(PyTuple_Size(labels));
+    model.labels.reset(new (std::nothrow) std::string_view[model.label_count]);
+    if (!model.labels) return PyErr_NoMemory() != nullptr;
+    for (size_t index = 0; index < model.label_count; ++index)
+        if (!read_text(PyTuple_GetItem(labels, static_cast<Py_ssize_t>(index)), model.labels[index])) return false;
+    return true;
+}
+
 // Reads the arguments of Predictor into a model; keeps those whose memory it points at.
 bool read_model(PyObject* arguments, Model& model, PyObject*& kept) {
     long long rows = 0, elements = 0, id = 0, string = 0, pixels = 0;
     int null = 0;
     PyObject *engine = nullptr, *signatures = nullptr, *head = nullptr, *owner = nullptr;
-    if (!PyArg_ParseTuple(arguments, "O!O!SLLLLLpO", &PyTuple_Type, &engine, &PyTuple_Type, &signatures, &head, &rows,
-                          &elements, &id, &string, &pixels, &null, &owner) ||
-        !read_text(head, model.head))
+    PyObject *key = nullptr, *member = nullptr, *labels = nullptr;
+    if (!PyArg_ParseTuple(arguments, "O!O!S(SS)O!(LLLLL)pO", &PyTuple_Type, &engine, &PyTuple_Type, &signatures, &head,
+                          &key, &member, &PyTuple_Type, &labels, &rows, &elements, &id, &string, &pixels, &null,
+                          &owner) ||
+        !read_text(head, model.head) || !read_text(key, model.key) || !read_text(member, model.key_member) ||
+        !read_labels(labels, model))
         return false;
     model.limits = {rows, elements, id, string, pixels};
     model.null = null != 0;
     model.signature_count = read_count(signatures, MAX_SIGNATURES, "this many signatures are not served here");
-    if (!model.signature_count || !(kept = PyTuple_Pack(3, signatures, head, owner))) return false;
+    if (!model.signature_count || !(kept = PyTuple_Pack(6, signatures, head, key, member, labels, owner))) return false;
     for (size_t index = 0; index < model.signature_count; ++index)
         if (!read_signature(PyTuple_GetItem(signatures, static_cast<Py_ssize_t>(index)), index,
                             model.signatures[index]))
@@ -213,21 +227,37 @@ void respond_without_lock(PyObject* self, unsigned long long note, Item* items, 
     PyEval_RestoreThread(lock);
 }
 
+// The options of an address: (signature_name or None, top_k, scores or None).
+bool read_options(PyObject* value, Options& options) {
+    PyObject *name = nullptr, *scores = nullptr;
+    long long top_k = 0;
+    if (!value || value == Py_None) return true;
+    if (!PyTuple_Check(value)) return refuse("expected a tuple of options");
+    if (!PyArg_ParseTuple(value, "OLO", &name, &top_k, &scores)) return false;
+    options.top_k = top_k;
+    return (name == Py_None || read_text(name, options.signature_name.emplace())) &&
+           (scores == Py_None || read_text(scores, options.scores.emplace()));
+}
+
 PyObject* predictor_predict(PyObject* self, PyObject* arguments) {
-    PyObject* body = nullptr;
+    PyObject *body = nullptr, *options = nullptr;
     unsigned long long note = 0;
     Item item;
-    if (!PyArg_ParseTuple(arguments, "S|K", &body, &note) || !read_text(body, item.body)) return nullptr;
+    if (!PyArg_ParseTuple(arguments, "S|KO", &body, &note, &options) || !read_text(body, item.body) ||
+        !read_options(options, item.options))
+        return nullptr;
     respond_without_lock(self, note, &item, 1);
     return to_python(item.answer);
 }
 
 PyObject* predictor_infer(PyObject* self, PyObject* arguments) {
-    PyObject* body = nullptr;
+    PyObject *body = nullptr, *options = nullptr;
     Py_ssize_t size = 0;
     unsigned long long note = 0;
     Item item;
-    if (!PyArg_ParseTuple(arguments, "Sn|K", &body, &size, &note) || !read_text(body, item.body)) return nullptr;
+    if (!PyArg_ParseTuple(arguments, "Sn|KO", &body, &size, &note, &options) || !read_text(body, item.body) ||
+        !read_options(options, item.options))
+        return nullptr;
     item.json_size = static_cast<size_t>(size);
     respond_without_lock(self, note, &item, 1);
     return to_python(item.answer);
@@ -263,29 +293,31 @@ PyObject* predictor_together(PyObject* self, PyObject* arguments) {
 }
 
 constexpr const char* PREDICT_DOC =
-    "predict(body, note=0) -> Answer | Refusal | str\n\n"
+    "predict(body, note=0, options=None) -> Answer | Refusal | str\n\n"
     "Answer a predict request of TensorFlow Serving's. Where Python is to answer it: the reason, one of DECLINES.\n"
+    "`options` are those of the address: (signature_name or None, top_k or 0, scores or None).\n"
     "`note` is the address of 512 bytes, in which the signature and the shapes stand while it runs: their size in two\n"
     "bytes, then the text.";
 constexpr const char* INFER_DOC =
-    "infer(body, size, note=0) -> the same\n\n"
+    "infer(body, size, note=0, options=None) -> the same\n\n"
     "Answer an infer request of the Open Inference Protocol; `size` is that of its JSON, which binary tensors follow.";
 constexpr const char* TOGETHER_DOC =
     "together(((body, size), ...), note=0) -> (the same, ...)\n\n"
     "Answer requests that came at the same time, in as few runs as may be: infer requests, or with a size of -1 predict\n"
     "requests. Each is answered as by itself.";
 constexpr const char* PREDICTOR_DOC =
-    "Predictor(engine, signatures, head, max_rows, max_elements, max_id_length,\n"
-    "          max_string_bytes, max_pixels, null, owner)\n\n"
+    "Predictor(engine, signatures, head, (key, member), labels,\n"
+    "          (max_rows, max_elements, max_id_length, max_string_bytes, max_pixels), null, owner)\n\n"
     "`engine` is (\"tensorflow\", dlopen's handle, (TF_Session*,)) or (\"litert\", dlopen's handle, (LiteRtEnvironment*,\n"
     "LiteRtModel*, LiteRtOptions*, LiteRtCompiledModel*, how many at most)), pointers as numbers; `owner` keeps what they\n"
     "point at. For LiteRT, a tensor's last two are the index of its signature and its position there. The first of the\n"
     "`signatures` answers where none is named; each is (name, inputs, outputs, (size, ...)=(), smallest=1), of\n"
     "    (name, datatype, type, (size or -1, ...), TF_Operation*, index)\n"
-    "    (name, key, datatype, as_bytes, type, TF_Operation*, index)\n"
-    "a key being a JSON string with its colon. A run that requests share has one of the sizes, in ascending order, that\n"
-    "of one request at least `smallest` rows; the last row is repeated up to there. `max_pixels` is -1 where strings are\n"
-    "no pictures. An infer request's answer begins with `head`. Raises ValueError for a signature that is not served here.";
+    "    (name, member, datatype, as_bytes, type, rank or -1, TF_Operation*, index)\n"
+    "a member being a name as JSON with its colon. `key` is the field of a row that comes back, `labels` are the names of\n"
+    "classes. A run that requests share has one of the sizes, in ascending order, that of one request at least `smallest`\n"
+    "rows; the last row is repeated up to there. `max_pixels` is -1 where strings are no pictures. An infer request's\n"
+    "answer begins with `head`. Raises ValueError for a signature that is not served here.";
 
 PyMethodDef methods[] = {
     {"predict", predictor_predict, METH_VARARGS, PREDICT_DOC},

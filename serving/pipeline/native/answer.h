@@ -15,9 +15,10 @@
 #include <variant>
 
 #include "engines/engine.h"
-#include "infer.h"
 #include "model.h"
-#include "predict.h"
+#include "protocols/infer.h"
+#include "protocols/infer_answer.h"
+#include "protocols/predict.h"
 
 namespace accelerator {
 
@@ -74,6 +75,7 @@ class Note {
 struct Item {
     std::string_view body;
     std::optional<size_t> json_size;  // of an infer request
+    Options options;                  // of its address
     std::variant<std::monostate, Predict, Infer> request;
     Answer answer;
     Item* next = nullptr;  // of the same run
@@ -95,8 +97,8 @@ struct Item {
 
     void decode(const Model& model) {
         answer.decoding = now();
-        answer.declined = json_size ? request.emplace<Infer>().decode(model, body, *json_size)
-                                    : request.emplace<Predict>().decode(model, body);
+        answer.declined = json_size ? request.emplace<Infer>().decode(model, body, *json_size, options)
+                                    : request.emplace<Predict>().decode(model, body, options);
         if (!answer.declined) answer.declined = call().is_whole();
         if (answer.declined) return;
         answer.signature = call().signature->index;

@@ -39,7 +39,15 @@ struct Input {
 struct Output {
     std::string_view name, key, datatype;  // the key: the name as JSON, with quotes and colon
     Type type;
+    int rank;       // -1: unknown
     bool as_bytes;  // strings are written in base64, also those that are text
+
+    // Says whether its values may be those of classes, and whether they are the scores that `top_k` looks for.
+    [[nodiscard]] bool has_numbers() const { return type != Type::string && type != Type::boolean && rank != 0; }
+    [[nodiscard]] bool has_scores() const {
+        const bool is_float = type == Type::float32 || type == Type::float64 || type == Type::half || type == Type::bfloat16;
+        return is_float && (rank == 2 || rank < 0);
+    }
 };
 
 // Where an engine finds a tensor. TensorFlow: an operation and the index of its output. LiteRT: the index of a signature
@@ -81,6 +89,17 @@ struct Signature {
         return position(outputs, output_count, wanted);
     }
 
+    // The output of scores: that of the name, or the only one where none is named.
+    [[nodiscard]] std::optional<size_t> scores(std::optional<std::string_view> wanted) const {
+        std::optional<size_t> only;
+        for (size_t index = 0; index < output_count; ++index) {
+            if (!outputs[index].has_scores() || outputs[index].name != wanted.value_or(outputs[index].name)) continue;
+            if (only) return std::nullopt;
+            only = index;
+        }
+        return only;
+    }
+
   private:
     template <typename Tensors>
     static std::optional<size_t> position(const Tensors& tensors, size_t count, std::string_view wanted) {
@@ -98,12 +117,16 @@ struct Model {
     std::unique_ptr<Engine> engine;
     Limits limits;
     std::string_view head;  // how an infer request's answer begins: {"model_name":...,"model_version":...
+    std::string_view key, key_member;  // the field of a row that is not for the model, and that as JSON with its colon
+    std::unique_ptr<std::string_view[]> labels;  // the names of the classes
+    size_t label_count;
     bool null;              // a number that is not finite is written as null
     size_t signature_count;
     std::array<Signature, MAX_SIGNATURES> signatures;  // the first answers where none is named
 
-    // The signature of a name, nullptr where there is none.
+    // The signature of a name, the first for an empty one; nullptr where there is none.
     [[nodiscard]] const Signature* find(std::string_view name) const {
+        if (name.empty()) return signatures.data();
         for (size_t index = 0; index < signature_count; ++index)
             if (signatures[index].name == name) return &signatures[index];
         return nullptr;

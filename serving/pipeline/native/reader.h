@@ -33,6 +33,7 @@ class Reader {
         skip();
         return *at_ == wanted;
     }
+    [[nodiscard]] bool is_at(const Reader& other) const { return at_ == other.at_; }
     // What follows the text may look like white space.
     bool at_end() {
         while (at_ < end_ && is_space(*at_)) ++at_;
@@ -42,10 +43,11 @@ class Reader {
     std::optional<bool> flag() {
         skip();
         const bool value = *at_ == 't';
-        const std::string_view written = value ? "true" : "false";
-        if (std::strncmp(at_, written.data(), written.size()) != 0) return std::nullopt;
-        at_ += written.size();
-        return value;
+        return word(value ? "true" : "false") ? std::optional(value) : std::nullopt;
+    }
+    bool null() {
+        skip();
+        return word("null");
     }
 
     // A string without escapes, of ASCII: of others it would have to be checked whether they are UTF-8.
@@ -60,6 +62,39 @@ class Reader {
     std::optional<std::string_view> key() {
         const auto name = text();
         return name && take(':') ? name : std::nullopt;
+    }
+
+    // A string of ASCII without escapes, a whole number, true, false or null, as it is written: the writer of answers writes
+    // it alike.
+    std::optional<std::string_view> scalar() {
+        skip();
+        const char* const start = at_;
+        const bool is_word = *start == 't' || *start == 'f';
+        const bool fits = *start == '"' ? text().has_value() : is_word ? flag().has_value() : null() || is_plain_whole();
+        return fits ? std::optional(std::string_view(start, static_cast<size_t>(at_ - start))) : std::nullopt;
+    }
+    // Goes to the end of a value. Its brackets and strings alone are looked at, so it may be no JSON.
+    bool pass() {
+        skip();
+        if (*at_ == '"') return pass_string();
+        if (*at_ != '[' && *at_ != '{') {
+            const char* const start = at_;
+            while (*at_ && !std::strchr(",]}: \t\r\n\"[{", *at_)) ++at_;
+            return at_ != start;
+        }
+        int64_t depth = 0;
+        do {
+            const char character = *at_;
+            if (!character) return false;
+            if (character == '"') {
+                if (!pass_string()) return false;
+                continue;
+            }
+            if (character == '[' || character == '{') ++depth;
+            if (character == ']' || character == '}') --depth;
+            ++at_;
+        } while (depth);
+        return true;
     }
 
     // Appends a string's bytes: text, or {"b64": "..."}.
@@ -105,6 +140,23 @@ class Reader {
 
     void skip() {
         while (is_space(*at_)) ++at_;
+    }
+    bool word(std::string_view written) {
+        if (std::strncmp(at_, written.data(), written.size()) != 0) return false;
+        at_ += written.size();
+        return true;
+    }
+    // A whole number that is written as the number that it is: not -0.
+    bool is_plain_whole() {
+        Decimal decimal;
+        return scan(decimal) && decimal.whole && decimal.count <= 18 && (decimal.mantissa || !decimal.negative);
+    }
+    bool pass_string() {
+        for (++at_; *at_ != '"'; ++at_) {
+            if (!*at_ || (*at_ == '\\' && !*++at_)) return false;
+        }
+        ++at_;
+        return true;
     }
     static bool is_space(char character) {
         return character == ' ' || character == '\n' || character == '\t' || character == '\r';

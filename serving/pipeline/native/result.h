@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "bytes.h"
+#include "elements.h"
 #include "model.h"
 #include "write.h"
 
@@ -28,6 +29,24 @@ struct Given {
     std::string_view data;
     const Strings* strings;  // nullptr where the engine gives none
 };
+
+// Adds how an output of the Open Inference Protocol begins, up to its datatype; the key is a name with its colon.
+inline void add_head(Bytes& json, std::string_view key, const Dims& dims, size_t rank, std::string_view datatype) {
+    json.add(R"({"name":)");
+    json.add(key.substr(0, key.size() - 1));
+    json.add(R"(,"shape":[)");
+    for (size_t axis = 0; axis < rank; ++axis) {
+        if (axis) json.add(',');
+        add_size(json, dims[axis]);
+    }
+    json.add(R"(],"datatype":")");
+    json.add(datatype);
+}
+inline void add_binary_size(Bytes& json, size_t size) {
+    json.add(R"(","parameters":{"binary_data_size":)");
+    add_size(json, static_cast<int64_t>(size));
+    json.add("}}");
+}
 
 class Result {
   public:
@@ -51,6 +70,10 @@ class Result {
         return {};
     }
 
+    [[nodiscard]] Type type() const { return type_; }
+    [[nodiscard]] const char* data() const { return data_.data(); }
+    [[nodiscard]] std::string_view string_at(size_t index) const { return string(begin() + index * STRING_SIZE); }
+
     // Becomes a part of itself: `count` rows from the row `first` on.
     void cut(int64_t first, int64_t count) {
         dims[0] = count;
@@ -73,19 +96,9 @@ class Result {
 
     // Adds an output of the Open Inference Protocol; its data follows the JSON where it is binary.
     void add_tensor(Bytes& json, const Output& output, bool binary, bool null) const {
-        json.add(R"({"name":)");
-        json.add(output.key.substr(0, output.key.size() - 1));
-        json.add(R"(,"shape":[)");
-        for (size_t axis = 0; axis < rank; ++axis) {
-            if (axis) json.add(',');
-            add_size(json, dims[axis]);
-        }
-        json.add(R"(],"datatype":")");
-        json.add(output.datatype);
+        add_head(json, output.key, dims, rank, output.datatype);
         if (binary) {
-            json.add(R"(","parameters":{"binary_data_size":)");
-            add_size(json, static_cast<int64_t>(type_ == Type::string ? strings_size() : data_.size()));
-            json.add("}}");
+            add_binary_size(json, type_ == Type::string ? strings_size() : data_.size());
         } else {
             json.add(R"(","data":)");
             Dims flat;
@@ -124,34 +137,18 @@ class Result {
     }
 
     [[nodiscard]] bool is_finite() const {
-        if (type_ == Type::float32) return all_finite<float>();
-        return type_ != Type::float64 || all_finite<double>();
+        return for_type(type_, [&](auto element) { return all_finite<decltype(element)>(); });
     }
     template <typename T>
     [[nodiscard]] bool all_finite() const {
-        for (const char* item = begin(); item < end(); item += sizeof(T)) {
-            T value;
-            std::memcpy(&value, item, sizeof value);
-            if (!std::isfinite(value)) return false;
-        }
+        if constexpr (is_float<T>)
+            for (const char* item = begin(); item < end(); item += sizeof(T))
+                if (!std::isfinite(widened(element_at<T>(item)))) return false;
         return true;
     }
 
     void add_nest(const Target& to, const char* from, size_t depth) const {
-        switch (type_) {
-            case Type::float32: add_lists<float>(to, from, depth); break;
-            case Type::float64: add_lists<double>(to, from, depth); break;
-            case Type::int8: add_lists<int8_t>(to, from, depth); break;
-            case Type::int16: add_lists<int16_t>(to, from, depth); break;
-            case Type::int32: add_lists<int32_t>(to, from, depth); break;
-            case Type::int64: add_lists<int64_t>(to, from, depth); break;
-            case Type::uint8: add_lists<uint8_t>(to, from, depth); break;
-            case Type::uint16: add_lists<uint16_t>(to, from, depth); break;
-            case Type::uint32: add_lists<uint32_t>(to, from, depth); break;
-            case Type::uint64: add_lists<uint64_t>(to, from, depth); break;
-            case Type::boolean: add_lists<Flag>(to, from, depth); break;
-            case Type::string: add_lists<std::string_view>(to, from, depth); break;
-        }
+        for_type(type_, [&](auto element) { add_lists<decltype(element)>(to, from, depth); });
     }
     // Returns where the next element begins.
     template <typename T>
@@ -167,7 +164,7 @@ class Result {
     }
     template <typename T>
     const char* add_element(const Target& to, const char* from) const {
-        if constexpr (std::is_same_v<T, std::string_view>) {
+        if constexpr (std::is_same_v<T, Part>) {
             const std::string_view text = string(from);
             if (as_bytes || (!all_text && !is_text(text)))
                 add_base64(to.json, text);
@@ -175,10 +172,8 @@ class Result {
                 add_text(to.json, text);
             return from + STRING_SIZE;
         } else {
-            T value;
-            std::memcpy(&value, from, sizeof value);
-            add_number(to.json, value, style_, to.null);
-            return from + sizeof value;
+            add_number(to.json, element_at<T>(from), style_, to.null);
+            return from + sizeof(T);
         }
     }
 

@@ -18,7 +18,9 @@ enum class Type : int {
     string = 7,
     int64 = 9,
     boolean = 10,
+    bfloat16 = 14,
     uint16 = 17,
+    half = 19,
     uint32 = 22,
     uint64 = 23,
 };
@@ -32,7 +34,9 @@ constexpr size_t item_size(Type type) {
         case Type::uint8:
         case Type::boolean: return 1;
         case Type::int16:
-        case Type::uint16: return 2;
+        case Type::uint16:
+        case Type::half:
+        case Type::bfloat16: return 2;
         case Type::float32:
         case Type::int32:
         case Type::uint32: return 4;

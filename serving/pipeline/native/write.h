@@ -13,14 +13,13 @@
 #include <type_traits>
 
 #include "bytes.h"
+#include "elements.h"
 #include "model.h"
 
 namespace accelerator {
 
 // As orjson writes a number, or as Python's json does, which has another exponent.
 enum class Style : uint8_t { orjson, python };
-
-enum class Flag : uint8_t {};  // an element of a bool tensor
 
 // The decimal digits of a positive number, of which the first `point` stand before its point.
 struct Digits {
@@ -103,6 +102,8 @@ template <typename T>
 void add_number(Bytes& json, T value, Style style, bool null) {
     if constexpr (std::is_same_v<T, Flag>) {
         json.add(value == Flag{} ? "false" : "true");
+    } else if constexpr (is_short_float<T>) {
+        add_number(json, widened(value), style, null);
     } else if constexpr (std::is_floating_point_v<T>) {
         if (std::isfinite(value))
             add_float(json, value, style);

@@ -83,6 +83,11 @@ STRINGS: list[tuple[str, bool]] = [
     )),
 ]  # fmt: skip
 RARE = [text for text, _ in STRINGS if "\0" not in text]
+PARAMETERS = [
+    "null", "{}", '{"top_k":1}', '{"top_k":2}', '{ "top_k" : 3.0 }', '{"top_k":9,"scores":"best"}', '{"scores":"scores"}',
+    '{"signature_name":"two","top_k":1}', '{"signature_name":"named"}', '{"signature_name":""}', '{"arrays":"base64"}',
+]  # fmt: skip
+SCALARS = ["7", "-7", "0", '"a"', '""', '"key of some length"', "true", "null", "1.5", '"\\u0061"', '"é"', "[7]", "-0"]
 WORDS = [
     "",
     "a",
@@ -145,7 +150,9 @@ class Writer:
             value = self._tensor(next(iter(signature.inputs.values())), rows, drop=0)
         members = [f'"{form}"{self._space()}:{value}']
         if name != "serving_default" or chance() < 0.2:
-            members.insert(choice([0, 0, 0, 0, 1]), f'"signature_name":{self._space()}"{name}"')
+            members.insert(choice([0, 0, 0, 1]), f'"signature_name":{self._space()}"{name}"')
+        if chance() < 0.1:
+            members.insert(choice([0, 1]), f'"parameters":{self._space()}{choice(PARAMETERS)}')
         if chance() < 0.02:
             members.append(choice([*members, '"parameters":{}', '"other":1', '"inputs":[1]']))
         body = f"{self._space()}{{{self._joined(members)}}}{self._space()}"
@@ -162,6 +169,10 @@ class Writer:
             f'"{name}"{self._space()}:{self._tensor(signature.inputs.get(name), rows, drop=int(alone))}'
             for name in names
         ]
+        if self.random.random() < 0.1:
+            keys = self.random.choices(SCALARS, k=rows)
+            key = keys[0] if alone else self._list(keys)
+            members.insert(self.random.randrange(len(members) + 1), f'"key"{self._space()}:{key}')
         return f"{self._space()}{{{self._joined(members)}}}{self._space()}"
 
     def _tensor(self, spec: TensorSpec | None, rows: int, *, drop: int) -> str:

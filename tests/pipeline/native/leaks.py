@@ -5,42 +5,46 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from tests.pipeline.native.fake import HEAD, WORD, Fake, X, Y, echo
+from tests.pipeline.native.fake import HEAD, KEY, WORD, Fake, X, Y, echo
 
 FINE = (b"s", (X,), (Y,))
 BAD: list[tuple[type[Exception], tuple[Any, ...]]] = [
-    (ValueError, ((), HEAD, 1, 1, 1, 1, 1, False, None)),
-    (ValueError, ((FINE,) * 17, HEAD, 1, 1, 1, 1, 1, False, None)),
-    (ValueError, (((b"s", (), (Y,)),), HEAD, 1, 1, 1, 1, 1, False, None)),
-    (ValueError, (((b"s", (X,), ()),), HEAD, 1, 1, 1, 1, 1, False, None)),
-    (ValueError, (((b"s", (X,) * 17, (Y,)),), HEAD, 1, 1, 1, 1, 1, False, None)),
-    (ValueError, (((b"s", (X,), (Y,) * 17),), HEAD, 1, 1, 1, 1, 1, False, None)),
-    (ValueError, (((b"s", ((b"x", b"FP32", 10, (-1,), 0, 0),), (Y,)),), HEAD, 1, 1, 1, 1, 1, False, None)),
-    (ValueError, (((b"s", ((b"x", b"FP16", 19, (-1,), 0, 0),), (Y,)),), HEAD, 1, 1, 1, 1, 1, False, None)),
-    (ValueError, (((b"s", ((b"x", b"FP32", -1, (-1,), 0, 0),), (Y,)),), HEAD, 1, 1, 1, 1, 1, False, None)),
-    (ValueError, (((b"s", ((b"x", b"FP32", 1, (-1,) * 33, 0, 0),), (Y,)),), HEAD, 1, 1, 1, 1, 1, False, None)),
-    (ValueError, (((b"s", (X,), ((b"y", b'"y":', b"FP16", False, 19, 0, 0),)),), HEAD, 1, 1, 1, 1, 1, False, None)),
-    (TypeError, (((b"s", ((b"x", b"FP32", 1, ("1",), 0, 0),), (Y,)),), HEAD, 1, 1, 1, 1, 1, False, None)),
-    (TypeError, (((b"s", ((b"x", b"FP32", 1, [1], 0, 0),), (Y,)),), HEAD, 1, 1, 1, 1, 1, False, None)),
-    (TypeError, ((("s", (X,), (Y,)),), HEAD, 1, 1, 1, 1, 1, False, None)),
-    (TypeError, (((b"s", (("x", b"FP32", 1, (-1,), 0, 0),), (Y,)),), HEAD, 1, 1, 1, 1, 1, False, None)),
-    (TypeError, (((b"s", (X,), ((b"y", "y", b"FP32", False, 1, 0, 0),)),), HEAD, 1, 1, 1, 1, 1, False, None)),
-    (TypeError, (((b"s", (X,)),), HEAD, 1, 1, 1, 1, 1, False, None)),
-    (TypeError, ([FINE], HEAD, 1, 1, 1, 1, 1, False, None)),
-    (TypeError, ((FINE,), HEAD, "1", 1, 1, 1, 1, False, None)),
-    (TypeError, ((FINE,), HEAD, 1, 1, 1, 1, 1, False)),
-    (OverflowError, ((FINE,), HEAD, 1 << 70, 1, 1, 1, 1, False, None)),
-    (OverflowError, (((b"s", ((b"x", b"FP32", 1, (1 << 70,), 0, 0),), (Y,)),), HEAD, 1, 1, 1, 1, 1, False, None)),
-    (TypeError, ((FINE,), HEAD, 1, 1, 1, "1", 1, False, None)),
-    (TypeError, ((FINE,), HEAD, 1, 1, 1, 1, None, False, None)),
-    (OverflowError, ((FINE,), HEAD, 1, 1, 1, 1 << 70, 1, False, None)),
-    (OverflowError, ((FINE,), HEAD, 1, 1, 1, 1, 1 << 70, False, None)),
-    (TypeError, (((b"s", (X,), ((b"y", b'"y":', b"FP32", 1, 0, 0),)),), HEAD, 1, 1, 1, 1, 1, False, None)),
-    *((ValueError, ((case,), HEAD, 1, 1, 1, 1, 1, False, None)) for case in (
+    (ValueError, ((), HEAD, KEY, (), (1, 1, 1, 1, 1), False, None)),
+    (ValueError, ((FINE,) * 17, HEAD, KEY, (), (1, 1, 1, 1, 1), False, None)),
+    (ValueError, (((b"s", (), (Y,)),), HEAD, KEY, (), (1, 1, 1, 1, 1), False, None)),
+    (ValueError, (((b"s", (X,), ()),), HEAD, KEY, (), (1, 1, 1, 1, 1), False, None)),
+    (ValueError, (((b"s", (X,) * 17, (Y,)),), HEAD, KEY, (), (1, 1, 1, 1, 1), False, None)),
+    (ValueError, (((b"s", (X,), (Y,) * 17),), HEAD, KEY, (), (1, 1, 1, 1, 1), False, None)),
+    (ValueError, (((b"s", ((b"x", b"FP32", 8, (-1,), 0, 0),), (Y,)),), HEAD, KEY, (), (1, 1, 1, 1, 1), False, None)),
+    (ValueError, (((b"s", ((b"x", b"FP16", 20, (-1,), 0, 0),), (Y,)),), HEAD, KEY, (), (1, 1, 1, 1, 1), False, None)),
+    (ValueError, (((b"s", ((b"x", b"FP32", -1, (-1,), 0, 0),), (Y,)),), HEAD, KEY, (), (1, 1, 1, 1, 1), False, None)),
+    (ValueError, (((b"s", ((b"x", b"FP32", 1, (-1,) * 33, 0, 0),), (Y,)),), HEAD, KEY, (), (1, 1, 1, 1, 1), False, None)),
+    (ValueError, (((b"s", (X,), ((b"y", b'"y":', b"FP16", False, 8, -1, 0, 0),)),), HEAD, KEY, (), (1, 1, 1, 1, 1), False, None)),
+    (TypeError, (((b"s", ((b"x", b"FP32", 1, ("1",), 0, 0),), (Y,)),), HEAD, KEY, (), (1, 1, 1, 1, 1), False, None)),
+    (TypeError, (((b"s", ((b"x", b"FP32", 1, [1], 0, 0),), (Y,)),), HEAD, KEY, (), (1, 1, 1, 1, 1), False, None)),
+    (TypeError, ((("s", (X,), (Y,)),), HEAD, KEY, (), (1, 1, 1, 1, 1), False, None)),
+    (TypeError, (((b"s", (("x", b"FP32", 1, (-1,), 0, 0),), (Y,)),), HEAD, KEY, (), (1, 1, 1, 1, 1), False, None)),
+    (TypeError, (((b"s", (X,), ((b"y", "y", b"FP32", False, 1, -1, 0, 0),)),), HEAD, KEY, (), (1, 1, 1, 1, 1), False, None)),
+    (TypeError, (((b"s", (X,)),), HEAD, KEY, (), (1, 1, 1, 1, 1), False, None)),
+    (TypeError, ([FINE], HEAD, KEY, (), (1, 1, 1, 1, 1), False, None)),
+    (TypeError, ((FINE,), HEAD, KEY, (), ("1", 1, 1, 1, 1), False, None)),
+    (TypeError, ((FINE,), HEAD, KEY, (), (1, 1, 1, 1, 1), False)),
+    (OverflowError, ((FINE,), HEAD, KEY, (), (1 << 70, 1, 1, 1, 1), False, None)),
+    (OverflowError, (((b"s", ((b"x", b"FP32", 1, (1 << 70,), 0, 0),), (Y,)),), HEAD, KEY, (), (1, 1, 1, 1, 1), False, None)),
+    (TypeError, ((FINE,), HEAD, KEY, (), (1, 1, 1, "1", 1), False, None)),
+    (TypeError, ((FINE,), HEAD, KEY, (), (1, 1, 1, 1, None), False, None)),
+    (OverflowError, ((FINE,), HEAD, KEY, (), (1, 1, 1, 1 << 70, 1), False, None)),
+    (OverflowError, ((FINE,), HEAD, KEY, (), (1, 1, 1, 1, 1 << 70), False, None)),
+    (TypeError, (((b"s", (X,), ((b"y", b'"y":', b"FP32", 1, -1, 0, 0),)),), HEAD, KEY, (), (1, 1, 1, 1, 1), False, None)),
+    *((ValueError, ((case,), HEAD, KEY, (), (1, 1, 1, 1, 1), False, None)) for case in (
         (*FINE[:3], (2, 1)), (*FINE[:3], (0,)), (*FINE[:3], tuple(range(1, 66))),
         (b"scalar", ((b"x", b"FP32", 1, (), 0, 0),), (Y,), (1,)),
     )),
-    (TypeError, ((FINE,), "{", 1, 1, 1, 1, 1, False, None)),
+    (TypeError, ((FINE,), HEAD, KEY, ("label",), (1, 1, 1, 1, 1), False, None)),
+    (TypeError, ((FINE,), HEAD, KEY, [], (1, 1, 1, 1, 1), False, None)),
+    (TypeError, ((FINE,), HEAD, KEY[:1], (), (1, 1, 1, 1, 1), False, None)),
+    (TypeError, ((FINE,), HEAD, ("key", KEY[1]), (), (1, 1, 1, 1, 1), False, None)),
+    (TypeError, ((FINE,), "{", KEY, (), (1, 1, 1, 1, 1), False, None)),
 ]  # fmt: skip
 
 
@@ -49,8 +53,8 @@ def leaks(fake: Fake) -> None:
     allocated = ctypes.CDLL(None).__sanitizer_get_current_allocated_bytes
     allocated.restype = ctypes.c_size_t
     small = ctypes.CDLL(None)
-    failing = (b"failing", (X,), (Y, (b"z", b'"z":', b"FP32", False, 1, 7, 0)))
-    wrong = (b"wrong", (X,), (Y, (b"z", b'"z":', b"FP32", False, 1, 6, 0)))
+    failing = (b"failing", (X,), (Y, (b"z", b'"z":', b"FP32", False, 1, -1, 7, 0)))
+    wrong = (b"wrong", (X,), (Y, (b"z", b'"z":', b"FP32", False, 1, -1, 6, 0)))
     words = (b"words", (WORD,), (echo(), echo(11), echo(as_bytes=True)))
     fails = (b"fails", (WORD,), (echo(), echo(7)))
     odd = (b"odd", (WORD,), (echo(), echo(6)))
@@ -90,7 +94,7 @@ def leaks(fake: Fake) -> None:
         lambda: asks("{}"),
         lambda: asks(bytearray(b"{}")),
         lambda: asks(None),
-        lambda: refuses(ValueError, ((FINE,), HEAD, 1, 1, 1, 1, 1, False, None), small._handle),
+        lambda: refuses(ValueError, ((FINE,), HEAD, KEY, (), (1, 1, 1, 1, 1), False, None), small._handle),
         *(lambda case=case: refuses(*case) for case in BAD),
     ]
     references = sys.getrefcount(FINE), sys.getrefcount(fake), sys.getrefcount(fake.module.Predictor)

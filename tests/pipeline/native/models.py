@@ -17,6 +17,8 @@ from tests.models.once import digest, made_once
 DTYPES = (
     "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
 )  # fmt: skip
+SHORT = ("float16", "bfloat16")
+FUZZED = (*DTYPES, *SHORT, "bool")
 
 
 @cache
@@ -41,7 +43,7 @@ def _make(folder: Path) -> None:
     def echo(dtype: Any = tf.float32, shape: Any = (None,)) -> Any:
         return of(spec("x", dtype, shape))(lambda x: {"y": tf.identity(x)})
 
-    save("types", serving_default=echo(), **{name: echo(name) for name in DTYPES}, bool=echo(tf.bool))
+    save("types", serving_default=echo(), **{name: echo(name) for name in (*DTYPES, *SHORT)}, bool=echo(tf.bool))
     save(
         "shapes",
         serving_default=echo(shape=(None, None)),
@@ -102,8 +104,8 @@ def _make(folder: Path) -> None:
             lambda x: {"y": tf.boolean_mask(x, x[:, 0] > 0), "z": tf.boolean_mask(x[:, 1], x[:, 0] > 0) > 0}
         ),
         text=of(x)(lambda x: {"y": tf.strings.as_string(x)}),
-        half=of(x)(lambda x: {"y": tf.cast(x, tf.float16)}),
-        brain=of(x)(lambda x: {"y": tf.cast(x, tf.bfloat16)}),
+        half=of(x)(lambda x: {"y": tf.cast(1 / x, tf.float16)}),
+        brain=of(x)(lambda x: {"y": tf.cast(1 / x, tf.bfloat16)}),
         complex=of(x)(lambda x: {"y": tf.cast(x, tf.complex64)}),
         pairs=of(x)(lambda x: {"y": tf.reshape(x, [-1, 2])}),
         checked=of(x)(lambda x: {"y": tf.debugging.check_numerics(1 / x, "inverse")}),
@@ -186,8 +188,11 @@ def _make(folder: Path) -> None:
                 "wide": 1 / tf.cast(a, tf.float64),
             }
         ),
-        types=of([spec(name, name) for name in DTYPES])(
-            lambda tensors: {name: tf.identity(tensor) for name, tensor in zip(DTYPES, tensors)}
+        types=of([spec(name, name) for name in FUZZED])(
+            lambda tensors: {name: tf.identity(tensor) for name, tensor in zip(FUZZED, tensors)}
+        ),
+        ranked=of(spec("x", shape=(None, 3)), text("names", (3,)))(
+            lambda x, names: {"scores": 1 / x, "names": tf.identity(names)}
         ),
         matrix=echo(shape=(None, None)),
         cube=of(text(shape=(None, 1, None)))(lambda x: {"y": tf.identity(x)}),
@@ -198,9 +203,33 @@ def _make(folder: Path) -> None:
         shorter=of(x)(lambda x: {"first": x[:1], "all": tf.identity(x)}),
         inverse=of(x)(lambda x: {"y": 1 / x}),
         refused=of(x)(lambda x: {"y": tf.debugging.check_numerics(1 / x, "inverse")}),
-        # Python alone answers it; for it, the headers of all pictures are read.
+        # For it, the headers of all pictures are read.
         decoded=of(text(shape=()), spec("b", tf.bool, ()))(lambda x, b: {"size": tf.where(b, pixels(x), 0)}),
     )  # fmt: skip
+
+    three, names = spec("x", shape=(None, 3)), tf.constant(["a", 'é"\\\n', ""])
+    ranked = {
+        "serving_default": of(three)(lambda x: {"scores": 1 / x, "sum": tf.reduce_sum(x, 1), "whole": tf.cast(x, tf.int64)}),
+        "named": of(three)(lambda x: {"scores": 1 / x, "names": tf.identity(names)}),
+        "by_row": of(three)(lambda x: {"scores": 1 / x, "names": tf.strings.as_string(x), "more": tf.identity(names)}),
+        "broken": of(three)(lambda x: {"scores": 1 / x, "names": tf.constant([b"a", b"\xff", b"c"])}),
+        "two": of(three)(lambda x: {"best": 1 / x, "worst": -x}),
+        "wide": of(three)(lambda x: {"scores": 1 / tf.cast(x, tf.float64)}),
+        "half": of(three)(lambda x: {"scores": tf.cast(1 / x, tf.float16)}),
+        "brain": of(three)(lambda x: {"scores": tf.cast(1 / x, tf.bfloat16)}),
+        "none": of(three)(lambda x: {"sum": tf.reduce_sum(x, 1), "size": tf.size(x)}),
+        "whole": of(three)(lambda x: {"scores": tf.cast(x, tf.int64)}),
+        "deep": of(three)(lambda x: {"scores": tf.stack([x, -x], 1)}),
+        "hollow": of(three)(lambda x: {"scores": tf.zeros([tf.size(x) // 3, 0])}),
+        "shorter": of(three)(lambda x: {"scores": x[:1]}),
+        "classes": of(spec("classes", shape=(None, None)))(lambda classes: {"classes": tf.identity(classes)}),
+        "error": of(three)(lambda x: {"error": tf.identity(x), "key": tf.reduce_sum(x, 1)}),
+    }  # fmt: skip
+    save("ranked", **ranked)
+    save("labelled", serving_default=ranked["serving_default"], named=ranked["named"], two=ranked["two"])
+    extra = folder / "labelled" / "assets.extra"
+    extra.mkdir()
+    (extra / "labels.txt").write_text('cat\nété "\\\ndog\n')
 
     pair = spec("x", tf.uint32, (None, 2))
     save(

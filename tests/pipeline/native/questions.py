@@ -54,7 +54,22 @@ def outputs(random_: random.Random, names: list[str]) -> dict[str, Any]:
     if random_.random() < 0.4:
         chosen = random_.choices(names, k=random_.randrange(1, len(names) + 1))
         more["outputs"] = [
-            {"name": name, **random_.choice([{}, {}, {"parameters": {"binary_data": random_.random() < 0.7}}])}
+            {
+                "name": name,
+                **random_.choice(
+                    [
+                        {},
+                        {},
+                        {"parameters": {"binary_data": random_.random() < 0.7}},
+                        {
+                            "parameters": {
+                                "classification": random_.randrange(4),
+                                **random_.choice([{}, {"binary_data": True}]),
+                            }
+                        },
+                    ]
+                ),
+            }
             for name in chosen
         ]
     return more

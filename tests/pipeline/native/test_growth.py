@@ -32,6 +32,12 @@ PREDICT: list[tuple[str, str, Make]] = [
     ("escapes",                          "strings", j('{"instances":["ESCAPES"]}')),
     ("base64",                           "strings", j('{"instances":[BASE64]}')),
     ("a long string",                    "strings", j('{"instances":["LONG"]}')),
+    ("a signature behind the numbers",   "types",   j('{"inputs":[NUMBERS],"signature_name":"float64"}')),
+    ("a signature behind strings",       "strings", j('{"inputs":[STRINGS],"signature_name":"raw"}')),
+    ("a signature behind brackets",      "shapes",  j('{"inputs":DEEP,"signature_name":"three"}')),
+    ("rows with keys",                   "types",   j('{"instances":[{"x":1,"key":1},KEYED]}')),
+    ("keys of columns",                  "types",   j('{"inputs":{"key":[WHOLES],"x":[NUMBERS]}}')),
+    ("classes",                          "ranked",  j('{"signature_name":"classes","inputs":[[NUMBERS]],"parameters":{"top_k":999999}}')),
 ]
 INFER: list[tuple[str, str, Make]] = [
     ("numbers",                          "types",   j(v2("[NUMBERS]"))),
@@ -43,6 +49,7 @@ INFER: list[tuple[str, str, Make]] = [
     ("a long id",                        "types",   j('{"id":"LONG","inputs":[]}')),
     ("outputs",                          "types",   j('{"outputs":[EMPTY],"inputs":[]}')),
     ("strings",                          "strings", j(v2("[STRINGS]", datatype="BYTES"))),
+    ("numbers before their shape",       "types",   j('{"inputs":[{"data":[NUMBERS],"name":"x","datatype":"FP32","shape":[1]}]}')),
 ]
 # fmt: on
 

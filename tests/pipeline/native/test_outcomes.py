@@ -22,7 +22,7 @@ DECLINED = [
     ("types",     '{"instances":[1]} x',                                            "json"),
     ("types",     r'{"inst\u0061nces":[1]}',                                        "json"),
     ("types",     '{"other":[1]}',                                                  "member"),
-    ("types",     '{"instances":[1],"signature_name":"int8"}',                      "member"),
+    ("types",     '{"instances":[1],"parameters":{"on_error":"row"}}',              "member"),
     ("types",     '{"signature_name":"none","instances":[1]}',                      "signature"),
     ("types",     '{"instances":[{"z":1}]}',                                        "input"),
     ("several",   '{"instances":[{"a":1}]}',                                        "input"),
@@ -36,12 +36,15 @@ DECLINED = [
     ("strings",   '{"instances":["long"]}',                                         "limit"),
     ("pictures",  '{"instances":["GIF"]}',                                          "picture"),
     ("several",   '{"signature_name":"reduced","instances":[1]}',                   "result"),
+    ("types",     '{"instances":[{"x":1,"key":[7]}]}',                              "value"),
+    ("types",     '{"instances":[1],"parameters":{"top_k":1}}',                     "output"),
 ]
 DECLINED_INFER = [  # TENSOR stands for the members of a good one
     # body                                                                          reason
     ('{"inputs":[{TENSOR}],"inputs":[{TENSOR}]}',                                   "member"),
-    ('{"inputs":[{"shape":[1],"name":"x","datatype":"FP32","data":[1]}]}',          "member"),
-    ('{"inputs":[{TENSOR}],"parameters":{"signature_name":"int8"}}',                "signature"),
+    ('{"inputs":[{TENSOR,"other":1}]}',                                             "member"),
+    ('{"inputs":[{TENSOR}],"parameters":{"signature_name":"other"}}',               "signature"),
+    ('{"inputs":[{TENSOR}],"parameters":{"signature_name":"int8"}}',                "input"),
     ('{"inputs":[{"name":"x","shape":[1],"datatype":"FP64","data":[1]}]}',          "input"),
     ('{"inputs":[{"name":"x","shape":[2],"datatype":"FP32","data":[1]}]}',          "shape"),
     ('{"inputs":[{TENSOR}],"outputs":[{"name":"z"}]}',                              "output"),
@@ -94,7 +97,7 @@ def test_requests_are_counted_by_their_outcome(serve: Serve, extension: Path, mo
     ask = serve(build() / "types", ACCELERATOR=str(extension))
     monkeypatch.setattr(accelerator, "tally", Tally())
     for body, query in [(b'{"instances":[1]}', ""), (b'{"instances":[2]}', ""), (b'{"instances":[null]}', ""),
-                        (b'{"instances":[1]}', "?signature_name=int8")]:  # fmt: skip
+                        (b'{"instances":[1]}', "?on_error=row")]:  # fmt: skip
         ask("POST", f"/v1/models/model:predict{query}", body)
     ask("POST", "/v1/models/model:classify", b"{}")
     assert accelerator.tally._counts == {"accelerated": 2, "value": 1, "query": 1, "protocol": 1}

@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -21,7 +22,7 @@ from tests.fuzz import rounds
 from tests.models import zoo
 from tests.pipeline.native.bodies import STRINGS, Writer
 from tests.pipeline.native.conftest import Ask
-from tests.pipeline.native.models import DTYPES, build
+from tests.pipeline.native.models import DTYPES, SHORT, build
 from tests.pipeline.native.number_cases import (
     BEYOND,
     BODIES,
@@ -88,8 +89,29 @@ def test_every_number_as_a_scalar(compare: Ask) -> None:
     check(compare, build() / "shapes", cases)
 
 
-def test_bools_are_declined(compare: Ask) -> None:
-    cases = [(body_of("bool", "instances", f"[{text}]"), SLOW) for text in ("true", "false", "1", "0", "true,false")]
+def test_every_flag(compare: Ask) -> None:
+    ways = {"true": QUICK, "false": QUICK, "true,false": QUICK, "1": SLOW, "0": SLOW, "True": SLOW, "tru": SLOW, '"true"': SLOW,
+            "null": SLOW, "truefalse": SLOW, "t": SLOW, "": SLOW}  # fmt: skip
+    cases = [(body_of("bool", "instances", f"[{text}]"), way) for text, way in ways.items()]
+    cases += [(body_of("bool", "inputs", f'{{"x":[{text}]}}'), way) for text, way in ways.items()]
+    check(compare, build() / "types", cases)
+
+
+@pytest.mark.parametrize("name", SHORT)
+def test_every_short_float_in_and_out(compare: Ask, name: str) -> None:
+    """Each of them, and numbers next to the middles between two of them."""
+    dtype = np.dtype(name if name == "float16" else ml_dtypes.bfloat16)
+    with np.errstate(invalid="ignore"):  # of signalling NaNs
+        every = np.arange(1 << 16, dtype=np.uint16).view(dtype).astype(np.float64)
+    finite = np.sort(every[np.isfinite(every)])
+    middles = (finite[1:] + finite[:-1]) / 2
+    numbers = np.concatenate([finite, middles, np.nextafter(middles, np.inf), np.nextafter(middles, -np.inf)]).tolist()
+    parts = [numbers[start : start + 5000] for start in range(0, len(numbers), 5000)]
+    cases = [(body_of(name, "instances", json.dumps(part)), QUICK) for part in parts]
+    edge = 65520.0 if name == "float16" else float(ml_dtypes.finfo(dtype).max) + 2.0**119  # round to infinity
+    below = float(np.nextafter(edge, 0))  # as a float, to which a bfloat16 is rounded first, it is the edge
+    for number, way in ((edge, SLOW), (below, name == "float16"), (edge * 2, SLOW), (1e308, SLOW)):
+        cases += [(body_of(name, "instances", f"[{sign}{number!r}]"), way) for sign in ("", "-")]
     check(compare, build() / "types", cases)
 
 
@@ -237,7 +259,7 @@ def test_random_bodies_are_answered_alike(compare: Ask, name: str, non_finite: s
 # Models of the zoo for which it is never asked: a type of input that it does not read, none, or one of unknown rank, an
 # output that is fed, parts of one tensor.
 NOT_PLAIN = {
-    *(f"dtype_{name}" for name in zoo.DTYPES), "many_named", "no_inputs", "shared_variables", "control_flow",
+    *(f"dtype_{name}" for name in zoo.DTYPES), "no_inputs", "shared_variables", "control_flow",
     "ragged_input", "failures", "tf1_passthrough", "tf1_names", "sparse_input",
 }  # fmt: skip
 UNDECIDED = {"random_stateful", "py_function"}

@@ -7,8 +7,8 @@
 #include <memory>
 #include <string_view>
 
-#include "../call.h"
 #include "../model.h"
+#include "../protocols/call.h"
 #include "../result.h"
 
 namespace accelerator {

@@ -35,7 +35,7 @@ struct LiteRtTensorType {
 };
 static_assert(sizeof(LiteRtTensorType) == 72);
 
-// LiteRtElementType; 0 for strings, which a model for LiteRT has none of here.
+// LiteRtElementType; 0 for types that no model for LiteRT is run with here.
 constexpr int litert_type(Type type) {
     switch (type) {
         case Type::float32: return 1;
@@ -49,6 +49,8 @@ constexpr int litert_type(Type type) {
         case Type::uint64: return 13;
         case Type::uint32: return 16;
         case Type::uint16: return 17;
+        case Type::half:
+        case Type::bfloat16:
         case Type::string: break;
     }
     return 0;

@@ -5,19 +5,16 @@
 #include <array>
 #include <cstdint>
 #include <cstring>
+#include <optional>
 #include <string_view>
 
-#include "bytes.h"
-#include "model.h"
+#include "../bytes.h"
+#include "../elements.h"
+#include "../model.h"
 #include "pictures.h"
-#include "reader.h"
+#include "../reader.h"
 
 namespace accelerator {
-
-// A string, as a part of the column's text.
-struct Part {
-    size_t start, size;
-};
 
 // The elements of one input, and the shape that they turn out to have.
 struct Column {
@@ -25,6 +22,12 @@ struct Column {
     std::string_view given;  // elements that stand in the body as they are, instead
     Dims dims;
 
+    void begin(const Dims& declared) {
+        elements.clear();
+        text.clear();
+        given = {};
+        dims = declared;
+    }
     [[nodiscard]] std::string_view data() const {
         return given.data() ? given : std::string_view(elements.data(), elements.size());
     }
@@ -43,6 +46,23 @@ template <typename T>
     const auto number = json.number<T>();
     if (number) value = *number;
     return number.has_value();
+}
+inline bool read_element(Reader& json, Column& /*column*/, Flag& value) {
+    const auto flag = json.flag();
+    if (flag) value = static_cast<Flag>(*flag);
+    return flag.has_value();
+}
+inline bool read_element(Reader& json, Column& /*column*/, Half& value) {
+    const auto number = json.number<double>();
+    const auto half = number ? to_half(*number) : std::nullopt;
+    if (half) value = *half;
+    return half.has_value();
+}
+inline bool read_element(Reader& json, Column& /*column*/, BFloat16& value) {
+    const auto number = json.number<double>();
+    const auto narrow = number ? to_bfloat16(*number) : std::nullopt;
+    if (narrow) value = *narrow;
+    return narrow.has_value();
 }
 inline bool read_element(Reader& json, Column& column, Part& part) {
     part.start = column.text.size();
@@ -110,25 +130,41 @@ class Nest {
 };
 
 inline Declined read_nest(Reader& json, Type type, Column& column, Shape shape, size_t depth, int64_t max_elements) {
-    const auto read = [&](auto element) {
+    return for_type(type, [&](auto element) {
         return Nest<decltype(element)>(json, column, shape, max_elements).read(depth);
-    };
-    switch (type) {
-        case Type::float32: return read(float());
-        case Type::float64: return read(double());
-        case Type::int8: return read(int8_t());
-        case Type::int16: return read(int16_t());
-        case Type::int32: return read(int32_t());
-        case Type::int64: return read(int64_t());
-        case Type::uint8: return read(uint8_t());
-        case Type::uint16: return read(uint16_t());
-        case Type::uint32: return read(uint32_t());
-        case Type::uint64: return read(uint64_t());
-        case Type::string: return read(Part());
-        case Type::boolean: break;  // no input: the model would not have been taken
-    }
-    return Decline::value;
+    });
 }
+
+// A member whose reading depends on the signature, which may only be named behind it.
+class Deferred {
+  public:
+    // Reads the value. Where that is declined it is passed over: it may be right for the signature that is named later.
+    template <typename Read>
+    Declined read(Reader& json, Read read) {
+        start_ = end_ = json;
+        declined_ = read(json);
+        if (declined_) {
+            json = *start_;
+            if (!json.pass()) return declined_;
+        }
+        end_ = json;
+        return {};
+    }
+    // Reads it again where it was there, by another signature.
+    template <typename Read>
+    void read_again(Read read) {
+        if (!start_) return;
+        Reader json = *start_;
+        declined_ = read(json);
+        if (!declined_ && !json.is_at(*end_)) declined_ = Decline::json;
+    }
+    [[nodiscard]] bool was_read() const { return start_.has_value(); }
+    [[nodiscard]] Declined declined() const { return declined_; }
+
+  private:
+    std::optional<Reader> start_, end_;  // of the value
+    Declined declined_;
+};
 
 // What a request asks for. The protocols' calls add their own wishes to it.
 struct Call {
@@ -136,9 +172,10 @@ struct Call {
     std::array<Column, MAX_TENSORS> columns;
     Call* next = nullptr;  // of the same run
 
+    // Calls a signature; what was read of inputs by another one is dropped.
     void of(const Signature& called) {
         signature = &called;
-        for (size_t index = 0; index < called.input_count; ++index) columns[index].dims = called.inputs[index].dims;
+        for (size_t index = 0; index < called.input_count; ++index) columns[index].begin(called.inputs[index].dims);
     }
     // Reads an input in its own shape, without its first `depth` dimensions.
     Declined read_input(Reader& json, size_t index, size_t depth, const Limits& limits) {

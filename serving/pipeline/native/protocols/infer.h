@@ -7,44 +7,19 @@
 #include <cstring>
 #include <optional>
 #include <string_view>
-#include <type_traits>
 
 #include "call.h"
-#include "result.h"
+#include "options.h"
 
 namespace accelerator {
-
-// Members that have been read, one bit each; a second of a name is declined.
-template <typename Member>
-class Seen {
-  public:
-    // Says whether it is the first of its name.
-    bool add(Member member) {
-        const bool first = !has(member);
-        bits_ |= bit(member);
-        return first;
-    }
-    [[nodiscard]] bool has(Member member) const { return bits_ & bit(member); }
-
-  private:
-    static constexpr unsigned bit(Member member) { return 1U << static_cast<unsigned>(member); }
-    unsigned bits_ = 0;
-};
-
-template <typename Member, size_t count>
-std::optional<Member> member_of(const std::array<std::string_view, count>& names, std::string_view name) {
-    for (size_t index = 0; index < count; ++index)
-        if (names[index] == name) return static_cast<Member>(index);
-    return std::nullopt;
-}
 
 // An output that is asked for.
 struct Asked {
     size_t output;
     std::optional<bool> binary;  // as the request says of this one
+    int64_t classes = 0;         // of the highest values, as text; 0: the tensor itself
 };
 
-// In any other order than that which clients write, a tensor's name and shape before its data, a request is declined.
 class Infer : public Call {
   public:
     std::optional<std::string_view> id;
@@ -53,48 +28,78 @@ class Infer : public Call {
     bool all_binary = false;               // outputs of which the request does not say it
 
     // The JSON is the first `size` bytes of the body.
-    Declined decode(const Model& model, std::string_view body, size_t size) {
+    Declined decode(const Model& model, std::string_view body, size_t size, const Options& options) {
         if (size > body.size()) return Decline::binary;
+        if (options.scores || options.top_k) return Decline::member;
         body_ = body;
         next_ = size;
         Reader json(body.substr(0, size));
-        of(model.signatures[0]);
-        if (Declined declined = read_members(json, model)) return declined;
+        const Signature* called = model.find(options.signature_name.value_or(""));
+        if (!called) return Decline::signature;
+        of(*called);
+        if (Declined declined = read_members(json, model, called)) return declined;
         if (!json.take('}') || !json.at_end()) return Decline::json;
+        if (called != signature) read_again(*called, size, model.limits);
+        if (inputs_.declined()) return inputs_.declined();
+        if (outputs_.declined()) return outputs_.declined();
         if (next_ != body.size()) return Decline::binary;
         if (id && id->size() > static_cast<size_t>(model.limits.id)) return Decline::limit;
         if (!asked_count)
             for (; asked_count < signature->output_count; ++asked_count) asked[asked_count] = {asked_count, {}};
+        if (Declined declined = check_forms()) return declined;
         return within(model.limits);
     }
     [[nodiscard]] bool is_binary(const Asked& output) const { return output.binary.value_or(all_binary); }
 
   private:
-    enum class Member : unsigned { id, inputs, outputs, parameters };
-    static constexpr std::array<std::string_view, 4> MEMBERS = {"id", "inputs", "outputs", "parameters"};
+    // Clients of KServe's name the model in the body, too.
+    enum class Member : unsigned { id, inputs, outputs, parameters, model_name, model_version };
+    static constexpr std::array<std::string_view, 6> MEMBERS = {"id",         "inputs",     "outputs",
+                                                                "parameters", "model_name", "model_version"};
 
-    Declined read_members(Reader& json, const Model& model) {
+    // `called` becomes the signature that the request names.
+    Declined read_members(Reader& json, const Model& model, const Signature*& called) {
         Seen<Member> seen;
         if (!json.take('{')) return Decline::json;
         do {
             const auto key = json.key();
             if (!key) return Decline::json;
             const auto member = member_of<Member>(MEMBERS, *key);
-            const bool late = seen.has(Member::inputs) || seen.has(Member::outputs);
             if (!member || !seen.add(*member)) return Decline::member;
-            if (Declined declined = read_member(json, *member, model, late)) return declined;
+            if (Declined declined = read_member(json, *member, model, called)) return declined;
+            if (!inputs_.was_read() && !outputs_.was_read() && called != signature) of(*called);
         } while (json.take(','));
         return seen.has(Member::inputs) ? Declined() : Decline::member;
     }
 
-    Declined read_member(Reader& json, Member member, const Model& model, bool late) {
+    Declined read_member(Reader& json, Member member, const Model& model, const Signature*& called) {
         switch (member) {
             case Member::id: id = json.text(); return id ? Declined() : Decline::member;
-            case Member::inputs: return read_inputs(json, model.limits);
-            case Member::outputs: return read_outputs(json);
-            case Member::parameters: return read_parameters(json, model, late);
+            case Member::inputs: return inputs_.read(json, [&](Reader& from) { return read_inputs(from, model.limits); });
+            case Member::outputs: return outputs_.read(json, [&](Reader& from) { return read_outputs(from); });
+            case Member::parameters: return read_parameters(json, model, called);
+            case Member::model_name:
+            case Member::model_version: return json.scalar() ? Declined() : Decline::member;
         }
         return Decline::member;
+    }
+
+    void read_again(const Signature& called, size_t size, const Limits& limits) {
+        of(called);
+        next_ = size;
+        asked_count = 0;
+        inputs_.read_again([&](Reader& from) { return read_inputs(from, limits); });
+        outputs_.read_again([&](Reader& from) { return read_outputs(from); });
+    }
+
+    // Checks that what is asked for in JSON has a form there.
+    [[nodiscard]] Declined check_forms() const {
+        for (size_t index = 0; index < asked_count; ++index) {
+            const Output& output = signature->outputs[asked[index].output];
+            if (asked[index].classes ? !output.has_numbers() : output.type == Type::bfloat16 && !is_binary(asked[index]))
+                return Decline::output;
+        }
+        return {};
     }
 
     Declined read_inputs(Reader& json, const Limits& limits) {
@@ -116,7 +121,10 @@ class Infer : public Call {
     struct Entry {
         std::optional<size_t> input;
         std::string_view datatype;
+        Dims dims;
+        size_t rank = 0;
         int64_t count = 1, binary_size = -1;
+        std::optional<Reader> data;  // which came before the name or the shape
         Seen<Field> seen;
     };
 
@@ -133,11 +141,14 @@ class Infer : public Call {
         const auto has = [&](Field field) { return entry.seen.has(field); };
         if (!entry.input || entry.datatype != signature->inputs[*entry.input].datatype) return Decline::input;
         if (!has(Field::shape) || has(Field::data) == has(Field::parameters)) return Decline::member;
-        return has(Field::parameters) ? take_binary(entry) : Declined();
+        if (has(Field::parameters)) {
+            if (Declined declined = take_shape(entry)) return declined;
+            return take_binary(entry);
+        }
+        return entry.data ? read_data(*entry.data, limits, entry) : Declined();
     }
 
     Declined read_field(Reader& json, Field field, const Limits& limits, Entry& entry) {
-        if (!entry.input && field != Field::name && field != Field::datatype) return Decline::member;  // not in this order
         switch (field) {
             case Field::name:
                 if (const auto name = json.text()) entry.input = signature->input(*name);
@@ -146,32 +157,45 @@ class Infer : public Call {
                 if (const auto name = json.text()) entry.datatype = *name;
                 return entry.datatype.data() ? Declined() : Decline::input;
             case Field::shape: return read_shape(json, limits, entry);
-            case Field::data: return entry.seen.has(Field::shape) ? read_data(json, limits, entry) : Decline::member;
+            case Field::data:
+                if (entry.input && entry.seen.has(Field::shape)) return read_data(json, limits, entry);
+                entry.data = json;
+                return json.pass() ? Declined() : Decline::json;
             case Field::parameters:
-                if (const auto size = read_parameter<int64_t>(json, "binary_data_size")) entry.binary_size = *size;
+                if (const auto size = read_size(json, "binary_data_size")) entry.binary_size = *size;
                 return entry.binary_size < 0 ? Decline::member : Declined();
         }
         return Decline::member;
     }
 
-    Declined read_shape(Reader& json, const Limits& limits, Entry& entry) {
-        const Input& input = signature->inputs[*entry.input];
+    static Declined read_shape(Reader& json, const Limits& limits, Entry& entry) {
         if (!json.take('[')) return Decline::shape;
-        for (size_t axis = 0; axis < input.rank; ++axis) {
-            if (axis && !json.take(',')) return Decline::shape;
+        if (json.take(']')) return {};
+        do {
+            if (entry.rank == MAX_RANK) return Decline::shape;
             const auto size = json.number<int64_t>();
             if (!size || *size < 1) return Decline::shape;
             if (*size > limits.elements / entry.count) return Decline::limit;
-            int64_t& wanted = columns[*entry.input].dims[axis];
-            if (wanted >= 0 && *size != wanted) return Decline::shape;
-            wanted = *size;
+            entry.dims[entry.rank++] = *size;
             entry.count *= *size;
-        }
+        } while (json.take(','));
         return json.take(']') ? Declined() : Decline::shape;
+    }
+
+    // Gives the input the shape that the entry says.
+    Declined take_shape(const Entry& entry) {
+        const Input& input = signature->inputs[*entry.input];
+        if (entry.rank != input.rank) return Decline::shape;
+        for (size_t axis = 0; axis < input.rank; ++axis)
+            if (input.dims[axis] >= 0 && input.dims[axis] != entry.dims[axis]) return Decline::shape;
+        columns[*entry.input].dims = entry.dims;
+        return {};
     }
 
     // Row by row, flat or nested as the shape is.
     Declined read_data(Reader& json, const Limits& limits, Entry& entry) {
+        if (Declined declined = take_shape(entry)) return declined;
+        if (signature->inputs[*entry.input].type == Type::bfloat16) return Decline::value;  // it is binary alone
         Reader ahead = json;
         if (!ahead.take('[')) return Decline::shape;
         if (ahead.next_is('[')) return read_input(json, *entry.input, 0, limits);
@@ -191,6 +215,9 @@ class Infer : public Call {
         Column& column = columns[*entry.input];
         if (type == Type::string) return take_strings(column, data, entry.count);
         column.given = data;
+        if (type == Type::boolean)
+            for (const char octet : data)
+                if (octet != 0 && octet != 1) return Decline::value;
         return size == static_cast<size_t>(entry.count) * item_size(type) ? Declined() : Decline::binary;
     }
 
@@ -233,17 +260,40 @@ class Infer : public Call {
         wanted = {*index, {}};
         if (json.take(',')) {
             if (json.key() != "parameters") return Decline::member;
-            wanted.binary = read_parameter<bool>(json, "binary_data");
-            if (!wanted.binary) return Decline::member;
+            if (Declined declined = read_wishes(json, wanted)) return declined;
         }
         return json.take('}') ? Declined() : Decline::member;
     }
 
-    Declined read_parameters(Reader& json, const Model& model, bool late) {
+    static Declined read_wishes(Reader& json, Asked& wanted) {
+        enum class Wish : unsigned { binary_data, classification };
+        constexpr std::array<std::string_view, 2> WISHES = {"binary_data", "classification"};
+        Seen<Wish> seen;
+        if (!json.take('{')) return Decline::json;
+        do {
+            const auto key = json.key();
+            const auto wish = key ? member_of<Wish>(WISHES, *key) : std::nullopt;
+            if (!wish || !seen.add(*wish)) return Decline::member;
+            if (*wish == Wish::binary_data) {
+                wanted.binary = json.flag();
+                if (!wanted.binary) return Decline::member;
+            } else {
+                const auto count = json.number<int64_t>();
+                if (!count || *count < 0) return Decline::member;
+                wanted.classes = *count;
+            }
+        } while (json.take(','));
+        return json.take('}') ? Declined() : Decline::json;
+    }
+
+    Declined read_parameters(Reader& json, const Model& model, const Signature*& called) {
+        // The others are those of Triton's scheduler and of its models with state, which its client sends along.
         enum class Parameter : unsigned { binary_data_output, signature_name };
-        constexpr std::array<std::string_view, 2> PARAMETERS = {"binary_data_output", "signature_name"};
+        constexpr std::array<std::string_view, 7> PARAMETERS = {
+            "binary_data_output", "signature_name", "sequence_id", "sequence_start", "sequence_end", "priority", "timeout"};
         Seen<Parameter> seen;
         if (!json.take('{')) return Decline::json;
+        if (json.take('}')) return {};
         do {
             const auto key = json.key();
             const auto parameter = key ? member_of<Parameter>(PARAMETERS, *key) : std::nullopt;
@@ -252,60 +302,27 @@ class Infer : public Call {
                 const auto flag = json.flag();
                 if (!flag) return Decline::member;
                 all_binary = *flag;
-            } else {
+            } else if (*parameter == Parameter::signature_name) {
                 const auto name = json.text();
-                const Signature* const called = name ? model.find(*name) : nullptr;
-                if (!called || (late && called != signature)) return Decline::signature;
-                if (!late) of(*called);
+                called = name ? model.find(*name) : nullptr;
+                if (!called) return Decline::signature;
+            } else if (!json.scalar()) {
+                return Decline::member;
             }
         } while (json.take(','));
         return json.take('}') ? Declined() : Decline::json;
     }
 
-    // Reads an object of one member.
-    template <typename T>
-    static std::optional<T> read_parameter(Reader& json, std::string_view name) {
+    // Reads an object of one number.
+    static std::optional<int64_t> read_size(Reader& json, std::string_view name) {
         if (!json.take('{') || json.key() != name) return std::nullopt;
-        std::optional<T> value;
-        if constexpr (std::is_same_v<T, bool>)
-            value = json.flag();
-        else
-            value = json.number<T>();
-        return json.take('}') ? value : std::nullopt;
+        const auto size = json.number<int64_t>();
+        return json.take('}') ? size : std::nullopt;
     }
 
+    Deferred inputs_, outputs_;
     std::string_view body_;
     size_t next_ = 0;  // where the next binary tensor begins
 };
-
-// Writes the answer, binary tensors behind the JSON.
-inline Declined encode(const Infer& call, const Model& model, Results& results, Answer& answer) {
-    Bytes& json = answer.body;
-    bool any_binary = false;
-    json.add(model.head);
-    if (call.id) {
-        json.add(R"(,"id":")");
-        json.add(*call.id);
-        json.add('"');
-    }
-    json.add(R"(,"outputs":[)");
-    for (size_t index = 0; index < call.asked_count; ++index) {
-        const Asked& asked = call.asked[index];
-        const bool binary = call.is_binary(asked);
-        Result& result = results[asked.output];
-        result.as_bytes = false;
-        if (!result.all_text && !binary) return Decline::result;
-        if (index) json.add(',');
-        result.add_tensor(json, call.signature->outputs[asked.output], binary, model.null);
-        any_binary = any_binary || binary;
-    }
-    json.add("]}");
-    if (any_binary) {
-        answer.json_size = json.size();
-        for (size_t index = 0; index < call.asked_count; ++index)
-            if (call.is_binary(call.asked[index])) results[call.asked[index].output].add_binary(json);
-    }
-    return json.ok() ? Declined() : Decline::memory;
-}
 
 }  // namespace accelerator
