@@ -91,8 +91,8 @@ def claimed_pixels(picture: Any) -> Any:
 
     def number(at: int, size: int, little: bool = False) -> list[float]:
         """Return the weights of the header's bytes in an integer of `size` bytes."""
-        places = range(at, at + size) if little else range(at + size - 1, at - 1, -1)
-        return [256.0 ** places.index(place) if place in places else 0.0 for place in range(_HEADER)]
+        positions = range(at, at + size) if little else range(at + size - 1, at - 1, -1)
+        return [256.0 ** positions.index(position) if position in positions else 0.0 for position in range(_HEADER)]
 
     # Width, height and the first bytes of PNG, GIF and JPEG, as one product: an operation for each takes more time.
     none = [0.0] * _HEADER

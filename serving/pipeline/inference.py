@@ -142,9 +142,9 @@ def _run_row(exchange: Exchange, call: Call, row: int) -> Arrays:
 def _run_each(exchange: Exchange, call: Call, row_count: int) -> tuple[Call, Arrays]:
     """Run row by row; return the outputs of the good rows, and the call with the reasons of the bad ones."""
     failed = dict(call.failed)
-    places = [place for place in range(row_count + len(failed)) if place not in failed]  # of the rows, in the request
+    indexes = [index for index in range(row_count + len(failed)) if index not in failed]  # of the rows, in the request
     results: list[Arrays] = []
-    for row, place in enumerate(places):
+    for row, index in enumerate(indexes):
         try:
             outputs = _run_row(exchange, call, row)
             answers.check_rows(call, outputs, 1)
@@ -154,8 +154,8 @@ def _run_each(exchange: Exchange, call: Call, row_count: int) -> tuple[Call, Arr
         except RunError as error:
             if error.code not in CLIENTS_FAULT:
                 raise
-            failed[place] = f"{exchange.codec.place(call, place)}: the model refuses it: {plain(str(error))}"
-    good = [row for row, place in enumerate(places) if place not in failed]
+            failed[index] = f"{exchange.codec.place(call, index)}: the model refuses it: {plain(str(error))}"
+    good = [row for row, index in enumerate(indexes) if index not in failed]
     inputs = {name: array[good] for name, array in call.inputs.items()}
     try:
         names = results[0] if results else ()

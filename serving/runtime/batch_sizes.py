@@ -111,7 +111,7 @@ def smallest_runs(model: Model) -> dict[str, int]:
             while len(trial.times.get(1, ())) < (OFTEN if time.thread_time() < until else SELDOM):
                 for size in (1, smallest, max(outcome.sizes)):
                     for _ in range(SELDOM):
-                        trial.run([place % len(trial.rows) for place in range(size)])
+                        trial.run([index % len(trial.rows) for index in range(size)])
             is_cheap = trial.least(smallest) <= SLOWER * trial.least(1) + LATER
             if is_cheap and trial.pays(max(outcome.sizes), smallest):
                 rows[name] = smallest
@@ -141,23 +141,23 @@ def _compare(
     trial: "_Trial", most: int, smallest: int, until: float, *, exact: bool = False, alike: bool = True
 ) -> Outcome:
     """Return the sizes that give the bytes of each row alone in the smallest run; without `alike`, every size."""
-    alone = [trial.run([place] * smallest)[0] for place in range(len(trial.rows))]
+    alone = [trial.run([index] * smallest)[0] for index in range(len(trial.rows))]
     if len({_bytes(row) for row in alone}) < 2:
         return Outcome(reason="no two rows with different outputs are known: export the model with examples=")
     sizes = [1] if smallest == 1 else []
     for tried, size in enumerate(_candidates(smallest, most)):
         if time.thread_time() > until and tried > 2:
             break
-        places = [(place + size) % len(alone) for place in range(size)]
-        together = trial.run(places)
-        if not all(_near(row, alone[place]) for row, place in zip(together, places)):
+        indexes = [(index + size) % len(alone) for index in range(size)]
+        together = trial.run(indexes)
+        if not all(_near(row, alone[index]) for row, index in zip(together, indexes)):
             return Outcome(reason="the output of a row depends on the other rows of its batch")
-        if not alike or all(_bytes(row) == _bytes(alone[place]) for row, place in zip(together, places)):
+        if not alike or all(_bytes(row) == _bytes(alone[index]) for row, index in zip(together, indexes)):
             sizes.append(size)
         elif size == max(smallest, 2):
             return Outcome(reason=ROUNDED[0])
         if size in (4, most):
-            trial.repeat(places)
+            trial.repeat(indexes)
             if exact and not trial.pays(size, smallest):
                 return Outcome(reason="rows together take as long as alone", gain=trial.gain(size, smallest))
     gain = trial.gain(max(trial.times), smallest)
@@ -200,7 +200,7 @@ class _Trial:
     def run(self, places: Sequence[int]) -> list[dict[str, Array]]:
         """Run the rows at these places together; return the outputs of each."""
         size = len(places)
-        inputs = {name: np.concatenate([self.rows[place][name] for place in places]) for name in self._signature.inputs}
+        inputs = {name: np.concatenate([self.rows[index][name] for index in places]) for name in self._signature.inputs}
         began = time.thread_time()
         outputs = self._model.run(self._signature, inputs)
         self.times.setdefault(size, []).append(time.thread_time() - began)

@@ -214,17 +214,17 @@ class Batching:
         for first, (name, inputs) in enumerate(calls):
             if first in results:
                 continue
-            sizes, rows, places = self.sizes.get(name, ()), row_count(inputs), [first]
+            sizes, rows, indexes = self.sizes.get(name, ()), row_count(inputs), [first]
             size, shares = self._own_size(name, rows), self._shares(name, rows)
-            for place in range(first + 1, len(calls) if shares else 0):
-                if place not in results and _fits((name, inputs), calls[place]):
-                    more = row_count(calls[place][1])
+            for index in range(first + 1, len(calls) if shares else 0):
+                if index not in results and _fits((name, inputs), calls[index]):
+                    more = row_count(calls[index][1])
                     if self._shares(name, more) and run_size(sizes, rows + more):
                         rows += more
                         size = run_size(sizes, max(rows, self._smallest(name)))
-                        places.append(place)
-            results.update(zip(places, self._run(name, [calls[place][1] for place in places], size)))
-        return [results[place] for place in range(len(calls))]
+                        indexes.append(index)
+            results.update(zip(indexes, self._run(name, [calls[index][1] for index in indexes], size)))
+        return [results[index] for index in range(len(calls))]
 
     def _smallest(self, name: str) -> int:
         return self.smallest.get(name, 1)

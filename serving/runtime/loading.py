@@ -278,8 +278,8 @@ def cache() -> Cache:
 def batching() -> "Batching | None":
     """Return the batching of the loaded model; None where no signature is batched, or not yet."""
     cached = cache()
-    found = cached.get().batching if cached.loaded else None
-    return found if found is not None and found.sizes else None
+    served = cached.get().batching if cached.loaded else None
+    return served if served is not None and served.sizes else None
 
 
 def forget() -> None:

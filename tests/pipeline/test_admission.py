@@ -108,9 +108,9 @@ def ago(seconds: float) -> float:
 
 def experienced(took: float, **environment: str) -> Slots:
     """Return slots that requests have held for so long."""
-    door = control(**environment)
-    learn(door, took)
-    return door
+    slots = control(**environment)
+    learn(slots, took)
+    return slots
 
 
 def learn(slots: Slots, took: float) -> None:
@@ -120,14 +120,14 @@ def learn(slots: Slots, took: float) -> None:
         slots.leave(ago(took))
 
 
-def queue(door: Slots, count: int) -> list[threading.Thread]:
+def queue(slots: Slots, count: int) -> list[threading.Thread]:
     """Have so many requests wait, behind as many as run."""
-    while door._free:
-        door.enter(later(60))
-    threads = [threading.Thread(target=lambda: door.enter(later(60)).leave()) for _ in range(count)]
+    while slots._free:
+        slots.enter(later(60))
+    threads = [threading.Thread(target=lambda: slots.enter(later(60)).leave()) for _ in range(count)]
     for number, thread in enumerate(threads):
         thread.start()
-        while len(door._queue) <= number:
+        while len(slots._queue) <= number:
             time.sleep(0.0005)
     return threads
 
@@ -149,54 +149,54 @@ WAITS = [
 def test_requests_queue_while_they_will_start_in_time_and_the_next_is_refused(
     took: float, environment: dict[str, str], count: int
 ) -> None:
-    door = experienced(took + 0.0005 if took > 0.001 else took, **environment)
-    door._mean, door._variance = took * 0.999, 0.0  # the clock's own time is no part of this
-    threads = queue(door, count)
-    for refuse in (lambda: door.enter(later(60)), lambda: door.expect({})):
+    slots = experienced(took + 0.0005 if took > 0.001 else took, **environment)
+    slots._mean, slots._variance = took * 0.999, 0.0  # the clock's own time is no part of this
+    threads = queue(slots, count)
+    for refuse in (lambda: slots.enter(later(60)), lambda: slots.expect({})):
         with pytest.raises(Unavailable, match=rf"\(MAX_WAIT\), but {count} requests wait already.*try again"):
             refuse()
-    for _ in range(door.count):
-        door.leave(None)
+    for _ in range(slots.count):
+        slots.leave(None)
     for thread in threads:
         thread.join()
-    assert (door._free, len(door._queue)) == (door.count, 0)
-    door.expect({})
+    assert (slots._free, len(slots._queue)) == (slots.count, 0)
+    slots.expect({})
 
 
 def test_up_to_THREADS_requests_are_admitted_however_long_they_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "cores", lambda: 1)
-    door = experienced(60.0, THREADS="8")
-    threads = queue(door, 6)
+    slots = experienced(60.0, THREADS="8")
+    threads = queue(slots, 6)
     with pytest.raises(Unavailable, match="6 requests wait already, which may take 210 s"):
-        door.expect({})
+        slots.expect({})
     for _ in range(2):
-        door.leave(None)
+        slots.leave(None)
     for thread in threads:
         thread.join()
 
 
 def test_one_stall_refuses_no_request_and_the_estimate_follows_slower_requests() -> None:
-    door = experienced(0.001, THREADS="1")
+    slots = experienced(0.001, THREADS="1")
     for _ in range(3):
-        door.enter(later(60))
-        door.leave(ago(5.0))  # the machine stood still
-    assert door._mean < 0.005
+        slots.enter(later(60))
+        slots.leave(ago(5.0))  # the machine stood still
+    assert slots._mean < 0.005
     for _ in range(4 * admission.LEARNED):
-        door.enter(later(60))
-        door.leave(ago(0.1))
-    assert 0.08 < door._mean < 0.12
+        slots.enter(later(60))
+        slots.leave(ago(0.1))
+    assert 0.08 < slots._mean < 0.12
 
 
 def test_99_of_100_requests_begin_in_time_where_the_times_differ() -> None:
     """A queue that is always as long as it may be, of requests with lognormal times, against an oracle of sums."""
     random = np.random.default_rng(1)
     for deviation in (0.1, 0.5):
-        door, most = control(THREADS="1"), 1.0
+        slots, most = control(THREADS="1"), 1.0
         times, late, waits = random.lognormal(-4.5, deviation, 10_000), 0, []
         for index, took in enumerate(times[:-300]):
-            door._learn(took)
+            slots._learn(took)
             if index >= 4 * admission.LEARNED:
-                waiting = next(count for count in range(257) if door._wait(count + 1) > most)
+                waiting = next(count for count in range(257) if slots._wait(count + 1) > most)
                 waits.append(times[index + 1 : index + 1 + waiting].sum())
                 late += waits[-1] > most
         assert late / len(waits) < 0.03
@@ -204,23 +204,23 @@ def test_99_of_100_requests_begin_in_time_where_the_times_differ() -> None:
 
 
 def test_first_requests_and_loads_do_not_enter_the_estimate() -> None:
-    door = control(THREADS="1")
+    slots = control(THREADS="1")
     for _ in range(admission.KNOWN - 1):
-        door.enter(later(60))
-        door.leave(ago(60))
+        slots.enter(later(60))
+        slots.leave(ago(60))
     for _ in range(100):
-        door.enter(later(60))
-        door.leave(None)
-    door.enter(later(60))
-    door.expect({})
+        slots.enter(later(60))
+        slots.leave(None)
+    slots.enter(later(60))
+    slots.expect({})
 
 
 def test_waiting_requests_run_in_the_order_of_arrival() -> None:
-    door, order = control(THREADS="1"), list[str]()
-    door.enter(later(60))
+    slots, order = control(THREADS="1"), list[str]()
+    slots.enter(later(60))
 
     def come(name: str) -> None:
-        slot = door.enter(later(60))
+        slot = slots.enter(later(60))
         order.append(name)
         slot.leave()
 
@@ -228,36 +228,36 @@ def test_waiting_requests_run_in_the_order_of_arrival() -> None:
     for name in ("first", "second"):
         threads.append(threading.Thread(target=come, args=(name,)))
         threads[-1].start()
-        while len(door._queue) < len(threads):
+        while len(slots._queue) < len(threads):
             time.sleep(0.001)
-    door.leave(None)
+    slots.leave(None)
     for thread in threads:
         thread.join()
     assert order == ["first", "second"]
-    assert (door._free, len(door._queue)) == (1, 0)
+    assert (slots._free, len(slots._queue)) == (1, 0)
 
 
 def test_a_request_that_has_waited_too_long_does_not_run_and_leaves_the_queue() -> None:
-    door = control(THREADS="1")
-    door.enter(later(60))
+    slots = control(THREADS="1")
+    slots.enter(later(60))
     with pytest.raises(DeadlineError):
-        door.enter(later(0.02))
+        slots.enter(later(0.02))
     with pytest.raises(DeadlineError):
-        door.enter(later(-1))
-    assert not door._queue
-    door.leave(None)
-    door.enter(later(1))
-    assert door._free == 0
+        slots.enter(later(-1))
+    assert not slots._queue
+    slots.leave(None)
+    slots.enter(later(1))
+    assert slots._free == 0
 
 
 def test_many_threads_never_exceed_the_slots_and_lose_none() -> None:
-    door, running_now, most = control(THREADS="3"), [0], [0]
+    slots, running_now, most = control(THREADS="3"), [0], [0]
     lock = threading.Lock()
 
     def come(number: int) -> None:
         for turn in range(50):
             try:
-                slot = door.enter(later(0.001 if (number + turn) % 3 == 0 else 60))
+                slot = slots.enter(later(0.001 if (number + turn) % 3 == 0 else 60))
             except DeadlineError:
                 continue
             with lock:
@@ -271,7 +271,7 @@ def test_many_threads_never_exceed_the_slots_and_lose_none() -> None:
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(come, range(16)))
     assert most[0] == 3
-    assert (door._free, len(door._queue)) == (3, 0)
+    assert (slots._free, len(slots._queue)) == (3, 0)
 
 
 def test_the_bodies_of_all_requests_together_have_a_limit() -> None:
@@ -301,13 +301,13 @@ def test_a_process_whose_runs_never_end_says_so_and_ends(
         raise Ended(status)
 
     monkeypatch.setattr(admission.os, "_exit", end)
-    door = control(THREADS="1", REQUEST_TIMEOUT="1")
-    door.enter(later(60))
+    slots = control(THREADS="1", REQUEST_TIMEOUT="1")
+    slots.enter(later(60))
     with pytest.raises(Ended, match="70"):
-        door.enter(door.expect({}))
+        slots.enter(slots.expect({}))
     assert "this worker cannot recover and ends: 1 requests run and none has ended in 1 s" in capsys.readouterr().out
     with pytest.raises(DeadlineError):
-        door.enter(door.expect({"x-request-timeout": "0.05"}))  # it is the client who did not wait
+        slots.enter(slots.expect({"x-request-timeout": "0.05"}))  # it is the client who did not wait
 
 
 # Through the handler

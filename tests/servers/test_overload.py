@@ -31,7 +31,7 @@ def test_under_overload_the_excess_gets_503_and_the_rest_are_answered(server: Se
     assert [ask(0).status for _ in range(admission.KNOWN + 1)] == [200] * (admission.KNOWN + 1)
     with ThreadPoolExecutor(48) as pool:
         answers = list(pool.map(ask, range(48)))
-    by_status = {status: [one for one in answers if one.status == status] for status in (200, 503)}
+    by_status = {status: [answer for answer in answers if answer.status == status] for status in (200, 503)}
     assert len(by_status[200]) + len(by_status[503]) == 48
     assert by_status[200]
     assert by_status[503]

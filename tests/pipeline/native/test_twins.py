@@ -58,8 +58,8 @@ def test_every_answer_is_that_of_the_interpreter_for_python(compare: Ask, name: 
     folder = twins.build() / name
     signatures = [key for key, signature in twin.read(folder).signatures.items() if not signature.problem]
     rows = [plain_body(folder, key, count) for key in signatures for count in (1, 3, 40, 2, 1)]
-    found = compare(folder, [*rows, *Writer(folder, name).bodies(150)])
-    answered = [body for body, was_taken in found[: len(rows)] if was_taken]
+    outcomes = compare(folder, [*rows, *Writer(folder, name).bodies(150)])
+    answered = [body for body, was_taken in outcomes[: len(rows)] if was_taken]
     left = [key for key in signatures if key not in TAKEN[name] | {"serving_default"}]
     assert len(answered) == len(rows) - 5 * len(left)
 
@@ -71,15 +71,15 @@ def test_an_infer_request_with_binary_tensors_is_taken(compare: Ask) -> None:
     described = {"name": name, "shape": [3, 512], "datatype": "FP32", "parameters": {"binary_data_size": tensor.nbytes}}
     head = json.dumps({"inputs": [described], "parameters": {"binary_data_output": True}}).encode()
     headers = {"inference-header-content-length": str(len(head))}
-    found = compare(folder, [(head + tensor.tobytes(), "", headers)], path="/v2/models/model/infer")
-    assert [was_taken for _, was_taken in found] == [True]
+    outcomes = compare(folder, [(head + tensor.tobytes(), "", headers)], path="/v2/models/model/infer")
+    assert [was_taken for _, was_taken in outcomes] == [True]
 
 
 def test_a_run_that_fails_is_answered_by_python_and_the_next_one_is_taken(compare: Ask) -> None:
     folder = twins.build() / "rows"
     bodies = [json.dumps({"signature_name": "looked_up", "inputs": [key, 0]}).encode() for key in (1, 7, 2, -1, 0)]
-    found = compare(folder, bodies)
-    assert [was_taken for _, was_taken in found] == [True, False, True, False, True]
+    outcomes = compare(folder, bodies)
+    assert [was_taken for _, was_taken in outcomes] == [True, False, True, False, True]
 
 
 def test_requests_at_the_same_time_share_runs(serve: Serve, extension: Path) -> None:
