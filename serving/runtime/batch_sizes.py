@@ -120,7 +120,7 @@ def smallest_runs(model: Model) -> dict[str, int]:
 
 def _different_rows(model: Model, signature: Signature) -> list[Arrays]:
     began, rows = time.thread_time(), list[Arrays]()
-    for row in islice(_rows(model, signature), DIFFERENT_ROWS):
+    for row in islice(example_rows(model, signature), DIFFERENT_ROWS):
         rows.append(row)
         if len(rows) >= FEWEST_ROWS and time.thread_time() - began > SECONDS / 10:
             break
@@ -209,7 +209,7 @@ class _Trial:
         return [{name: array[row : row + 1] for name, array in outputs.items()} for row in range(size)]
 
 
-def _rows(model: Model, signature: Signature) -> Iterator[Arrays]:
+def example_rows(model: Model, signature: Signature) -> Iterator[Arrays]:
     """Yield rows that the signature answers: those of the warm-up requests, then generated ones, of the same shapes."""
     shapes: dict[str, tuple[int, ...]] = {}
     for row in _candidate_rows(model, signature):
