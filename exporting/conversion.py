@@ -17,6 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn
 
+from exporting.constant_shapes import with_constant_shapes
 from exporting.graph import import_tensorflow
 from exporting.refusal import Refusal
 
@@ -102,7 +103,7 @@ def _convert(directory: str, tags: list[str], signatures: list[str], target: str
     try:
         converter = tf.lite.TFLiteConverter.from_saved_model(directory, signatures, set(tags))
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-        model = converter.convert()
+        model = with_constant_shapes(converter.convert())
     except Exception as error:  # the converter may raise anything
         return reason(str(error) or type(error).__name__)
     if len(model) >= 1 << 31:

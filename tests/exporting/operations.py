@@ -21,6 +21,7 @@ IMAGES = {  # every shape follows from the inputs' shapes, as it does in ROWS
 }
 ROWS = {
     "dense": lambda x: tf.nn.softmax(tf.matmul(tf.reshape(x, [-1, 32]), weights(32, 5))),
+    "flattened": lambda x: tf.reshape(x, tf.stack([tf.shape(x)[0], 4, 8])),
     "transposed": lambda x: tf.reshape(tf.transpose(x, [0, 2, 1, 3]), [-1, 32]),
     "reduced": lambda x: tf.stack([tf.reduce_mean(x, [1, 2, 3]), tf.reduce_max(x, [1, 2, 3])], axis=1),
     "chosen": lambda x: tf.gather(weights(3, 2), tf.cast(tf.argmax(x[:, 0, :, 0], axis=1) % 3, tf.int32)),
@@ -32,7 +33,8 @@ ROWS = {
     "one_hot": lambda x: tf.one_hot(tf.cast(tf.argmax(x[:, :, 0, 0], axis=1), tf.int32), 4),
 }
 LEFT = {  # a shape depends on values, or on what LiteRT takes for one
-    "flattened": lambda x: tf.reshape(x, tf.stack([tf.shape(x)[0], 4, 8])),
+    "doubled": lambda x: tf.reshape(x, tf.stack([tf.shape(x)[0] * 2, 16])),
+    "joined": lambda x: tf.reshape(tf.concat([x, x], 0), tf.stack([tf.shape(x)[0], 64])),
     "positive": lambda x: tf.boolean_mask(tf.reshape(x, [-1]), tf.reshape(x, [-1]) > 0),
     "best": lambda x: tf.math.top_k(tf.reshape(x, [-1, 32]), 3).values,
 }

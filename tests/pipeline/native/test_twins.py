@@ -21,7 +21,7 @@ pytest.importorskip("ai_edge_litert")
 
 IMAGES = {"convolutions", "pooling", "padded", "mirrored", "resized", "nearest", "sliced", "split", "deep"}
 ROWS = {
-    "dense", "transposed", "reduced", "chosen", "looked_up", "compared", "counted", "tiled", "summed", "one_hot",
+    "dense", "flattened", "transposed", "reduced", "chosen", "looked_up", "compared", "counted", "tiled", "summed", "one_hot",
 }  # fmt: skip
 TAKEN = {
     # twin              signatures that the native codec takes, the default one aside
