@@ -45,6 +45,7 @@ BUDGETS = (
     Budget("baked",       "requests_per_second@16", ge, 0.4,     "two_bytes"),
     Budget("twin",        "start_seconds",          le, 0.5,     "litert"),
     Budget("twin",        "requests_per_second@16", ge, 9.0,     "naive"),
+    Budget("twin",        "requests_per_second@16", ge, 1.3,     "twin_python"),
 )
 # fmt: on
 

@@ -68,6 +68,11 @@ def native_twin(model: Model) -> Settings:
     return native() | twin(model)
 
 
+def python_twin(model: Model) -> Settings:
+    """Serve the twin by LiteRT's interpreter for Python."""
+    return python_alone(model) | twin(model)
+
+
 def _digest(text: str, files: Iterable[Path]) -> str:
     digest = hashlib.sha256(text.encode())
     for file in sorted(files):

@@ -80,6 +80,7 @@ SUBJECTS = (
     Subject("batching",    "`make serve-fast` with BATCH_ROWS=16",                  "source",   standalone, UPLOAD, batching),
     Subject("baked",       "`make serve-fast` with the model baked",                "source",   standalone, UPLOAD, prepared.baked),
     Subject("twin",        "our server, light twin, no TensorFlow",                 "twin",     standalone, UPLOAD, prepared.native_twin),
+    Subject("twin_python", "the same without the native codec",                     "twin",     standalone, UPLOAD, prepared.python_twin),
     Subject("constant",    "functions-framework answering a constant",              "constant", functions_framework, FUNCTIONS / "constant", serves_model=False),
     Subject("two_bytes",   "our server answering two bytes",                        "source",   two_bytes_server, UPLOAD, answers=two_bytes, serves_model=False),
     Subject("floor",       "bare process: NumPy, C library, model, one run",        "source",   bare_process, FUNCTIONS / "floor", path="", serves_model=False),

@@ -33,8 +33,9 @@ TAKEN = {
     "python_words":     set(),  # its inputs have other names in the graph
     "fixed_shape":      set(),
     "tf1_tags":         set(),
+    "keras_functional": {"serve"},  # it flattens
 }  # fmt: skip
-LEFT = ("keras_functional", "keras_attention", "dtype_float32", "sparse_input", twins.PIXELS)
+LEFT = ("keras_attention", "dtype_float32", "sparse_input", twins.PIXELS)
 
 
 def taken(folder: Path, extension: Path, serve: Serve) -> set[str]:
