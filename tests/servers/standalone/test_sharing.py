@@ -118,6 +118,9 @@ def test_where_a_run_never_ends_every_request_in_it_and_behind_it_gets_504(codec
             answers = [future.result() for future in behind]
         assert [answer.status for answer in answers] == [504] * 7
         assert {answer.json["error"] for answer in answers} == {"the model has run for more than 2 s (RUN_TIMEOUT)"}
-        assert server.ask("POST", PATH, {"instances": [3.0]}).status == 200  # of the next worker
+        end = time.monotonic() + 20
+        while "it is replaced" not in server.log and time.monotonic() < end:
+            time.sleep(0.05)
+        assert server.ask("POST", PATH, {"instances": [3.0]}).status == 200
     finally:
         server.kill()
