@@ -1,4 +1,4 @@
-"""What stands before the instances: a real nginx, or nothing but a list that the client goes through."""
+"""The load balancer in front of the instances: a real nginx, or a list that the client tries in order."""
 
 import http.client
 import os

@@ -33,7 +33,7 @@ class Counts:
 
 
 class Load:
-    """Some clients, each with one request at a time, each request on a connection of its own."""
+    """Several clients, each with one request at a time, each request on a new connection."""
 
     def __init__(self, balancer: Balancer, right: Mapping[Case, Answer], clients: int = 4, pause: float = 0.0) -> None:
         """`right` has the requests and what each is answered, `pause` is between two requests of a client."""

@@ -1,4 +1,4 @@
-"""Predict bodies made by chance: right ones, and such as are wrong in one way or another."""
+"""Random predict bodies: right ones, and ones with an error."""
 
 import base64
 import json

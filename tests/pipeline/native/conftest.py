@@ -73,7 +73,7 @@ def extension() -> Path:
 
 @pytest.fixture
 def compare(serve: Serve, extension: Path, monkeypatch: pytest.MonkeyPatch) -> Ask:
-    """Ask a model in both ways and assert that the answers are the same; return who was answered by the extension."""
+    """Ask a model with and without the extension and assert equal answers; return which requests the extension answered."""
     natively = layers.natively
     taken = ran = False
 

@@ -1,4 +1,4 @@
-"""The extension on a library that stands in for TensorFlow's, and signatures for it."""
+"""The extension on a library that replaces TensorFlow's, and signatures for it."""
 
 import ctypes
 import importlib.machinery
@@ -39,7 +39,7 @@ class Fake:
         return self.module.Predictor(engine, signatures, HEAD, KEY, LABELS, tuple(bounds), null, self)
 
     def live(self) -> tuple[int, int, int]:
-        """Return how many of the library's tensors, statuses and strings nobody has deleted."""
+        """Return how many of the library's tensors, statuses and strings have not been deleted."""
         return self.library.live_tensors(), self.library.live_statuses(), self.library.live_strings()
 
 

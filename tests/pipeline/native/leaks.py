@@ -49,7 +49,7 @@ BAD: list[tuple[type[Exception], tuple[Any, ...]]] = [
 
 
 def leaks(fake: Fake) -> None:
-    """Whatever is made is freed: what AddressSanitizer counts as allocated does not grow."""
+    """All memory is freed: the bytes that AddressSanitizer counts as allocated do not grow."""
     allocated = ctypes.CDLL(None).__sanitizer_get_current_allocated_bytes
     allocated.restype = ctypes.c_size_t
     small = ctypes.CDLL(None)
