@@ -12,12 +12,14 @@ class Refused(Exception):
 
 
 def post(port: int, path: str, body: bytes, headers: Headers = NONE) -> bytes:
+    """Return the bytes of a POST request with a JSON body."""
     head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
     head += "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
 def connect(port: int) -> socket.socket:
+    """Return a connection to a port of this machine, without Nagle's delay."""
     connection = socket.create_connection(("127.0.0.1", port), timeout=60)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return connection

@@ -175,10 +175,12 @@ class Clients:
 
 
 def quantile(ordered: list[float], share: float) -> float:
+    """Return the quantile of ascending values, 0 where there are none."""
     return ordered[min(int(share * len(ordered)), len(ordered) - 1)] if ordered else 0.0
 
 
 def main(arguments: Iterable[str]) -> None:
+    """Put load on a server as the command line says, and print a `Load` as JSON."""
     port, path, body, duration, connections, frequency, headers = arguments
     seconds, rate = float(duration), float(frequency)
     clients = Clients(int(port), post(int(port), path, Path(body).read_bytes(), json.loads(headers)), int(connections))

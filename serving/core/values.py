@@ -31,6 +31,7 @@ project = matching(r"[A-Za-z0-9:._-]{1,100}", "the id of a project", optional=Tr
 
 
 def local_path(text: str) -> Path:
+    """Read a path on this machine, made absolute; `~` is the home directory."""
     try:
         path = Path(text).expanduser().absolute()
         path.is_dir()  # raises for a name that is too long
@@ -40,6 +41,7 @@ def local_path(text: str) -> Path:
 
 
 def model(text: str) -> Path | str:
+    """Read a folder on this machine, or the address of one in a bucket."""
     if not text.startswith("gs://"):
         return local_path(text)
     if not re.fullmatch(rf"gs://{BUCKET}(/[^\x00-\x1f]*)?", text):
@@ -57,6 +59,7 @@ def bucket_folder(text: str) -> str:
 
 
 def reply(text: str) -> str:
+    """Read the destination of answers to events."""
     topic = r"projects/[A-Za-z0-9:.-]{1,100}/topics/[A-Za-z][A-Za-z0-9._~+%-]{2,254}"
     if not re.fullmatch(rf"response|none|{topic}|https?://[^\s/]+(/[!-~]*)?", text):
         raise ValueError("response, none, an http:// or https:// address, or projects/PROJECT/topics/TOPIC")
@@ -64,6 +67,7 @@ def reply(text: str) -> str:
 
 
 def event_types(text: str) -> tuple[str, ...]:
+    """Read the types of events; one that ends with `*` is a prefix."""
     types = tuple(part.strip() for part in text.split(","))
     if not all(re.fullmatch(r"[!-)+-~]+\*?|\*", part) for part in types):
         raise ValueError("types of events separated by commas; '*' at the end of one stands for anything")
@@ -71,6 +75,7 @@ def event_types(text: str) -> tuple[str, ...]:
 
 
 def tags(text: str) -> frozenset[str]:
+    """Read a set of tags, none of them empty."""
     tags = [part.strip() for part in text.split(",")]
     if not all(tags):
         raise ValueError("tags separated by commas")
@@ -92,6 +97,7 @@ def _is_origin(text: str) -> bool:
 
 
 def names(text: str) -> frozenset[str]:
+    """Read a set of names, which may be empty."""
     parts = [part.strip() for part in text.split(",")] if text else []
     if not all(parts):
         raise ValueError("names separated by commas")
@@ -112,14 +118,17 @@ def lines(text: str) -> Path | str:
 
 
 def switch(text: str) -> bool:
+    """Read on or off."""
     return choice("on", "off")(text) == "on"
 
 
 def flag(text: str) -> bool:
+    """Read 1 or 0."""
     return choice("0", "1")(text) == "1"
 
 
 def true(text: str) -> bool:
+    """Read true or false, in any case of letters."""
     return choice("true", "false")(text.lower()) == "true"
 
 
@@ -133,6 +142,7 @@ def server(text: str) -> str:
 
 
 def folder(text: str) -> Path | None:
+    """Read the path of an existing folder; None for an empty text."""
     if not text:
         return None
     if not local_path(text).is_dir():
@@ -141,6 +151,7 @@ def folder(text: str) -> Path | None:
 
 
 def files(text: str) -> tuple[Path, ...]:
+    """Read paths of existing files, separated as in PATH."""
     paths = tuple(local_path(part) for part in text.split(os.pathsep) if part)
     missing = [path for path in paths if not path.is_file()]
     if missing:
@@ -166,6 +177,8 @@ def _is_digits(text: str, most: int) -> bool:
 
 
 def number(smallest: int, largest: int) -> Callable[[str], int]:
+    """Return a parser of whole numbers from `smallest` to `largest`."""
+
     def read(text: str) -> int:
         if not _is_digits(text.removeprefix("-"), 19) or not smallest <= int(text) <= largest:
             raise ValueError(f"a whole number from {smallest} to {largest}")
@@ -178,6 +191,7 @@ AUTO = -1  # what `batch_rows` returns for "auto"
 
 
 def batch_rows(text: str) -> int:
+    """Read a whole number of rows, or auto: AUTO."""
     try:
         return AUTO if text == "auto" else number(0, 1024)(text)
     except ValueError as error:
@@ -185,6 +199,7 @@ def batch_rows(text: str) -> int:
 
 
 def seconds(text: str) -> float:
+    """Read seconds as a decimal number with at most three digits after the point."""
     whole, point, fraction = text.partition(".")
     if not _is_digits(whole, 5) or (point and not _is_digits(fraction, 3)):
         raise ValueError("seconds as a decimal number, such as 0.5")
@@ -192,12 +207,15 @@ def seconds(text: str) -> float:
 
 
 def share(text: str) -> float:
+    """Read a decimal number from 0 to 1."""
     if not re.fullmatch(r"[01](\.[0-9]{1,9})?", text) or float(text) > 1:
         raise ValueError("a share from 0 to 1, such as 0.01")
     return float(text)
 
 
 def choice(*words: str) -> Callable[[str], str]:
+    """Return a parser of one of these words."""
+
     def read(text: str) -> str:
         if text not in words:
             raise ValueError(f"one of {', '.join(words)}")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 
 def default_arrays(signature: Signature) -> "dict[str, np.ndarray[Any, Any]]":
+    """Return the default values of a signature's inputs, by name."""
     from serving.savedmodel.prediction_log import array  # most signatures have no defaults
 
     return {name: array(memoryview(tensor)) for name, tensor in signature.defaults.items()}

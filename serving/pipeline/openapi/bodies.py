@@ -83,5 +83,6 @@ BODIES = {
 
 
 def parameter_schemas(subject: Subject) -> dict[str, Schema]:
+    """Return the parameters of paths and queries, by name."""
     version = {"name": "version", "in": "path", "required": True, "schema": {"const": int(subject.source.version)}}
     return {"version": version, **query_options(subject)}

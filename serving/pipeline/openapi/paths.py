@@ -33,6 +33,7 @@ HEADERS = {405: ("Allow", "string"), 415: ("Accept-Encoding", "string"), 503: ("
 
 
 def described_paths(subject: Subject, routes: Iterable[Route]) -> Schema:
+    """Return the path items of the routes, by path."""
     paths: Schema = {}
     names: set[str] = set()
     for route in routes:
@@ -93,6 +94,7 @@ def _answer(operation: Operation) -> Schema:
 
 
 def refusal_response(status: int) -> Schema:
+    """Return the response of an error status."""
     refusal: Schema = {"description": REFUSALS[status][1], "content": {JSON: {"schema": schema_ref("Error")}}}
     if status in HEADERS:
         header, kind = HEADERS[status]

@@ -25,14 +25,17 @@ class Subject(NamedTuple):
 
 
 def type_text(spec: TensorSpec, shape: Shape | None = None) -> str:
+    """Return dtype and shape as text: `float32 [?, 28, 28]`."""
     return f"{spec.dtype.label} {shape_text(spec.shape if shape is None else shape)}"
 
 
 def component_ref(kind: str, name: str) -> Schema:
+    """Return a reference to a component of the document."""
     return {"$ref": f"#/components/{kind}/{name}"}
 
 
 def schema_ref(name: str) -> Schema:
+    """Return a reference to a schema of the document."""
     return component_ref("schemas", name)
 
 
@@ -47,6 +50,7 @@ def object_with(properties: Schema, required: Iterable[str] | None = None, *, cl
 
 
 def any_of(schemas: Sequence[Schema]) -> Schema:
+    """Return the schema of a value that fits at least one of the schemas."""
     if not schemas:
         return {"not": {}}
     return schemas[0] if len(schemas) == 1 else {"anyOf": list(schemas)}

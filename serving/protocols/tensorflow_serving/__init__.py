@@ -124,6 +124,7 @@ def _form(root: Mapping[str, Any]) -> str:
 
 
 def check_outputs(signature: Signature) -> None:
+    """Raise BadRequest where an output has no JSON form."""
     if spec := signature.complex_output:
         raise BadRequest(f"the output {spec.name!r} is {spec.dtype.label}, which has no JSON form")
 
