@@ -151,7 +151,7 @@ def test_a_model_that_cannot_be_seen_to_answer_fails_the_trial(model: str, reaso
     assert reason in result.stderr.splitlines()[-1]
 
 
-def test_what_the_build_takes_is_what_the_requirements_pin() -> None:
+def test_the_build_uses_the_versions_that_the_requirements_pin() -> None:
     lines = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if line and line[0] != "#"]
     pins = {requirement.name: requirement.specifier for requirement in map(Requirement, lines)}
     (pin,) = [line.split()[0] for line in (PACKAGE / "tensorflow.txt").read_text().splitlines() if line[0].isalpha()]

@@ -20,7 +20,7 @@ def names(text: str) -> set[str]:
     return {Requirement(line).name for line in lines}
 
 
-def test_tensorflow_and_what_only_it_brings_along_go_and_its_library_comes(tmp_path: Path) -> None:
+def test_tensorflow_and_its_own_requirements_are_replaced_by_its_library(tmp_path: Path) -> None:
     staged_beside(tmp_path)
     text = (tmp_path / "requirements.txt").read_text()
     gone = names("\n".join(LINES)) - names(text)

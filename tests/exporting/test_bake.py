@@ -66,7 +66,7 @@ def test_baking_twice_gives_the_same_bytes(baked: Path) -> None:
     assert (once / "saved_model.pb").read_bytes() == (twice / "saved_model.pb").read_bytes()
 
 
-def test_where_a_single_row_had_better_run_as_several_stands_beside(baked: Path) -> None:
+def test_the_smallest_runs_are_written_beside_the_model(baked: Path) -> None:
     assert Source(baked / "keras_functional", "model").smallest_runs["serving_default"] == 2
     assert not (baked / "identity" / "assets.extra" / SMALLEST_RUNS).exists()
 

@@ -134,7 +134,7 @@ SMALLEST = [
 
 
 @pytest.mark.parametrize(("last_digit", "milliseconds", "expected"), SMALLEST)
-def test_a_row_had_better_run_as_several_where_that_lets_it_be_batched_and_costs_little(
+def test_a_single_row_is_padded_where_that_allows_batching_at_little_cost(
     last_digit: Any, milliseconds: Any, expected: dict[str, int], tmp_path: Path
 ) -> None:
     model, _, clock = fake(rounded_by_size(last_digit), tmp_path, lambda rows: milliseconds(rows) / 1e3)

@@ -235,7 +235,7 @@ def test_with_a_smallest_run_each_answer_has_the_bytes_of_the_first_one(
     assert answers() == first
 
 
-def test_the_embedded_model_says_of_its_pixels_alone_that_a_row_runs_as_two() -> None:
+def test_the_embedded_model_pads_a_single_row_of_pixels_to_two() -> None:
     assert Source(EMBEDDED, "model").smallest_runs == {"pixels": 2}  # a picture would take longer as two
 
 
@@ -243,7 +243,7 @@ BAD = ["[]", "{", '{"serving_default": 1}', '{"serving_default": true}', '{"serv
 
 
 @pytest.mark.parametrize("content", BAD)
-def test_smallest_runs_that_are_none_are_refused(tmp_path: Path, content: str) -> None:
+def test_malformed_smallest_runs_are_refused(tmp_path: Path, content: str) -> None:
     folder = shutil.copytree(EMBEDDED, tmp_path / "model", ignore=lambda *_: ["manifest.json"])
     (folder / "assets.extra" / SMALLEST_RUNS).write_text(content)
     with pytest.raises(LoadError, match=r"smallest_runs.json: expected \{signature: rows from 2 to 16\}, got "):

@@ -175,7 +175,7 @@ def test_pictures_records_and_csv_are_answered(session: Path) -> None:
     assert (record["rows"], record["errors"], record["format"]) == (4, 2, "csv")
 
 
-def test_where_rows_differ_together_every_task_runs_them_alone(session: Path) -> None:
+def test_rows_that_differ_in_batches_run_alone_in_every_task(session: Path) -> None:
     assert "started again, row by row: results depend on the batch size" in (session / "said").read_text()
     record = json.loads((session / "lines-out" / "_record.json").read_text())
     assert (record["rows"], record["errors"], record["run"]) == (128, 0, "each row alone")

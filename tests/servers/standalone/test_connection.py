@@ -168,7 +168,7 @@ def test_100_continue_is_sent_only_where_the_body_is_read(
     assert statuses_sent == statuses[-1:]  # the body was there already
 
 
-def test_a_refused_request_is_refused_before_its_body_is_asked_for(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_request_gets_no_100_continue(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> float:
         raise Unavailable("too many requests")
 

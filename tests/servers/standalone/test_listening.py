@@ -26,7 +26,7 @@ class Recorded(socket.socket):
 
 
 @pytest.mark.parametrize("workers", ["1", "3"])
-def test_every_socket_that_listens_is_a_workers(monkeypatch: pytest.MonkeyPatch, workers: str) -> None:
+def test_every_listening_socket_belongs_to_a_worker(monkeypatch: pytest.MonkeyPatch, workers: str) -> None:
     options = settings.read({"PORT": str(free_port()), "WORKERS": workers})
     monkeypatch.setattr(listening.socket, "socket", Recorded)
     listeners = listening.listen(options)
