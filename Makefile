@@ -131,6 +131,7 @@ soak: compiled ## kill, end and start instances under load for SECONDS
 # Hours: every page of docs/benchmarks.
 bench-full: compiled ## every page of docs/benchmarks: hours
 	.venv/bin/python -m bench --minutes 120 --models mlp,digits,mobilenet,dense,transformer
+	.venv/bin/python -m bench.cold
 	.venv/bin/python -m bench.settings
 	.venv/bin/python -m bench.codecs
 	.venv/bin/python -m bench.million

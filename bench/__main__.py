@@ -23,7 +23,7 @@ from bench.subjects import SUBJECTS, Subject
 def main() -> int:
     options = arguments()
     environments.alone()
-    effort = Effort(0.5 if options.quick else 1.0, tuple(options.connections), options.cold)
+    effort = Effort(0.5 if options.quick else 1.0, tuple(options.connections))
     results = Results()
     models = [model for name in options.models if (model := made(name))]
     subjects = [subject for subject in SUBJECTS if subject.name in options.subjects]
@@ -101,7 +101,6 @@ def arguments() -> argparse.Namespace:
         help="numbers of connections of the loads (default: 1,16)",
     )
     parser.add_argument("--quick", action="store_true", help="fewer requests, shorter load")
-    parser.add_argument("--cold", action="store_true", help="measure starts with a cold page cache as well")
     options = parser.parse_args()
     options.repeat = options.repeat or (3 if options.quick else 7)
     return options

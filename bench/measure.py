@@ -10,7 +10,7 @@ import select
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from statistics import median
 
 import psutil
 
-from bench.environments import FOLDER, python
+from bench.environments import python
 from bench.models import BATCH, CACHE, Model
 from bench.process import Running, private_mb, running
 from bench.subjects import Subject, variables
@@ -41,7 +41,6 @@ class Effort:
 
     share: float = 1.0
     connections: tuple[int, ...] = CONNECTIONS
-    cold: bool = False  # a start with a cold page cache, too
 
     def requests(self, model: Model) -> int:
         return max(int(model.plan.requests * self.share), 10)
@@ -54,37 +53,7 @@ def measure(subject: Subject, model: Model, effort: Effort) -> Measured:
     """Return each measure of this subject by its key (bench/report.py); raise Failed if it does not answer rightly."""
     if not subject.path:
         return bare_start(subject, model)
-    measured = on_all_cores(subject, model, effort) | on_one_core(subject, model, effort)
-    return measured | cold_start(subject, model) if effort.cold else measured
-
-
-def cold_start(subject: Subject, model: Model) -> Measured:
-    """Start once after the subject's files have left the page cache; return seconds and megabytes read from the disk.
-
-    Pages that another running process maps stay in the cache, those of the interpreter that measures among them.
-    """
-    settings = variables(subject, model, 0)
-    named = (
-        Path(settings[name]) for name in ("MODEL_DIR", "TENSORFLOW_LIBRARY_DIR", "ACCELERATOR") if name in settings
-    )
-    drop_pages([FOLDER / subject.environment, subject.folder, *named])
-    port = free_port()
-    with started(subject, model, port, set(CORES)) as process:
-        request = post(port, subject.path, model.request_file.read_bytes())
-        first_right_answer(process, port, request, lambda body: subject.answers(model, body))
-        seconds = time.perf_counter() - process.started
-        read = sum(member.io_counters().read_bytes for member in process.tree())
-    return {"cold_start_seconds": seconds, "cold_read_mb": read / 1e6}
-
-
-def drop_pages(paths: Iterable[Path]) -> None:
-    """Ask the kernel to forget what it has cached of these files and folders."""
-    for path in paths:
-        for file in (path, *path.rglob("*")):
-            if file.is_file():
-                descriptor = os.open(file, os.O_RDONLY)
-                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-                os.close(descriptor)
+    return on_all_cores(subject, model, effort) | on_one_core(subject, model, effort)
 
 
 @contextmanager

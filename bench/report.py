@@ -39,8 +39,6 @@ def measures(connections: Iterable[int]) -> tuple[Measure, ...]:
     return (
         Measure("start_seconds", "start → first right answer", "start s", "{:.3f}"),
         Measure("start_cpu_seconds", "start → first right answer, CPU", "start CPU s", "{:.3f}"),
-        Measure("cold_start_seconds", "start with a cold page cache", "cold start s", "{:.2f}"),
-        Measure("cold_read_mb", "read from the disk in a cold start", "cold, MB read", "{:.0f}"),
         Measure("private_mb", "private memory", "private MB", "{:.0f}"),
         Measure("p50_ms", "median latency, 1 connection", "p50 ms", "{:.2f}"),
         Measure("p99_ms", "p99 latency, 1 connection", "p99 ms", "{:.2f}"),
@@ -56,7 +54,6 @@ NOTES = (
     "start s: from the start of the process to the first answer over HTTP that is right, compared with what TensorFlow's "
     "Python API answers; files are in the page cache. The floor's answer comes over a pipe.",
     "start CPU s: user and system time of the process tree until then.",
-    "cold start s (with --cold): the same after the files of the subject have left the page cache; MB read: from the disk until then.",
     "private MB: anonymous pages of the whole process tree after the requests on one connection: what one more instance costs.",
     "p50, p99 ms: one keep-alive connection, a request after the other, all cores.",
     "req/s: keep-alive connections, each with a request at a time; the server on one core from its start, the load on another.",
