@@ -45,7 +45,8 @@ def wheel(folder: Path) -> Path:
 
 def test_every_subject_has_an_environment_whose_requirements_exist() -> None:
     assert {subject.environment for subject in SUBJECTS} <= ENVIRONMENTS.keys()
-    assert all(file.is_file() for files in ENVIRONMENTS.values() for file in files)
+    named = {file for files in ENVIRONMENTS.values() for file in files}
+    assert all(file.is_file() for file in named if environments.UPLOAD not in file.parents)  # which `upload` writes
 
 
 def test_an_environment_holds_what_its_requirements_name_and_nothing_else(
