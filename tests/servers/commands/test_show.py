@@ -19,7 +19,8 @@ from tests.models.zoo import ZOO, absent, build
 def test_the_embedded_model_is_shown_default_first() -> None:
     lines = show(EMBEDDED).splitlines()
     assert lines[0].startswith(f"{EMBEDDED}: version 1, tags serve, written by TensorFlow 2.")
-    assert lines[2] == "serving_default  (answers when no signature is named)"
+    assert lines[1].startswith("card: ")
+    assert lines[3] == "serving_default  (answers when no signature is named)"
     assert "  in   image                string     [?]" in lines
     assert "  out  probabilities        float32    [?, 10]" in lines
     assert "__saved_model_init_op" not in "\n".join(lines)
