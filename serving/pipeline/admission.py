@@ -69,7 +69,7 @@ class Admission:
         few = min(options.threads, machine.cores() + 1)
         many = max(few, _to_share(options))
         self.alone = Slots(options, few, few)
-        self.sharing = Slots(options, many, max(many, MOST_SHARING))
+        self.sharing = Slots(options, many, max(many, MOST_SHARING), run_by_turns=True)
         self._may_share = options.batch_rows != 0
         self._most_bytes = min(MOST_BODIES * options.max_body_bytes, machine.memory_share())
         self._lock = threading.Lock()
@@ -113,10 +113,14 @@ def can_share(request: Request) -> bool:
 class Slots:
     """The slots for requests of one kind, and the queue of those that wait for one, in their order."""
 
-    def __init__(self, options: Settings, count: int, most: int) -> None:
-        """Begin with `count` slots; there may be up to `most` while they are held briefly."""
+    def __init__(self, options: Settings, count: int, most: int, *, run_by_turns: bool = False) -> None:
+        """Begin with `count` slots; there may be up to `most` while they are held briefly.
+
+        `run_by_turns` says that a request with a slot may still wait for the others that have one.
+        """
         self._options = options
-        self.count, self._most = count, most
+        self.count, self._least, self._most = count, count, most
+        self._run_by_turns = run_by_turns
         self._free = count
         self._lock = threading.Lock()
         self._queue: deque[_Turn] = deque()  # empty while a slot is free
@@ -143,10 +147,7 @@ class Slots:
             return None
         with self._lock:
             if not self._free and self.count < self._most and self._is_brief():
-                more = min(self.count, self._most - self.count)
-                self.count += more
-                self._free += more
-                self._pass_on()
+                self._add(min(self.count, self._most - self.count))
             if not self._free:
                 return None
             self._free -= 1
@@ -154,6 +155,18 @@ class Slots:
 
     def _is_brief(self) -> bool:
         return self._known >= KNOWN and 4 * self._mean < self._options.max_wait
+
+    def _add(self, more: int) -> None:
+        """Add slots. If their requests run one after the other, each holds its slot for so much longer."""
+        longer = (self.count + more) / self.count
+        self._mean *= longer
+        self._variance *= longer * longer
+        self.count += more
+        self._free += more
+        self._pass_on()
+
+    def _is_one_too_many(self) -> bool:
+        return self.count > self._least and 2 * self._mean > self._options.max_wait
 
     def enter(self, until: float) -> "Slot":
         """Wait for a slot and return it; raise Unavailable where the wait would be too long.
@@ -187,7 +200,7 @@ class Slots:
         waiting = len(self._queue)
         if self.count + waiting < self._options.threads:
             return
-        wait = self._wait(waiting + 1)
+        wait = self._wait(waiting + (self.count if self._run_by_turns else 1))
         if waiting >= MOST_WAITING or (wait > self._options.max_wait and self._known >= KNOWN):
             most = f"{self._options.max_wait:g} s (MAX_WAIT)"
             raise Unavailable(f"expected to begin within {most}, but {waiting} requests wait already, "
@@ -224,6 +237,9 @@ class Slots:
             self._done += 1
             if began is not None:
                 self._learn(time.monotonic() - began)
+            if self._is_one_too_many():
+                self.count -= 1
+                return
             self._free += 1
             self._pass_on()
 

@@ -83,6 +83,38 @@ def test_requests_that_share_runs_get_more_slots_while_they_hold_them_briefly() 
             assert sum(slot is not None for slot in entered) == count
 
 
+def test_there_are_no_more_slots_than_requests_can_run_one_after_the_other_in_half_of_the_wait() -> None:
+    sharing = Admission(read({"BATCH_ROWS": "16"})).sharing
+    learn(sharing, 32 * 0.005)  # 32 slots, 5 ms for each run
+    while sharing.try_enter() is not None:
+        pass
+    assert sharing.count == 64
+
+
+def test_slots_that_were_added_go_when_requests_hold_them_for_long() -> None:
+    sharing = Admission(read({"BATCH_ROWS": "16"})).sharing
+    learn(sharing, 0.001)
+    entered = [slot for _ in range(admission.MOST_SHARING) if (slot := sharing.try_enter()) is not None]
+    assert (len(entered), sharing.count) == (admission.MOST_SHARING, admission.MOST_SHARING)
+    for _ in entered:
+        sharing.leave(ago(2.0))
+    assert sharing.count == sharing._free
+    assert 32 <= sharing.count < 64
+
+
+def test_the_wait_for_requests_with_a_slot_that_run_first_counts() -> None:
+    for share, refused in ((0.4, False), (1.1, True)):
+        slots = Slots(read({"MAX_WAIT": "10"}), 32, 32, run_by_turns=True)
+        learn(slots, share * 10)  # of the longest wait
+        while slots.try_enter() is not None:
+            pass
+        if refused:
+            with pytest.raises(Unavailable, match=r"expected to begin within 10 s"):
+                slots.expect({})
+        else:
+            slots.expect({})
+
+
 def test_requests_that_wait_run_when_there_are_more_slots() -> None:
     sharing = Admission(read({"THREADS": "1", "BATCH_ROWS": "1"})).sharing
     learn(sharing, 0.001)
