@@ -69,7 +69,7 @@ class Admission:
         few = min(options.threads, machine.cores() + 1)
         many = max(few, _to_share(options))
         self.alone = Slots(options, few, few)
-        self.sharing = Slots(options, many, max(many, MOST_SHARING), run_by_turns=True)
+        self.sharing = Slots(options, many, max(many, MOST_SHARING), least=few, run_by_turns=True)
         self._may_share = options.batch_rows != 0
         self._most_bytes = min(MOST_BODIES * options.max_body_bytes, machine.memory_share())
         self._lock = threading.Lock()
@@ -113,20 +113,23 @@ def can_share(request: Request) -> bool:
 class Slots:
     """The slots for requests of one kind, and the queue of those that wait for one, in their order."""
 
-    def __init__(self, options: Settings, count: int, most: int, *, run_by_turns: bool = False) -> None:
-        """Begin with `count` slots; there may be up to `most` while they are held briefly.
+    def __init__(
+        self, options: Settings, count: int, most: int, *, least: int | None = None, run_by_turns: bool = False
+    ) -> None:
+        """Begin with `count` slots; there may be up to `most` while they are held briefly, else `least`.
 
-        `run_by_turns` says that a request with a slot may still wait for the others that have one.
+        `run_by_turns` says that a request with a slot still waits for those that have had one before it: what is
+        learned is then the time of a turn, the seconds that it holds its slot over the slots held as it begins.
         """
         self._options = options
-        self.count, self._least, self._most = count, count, most
+        self.count, self._least, self._most = count, count if least is None else least, most
         self._run_by_turns = run_by_turns
         self._free = count
         self._lock = threading.Lock()
         self._queue: deque[_Turn] = deque()  # empty while a slot is free
         self._done = 0
         self._known = 0  # times in the mean and the variance, up to LEARNED
-        self._mean = self._variance = 0.0  # of the seconds that a request holds its slot
+        self._mean = self._variance = 0.0  # of the seconds that a request holds its slot, or of a turn
 
     def expect(self, headers: Headers, *, has_entered: bool = False) -> float:
         """Return the time (time.monotonic) by which the model must begin; raise Unavailable for too long a wait."""
@@ -147,26 +150,22 @@ class Slots:
             return None
         with self._lock:
             if not self._free and self.count < self._most and self._is_brief():
-                self._add(min(self.count, self._most - self.count))
+                more = min(self.count, self._most - self.count)
+                self.count += more
+                self._free += more
+                self._pass_on()
             if not self._free:
                 return None
             self._free -= 1
-        return Slot(self, time.monotonic())
+            return Slot(self, time.monotonic(), self.count - self._free)
 
     def _is_brief(self) -> bool:
-        return self._known >= KNOWN and 4 * self._mean < self._options.max_wait
-
-    def _add(self, more: int) -> None:
-        """Add slots. If their requests run one after the other, each holds its slot for so much longer."""
-        longer = (self.count + more) / self.count
-        self._mean *= longer
-        self._variance *= longer * longer
-        self.count += more
-        self._free += more
-        self._pass_on()
+        """Return whether requests would hold twice as many slots for half of the longest wait at most."""
+        return self._known >= KNOWN and 4 * self.count * self._mean < self._options.max_wait
 
     def _is_one_too_many(self) -> bool:
-        return self.count > self._least and 2 * self._mean > self._options.max_wait
+        is_known = self._known >= KNOWN
+        return is_known and self.count > self._least and 2 * self.count * self._mean > self._options.max_wait
 
     def enter(self, until: float) -> "Slot":
         """Wait for a slot and return it; raise Unavailable where the wait would be too long.
@@ -179,7 +178,7 @@ class Slots:
         with self._lock:
             if self._free:
                 self._free -= 1
-                return Slot(self, now)
+                return Slot(self, now, self.count - self._free)
             self._check_wait()
             turn, done = _Turn(), self._done
             self._queue.append(turn)
@@ -187,10 +186,10 @@ class Slots:
             turn.lock.acquire(timeout=max(0.0, until - now))
         except BaseException:  # a signal's: the slot must not be lost with the request
             if self._keeps(turn):
-                Slot(self, now).leave(is_typical=False)
+                Slot(self, now, self.count).leave(is_typical=False)
             raise
         if self._keeps(turn):
-            return Slot(self, time.monotonic())
+            return Slot(self, time.monotonic(), self.count)
         if self._done == done and until - now >= 0.9 * self._options.request_timeout:
             end(f"{self.count} requests run and none has ended in {until - now:.0f} s")
         raise DeadlineError("the time for this request passed while it waited for others; the model did not begin")
@@ -214,7 +213,8 @@ class Slots:
         out.
         """
         from_scatter, from_mean = ends * self._variance, ends * ends * self._variance / (2 * LEARNED - 1)
-        return float(ends * self._mean + SURE * (from_scatter + from_mean) ** 0.5) / self.count
+        wait = float(ends * self._mean + SURE * (from_scatter + from_mean) ** 0.5)
+        return wait if self._run_by_turns else wait / self.count
 
     def _learn(self, took: float) -> None:
         self._known = min(self._known + 1, LEARNED)
@@ -231,12 +231,13 @@ class Slots:
                 self._queue.remove(turn)
             return turn.granted
 
-    def leave(self, began: float | None) -> None:
-        """Take a slot back, held since `began`: None where the time is not typical."""
+    def leave(self, began: float | None, held: int = 1) -> None:
+        """Take a slot back, held since `began`, when `held` slots were held; None where the time is not typical."""
         with self._lock:
             self._done += 1
             if began is not None:
-                self._learn(time.monotonic() - began)
+                took = time.monotonic() - began
+                self._learn(took / held if self._run_by_turns else took)
             if self._is_one_too_many():
                 self.count -= 1
                 return
@@ -257,10 +258,11 @@ class Slot(NamedTuple):
 
     slots: Slots
     began: float  # time.monotonic
+    held: int  # slots, then, this one included
 
     def leave(self, *, is_typical: bool = True) -> None:
         """Pass the slot to the request that has waited longest; the time is not typical where a load is in it."""
-        self.slots.leave(self.began if is_typical else None)
+        self.slots.leave(self.began if is_typical else None, self.held)
 
 
 class _Turn:
