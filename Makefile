@@ -126,7 +126,7 @@ bench: compiled ## the figures of docs/benchmarks/results.md: minutes
 # Instances killed, ended and started under load, behind nginx where there is one: docs/benchmarks/soak.md.
 soak: compiled ## kill, end and start instances under load for SECONDS
 	.venv/bin/python -m tests.harness.soak --seconds $(or $(SECONDS),600)
-	KILLS=40 .venv/bin/python -m pytest tests/events/test_chain.py -k killed
+	KILLS=40 .venv/bin/python -m pytest tests/events/test_chain.py -k kills
 
 # Hours: every page of docs/benchmarks.
 bench-full: compiled ## every page of docs/benchmarks: hours
@@ -150,7 +150,7 @@ fuzz: compiled ## fuzz every parser for SECONDS each
 	  .venv/bin/pip install --quiet --no-deps --target $(atheris) -r requirements/fuzz.txt && touch $(atheris)/.ready; } || \
 	  echo "make: atheris cannot be installed here: mutation alone" >&2
 	PYTHONPATH=$(atheris) .venv/bin/python -m tests.fuzz --seconds $(or $(SECONDS),60) $(TARGETS)
-	FUZZ_ROUNDS=12 .venv/bin/python -m pytest tests/fuzz tests/pipeline/native -k "over_http or bounds_check or by_chance or test_memory"
+	FUZZ_ROUNDS=12 .venv/bin/python -m pytest tests/fuzz tests/pipeline/native -k "over_http or bounds_check or random or test_memory"
 	FUZZ_ROUNDS=12 .venv/bin/python -m pytest tests/protocols tests/savedmodel/test_images.py
 
 train: $(dev) ## train and export the embedded model

@@ -263,3 +263,14 @@ def test_shellcheck_finds_nothing_in_the_scripts_of_ci() -> None:
     command = [Path(sys.executable).parent / "shellcheck", ".ci/run", "tests/tools.sh"]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert ended.stdout + ended.stderr == ""
+
+
+def test_each_name_by_which_a_target_selects_tests_selects_some() -> None:
+    selections = re.findall(r"-m pytest ((?:tests\S* )+)-k (\"[^\"]+\"|\S+)", (ROOT / "Makefile").read_text())
+    assert len(selections) == 2
+    for folders, expression in selections:
+        files = [file for path in map(ROOT.joinpath, folders.split()) for file in (path, *path.rglob("test_*.py"))]
+        names = [file.name for file in files]
+        names += [name for file in files if file.is_file() for name in re.findall(r"def (test_\w+)", file.read_text())]
+        for part in expression.strip('"').split(" or "):
+            assert any(part in name for name in names), part
