@@ -9,17 +9,13 @@ import json
 import os
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 
-from bench.models import ROOT
-from bench.process import Running, running
-from tools.client import connect, exchange, post
+from bench.process import answering
+from tools.client import post
 from tools.load import load
-from tools.server import free_port
 
 POOL = """
 from serving.servers.standalone import __main__ as server, answering
@@ -29,27 +25,6 @@ server.main()
 SERVERS = {"the thread that receives": ["-m", "serving.servers.standalone"], "another thread": ["-c", POOL]}
 CORES = sorted(os.sched_getaffinity(0))
 WARM = 0.5  # seconds of load before the first measurement
-
-
-@contextmanager
-def started(arguments: list[str], model: Path, request: bytes, folder: Path) -> Iterator[tuple[Running, int]]:
-    """Start a server and wait until it has answered."""
-    port = free_port()
-    environment = {"MODEL_DIR": str(model), "HOST": "127.0.0.1", "PORT": str(port), "TF_CPP_MIN_LOG_LEVEL": "3"}
-    environment |= {name: os.environ[name] for name in ("ACCELERATOR",) if name in os.environ}
-    with running([sys.executable, *arguments], ROOT, environment, folder / f"{port}.log", {CORES[0]}) as process:
-        while True:
-            process.must_live()
-            try:
-                with connect(port) as connection:
-                    head, body = exchange(connection, request)
-            except OSError:
-                time.sleep(0.02)
-                continue
-            if not head.startswith(b"HTTP/1.1 200 "):
-                raise process.failed(f"expected status 200, got {(head + body)[:300]!r}")
-            yield process, port
-            return
 
 
 def main() -> None:
@@ -63,7 +38,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         request = post(0, "/", options.body.read_bytes())
         servers = {
-            name: stack.enter_context(started(arguments, options.model.resolve(), request, Path(folder)))
+            name: stack.enter_context(
+                answering([sys.executable, *arguments], options.model, request, Path(folder), {CORES[0]})
+            )
             for name, arguments in SERVERS.items()
         }
         for connections in (1, 8):

@@ -10,43 +10,20 @@ import os
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 
 from bench.measure import server_timing, timed
-from bench.models import ROOT
-from bench.process import running
-from tools.client import connect, exchange, post
-from tools.server import free_port
+from bench.process import answering
+from tools.client import connect, post
 
 FRAMEWORK = str(Path(sys.executable).with_name("functions-framework"))
 SERVERS = {
-    "functions-framework": [FRAMEWORK, "--target", "predict", "--host", "127.0.0.1", "--port"],
+    "functions-framework": [FRAMEWORK, "--target", "predict"],
     "standalone": [sys.executable, "-m", "serving.servers.standalone"],
 }
-PASSED_ON = ("ACCELERATOR",)
 WARM = 5  # requests before the first measurement
-
-
-@contextmanager
-def started(command: list[str], model: Path, request: bytes, folder: Path) -> Iterator[int]:
-    """Start a server and wait until it has answered; return its port."""
-    port = free_port()
-    settings = {"MODEL_DIR": str(model), "HOST": "127.0.0.1", "PORT": str(port), "TF_CPP_MIN_LOG_LEVEL": "3"}
-    settings |= {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-    arguments = [*command, str(port)] if command[-1] == "--port" else command
-    with running(arguments, ROOT, settings, folder / f"{port}.log", os.sched_getaffinity(0)) as process:
-        while True:
-            process.must_live()
-            try:
-                with connect(port) as connection:
-                    exchange(connection, request)
-                yield port
-                return
-            except ConnectionError:
-                continue
 
 
 def main() -> None:
@@ -60,7 +37,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         connections = {}
         for name, command in SERVERS.items():
-            port = stack.enter_context(started(command, options.model.resolve(), request, Path(folder)))
+            cores = os.sched_getaffinity(0)
+            _, port = stack.enter_context(answering(command, options.model, request, Path(folder), cores))
             connections[name] = stack.enter_context(connect(port))
         measured: dict[str, list[dict[str, float]]] = defaultdict(list)
         for turn in range(WARM + options.requests):

@@ -11,7 +11,8 @@ from pathlib import Path
 import psutil
 
 from bench.models import ROOT
-from tools.server import Server, memory_of, spawn
+from tools.client import connect, exchange
+from tools.server import Server, free_port, memory_of, spawn
 
 INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH")  # any other variable could change what is measured
 
@@ -90,3 +91,28 @@ def worker(process: Running) -> int:
     """Return the process that answers: gunicorn and our server keep a parent that does not."""
     childless = (member for member in process.tree() if not member.children())
     return max(childless, key=lambda member: int(member.memory_info().rss)).pid
+
+
+@contextmanager
+def answering(
+    command: Sequence[str], model: Path, request: bytes, folder: Path, cores: set[int]
+) -> Iterator[tuple[Running, int]]:
+    """Start a server of a model, with the native codec of this process's settings; yield it and its port.
+
+    It has answered the request; raise tools.client.Refused where it has answered another status than 200, and Failed
+    where it has ended. Its log is in the folder.
+    """
+    port = free_port()
+    settings = {"MODEL_DIR": str(model.resolve()), "HOST": "127.0.0.1", "PORT": str(port), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    settings |= {name: os.environ[name] for name in ("ACCELERATOR",) if name in os.environ}
+    with running(command, ROOT, settings, folder / f"{port}.log", cores) as process:
+        while True:
+            process.must_live()
+            try:
+                with connect(port) as connection:
+                    exchange(connection, request)
+            except OSError:
+                time.sleep(0.02)
+                continue
+            yield process, port
+            return
