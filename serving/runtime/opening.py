@@ -9,10 +9,14 @@ import importlib.util
 import os
 import struct
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 from serving.core.settings import Settings
+
+Library = TypeVar("Library")
 
 
 def begin(options: Settings) -> threading.Thread:
@@ -54,6 +58,18 @@ def is_light(options: Settings) -> bool:
     with suppress(OSError, LoadError):  # the load reports it
         return twin.holds(versions.chosen(directory).directory)
     return False
+
+
+def opened(library: Callable[[Path], Library], path: Path) -> Library:
+    """Return the functions of a library, opened by `library`; raise LoadError where one is missing or it cannot be."""
+    from serving.core.errors import LoadError
+    from serving.core.telemetry import phases
+
+    try:
+        with phases.measured("library"):
+            return library(path)
+    except (OSError, AttributeError) as error:
+        raise LoadError(f"{path.name} cannot be opened: {error}") from error
 
 
 def find(directory: Path | None = None) -> Path | None:

@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from serving.core import files
-from serving.core.errors import LoadError
-from serving.core.telemetry import phases
-from serving.runtime.opening import dlopen
+from serving.runtime.opening import dlopen, opened
 from serving.savedmodel.folder.twin import MODEL
 
 MAX_RANK = 8  # LITERT_TENSOR_MAX_RANK
@@ -164,11 +162,7 @@ class Api:
 @lru_cache(maxsize=1)
 def api(path: Path) -> Api:
     """Open the library, or wait until the thread that opens it has; raise LoadError where it cannot be opened."""
-    try:
-        with phases.measured("library"):
-            return Api(path)
-    except (OSError, AttributeError) as error:
-        raise LoadError(f"{path.name} cannot be opened: {error}") from error
+    return opened(Api, path)
 
 
 AUTO_REGISTERED, LOWEST_SEVERITY = 24, 25  # kLiteRtEnvOptionTag...

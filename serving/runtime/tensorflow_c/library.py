@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from serving.core.errors import LoadError, RunError
-from serving.core.telemetry import phases
+from serving.runtime.opening import opened
 from serving.runtime.tensorflow_c.functions import Api, checked
 from serving.savedmodel.protobuf import write_varint
 
@@ -18,11 +18,7 @@ NAME = "TensorFlow's C library"
 @lru_cache(maxsize=1)
 def api(path: Path) -> Api:
     """Open the library, or wait until the thread that opens it has; raise LoadError where it cannot be opened."""
-    try:
-        with phases.measured("library"):
-            return Api(path)
-    except (OSError, AttributeError) as error:
-        raise LoadError(f"{path.name} cannot be opened: {error}") from error
+    return opened(Api, path)
 
 
 def load_custom_ops(tf: Api, libraries: Sequence[Path]) -> None:
