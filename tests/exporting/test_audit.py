@@ -1,4 +1,4 @@
-"""The audit: its text and its JSON, and that it does not run operations that it was told not to run."""
+"""The audit: its text and its JSON, and that it runs no operation that it must not run."""
 
 import json
 from pathlib import Path

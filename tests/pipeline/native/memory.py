@@ -21,7 +21,7 @@ from tests.pipeline.native.leaks import leaks
 from tests.pipeline.native.models import build
 
 OPTIONS: list[tuple[bytes | None, int, bytes | None] | None] = [
-    None, None, None, (None, 0, None), (b"two", 0, None), (None, 1, None), (None, 2, b"best"), (b"", 9, None), (b"nobody", 0, b""),
+    None, None, None, (None, 0, None), (b"two", 0, None), (None, 1, None), (None, 2, b"best"), (b"", 9, None), (b"absent", 0, b""),
 ]  # fmt: skip
 
 

@@ -176,7 +176,7 @@ BODIES = [
     ('{"signature_name":"serving_default","instances":X}',      QUICK),
     ('{"instances":[[1,2,3]],"signature_name":"three"}',        QUICK),
     ('{"instances":X,"signature_name":"scalar"}',               SLOW),
-    ('{"signature_name":"nobody","instances":X}',               SLOW),
+    ('{"signature_name":"absent","instances":X}',               SLOW),
     ('{"signature_name":"","instances":X}',                     QUICK),
     ('{"signature_name":"thre","instances":X}',                 SLOW),
     ('{"signature_name":"three ","instances":X}',               SLOW),

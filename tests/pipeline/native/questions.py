@@ -47,7 +47,7 @@ def outputs(random_: random.Random, names: list[str]) -> dict[str, Any]:
         more["parameters"] = random_.choice(
             [
                 {}, {"binary_data_output": True}, {"binary_data_output": False}, {"a": 1}, {"signature_name": ""},
-                {"signature_name": "serving_default", "binary_data_output": True}, {"signature_name": "nobody"},
+                {"signature_name": "serving_default", "binary_data_output": True}, {"signature_name": "absent"},
                 {"binary_data_output": False, "signature_name": random_.choice(["serving_default", "float64", "deep", ""])},
             ]
         )  # fmt: skip

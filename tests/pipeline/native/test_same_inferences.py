@@ -49,7 +49,7 @@ def right(random_: random.Random, model: str, count: int) -> Iterator[tuple[byte
             a, b = numbers(random_, "float32", (rows,)), numbers(random_, "int64", (rows, 2))
             tensors = [tensor("a", a, binary=binary), tensor("b", b, binary=random_.random() < 0.4, flat=flat)]
             random_.shuffle(tensors)
-            yield request(tensors, random_, **outputs(random_, ["sum", "both", "above", "wide", 'é"\\\n', "nobody"]))
+            yield request(tensors, random_, **outputs(random_, ["sum", "both", "above", "wide", 'é"\\\n', "absent"]))
         elif model == "types":
             yield request(
                 [tensor("x", numbers(random_, "float32", (rows,)), binary=binary)], random_, **outputs(random_, ["y"])
@@ -187,7 +187,7 @@ AROUND = [
     '{"inputs":[T],"parameters":{"binary_data_output":true},"outputs":[{"name":"y","parameters":{"binary_data":false}}]}',
     '{"parameters":{"signature_name":"float64"},"inputs":[T]}', '{"inputs":[T],"parameters":{"signature_name":"float64"}}',
     '{"parameters":{"signature_name":"int32","binary_data_output":true},"inputs":[T]}', '{"parameters":{"signature_name":7},"inputs":[T]}',
-    '{"inputs":[T],"parameters":{"signature_name":"serving_default"}}', '{"parameters":{"signature_name":"nobody"},"inputs":[T]}',
+    '{"inputs":[T],"parameters":{"signature_name":"serving_default"}}', '{"parameters":{"signature_name":"absent"},"inputs":[T]}',
     '{"parameters":{"signature_name":"float64","signature_name":"int32"},"inputs":[T]}',
     '{"parameters":{"signature_name":"float64"},"outputs":[{"name":"y"}],"inputs":[T]}',
     '{"outputs":[{"name":"y"}],"parameters":{"signature_name":"float64"},"inputs":[T]}',

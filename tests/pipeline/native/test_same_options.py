@@ -192,14 +192,14 @@ OPTIONS = [
     ("wide",      "",                            "{}",                                             QUICK),
     ("named",     "signature_name=two",          '{"signature_name":"two"}',                       SLOW),
     ("named",     "signature_name=two",          '{"signature_name":"named"}',                     SLOW),
-    ("named",     "signature_name=nobody",       "",                                               SLOW),
+    ("named",     "signature_name=absent",       "",                                               SLOW),
     ("",          "signature_name=wide",         "",                                               QUICK),
-    ("",          "signature_name=nobody",       "",                                               SLOW),
+    ("",          "signature_name=absent",       "",                                               SLOW),
     ("",          "signature_name=",             "",                                               QUICK),
     ("",          "signature_name=named&top_k=1", "",                                              QUICK),
     ("",          "",                            '{"signature_name":"wide"}',                      QUICK),
     ("",          "",                            '{"signature_name":""}',                          QUICK),
-    ("",          "",                            '{"signature_name":"nobody"}',                    SLOW),
+    ("",          "",                            '{"signature_name":"absent"}',                    SLOW),
     ("",          "",                            '{"signature_name":7}',                           SLOW),
 ]
 # fmt: on
@@ -214,7 +214,7 @@ def test_options_of_the_address_and_of_the_body(compare: Ask) -> None:
         # A signature of the address that is not there matters only where the body names none.
         for order in itertools.permutations(members):
             body = f"{{{','.join(order)}}}".encode()
-            named = way if not (signature and query == "signature_name=nobody") else SLOW
+            named = way if not (signature and query == "signature_name=absent") else SLOW
             cases.append(((body, query, {}), named))
     check(compare, "ranked", cases)
 
@@ -225,7 +225,7 @@ LATE = [
     ("types",   "int8",    "instances", "[1,200]",                       SLOW),
     ("types",   "bool",    "instances", "[true]",                        QUICK),
     ("types",   "bool",    "instances", "[1]",                           SLOW),
-    ("types",   "nobody",  "instances", "[1]",                           SLOW),
+    ("types",   "absent",  "instances", "[1]",                           SLOW),
     ("types",   "int8",    "instances", '[{"x":1,"key":2}]',             QUICK),
     ("several", "added",   "instances", '[{"x":1,"y":2}]',               QUICK),
     ("several", "added",   "inputs",    '{"x":[1],"y":[2]}',             QUICK),

@@ -224,7 +224,7 @@ REQUESTS = [
     (PLAIN,                             "on_error=row",            {},                                       SLOW),
     (b'{"instances":[1,null]}',         "on_error=row",            {},                                       SLOW),
     (PLAIN,                             "signature_name=float64",  {},                                       QUICK),
-    (PLAIN,                             "signature_name=nobody",   {},                                       SLOW),
+    (PLAIN,                             "signature_name=absent",   {},                                       SLOW),
     (PLAIN,                             "other=1",                 {},                                       QUICK),
     (PLAIN,                             "a=1&a=2",                 {},                                       QUICK),
     (b'{"instances":[0.1,"\xff"]}',     "",                        {},                                       SLOW),

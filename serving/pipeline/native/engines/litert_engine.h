@@ -30,7 +30,7 @@ class LiteRtBuffer {
         if (buffer_) destroy_(buffer_);
     }
 
-    // Makes it anew for a shape; `size` is in bytes.
+    // Replaces the buffer by one for a shape; `size` is in bytes.
     bool create(const LiteRtLibrary& library, LiteRtEnvironment* environment, const LiteRtTensorType& type, size_t size) {
         LiteRtTensorBuffer* made = nullptr;
         if (library.create_buffer(environment, LiteRtLibrary::HOST_MEMORY, &type, size, &made) || !made) return false;
