@@ -58,8 +58,8 @@ def run_size(sizes: Sizes, rows: int) -> int:
 
 
 def row_count(inputs: "Arrays") -> int:
-    """Return the number of rows of every input, 0 where they differ."""
-    counts = {len(array) for array in inputs.values()}
+    """Return the number of rows of every input, 0 where they differ or an input is a scalar."""
+    counts = {len(array) if array.ndim else 0 for array in inputs.values()}
     return counts.pop() if len(counts) == 1 else 0
 
 

@@ -12,10 +12,12 @@ import numpy as np
 
 from serving.core import settings
 from serving.core.errors import InputError, LoadError, RunError
+from serving.runtime.batching import AUTO_ROWS, Batching
 from serving.runtime.model import Model
 from serving.runtime.sessions import open_session
+from serving.savedmodel.safety.purity import impurities
 from serving.savedmodel.source import Source
-from tests.models.zoo import ZOO, absent, build, cases
+from tests.models.zoo import ZOO, Case, absent, build, cases
 
 # Python's session gives these back by itself; the signatures are refused here, and say why.
 REFUSED = {("tf1_passthrough", "twins")}
@@ -39,6 +41,7 @@ def _model(runtime: str, name: str) -> list[str]:
     options = settings.read({"RUNTIME": runtime, "CUSTOM_OP_LIBRARIES": os.pathsep.join(map(str, custom))})
     source = Source(build() / name, name)
     served = Model(source, open_session(source, options))
+    pure = not impurities(source.directory)
     problems = []
     for number, case in enumerate(cases(name)):
         signature = served.signatures[case["signature"]]
@@ -47,6 +50,8 @@ def _model(runtime: str, name: str) -> list[str]:
             continue
         try:
             outputs = served.run(signature, case["inputs"])
+            if pure:
+                problems += [f"{case_name}, in a queue: {text}" for text in _in_a_queue(served, case, outputs)]
         except RunError as error:
             wanted = "UNIMPLEMENTED" if name == "py_function" else case["error"]
             if wanted == "RESOURCE_EXHAUSTED":  # the size is checked before TensorFlow tries: safety.guarding
@@ -64,6 +69,15 @@ def _model(runtime: str, name: str) -> list[str]:
             problems += [f"{case_name}: {problem}" for problem in compare(case["outputs"], outputs)]
     served.close()
     return problems
+
+
+def _in_a_queue(model: Model, case: Case, outputs: dict[str, Any]) -> list[str]:
+    """Return how the answer of a server with BATCH_ROWS differs, where calls may share runs and this one does not."""
+    model.batching = Batching(model.functions, AUTO_ROWS)
+    try:
+        return compare(outputs, model.run(model.signatures[case["signature"]], case["inputs"]))
+    finally:
+        model.batching = None
 
 
 def compare(wanted: dict[str, Any], came: dict[str, Any]) -> list[str]:

@@ -12,9 +12,25 @@ import pytest
 
 from serving.core import machine
 from serving.core.errors import RunError
-from serving.runtime.batching import Batching
+from serving.runtime.batching import Batching, row_count
 from tests.conftest import ROOT, plain_environment
 from tests.runtime.calls import Fake, batching_of, caller, together, two, until
+
+ROWS = [
+    # shapes              rows
+    ([(3, 2)],            3),
+    ([(3,), (3, 1)],      3),
+    ([(3,), (2,)],        0),
+    ([()],                0),
+    ([(1,), ()],          0),
+    ([],                  0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("shapes", "rows"), ROWS)
+def test_inputs_have_rows_where_each_has_the_same_first_dimension(shapes: list[tuple[int, ...]], rows: int) -> None:
+    inputs = {str(position): np.zeros(shape, np.float32) for position, shape in enumerate(shapes)}
+    assert row_count(inputs) == rows
 
 
 # ---- When calls meet
@@ -246,7 +262,7 @@ def test_a_call_that_stops_waiting_releases_its_turn() -> None:
 FORK = """
 import os, sys, threading, faulthandler
 import numpy as np
-from serving.runtime.batching import Batching
+from serving.runtime.batching import Batching, row_count
 faulthandler.dump_traceback_later(60, exit=True)
 busy, free = threading.Event(), threading.Event()
 def double(inputs):
