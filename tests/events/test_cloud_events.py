@@ -272,6 +272,13 @@ def without(name: str) -> dict[str, str]:
     return {key: value for key, value in OURS.items() if key != name}
 
 
+def notified(payload: Any, **attributes: str) -> dict[str, Any]:
+    """Return a push of a notification of Cloud Storage."""
+    data = base64.b64encode(to_bytes(payload)).decode()
+    message = {"messageId": "1", "data": data, "attributes": {**NOTIFIED, "eventType": "OBJECT_FINALIZE", **attributes}}
+    return {"message": message, "subscription": NAME}
+
+
 SECRET = "s3cr3t"
 DEEP = {"bucket": "b", "name": "n", "more": json.loads("[" * 300 + "]" * 300)}
 WRONG = [
@@ -300,6 +307,12 @@ WRONG = [
     ({**BINARY, "ce-id": ""},                      b"{}",                                      "ce-id: expected text, got empty text"),
     ({**BINARY, "ce-id": "x" * 1025},              b"{}",                                      "ce-id: expected at most 1024 printable characters, got other text"),
     ({**BINARY, "ce-id": SECRET + "%0d%0aSet-Cookie: a"}, b"{}",                               "ce-id: expected at most 1024 printable characters, got other text"),
+    ({**BINARY, "ce-id": "%ff"},                   b"{}",                                      "ce-id: expected UTF-8 in percent-encoding, got other bytes"),
+    (JSON,                                         {**LEGACY[1], "context": pubsub_context("google.pubsub.topic.publish", "a\r\nb")}, "context.resource: expected at most 2048 printable characters, got other text"),
+    (JSON,                                         {**LEGACY[3], "context": pubsub_context("google.storage.object.finalize", {"name": "projects/_/buckets/b/objects/a\0"})}, "context.resource: expected at most 2048 printable characters, got other text"),
+    (JSON,                                         notified({"bucket": "b", "name": "a\nb"}),   "message.data.name: expected at most 1024 printable characters, got other text"),
+    (JSON,                                         notified({"bucket": {"b": 1}, "name": "a"}), "message.data.bucket: expected text, got something else"),
+    (JSON,                                         notified({}, objectId="a\0"),               "message.data.name: expected at most 1024 printable characters, got other text"),
     ({**BINARY, "ce-id": "x" * 257},               b"{}",                                      "id: expected at most 256 bytes, got more"),
     ({**BINARY, "ce-source": "%C3%BC" * 257},      b"{}",                                      "source: expected at most 512 bytes, got more"),
     (JSON,                                         {"eventId": "1", "eventType": "x", "data": 1, "resource": "x" * 513}, "source: expected at most 512 bytes, got more"),

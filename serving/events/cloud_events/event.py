@@ -80,8 +80,13 @@ def attribute(get: Callable[[str], Any], name: str, place: str, *, required: boo
         raise NotAnEvent(f"{place}{name}: expected text, got nothing")
     if not isinstance(value, str) or not value:
         raise NotAnEvent(f"{place}{name}: expected text, got {'empty text' if value == '' else 'something else'}")
-    if len(value) > LONGEST or not _TEXT.fullmatch(value):
-        raise NotAnEvent(f"{place}{name}: expected at most {LONGEST} printable characters, got other text")
+    return printable(value, f"{place}{name}")
+
+
+def printable(value: str, place: str, most: int = LONGEST) -> str:
+    """Return a text of at most `most` characters, none of them a control character; raise NotAnEvent."""
+    if len(value) > most or not _TEXT.fullmatch(value):
+        raise NotAnEvent(f"{place}: expected at most {most} printable characters, got other text")
     return value
 
 

@@ -17,7 +17,16 @@ from typing import Any
 import orjson
 
 from serving.core.http import JSON, Headers
-from serving.events.cloud_events.event import Event, NotAnEvent, attribute, from_attributes, is_object, seconds
+from serving.events.cloud_events.event import (
+    LONGEST,
+    Event,
+    NotAnEvent,
+    attribute,
+    from_attributes,
+    is_object,
+    printable,
+    seconds,
+)
 from serving.events.cloud_events.spec import ANY_FORMAT, from_base64, from_structured
 
 LARGEST_MESSAGE = 16 << 20  # bytes: Pub/Sub's largest message, 10 MB, in base64 in JSON
@@ -117,7 +126,7 @@ def from_legacy(value: Mapping[str, Any]) -> Event:
     kind = attribute(context.get, "eventType", place, required=True)
     resource = context.get("resource")
     name = resource.get("name") if isinstance(resource, dict) else resource
-    name = name if isinstance(name, str) else ""
+    name = printable(name, f"{place}resource", 2 * LONGEST) if isinstance(name, str) and name else ""
     time = attribute(context.get, "timestamp", place)
     if time:
         seconds(time, f"{place}timestamp")
@@ -182,13 +191,13 @@ def _notification(event: Event, attributes: Mapping[str, str], payload: bytes) -
         object_ = {"bucket": attributes["bucketId"], "name": attributes["objectId"]}
         if "objectGeneration" in attributes:
             object_["generation"] = attributes["objectGeneration"]
-    data = _dumps(object_)
+    bucket, name = (attribute(object_.get, field, "message.data.", required=True) for field in ("bucket", "name"))
     return event._replace(
         type=NOTIFICATIONS[attributes["eventType"]],
-        source=f"{STORAGE}projects/_/buckets/{object_['bucket']}",
-        subject=f"objects/{object_['name']}",
+        source=f"{STORAGE}projects/_/buckets/{bucket}",
+        subject=f"objects/{name}",
         content_type=JSON,
-        data=data,
+        data=_dumps(object_),
     )
 
 

@@ -37,7 +37,10 @@ def from_binary(headers: Headers, body: bytes) -> Event:
 
     def get(name: str) -> str | None:
         value = headers.get(f"ce-{name}")
-        return None if value is None else unquote(_unquoted(value.strip()))
+        try:
+            return None if value is None else unquote(_unquoted(value.strip()), errors="strict")
+        except UnicodeDecodeError:
+            raise NotAnEvent(f"ce-{name}: expected UTF-8 in percent-encoding, got other bytes") from None
 
     return from_attributes(get, body, headers.get("content-type") or "", "ce-")
 
