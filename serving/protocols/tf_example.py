@@ -18,7 +18,7 @@ import simdjson
 
 from serving.core.errors import did_you_mean
 from serving.core.http import BadRequest, TooLarge
-from serving.protocols.call import Call, Context, choose, option
+from serving.protocols.call import Call, Context, choose, signature_named
 from serving.protocols.json_tensors.document import Document, b64, kind, members
 from serving.protocols.json_tensors.elements import bytes_of
 from serving.protocols.options import refuse_others, refuse_slips
@@ -49,12 +49,12 @@ def decode(
     if "parameters" in root:
         context = context.with_parameters(root["parameters"])
     refuse_others(context.query, {"signature_name"}, "classify or regress")
-    signature = choose(signatures, root.get("signature_name", option(context, "signature_name")), "signature_name")
+    signature = choose(signatures, signature_named(root, context, "signature_name"), "signature_name")
     try:
         _check(signature, signatures, problem)
         if "examples" not in root:
             others = [name for name in root if name not in MEMBERS]
-            came = f"got {others[0]!r}{did_you_mean(others[0], ['examples'])}" if others else "got nothing"
+            came = f"got {others[0][:200]!r}{did_you_mean(others[0], ['examples'])}" if others else "got nothing"
             raise BadRequest(f"body: expected 'examples' (a list of objects), {came}")
         examples = root["examples"]
         if not isinstance(examples, LISTS) or not len(examples):

@@ -65,11 +65,18 @@ def _our_value(value: memoryview) -> dict[str, Any]:
     functions = [*each_field(value, 10), *each_field(listed, 9)]
     return {
         "s": bytes(last_field(value, 2)), "i": number_field(value, 3), "b": bool(number_field(value, 5)), "type": number_field(value, 6),
-        "placeholder": text_of(last_field(value, 9)), "tensor": len(last_field(value, 8)), "strings": list(map(bytes, each_field(listed, 2))),
+        "placeholder": text_of(last_field(value, 9)), "tensor": _tensor(message_field(value, 8)), "strings": list(map(bytes, each_field(listed, 2))),
         "functions": [
             (text_of(last_field(call, 1)), {key: _our_value(inner) for key, inner in map_field(call, 2).items()}) for call in functions
         ],
     }  # fmt: skip
+
+
+def _tensor(value: memoryview) -> bytes:
+    """Return a TensorProto as protobuf writes it: other numbers of bytes may say the same."""
+    from tensorflow.core.framework import tensor_pb2  # where the messages can be had: targets.protobuf
+
+    return bytes(tensor_pb2.TensorProto.FromString(bytes(value)).SerializeToString())
 
 
 def _our_signature(signature: memoryview) -> list[Any]:
@@ -158,7 +165,7 @@ def _value_of(value: Any) -> dict[str, Any]:
     functions = [*([value.func] if value.HasField("func") else []), *value.list.func]
     return {
         "s": value.s, "i": value.i, "b": value.b, "type": value.type, "placeholder": value.placeholder,
-        "tensor": len(value.tensor.SerializeToString()), "strings": list(value.list.s),
+        "tensor": value.tensor.SerializeToString(), "strings": list(value.list.s),
         "functions": [(call.name, {key: _value_of(inner) for key, inner in call.attr.items()}) for call in functions],
     }  # fmt: skip
 

@@ -53,9 +53,9 @@ def parse_short(text: bytes, limits: Limits) -> Any:
 
 
 def first_repeated(names: Sequence[str]) -> str | None:
-    """Return the first name that is in a list twice, None where there is none."""
+    """Return the first name that is in a list twice, cut for a message; None where there is none."""
     seen = set[str]()
-    return next((name for name in names if name in seen or seen.add(name)), None)  # type: ignore[func-returns-value]
+    return next((name[:200] for name in names if name in seen or seen.add(name)), None)  # type: ignore[func-returns-value]
 
 
 @lru_cache(maxsize=1)
