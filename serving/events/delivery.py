@@ -226,7 +226,7 @@ def _predict(event: Event, answer: Answer) -> Outcome:
     if event.path and not _is_predict(event.path):
         return _refuse(event, "path: expected the address of a predict or infer, such as /v1/models/model:predict")
     name = settings.current().model_name
-    infers = not event.path and is_open_inference(event.data)
+    infers = not event.path and is_open_inference(event.data, settings.current())
     path = event.path or (f"/v2/models/{name}/infer" if infers else f"/v1/models/{name}:predict")
     headers = {"content-type": event.content_type} if event.content_type else {}
     response = answer(Request("POST", path, headers=headers, body=event.data))

@@ -30,7 +30,7 @@ from serving.core.telemetry import metrics, observe, phases
 from serving.core.telemetry.log import log, log_exception
 from serving.pipeline import accelerator, admission, grpc, watchdog
 from serving.pipeline.exchange import Answer, Exchange, Layer
-from serving.protocols.kinds import is_open_inference, is_raw, json_size, with_binary
+from serving.protocols.kinds import HEADER, is_open_inference, is_raw, json_size, with_binary
 from serving.protocols.named import OPEN_INFERENCE, RAW, SAGEMAKER, TENSORFLOW_SERVING, Named
 from serving.runtime import loading
 from serving.runtime.tensorflow_c import run_error
@@ -121,7 +121,10 @@ def _protocol_of(exchange: Exchange) -> Named | None:
     if request.path == "/invocations":
         return SAGEMAKER
     # Vertex AI has one address for every protocol.
-    if request.path == settings.current().aip_predict_route and is_open_inference(exchange.body):
+    options = settings.current()
+    if request.path == options.aip_predict_route and (
+        request.headers.get(HEADER) is not None or is_open_inference(exchange.body, options)
+    ):
         return OPEN_INFERENCE
     return None
 
@@ -243,7 +246,7 @@ def _check_labels(labels: Mapping[str, str | None]) -> None:
         raise BadRequest(f"there is no version labelled {label[:200]!r}; labels are not in use", example=False)
     if version is not None:
         served = loading.cache().source().version
-        if int(version[:40]) != int(served):
+        if version.lstrip("0") != served.lstrip("0"):
             raise NotFound(f"there is no version {version[:40]} of {name!r}; there is version {served}")
 
 

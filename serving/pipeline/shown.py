@@ -36,7 +36,10 @@ _lock = Lock()
 def examples(served: Model, error: BadRequest, context: Context, codec: Codec) -> str:
     """Return the end of an error message: a body that works, and a template where the model parses its strings."""
     callable_ = {name: signature for name, signature in served.signatures.items() if signature.refusal is None}
-    name = error.signature or option(context, "signature_name")
+    asked = option(context, "signature_name")
+    if asked and error.signature not in (None, asked):
+        return ""  # the address names a signature that there is not: no body helps
+    name = error.signature or asked
     signature = callable_.get(name or DEFAULT) or (None if name else next(iter(callable_.values())))
     if signature is None:
         return ""

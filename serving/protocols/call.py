@@ -87,6 +87,20 @@ def choose(signatures: Mapping[str, Signature], name: Any, place: str) -> Signat
     return signature
 
 
+def signature_named(given: Mapping[str, Any], context: Context, place: str) -> Any:
+    """Return the signature that a request names: in its body, whose `place` says where, or in its address.
+
+    The answer is empty where it names none, and what the body has where that is no string; `choose` refuses it. Raise
+    BadRequest where the two name different ones.
+    """
+    asked = option(context, "signature_name")
+    name = given.get("signature_name", asked)
+    if asked and isinstance(name, str) and (name or DEFAULT) != asked:
+        values = f"{name[:40]!r} in the body and {asked[:40]!r} in the address or the parameters"
+        raise BadRequest(f"{place}: expected one value, got {values}", example=False)
+    return name
+
+
 def row_errors(context: Context) -> bool:
     """Return whether a bad row fails alone and not the request, `?on_error=row`; raise BadRequest for other values."""
     value = context.query.get("on_error", "request")

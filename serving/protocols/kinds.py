@@ -1,8 +1,12 @@
 """The format of a body, recognised by its header fields and first bytes, before a codec is chosen or imported."""
 
 import re
+from typing import TYPE_CHECKING
 
 from serving.core.http import JSON, BadRequest, Headers, Response
+
+if TYPE_CHECKING:
+    from serving.protocols.sizes import Limits
 
 # The bodies of `raw`, by their content types
 
@@ -46,20 +50,21 @@ HEADER = "Inference-Header-Content-Length"
 BINARY = "application/octet-stream"
 
 
-def is_open_inference(body: bytes) -> bool:
+def is_open_inference(body: bytes, limits: "Limits") -> bool:
     """Return whether a body is of this protocol at any address: named tensors, each with a datatype."""
     if b'"datatype"' not in body:
         return False  # as most bodies are
-    import orjson
+    from serving.protocols.json_tensors.document import LISTS, OBJECTS, Document
 
     try:
-        root = orjson.loads(body)
-    except orjson.JSONDecodeError:
+        inputs = Document(body, limits).root.get("inputs")
+    except BadRequest:
         return False
-    inputs = root.get("inputs") if isinstance(root, dict) else None
-    if not isinstance(inputs, list) or not inputs:
-        return False
-    return all(isinstance(entry, dict) and "datatype" in entry for entry in inputs)
+    return (
+        isinstance(inputs, LISTS)
+        and len(inputs) > 0
+        and all(isinstance(entry, OBJECTS) and "datatype" in entry for entry in inputs)
+    )
 
 
 def json_size(headers: Headers, length: int) -> int | None:

@@ -15,13 +15,17 @@ FILES = (
     (b"\x1f\x8b",             "gzip data",         "Content-Encoding: gzip"),
     (b"\x28\xb5\x2f\xfd",     "Zstandard data",    "Content-Encoding: gzip, packed as that"),
     (b"%PDF",                 "a PDF document",    "Content-Type: application/octet-stream"),
+    (b"\xff\xfe",             "text in UTF-16",    "Content-Type: application/json, in UTF-8"),
+    (b"\xfe\xff",             "text in UTF-16",    "Content-Type: application/json, in UTF-8"),
+    (b"{\0",                  "text in UTF-16",    "Content-Type: application/json, in UTF-8"),
+    (b"\0{",                  "text in UTF-16",    "Content-Type: application/json, in UTF-8"),
     (b"PK\x03\x04",           "a ZIP archive",     "Content-Type: application/octet-stream"),
 )  # fmt: skip
 
 
 def explained(error: BadRequest, body: bytes, headers: Headers) -> BadRequest:
     """Return the error of a body that is not JSON, with its likely type and the right way to send it."""
-    if body[:64].lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"["):
+    if body[:64].lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"[") and body[1:2] != b"\0":
         return error
     what, how = next(((what, how) for begins, what, how in FILES if body.startswith(begins)), ("", ""))
     if not what:

@@ -57,6 +57,8 @@ ADDRESSES = [
     ("POST",    "/v1/models/other:predict",                 404,    "there is no model 'other'; there is 'model'"),
     ("GET",     "/v1/models/model/versions/2",              404,    "there is no version 2 of 'model'; there is version 1"),
     ("GET",     "/v1/models/model/versions/" + "9" * 99,    404,    "there is no version 9999"),
+    ("GET",     "/v1/models/model/versions/" + "0" * 39 + "12", 404, "there is no version 0000"),
+    ("GET",     "/v1/models/model/versions/" + "0" * 60 + "1", 200, '"AVAILABLE"'),
     ("GET",     "/v1/models/model/labels/stable",           400,    "there is no version labelled 'stable'"),
     ("GET",     "/v1/models/model/versions/one",            404,    "there is nothing at '/v1/models/model/versions/one'"),
     ("GET",     "/v1/models/model/version/1",               404,    "there is nothing at"),

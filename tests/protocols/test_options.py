@@ -296,6 +296,29 @@ def test_the_signature_may_be_named_in_the_address(serve: Serve, pixels: Any) ->
     assert ask_json(serve(), "/?signature_name=pixels", {"instances": [pixels]})["predictions"][0]["label"] == "3"
 
 
+SIGNATURES = [
+    # address                            body                                                       status
+    (":predict?signature_name=vector",   {"signature_name": "any", "instances": [1]},                 400),
+    (":predict?signature_name=vector",   {"signature_name": "", "instances": [1]},                    400),
+    (":predict?signature_name=vector",   {"signature_name": "vector", "instances": [1]},              200),
+    (":predict?signature_name=",         {"signature_name": "vector", "instances": [1]},              200),
+    (":predict",                         {"signature_name": "vector", "instances": [1], "parameters": {"signature_name": "any"}}, 400),
+    (":predict",                         {"signature_name": "vector", "instances": [1], "parameters": {"signature_name": "vector"}}, 200),
+    (":classify?signature_name=vector",  {"signature_name": "any", "examples": [{}]},                 400),
+    ("/infer?signature_name=vector",     {"inputs": X, "parameters": {"signature_name": "any"}},      400),
+    ("/infer?signature_name=any",        {"inputs": X, "parameters": {"signature_name": "any"}},      200),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("address", "body", "status"), SIGNATURES)
+def test_two_different_names_of_the_signature_are_refused(serve: Serve, address: str, body: Any, status: int) -> None:
+    path = f"/v1/models/model{address}" if address.startswith(":") else f"/v2/models/model{address}"
+    answer = serve(build() / "dtype_float32")("POST", path, body)
+    assert answer.status == status, answer.body
+    if status == 400:
+        assert "signature_name: expected one value, got " in json.loads(answer.body)["error"]
+
+
 def test_arrays_may_come_as_base64(serve: Serve, picture: Any) -> None:
     ask = serve()
     plain = ask_json(ask, PREDICT, {"instances": [picture]})["predictions"][0]
@@ -340,6 +363,27 @@ def test_the_addresses_of_every_platform_are_served(
     assert answer.status == status, answer.body
     if method == "POST" and status == 200:
         assert json.loads(answer.body)["predictions"][0]["label"] == "3"
+
+
+TENSOR = {"name": "x", "shape": [1], "datatype": "FP32", "data": [1.5]}
+VERTEX = [
+    # body                                                         headers
+    (json.dumps({"inputs": [TENSOR]}).encode(),                    {}),
+    (b"\xef\xbb\xbf" + json.dumps({"inputs": [TENSOR]}).encode(), {}),
+    (json.dumps({"inputs": [TENSOR | {"data": [float("nan")]}]}).encode(), {}),
+    (json.dumps({"inputs": [TENSOR | {"data": [float("inf")]}]}).encode(), {}),
+    (b'{"inputs":[{"name":"x","shape":[1],"datatype":"FP32","parameters":{"binary_data_size":4}}]}\0\0\x80?',
+     {"Inference-Header-Content-Length": "91"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("body", "headers"), VERTEX)
+def test_open_inference_bodies_are_recognised_at_vertex_ais_address(
+    serve: Serve, body: bytes, headers: dict[str, str]
+) -> None:
+    answer = serve(build() / "versions" / "2", AIP_PREDICT_ROUTE="/predict")("POST", "/predict", body, **headers)
+    assert answer.status == 200, answer.body
+    assert b'"outputs":[{"name":"' in answer.body
 
 
 def test_health_is_not_ready_without_a_model(serve: Serve, tmp_path: Any) -> None:

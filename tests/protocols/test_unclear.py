@@ -30,6 +30,9 @@ UNCLEAR = [
     (PREDICT,        b"\xff\xd8\xff\xe0",           "image/jpeg",               ["--data-binary"]),
     (PREDICT,        b"\xff\x01\x02",               FORM,                       ["application/octet-stream", "--data-binary"]),
     (PREDICT,        gzip.compress(b"{}"),          "application/json",         ["Content-Encoding: gzip"]),
+    (PREDICT,        '{"instances":[1]}'.encode("utf-16"),    "application/json", ["text in UTF-16", "in UTF-8"]),
+    (PREDICT,        '{"instances":[1]}'.encode("utf-16-le"), "application/json", ["text in UTF-16", "in UTF-8"]),
+    (INFER,          '{"inputs":[]}'.encode("utf-16-be"),     "",                 ["text in UTF-16", "in UTF-8"]),
     (PREDICT,        b"x=1",                        FORM,                       ["body: not JSON"]),
     (INFER,          TENSOR + b"\0\0\x80\xbf",      "application/octet-stream", ["Inference-Header-Content-Length"]),
     (INFER,          TENSOR + b"\0\0\0\0",          "application/octet-stream", ["Inference-Header-Content-Length"]),
@@ -100,11 +103,15 @@ SHOWN = [
     ("refuses",      "?signature_name=picture",  '''; the form of a body: {"signature_name": "picture", "instances": [{"b64": "..."}]}, where "..." is a picture's file in base64'''),
     ("refuses",      "?signature_name=example",  '; the form of a body: {"signature_name": "example", "instances": [{"b64": "..."}]}, where "..." is a serialized tf.train.Example in base64'),
     ("refuses",      "",                         '; the form of a body: {"instances": ["..."]}, where "..." is a number as text'),
-    ("refuses",      "?signature_name=pictures", "; did you mean 'picture'?"),
-    ("complex",      "?signature_name=plan",     '; a body that works: {"signature_name":"plain","instances":[0.0]}'),
     ("complex",      "",                         "complex64 has no JSON form"),
     ("complex",      "?signature_name=plain",    '; a body that works: {"signature_name":"plain","instances":[0.0]}'),
 ]  # fmt: skip
+
+
+def test_the_error_for_a_misspelt_signature_in_the_address_ends_with_the_right_name(serve: Serve) -> None:
+    ask = serve(answer_models.build() / "refuses", DANGEROUS_OPS="allow")
+    error = json.loads(ask("POST", f"{PREDICT}?signature_name=pictures", {"instances": [[None]]}).body)["error"]
+    assert error == "signature_name: the model has no signature 'pictures'; did you mean 'picture'?"
 
 
 @pytest.mark.parametrize(("name", "query", "end"), SHOWN)

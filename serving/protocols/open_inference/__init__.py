@@ -32,7 +32,7 @@ import orjson
 from serving import __version__
 from serving.core.http import BadRequest, Response, TooLarge, to_json
 from serving.protocols import tensorflow_serving
-from serving.protocols.call import NOTHING, Call, Context, choose, option
+from serving.protocols.call import NOTHING, Call, Context, choose, option, signature_named
 from serving.protocols.json_tensors.document import Document, kind
 from serving.protocols.json_tensors.writer import to_values
 from serving.protocols.kinds import HEADER, json_size, with_binary
@@ -77,7 +77,7 @@ def decode(body: bytes, signatures: Mapping[str, Signature], context: Context = 
     parameters = parameters_of(root.get("parameters"), "parameters")
     refuse_slips(parameters.keys(), PARAMETERS | OPTIONS, "parameters")
     refuse_others({*parameters, *context.query}, PARAMETERS, "infer")
-    name = parameters.get("signature_name", option(context, "signature_name"))
+    name = signature_named(parameters, context, "parameters.signature_name")
     signature = choose(signatures, name, "parameters.signature_name")
     try:
         binary = flag(parameters, "binary_data_output", "parameters", False)

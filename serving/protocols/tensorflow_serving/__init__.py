@@ -23,7 +23,7 @@ import orjson
 from serving.core.errors import did_you_mean
 from serving.core.http import BadRequest, Response, to_json
 from serving.protocols import answers
-from serving.protocols.call import MISSING, NOTHING, Arrays, Call, Context, choose, option
+from serving.protocols.call import MISSING, NOTHING, Arrays, Call, Context, choose, signature_named
 from serving.protocols.json_tensors.document import Document, unchanged
 from serving.protocols.json_tensors.writer import sole_rows
 from serving.protocols.options import refuse_slips
@@ -52,7 +52,7 @@ def decode_root(
         refuse_slips(root.keys(), MEMBERS, "body")
     if "parameters" in root:
         context = context.with_parameters(root["parameters"])
-    signature = choose(signatures, root.get("signature_name", option(context, "signature_name")), "signature_name")
+    signature = choose(signatures, signature_named(root, context, "signature_name"), "signature_name")
     try:
         check_outputs(signature)
         if context.query:
@@ -119,7 +119,7 @@ def _form(root: Mapping[str, Any]) -> str:
         if form in root:
             return form
     others = [name for name in root if name not in ("signature_name", "parameters")]
-    came = f"got {others[0]!r}{did_you_mean(others[0], (ROW, COLUMN))}" if others else "got neither"
+    came = f"got {others[0][:200]!r}{did_you_mean(others[0], (ROW, COLUMN))}" if others else "got neither"
     raise BadRequest(f"body: expected 'instances' (a list of rows) or 'inputs' (columns), {came}")
 
 

@@ -219,6 +219,31 @@ def test_options_of_the_address_and_of_the_body(compare: Ask) -> None:
     check(compare, "ranked", cases)
 
 
+NAMED_TWICE = [
+    # query                              parameters                       way
+    ("signature_name=int8",              '{"signature_name":"int8"}',     QUICK),
+    ("signature_name=int8",              '{"signature_name":"int16"}',    SLOW),
+    ("signature_name=int8",              '{"signature_name":""}',         SLOW),
+    ("signature_name=",                  '{"signature_name":"int8"}',     QUICK),
+    ("signature_name=serving_default",   '{"signature_name":"int8"}',     SLOW),
+]  # fmt: skip
+
+
+def test_an_infer_request_that_names_two_signatures_is_refused(compare: Ask) -> None:
+    cases: list[tuple[Question, bool]] = [
+        (
+            (
+                f'{{"inputs":[{{"name":"x","shape":[1],"datatype":"INT8","data":[1]}}],"parameters":{parameters}}}'.encode(),
+                query,
+                {},
+            ),
+            way,
+        )
+        for query, parameters, way in NAMED_TWICE
+    ]
+    check(compare, "types", cases, path="/v2/models/model/infer")
+
+
 LATE = [
     # model     by the signature that is named: form, values; way
     ("types",   "int8",    "instances", "[1,2]",                         QUICK),

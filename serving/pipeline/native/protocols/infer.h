@@ -39,6 +39,7 @@ class Infer : public Call {
         of(*called);
         if (Declined declined = read_members(json, model, called)) return declined;
         if (!json.take('}') || !json.at_end()) return Decline::json;
+        if (options.names_another(model, *called)) return Decline::signature;
         if (called != signature) read_again(*called, size, model.limits);
         if (inputs_.declined()) return inputs_.declined();
         if (outputs_.declined()) return outputs_.declined();

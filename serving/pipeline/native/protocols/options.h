@@ -40,6 +40,10 @@ struct Options {
     std::optional<std::string_view> signature_name, scores;
     int64_t top_k = 0;  // 0: the outputs themselves
 
+    // Says whether the address, or the parameters of a predict body, name another signature than the one that is called.
+    [[nodiscard]] bool names_another(const Model& model, const Signature& called) const {
+        return signature_name && !signature_name->empty() && model.find(*signature_name) != &called;
+    }
     // Adds those of a predict body. One that stands in the address, too, is declined: the two may differ.
     Declined read_parameters(Reader& json) {
         enum class Parameter : unsigned { signature_name, scores, top_k };

@@ -32,9 +32,8 @@ class Predict : public Call {
         Deferred tensors;
         std::optional<std::string_view> name;
         if (Declined declined = read_members(json, model, tensors, options, name)) return declined;
-        if (!name) name = options.signature_name;
-        called = model.find(name.value_or(""));
-        if (!called) return Decline::signature;
+        called = model.find(name ? *name : options.signature_name.value_or(""));
+        if (!called || options.names_another(model, *called)) return Decline::signature;
         if (called != signature) {
             of(*called);
             keys.drop();
