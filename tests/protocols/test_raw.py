@@ -86,6 +86,8 @@ RIGHT = [
     ("brain",     CSV,                           b"x\n0.5\nNaN",                                   {"x": [0.5, np.nan]}),
     ("tiny",      CSV,                           b"n\n0\n255",                                     {"n": [0, 255]}),
     ("huge",      CSV,                           b"n\n0\n18446744073709551615",                    {"n": [0, 2**64 - 1]}),
+    ("tiny",      CSV,                           b"n\n3.0\n2.55e2\n-0.0\n7",                     {"n": [3, 255, 0, 7]}),
+    ("huge",      CSV,                           b"n\n1e19\n18446744073709551615",                 {"n": [10**19, 2**64 - 1]}),
     ("flag",      CSV,                           b"flag\ntrue\nFalse\nTRUE",                       {"flag": [True, False, True]}),
     ("vector",    CSV,                           b"x[0],x[1]\n1,2\n3,4",                           {"x": [[1, 2], [3, 4]]}),
     ("vector",    CSV,                           b"x.1,x.0\n1,2\n3,4",                             {"x": [[2, 1], [4, 3]]}),

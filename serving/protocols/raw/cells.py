@@ -1,6 +1,7 @@
 """The cells of a table, text each, → elements of a dtype.
 
-Numbers are as JSON writes them, or NaN, Infinity and -Infinity; booleans are true or false, also True and TRUE, as
+Numbers are as JSON writes them, or NaN, Infinity and -Infinity; a whole one may be written 3.0, as pandas writes a column
+of integers that has gaps. Booleans are true or false, also True and TRUE, as
 pandas and spreadsheets write them. White space is refused. Strings are the text of the cell, and alone may be empty.
 """
 
@@ -16,13 +17,12 @@ from serving.protocols.json_tensors.document import Document
 from serving.protocols.json_tensors.elements import limits
 from serving.protocols.json_tensors.reader import nest_to_array
 from serving.protocols.raw.bodies import Array, to_strings
-from serving.protocols.sizes import DEFAULTS
+from serving.protocols.sizes import DEFAULTS, MAX_NUMBER_LENGTH
 
 NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|NaN|-?Infinity")
 _INTEGER = re.compile(r"-?(?:0|[1-9][0-9]*)")
 BOOLEANS = {text: value for value in (True, False) for text in (str(value), str(value).lower(), str(value).upper())}
-_DECIMAL = str.maketrans("", "", "0123456789+-.eE")
-_WHOLE = str.maketrans("", "", "0123456789-")
+_DIGITS = str.maketrans("", "", "0123456789+-.eE")
 
 
 def to_elements(cells: Sequence[str], dtype: DType, *, every: bool) -> tuple[Array | None, dict[int, str]]:
@@ -41,14 +41,14 @@ def to_elements(cells: Sequence[str], dtype: DType, *, every: bool) -> tuple[Arr
             return None, dict(problems if every else [next(problems)])
         if dtype.kind == "b":
             return np.array([BOOLEANS[cell] for cell in cells], bool), {}
-        wide = [float(cell) for cell in cells] if dtype.kind == "f" else [int(cell) for cell in cells]
+        wide = [*map(float, cells)] if dtype.kind == "f" else [*map(_whole, cells)]
         return np.array(wide, np.float64 if dtype.kind == "f" else dtype.numpy).astype(dtype.numpy), {}
 
 
 def _in_bulk(cells: Sequence[str], dtype: DType) -> Array | None:
     """Return cells as numbers through the JSON parser, in a fifth of the time; None where a cell is anything else."""
     text = ",".join(cells)
-    if text.translate(_WHOLE if dtype.kind in "iu" else _DECIMAL) != "," * (len(cells) - 1):
+    if text.translate(_DIGITS) != "," * (len(cells) - 1):
         return None
     try:
         document = Document(b'{"column":[%b]}' % text.encode(), DEFAULTS)
@@ -75,12 +75,20 @@ def _problem(cell: str, dtype: DType) -> str | None:
         if cell[-1] in "Ny" or (math.isfinite(value) and math.isfinite(float(dtype.numpy.type(value)))):
             return None
         return f"expected {dtype.label}, got {cell[:40]}, which is out of its range"
-    if not _INTEGER.fullmatch(cell):
+    whole, (least, most) = _whole(cell), limits(dtype)
+    if whole is None:
         return f"expected {dtype.label}, got {cell[:40]}"
-    least, most = limits(dtype)
-    if len(cell) > 40 or not least <= int(cell) <= most:
+    if not least <= whole <= most:
         return f"expected {dtype.label}, from {least} to {most}, got {cell[:40]}"
     return None
+
+
+def _whole(cell: str) -> int | None:
+    """Return a number as an integer, None where it is none; of a long one its beginning, out of every range too."""
+    if _INTEGER.fullmatch(cell):
+        return int(cell[:MAX_NUMBER_LENGTH])
+    value = float(cell)
+    return int(value) if value.is_integer() else None
 
 
 def _shown(cell: str) -> str:
