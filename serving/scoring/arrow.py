@@ -99,7 +99,7 @@ def check_columns(schema: pa.Schema, signature: Signature) -> None:
             while pa.types.is_list(leaf) or pa.types.is_large_list(leaf) or pa.types.is_fixed_size_list(leaf):
                 leaf = leaf.value_type
             try:
-                _leaf(pa.array([], leaf), spec, declared)
+                _leaf(_unpacked(pa.array([], leaf)), spec, declared)
             except _Unfit as error:
                 raise BadFile(str(error)) from None
 
@@ -158,6 +158,7 @@ def _array(column: pa.Array, spec: TensorSpec) -> Any:
     shape = [len(column)]
     kind = column.type
     while True:
+        column = _unpacked(column)
         if column.null_count:
             raise _Unfit(f"{spec.name}: expected {spec.dtype.label}, got null")
         if pa.types.is_fixed_size_list(column.type):
@@ -180,6 +181,16 @@ def _array(column: pa.Array, spec: TensorSpec) -> Any:
     return array
 
 
+def _unpacked(column: pa.Array) -> pa.Array:
+    """Return a column without a dictionary, in which pandas writes categories, and strings as Arrow first had them."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    name = str(column.type)  # pyarrow before version 16 has no functions for these
+    if name == "string_view":
+        return column.cast(pa.large_string())
+    return column.cast(pa.large_binary()) if name == "binary_view" else column
+
+
 def _leaf(column: pa.Array, spec: TensorSpec, declared: pa.DataType) -> Any:
     """Return the numbers or strings of a column, flat, in the type of the input."""
     kind, type_ = spec.dtype.kind, column.type
@@ -197,7 +208,8 @@ def _leaf(column: pa.Array, spec: TensorSpec, declared: pa.DataType) -> Any:
             numbers = column.to_numpy(zero_copy_only=False)
             with np.errstate(over="ignore"):
                 array = numbers.astype(spec.dtype.numpy, copy=False)
-            if array.dtype.itemsize < numbers.dtype.itemsize and (np.isinf(array) & ~np.isinf(numbers)).any():
+            narrower = array.dtype.itemsize < numbers.dtype.itemsize or numbers.dtype.kind != "f"
+            if narrower and (np.isinf(array) & ~np.isinf(numbers)).any():
                 raise _Unfit(f"{spec.name}: expected {spec.dtype.label}, got a larger number")
             return array
     except pa.ArrowInvalid as error:

@@ -44,6 +44,10 @@ TAKEN = [
     # column                                               input                     array
     (pa.array([1.5, np.nan], pa.float32()),                spec("float32"),          np.array([1.5, np.nan], "f4")),
     (pa.array([0.1, np.inf], pa.float64()),                spec("float32"),          np.array([0.1, np.inf], "f4")),
+    (pa.array(["a", "b", "a"]).dictionary_encode(),        spec("string"),           np.array([b"a", b"b", b"a"], object)),
+    (pa.array(["a", "ä"], pa.string_view()),               spec("string"),           np.array([b"a", "ä".encode()], object)),
+    (pa.array([b"\xff"], pa.binary_view()),                spec("string"),           np.array([b"\xff"], object)),
+    (pa.array([["a"]], pa.list_(pa.dictionary(pa.int32(), pa.string()))), spec("string", 1), np.array([[b"a"]], object)),
     (pa.array([1, 2], pa.int16()),                         spec("float64"),          np.array([1.0, 2.0])),
     (pa.array([1, 255], pa.int64()),                       spec("uint8"),            np.array([1, 255], "u1")),
     (pa.array([True, False]),                              spec("bool"),             np.array([True, False])),
@@ -71,6 +75,8 @@ REFUSED = [
     # column                                               input                     message
     (pa.array([1.5, None, 2.5], pa.float32()),             spec("float32"),          "row 2, x: expected float32, got null"),
     (pa.array([1.0, 1e39, 2.0]),                           spec("float32"),          "row 2, x: expected float32, got a larger number"),
+    (pa.array([1, 65535, 2], pa.uint16()),                 spec("float16"),          "row 2, x: expected float16, got a larger number"),
+    (pa.array(["1", None, "2"]).dictionary_encode(),       spec("string"),           "row 2, x: expected string, got null"),
     (pa.array([1, 256, 2]),                                spec("uint8"),            "row 2, x: expected uint8, got another number: Integer value 256"),
     (pa.array([[1.0], [], [2.0]]),                         spec("float64", 1),       "row 2, x: expected shape [?, 1], got [1, 0]"),
     (pa.array([[1.0], [None], [2.0]]),                     spec("float64", 1),       "row 2, x: expected float64, got null"),
