@@ -1,8 +1,8 @@
 """The cells of a table, text each, → elements of a dtype.
 
-Numbers are as JSON writes them, or NaN, Infinity and -Infinity; a whole one may be written 3.0, as pandas writes a column
-of integers that has gaps. Booleans are true or false, also True and TRUE, as
-pandas and spreadsheets write them. White space is refused. Strings are the text of the cell, and alone may be empty.
+Numbers are as JSON writes them, or NaN, Infinity and -Infinity; a whole one may be written 3.0, as pandas writes a
+column of integers that has gaps. Booleans are true or false, also True and TRUE, as pandas and spreadsheets write them.
+White space is refused. Strings are the text of the cell, and alone may be empty.
 """
 
 import math
