@@ -28,6 +28,7 @@ import numpy as np
 from exporting.function import is_keras
 from exporting.manifest import sha256
 from exporting.refusal import Refusal, Unreadable
+from serving.core.dtypes import is_extended
 
 Array = np.ndarray[Any, Any]
 PARTS = ("weights", "optimizer", "seeds")
@@ -102,7 +103,7 @@ def save(path: Path, state: State | Mapping[str, Any]) -> None:
             facts["arrays"] = {
                 "file": f"{path.name.removesuffix('.json')}-{digest[:12]}.npz",
                 "sha256": digest,
-                "dtypes": {name: str(array.dtype) for name, array in state.arrays.items() if array.dtype.kind == "V"},
+                "dtypes": {name: str(array.dtype) for name, array in state.arrays.items() if is_extended(array.dtype)},
             }
         text.write_text(json.dumps(facts, indent=2, default=_json) + "\n")
         if state.arrays:
@@ -129,7 +130,7 @@ def _arrays_named_by(path: Path) -> str | None:
 
 def _plain(array: Array) -> Array:
     """Return bfloat16 and its like, which .npz does not know, as integers of their size."""
-    return array.view(f"u{array.dtype.itemsize}") if array.dtype.kind == "V" else array
+    return array.view(f"u{array.dtype.itemsize}") if is_extended(array.dtype) else array
 
 
 def _json(value: Any) -> Any:

@@ -4,7 +4,7 @@ TensorFlow's numbers and names: tensorflow/core/framework/types.proto.
 """
 
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import numpy as np
@@ -76,6 +76,15 @@ DTYPES = (
     DType(25,   "DT_FLOAT8_E4M3FN",    "float8_e4m3fn", None,     "f"),
 )
 # fmt: on
+
+
+def is_extended(dtype: "np.dtype[Any]") -> bool:
+    """Return whether ml_dtypes defines the type, which writers of JSON and Arrow do not know.
+
+    NumPy's kind does not say so: that of bfloat16 is "V", that of float8_e5m2 is "f".
+    """
+    return dtype.isbuiltin == 2
+
 
 BY_CODE = {dtype.code: dtype for dtype in DTYPES}
 BY_V2_NAME = {dtype.v2_name: dtype for dtype in DTYPES if dtype.v2_name}

@@ -43,6 +43,7 @@ _INSIDE = (  # compiled at their first use
     # From TensorFlow's Python runtime: the source line of each operation, before the reason.
     (r"^Graph execution error:?[ \t]*$|^Detected at node .*$|^Node: .*$|^<stack traces unavailable>$", ""),
     (r'^[ \t]*File ".*", line \d+, in .*$(?:\n[ \t]{4,}(?!File ")\S.*$)?', ""),
+    (r"(?:in function library)?:? ?goo\.gle/debug\w*[\s\S]*", ""),  # a whole message of protobuf as text
     (r"\b(?:Stack trace for op|Traceback \(most)[\s\S]*", ""),
     (r"^\d+ root error\(s\) found\.|^\s{,20}\(\d+\) \w+:", ""),
     (rf" ?\({_NAME}(?:/{_NAME})*:\d+\)", ""),  # "x (strided_slice_1:0) = "

@@ -75,11 +75,13 @@ def problem(directory: Path) -> str | None:
     """Return which file that a load opens, here or in a runtime, is not a regular file inside the folder, or None."""
     try:
         for name in served(directory):
-            root, parts = _resolve(directory, name)
-            if not stat.S_ISREG(os.stat(os.path.join(root, *parts)).st_mode):
+            try:
+                root, parts = _resolve(directory, name)
+                mode = os.stat(os.path.join(root, *parts)).st_mode
+            except OSError as error:
+                return f"{name} cannot be read ({error.strerror})"
+            if not stat.S_ISREG(mode):
                 return f"{name} is not a regular file"
-    except OSError as error:
-        return f"{name} cannot be read ({error.strerror})"
     except LoadError as error:
         return str(error)
     return None
@@ -95,7 +97,10 @@ def served(directory: Path) -> Iterator[str]:
 
 
 def names(directory: Path, folder: str = "", *, deep: bool = True) -> Iterator[str]:
-    """Yield the names of all files in a folder of the model, following links to folders inside the model."""
+    """Yield the names of all files in a folder of the model, following links to folders inside the model.
+
+    Raise LoadError where a folder cannot be read.
+    """
     root = os.path.realpath(directory)
     pending, visited = [folder], set()
     while pending:
@@ -108,12 +113,21 @@ def names(directory: Path, folder: str = "", *, deep: bool = True) -> Iterator[s
             entries = sorted(os.scandir(path), key=lambda entry: entry.name)
         except (FileNotFoundError, NotADirectoryError):
             continue
+        except OSError as error:
+            raise LoadError(f"{inner or 'the folder'} cannot be read ({error.strerror})") from None
         for entry in entries:
             name = f"{inner}/{entry.name}" if inner else entry.name
-            if entry.is_dir() and _inside(root, os.path.realpath(entry.path)):
+            if _is_folder(entry) and _inside(root, os.path.realpath(entry.path)):
                 pending += [name] if deep else []
             else:
                 yield name
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # such as a link to itself, which `opened` reports
+        return False
 
 
 def readable(directory: Path, name: str) -> bool:

@@ -7,6 +7,7 @@ if __name__ == "__main__":
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,7 +17,12 @@ from serving.core import inflight
 
 
 class DiedError(Exception):
-    """A signal ended the worker process; the text names the signal and the runs that it interrupted."""
+    """A signal ended the worker process, or its time was over; the text says which."""
+
+    def __init__(self, reason: str, runs: tuple[str, ...]) -> None:
+        """Keep the runs of the model that were interrupted: signatures and shapes."""
+        super().__init__(f"{reason} in a run of {' and '.join(runs)}" if runs else reason)
+        self.runs = runs
 
 
 def run(name: str, main: Callable[[], int]) -> int:
@@ -42,10 +48,11 @@ def run(name: str, main: Callable[[], int]) -> int:
         return 1
 
 
-def apart(name: str, work: Callable[[], int]) -> int:
-    """Run a command's work in a forked child process and return its exit status; raise DiedError if a signal ends it.
+def apart(name: str, work: Callable[[], int], seconds: float) -> int:
+    """Run a command's work in a forked child process and return its exit status.
 
-    No TensorFlow session may have been opened in this process: it would not survive the fork.
+    Raise DiedError if a signal ends it, or if it takes longer than `seconds`. No TensorFlow session may have been
+    opened in this process: it would not survive the fork.
     """
     sys.stdout.flush()
     child = os.fork()
@@ -62,6 +69,14 @@ def apart(name: str, work: Callable[[], int]) -> int:
                 sys.stderr.flush()
             os._exit(status)
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the child gets it too, and reports it
+    late = threading.Event()
+
+    def end_late() -> None:
+        late.set()
+        os.kill(child, signal.SIGKILL)
+
+    timer = threading.Timer(seconds, end_late)
+    timer.start()
     try:
         _, waited = os.waitpid(child, 0)
     except BaseException:
@@ -69,11 +84,12 @@ def apart(name: str, work: Callable[[], int]) -> int:
         os.waitpid(child, 0)
         raise
     finally:
+        timer.cancel()
         signal.signal(signal.SIGINT, before)
     status = os.waitstatus_to_exitcode(waited)
     if status < 0:
-        during = " and ".join(inflight.left_by(child))
-        raise DiedError(f"{signal.Signals(-status).name}{f' in a run of {during}' if during else ''}")
+        reason = f"took more than {seconds:g} s" if late.is_set() else f"died of {signal.Signals(-status).name}"
+        raise DiedError(reason, tuple(inflight.left_by(child)))
     return status
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from serving.core.dtypes import is_extended
 from serving.core.errors import did_you_mean
 from serving.core.http import BadRequest, ModelFault
 from serving.protocols.call import Arrays, Call, Context, option, row_errors
@@ -176,7 +177,7 @@ def _ranked(call: Call, outputs: Arrays, count: int) -> list[list[dict[str, Any]
     values = outputs[scores(call.signature, call.context)]
     if values.ndim != 2:
         raise BadRequest(f"top_k: expected scores of shape [batch, classes], got rank {values.ndim}", example=False)
-    if values.dtype.kind != "f":
+    if is_extended(values.dtype):
         values = values.astype(np.float32)  # bfloat16 and smaller: every value of theirs is a float32 too
     names = class_names(outputs, values.shape, call.context)
     return [
@@ -190,7 +191,7 @@ def _ranked(call: Call, outputs: Arrays, count: int) -> list[list[dict[str, Any]
 
 def order(values: Array, count: int) -> Array:
     """Return the indexes of the `count` highest values of each row, best first, NaN last, ties in order."""
-    wide = values.astype(np.float64) if values.dtype.kind not in "f" else values
+    wide = values.astype(np.float64) if is_extended(values.dtype) else values
     ranked: Array = np.argsort(-np.where(np.isnan(wide), -np.inf, wide), axis=-1, kind="stable")
     return ranked[..., :count]
 

@@ -38,6 +38,11 @@ def predict(signature: Signature, inputs: Mapping[str, Array]) -> bytes:
     rows = rows_of(signature, inputs)
     if rows is not None:
         return in_rows(signature, rows)
+    return in_columns(signature, inputs)
+
+
+def in_columns(signature: Signature, inputs: Mapping[str, Array]) -> bytes:
+    """Return the predict request for inputs, each whole."""
     return orjson.dumps({**named(signature), COLUMN: {name: as_json(array) for name, array in inputs.items()}})
 
 

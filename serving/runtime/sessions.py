@@ -2,7 +2,7 @@
 
 import importlib
 import importlib.util
-from collections.abc import Iterable
+from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from serving.core.telemetry.log import log
 from serving.runtime import opening, tensorflow_c
 from serving.runtime.model import Session
 from serving.savedmodel.folder import assets, versions
+from serving.savedmodel.graph import Graph
+from serving.savedmodel.roots import roots_of
 from serving.savedmodel.safety.purity import DANGEROUS, HARMLESS, Use, against, impurities
 from serving.savedmodel.signature import served_graph
 from serving.savedmodel.source import Source
@@ -40,7 +42,7 @@ def judge(source: Source, options: Settings) -> None:
         log("WARNING", f"the model is not a pure function of its inputs: {names[:500]}")
 
 
-def judge_operations(uses: Iterable[Use], options: Settings) -> None:
+def judge_operations(uses: Collection[Use], options: Settings) -> None:
     """Refuse operations that neither TensorFlow nor a custom-op library can run here."""
     kinds = {use.op: use.kind for use in uses}
     ops = list(kinds)
@@ -53,8 +55,10 @@ def judge_operations(uses: Iterable[Use], options: Settings) -> None:
         names = ", ".join(custom)
         raise LoadError(f"it uses {names}, no operation of this TensorFlow: name its library in CUSTOM_OP_LIBRARIES")
     # A process that has imported TensorFlow's Python package has a kernel for these, and nothing that it could call.
-    if python := [op for op in ops if kinds[op] == "python" and "PyFunc" in op]:
-        raise LoadError(f"it calls Python ({', '.join(python)}), which is not part of an exported model")
+    if python := [use for use in uses if use.kind == "python" and "PyFunc" in use.op]:
+        names = ", ".join(dict.fromkeys(f"{use.op}, in {use.place}" for use in python))
+        advice = "write that step with TensorFlow's operations, or export without it"
+        raise LoadError(f"it calls Python ({names}), which is not part of an exported model: {advice}")
     if lacking := tensorflow_c.without_kernel(tf, ops):
         raise LoadError(f"it uses {', '.join(lacking)}, for which this TensorFlow has no kernel on a CPU")
 
@@ -99,7 +103,7 @@ def open_session(source: Source, options: Settings) -> Session:
         raise LoadError(f"{tensorflow_c.NAME} is not installed (RUNTIME=c)")
     if path is None and options.runtime == "auto" and options.tensorflow_library_dir:
         raise LoadError(f"{tensorflow_c.NAME} is not in TENSORFLOW_LIBRARY_DIR")
-    if problem := versions.missing(source.directory, served_graph(source.directory)):
+    if problem := versions.missing(source.directory, served_graph(source.directory)) or _recursion(source):
         raise LoadError(problem)
     try:
         if path is None:
@@ -116,10 +120,22 @@ def open_session(source: Source, options: Settings) -> Session:
         with _guarded(source, options) as directory:
             return tensorflow_c.Session(tf, directory, source.contents.tags, config, source.initialization)
     except RunError as error:
-        reason = versions.lacking(source.directory) or f"{error.code}: {plain(str(error))}"
+        problem = versions.lacking(source.directory)
+        problem = problem or versions.without_content(source.directory, served_graph(source.directory))
+        reason = problem or f"{error.code}: {plain(str(error))}"
         if "Op type not registered" in reason:
             reason += "; CUSTOM_OP_LIBRARIES names the libraries of operations that are not TensorFlow's own"
         raise LoadError(f"TensorFlow cannot load it: {reason}") from error
+
+
+def _recursion(source: Source) -> str | None:
+    """Return what is wrong with functions that call themselves: TensorFlow inlines them until its stack overflows."""
+    try:
+        graph = served_graph(source.directory)
+        is_recursive = Graph.of(graph).is_recursive(root for roots in roots_of(graph).values() for root in roots)
+    except (ValueError, IndexError, RecursionError) as error:
+        raise LoadError(f"saved_model.pb is not a SavedModel, or only part of one ({error})") from None
+    return "a function in its graph calls itself, which TensorFlow cannot load" if is_recursive else None
 
 
 def _guarded(source: Source, options: Settings) -> AbstractContextManager[Path]:

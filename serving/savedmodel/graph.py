@@ -6,6 +6,7 @@
 Decoding is lazy: a node keeps its bytes, and its attributes are read from them on demand.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 
@@ -118,6 +119,21 @@ class Graph:
                         functions = [name for name in self.instead(called) if name not in seen]
                         seen.update(functions)
                         pending += [(name, list(self.nodes(name).values())) for name in functions]
+
+    def is_recursive(self, roots: Iterable[bytes]) -> bool:
+        """Return whether a function that may run for the roots calls itself, directly or through others."""
+        callees = {
+            function: {name for node in nodes for called in (*node.calls, node.op) for name in self.instead(called)}
+            for function, nodes in self.running(roots)
+        }
+        callers = Counter(callee for called in callees.values() for callee in called)
+        pending = [MAIN]  # nothing that is left calls it
+        while pending:
+            for callee in callees.pop(pending.pop()):
+                callers[callee] -= 1
+                if not callers[callee]:
+                    pending.append(callee)
+        return bool(callees)
 
 
 def forget() -> None:

@@ -7,9 +7,12 @@ KERAS = "python -c \"import keras; keras.saving.load_model({name!r}).export('sav
 TORCH = "weights of PyTorch, {name}; export the model to ONNX (torch.onnx.export), then: onnx2tf -i model.onnx -o saved"
 LITE = "a .tflite without its signatures.json; `python -m exporting bake --litert` writes both from a SavedModel"
 
+FINGERPRINT = "fingerprint.pb"  # TensorFlow writes it beside saved_model.pb
+POINTER = b"version https://git-lfs"  # of Git LFS
+
 # The first bytes of a file.
 BEGINNINGS = (
-    (b"version https://git-lfs", "a Git LFS pointer, not the file itself: git lfs pull"),
+    (POINTER,                    "a Git LFS pointer, not the file itself: git lfs pull"),
     (b"PK\x03\x04",              "a zip archive, as .keras and .pt files are, too"),
     (b"\x1f\x8b",                "packed with gzip: unpack it"),
     (b"\x89HDF\r\n\x1a\n",       "an HDF5 file, as Keras writes .h5: load it with Keras and export it"),
@@ -58,6 +61,8 @@ def folder(directory: Path) -> str:
             return f"it holds {text.format(name=name)}"
     if "checkpoint" in names or any(name.endswith(".index") for name in names):
         return "it holds a checkpoint, weights without a graph; load it into the model and call model.export('saved')"
+    if "variables" in names or FINGERPRINT in names:
+        return "saved_model.pb is missing: the folder holds only part of a SavedModel"
     if name := next((name for name in names if name.endswith(".pb")), None):
         return (
             f"it holds {name}, a frozen graph perhaps, and no saved_model.pb; import it with tf.compat.v1 and save it "

@@ -80,7 +80,12 @@ class Signature(Declared):
         for side, specs in (("input", self.inputs), ("output", self.outputs)):
             for spec in specs.values():
                 if not spec.tensor:
-                    return f"its {side} {spec.name!r} is a sparse or composite tensor, which has no plain array form"
+                    advice = (
+                        "return its values, with to_tensor() or tf.sparse.to_dense"
+                        if side == "output"
+                        else ("take its values and indices as inputs of their own")
+                    )
+                    return f"its {side} {spec.name!r} is a sparse or composite tensor, which is no array: {advice}"
                 if spec.dtype.numpy_name is None:
                     return f"its {side} {spec.name!r} has dtype {spec.dtype.name}, which no array can hold"
         return None
@@ -201,7 +206,7 @@ def _check_callable(signatures: Mapping[str, Signature]) -> None:
     if not any(not name.startswith("__") for name in signatures):
         raise LoadError(NO_SIGNATURES)
     if not any(signature.refusal is None for signature in signatures.values()):
-        reasons = [f"{name!r}: {signature.refusal}" for name, signature in signatures.items()]
+        reasons = [f"{name!r}: {entry.refusal}" for name, entry in signatures.items() if not name.startswith("__")]
         raise LoadError("; ".join(["the SavedModel has no signature that can be served", *reasons]))
 
 

@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute
 from pyarrow import parquet
 
+from serving.core.dtypes import is_extended
 from serving.core.errors import did_you_mean
 from serving.protocols.call import MISSING, Call, Context
 from serving.protocols.raw.bodies import LINES, Form
@@ -353,7 +354,7 @@ def _nested(array: Any, type_: pa.DataType) -> pa.Array:
     while pa.types.is_list(leaf):
         leaf = leaf.value_type
     flat = np.ravel(array)
-    if flat.dtype != object and flat.dtype.kind not in "biuf":
+    if is_extended(flat.dtype):
         flat = flat.astype(np.float32)
     column = pa.array(flat, leaf)
     for axis in range(depth - 1, 0, -1):

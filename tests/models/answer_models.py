@@ -100,6 +100,12 @@ def _make(folder: Path) -> None:
         v1.saved_model.simple_save(
             session, str(folder / "defaults_tf1"), {"x": x, "scale": scale, "words": words}, outputs
         )
+    with v1.Graph().as_default(), v1.Session() as session:
+        x, rate = v1.placeholder(tf.float32, [None], "x"), v1.placeholder(tf.float32, [], "training/rate")
+        v1.saved_model.simple_save(session, str(folder / "unfed"), {"x": x}, {"y": x * rate})
+    save("columns", serving_default=of(spec(shape=(3, None)))(lambda x: {"y": tf.transpose(x)}))
+    save("short", serving_default=of(spec())(lambda x: {"y": tf.cast(x, tf.dtypes.experimental.float8_e5m2)}))
+    save("ragged_out", serving_default=of(strings)(lambda s: {"words": tf.strings.split(s)}))
     save(
         "complex",
         serving_default=of(spec("x", tf.complex64))(lambda x: {"y": tf.math.real(x)}),

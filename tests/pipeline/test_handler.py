@@ -323,8 +323,8 @@ JUDGED = [
     # model            setting     status  words in the log or the answer
     ("prints_to_a_file", {},                            503,  "PrintV2 (files)"),
     ("prints_to_a_file", {"DANGEROUS_OPS": "allow"},    200,  "not a pure function of its inputs: PrintV2 (files)"),
-    ("py_function",    {},                              503,  "it calls Python (EagerPyFunc)"),
-    ("py_function",    {"DANGEROUS_OPS": "allow"},      503,  "it calls Python (EagerPyFunc)"),
+    ("py_function",    {},                              503,  "it calls Python (EagerPyFunc, in signature 'serving_default')"),
+    ("py_function",    {"DANGEROUS_OPS": "allow"},      503,  "it calls Python (EagerPyFunc, in signature 'serving_default')"),
     ("counter",        {},                              200,  "not a pure function of its inputs: AssignAddVariableOp (state)"),
     ("random_stateful", {},                             200,  "(random)"),
     ("keras_sequential", {},                            200,  ""),

@@ -112,6 +112,23 @@ def test_an_uninitialised_table_is_an_error_of_the_model(serve: Serve, capfd: py
     assert "Table not initialized" in "".join(capfd.readouterr())
 
 
+def test_a_placeholder_that_is_no_input_is_an_error_of_the_model(
+    serve: Serve, capfd: pytest.CaptureFixture[str]
+) -> None:
+    ask = serve(answer_models.build() / "unfed")
+    answer = ask("POST", PREDICT, {"instances": [1]})
+    assert (answer.status, json.loads(answer.body)["error"]) == (500, "the model failed: FAILED_PRECONDITION")
+    assert ask("GET", "/readyz").status == 503
+    assert "You must feed a value for placeholder tensor" in "".join(capfd.readouterr())
+
+
+def test_float8_is_answered_in_json(serve: Serve) -> None:
+    ask = serve(answer_models.build() / "short")
+    for body in ({"instances": [1.1, -2]}, {"inputs": [1.1, -2]}):
+        answer = ask("POST", PREDICT, body)
+        assert (answer.status, list(json.loads(answer.body).values())) == (200, [[1.0, -2.0]])
+
+
 REASONS = [
     # model          signature          inputs                                reason
     ("refuses",      "serving_default", {"s": ["nope"]},                      "could not correctly convert string: nope"),

@@ -12,12 +12,13 @@ from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from serving.core.dtypes import DTYPES, DType
-from serving.core.http import BadRequest
+from serving.core.dtypes import DTYPES, EXTENDED, DType
+from serving.core.http import BadRequest, to_json
 from serving.protocols.json_tensors.dialect import parse_carefully
 from serving.protocols.json_tensors.document import Document
+from serving.protocols.json_tensors.elements import narrow
 from serving.protocols.json_tensors.reader import to_array
-from serving.protocols.json_tensors.writer import to_values
+from serving.protocols.json_tensors.writer import sole_rows, to_values
 from serving.protocols.sizes import DEFAULTS
 from serving.savedmodel.signature import TensorSpec
 from tests.fuzz import rounds
@@ -254,12 +255,27 @@ def test_an_array_is_written_as_tensorflow_serving_writes_it(array: Any, name: s
     assert orjson.dumps(to_values(array, name), option=orjson.OPT_SERIALIZE_NUMPY) == wanted
 
 
-def test_bfloat16_is_written_with_its_own_digits() -> None:
-    ml_dtypes = pytest.importorskip("ml_dtypes")
-    assert (
-        orjson.dumps(to_values(np.array([1.5, -2], ml_dtypes.bfloat16), "y"), option=orjson.OPT_SERIALIZE_NUMPY)
-        == b"[1.5,-2.0]"
-    )
+BY_NAME = {dtype.name: dtype for dtype in DTYPES if dtype.name in EXTENDED}
+
+
+@pytest.mark.parametrize("name", sorted(EXTENDED))
+@pytest.mark.parametrize(("shape", "wanted"), [((2,), b"[1.5,-2.0]"), ((2, 1), b"[[1.5],[-2.0]]")])
+def test_numbers_of_few_bits_are_written_with_their_own_digits(
+    name: str, shape: tuple[int, ...], wanted: bytes
+) -> None:
+    array = np.array([1.5, -2], BY_NAME[name].numpy).reshape(shape)
+    assert to_json(to_values(array, "y")) == wanted
+    assert to_json(list(to_values(array, "y", rows=True))) == wanted
+    assert sole_rows(array, "y", null=False) is None
+
+
+@pytest.mark.parametrize("name", sorted(EXTENDED))
+def test_a_number_beyond_the_range_of_few_bits_is_refused(name: str) -> None:
+    dtype = BY_NAME[name]
+    assert narrow(np.array([1.5, 1e39]), dtype) is None
+    narrowed = narrow(np.array([1.5, -2]), dtype)
+    assert narrowed is not None
+    assert (narrowed.dtype, narrowed.tolist()) == (dtype.numpy, [1.5, -2])
 
 
 TRICKS = [

@@ -17,7 +17,7 @@ from serving.runtime.sessions import judge, open_session
 from serving.savedmodel.source import Source
 from tests.conftest import ROOT, Serve, plain_environment
 from tests.harness.forks import python
-from tests.models import zoo
+from tests.models import answer_models, hostile, zoo
 from tests.models.zoo.kinds import build
 
 
@@ -48,6 +48,8 @@ FOLDERS = [
     ({"model.json": b"{}", "shard1.bin": b""},     "tensorflowjs_converter"),
     ({"config.json": b"{}", "model.weights.h5": b""}, "an unpacked .keras archive"),
     ({"checkpoint": b"", "ckpt-1.index": b""},     "a checkpoint, weights without a graph"),
+    ({"fingerprint.pb": b"", "variables/variables.index": b""}, "saved_model.pb is missing: the folder holds only part"),
+    ({"fingerprint.pb": b""},                      "saved_model.pb is missing: the folder holds only part"),
     ({"frozen_graph.pb": b""},                     "frozen_graph.pb, a frozen graph perhaps"),
     ({"inner/saved_model.pb": b""},                "one folder down, in inner: MODEL_DIR="),
     ({"saved_model.pb": GIT_LFS},                  "a Git LFS pointer, not the file itself: git lfs pull"),
@@ -102,6 +104,32 @@ def remove(name: str) -> Callable[[Path], None]:
 
 
 DATA = "variables/variables.data-00000-of-00001"
+ASSETS = [
+    # the asset in place of a vocabulary    words
+    (lambda path: path.write_bytes(GIT_LFS), "assets/words.txt is a Git LFS pointer, not the file itself: git lfs pull"),
+    (lambda path: path.write_bytes(b""),     "TensorFlow cannot load it: assets/words.txt is empty"),
+    (lambda path: path.unlink(),             "assets/words.txt is missing"),
+    (lambda path: (path.unlink(), path.mkdir()), "TensorFlow cannot load it: assets/words.txt is not a file"),
+    (lambda path: (path.unlink(), path.symlink_to("words.txt")), "assets/words.txt cannot be read (Too many levels"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "words"), ASSETS, ids=[case[1] for case in ASSETS])
+def test_an_asset_that_is_no_vocabulary_is_named(change: Callable[[Path], object], words: str, tmp_path: Path) -> None:
+    model = shutil.copytree(build() / "vocabulary_strict", tmp_path / "model")
+    change(model / "assets" / "words.txt")
+    assert words in reason(model)
+
+
+@pytest.mark.parametrize("name", ["fingerprint.pb", DATA, "notes.json", "assets.extra/labels.txt"])
+def test_a_link_to_itself_is_named(name: str, tmp_path: Path) -> None:
+    model = shutil.copytree(build() / "vocabulary_strict", tmp_path / "model")
+    (model / name).parent.mkdir(exist_ok=True)
+    (model / name).unlink(missing_ok=True)
+    (model / name).symlink_to(Path(name).name)
+    assert f"{name} cannot be read (Too many levels of symbolic links)" in reason(model)
+
+
 LACKING = [
     ("keras3_saved", DATA),
     ("vocabulary_strict", "assets/words.txt"),
@@ -188,7 +216,24 @@ def test_an_operation_without_a_kernel_is_named() -> None:
 @pytest.mark.parametrize("setting", ["refuse", "allow"])
 def test_a_model_that_calls_python_cannot_be_served(setting: str) -> None:
     said = reason(zoo.build() / "py_function", DANGEROUS_OPS=setting)
-    assert said == "it calls Python (EagerPyFunc), which is not part of an exported model"
+    assert said == (
+        "it calls Python (EagerPyFunc, in signature 'serving_default'), which is not part of an exported model: "
+        "write that step with TensorFlow's operations, or export without it"
+    )
+
+
+def test_a_model_whose_function_calls_itself_is_refused() -> None:
+    """TensorFlow inlines such functions until its stack overflows, which ends the process."""
+    for setting in ("refuse", "allow"):
+        said = reason(hostile.build() / "recursive", DANGEROUS_OPS=setting)
+        assert said == "a function in its graph calls itself, which TensorFlow cannot load"
+
+
+def test_a_ragged_output_is_refused_with_advice_and_no_word_of_tensorflows_own_signature() -> None:
+    assert reason(answer_models.build() / "ragged_out") == (
+        "the SavedModel has no signature that can be served; 'serving_default': its output 'words' is a sparse or "
+        "composite tensor, which is no array: return its values, with to_tensor() or tf.sparse.to_dense"
+    )
 
 
 def test_a_model_without_signatures_is_refused() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from serving.core.dtypes import DType
+from serving.core.dtypes import DType, is_extended
 from serving.core.http import BadRequest
 from serving.protocols.json_tensors.document import b64, kind
 
@@ -78,7 +78,7 @@ def narrow(wide: Array, dtype: DType) -> Array | None:
     except FloatingPointError:
         return None
     # NumPy's own types raise; ml_dtypes' do not.
-    return array if array.dtype.kind == "f" or (np.isfinite(array) | ~np.isfinite(wide)).all() else None
+    return array if not is_extended(array.dtype) or (np.isfinite(array) | ~np.isfinite(wide)).all() else None
 
 
 def _in_bulk(values: list[Any], dtype: DType) -> Array | None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import orjson
 
+from serving.core.dtypes import is_extended
 from serving.core.http import to_json
 
 Array = np.ndarray[Any, Any]
@@ -26,7 +27,7 @@ def to_values(array: Array, name: str, *, rows: bool = False, null: bool = False
     if array.dtype == object:
         as_bytes = name.endswith("_bytes")
         return _nest([text_of(value, as_bytes) for value in array.ravel().tolist()], array.shape)
-    if array.dtype.kind not in "biuf":
+    if is_extended(array.dtype):
         array = array.astype(np.float32)  # bfloat16 and smaller: every value of theirs is a float32 too
     if array.dtype.kind == "f" and not null and not np.isfinite(array).all():
         return [_with_tokens(row) for row in array] if rows else _with_tokens(array)
@@ -35,7 +36,7 @@ def to_values(array: Array, name: str, *, rows: bool = False, null: bool = False
 
 def sole_rows(array: Array, name: str, *, null: bool) -> bytes | None:
     """Return {"name": array} in JSON; None for strings, scalars and non-finite numbers, which need `to_values`."""
-    if array.dtype.kind not in "biuf" or not array.ndim:
+    if array.dtype == object or is_extended(array.dtype) or not array.ndim:
         return None
     body = to_json({name: array})
     return body if null or array.dtype.kind != "f" or b"null" not in body else None

@@ -151,10 +151,15 @@ def checked(tf: Api) -> Iterator[Any]:
         tf.TF_DeleteStatus(status)
 
 
+UNFED = "You must feed a value for placeholder tensor"
+
+
 def run_error(code: int, text: bytes) -> RunError:
     """Return the error for a TF_Code and the message of its status."""
     name = CODES[code] if code < len(CODES) else str(code)
     message = text.decode("utf-8", "backslashreplace")
     if "No OpKernel was registered" in message:
         name = "UNIMPLEMENTED"  # TensorFlow reports INVALID_ARGUMENT, but no input would run
+    elif message.startswith(UNFED):
+        name = "FAILED_PRECONDITION"  # a request cannot feed it: the signature does not have it as an input
     return RunError(name, message)

@@ -79,11 +79,32 @@ def missing(directory: Path, graph: memoryview) -> str | None:
         name = f"assets/{text_of(last_field(asset, 2))}"
         if not (directory / name).exists():
             return f"{name} is missing"
+        if problem := _pointer(directory, name):
+            return problem
     if not restores(graph):
         return None
     if not (directory / INDEX).is_file():
         return f"{INDEX} is missing"
     return missing_shard(files.names(directory, "variables"))
+
+
+def without_content(directory: Path, graph: memoryview) -> str | None:
+    """Return which asset is empty or a folder, or None: TensorFlow's message about it names no file."""
+    for asset in asset_definitions(graph):
+        path = directory / f"assets/{text_of(last_field(asset, 2))}"
+        if not path.is_file() or not path.stat().st_size:
+            return f"assets/{path.name} is {'empty' if path.is_file() else 'not a file'}"
+    return None
+
+
+def _pointer(directory: Path, name: str) -> str | None:
+    """Say that a file is a pointer of Git LFS, which a table would take for its words, or None."""
+    try:
+        with files.opened(directory, name, files.ANY) as file:
+            beginning = file.read(64)
+    except (LoadError, OSError):
+        return None  # TensorFlow, or `files.problem`, says why
+    return f"{name} is {mistaken.content(beginning)}" if beginning.startswith(mistaken.POINTER) else None
 
 
 def missing_shard(names: Iterable[str]) -> str | None:

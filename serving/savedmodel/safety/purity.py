@@ -31,10 +31,14 @@ class Use(NamedTuple):
     node: str
     function: str  # "" for the main graph
 
+    @property
+    def place(self) -> str:
+        """Return when it runs."""
+        return f"signature {self.signature!r}" if self.signature != LOADING else "loading the model"
+
     def __str__(self) -> str:
-        where = f"signature {self.signature!r}" if self.signature != LOADING else "loading the model"
         inside = f", in {self.function}" if self.function else ""
-        return f"{where}: {self.op} {DOES[self.kind]} (node {self.node}{inside})"
+        return f"{self.place}: {self.op} {DOES[self.kind]} (node {self.node}{inside})"
 
 
 # fmt: off

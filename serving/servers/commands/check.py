@@ -17,7 +17,7 @@ from typing import Any
 from serving.core import files, settings, terminal
 from serving.core.comparison import TOLERANCE, difference
 from serving.core.errors import InputError, LoadError, RunError
-from serving.core.http import BadRequest
+from serving.core.http import HttpError
 from serving.core.settings import Settings
 from serving.protocols import requests, tensorflow_serving
 from serving.protocols.call import Context
@@ -56,15 +56,25 @@ def main(options: argparse.Namespace) -> int:
     if not options.may_fork:
         return _print_check(options.directory)
     try:
-        return terminal.apart("serving", lambda: _print_check(options.directory))
-    except terminal.DiedError as error:
-        model = options.directory or settings.current().model_dir
-        print(
-            f"serving: {model}: the process that tried it died of {error}; a request like it would end a server: "
-            "export the model with examples=, which are then tried instead of generated inputs",
-            file=sys.stderr,
-        )
+        current = settings.current()
+        return terminal.apart("serving", lambda: _print_check(options.directory), current.run_timeout)
+    except settings.SettingError as error:
+        print(f"serving: {error}", file=sys.stderr)
         return 1
+    except terminal.DiedError as error:
+        model = options.directory or current.model_dir
+        print(f"serving: {model}: {_death(error)}", file=sys.stderr)
+        return 1
+
+
+def _death(error: terminal.DiedError) -> str:
+    """Return why the process that tried the model did not come to an end."""
+    if error.runs:
+        return (
+            f"the process that tried it {error}; a request like it would end a server: export the model with "
+            "examples=, which are then tried instead of generated inputs"
+        )
+    return f"the process that loaded it {error}; a server would, too (RUN_TIMEOUT: the seconds that a check may take)"
 
 
 def _print_check(directory: str | None) -> int:
@@ -176,7 +186,7 @@ def _problem(model: Model, signature: Signature, right: Any) -> Tried | None:
         return _generated_problem(model, signature)
     try:
         answer = _answer(model, tensorflow_serving.example(signature, saved))
-    except (BadRequest, InputError, RunError) as error:
+    except (HttpError, InputError, RunError) as error:
         raise LoadError(f"signature {signature.name!r} refuses its own example: {error}") from None
     if right is not None and (wrong := deviation(right, answer, signature)):
         text = f"signature {signature.name!r} answers its example differently than when it was exported: {wrong}"
@@ -190,11 +200,16 @@ def _generated_problem(model: Model, signature: Signature) -> Tried | None:
         return trial
     if any(spec.dtype.kind == "c" for side in (signature.inputs, signature.outputs) for spec in side.values()):
         return None  # JSON has no complex numbers
-    try:
-        _answer(model, requests.predict(signature, trial.inputs))
-    except (BadRequest, InputError, RunError) as error:
-        return Tried(None, f"the answer is not JSON: {error}")
-    return None
+    reason = ""
+    # A signature whose outputs have another number of rows than its inputs answers in columns only.
+    for body in (requests.predict(signature, trial.inputs), requests.in_columns(signature, trial.inputs)):
+        try:
+            _answer(model, body)
+        except (HttpError, InputError, RunError) as error:
+            reason = str(error)
+        else:
+            return None
+    return Tried(None, f"the answer is not JSON: {reason}")
 
 
 def _answer(model: Model, body: bytes) -> bytes:

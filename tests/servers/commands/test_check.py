@@ -9,7 +9,7 @@ import pytest
 from serving.__main__ import main
 from serving.servers.commands.check import UNPROVED
 from tests.conftest import ROOT, Serve, plain_environment
-from tests.models import zoo
+from tests.models import answer_models, zoo
 from tests.models.zoo.kinds import KINDS, build
 from tools.verify.checks import DIFFERS, SAME, graph
 
@@ -54,25 +54,49 @@ def test_a_model_that_answers_is_ready(name: str, serve: Serve, capsys: pytest.C
     assert unproved == (name in ("rank_unknown", "example_any_rank"))
 
 
-ABORTING = """
-import os, sys
+CHANGED = """
+import os, sys, time
 from serving.runtime import tensorflow_c
 from serving.__main__ import main
-tensorflow_c.Function.__call__ = lambda *_: os.abort()
+tensorflow_c.{} = lambda *_, **__: {}
 sys.exit(main())
 """
+ENDS = [
+    # what does not come back      what it does          what is said                      where it was
+    ("Function.__call__",          "os.abort()",         "tried it died of SIGABRT",       " in a run of serving_default: x [1, 25];"),
+    ("Function.__call__",          "time.sleep(100)",    "tried it took more than 5 s",    " in a run of serving_default: x [1, 25];"),
+    ("Session.__init__",           "os.abort()",         "loaded it died of SIGABRT",      "; a server would, too"),
+    ("Session.__init__",           "time.sleep(100)",    "loaded it took more than 5 s",   "; a server would, too"),
+]  # fmt: skip
 
 
-def test_a_check_in_which_tensorflow_aborts_fails_with_a_sentence() -> None:
+@pytest.mark.parametrize(("function", "does", "reason", "where"), ENDS)
+def test_a_check_in_which_tensorflow_does_not_come_back_fails_with_a_sentence(
+    function: str, does: str, reason: str, where: str
+) -> None:
     directory = build() / "float_indices"
-    command = [sys.executable, "-c", ABORTING, "check", str(directory)]
-    run = subprocess.run(command, cwd=ROOT, env=plain_environment(), capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", CHANGED.format(function, does), "check", str(directory)]
+    environment = plain_environment() | {"RUN_TIMEOUT": "5"}
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 1
     *_, last = run.stderr.splitlines()
-    assert last.startswith(
-        f"serving: {directory}: the process that tried it died of SIGABRT in a run of serving_default: "
-    )
-    assert "examples=" in last
+    assert last.startswith(f"serving: {directory}: the process that {reason}{where}")
+    assert ("examples=" in last) == ("tried" in last)
+
+
+@pytest.mark.parametrize("name", ["columns", "short"])
+def test_check_passes_a_model_that_answers_in_columns_or_in_float8(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, said = checked(answer_models.build() / name, capsys)
+    assert (status, "serving_default answered" in said) == (0, True), said
+
+
+def test_check_advises_no_example_where_a_placeholder_is_no_input(capsys: pytest.CaptureFixture[str]) -> None:
+    status, said = checked(answer_models.build() / "unfed", capsys)
+    assert status == UNPROVED
+    assert "'serving_default': FAILED_PRECONDITION: You must feed a value for placeholder" in said
+    assert "examples=" not in said
 
 
 def test_verify_says_of_an_operation_without_a_kernel_that_it_cannot_run(capsys: pytest.CaptureFixture[str]) -> None:
