@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 SLICE = 1 << 12  # bytes parsed at once: they may hold several requests, which wait for their turn
 MOST_FIELDS = 100
+SMALL_PART = 1 << 10  # bytes of a body
 TOKEN = frozenset(b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 NO_FIELDS = Fields({})
 METHODS = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"
@@ -44,12 +45,24 @@ class Exchange:
         self.connection, self.method, self.target, self.fields = connection, method, target, fields
         self.length, self.version, self.keeps_open = length, version, keeps_open
         self.record = Record()
-        self.parts: list[bytes] = []
+        self.parts: list[bytes | bytearray] = []
         self.size = 0  # bytes of the body that have arrived
         self.claimed = 0  # those of them that count against the limit of all bodies
         self.is_asking = False  # waits for 100 Continue
         self.answered = False
         self.refusal: Response | None = None  # the answer to a malformed request, which the handler does not see
+
+    def add(self, part: bytes) -> None:
+        """Add bytes of the body. Small parts are joined: each would take 50 bytes of memory besides its own."""
+        parts: list[bytes | bytearray] = self.parts
+        self.size += len(part)
+        if parts and len(part) < SMALL_PART:
+            if isinstance(parts[-1], bytearray):
+                parts[-1] += part
+            else:
+                parts.append(bytearray(part))
+        else:
+            parts.append(part)
 
     def with_body(self, body: bytes | Stream) -> Request:
         """Return the request for the handler."""
@@ -174,8 +187,7 @@ class Reader:
     def on_body(self, part: bytes) -> None:
         exchange = self.exchange
         assert exchange
-        exchange.parts.append(part)
-        exchange.size += len(part)
+        exchange.add(part)
         self._quiet = 0
 
     def on_message_complete(self) -> None:
@@ -186,7 +198,7 @@ class Reader:
 
     def _complete(self, exchange: Exchange) -> None:
         parts = exchange.parts
-        body = parts[0] if len(parts) == 1 else b"".join(parts)
+        body = bytes(parts[0]) if len(parts) == 1 else b"".join(parts)
         self.exchange = None
         self._begun, self._quiet = False, 0
         if not exchange.keeps_open:
@@ -281,8 +293,7 @@ class Reader:
         assert exchange
         part, rest = (data, b"") if len(data) <= missing else (data[:missing], data[missing:])
         if part:
-            exchange.parts.append(part)
-            exchange.size += len(part)
+            exchange.add(part)
             self._body_left = missing - len(part)
             if not self._body_left:
                 self._complete(exchange)

@@ -2,6 +2,7 @@
 
 import json
 import time
+import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 
@@ -119,6 +120,31 @@ def test_malformed_requests_are_refused_with_json_in_any_fragments(
         answers = responses(answered(loop, parts))
         assert [status for status, _ in answers] == statuses, parts
         assert statuses[-1] == 200 or json.loads(answers[-1][1])["error"]
+
+
+PIECES = [
+    # head                  one piece         number of pieces, pieces sent at once
+    (CHUNKED,               b"2\r\n{}\r\n",   10_000, 500),
+    (length(20_000),        b"{}",            10_000, 1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("head", "piece", "count", "at_once"), PIECES, ids=["chunks", "packets"])
+def test_a_body_in_tiny_pieces_takes_little_memory(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch, head: bytes, piece: bytes, count: int, at_once: int
+) -> None:
+    monkeypatch.setattr("serving.servers.standalone.reading.largest_body", lambda path: 1 << 20)
+    wire = Wire(loop)
+    wire.send(head + piece)
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    for _ in range(count // at_once - 1):
+        wire.send(piece * at_once)
+    taken = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    assert taken < 3 * 2 * count, taken
+    wire.send(piece * at_once + b"0\r\n\r\n")
+    wire.close()
 
 
 def test_the_body_of_an_upgrade_request_is_not_read_as_a_request(loop: Loop) -> None:
