@@ -153,6 +153,8 @@ class Reader:
     def on_header(self, name: bytes, value: bytes) -> None:
         name, fields = name.lower(), self._fields
         if name in fields:
+            if name == b"host":  # RFC 9112, 3.2: a proxy may have read the other one
+                raise Refused(400, "Host: expected one, got more")
             value = fields[name] + b"," + value
             self._repeated += 1
         fields[name] = value

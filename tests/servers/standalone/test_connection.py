@@ -77,6 +77,7 @@ BAD = [
     ("a space before a colon",             GET + b"A : b\r\n\r\n",                                        [400]),
     ("NUL in a field",                     GET + b"A: b\0c\r\n\r\n",                                      [400]),
     ("a carriage return in a field",       GET + b"A: b\rc: d\r\n\r\n",                                   [400]),
+    ("two hosts",                          GET + b"Host: y\r\n\r\n",                                    [400]),
     ("101 fields",                         b"GET /a HTTP/1.1\r\n" + b"".join(b"H%d:\r\n" % n for n in range(101)) + b"\r\n", [431]),
     ("an unknown method",                  b"BREW /a HTTP/1.1\r\n\r\n",                                   [405]),
     ("a proxy's method",                   b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n",                    [405]),
