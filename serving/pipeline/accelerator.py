@@ -66,6 +66,7 @@ class Prepared(NamedTuple):
     body: bytes
     json_size: int
     result: Result
+    is_final: bool  # an answer to a request that no layer would refuse or change before the run
 
 
 class Quick:

@@ -16,6 +16,7 @@ from serving.core.http import (
     ModelFault,
     NotFound,
     NotImplementedHere,
+    Request,
     Response,
     StillLoading,
     TimedOut,
@@ -26,6 +27,7 @@ from serving.core.http import (
     unpack,
 )
 from serving.core.http import receive as receive_body
+from serving.core.record import Record
 from serving.core.telemetry import metrics, observe, phases
 from serving.core.telemetry.log import log, log_exception
 from serving.pipeline import accelerator, admission, grpc, watchdog
@@ -95,38 +97,45 @@ def natively(exchange: Exchange) -> Response | None:
         accelerator.tally.add(accelerator.REFUSED, perf_counter_ns())
         exchange.failure = run_error(result.code, result.message)
         return None
-    accelerator.tally.add(accelerator.ACCELERATED, result.encoded)
-    record.signature, record.rows = quick.names[result.signature], result.rows
-    record.decoding, record.decoded, record.ran = result.decoding, result.decoded, result.ran
+    return accelerated(quick, result, record)
+
+
+def accelerated(quick: accelerator.Quick, answer: accelerator.Answer, record: Record) -> Response:
+    """Return the response with an answer of the native codec, which is counted and recorded."""
+    accelerator.tally.add(accelerator.ACCELERATED, answer.encoded)
+    record.signature, record.rows = quick.names[answer.signature], answer.rows
+    record.decoding, record.decoded, record.ran = answer.decoding, answer.decoded, answer.ran
     if phases.pending:
         phases.took("run", (record.ran - record.decoded) / 1e9)
-    return with_binary(result.body, result.json_size) if result.json_size else Response(200, result.body)
+    return with_binary(answer.body, answer.json_size) if answer.json_size else Response(200, answer.body)
 
 
 def negotiated(answer: Answer) -> Answer:
     """Find the protocol of a body at an address with several protocols."""
 
     def answer_in_its_protocol(exchange: Exchange) -> Response:
-        if exchange.protocol is TENSORFLOW_SERVING and (protocol := _protocol_of(exchange)):
-            exchange.protocol = exchange.record.protocol = protocol
+        protocol = protocol_of(exchange.request, exchange.protocol, exchange.body)
+        exchange.protocol = exchange.record.protocol = protocol
         return answer(exchange)
 
     return answer_in_its_protocol
 
 
-def _protocol_of(exchange: Exchange) -> Named | None:
-    request = exchange.request
-    if is_raw(request.headers.get("content-type") or "", exchange.body):
+def protocol_of(request: Request, protocol: Named, body: bytes) -> Named:
+    """Return the protocol of a body, where `protocol` is that of its address."""
+    if protocol is not TENSORFLOW_SERVING:
+        return protocol
+    if is_raw(request.headers.get("content-type") or "", body):
         return RAW
     if request.path == "/invocations":
         return SAGEMAKER
     # Vertex AI has one address for every protocol.
     options = settings.current()
     if request.path == options.aip_predict_route and (
-        request.headers.get(HEADER) is not None or is_open_inference(exchange.body, options)
+        request.headers.get(HEADER) is not None or is_open_inference(body, options)
     ):
         return OPEN_INFERENCE
-    return None
+    return protocol
 
 
 def compressed(answer: Answer) -> Answer:
@@ -231,13 +240,14 @@ def for_this_model(answer: Answer) -> Answer:
 
     def answer_for_this_model(exchange: Exchange) -> Response:
         if exchange.labels:
-            _check_labels(exchange.labels)
+            check_labels(exchange.labels)
         return answer(exchange)
 
     return answer_for_this_model
 
 
-def _check_labels(labels: Mapping[str, str | None]) -> None:
+def check_labels(labels: Mapping[str, str | None]) -> None:
+    """Raise NotFound or BadRequest where an address names another model, or another version of it."""
     asked, label, version = labels["name"] or "", labels.get("label"), labels.get("version")
     name = settings.current().model_name
     if asked != name:

@@ -69,7 +69,8 @@ class Answering:
             may_wait = self._may_share and request.method == "POST" and loading.batching() is not None
             shared = sharing.plan(request) if may_wait else None
             runs = shared is not None or (is_short and not may_wait)
-            entered = self._admission.slots(request).try_enter() if runs else None
+            slots = self._admission.slots(request) if shared is None else self._admission.sharing
+            entered = slots.try_enter() if runs else None
             if entered is not None:
                 exchange.record.entered = entered
                 if shared is None or (is_short and self._run_alone(request, shared)):
@@ -145,16 +146,22 @@ class Answering:
         What is to be answered in Python, and what is large enough that it may be compressed for long, takes a thread of
         the pool.
         """
+        began, here, kinds = time.thread_time_ns(), [], set[Kind]()
         for call in calls:
             if not sharing.keep(call.request, call.shared, call.gets) or len(call.gets.body) > LARGEST_HERE:
                 self.answer_in_pool(call)
                 continue
-            connection, began = call.exchange.connection, time.thread_time_ns()
-            connection.busy = None
+            here.append(call)
+            call.exchange.connection.busy = None
             status = self._answer_here(call.exchange, call.request, call.kind, time.monotonic())
             if status == 200 and (took > LONG or not call.is_short):
-                self._short.learn(call.kind, took + time.thread_time_ns() - began)
-            connection.resume()
+                kinds.add(call.kind)
+        if kinds:
+            took += (time.thread_time_ns() - began) // len(calls)
+        for kind in kinds:
+            self._short.learn(kind, took)
+        for call in here:
+            call.exchange.connection.resume()
 
     def _answer_here(self, exchange: "Exchange", request: Request, kind: Kind, began: float) -> int:
         try:
@@ -198,6 +205,9 @@ class Answering:
             self._loop.post(connection)
 
     def _handled(self, exchange: "Exchange", request: Request) -> Response:
+        prepared = request.record.prepared
+        if prepared is not None and prepared.is_final:
+            return sharing.respond(request)
         watchdog.answers(exchange.give)
         try:
             return self._handle(request)

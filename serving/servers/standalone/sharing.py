@@ -3,15 +3,29 @@
 shared = sharing.plan(request)          None: the request is handled by itself
 ... serving.runtime.batching.run_together ...
 sharing.keep(request, shared, result)   then `handle(request)` does not run the model again
+sharing.respond(request)                the same response in half of the time, where the result is final
 """
 
 from typing import NamedTuple
 
-from serving.core.http import HttpError, Request
+from serving.core import settings
+from serving.core.http import HttpError, Request, Response
 from serving.pipeline import accelerator, routes
 from serving.pipeline.accelerator import Answer, Body, Prepared, Quick, Result
 from serving.pipeline.admission import can_share
-from serving.pipeline.layers import NATIVE, request_size
+from serving.pipeline.exchange import Exchange, stack
+from serving.pipeline.layers import (
+    NATIVE,
+    accelerated,
+    admitted,
+    check_labels,
+    compressed,
+    errors_answered,
+    observed,
+    protocol_of,
+    request_size,
+)
+from serving.protocols.named import Named
 from serving.runtime import loading
 from serving.runtime.batching import Queue
 
@@ -24,6 +38,9 @@ class Shared(NamedTuple):
     queue: Queue
     quick: Quick
     asks: Body
+    route: routes.Route
+    protocol: Named
+    is_plain: bool  # no layer refuses the request or changes it before the run
 
 
 def plan(request: Request) -> Shared | None:
@@ -33,22 +50,47 @@ def plan(request: Request) -> Shared | None:
     """
     if not can_share(request) or request.method != "POST" or request.query:
         return None
-    quick, body = accelerator.of(loading.cache().get()), request.body
+    quick, body, options = accelerator.of(loading.cache().get()), request.body, settings.current()
     batching = quick.served.batching if quick.shares_runs else None
-    if batching is None or not isinstance(body, bytes):
+    if batching is None or not isinstance(body, bytes) or len(body) > options.max_body_bytes:
         return None
     try:
-        route = routes.find(request.method, request.path)[0]
-        if route.action not in PREDICTIONS or route.protocol not in NATIVE:
+        route, labels, _ = routes.find(request.method, request.path)
+        if route.action not in PREDICTIONS or route.protocol is None:
             return None
-        size = request_size(route.protocol, request.headers, body)
+        if labels:
+            check_labels(labels)
+        protocol = protocol_of(request, route.protocol, body)
+        if protocol not in NATIVE:
+            return None
+        size = request_size(protocol, request.headers, body)
     except HttpError:
         return None
-    return Shared(batching.queue, quick, (body, size))
+    get = request.headers.get
+    is_plain = not options.cors_origins and get("origin") is None and get("x-request-timeout") is None
+    return Shared(batching.queue, quick, (body, size), route, protocol, is_plain)
 
 
 def keep(request: Request, shared: Shared, result: Result | None) -> bool:
     """Keep the result of a shared run for `handle`; return whether the model has answered the request."""
-    if result is not None:
-        request.record.prepared = Prepared(shared.quick, *shared.asks, result)
-    return isinstance(result, tuple) and len(result) == len(Answer._fields)
+    if result is None:
+        return False
+    is_answer = isinstance(result, tuple) and len(result) == len(Answer._fields)
+    record, is_final = request.record, is_answer and shared.is_plain
+    record.prepared = Prepared(shared.quick, *shared.asks, result, is_final)
+    if is_final:
+        record.route, record.protocol = shared.route, shared.protocol
+    return is_answer
+
+
+def respond(request: Request) -> Response:
+    """Return the response of `handle` to a request whose result is final: the layers before the run do nothing."""
+    return _respond(Exchange(request, _respond))
+
+
+def _accelerated(exchange: Exchange) -> Response:
+    prepared = exchange.record.prepared
+    return accelerated(prepared.quick, prepared.result, exchange.record)
+
+
+_respond = stack(_accelerated, compressed, admitted, errors_answered, observed)

@@ -214,6 +214,11 @@ class Counting:
         return [accelerator.Answer(body, 0, 0, 1, 0, 0, 0, 0) for body, _ in asks]
 
 
+def shared(queue: Queue, quick: Any, body: Any) -> sharing.Shared:
+    nothing: Any = None
+    return sharing.Shared(queue, quick, (body, -1), nothing, nothing, is_plain=False)
+
+
 TURNS = [
     # bodies of a turn       a run can begin    short    how they are run
     ([b"1"],                 True,              True,    ["alone"]),
@@ -232,7 +237,7 @@ def test_a_request_that_is_alone_in_its_turn_is_run_at_once_as_without_batching(
     loop: Any = SimpleNamespace(post=None, is_alone=len(bodies) == 1)
     answers = Answering(settings.read({"BATCH_ROWS": "16"}), loop, lambda _: Response(200, b""), may_block=False)
     monkeypatch.setattr(answering.loading, "batching", lambda: Batching({}, 16))
-    monkeypatch.setattr(answering.sharing, "plan", lambda request: sharing.Shared(queue, quick, (request.body, -1)))  # type: ignore[arg-type]
+    monkeypatch.setattr(answering.sharing, "plan", lambda request: shared(queue, quick, request.body))
     monkeypatch.setattr(answers._short, "holds", lambda kind: is_short)
     monkeypatch.setattr(answers, "_admission", admission.Admission(settings.read({"BATCH_ROWS": "16"})))
     monkeypatch.setattr(answers, "_answer_here", lambda *_: 200)
@@ -268,9 +273,9 @@ def test_a_kind_is_short_where_the_whole_run_is_that_its_requests_share(
     times: list[int] = []
     monkeypatch.setattr(answers, "_answer_here", lambda *_: 200)
     monkeypatch.setattr(answers._short, "learn", lambda _, time: times.append(time))
-    shared: Any = sharing.Shared(Queue(1, 16), Counting(), (b"1", -1))  # type: ignore[arg-type]
     exchange: Any = SimpleNamespace(connection=SimpleNamespace(busy=None, resume=lambda: None))
-    calls = [Sharing(answers, exchange, Request("POST", "/", body=b"1"), KIND, shared, is_short) for _ in range(16)]
+    plan = shared(Queue(1, 16), Counting(), b"1")
+    calls = [Sharing(answers, exchange, Request("POST", "/", body=b"1"), KIND, plan, is_short) for _ in range(16)]
     for call in calls:
         (call.gets,) = call.together([call.asks])
     answers.finish(calls, took)
