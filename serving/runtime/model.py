@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from serving.core import inflight
 from serving.core.errors import InputError, LoadError
 from serving.core.telemetry.log import log
-from serving.savedmodel.signature import Signature, check
+from serving.savedmodel.signature import Signature, check, refusals
 from serving.savedmodel.source import Source, default_arrays
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Model:
                     log("WARNING", f"the signature {name!r} cannot be called: {error}")
         if not self.functions:
             session.close()
-            raise LoadError("; ".join(f"{name!r}: {entry.refusal}" for name, entry in self.signatures.items()))
+            raise LoadError("; ".join(refusals(self.signatures)))
         self._parts = source.parts
 
     def run(self, signature: Signature, inputs: "Arrays") -> "dict[str, np.ndarray[Any, Any]]":

@@ -17,6 +17,7 @@ from serving.core.errors import LoadError
 from serving.savedmodel import mistaken, saved_model
 from serving.savedmodel.graph import Graph, Node
 from serving.savedmodel.protobuf import each_field, last_field, map_field, message_field, number_field, text_of
+from serving.savedmodel.roots import INIT
 
 DEFAULT = "serving_default"  # the signature that answers a request which names none
 NO_SIGNATURES = (
@@ -24,6 +25,7 @@ NO_SIGNATURES = (
     "tf.saved_model.save(model, folder, signatures=model.serve)"
 )
 
+MOST_DIMENSIONS = 64  # of a NumPy array
 # An empty array may still cost time: an RNN takes tens of microseconds for each empty step. This bounds the steps.
 MOST_BESIDE_ZERO = 1 << 14
 
@@ -75,20 +77,31 @@ class Signature(Declared):
         """Say why no request can call this signature, or None where one can."""
         if self.problem:
             return self.problem
+        if self.name == INIT:
+            return "TensorFlow runs it once, when it loads the model"
+        if not self.name:
+            return "its name is empty, so that no request can name it"
         if not self.outputs:
             return "it has no outputs"
-        for side, specs in (("input", self.inputs), ("output", self.outputs)):
-            for spec in specs.values():
-                if not spec.tensor:
-                    advice = (
-                        "return its values, with to_tensor() or tf.sparse.to_dense"
-                        if side == "output"
-                        else ("take its values and indices as inputs of their own")
-                    )
-                    return f"its {side} {spec.name!r} is a sparse or composite tensor, which is no array: {advice}"
-                if spec.dtype.numpy_name is None:
-                    return f"its {side} {spec.name!r} has dtype {spec.dtype.name}, which no array can hold"
-        return None
+        sides = (("input", self.inputs), ("output", self.outputs))
+        problems = (_no_array(side, spec) for side, specs in sides for spec in specs.values())
+        return next(filter(None, problems), None)
+
+
+def _no_array(side: str, spec: TensorSpec) -> str | None:
+    """Say why no array can be an input or output, or None where one can."""
+    if not spec.tensor:
+        way = (
+            "return its values, with to_tensor() or tf.sparse.to_dense"
+            if side == "output"
+            else "take its values and indices as inputs of their own"
+        )
+        return f"its {side} {spec.name!r} is a sparse or composite tensor, which is no array: {way}"
+    if spec.shape is not None and len(spec.shape) > MOST_DIMENSIONS:
+        return f"its {side} {spec.name!r} has {len(spec.shape)} dimensions, more than the {MOST_DIMENSIONS} of an array"
+    if spec.dtype.numpy_name is None:
+        return f"its {side} {spec.name!r} has dtype {spec.dtype.name}, which no array can hold"
+    return None
 
 
 class Contents(NamedTuple):
@@ -206,8 +219,13 @@ def _check_callable(signatures: Mapping[str, Signature]) -> None:
     if not any(not name.startswith("__") for name in signatures):
         raise LoadError(NO_SIGNATURES)
     if not any(signature.refusal is None for signature in signatures.values()):
-        reasons = [f"{name!r}: {entry.refusal}" for name, entry in signatures.items() if not name.startswith("__")]
+        reasons = refusals(signatures)
         raise LoadError("; ".join(["the SavedModel has no signature that can be served", *reasons]))
+
+
+def refusals(signatures: Mapping[str, Signature]) -> list[str]:
+    """Return why each signature cannot be called, without those of TensorFlow's own."""
+    return [f"{name!r}: {entry.refusal}" for name, entry in signatures.items() if not name.startswith("__")]
 
 
 def _meta_graph(graph: memoryview) -> Contents:

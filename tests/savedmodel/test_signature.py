@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from serving.core.dtypes import DTYPES
 from serving.core.errors import LoadError
-from serving.savedmodel.signature import Contents, check, read
+from serving.savedmodel.signature import Contents, Shape, Signature, TensorSpec, check, read
 from serving.savedmodel.source import Source
 from tests.conftest import EMBEDDED, plain_environment
 from tests.harness.forks import python
@@ -140,3 +140,28 @@ FITS = [
 @pytest.mark.parametrize(("name", "came", "problem"), FITS)
 def test_a_shape_is_checked_against_the_declared_one(name: str, came: tuple[int, ...], problem: str | None) -> None:
     assert check(read(EMBEDDED).signatures["pixels"].inputs[name], came) == problem
+
+
+def floats(shape: Shape | None, tensor: str = "t:0", code: int = 1) -> TensorSpec:
+    return TensorSpec("t", next(dtype for dtype in DTYPES if dtype.code == code), shape, tensor)
+
+
+REFUSED = [
+    # name                     input                      output                    words
+    ("a",                      floats((None,)),           floats(None),             None),
+    ("a",                      floats((1,) * 64),         floats(None),             None),
+    ("a",                      floats((1,) * 65),         floats(None),             "its input 't' has 65 dimensions, more than the 64"),
+    ("a",                      floats(()),                floats((), tensor=""),    "its output 't' is a sparse or composite tensor, which is no array: return its values"),
+    ("a",                      floats((), tensor=""),     floats(()),               "its input 't' is a sparse or composite tensor, which is no array: take its values"),
+    ("a",                      floats((), code=20),       floats(()),               "its input 't' has dtype DT_RESOURCE"),
+    ("",                       floats(()),                floats(()),               "its name is empty"),
+    ("__saved_model_init_op",  floats(()),                floats(()),               "TensorFlow runs it once, when it loads the model"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "given", "returned", "words"), REFUSED)
+def test_a_signature_that_no_request_can_call_says_why(
+    name: str, given: TensorSpec, returned: TensorSpec, words: str | None
+) -> None:
+    refusal = Signature(name, {"t": given}, {"t": returned}, "").refusal
+    assert refusal is None if words is None else words in str(refusal)
