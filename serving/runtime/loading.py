@@ -14,7 +14,7 @@ from serving.core.errors import LoadError, LoadingError
 from serving.core.settings import Settings
 from serving.core.telemetry import metrics, phases
 from serving.core.telemetry.log import log, log_exception
-from serving.runtime import opening
+from serving.runtime import heap
 from serving.runtime.model import Model
 from serving.runtime.sessions import judge, open_session
 from serving.savedmodel import graph
@@ -173,7 +173,7 @@ class Cache:
         # These objects stay: without this, the collector visits all of them again and again while it collects
         # the many small lists of a large request.
         gc.freeze()
-        opening.release()
+        heap.release()
         phases.loaded()
         metrics.loaded("loaded")
         source = self._model.source

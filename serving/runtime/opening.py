@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from serving.core.settings import Settings
+from serving.runtime import heap
 
 Library = TypeVar("Library")
 
@@ -24,6 +25,7 @@ def begin(options: Settings) -> threading.Thread:
 
     A library that cannot be opened is reported by the load.
     """
+    heap.reserve(options)
     thread = threading.Thread(target=_open, args=(options,), name="opening", daemon=True)
     thread.start()
     return thread
@@ -110,12 +112,6 @@ def dlopen(path: Path) -> int | None:
     function.restype, function.argtypes = ctypes.c_void_p, (ctypes.c_char_p, ctypes.c_int)
     handle: int | None = function(os.fsencode(path), os.RTLD_LOCAL | os.RTLD_LAZY)
     return handle
-
-
-def release() -> None:
-    """Give memory that was freed during the load back to the system, where the C library is glibc; less than 5 ms."""
-    if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
-        trim(0)
 
 
 def _read_ahead(path: Path) -> None:
