@@ -104,6 +104,7 @@ RIGHT = [
     ("real",      CSV + "; header=present",      b"x\n1",                                          {"x": [1]}),
     ("words",     CSV,                           b"words[0],words[1]\na,\n1,true",                 {"words": [[b"a", b""], [b"1", b"true"]]}),
     ("dotted",    CSV,                           b"a.b,c.0,c[1]\n1,2,3",                           {"a.b": [1], "c": [[2, 3]]}),
+    ("pair",      CSV,                           b"age,name\n1," + b"a" * 200_000,                 {"age": [1], "name": [b"a" * 200_000]}),
     ("keyed",     CSV,                           b"key\na",                                        {"key": [b"a"]}),
     ("",          FORM,                          form(("image", PNG)),                             {"image": [PNG]}),
     ("",          FORM,                          b"\r\n" + form(("image", b"")),                   {"image": [b""]}),

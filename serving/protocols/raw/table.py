@@ -15,6 +15,7 @@ empty. Every line has as many cells as the header; an empty line is an error unl
 
 import csv
 import io
+import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from serving.core.http import BadRequest
@@ -24,6 +25,8 @@ from serving.protocols.raw.cells import to_elements
 from serving.protocols.raw.columns import Header, read_header
 from serving.protocols.sizes import check_rows
 from serving.savedmodel.signature import Signature, check
+
+csv.field_size_limit(sys.maxsize)  # of a cell: 128 KiB otherwise; what is read is limited as a whole
 
 Rows = Sequence[Sequence[str]]
 Place = Callable[[int | None], str]

@@ -131,8 +131,10 @@ def _options(arguments: argparse.Namespace) -> settings.Settings:
     rows = options.score_batch_rows if arguments.batch_rows is None else arguments.batch_rows
     if arguments.exact:
         rows = 1
-    if rows < 0:
-        raise settings.SettingError(f"--batch-rows: expected a whole number from 0, got {rows}")
+    try:
+        settings.VARIABLES["SCORE_BATCH_ROWS"][1](str(rows))
+    except ValueError as error:
+        raise settings.SettingError(f"--batch-rows: expected {error}, got {rows}") from None
     instances = options.score_instances if arguments.instances is None else True
     return options._replace(score_options=query, score_batch_rows=rows, score_instances=instances)
 

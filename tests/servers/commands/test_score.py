@@ -137,6 +137,7 @@ STATUSES = [
     ("rows.jsonl",      "./rows.jsonl",   [],                               2,      "-o: expected another file than the input"),
     ("gs://in/x",       "gs://in/x",      [],                               2,      "-o: expected another file than the input"),
     ("gs://in",         "out",            [],                               2,      "expected gs://BUCKET/NAME, got 'gs://in'"),
+    ("rows.jsonl",      "out",            ["--batch-rows", "65537"],        2,      "--batch-rows: expected a whole number from 0 to 65536"),
     ("rows.jsonl",      "out",            ["--batch-rows", "-1"],           2,      "--batch-rows: expected a whole number"),
     ("rows.jsonl",      "out",            ["--options", "a b"],             2,      "expected options as in the query"),
     ("rows.jsonl",      "out",            ["--signature", "serving"],       1,      "did you mean 'serving_default'"),
