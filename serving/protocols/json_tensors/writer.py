@@ -7,6 +7,7 @@ bare tokens, as there, or null for strict parsers.
 
 import base64
 import json
+import math
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ def to_values(array: Array, name: str, *, rows: bool = False, null: bool = False
     if is_extended(array.dtype):
         array = array.astype(np.float32)  # bfloat16 and smaller: every value of theirs is a float32 too
     if array.dtype.kind == "f" and not null and not np.isfinite(array).all():
-        return [_with_tokens(row) for row in array] if rows else _with_tokens(array)
+        return _with_tokens(array, array.ndim - 1) if rows else _with_tokens(array, array.ndim)[0]
     return array if array.ndim else array[()]  # the writer takes a scalar, and no array of rank 0
 
 
@@ -62,8 +63,17 @@ def _nest(flat: list[Any], shape: tuple[int, ...]) -> Any:
     return flat
 
 
-def _with_tokens(array: Array) -> orjson.Fragment:
+_to_text = json.JSONEncoder(separators=(",", ":")).encode
+
+
+def _with_tokens(array: Array, rank: int) -> list[orjson.Fragment]:
+    """Return the JSON of each part of an array that has the last `rank` dimensions: the whole, or the rows."""
     # Through the writer for the shortest decimals of the array's own precision; it writes null for what is not finite.
-    finite = orjson.loads(orjson.dumps(np.ravel(array), option=orjson.OPT_SERIALIZE_NUMPY))
-    tokens = [float(number) if text is None else text for text, number in zip(finite, np.ravel(array))]
-    return orjson.Fragment(json.dumps(_nest(tokens, array.shape), separators=(",", ":")))
+    flat = np.ravel(array)
+    finite = orjson.loads(orjson.dumps(flat, option=orjson.OPT_SERIALIZE_NUMPY))
+    tokens = [float(number) if text is None else text for text, number in zip(finite, flat)]
+    shape = array.shape[array.ndim - rank :]
+    size = math.prod(shape)
+    return [
+        orjson.Fragment(_to_text(_nest(tokens[start : start + size], shape))) for start in range(0, flat.size, size)
+    ]
