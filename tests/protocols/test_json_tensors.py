@@ -255,7 +255,7 @@ def test_an_array_is_written_as_tensorflow_serving_writes_it(array: Any, name: s
     assert orjson.dumps(to_values(array, name), option=orjson.OPT_SERIALIZE_NUMPY) == wanted
 
 
-BY_NAME = {dtype.name: dtype for dtype in DTYPES if dtype.name in EXTENDED}
+FEW_BITS = {dtype.name: dtype for dtype in DTYPES if dtype.name in EXTENDED}
 
 
 @pytest.mark.parametrize("name", sorted(EXTENDED))
@@ -263,7 +263,7 @@ BY_NAME = {dtype.name: dtype for dtype in DTYPES if dtype.name in EXTENDED}
 def test_numbers_of_few_bits_are_written_with_their_own_digits(
     name: str, shape: tuple[int, ...], wanted: bytes
 ) -> None:
-    array = np.array([1.5, -2], BY_NAME[name].numpy).reshape(shape)
+    array = np.array([1.5, -2], FEW_BITS[name].numpy).reshape(shape)
     assert to_json(to_values(array, "y")) == wanted
     assert to_json(list(to_values(array, "y", rows=True))) == wanted
     assert sole_rows(array, "y", null=False) is None
@@ -271,7 +271,7 @@ def test_numbers_of_few_bits_are_written_with_their_own_digits(
 
 @pytest.mark.parametrize("name", sorted(EXTENDED))
 def test_a_number_beyond_the_range_of_few_bits_is_refused(name: str) -> None:
-    dtype = BY_NAME[name]
+    dtype = FEW_BITS[name]
     assert narrow(np.array([1.5, 1e39]), dtype) is None
     narrowed = narrow(np.array([1.5, -2]), dtype)
     assert narrowed is not None
