@@ -16,6 +16,10 @@
 
 namespace accelerator {
 
+// Not inside the function that reads it: the compiler would copy it onto the stack for every number.
+constexpr std::array POWERS = {1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,  1e8,  1e9,  1e10, 1e11,
+                               1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22};
+
 // No step asks for the end: the text belongs to a bytes object, which ends with a zero, and after a whole text has been
 // read, `at_end` says whether that was its end.
 class Reader {
@@ -205,8 +209,6 @@ class Reader {
 
     // The double next to a number.
     [[gnu::always_inline]] static bool rounded(const Decimal& decimal, double& value) {
-        constexpr std::array POWERS = {1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,  1e8,  1e9,  1e10, 1e11,
-                                       1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22};
         const int64_t exponent = decimal.exponent;
         // Both numbers are doubles themselves then, and one operation rounds once - Clinger 1990.
         if (decimal.count <= 19 && decimal.mantissa <= uint64_t{1} << 53 && exponent >= -22 && exponent <= 22) {
