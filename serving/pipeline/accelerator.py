@@ -26,7 +26,7 @@ from serving.runtime.model import Model
 from serving.savedmodel.signature import DEFAULT, Signature, TensorSpec
 from serving.savedmodel.source import Source
 
-VERSION = 6  # of the interface between the extension and this
+VERSION = 7  # of the interface between the extension and this
 MAX_SIGNATURES = 16  # the extension accepts no more
 AROUND = 5  # levels that a body has beside its tensors', at most: those of an infer body, base64, a scalar's list
 ACCELERATED, REFUSED = "accelerated", "refused"  # outcomes of a request; the others are the reasons why Python answers
@@ -56,15 +56,14 @@ class Refusal(NamedTuple):
 Options = tuple[bytes | None, int, bytes | None]  # of an address: signature_name, top_k, scores
 Result = Answer | Refusal | str  # the last: one of the extension's DECLINES, for a request that Python is to answer
 NO_OPTIONS: Options = (None, 0, None)
-Body = tuple[bytes, int]  # and the size of an infer request's JSON, -1 for a predict request
+Asks = tuple[bytes, int, Options]  # body, and the size of an infer request's JSON, -1 for a predict request
 
 
 class Prepared(NamedTuple):
     """The result of a shared run for one request, before the request is handled."""
 
     quick: "Quick"
-    body: bytes
-    json_size: int
+    asks: Asks
     result: Result
     is_final: bool  # an answer to a request that no layer would refuse or change before the run
 
@@ -94,10 +93,10 @@ class Quick:
         self.shares_runs = any(self.sizes.get(name) for name in self.names)
 
     def answer(self, body: bytes, json_size: int, options: Options = NO_OPTIONS) -> Result:
-        """Answer a request, in a run shared with others where the signature is batched and there are no options."""
-        batching = self.served.batching if self.shares_runs and options == NO_OPTIONS else None
+        """Answer a request, in a run shared with others where the signature is batched."""
+        batching = self.served.batching if self.shares_runs else None
         if batching and len(body) <= batching.largest_body:
-            result: Result = batching.queue.run(self.together, (body, json_size))
+            result: Result = batching.queue.run(self.together, (body, json_size, options))
             return result
         return self.alone(body, json_size, options)
 
@@ -111,7 +110,7 @@ class Quick:
         finally:
             inflight.end(slot)
 
-    def together(self, requests: Sequence[Body]) -> Sequence[Result]:
+    def together(self, requests: Sequence[Asks]) -> Sequence[Result]:
         """Answer concurrent requests in as few runs as possible."""
         slot = inflight.begin("the native codec")
         try:

@@ -74,19 +74,24 @@ def request_size(protocol: "Named | None", headers: Headers, body: bytes) -> int
     return len(body) if size is None else size
 
 
+def options_of(request: Request, protocol: Named | None) -> accelerator.Options | None:
+    """Return the options in the query of a request; None where Python is to read them."""
+    if not request.query:
+        return accelerator.NO_OPTIONS
+    return accelerator.options_of(request.query, predicts=protocol is not OPEN_INFERENCE)
+
+
 def natively(exchange: Exchange) -> Response | None:
     """Return the native codec's response; None for a request that it declines or whose run failed."""
     quick, protocol = accelerator.of(exchange.model), exchange.protocol
-    options: accelerator.Options | None = accelerator.NO_OPTIONS
-    if protocol in NATIVE and exchange.request.query:
-        options = accelerator.options_of(exchange.request.query, predicts=protocol is not OPEN_INFERENCE)
+    options = options_of(exchange.request, protocol) if protocol in NATIVE else accelerator.NO_OPTIONS
     if quick.reason or protocol not in NATIVE or options is None:
         reason = quick.reason or (accelerator.QUERY if protocol in NATIVE else accelerator.PROTOCOL)
         accelerator.tally.add(reason, perf_counter_ns())
         return None
     body, record = exchange.body, exchange.record
     prepared, size = record.prepared, request_size(protocol, exchange.request.headers, body)
-    if prepared is not None and prepared[:3] == (quick, body, size):
+    if prepared is not None and prepared[:2] == (quick, (body, size, options)):
         result = prepared.result
     else:
         result = quick.answer(body, size, options)

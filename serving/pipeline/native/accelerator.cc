@@ -26,7 +26,7 @@ namespace {
 
 using namespace accelerator;
 
-constexpr int VERSION = 6;  // of the interface between this and serving/pipeline/accelerator.py
+constexpr int VERSION = 7;  // of the interface between this and serving/pipeline/accelerator.py
 
 // Types and names that the module makes once, and keeps for as long as the process lives.
 PyTypeObject* answer_type = nullptr;
@@ -264,10 +264,12 @@ PyObject* predictor_infer(PyObject* self, PyObject* arguments) {
 }
 
 bool read_request(PyObject* value, Item& item) {
-    PyObject* body = nullptr;
+    PyObject *body = nullptr, *options = nullptr;
     Py_ssize_t size = 0;
-    if (!PyTuple_Check(value)) return refuse("expected tuples of a body and the size of its JSON");
-    if (!PyArg_ParseTuple(value, "Sn", &body, &size) || !read_text(body, item.body)) return false;
+    if (!PyTuple_Check(value)) return refuse("expected tuples of a body, the size of its JSON, and options");
+    if (!PyArg_ParseTuple(value, "Sn|O", &body, &size, &options) || !read_text(body, item.body) ||
+        !read_options(options, item.options))
+        return false;
     if (size >= 0) item.json_size = static_cast<size_t>(size);
     return true;
 }
@@ -302,7 +304,7 @@ constexpr const char* INFER_DOC =
     "infer(body, size, note=0, options=None) -> the same\n\n"
     "Answer an infer request of the Open Inference Protocol; `size` is that of its JSON, which binary tensors follow.";
 constexpr const char* TOGETHER_DOC =
-    "together(((body, size), ...), note=0) -> (the same, ...)\n\n"
+    "together(((body, size, options=None), ...), note=0) -> (the same, ...)\n\n"
     "Answer requests that came at the same time, in as few runs as may be: infer requests, or with a size of -1 predict\n"
     "requests. Each is answered as by itself.";
 constexpr const char* PREDICTOR_DOC =

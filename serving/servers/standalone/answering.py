@@ -53,10 +53,8 @@ class Answering:
         self._leads = Pool(machine.cores())  # as many as there are runs at once
         self._short = Short(options, may_block)
         self._admission = admission.current()
-        # If `handle` has a layer of the user, the model must not run before that has seen the request. Sampled requests
-        # are answered in Python.
-        has_more = may_block or options.layer or options.log_predictions
-        self._may_share = bool(options.batch_rows) and not has_more
+        # If `handle` has a layer of the user, the model must not run before that has seen the request.
+        self._may_share = bool(options.batch_rows) and not (may_block or options.layer)
         self._turn: list[Sharing] = []  # the requests of this turn of the loop that may share runs
 
     def answer(self, exchange: "Exchange", body: bytes | Stream) -> None:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from serving.core import settings
 from serving.core.http import HttpError, Request, Response
 from serving.pipeline import accelerator, routes
-from serving.pipeline.accelerator import Answer, Body, Prepared, Quick, Result
+from serving.pipeline.accelerator import Answer, Asks, Prepared, Quick, Result
 from serving.pipeline.admission import can_share
 from serving.pipeline.exchange import Exchange, stack
 from serving.pipeline.layers import (
@@ -22,6 +22,7 @@ from serving.pipeline.layers import (
     compressed,
     errors_answered,
     observed,
+    options_of,
     protocol_of,
     request_size,
 )
@@ -37,7 +38,7 @@ class Shared(NamedTuple):
 
     queue: Queue
     quick: Quick
-    asks: Body
+    asks: Asks
     route: routes.Route
     protocol: Named
     is_plain: bool  # no layer refuses the request or changes it before the run
@@ -48,7 +49,7 @@ def plan(request: Request) -> Shared | None:
 
     Must not be called with LAYER: the model would run before that layer has seen the request.
     """
-    if not can_share(request) or request.method != "POST" or request.query:
+    if not can_share(request) or request.method != "POST":
         return None
     quick, body, options = accelerator.of(loading.cache().get()), request.body, settings.current()
     batching = quick.served.batching if quick.shares_runs else None
@@ -63,12 +64,23 @@ def plan(request: Request) -> Shared | None:
         protocol = protocol_of(request, route.protocol, body)
         if protocol not in NATIVE:
             return None
-        size = request_size(protocol, request.headers, body)
+        size, asked = request_size(protocol, request.headers, body), options_of(request, protocol)
     except HttpError:
+        return None
+    if asked is None or _is_logged(body, options.log_predictions):
         return None
     get = request.headers.get
     is_plain = not options.cors_origins and get("origin") is None and get("x-request-timeout") is None
-    return Shared(batching.queue, quick, (body, size), route, protocol, is_plain)
+    return Shared(batching.queue, quick, (body, size, asked), route, protocol, is_plain)
+
+
+def _is_logged(body: bytes, share: float) -> bool:
+    """Return whether LOG_PREDICTIONS logs the request, which is then answered in Python."""
+    if not share:
+        return False
+    from serving.pipeline.predictions import is_sampled  # it loads what most functions do without
+
+    return is_sampled(body, share)
 
 
 def keep(request: Request, shared: Shared, result: Result | None) -> bool:
@@ -77,7 +89,7 @@ def keep(request: Request, shared: Shared, result: Result | None) -> bool:
         return False
     is_answer = isinstance(result, tuple) and len(result) == len(Answer._fields)
     record, is_final = request.record, is_answer and shared.is_plain
-    record.prepared = Prepared(shared.quick, *shared.asks, result, is_final)
+    record.prepared = Prepared(shared.quick, shared.asks, result, is_final)
     if is_final:
         record.route, record.protocol = shared.route, shared.protocol
     return is_answer

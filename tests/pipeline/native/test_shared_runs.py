@@ -69,6 +69,19 @@ def test_requests_that_come_at_the_same_time_are_answered_as_they_are_alone(
     assert 0 < made < answered
 
 
+def test_requests_with_options_in_their_addresses_share_runs(serve: Serve, extension: Path) -> None:
+    quick = sharing(serve, extension, build() / "ranked", {"serving_default": (1, 2, 4, 8), "named": (1, 2, 4, 8)})
+    options = [(None, 0, None), (None, 2, None), (None, 1, b"scores"), (b"named", 1, None), (b"missing", 0, None)]
+    rows = [b"[1,2,3]", b"[3,2,1],[0,-0.0,5]", b"[1,2]"]
+    group = [(b'{"instances":[%b]}' % row, -1, each) for row in rows for each in options]
+    results = quick.together(group)
+    expected = [seen(quick.predict(body, 0, asked)) for body, _, asked in group]
+    assert [seen(result) for result in results] == expected
+    answered = [result for result in results if not isinstance(result, str)]
+    assert len({result[0] for result in answered}) == len(answered) >= 6
+    assert runs(results) == 2  # of two signatures
+
+
 def test_a_run_has_no_more_rows_than_the_largest_size_and_rows_of_other_shapes_have_their_own(
     serve: Serve, extension: Path
 ) -> None:

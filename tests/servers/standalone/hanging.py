@@ -27,7 +27,7 @@ def wait_as_asked(is_asked: Any) -> None:
 
 
 def natively(self: Quick, requests: Sequence[Any]) -> Any:
-    wait_as_asked(lambda value: any(f"[{value}]".encode() in body for body, _ in requests))
+    wait_as_asked(lambda value: any(f"[{value}]".encode() in body for body, *_ in requests))
     return together(self, requests)
 
 

@@ -203,7 +203,7 @@ class Counting:
     def __init__(self) -> None:
         self.runs: list[str] = []
 
-    def alone(self, body: bytes, _size: int) -> Any:
+    def alone(self, body: bytes, *_: Any) -> Any:
         self.runs.append("alone")
         if body == b"bad":
             raise MemoryError
@@ -211,12 +211,12 @@ class Counting:
 
     def together(self, asks: Sequence[Any]) -> list[Any]:
         self.runs.append(f"{len(asks)} together")
-        return [accelerator.Answer(body, 0, 0, 1, 0, 0, 0, 0) for body, _ in asks]
+        return [accelerator.Answer(body, 0, 0, 1, 0, 0, 0, 0) for body, *_ in asks]
 
 
 def shared(queue: Queue, quick: Any, body: Any) -> sharing.Shared:
     nothing: Any = None
-    return sharing.Shared(queue, quick, (body, -1), nothing, nothing, is_plain=False)
+    return sharing.Shared(queue, quick, (body, -1, accelerator.NO_OPTIONS), nothing, nothing, is_plain=False)
 
 
 TURNS = [

@@ -47,6 +47,12 @@ REQUESTS = [
     ({},                                  V1,               {"origin": "https://a.example"},              PLAIN,     HANDLED),
     ({"CORS_ORIGINS": "https://a.example"}, V1,             {"origin": "https://a.example"},              PLAIN,     HANDLED),
     ({"CORS_ORIGINS": "https://a.example"}, V1,             {},                                           PLAIN,     HANDLED),
+    ({},                                  V1 + "?signature_name=serving_default", {},                     PLAIN,     FINAL),
+    ({},                                  V1 + "?top_k=2",  {},                                           PLAIN,     HANDLED),
+    ({},                                  V1 + "?unknown=2", {},                                          PLAIN,     FINAL),
+    ({},                                  V1 + "?on_error=row", {},                                       PLAIN,     APART),
+    ({"LOG_PREDICTIONS": "0.000001"},     V1,               {},                                           PLAIN,     FINAL),
+    ({"LOG_PREDICTIONS": "1"},            V1,               {},                                           PLAIN,     APART),
     ({},                                  V1,               {},                                           b"{",      HANDLED),
     ({},                                  V1,               {},                                           b'{"instances": ["a"]}', HANDLED),
     ({},                                  V1,               {"content-type": "text/csv"},                 b"1.0\n",  APART),
@@ -98,7 +104,8 @@ def test_the_answer_of_a_shared_run_is_that_of_the_handler(
     serve: Serve, capfd: Any, settings: dict[str, str], path: str, fields: dict[str, str], body: bytes, how: str
 ) -> None:
     headers = Fields({name.encode(): value.encode() for name, value in fields.items()})
-    request = Request("POST", path, headers=headers, body=body, length=len(body))
+    address, _, query = path.partition("?")
+    request = Request("POST", address, query, headers, body, len(body))
     answers, counts = [], []
     for shares in (False, True):
         options = {
