@@ -10,6 +10,8 @@ class Record:
     route: Any = None  # the route of its address; None where there is none, or before routing
     protocol: Any = None  # the protocol of the body, if it is not the route's
     entered: Any = None  # the pipeline.admission.Slot of a request that was admitted before it was handled
+    until = 0.0  # time.monotonic by which the model must begin for that request
+    refused: Any = None  # the error of a request that admission refused before it was handled
     signature: str | None = None  # the name of the called signature, once the body is decoded
     prepared: Any = None  # what the native codec has answered already (pipeline.accelerator.Prepared)
     rows = 0  # the size of the batch

@@ -10,8 +10,16 @@ There are two kinds of requests, each with its slots and its queue. Those that c
 BATCH_ROWS) have many slots: the requests of a run must all be there. The others have one more than there are cores.
 
 The wait is estimated from the length of the queue and from the times that the last requests held their slots. THREADS
-requests of a kind are always admitted, however long they run. A server has more threads than may run and wait, so that
-one is free to refuse the next request. A graph that runs cannot be interrupted: a deadline decides whether it begins.
+requests of a kind are always admitted, however long they run. A graph that runs cannot be interrupted: a deadline
+decides whether it begins.
+
+The standalone server holds no thread for a request that waits:
+
+    turn = slots.wait(resume)                 a Slot where one is free; or else `resume` is called when one is
+    slots.withdraw(turn)                      at its deadline; false where it has its slot already
+
+Behind other servers it waits in a thread. They have more threads than may run and wait, so that one is free to refuse
+the next request.
 """
 
 import os
@@ -19,6 +27,7 @@ import re
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from serving.core import machine, settings
@@ -126,16 +135,16 @@ class Slots:
         self._run_by_turns = run_by_turns
         self._free = count
         self._lock = threading.Lock()
-        self._queue: deque[_Turn] = deque()  # empty while a slot is free
+        self._queue: deque[Turn] = deque()  # empty while a slot is free
         self._done = 0
         self._known = 0  # times in the mean and the variance, up to LEARNED
         self._mean = self._variance = 0.0  # of the seconds that a request holds its slot, or of a turn
 
-    def expect(self, headers: Headers, *, has_entered: bool = False) -> float:
+    def expect(self, headers: Headers) -> float:
         """Return the time (time.monotonic) by which the model must begin; raise Unavailable for too long a wait."""
         if _closed:
             raise Unavailable(f"this worker ends: {stopping}; try again")
-        if not self._free and not has_entered:
+        if not self._free:
             self._check_wait()
         timeout = self._options.request_timeout
         requested = headers.get("x-request-timeout")
@@ -175,24 +184,53 @@ class Slots:
         now = time.monotonic()
         if now > until:
             raise DeadlineError("the time for this request had passed before the model began")
+        ready = threading.Lock()
+        ready.acquire()
+        turn = self.wait(ready.release)
+        if isinstance(turn, Slot):
+            return turn
+        try:
+            ready.acquire(timeout=max(0.0, until - now))
+        except BaseException:  # a signal's: the slot must not be lost with the request
+            if not self.withdraw(turn):
+                self.granted().leave(is_typical=False)
+            raise
+        if not self.withdraw(turn):
+            return self.granted()
+        raise self.too_late(turn, until)
+
+    def wait(self, resume: Callable[[], None]) -> "Slot | Turn":
+        """Take a free slot, or else a place in the queue; raise Unavailable where the wait would be too long.
+
+        `resume` is called when the request has its slot, which `granted` returns: by the thread that passes it on and
+        holds the lock of the slots, so that it must not block.
+        """
         with self._lock:
             if self._free:
                 self._free -= 1
-                return Slot(self, now, self.count - self._free)
+                return Slot(self, time.monotonic(), self.count - self._free)
             self._check_wait()
-            turn, done = _Turn(), self._done
+            turn = Turn(resume, self._done)
             self._queue.append(turn)
-        try:
-            turn.lock.acquire(timeout=max(0.0, until - now))
-        except BaseException:  # a signal's: the slot must not be lost with the request
-            if self._keeps(turn):
-                Slot(self, now, self.count).leave(is_typical=False)
-            raise
-        if self._keeps(turn):
-            return Slot(self, time.monotonic(), self.count)
-        if self._done == done and until - now >= 0.9 * self._options.request_timeout:
-            end(f"{self.count} requests run and none has ended in {until - now:.0f} s")
-        raise DeadlineError("the time for this request passed while it waited for others; the model did not begin")
+            return turn
+
+    def withdraw(self, turn: "Turn") -> bool:
+        """Take a request out of the queue; return False where it has its slot already."""
+        with self._lock:
+            if not turn.has_slot:
+                self._queue.remove(turn)
+            return not turn.has_slot
+
+    def granted(self) -> "Slot":
+        """Return the slot of a request that has waited for it."""
+        return Slot(self, time.monotonic(), self.count)
+
+    def too_late(self, turn: "Turn", until: float) -> DeadlineError:
+        """Return the error for a request whose time passed as it waited; end the process where no request ends."""
+        waited, timeout = until - turn.since, self._options.request_timeout
+        if self._done == turn.done and waited >= 0.9 * timeout:
+            end(f"{self.count} requests run and none has ended in {waited:.0f} s")
+        return DeadlineError("the time for this request passed while it waited for others; the model did not begin")
 
     def _check_wait(self) -> None:
         """Refuse a request that would wait too long for its turn."""
@@ -224,13 +262,6 @@ class Slots:
         self._mean += apart / self._known
         self._variance += (apart * (took - self._mean) - self._variance) / self._known
 
-    def _keeps(self, turn: "_Turn") -> bool:
-        """Return whether the request has a slot; it waits no longer in either case."""
-        with self._lock:
-            if not turn.granted:
-                self._queue.remove(turn)
-            return turn.granted
-
     def leave(self, began: float | None, held: int = 1) -> None:
         """Take a slot back, held since `began`, when `held` slots were held; None where the time is not typical."""
         with self._lock:
@@ -249,8 +280,8 @@ class Slots:
         while self._free and self._queue:
             self._free -= 1
             turn = self._queue.popleft()
-            turn.granted = True
-            turn.lock.release()
+            turn.has_slot = True
+            turn.resume()
 
 
 class Slot(NamedTuple):
@@ -265,15 +296,15 @@ class Slot(NamedTuple):
         self.slots.leave(self.began if is_typical else None, self.held)
 
 
-class _Turn:
-    """A request that waits."""
+class Turn:
+    """A request that waits for a slot."""
 
-    __slots__ = ("granted", "lock")
+    __slots__ = ("done", "has_slot", "resume", "since")
 
-    def __init__(self) -> None:
-        self.granted = False
-        self.lock = threading.Lock()
-        self.lock.acquire()
+    def __init__(self, resume: Callable[[], None], done: int) -> None:
+        self.resume, self.done = resume, done
+        self.since = time.monotonic()
+        self.has_slot = False
 
 
 class Metered:

@@ -207,9 +207,11 @@ def received(answer: Answer) -> Answer:
     """Refuse a request that would wait too long for a slot; then read its body, limited and counted."""
 
     def answer_with_body(exchange: Exchange) -> Response:
-        request, control, slot = exchange.request, admission.current(), exchange.record.entered
-        exchange.slots = control.slots(request) if slot is None else slot.slots
-        exchange.until = exchange.slots.expect(request.headers, has_entered=slot is not None)
+        request, record, control = exchange.request, exchange.record, admission.current()
+        if record.refused is not None:
+            raise record.refused
+        exchange.slots = control.slots(request) if record.entered is None else record.entered.slots
+        exchange.until = record.until or exchange.slots.expect(request.headers)
         metered = control.metered(request)
         try:
             exchange.body = receive_body(metered or request.body, request.length, _most(exchange))

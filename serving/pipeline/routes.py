@@ -162,6 +162,14 @@ def find(method: str, path: str) -> tuple[Route, dict[str, str | None], tuple[Ro
     raise NotFound(f"there is nothing at {path[:200]!r}; there is {listed}")
 
 
+def is_prediction(method: str, path: str) -> bool:
+    """Return whether requests at an address need the model to run, and so a slot of `admission`."""
+    try:
+        return find(method, path)[0].action in (predict, predict_at_root)
+    except HttpError:
+        return False
+
+
 def addresses() -> list[str]:
     """Return every address, with this model's name in it."""
     name = settings.current().model_name

@@ -4,29 +4,30 @@ Passing a request to another thread takes as long as a small model. The loop's t
 block. So it answers only requests for which a slot is free, which need nothing outside of this process, and whose kind
 took little time before.
 
+A request that must wait for a slot holds no thread: many threads that take turns would slow down each run of the model.
+One that would wait too long is refused at once.
+
 With dynamic batching (BATCH_ROWS), the requests that the loop receives in one turn share runs of the model with those
 that wait for the current run to end.
 """
 
-import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from serving.core import machine
-from serving.core.http import Request, Response, Stream
+from serving.core.http import HttpError, Request, Response, Stream
 from serving.core.settings import Settings
 from serving.core.telemetry import phases
 from serving.core.telemetry.log import log_exception
-from serving.pipeline import admission, watchdog
+from serving.pipeline import admission, routes, watchdog
 from serving.pipeline.arrivals import is_self_contained
 from serving.runtime import loading
 from serving.runtime.batching import Call, Together, run_together
 from serving.servers.standalone import sharing
 from serving.servers.standalone.http1 import refusal
+from serving.servers.standalone.pool import Pool
 
 if TYPE_CHECKING:
     from serving.servers.standalone.loop import Loop
@@ -51,37 +52,97 @@ class Answering:
         self._pool = Pool(admission.server_threads(options))
         # All threads of the pool may wait for a run to end; the threads that begin the next run must not wait.
         self._leads = Pool(machine.cores())  # as many as there are runs at once
+        self._waiting: dict[Waiting, admission.Turn] = {}  # the requests that wait for a slot
         self._short = Short(options, may_block)
         self._admission = admission.current()
         # If `handle` has a layer of the user, the model must not run before that has seen the request.
-        self._may_share = bool(options.batch_rows) and not (may_block or options.layer)
+        self._has_layer = may_block or bool(options.layer)
+        self._may_share = bool(options.batch_rows) and not self._has_layer
         self._turn: list[Sharing] = []  # the requests of this turn of the loop that may share runs
 
     def answer(self, exchange: "Exchange", body: bytes | Stream) -> None:
         """Answer a request now, at the end of the turn, or in another thread; called by the loop's thread."""
         request = exchange.with_body(body)
         kind = (request.path, len(body).bit_length()) if isinstance(body, bytes) else None
-        if kind is not None and is_self_contained(request):
-            is_short = self._short.holds(kind)
-            # For a run of others
-            may_wait = self._may_share and request.method == "POST" and loading.batching() is not None
-            shared = sharing.plan(request) if may_wait else None
-            runs = shared is not None or (is_short and not may_wait)
-            slots = self._admission.slots(request) if shared is None else self._admission.sharing
-            entered = slots.try_enter() if runs else None
-            if entered is not None:
-                exchange.record.entered = entered
-                if shared is None or (is_short and self._run_alone(request, shared)):
-                    self._answer_here(exchange, request, kind, entered.began)
-                    return
-                exchange.connection.busy = exchange
-                if self._is_alone() and shared.queue.is_free:
-                    self._pool.submit(self._answer_there, exchange, request, kind)
-                else:
-                    self._turn.append(Sharing(self, exchange, request, kind, shared, is_short))
-                return
+        if kind is None or self._has_layer or not is_self_contained(request):
+            self._submit(exchange, request, kind)
+        elif routes.is_prediction(request.method, request.path):
+            self._predict(exchange, request, kind)
+        elif self._short.holds(kind):
+            self._answer_here(exchange, request, kind, time.monotonic())
+        else:
+            self._submit(exchange, request, kind)
+
+    def _submit(self, exchange: "Exchange", request: Request, kind: Kind | None) -> None:
         exchange.connection.busy = exchange
         self._pool.submit(self._answer_there, exchange, request, kind)
+
+    def _predict(self, exchange: "Exchange", request: Request, kind: Kind) -> None:
+        """Answer a request that needs a slot, or refuse it where it would wait for one too long."""
+        record, slots, is_short = exchange.record, self._admission.slots(request), self._short.holds(kind)
+        try:
+            record.until = slots.expect(request.headers)
+            may_wait = self._may_share and loading.batching() is not None  # for a run of others
+            shared = sharing.plan(request) if may_wait and slots is self._admission.sharing else None
+            is_run_here = shared is not None or (is_short and not may_wait)
+            record.entered = slots.try_enter() if is_run_here else None
+            if record.entered is None:
+                self._answer_in_turn(Waiting(self, exchange, request, kind, slots))
+                return
+        except HttpError as error:
+            record.refused, exchange.connection.busy = error, None
+            self._answer_now(exchange, request)
+            return
+        if shared is None or (is_short and self._run_alone(request, shared)):
+            self._answer_here(exchange, request, kind, record.entered.began)
+        elif self._is_alone() and shared.queue.is_free:
+            self._submit(exchange, request, kind)
+        else:
+            exchange.connection.busy = exchange
+            self._turn.append(Sharing(self, exchange, request, kind, shared, is_short))
+
+    def _answer_in_turn(self, waiting: "Waiting") -> None:
+        """Answer a request in another thread when it has a slot; raise Unavailable where it would wait too long."""
+        exchange = waiting.exchange
+        exchange.connection.busy = exchange
+        turn = waiting.slots.wait(waiting.go)
+        if isinstance(turn, admission.Slot):
+            exchange.record.entered = turn
+            self._submit(exchange, waiting.request, waiting.kind)
+            return
+        self._waiting[waiting] = turn
+        self._loop.next_look = min(self._loop.next_look, exchange.record.until)
+        if turn.has_slot:  # since it waits
+            self._waiting.pop(waiting, None)
+
+    def answer_after_wait(self, waiting: "Waiting") -> None:
+        """Answer a request that has its slot now; any thread may call this, and holds the lock of the slots."""
+        self._waiting.pop(waiting, None)
+        waiting.exchange.record.entered = waiting.slots.granted()
+        try:
+            self._pool.submit(self._answer_there, waiting.exchange, waiting.request, waiting.kind)
+        except RuntimeError:  # the system has no thread for it
+            self._loop.post(waiting)
+
+    def answer_at_last(self, waiting: "Waiting") -> None:
+        """Answer a request that waits no longer; called by the loop's thread."""
+        waiting.exchange.connection.busy = None
+        self._answer_now(waiting.exchange, waiting.request)
+        waiting.exchange.connection.resume()
+
+    def expire(self, now: float) -> None:
+        """Answer the requests whose time has passed before they had a slot; called by the loop's thread."""
+        for waiting, turn in [*self._waiting.items()]:
+            record = waiting.exchange.record
+            if record.until <= now and waiting.slots.withdraw(turn):
+                del self._waiting[waiting]
+                record.refused = waiting.slots.too_late(turn, record.until)
+                self.answer_at_last(waiting)
+
+    @property
+    def next_expiry(self) -> float:
+        """The earliest time.monotonic at which `expire` must be called."""
+        return min((waiting.exchange.record.until for waiting in [*self._waiting]), default=float("inf"))
 
     def _is_alone(self) -> bool:
         """Return whether no other request of this turn can share a run, as far as is known."""
@@ -162,14 +223,18 @@ class Answering:
             call.exchange.connection.resume()
 
     def _answer_here(self, exchange: "Exchange", request: Request, kind: Kind, began: float) -> int:
+        status = self._answer_now(exchange, request)
+        seconds = time.monotonic() - began
+        if seconds > STALLED[0]:
+            self._short.stalled(kind, seconds)
+        return status
+
+    def _answer_now(self, exchange: "Exchange", request: Request) -> int:
         try:
             response = self._handled(exchange, request)
         finally:
             self._leave(exchange)
         exchange.connection.send(exchange, response)
-        seconds = time.monotonic() - began
-        if seconds > STALLED[0]:
-            self._short.stalled(kind, seconds)
         if exchange.claimed:
             self._loop.give_back(exchange)
         return response.status
@@ -238,6 +303,26 @@ class Sharing:
         self._answering.answer_in_pool(self)
 
 
+class Waiting:
+    """A request that waits for a slot."""
+
+    __slots__ = ("_answering", "exchange", "kind", "request", "slots")
+
+    def __init__(
+        self, answering: Answering, exchange: "Exchange", request: Request, kind: Kind, slots: admission.Slots
+    ) -> None:
+        self._answering = answering
+        self.exchange, self.request, self.kind, self.slots = exchange, request, kind, slots
+
+    def go(self) -> None:
+        """Pass the request on, which has a slot now."""
+        self._answering.answer_after_wait(self)
+
+    def resume(self) -> None:
+        """Answer it in the loop's thread."""
+        self._answering.answer_at_last(self)
+
+
 class Finished(NamedTuple):
     """Calls that another thread has run, for the loop's thread to answer."""
 
@@ -288,41 +373,3 @@ class Short:
             now, (until, pause) = time.monotonic(), self._barred.get(kind, (0.0, 0.0))
             pause = min(LONGEST_PAUSE, 2 * pause) if pause and now < until + pause else AGAIN
             self._barred[kind] = now + pause, pause
-
-
-class Pool:
-    """Daemon threads, started when needed, up to a maximum."""
-
-    def __init__(self, most: int) -> None:
-        self._most, self._count = most, 0
-        self._starting = threading.Lock()
-        self._work: SimpleQueue[tuple[Any, ...]] = SimpleQueue()
-        self._idle: deque[None] = deque()  # one for each thread that waits; appending and popping need no lock
-
-    def submit(self, function: Any, *arguments: Any) -> None:
-        """Call a function in one of the threads; any thread may submit. Raise RuntimeError where there can be none."""
-        try:
-            self._idle.pop()
-        except IndexError:
-            self._grow()
-        self._work.put((function, *arguments))
-
-    def _grow(self) -> None:
-        with self._starting:
-            if self._count == self._most:
-                return
-            thread = threading.Thread(target=self._serve, name=f"answers-{self._count + 1}", daemon=True)
-            try:
-                thread.start()
-            except RuntimeError:  # the system has no more: the work waits for one of those that are there
-                if not self._count:
-                    raise
-                return
-            self._count += 1
-
-    def _serve(self) -> None:
-        while True:
-            function, *arguments = self._work.get()
-            function(*arguments)
-            del function, arguments
-            self._idle.append(None)

@@ -96,8 +96,8 @@ class Loop:
         self.bodies = Deadlines(self, options.read_timeout)
         self.sending = Deadlines(self, options.read_timeout)
         self.lingering = Deadlines(self, LINGER)
-        answering = Answering(options, self, handle, may_block=may_block)
-        self.answer, self._end_turn = answering.answer, answering.end_turn
+        self._answering = Answering(options, self, handle, may_block=may_block)
+        self.answer, self._end_turn = self._answering.answer, self._answering.end_turn
         self._admission = admission.current()
         self._connections: dict[int, Connection] = {}
         self._most = connections.most()
@@ -185,13 +185,13 @@ class Loop:
     def why_refused(self, exchange: Exchange) -> str:
         """Return why a request for a prediction is refused whatever its body is; an empty text where it is not."""
         request = exchange.with_body(UNREAD)
-        try:
-            if routes.find(request.method, request.path)[0].name in ("predict", "infer"):
+        if routes.is_prediction(request.method, request.path):
+            try:
                 self._admission.slots(request).expect(request.headers)
-        except Unavailable as error:
-            return str(error)
-        except HttpError:
-            pass  # which the handler answers
+            except Unavailable as error:
+                return str(error)
+            except HttpError:
+                pass  # which the handler answers
         return ""
 
     def answer_rest(self, response: Response) -> None:
@@ -262,6 +262,7 @@ class Loop:
             connection.close()
         for connection in self.sending.overdue(now):
             connection.close()
+        self._answering.expire(now)
         for connection in [*self.heads] if is_last else self.heads.overdue(now):
             connection.expire()
         for connection in [*self.bodies] if is_last else self.bodies.overdue(now):
@@ -277,6 +278,7 @@ class Loop:
         for waiting in (self.lingering, self.sending, self.heads, self.bodies):
             if waiting:
                 self.next_look = min(self.next_look, next(iter(waiting.values())))
+        self.next_look = min(self.next_look, self._answering.next_expiry)
         if self._is_full:
             self.next_look = min(self.next_look, self._next_room)
 

@@ -12,7 +12,6 @@ from serving.core import settings
 from serving.core.http import HttpError, Request, Response
 from serving.pipeline import accelerator, routes
 from serving.pipeline.accelerator import Answer, Asks, Prepared, Quick, Result
-from serving.pipeline.admission import can_share
 from serving.pipeline.exchange import Exchange, stack
 from serving.pipeline.layers import (
     NATIVE,
@@ -30,8 +29,6 @@ from serving.protocols.named import Named
 from serving.runtime import loading
 from serving.runtime.batching import Queue
 
-PREDICTIONS = (routes.predict, routes.predict_at_root)
-
 
 class Shared(NamedTuple):
     """The call of the native codec for a request, and the queue for it."""
@@ -45,19 +42,18 @@ class Shared(NamedTuple):
 
 
 def plan(request: Request) -> Shared | None:
-    """Return the call with which a request can share a run of the native codec; None if it cannot, or not yet.
+    """Return the call with which a prediction can share a run of the native codec; None if it cannot, or not yet.
 
-    Must not be called with LAYER: the model would run before that layer has seen the request.
+    Its slots are those of requests that can share runs. Must not be called with LAYER: the model would run before that
+    layer has seen the request.
     """
-    if not can_share(request) or request.method != "POST":
-        return None
     quick, body, options = accelerator.of(loading.cache().get()), request.body, settings.current()
     batching = quick.served.batching if quick.shares_runs else None
     if batching is None or not isinstance(body, bytes) or len(body) > options.max_body_bytes:
         return None
     try:
         route, labels, _ = routes.find(request.method, request.path)
-        if route.action not in PREDICTIONS or route.protocol is None:
+        if route.protocol is None:
             return None
         if labels:
             check_labels(labels)
@@ -69,8 +65,7 @@ def plan(request: Request) -> Shared | None:
         return None
     if asked is None or _is_logged(body, options.log_predictions):
         return None
-    get = request.headers.get
-    is_plain = not options.cors_origins and get("origin") is None and get("x-request-timeout") is None
+    is_plain = not options.cors_origins and request.headers.get("origin") is None
     return Shared(batching.queue, quick, (body, size, asked), route, protocol, is_plain)
 
 

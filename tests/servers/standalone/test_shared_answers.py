@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from serving.core.http import Request, Response
+from serving.core.http import HttpError, Request, Response
 from serving.core.record import Record
 from serving.core.settings import current
 from serving.core.telemetry import metrics, observe
-from serving.pipeline import admission, handler
+from serving.pipeline import admission, handler, routes
 from serving.pipeline.native import build as native
 from serving.servers.standalone import sharing
 from serving.servers.standalone.http1 import Fields
@@ -42,8 +42,8 @@ REQUESTS = [
     ({"AIP_PREDICT_ROUTE": "/vertex"},    "/vertex",        {},                                           PLAIN,     FINAL),
     ({"MAX_ROWS": "1000"},                V1,               {},                                           MANY,      FINAL),
     ({"MAX_ROWS": "1000"},                V1,               {"accept-encoding": "gzip"},                  MANY,      FINAL),
-    ({},                                  V1,               {"x-request-timeout": "5"},                   PLAIN,     HANDLED),
-    ({},                                  V1,               {"x-request-timeout": "soon"},                PLAIN,     HANDLED),
+    ({},                                  V1,               {"x-request-timeout": "5"},                   PLAIN,     FINAL),
+    ({},                                  V1,               {"x-request-timeout": "soon"},                PLAIN,     APART),
     ({},                                  V1,               {"origin": "https://a.example"},              PLAIN,     HANDLED),
     ({"CORS_ORIGINS": "https://a.example"}, V1,             {"origin": "https://a.example"},              PLAIN,     HANDLED),
     ({"CORS_ORIGINS": "https://a.example"}, V1,             {},                                           PLAIN,     HANDLED),
@@ -68,10 +68,17 @@ REQUESTS = [
 def answered(request: Request, *, shares: bool) -> tuple[Response, str]:
     """Return the response of a request, answered as the loop does or by the handler alone, and how it was made."""
     request = request._replace(record=Record())
-    shared = sharing.plan(request) if shares else None
+    control, shared = admission.current(), None
+    if shares and routes.is_prediction(request.method, request.path):
+        slots = control.slots(request)
+        try:
+            request.record.until = slots.expect(request.headers)
+            shared = sharing.plan(request) if slots is control.sharing else None
+        except HttpError as error:
+            request.record.refused = error
     if shared is None:
         return handler.handle(request), APART
-    slot = admission.current().sharing.try_enter()
+    slot = control.sharing.try_enter()
     assert slot
     request.record.entered = slot
     (result,) = shared.quick.together([shared.asks])
