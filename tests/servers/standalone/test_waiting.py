@@ -78,7 +78,7 @@ def test_requests_that_wait_hold_no_thread_and_are_answered_in_their_order(
     resume(loop, wires)
     assert [responses(each.answers()) for each in wires] == [[RIGHT]] * 100
     assert not loop._answering._waiting
-    assert threads() - before <= 4  # one for each slot, and those that still send the answer before
+    assert threads() - before <= 20  # one for each slot, and those that have left theirs and still send the answer
 
 
 def test_a_request_that_would_wait_too_long_is_refused_without_a_thread(
