@@ -162,7 +162,7 @@ def output_tensors(graph: MetaGraph) -> list[str]:
 
 
 def assets(graph: MetaGraph) -> list[Any]:
-    """Return the AssetFileDefs; TensorFlow 1 wrote them as a collection."""
+    """Return the AssetFileDefs, each once; TensorFlow 1 wrote them as a collection, in which some are repeated."""
     if graph.asset_file_def or "saved_model_assets" not in graph.collection_def:
         return list(graph.asset_file_def)
     from tensorflow.core.protobuf import meta_graph_pb2
@@ -170,7 +170,7 @@ def assets(graph: MetaGraph) -> list[Any]:
     files = []
     for value in graph.collection_def["saved_model_assets"].any_list.value:
         asset = meta_graph_pb2.AssetFileDef()
-        if value.Unpack(asset):
+        if value.Unpack(asset) and asset not in files:
             files.append(asset)
     return files
 

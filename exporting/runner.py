@@ -27,6 +27,7 @@ from serving.core.errors import LoadError, RunError
 from serving.runtime import litert, tensorflow_c
 from serving.runtime.batch_sizes import smallest_runs
 from serving.runtime.model import Model, Session
+from serving.savedmodel.safety.rewrite import with_each_asset_once
 from serving.savedmodel.signature import Signature, check
 from serving.savedmodel.source import Source
 
@@ -221,7 +222,12 @@ def _full(source: Source, options: settings.Settings, optimized: bool) -> Callab
     tf = tensorflow_c.api(path)
     tensorflow_c.load_custom_ops(tf, options.custom_op_libraries)
     config = tensorflow_c.config(options.intra_op_threads, options.inter_op_threads, optimize=not optimized)
-    return lambda: tensorflow_c.Session(tf, source.directory, source.contents.tags, config, source.initialization)
+
+    def opened() -> Session:
+        with with_each_asset_once(source.directory) as directory:
+            return tensorflow_c.Session(tf, directory, source.contents.tags, config, source.initialization)
+
+    return opened
 
 
 def _lite(source: Source, options: settings.Settings) -> Callable[[], Session]:

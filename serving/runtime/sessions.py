@@ -2,8 +2,8 @@
 
 import importlib
 import importlib.util
-from collections.abc import Collection
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +109,7 @@ def open_session(source: Source, options: Settings) -> Session:
         if path is None:
             log("WARNING", f"serving through TensorFlow's Python package: {_why_python(options)}")
             python = _fallback(options)
-            with _guarded(source, options) as directory:
+            with _prepared(source, options) as directory:
                 session: Session = python.Session(directory, source.contents.tags, options, source.initialization)
             return session
         tf = tensorflow_c.api(path)
@@ -117,7 +117,7 @@ def open_session(source: Source, options: Settings) -> Session:
         config = tensorflow_c.config(
             options.intra_op_threads, options.inter_op_threads, optimize=not source.contents.baked
         )
-        with _guarded(source, options) as directory:
+        with _prepared(source, options) as directory:
             return tensorflow_c.Session(tf, directory, source.contents.tags, config, source.initialization)
     except RunError as error:
         problem = versions.lacking(source.directory)
@@ -138,12 +138,18 @@ def _recursion(source: Source) -> str | None:
     return "a function in its graph calls itself, which TensorFlow cannot load" if is_recursive else None
 
 
-def _guarded(source: Source, options: Settings) -> AbstractContextManager[Path]:
-    if options.callers == "trusted":
-        return nullcontext(source.directory)
-    from serving.savedmodel.safety.guarding import guarded  # not needed once the model is loaded
+@contextmanager
+def _prepared(source: Source, options: Settings) -> Iterator[Path]:
+    """Yield the folder that TensorFlow loads: the model's own, or one with a changed graph."""
+    from serving.savedmodel.safety.guarding import guarded  # neither is needed once the model is loaded
+    from serving.savedmodel.safety.rewrite import with_each_asset_once
 
-    return guarded(source.directory, source.signatures.values(), options.max_elements)
+    with with_each_asset_once(source.directory) as directory:
+        if options.callers == "trusted":
+            yield directory
+            return
+        with guarded(directory, source.signatures.values(), options.max_elements) as folder:
+            yield folder
 
 
 def _fallback(options: Settings) -> Any:

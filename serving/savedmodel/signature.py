@@ -224,8 +224,8 @@ def _check_callable(signatures: Mapping[str, Signature]) -> None:
 
 
 def refusals(signatures: Mapping[str, Signature]) -> list[str]:
-    """Return why each signature cannot be called, without those of TensorFlow's own."""
-    return [f"{name!r}: {entry.refusal}" for name, entry in signatures.items() if not name.startswith("__")]
+    """Return which signatures cannot be called, and why; TensorFlow's own are left out."""
+    return [f"{name!r}: {entry.refusal}" for name, entry in signatures.items() if entry.refusal and name[:2] != "__"]
 
 
 def _meta_graph(graph: memoryview) -> Contents:

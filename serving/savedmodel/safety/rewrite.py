@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
-from serving.savedmodel.protobuf import read_varint, write_varint
+from serving.savedmodel.protobuf import last_field, read_varint, write_varint
+from serving.savedmodel.roots import asset_definitions
 from serving.savedmodel.signature import served
 
 Piece = bytes | memoryview
@@ -42,8 +43,36 @@ def rewritten(directory: Path, change: Callable[[memoryview], list[Piece]]) -> I
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextmanager
+def with_each_asset_once(directory: Path) -> Iterator[Path]:
+    """Yield the folder of the SavedModel, or one whose list of assets repeats none.
+
+    A vocabulary that a TensorFlow 1 program has added to ASSET_FILEPATHS itself is listed twice. TensorFlow's Python
+    API feeds it once, the C library says "fed more than once".
+    """
+    _, graph = served(directory)
+    definitions = {bytes(definition): True for definition in asset_definitions(graph)}
+    if len(definitions) == len(asset_definitions(graph)):
+        yield directory
+        return
+
+    def once(packed: memoryview) -> list[Piece] | None:
+        return None if definitions.pop(bytes(last_field(packed, 2)), False) else []
+
+    def assets(entry: memoryview) -> list[Piece] | None:
+        if bytes(last_field(entry, 1)) != b"saved_model_assets":
+            return None
+        return edited(entry, 2, lambda collection: edited(collection, 5, lambda packed: edited(packed, 1, once)))
+
+    with rewritten(directory, lambda message: edited(message, 4, assets)) as folder:
+        yield folder
+
+
 def edited(message: memoryview, number: int, change: Callable[[memoryview], list[Piece] | None]) -> list[Piece]:
-    """Return a message with each field `number` replaced by the result of `change`; None leaves it unchanged."""
+    """Return a message with each field `number` replaced by the result of `change`.
+
+    None leaves the field unchanged, an empty list removes it.
+    """
     pieces: list[Piece] = []
     kept = position = 0  # the unchanged bytes since the last change, from `kept` on, are one piece
     while position < len(message):
@@ -58,7 +87,7 @@ def edited(message: memoryview, number: int, change: Callable[[memoryview], list
         size, start = read_varint(message, position)
         position = start + size
         if key >> 3 == number and (changed := change(message[start:position])) is not None:
-            pieces += [message[kept:begin], *field(number, *changed)]
+            pieces += [message[kept:begin], *(field(number, *changed) if changed else ())]
             kept = position
     return [*pieces, message[kept:]]
 

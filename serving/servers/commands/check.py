@@ -28,7 +28,7 @@ from serving.runtime.sessions import judge_files, judge_operations, open_session
 from serving.runtime.trying import Tried, tried
 from serving.savedmodel.folder import manifest
 from serving.savedmodel.safety.purity import DANGEROUS, against, impurities
-from serving.savedmodel.signature import DEFAULT, Signature
+from serving.savedmodel.signature import DEFAULT, Signature, refusals
 from serving.savedmodel.source import Source
 
 WORTH = 1.25  # times as many rows a second in batches: less is not said
@@ -125,6 +125,8 @@ def check(directory: Path, options: Settings) -> str:
         raise UnprovedError(f"no signature could be shown to answer: {unproved or 'none can be called'}{cure}")
     size = sum(path.stat().st_size for path in source.directory.rglob("*") if path.is_file())
     line = f"version {source.version}, {', '.join(proved)} answered, {max(size >> 20, 1)} MiB{together}"
+    if uncallable := refusals(model.signatures):
+        line = f"{line}; cannot be called: {'; '.join(uncallable)}"
     return f"{line}; not shown to answer: {unproved}" if unproved else line
 
 

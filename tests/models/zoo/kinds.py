@@ -30,6 +30,7 @@ KINDS = {
     "pinned_to_gpu":        "nodes that name a GPU, as a builder leaves them without clear_devices",
     "table_collection":     "a table that only the collection table_initializer fills",
     "vocabulary_scoped":    "a vocabulary file whose table stands in a name scope",
+    "vocabulary_twice":     "a vocabulary file that the list of assets names twice",
     "answers_nothing":      "TensorFlow 1: a variable that is not saved, so that every request fails",
 
     # What is reported

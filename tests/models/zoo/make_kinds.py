@@ -193,14 +193,16 @@ def table_collection(path: Path) -> Calls:
     return [(DEFAULT, {"words": text(b"dog", b"cat", b"bird")})]
 
 
-@entry(ask_session)
-def vocabulary_scoped(path: Path) -> Calls:
+def vocabulary_v1(path: Path, scope: str, *, added: bool) -> Calls:
+    """Save a table of a file; with `added` the program itself adds the file to the collection, as the table does."""
     with tempfile.NamedTemporaryFile(suffix=".txt") as file, tf.Graph().as_default(), v1.Session() as session:
         Path(file.name).write_text("cat\ndog\n")
-        words = v1.placeholder(tf.string, [None], "words")
+        words, filename = v1.placeholder(tf.string, [None], "words"), tf.constant(file.name)
+        if added:
+            v1.add_to_collection(v1.GraphKeys.ASSET_FILEPATHS, filename)
         line, number = tf.lookup.TextFileIndex.WHOLE_LINE, tf.lookup.TextFileIndex.LINE_NUMBER
-        with tf.name_scope("features/lookup"):
-            made = tf.lookup.TextFileInitializer(file.name, tf.string, line, tf.int64, number)
+        with tf.name_scope(scope):
+            made = tf.lookup.TextFileInitializer(filename if added else file.name, tf.string, line, tf.int64, number)
             table = tf.lookup.StaticHashTable(made, -1)
         session.run(v1.tables_initializer())
         builder = v1.saved_model.Builder(str(path))
@@ -213,6 +215,16 @@ def vocabulary_scoped(path: Path) -> Calls:
         )
         builder.save()
     return [(DEFAULT, {"words": text(b"dog", b"cat", b"bird")})]
+
+
+@entry(ask_session)
+def vocabulary_scoped(path: Path) -> Calls:
+    return vocabulary_v1(path, "features/lookup", added=False)
+
+
+@entry(ask_session)
+def vocabulary_twice(path: Path) -> Calls:
+    return vocabulary_v1(path, "lookup", added=True)
 
 
 @entry(ask_nobody())

@@ -92,6 +92,12 @@ def test_check_passes_a_model_that_answers_in_columns_or_in_float8(
     assert (status, "serving_default answered" in said) == (0, True), said
 
 
+def test_check_names_the_signatures_that_cannot_be_called(capsys: pytest.CaptureFixture[str]) -> None:
+    status, said = checked(build() / "variable_lost", capsys)
+    assert (status, "kept answered" in said) == (0, True), said
+    assert "; cannot be called: 'lost': it reads the variable" in said
+
+
 def test_check_advises_no_example_where_a_placeholder_is_no_input(capsys: pytest.CaptureFixture[str]) -> None:
     status, said = checked(answer_models.build() / "unfed", capsys)
     assert status == UNPROVED
