@@ -139,6 +139,7 @@ bench-full: compiled ## every page of docs/benchmarks: hours
 	.venv/bin/python -m bench.score --largest 1024
 	.venv/bin/python -m bench.plan_check
 	.venv/bin/python -m bench.bake
+	.venv/bin/python -m bench.pictures
 	.venv/bin/python -m bench.overload
 
 # Every parser for SECONDS each, guided by coverage where atheris and clang++ can be had; the native code under

@@ -28,9 +28,9 @@ def decode(picture: tf.Tensor) -> tf.Tensor:
     pixels = tf.raw_ops.ResizeArea(images=tf.expand_dims(pixels, 0), size=tf.cast(size, tf.int32))
     pixels = tf.squeeze(pixels, 0) / 255.0
     # Grey, grey + alpha, RGB, RGB + alpha: an even number of channels ends in alpha, and the product of none is 1.
-    channels = tf.shape(pixels)[-1]
-    colours = channels - (1 - channels % 2)
-    grey, alpha = tf.reduce_mean(pixels[..., :colours], axis=-1), tf.reduce_prod(pixels[..., colours:], axis=-1)
+    colours = tf.bitwise.bitwise_or(tf.shape(pixels)[-1] - 1, 1)
+    solid, alpha = tf.split(pixels, tf.stack([colours, -1]), axis=-1)
+    grey, alpha = tf.reduce_mean(solid, axis=-1), tf.reduce_prod(alpha, axis=-1)
     return 1.0 - alpha * (1.0 - grey)  # over white paper
 
 

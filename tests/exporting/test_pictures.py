@@ -41,13 +41,6 @@ def test_a_picture_alone_gets_the_pixels_that_it_gets_in_a_batch(tf: Any, channe
     assert wrapped(image=tf.zeros(0, tf.string))["output"].shape == (0, 9, 7, channels)
 
 
-@pytest.mark.parametrize("count", [1, 2])
-def test_a_picture_with_too_many_pixels_is_refused(tf: Any, picture: bytes, count: int) -> None:
-    identity = function(lambda pixels: pixels, {"pixels": tf.TensorSpec((None, 4, 4, 3))})
-    with pytest.raises(tf.errors.InvalidArgumentError, match="too large: at most 599 pixels, the file claims"):
-        image_bytes(identity, largest=599).call(image=tf.constant([picture] * count))
-
-
 def png(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sII", 13, b"IHDR", width, height)
 
@@ -56,6 +49,42 @@ def written(form: str, width: int, height: int) -> bytes:
     file = BytesIO()
     Image.new("L", (width, height)).save(file, form)
     return file.getvalue()
+
+
+LIMITS = [
+    # form   width  height
+    ("PNG",     60,     10),
+    ("PNG",     10,     60),
+    ("PNG",     24,     25),
+    ("PNG",    600,      1),
+    ("GIF",     60,     10),
+    ("JPEG",    60,     10),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("position", [0, 1, 2])
+@pytest.mark.parametrize(("form", "width", "height"), LIMITS)
+def test_a_picture_with_too_many_pixels_is_refused(tf: Any, form: str, width: int, height: int, position: int) -> None:
+    identity = function(lambda pixels: pixels, {"pixels": tf.TensorSpec((None, 4, 4, 3))})
+    files = [written("PNG", 3, 3), written("JPEG", 3, 3)]
+    files.insert(position, written(form, width, height))
+    assert image_bytes(identity, largest=600).call(image=tf.constant(files))["output"].shape == (3, 4, 4, 3)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"too large: at most 599 pixels, the file claims.*600"):
+        image_bytes(identity, largest=599).call(image=tf.constant(files))
+
+
+def test_a_picture_with_too_many_pixels_is_refused_before_it_is_decoded(tf: Any) -> None:
+    identity = function(lambda pixels: pixels, {"pixels": tf.TensorSpec((None, 4, 4, 3))})
+    with pytest.raises(tf.errors.InvalidArgumentError, match="too large"):  # the decoder would name the missing data
+        image_bytes(identity).call(image=tf.constant([png(5793, 5793)]))
+
+
+def test_pictures_are_decoded_without_a_loop(tf: Any) -> None:
+    identity = function(lambda pixels: pixels, {"pixels": tf.TensorSpec((None, 4, 4, 3))})
+    wrapped = tf.function(image_bytes(identity).call, autograph=False)
+    graph = wrapped.get_concrete_function(image=tf.TensorSpec((None,), tf.string)).graph.as_graph_def()
+    nodes = [*graph.node, *(node for called in graph.library.function for node in called.node_def)]
+    assert [node.op for node in nodes if "While" in node.op] == []
 
 
 # fmt: off
