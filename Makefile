@@ -43,10 +43,10 @@ define codec
 @mkdir -p .cache && printf 'ACCELERATOR=%q\n' "$${ACCELERATOR-$$(.venv/bin/python -m serving.pipeline.native.build --cached)}" > .cache/$@.env
 endef
 
-# TensorFlow's library is bound once (docs/image.md), in some seconds, where it can be.
+# TensorFlow's library is bound once (docs/image.md) and what the model reads of it is listed, in some seconds, where that can be.
 define library
 @[ "$$(uname -sm)" != "Linux x86_64" ] || \
-  printf 'TENSORFLOW_LIBRARY_DIR=%q\n' "$${TENSORFLOW_LIBRARY_DIR-$$(.venv/bin/python -m tools.image.bind --cached)}" >> .cache/$@.env
+  printf 'TENSORFLOW_LIBRARY_DIR=%q\n' "$${TENSORFLOW_LIBRARY_DIR-$$(.venv/bin/python -m tools.image.cached --model "$${MODEL_DIR-model}")}" >> .cache/$@.env
 endef
 
 # The banner comes when the server listens; it looks while this make runs.

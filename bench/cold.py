@@ -3,8 +3,8 @@
 Before a cold start the kernel forgets what it has cached of the subject's files: environment, code, model and library.
 MB read: what the processes read from the disk until the first right answer over HTTP. Pages that another running process
 maps stay in the cache, those of the measuring interpreter among them. Before a warm start the files are in the cache.
-Subjects are measured in turns; in brackets: the ratio to the naive function. The library of an upload has a list of the
-pages that a first answer reads, as the image's has; that of `make serve-fast` has none, so the kernel reads most of the file.
+Subjects are measured in turns; in brackets: the ratio to the naive function. The bound library has a list of the pages that
+a first answer reads: with `make serve-fast`, in an upload and in the image.
 """
 
 import argparse

@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from subprocess import CompletedProcess
 
 from bench.environments import FOLDER, Unavailable, python
 from bench.models import CACHE, ROOT, Model, recipe_of
@@ -30,11 +31,13 @@ def native() -> Settings:
 
 
 @functools.cache
-def bound() -> Settings:
-    """Serve with a TensorFlow library whose symbols are bound for the environment `source`; raise Unavailable."""
-    folder, code = FOLDER / "source" / "bound", (ROOT / "tools" / "image").glob("*.py")
-    _make([python("source"), "-m", "tools.image.bind", folder], folder, _digest("bound", code))
-    return {"TENSORFLOW_LIBRARY_DIR": str(folder)}
+def bound(saved_model: Path) -> Settings:
+    """Serve with TensorFlow's library bound for the environment `source`, with this model's pages; raise Unavailable."""
+    command = [python("source"), "-m", "tools.image.cached", "--cache", FOLDER / "source", "--model", saved_model]
+    done = finish(command)
+    if done.returncode:
+        raise Unavailable(f"the bound library: {_reason(done)}")
+    return {"TENSORFLOW_LIBRARY_DIR": done.stdout.strip()}
 
 
 @functools.cache
@@ -47,7 +50,11 @@ def _exported(name: str, saved_model: Path, kind: str, options: tuple[str, ...])
 
 def as_serve_fast(model: Model) -> Settings:
     """What `make serve-fast` serves with."""
-    return native() | bound() | {"BATCH_ROWS": "auto"}
+    return _serve_fast(model.saved_model)
+
+
+def _serve_fast(saved_model: Path) -> Settings:
+    return native() | bound(saved_model) | {"MODEL_DIR": str(saved_model), "BATCH_ROWS": "auto"}
 
 
 def baked_alone(model: Model) -> Settings:
@@ -55,7 +62,7 @@ def baked_alone(model: Model) -> Settings:
 
 
 def baked(model: Model) -> Settings:
-    return as_serve_fast(model) | baked_alone(model)
+    return _serve_fast(Path(baked_alone(model)["MODEL_DIR"]))
 
 
 def twin(model: Model) -> Settings:
@@ -89,6 +96,9 @@ def _make(command: list[str | Path], folder: Path, recipe: str) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     done = finish(command)
     if done.returncode:
-        reason = (done.stderr.strip() or done.stdout.strip() or "it gave no reason").splitlines()[-1]
-        raise Unavailable(f"{folder.name}: {reason[:300]}")
+        raise Unavailable(f"{folder.name}: {_reason(done)}")
     mark.write_text(recipe)
+
+
+def _reason(done: CompletedProcess[str]) -> str:
+    return (done.stderr.strip() or done.stdout.strip() or "it gave no reason").splitlines()[-1][:300]

@@ -104,7 +104,7 @@ def find_litert() -> Path | None:
 def dlopen(path: Path) -> int | None:
     """Open a library and return its handle, None where it cannot be opened; 0.2 s at the first call."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # log errors only; the library reads it when it is opened
-    _read_ahead(path)
+    read_ahead(path)
     # RTLD_LOCAL: with global symbols, importing numpy.random crashes. RTLD_LAZY: a function is looked up at its first
     # call; looking up all of them takes a third of the time. dlopen is called as a foreign function, which releases
     # the interpreter's lock meanwhile, so that other threads can import.
@@ -114,12 +114,18 @@ def dlopen(path: Path) -> int | None:
     return handle
 
 
-def _read_ahead(path: Path) -> None:
-    """Prefetch the pages that the first prediction needs, where the image lists them: one large read is faster.
+HEAD = 4096  # bytes of a library: the addresses in them differ where it was built or bound in another way
 
-    NAME.pages holds pairs of little-endian 64-bit integers: offset and size, in bytes, of a part of the file NAME.
+
+def read_ahead(library: Path) -> None:
+    """Prefetch what a first answer reads of a library and its neighbours, where it is listed: 2 ms if it is in memory.
+
+    NAME.pages holds the first HEAD bytes of the file NAME, then pairs of little-endian 64-bit integers: offset and
+    size, in bytes, of a part of it (tools/image/pages.py). A list of another library is not used.
     """
-    for table in path.parent.glob("*.pages"):
-        with suppress(OSError, struct.error), table.with_suffix("").open("rb") as file:
-            for start, size in struct.iter_unpack("<QQ", table.read_bytes()):
-                os.posix_fadvise(file.fileno(), start, size, os.POSIX_FADV_WILLNEED)
+    for table in library.parent.glob("*.pages"):
+        with suppress(OSError, OverflowError, struct.error), table.with_suffix("").open("rb") as file:
+            listed = table.read_bytes()
+            if listed[:HEAD] == file.read(HEAD):
+                for start, size in struct.iter_unpack("<QQ", listed[HEAD:]):
+                    os.posix_fadvise(file.fileno(), start, size, os.POSIX_FADV_WILLNEED)

@@ -91,7 +91,7 @@ def test_each_target_installs_what_it_needs_once(made: Made, target: str, files:
 def test_a_server_is_started_with_tensorflows_library_bound_where_it_can_be(made: Made, target: str) -> None:
     made.make(target)
     can_be = (platform.system(), platform.machine()) == ("Linux", "x86_64")
-    assert made.done("python").count("python -m tools.image.bind --cached") == can_be
+    assert made.done("python").count("python -m tools.image.cached --model model") == can_be
 
 
 @pytest.mark.parametrize("version", ["3, 9", "3, 14"])

@@ -5,7 +5,7 @@ Done once, when an image is built:
     python -m tools.image.bind /opt/tensorflow            # the two libraries of the installed wheel, bound
     TENSORFLOW_LIBRARY_DIR=/opt/tensorflow make serve   # serve with them
 
-On a developer's machine, `python -m tools.image.bind --cached` does it once and prints the folder.
+On a developer's machine, tools/image/cached.py does it once.
 
 The loader spends most of its time on looking up symbols that the library itself defines. If no other library of the
 process defines a symbol of that name, the result of the lookup is certain, and this tool stores it: the relocation
@@ -17,11 +17,8 @@ serve. docs/image.md has the figures, and which further steps are not worth it.
 """
 
 import argparse
-import fcntl
-import hashlib
 import os
 import re
-import shutil
 import statistics
 import struct
 import subprocess
@@ -38,7 +35,6 @@ from tools.image.rewrite import RELR_VERSION, decode, plan, tables, verify, writ
 
 NAMES = ("libtensorflow_cc.so.2", "libtensorflow_framework.so.2")
 ROOT = Path(__file__).resolve().parents[2]
-SPARE_BYTES = 3 << 30
 LOADER = "/lib64/ld-linux-x86-64.so.2"  # the address that the x86-64 ABI gives it
 OPEN = (
     "import ctypes, os, sys, time; begin = time.perf_counter(); "
@@ -106,28 +102,6 @@ def _bind(sources: Sequence[Path], finals: Sequence[Path], relr: bool) -> list[P
     return list(finals)
 
 
-def bound(cache: Path = ROOT / ".cache") -> Path:
-    """Return a folder with bound copies of the installed wheel's libraries, made if they or this code have changed."""
-    sources = installed(None)
-    digest = hashlib.sha256(f"{sys.version} {sys.prefix}".encode())
-    for code in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(code.read_bytes())
-    for source in sources:
-        status = source.stat()
-        digest.update(f"{source} {status.st_size} {status.st_mtime_ns}".encode())
-    folder = cache / f"bound-{digest.hexdigest()[:16]}"
-    cache.mkdir(exist_ok=True)
-    with (cache / "bound.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed
-        if not all((folder / name).is_file() for name in NAMES):
-            if shutil.disk_usage(cache).free < SPARE_BYTES:
-                raise Refused(f"less than {SPARE_BYTES >> 30} GB are free for bound copies of the libraries")
-            for old in cache.glob("bound-*"):
-                shutil.rmtree(old)
-            bind(sources, folder)
-    return folder
-
-
 def installed(directory: Path | None) -> list[Path]:
     """Return where the two libraries are: in `directory`, else in the installed wheel; raise Refused."""
     library = find(directory)
@@ -184,10 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Copy TensorFlow's two libraries with their own symbols bound: they open several times faster.",
         epilog="example: python -m tools.image.bind /opt/tf && TENSORFLOW_LIBRARY_DIR=/opt/tf make serve",
     )
-    parser.add_argument("out", type=Path, nargs="?", metavar="OUT_DIR", help="the folder for the copies")
-    parser.add_argument(
-        "--cached", action="store_true", help="bind into .cache/ unless that is done, and print the folder only"
-    )
+    parser.add_argument("out", type=Path, metavar="OUT_DIR", help="the folder for the copies")
     parser.add_argument(
         "--library-dir", type=Path, metavar="DIR", help="where the two libraries are (default: the installed wheel)"
     )
@@ -198,12 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--runs", type=int, default=5, metavar="N", help="time opening N times (default 5; 0: do not)")
     options = parser.parse_args(arguments)
-    if (options.out is None) != options.cached:
-        parser.error("expected OUT_DIR, or --cached alone")
     try:
-        if options.cached:
-            print(bound())
-            return 0
         sources = installed(options.library_dir)
         begin = time.perf_counter()
         copies = bind(sources, options.out, relr=not options.no_relr)

@@ -7,7 +7,8 @@ can request them at once and read a fraction of the bytes. Done once, when an im
     python -m tools.image.pages /opt/tensorflow --model model
 
 opens the libraries of that folder, loads the model, runs each of its signatures once, and writes NAME.pages for each
-library: pairs of offset and size, little-endian, 64 bits each. `read_ahead` uses them.
+library. `serving.runtime.opening.read_ahead` has the format and uses them. `make serve` and `make serve-fast` do it by
+tools/image/cached.py, the image by tools/image/build.py, an upload by deploy/library.
 
 The kernel knows which pages a process has mapped, but it maps 16 at a time: four times too many for scattered code. So
 copies of the libraries are used whose code is not executable: the first execution of a page calls a signal handler,
@@ -34,7 +35,8 @@ import numpy as np
 from serving.core import settings
 from serving.core.errors import RunError
 from serving.runtime.model import Model
-from serving.runtime.sessions import open_session
+from serving.runtime.opening import HEAD
+from serving.runtime.sessions import judge, open_session
 from serving.runtime.tensorflow_c import TF_STRING, api
 from serving.savedmodel.signature import TensorSpec
 from serving.savedmodel.source import Source
@@ -52,17 +54,6 @@ NEAR = 4  # pages: ranges with at most this distance are read as one
 SECONDS = 600
 SA_SIGINFO, SA_NODEFER = 4, 0x40000000
 PRESENT = np.uint64(63)  # the bit of a page's word in /proc/self/pagemap
-
-
-def read_ahead(library: Path) -> None:
-    """Let the kernel read the listed pages of this library and its neighbour; 2 ms if all are in memory.
-
-    Call it before the library is opened. It is only advice: without a list, or with a wrong one, nothing breaks.
-    """
-    for listed in library.parent.glob("*.pages"):
-        with contextlib.suppress(OSError, struct.error), listed.with_suffix("").open("rb") as file:
-            for start, size in struct.iter_unpack("<QQ", listed.read_bytes()):
-                os.posix_fadvise(file.fileno(), start, size, os.POSIX_FADV_WILLNEED)
 
 
 def watch(library: Path, copy: Path) -> None:
@@ -95,9 +86,8 @@ def trace(directory: str, model: str) -> None:
     libraries = [Path(directory) / name for name in NAMES]
     use(libraries[0], Path(model) if model else None)
     for path in libraries:
-        path.with_name(f"{path.name}.pages").write_bytes(
-            b"".join(struct.pack("<QQ", *extent) for extent in touched(path))
-        )
+        listed = b"".join(struct.pack("<QQ", *extent) for extent in touched(path))
+        path.with_name(f"{path.name}.pages").write_bytes(listed)
 
 
 def use(library: Path, model: Path | None) -> None:
@@ -107,6 +97,7 @@ def use(library: Path, model: Path | None) -> None:
         return
     options = settings.current()._replace(tensorflow_library_dir=library.parent, runtime="c")
     source = Source(model, "model")
+    judge(source, options)
     loaded = Model(source, open_session(source, options))
     for signature in source.signatures.values():
         if signature.refusal is None:
@@ -155,9 +146,12 @@ def record(directory: Path, model: Path | None) -> list[Path]:
         if ran.returncode:
             last = (ran.stderr.strip() or f"status {ran.returncode}").splitlines()[-1]
             raise Refused(f"the model cannot be run: {last}")
-        lists = [directory / f"{name}.pages" for name in NAMES]
-        for path in lists:
-            (copies / path.name).replace(path)
+        lists = []
+        for library in libraries:
+            path = directory / f"{library.name}.pages"
+            with library.open("rb") as file:
+                path.write_bytes(file.read(HEAD) + (copies / path.name).read_bytes())
+            lists.append(path)
         return lists
 
 
@@ -182,7 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         for path in record(options.directory, options.model):
-            listed = list(struct.iter_unpack("<QQ", path.read_bytes()))
+            listed = list(struct.iter_unpack("<QQ", path.read_bytes()[HEAD:]))
             library = path.with_suffix("")
             size = sum(size for _, size in listed) / 1e6
             print(f"{library.name}: {size:.0f} MB of {library.stat().st_size / 1e6:.0f} in {len(listed)} ranges")

@@ -3,6 +3,7 @@
 import os
 import pickle
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -16,15 +17,17 @@ import pytest
 
 from serving.core import settings
 from serving.core.errors import LoadError, RunError
+from serving.runtime import opening
 from serving.runtime.model import Model
+from serving.runtime.opening import HEAD
 from serving.runtime.sessions import open_session
 from serving.savedmodel.source import Source
 from tests.models.zoo import BROKEN, IMPURE, ZOO, build, cases
 from tests.tools.image.linked import ROOT
 from tests.tools.image.test_bind import Answer
 from tools.image import bind as binding
-from tools.image import pages
-from tools.image.bind import bound
+from tools.image import cached, pages
+from tools.image.cached import bound, listed
 from tools.image.elf import Refused
 
 
@@ -145,11 +148,17 @@ def test_adjacent_pages_are_read_as_one_range(numbers: list[int], expected: list
     assert pages.ranges(np.array(numbers, np.int64)) == [(start * size, count * size) for start, count in expected]
 
 
+def linked_to(library: Path, folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name in binding.NAMES:
+        if not (folder / name).exists():
+            (folder / name).symlink_to(library / name)
+    return folder
+
+
 @pytest.fixture
 def linked(library: Path, tmp_path: Path) -> Path:
-    for name in binding.NAMES:
-        (tmp_path / name).symlink_to(library / name)
-    return tmp_path
+    return linked_to(library, tmp_path)
 
 
 def test_the_pages_of_a_first_answer_are_listed(linked: Path) -> None:
@@ -157,22 +166,67 @@ def test_the_pages_of_a_first_answer_are_listed(linked: Path) -> None:
     assert sorted(path.name for path in linked.iterdir()) == sorted([*binding.NAMES, *(path.name for path in lists)])
     for path in lists:
         size = path.with_suffix("").stat().st_size
-        ranges = list(struct.iter_unpack("<QQ", path.read_bytes()))
+        assert path.read_bytes()[:HEAD] == path.with_suffix("").read_bytes()[:HEAD]
+        ranges = list(struct.iter_unpack("<QQ", path.read_bytes()[HEAD:]))
         assert ranges == sorted(ranges)
         assert all(start % pages.PAGE == 0 and start < size for start, _ in ranges)
         assert sum(length for _, length in ranges) < size * 0.6
-    pages.read_ahead(linked / binding.NAMES[0])
 
 
-def test_an_outdated_page_list_does_no_harm(tmp_path: Path) -> None:
-    library = tmp_path / "library.so"
-    library.write_bytes(b"short")
-    (tmp_path / "library.so.pages").write_bytes(struct.pack("<QQ", 1 << 40, 1 << 30))
-    pages.read_ahead(library)
-    (tmp_path / "gone.so.pages").write_bytes(struct.pack("<QQ", 0, 4096))
-    pages.read_ahead(library)
-    (tmp_path / "library.so.pages").write_bytes(b"junk")
-    pages.read_ahead(library)
+# fmt: off
+LISTS = [
+    # library      list                                               ranges that are read ahead
+    (b"short",     b"short" + struct.pack("<QQ", 0, 4096),            0),  # shorter than a library's head
+    (b"x" * 9000,  b"x" * HEAD + struct.pack("<QQQQ", 0, 99, 4096, 9), 2),
+    (b"y" * 9000,  b"x" * HEAD + struct.pack("<QQ", 0, 4096),         0),  # of another library
+    (b"x" * 9000,  b"x" * HEAD + struct.pack("<QQ", 1 << 40, 1 << 30), 1),  # advice about what is not there
+    (b"x" * 9000,  b"x" * HEAD + struct.pack("<QQ", 1 << 63, 1 << 30), 0),
+    (b"x" * 9000,  b"x" * HEAD + b"junk",                             0),
+    (b"x" * 9000,  b"junk",                                           0),
+    (b"x" * 9000,  b"",                                               0),
+    (b"x" * 9000,  None,                                              0),
+    (None,         b"x" * HEAD + struct.pack("<QQ", 0, 4096),         0),
+]
+# fmt: on
+
+
+@pytest.mark.parametrize(("content", "listed", "expected"), LISTS)
+def test_only_the_list_of_this_library_is_used_and_none_does_harm(
+    content: bytes | None, listed: bytes | None, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library, advised, advise = tmp_path / "library.so", [], os.posix_fadvise
+
+    def counted(*arguments: int) -> None:
+        advise(*arguments)
+        advised.append(arguments)
+
+    monkeypatch.setattr(os, "posix_fadvise", counted)
+    for path, data in ((library, content), (tmp_path / "library.so.pages", listed)):
+        if data is not None:
+            path.write_bytes(data)
+    opening.read_ahead(library)
+    assert len(advised) == expected
+
+
+def test_the_lists_of_a_model_are_made_once_and_again_when_it_changes(
+    library: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, made = tmp_path / "model", []
+    shutil.copytree(ROOT / "model", model)
+    cache = tmp_path / "cache"
+    for change in (False, False, True):
+        if change:
+            (model / "saved_model.pb").write_bytes(b"junk")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(cached, "_bound", lambda cache: linked_to(library, tmp_path / "bound"))
+            made.append(listed(model, cache))
+    assert made[0] == made[1]
+    assert sorted(path.name for path in made[0].iterdir()) == sorted(
+        name + end for name in binding.NAMES for end in ("", ".pages")
+    )
+    assert all((made[0] / name).samefile(library / name) for name in binding.NAMES)
+    assert made[2] not in made[:2]
+    assert not list(made[2].glob("*.pages"))  # the server has the reason
 
 
 def test_pages_of_a_model_that_cannot_be_loaded_are_refused(linked: Path, capsys: pytest.CaptureFixture[str]) -> None:
