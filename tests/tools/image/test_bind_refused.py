@@ -168,8 +168,8 @@ def test_the_check_finds_every_flipped_byte(pair: list[Path], tmp_path: Path) ->
 COMMANDS = [
     # arguments                                     status  on standard error
     (["--library-dir", "/nowhere", "out"],          1,      "libtensorflow_cc.so.2 and libtensorflow_framework.so.2 are not in /nowhere"),
-    ([],                                            2,      "expected OUT_DIR, or --cached alone"),
-    (["--cached", "out"],                           2,      "expected OUT_DIR, or --cached alone"),
+    ([],                                            2,      "the following arguments are required: OUT_DIR"),
+    (["--cached", "out"],                           2,      "unrecognized arguments: --cached"),
     (["--runs", "many", "out"],                     2,      "invalid int value: 'many'"),
 ]  # fmt: skip
 
