@@ -38,7 +38,9 @@ ENDS = (
 def folder(directory: Path) -> str:
     """Return a description of a folder, or a file, that holds no SavedModel, for an error message."""
     if directory.is_file():
-        return f"it is a file ({file(directory)}); expected the folder of a saved_model.pb"
+        text = next((text for ends, text in ENDS if directory.name.endswith(ends)), None)
+        kind = text.format(name=directory.name) if text else file(directory)
+        return f"it is a file ({kind}); expected the folder of a saved_model.pb"
     if not directory.is_dir():
         return "there is no such folder"
     names = sorted(path.name for path in directory.iterdir())

@@ -83,7 +83,7 @@ def test_a_link_that_leads_nowhere_is_named(target: str, tmp_path: Path) -> None
 
 
 FILES = [
-    ("net.keras", "a zip archive"),
+    ("net.keras", "a Keras archive, net.keras; export a SavedModel of it: python -c"),
     ("notes.txt", "it is a file (.txt)"),
 ]
 
