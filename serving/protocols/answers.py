@@ -135,15 +135,20 @@ def scores(signature: Signature, context: Context) -> str:
     return candidates[0]
 
 
-def rows(call: Call, outputs: Arrays, *, named: bool = False) -> Any:
-    """Return an item for each index of the first dimension: a value, or an object of several outputs or if `named`."""
+def rows(call: Call, outputs: Arrays, *, named: bool = False, apart: bool = True) -> Any:
+    """Return an item for each index of the first dimension: a value, or an object of several outputs or if `named`.
+
+    Without `apart` it may be one value for the JSON writer that holds all of them.
+    """
     count = top_k(call.context)
     if count:
         return [{"classes": ranked} for ranked in _ranked(call, outputs, count)]
     packed = option(call.context, "arrays") == "base64"
     if len(outputs) == 1 and not named:
         ((name, array),) = outputs.items()
-        return [_packed(row) for row in array] if packed and array.dtype != object else _values(call, array, name, True)
+        return (
+            [_packed(row) for row in array] if packed and array.dtype != object else _values(call, array, name, apart)
+        )
     columns = [
         [_packed(row) for row in array] if packed and array.dtype != object else list(_values(call, array, name, True))
         for name, array in outputs.items()

@@ -76,7 +76,7 @@ def encode(call: Call, outputs: Arrays) -> Response:
             answers.check_rows(call, outputs, _row_count(call))
             if (body := sole_rows(array, "predictions", null=call.context.null)) is not None:
                 return Response(200, body)
-        return Response(200, to_json({**_sent(call), "predictions": predictions(call, outputs)}))
+        return Response(200, to_json({**_sent(call), "predictions": predictions(call, outputs, apart=False)}))
     if call.failed:  # a column has no place for the error of one row
         raise BadRequest(next(iter(call.failed.values())), call.signature.name)
     values: Any = answers.columns(call, outputs)
@@ -129,12 +129,15 @@ def check_outputs(signature: Signature) -> None:
         raise BadRequest(f"the output {spec.name!r} is {spec.dtype.label}, which has no JSON form")
 
 
-def predictions(call: Call, outputs: Arrays) -> Any:
-    """Return a prediction for each row of the request: its outputs or its error, with its key if it has one."""
+def predictions(call: Call, outputs: Arrays, *, apart: bool = True) -> Any:
+    """Return a prediction for each row of the request: its outputs or its error, with its key if it has one.
+
+    Without `apart` it may be one value for the JSON writer that holds all of them.
+    """
     if outputs:
         answers.check_rows(call, outputs, _row_count(call))
     if call.keys is None and not call.failed:
-        return answers.rows(call, outputs)
+        return answers.rows(call, outputs, apart=apart)
     good = iter(answers.rows(call, outputs, named=call.keys is not None) if outputs else ())
     count = len(call.failed) + (_row_count(call) if outputs else 0)
     answered: list[Any] = []
