@@ -1,8 +1,9 @@
 """What a start costs, with a warm page cache: `python -m bench.starts`.
 
-CPU s, system s: the CPU time of all processes of the subject until the first right answer over HTTP, and the kernel's part
-of it. faults: their page faults that read nothing from the disk. Subjects are measured in turns; in brackets: the ratio to
-the first row. Each is also started without huge pages (`PR_SET_THP_DISABLE`), which serving/runtime/heap.py asks for.
+Each start has one core. CPU s, system s: the CPU time of all processes of the subject until the first right answer over
+HTTP, and the kernel's part of it. faults: their page faults that read nothing from the disk. Subjects are measured in
+turns; in brackets: the ratio to the first row. Each is also started without huge pages (`PR_SET_THP_DISABLE`), which
+serving/runtime/heap.py asks for.
 It writes no page of docs/benchmarks.
 """
 
@@ -17,7 +18,7 @@ from statistics import median
 
 from bench import environments
 from bench.environments import Unavailable
-from bench.measure import CORES, Measured, first_right_answer, started
+from bench.measure import SERVER, Measured, first_right_answer, started
 from bench.models import PLANS, Model, load
 from bench.page import Rows, fraction, terminal
 from bench.process import Failed
@@ -51,7 +52,7 @@ def without_huge_pages(is_without: bool) -> Iterator[None]:
 def start(subject: Subject, model: Model) -> Measured:
     """Return what one start costs; raise Failed at a wrong answer."""
     port = free_port()
-    with started(subject, model, port, set(CORES)) as process:
+    with started(subject, model, port, {SERVER}) as process:
         request = post(port, subject.path, model.request_file.read_bytes())
         first_right_answer(process, port, request, lambda body: subject.answers(model, body))
         wall, tree = time.perf_counter() - process.started, process.tree()

@@ -86,7 +86,7 @@ def test_the_training_script_exports_a_model_that_passes_the_commands_below_it(f
     page = ROOT / "docs" / "exporting.md"
     (script,) = python_blocks(page)
     (folder / "train.py").write_text(script)
-    block = re.search(r"```sh\n(\.venv/bin/python train\.py.*?)```", page.read_text(), re.S)
+    block = re.search(r"```sh\n(?:\S*pip install [^\n]*\n)?(\.venv/bin/python train\.py.*?)```", page.read_text(), re.S)
     assert block
     run(block[1].replace("MODEL_DIR=baked make serve", ""), folder, KERAS_BACKEND="tensorflow")
     assert (folder / "exported.state.json").is_file()

@@ -7,8 +7,6 @@ from typing import Any
 import pytest
 from cloudevents.conversion import to_binary, to_structured
 from cloudevents.http import CloudEvent, from_http
-from hypothesis import given
-from hypothesis import strategies as st
 
 from serving.events.cloud_events import FINALIZED, MESSAGE, Event, Malformed, parse, seconds
 
@@ -357,39 +355,6 @@ def test_a_malformed_event_is_refused_with_the_field_named_and_its_content_left_
 ) -> None:
     assert problem({"authorization": SECRET, **headers}, body) == message
     assert SECRET not in message
-
-
-@given(
-    st.dictionaries(
-        st.sampled_from([*BINARY, "content-type", "x-goog-pubsub-message-id", "eventtype", "bucketid", "objectid"]),
-        st.text(),
-    ),
-    st.binary(),
-)
-def test_any_headers_and_bytes_give_an_event_or_an_error(headers: dict[str, str], body: bytes) -> None:
-    for event in parse(headers, body):
-        assert isinstance(event, (Event, Malformed))
-
-
-JSON_VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(
-                ["message", "data", "attributes", "messageId", "context", "eventId", "eventType", "specversion"]
-            ),
-            inner,
-            max_size=6,
-        )
-    ),
-)
-
-
-@given(JSON_VALUES, st.sampled_from(["application/json", STRUCTURED["content-type"], BATCHED["content-type"]]))
-def test_any_json_gives_an_event_or_an_error(value: Any, kind: str) -> None:
-    for event in parse({"content-type": kind}, json.dumps(value).encode()):
-        assert isinstance(event, (Event, Malformed))
 
 
 TIMES = [

@@ -21,7 +21,8 @@ SUPPORTS_ADVICE = Path("/sys/kernel/mm/transparent_hugepage/enabled").exists()
 
 # Prints how many MiB of the heap are advised to be huge pages: after `reserve`, after a load, after the first answer.
 START = """
-import time
+import os, time
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 from serving.core import settings
 from serving.core.telemetry import phases
 from serving.runtime import heap, opening
@@ -78,6 +79,13 @@ def test_the_heap_is_in_huge_pages_from_the_start_to_the_first_answer() -> None:
     assert begun >= heap.LEAST >> 20
     assert loaded >= heap.LEAST >> 20
     assert answered == 0
+
+
+def test_threads_on_several_cores_keep_their_own_heaps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heap, "_reserve", None)
+    monkeypatch.setattr(heap.machine, "cores", lambda: 2)
+    heap.reserve(settings.read({}))
+    assert heap._reserve is None
 
 
 def test_a_c_library_without_these_functions_needs_none(monkeypatch: pytest.MonkeyPatch) -> None:
