@@ -122,6 +122,8 @@ class Graph:
 
     def is_recursive(self, roots: Iterable[bytes]) -> bool:
         """Return whether a function that may run for the roots calls itself, directly or through others."""
+        if not self.functions:  # as in most baked models
+            return False
         callees = {
             function: {name for node in nodes for called in (*node.calls, node.op) for name in self.instead(called)}
             for function, nodes in self.running(roots)
