@@ -205,6 +205,8 @@ def _check_output(address: str, storage: Storage) -> None:
             return
         if _in_bucket(address):
             storage.stat(*split(address))
+        elif not Path(address).parent.is_dir():
+            raise BadFile(f"-o: expected a file in a folder that exists, got {address!r}")
         elif not Path(address).exists():
             return
     except NotThere:

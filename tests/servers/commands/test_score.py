@@ -147,7 +147,7 @@ STATUSES = [
     ("empty.csv",       "out",            [],                               1,      "the file is empty"),
     ("rows",            "out",            [],                               1,      "expected a name that ends with one of"),
     ("rows",            "out",            ["--content-type", "text/csv; header=absent"], 0, "out: 2 rows, 0 errors"),
-    ("rows.jsonl",      "no/folder/out",  [],                               1,      "No such file"),
+    ("rows.jsonl",      "no/folder/out",  [],                               1,      "-o: expected a file in a folder that exists, got 'no/folder/out'"),
 ]  # fmt: skip
 
 
