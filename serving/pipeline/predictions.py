@@ -20,11 +20,9 @@ from functools import lru_cache
 from time import perf_counter_ns
 from typing import Any
 
-import orjson
-
 from serving.core import settings
 from serving.core.errors import did_you_mean
-from serving.core.http import Response
+from serving.core.http import Response, to_line
 from serving.core.storage import Storage
 from serving.core.telemetry import log, metrics
 from serving.core.telemetry.lines import Lines, to_bucket, to_folder
@@ -38,7 +36,6 @@ from serving.savedmodel.source import Source
 
 SECONDS = 5.0  # between two writes to a folder or a bucket
 MOST = 16 << 20  # bytes of lines that wait for that
-OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z
 HASH = 8  # bytes
 PERIOD = 60.0  # seconds between two warnings that requests cause
 
@@ -73,7 +70,7 @@ def _log(exchange: Exchange) -> None:
             return
         writer = _writer()
         for line in lines:
-            if not writer.add(orjson.dumps(line, option=OPTIONS)):
+            if not writer.add(to_line(line)):
                 writer.refuse(sum(1 for _ in lines))  # of the same request
     except (TypeError, ValueError, UnicodeError) as error:  # a key that the JSON writer refuses
         _lost(1, f"{error}")
@@ -134,7 +131,7 @@ def _unknown(source: Source, without: frozenset[str]) -> str:
 
 
 def _to_log(line: dict[str, Any]) -> None:
-    text = orjson.dumps({"severity": "INFO", "message": "prediction", **line}, option=OPTIONS)
+    text = to_line({"severity": "INFO", "message": "prediction", **line})
     if len(text) > log.LONGEST:  # a longer line may mix with those of other processes
         _lost(1, f"a line of the log has at most {log.LONGEST} bytes; set LOG_PREDICTIONS_TO to a folder or a bucket")
         return

@@ -15,10 +15,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import orjson
 
 from serving.core.errors import CLIENTS_FAULT, InputError, LoadError, RunError, plain
-from serving.core.http import BadRequest
+from serving.core.http import BadRequest, to_line
 from serving.core.settings import Settings
 from serving.protocols import answers, tensorflow_serving
 from serving.protocols.call import MISSING, Arrays, Call, Context, choose, option
@@ -37,7 +36,6 @@ BYTES_TOGETHER = 4 << 20  # of the inputs of a run, at most
 STRING_WEIGHT = 16  # a string may be a picture, which takes more memory when it is decoded
 SAMPLED = 32  # rows of the first batch that are compared; of each later one, one row: alone it costs as much as ten
 TOLERANCE = 1e-5  # relative to the largest number of a row's output
-OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
 
 
 class BatchDependent(Exception):
@@ -281,7 +279,7 @@ def as_lines(answered: Answered, *, instances: bool = False, numbered: bool = Tr
             line["error"] = answered.failed[row] if numbered else answered.problem(row)
         else:
             line["prediction"] = value
-        lines.append(orjson.dumps(line, option=OPTIONS))
+        lines.append(to_line(line))
     return lines
 
 

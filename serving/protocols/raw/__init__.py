@@ -15,9 +15,7 @@ label says, but for pictures, sound and JSON lines, which may begin so.
 
 from collections.abc import Callable, Mapping
 
-import orjson
-
-from serving.core.http import BadRequest, Response, media_type
+from serving.core.http import BadRequest, Response, media_type, to_line
 from serving.protocols import answers, tensorflow_serving
 from serving.protocols.call import NOTHING, Arrays, Call, Context, choose, option
 from serving.protocols.kinds import BYTES, JSON_LINES, PARTS, TEXT, kind_of
@@ -120,10 +118,7 @@ def encode(call: Call, outputs: Arrays) -> Response:
     if form.answer != LINES:
         return tensorflow_serving.encode(call._replace(form=form.answer), outputs)
     rows = tensorflow_serving.predictions(call, outputs)
-    return Response(200, b"".join([orjson.dumps(row, option=_OPTIONS) for row in rows]), NDJSON)
-
-
-_OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
+    return Response(200, b"".join([to_line(row) for row in rows]), NDJSON)
 
 
 def place(call: Call, row: int | None) -> str:
