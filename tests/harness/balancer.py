@@ -119,13 +119,20 @@ class Nginx:
         new.replace(self._folder / "nginx.conf")
 
     def route(self, ports: Sequence[int]) -> None:
-        """Write the list again and reload; return when it is in use. Requests in flight stay with their instance."""
+        """Write the list again and reload; return when it alone is in use. Requests in flight stay with their instance."""
         self._configure(ports)
         self._process.send_signal(signal.SIGHUP)
-        end, seen = time.monotonic() + 10, 0
-        while seen < 5 and time.monotonic() < end:  # for a moment the old worker and the new one both answer
-            seen = seen + 1 if self._which() == self._number else 0
+        end = time.monotonic() + 10
+        while self._which() != self._number or self._accepting() != 1:
+            if time.monotonic() > end:
+                raise AssertionError(f"nginx did not take its new list within 10 s: {self.log}")
             time.sleep(0.01)
+
+    def _accepting(self) -> int:
+        """Return how many workers take connections: the old one goes on for at least 0.1 s beside the new one."""
+        master = self._process.pid
+        workers = Path(f"/proc/{master}/task/{master}/children").read_text().split()
+        return sum(b"shutting down" not in _command(worker) for worker in workers)
 
     def _which(self) -> int | None:
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=5)
@@ -150,3 +157,11 @@ class Nginx:
         except subprocess.TimeoutExpired:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
+
+
+def _command(process: str) -> bytes:
+    """Return the title of a process, which nginx sets; one that has just ended takes no connections."""
+    try:
+        return Path(f"/proc/{process}/cmdline").read_bytes()
+    except OSError:
+        return b"shutting down"
