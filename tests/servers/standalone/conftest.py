@@ -16,6 +16,8 @@ from tests.servers.standalone.wire import LIMIT, echo
 def loop(monkeypatch: pytest.MonkeyPatch) -> Iterator[Loop]:
     monkeypatch.setattr("serving.servers.standalone.reading.largest_body", lambda path: LIMIT)
     monkeypatch.setattr("serving.servers.standalone.connection.MAX_HEADER_BYTES", 8192)
+    # Without turns of the loop, pipelined requests that a busy machine answers slowly would wait for their next one.
+    monkeypatch.setattr("serving.servers.standalone.connection.TURN", 60.0)
     parent, alive = os.pipe()
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
