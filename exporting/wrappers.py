@@ -111,8 +111,8 @@ def _largest_claim(files: Any, largest: int) -> Any:
     import tensorflow as tf
 
     side, free = math.isqrt(largest), (tf.int32.min, tf.int32.max)
-    png = (int.from_bytes(b"\x89PNG", "big", signed=True),) * 2
-    least, most = zip(png, free, free, free, (0, side), (0, side), strict=True)  # of its first six integers
+    png, header = ((int.from_bytes(mark, "big", signed=True),) * 2 for mark in (b"\x89PNG", b"IHDR"))
+    least, most = zip(png, free, free, header, (0, side), (0, side), strict=True)  # of its first six integers
     integers = tf.io.decode_raw(files, tf.int32, little_endian=False, fixed_length=_HEADER)
     small = tf.reduce_all((integers >= least) & (integers <= most))
     each = tf.TensorSpec((), tf.float64)
@@ -122,7 +122,10 @@ def _largest_claim(files: Any, largest: int) -> Any:
 
 
 def claimed_pixels(picture: Any) -> Any:
-    """Return how many pixels the file's header claims, float64; 0 for a format that cannot claim more than it holds."""
+    """Return how many pixels the file's header claims, float64; 0 for a format that cannot claim more than it holds.
+
+    Infinity for a PNG that begins with another chunk than its header: TensorFlow's decoder skips it.
+    """
     import tensorflow as tf
 
     def number(at: int, size: int, little: bool = False) -> list[float]:
@@ -130,21 +133,25 @@ def claimed_pixels(picture: Any) -> Any:
         positions = range(at, at + size) if little else range(at + size - 1, at - 1, -1)
         return [256.0 ** positions.index(position) if position in positions else 0.0 for position in range(_HEADER)]
 
-    # Width, height and the first bytes of PNG, GIF and JPEG, as one product: an operation for each takes more time.
+    # Width, height and the first bytes of PNG, GIF and JPEG, and the name of a PNG's first chunk, as one product: an
+    # operation for each takes more time.
     none = [0.0] * _HEADER
     fields = (
         (number(16, 4), number(6, 2, little=True), none),
         (number(20, 4), number(8, 2, little=True), none),
         (number(0, 4), number(0, 4), number(0, 3)),
+        (number(12, 4), none, none),
     )
     marks = [float(int.from_bytes(mark, "big")) for mark in (b"\x89PNG", b"GIF8", b"\xff\xd8\xff")]
     header = tf.cast(tf.io.decode_raw(picture, tf.uint8, fixed_length=_HEADER), tf.float64)
-    width, height, mark = tf.unstack(tf.linalg.matvec(tf.constant(fields, tf.float64), header))
+    width, height, mark, chunk = tf.unstack(tf.linalg.matvec(tf.constant(fields, tf.float64), header))
     kinds = tf.equal(mark, tf.constant(marks, tf.float64))
+    known = tf.cast(kinds, tf.float64)
+    is_hidden = kinds[0] & (chunk[0] > 0) & (chunk[0] != float(int.from_bytes(b"IHDR", "big")))
     return tf.cond(
         kinds[2],
         lambda: tf.cast(tf.reduce_prod(tf.io.extract_jpeg_shape(picture, tf.int64)[:2]), tf.float64),
-        lambda: tf.reduce_sum(tf.cast(kinds, tf.float64) * width * height),
+        lambda: tf.where(is_hidden, tf.constant(math.inf, tf.float64), tf.reduce_sum(known * width * height)),
     )
 
 

@@ -133,7 +133,9 @@ def measure(data: bytes) -> Picture | None:
 
 
 def _png(data: bytes) -> Picture:
-    return Picture("PNG", *struct.unpack_from(">II", data, 16))
+    chunk, width, height = struct.unpack_from(">4sII", data, 12)
+    # TensorFlow's decoder skips another chunk before the header, though the format has none: counts as too large.
+    return Picture("PNG", width, height) if chunk == b"IHDR" else Picture("PNG", 1 << 16, 1 << 16)
 
 
 def _bmp(data: bytes) -> Picture | None:

@@ -1,6 +1,7 @@
 """`image_bytes`: pictures become pixels in the graph, alone as in a batch, and none with too many pixels is decoded."""
 
 import struct
+import zlib
 from io import BytesIO
 from typing import Any
 
@@ -45,6 +46,12 @@ def png(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sII", 13, b"IHDR", width, height)
 
 
+def behind_a_chunk(file: bytes) -> bytes:
+    """Return a PNG with a chunk before its header that claims one pixel where the header does."""
+    chunk = struct.pack(">4sII", b"teSt", 1, 1)
+    return file[:8] + struct.pack(">I", 8) + chunk + struct.pack(">I", zlib.crc32(chunk)) + file[8:]
+
+
 def written(form: str, width: int, height: int) -> bytes:
     file = BytesIO()
     Image.new("L", (width, height)).save(file, form)
@@ -79,6 +86,17 @@ def test_a_picture_with_too_many_pixels_is_refused_before_it_is_decoded(tf: Any)
         image_bytes(identity).call(image=tf.constant([png(5793, 5793)]))
 
 
+@pytest.mark.parametrize("position", [0, 1])
+def test_a_png_whose_header_stands_behind_another_chunk_is_refused(tf: Any, position: int) -> None:
+    identity = function(lambda pixels: pixels, {"pixels": tf.TensorSpec((None, 4, 4, 3))})
+    hidden = behind_a_chunk(written("PNG", 60, 10))
+    assert tf.io.decode_image(hidden).shape == (10, 60, 1)
+    files = [written("PNG", 3, 3)]
+    files.insert(position, hidden)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"too large: at most 599 pixels, the file claims.*inf"):
+        image_bytes(identity, largest=599).call(image=tf.constant(files))
+
+
 def test_pictures_are_decoded_without_a_loop(tf: Any) -> None:
     identity = function(lambda pixels: pixels, {"pixels": tf.TensorSpec((None, 4, 4, 3))})
     wrapped = tf.function(image_bytes(identity).call, autograph=False)
@@ -97,6 +115,7 @@ CLAIMED = [
     ("the largest GIF",      b"GIF89a" + struct.pack("<HH", 65535, 65535),    65535**2),
     ("a JPEG",               written("JPEG", 300, 7),                         2100),
     ("a BMP",                written("BMP", 300, 7),                          0),
+    ("a PNG that hides it",  behind_a_chunk(written("PNG", 300, 7)),          np.inf),
     ("a PNG without a size", b"\x89PNG\r\n\x1a\n",                            0),
     ("no picture",           b"a letter to the reader, in plain text",        0),
     ("an empty file",        b"",                                             0),

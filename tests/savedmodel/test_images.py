@@ -27,6 +27,12 @@ def png(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head))
 
 
+def hidden(file: bytes) -> bytes:
+    """Return a PNG whose header stands behind a chunk that declares one pixel in its place."""
+    chunk = struct.pack(">4sII", b"teSt", 1, 1)
+    return file[:8] + struct.pack(">I", 8) + chunk + struct.pack(">I", zlib.crc32(chunk)) + file[8:]
+
+
 def gif(width: int, height: int, frames: int) -> bytes:
     frame = b"\x2c" + struct.pack("<HHHHB", 0, 0, width, height, 0) + b"\x02\x02\x4c\x01\x00"
     return b"GIF89a" + struct.pack("<HHBBB", 8, 8, 0, 0, 0) + frame * frames + b";"
@@ -66,6 +72,12 @@ def test_the_header_gives_the_size_that_pillow_reads(
     assert measured is not None
     assert (measured.width, measured.height, measured.frames) == wanted
     assert images.measure(data[:-3]) is None or form != "PNG" or measured.pixels  # what breaks off does not raise
+
+
+def test_a_png_that_hides_its_size_counts_as_too_large(serve: Serve) -> None:
+    body = json.dumps({"instances": [{"b64": base64.b64encode(hidden(saved("PNG", (60, 10), 1))).decode()}]}).encode()
+    answer = serve()("POST", "/", body)
+    assert (answer.status, b"65536 x 65536 (PNG)" in answer.body) == (413, True)
 
 
 @hypothesis(max_examples=rounds(200), deadline=None)

@@ -23,6 +23,7 @@ inline int64_t number(std::string_view data, size_t at, size_t bytes) {
 
 inline std::optional<int64_t> png(std::string_view data) {
     if (data.size() < 24) return 0;
+    if (data.substr(12, 4) != "IHDR") return std::nullopt;
     const int64_t width = number(data, 16, 4), height = number(data, 20, 4);
     if (width >> 31 || height >> 31) return std::nullopt;
     return width * height;
