@@ -115,7 +115,7 @@ class Graph:
             yield function, nodes
             for node in nodes:
                 for called in (*node.calls, node.op):  # an operation may be a function's name
-                    if called not in seen and called in self.functions:
+                    if called in self.functions:
                         functions = [name for name in self.instead(called) if name not in seen]
                         seen.update(functions)
                         pending += [(name, list(self.nodes(name).values())) for name in functions]
@@ -125,17 +125,24 @@ class Graph:
         if not self.functions:  # as in most baked models
             return False
         callees = {
-            function: {name for node in nodes for called in (*node.calls, node.op) for name in self.instead(called)}
+            function: {name for node in nodes for name in self._callees(node)}
             for function, nodes in self.running(roots)
         }
         callers = Counter(callee for called in callees.values() for callee in called)
-        pending = [MAIN]  # nothing that is left calls it
+        pending = [function for function in callees if not callers[function]]  # nothing that is left calls them
         while pending:
             for callee in callees.pop(pending.pop()):
                 callers[callee] -= 1
                 if not callers[callee]:
                     pending.append(callee)
         return bool(callees)
+
+    def _callees(self, node: Node) -> list[bytes]:
+        """Return the functions that a node calls: a gradient only where it is asked for."""
+        called = [name for name in (*node.calls, node.op) if name in self.functions]
+        if node.op == b"SymbolicGradient":
+            called += [gradient for name in called if (gradient := self.gradients.get(name)) in self.functions]
+        return called
 
 
 def forget() -> None:

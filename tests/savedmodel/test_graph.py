@@ -1,6 +1,7 @@
 """The graph is read once for all that look at it, and its constants are left where they are."""
 
 import tracemalloc
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,43 @@ def test_a_function_that_calls_itself_is_found(calls: dict[str, list[str]], recu
     main = b"".join(string(1, message) for message in nodes(""))
     graph = Graph(memoryview(string(2, main, string(2, *functions))))
     assert graph.is_recursive([b"n0", b"n1"]) == recursive
+
+
+def function(name: bytes, calls: Mapping[bytes, bytes], interface: bytes = b"") -> bytes:
+    """Return a FunctionDef whose nodes have these operations, each with the function that it calls."""
+    nodes = [node(b"n%d" % n, op, [], {b"f": string(10, string(1, f))}) for n, (op, f) in enumerate(calls.items())]
+    implements = string(5, string(1, b"api_implements"), string(2, string(2, interface))) if interface else b""
+    return string(1, string(1, string(1, name)), *(string(3, message) for message in nodes), implements)
+
+
+CALL, GRADIENT = b"PartitionedCall", b"SymbolicGradient"
+OTHERS = [
+    # functions                                                                           the call   does one call itself
+    ([function(b"f", {}), function(b"g", {CALL: b"f"})],                                  CALL,      False),
+    ([function(b"f", {}), function(b"g", {CALL: b"f"})],                                  GRADIENT,  False),
+    ([function(b"f", {}), function(b"g", {GRADIENT: b"f"})],                              GRADIENT,  True),
+    ([function(b"f", {}, b"I"), function(b"h", {CALL: b"f"}, b"I")],                      CALL,      False),
+    ([function(b"f", {}, b"I"), function(b"h", {CALL: b"h"}, b"I")],                      CALL,      True),
+    ([function(b"f", {CALL: b"h"}, b"I"), function(b"h", {GRADIENT: b"f"}, b"I"), function(b"g", {})], CALL, True),
+    ([function(b"e", {CALL: b"f"}, b"I"), function(b"f", {}, b"I"), function(b"g", {})],  GRADIENT,  False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("functions", "op", "recursive"), OTHERS)
+def test_a_gradient_or_another_implementation_of_an_interface_may_call_what_it_stands_for(
+    functions: list[bytes], op: bytes, recursive: bool
+) -> None:
+    main = string(1, node(b"n", op, [], {b"f": string(10, string(1, b"f"))}))
+    gradient = string(2, string(1, b"f"), string(2, b"g"))
+    graph = Graph(memoryview(string(2, main, string(2, *functions, gradient))))
+    assert graph.is_recursive([b"n"]) == recursive
+
+
+def test_the_gradient_of_a_function_runs_that_was_seen_as_another_implementation_before() -> None:
+    functions = [function(b"e", {CALL: b"f"}, b"I"), function(b"f", {}, b"I"), function(b"g", {})]
+    main = string(1, node(b"n", CALL, [], {b"f": string(10, string(1, b"e"))}))
+    graph = Graph(memoryview(string(2, main, string(2, *functions, string(2, string(1, b"f"), string(2, b"g"))))))
+    assert {name for name, _ in graph.running([b"n"])} == {b"", b"e", b"f", b"g"}
 
 
 LARGE = 8_000_000  # bytes of a constant
