@@ -53,7 +53,7 @@ def make(folder: Path) -> None:
 
     from examples.digits import reader
     from examples.digits.__main__ import build
-    from exporting.wrappers import LARGEST, claimed_pixels, decode_picture, each_picture
+    from exporting.pictures import LARGEST, claimed_pixels, decode_picture, each_picture
 
     checkpoint = tf.train.load_checkpoint(str(MODEL / "variables" / "variables"))
     network, names = build(), [name for name in checkpoint.get_variable_to_shape_map() if name.startswith("weights/")]

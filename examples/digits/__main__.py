@@ -33,7 +33,7 @@ from examples.digits.data import SEED, Digits, Labels, Scans, load, split
 from examples.digits.pictures import encode, paint, smallest_png
 from exporting import export
 from exporting.manifest import sha256
-from exporting.wrappers import LARGEST
+from exporting.pictures import LARGEST
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from exporting.wrappers import decode_picture, each_picture
+from exporting.pictures import decode_picture, each_picture
 
 SIDE = 8  # a scan is 8x8 ...
 DEPTH = 16.0  # ... and each value the count of inked dots in a block of 4x4

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from exporting import function, image_bytes
-from exporting.wrappers import claimed_pixels
+from exporting.pictures import claimed_pixels
 from tests.conftest import ROOT
 
 FILES = [file.read_bytes() for file in sorted((ROOT / "tests" / "data").glob("digit-*"))]

@@ -8,14 +8,15 @@ import socket
 import struct
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import pytest
 
-from serving.core import inflight, settings
+from serving.core import inflight, machine, settings
 from serving.pipeline import admission
 from serving.pipeline.accelerator import Quick
 from serving.pipeline.handler import handle
@@ -28,153 +29,184 @@ from tests.models.zoo import build
 from tests.pipeline.native.conftest import built
 
 ADDS_ONE = build() / "versions" / "1"
-CLIENTS, TURNS = 40, 8
-REFUSED = {503, 504}
+CLIENTS, CONNECTIONS = 40, 8  # at once, and one after another
+SEED = int(os.environ.get("SEED", "1"))
+PREDICT, INFER = "/v1/models/model:predict", "/v2/models/model/infer"
+REFUSALS = {503, 504}
+LEAST = 20  # requests that have had a slot, before the server is stopped
 
 
-class Ask(NamedTuple):
-    """A request, and what its answer may be: a status, and the values in the body where that is 200."""
+class Asked(NamedTuple):
+    """A request, and the status and the values of its answer unless it is refused."""
 
     sent: bytes
     status: int
     values: list[float] | None = None
-    is_head: bool = False
 
 
-def ask(chance: random.Random) -> Ask:
-    """Return a request of any kind."""
-    kind = chance.choice(["plain"] * 6 + ["infer", "late", "bad", "large", "gzip", "other", "live", "head", "query", "page"])
-    number = chance.randrange(1 << 20)
-    values = [float(number)] * (20_000 if kind == "large" else chance.choice([1, 1, 1, 3]))
-    body, path, more = json.dumps({"instances": values}).encode(), "/v1/models/model:predict", ""
-    if kind in ("live", "head"):
-        return Ask(f"{'GET' if kind == 'live' else 'HEAD'} /healthz HTTP/1.1\r\nHost: x\r\n\r\n".encode(), 200, None, kind == "head")
+def post(
+    body: bytes, status: int = 200, values: list[float] | None = None, path: str = PREDICT, more: str = ""
+) -> Asked:
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\n{more}Content-Length: {len(body)}\r\n\r\n"
+    return Asked(head.encode() + body, status, values)
+
+
+def any_request(chance: random.Random) -> Asked:
+    kind = chance.choice(
+        [
+            *["plain"] * 6,
+            "options",
+            "infer",
+            "origin",
+            "packed",
+            "large",
+            "late",
+            "late",
+            "wrong",
+            "elsewhere",
+            "GET",
+            "HEAD",
+        ]
+    )
+    values = [float(chance.randrange(1 << 20))] * (20_000 if kind == "large" else chance.choice([1, 1, 3]))
+    answer, body = [value + 1 for value in values], json.dumps({"instances": values}).encode()
+    if kind in ("GET", "HEAD"):
+        return Asked(f"{kind} /healthz HTTP/1.1\r\nHost: x\r\n\r\n".encode(), 200)
     if kind == "infer":
         tensor = {"name": "x", "shape": [len(values)], "datatype": "FP32", "data": values}
-        body, path = json.dumps({"inputs": [tensor]}).encode(), "/v2/models/model/infer"
-    elif kind == "late":
-        more = f"X-Request-Timeout: {chance.choice(['0', '0.001', '0.01', '0.03'])}\r\n"
-    elif kind == "bad":
-        return _post(b'{"instances": ["a"]}', path, "", 400, None)
-    elif kind == "gzip":
-        body, more = gzip.compress(body), "Content-Encoding: gzip\r\n"
-    elif kind == "other":
-        return _post(body, "/v1/models/none:predict", "", 404, None)
-    elif kind == "query":
-        path += "?signature_name=serving_default"
-    elif kind == "page":
-        more = "Origin: https://a.example\r\nContent-Type: application/json\r\n"
-    return _post(body, path, more, 200, [value + 1 for value in values])
-
-
-def _post(body: bytes, path: str, more: str, status: int, values: list[float] | None) -> Ask:
-    return Ask(f"POST {path} HTTP/1.1\r\nHost: x\r\n{more}Content-Length: {len(body)}\r\n\r\n".encode() + body, status, values)
+        return post(json.dumps({"inputs": [tensor]}).encode(), 200, answer, INFER)
+    if kind == "late":
+        seconds = chance.choice(["0", "0.001", "0.005", "0.01", "0.03"])
+        return post(body, 200, answer, more=f"X-Request-Timeout: {seconds}\r\n")
+    if kind == "packed":
+        return post(gzip.compress(body), 200, answer, more="Content-Encoding: gzip\r\n")
+    if kind == "origin":
+        return post(body, 200, answer, more="Origin: https://a.example\r\nContent-Type: application/json\r\n")
+    if kind == "foreign":
+        return post(body, 403, more="Origin: https://a.example\r\n")
+    if kind == "wrong":
+        return post(b'{"instances": ["a"]}', 400)
+    if kind == "elsewhere":
+        return post(body, 404, path="/v1/models/none:predict")
+    return post(body, 200, answer, PREDICT + ("?signature_name=serving_default" if kind == "options" else ""))
 
 
 class Client:
-    """A connection that knows what it asks."""
+    """A connection to the server; `check` reads its answers in the order of its requests."""
 
     def __init__(self, port: int) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=60)
-        self.file = self.socket.makefile("rb")
-        self.ends = False  # the server has said that it closes the connection
-        self.answers = 0
+        self._file = self.socket.makefile("rb")
+        self.is_ended = False  # the server has said that no other answer follows
+        self.statuses: list[int] = []
 
-    def check(self, asked: Ask) -> int:
-        """Read one answer, which must be the right one or a refusal; return its status."""
-        if not (line := self.file.readline()):
+    def send(self, *requests: Asked) -> None:
+        self.socket.sendall(b"".join(request.sent for request in requests))
+
+    def check(self, *requests: Asked) -> None:
+        """Read answers, each of which must be that of its request or a refusal; raise EOFError where there is none."""
+        for request in requests:
+            status, body = self._read(has_body=not request.sent.startswith(b"HEAD"))
+            self.statuses.append(status)
+            if status in REFUSALS and request.status in (200, 400):
+                assert json.loads(body)["error"]
+                continue
+            assert status == request.status, (request, body)
+            if request.values is not None:
+                answer = json.loads(body)
+                values = answer["outputs"][0]["data"] if "outputs" in answer else answer["predictions"]
+                assert values == request.values
+
+    def _read(self, *, has_body: bool) -> tuple[int, bytes]:
+        if not (line := self._file.readline()):
             raise EOFError
-        assert line.startswith(b"HTTP/1.1 "), line
-        status, length = int(line[9:12]), 0
-        while (field := self.file.readline()) != b"\r\n":
-            if field.lower().startswith(b"content-length:"):
-                length = int(field[15:])
-            self.ends = self.ends or field.lower() == b"connection: close\r\n"
-        body = b"" if asked.is_head else self.file.read(length)
-        self.answers += 1
-        if status in REFUSED and asked.status != 404:
-            assert "error" in json.loads(body)
-            return status
-        assert status == asked.status, (status, body, asked.sent[:200])
-        if asked.values is not None:
-            answer = json.loads(body)
-            assert (answer["outputs"][0]["data"] if "outputs" in answer else answer["predictions"]) == asked.values
-        return status
+        fields = {}
+        while (field := self._file.readline()) != b"\r\n":
+            name, _, value = field.decode().partition(":")
+            fields[name.lower()] = value.strip()
+        self.is_ended = fields.get("connection") == "close"
+        return int(line[9:12]), self._file.read(int(fields["content-length"])) if has_body else b""
 
-    def close(self, *, rudely: bool = False) -> None:
-        if rudely:
+    def ends(self) -> bool:
+        return self._file.read(1) == b""
+
+    def close(self, *, resets: bool = False) -> None:
+        if resets:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.file.close()
+        self._file.close()
         self.socket.close()
 
 
-def sequential(client: Client, chance: random.Random) -> list[int]:
-    statuses = []
+def one_after_another(client: Client, chance: random.Random) -> None:
     for _ in range(4):
-        if client.ends:
-            break
-        asked = ask(chance)
-        client.socket.sendall(asked.sent)
-        statuses.append(client.check(asked))
-    return statuses
+        if not client.is_ended:
+            request = any_request(chance)
+            client.send(request)
+            client.check(request)
 
 
-def pipelined(client: Client, chance: random.Random) -> list[int]:
-    asks = [ask(chance) for _ in range(chance.choice([2, 3, 9]))]
-    client.socket.sendall(b"".join(asked.sent for asked in asks))
-    return [client.check(asked) for asked in asks]
+def pipelined(client: Client, chance: random.Random) -> None:
+    requests = [any_request(chance) for _ in range(chance.choice([2, 3, 9]))]
+    client.send(*requests)
+    client.check(*requests)
 
 
-def half_closed(client: Client, chance: random.Random) -> list[int]:
-    asks = [ask(chance) for _ in range(3)]
-    client.socket.sendall(b"".join(asked.sent for asked in asks))
+def half_closed(client: Client, chance: random.Random) -> None:
+    requests = [any_request(chance) for _ in range(3)]
+    client.send(*requests)
     client.socket.shutdown(socket.SHUT_WR)
-    statuses = [client.check(asked) for asked in asks]
-    assert client.file.read() == b""
-    return statuses
+    client.check(*requests)
+    assert client.ends()
 
 
-def slow(client: Client, chance: random.Random) -> list[int]:
-    asked = ask(chance)
-    cut = chance.randrange(1, len(asked.sent))
-    for part in (asked.sent[:cut], asked.sent[cut:]):
-        client.socket.sendall(part)
-        time.sleep(0.01)
-    return [client.check(asked)]
+def slow(client: Client, chance: random.Random) -> None:
+    request = any_request(chance)
+    cut = chance.randrange(1, len(request.sent))
+    client.socket.sendall(request.sent[:cut])
+    time.sleep(0.01)
+    client.socket.sendall(request.sent[cut:])
+    client.check(request)
 
 
-def gone(client: Client, chance: random.Random) -> list[int]:
-    client.socket.sendall(b"".join(ask(chance).sent for _ in range(chance.choice([1, 3]))))
+def gone(client: Client, chance: random.Random) -> None:
+    client.send(*(any_request(chance) for _ in range(chance.choice([1, 3]))))
     time.sleep(chance.choice([0, 0.005, 0.03]))
-    client.close(rudely=chance.random() < 0.5)
-    return []
+    client.close(resets=chance.random() < 0.5)
 
 
-def cut_off(client: Client, chance: random.Random) -> list[int]:
-    sent = ask(chance).sent
+def cut_off(client: Client, chance: random.Random) -> None:
+    sent = any_request(chance).sent
     client.socket.sendall(sent[: chance.randrange(len(sent))])
-    client.close()
-    return []
 
 
-KINDS = (sequential, sequential, pipelined, pipelined, half_closed, slow, gone, gone, cut_off)
+KINDS = (one_after_another, one_after_another, pipelined, pipelined, half_closed, slow, gone, gone, cut_off)
 
 
-def clients(port: int, seed: int) -> list[int]:
-    """Be one client after another; return the statuses of all answers."""
-    chance, statuses = random.Random(seed), []
-    for _ in range(TURNS):
-        client = Client(port)
+def connect(port: int, number: int) -> Counter[int]:
+    """Open connections of any kind, one after another, until the server has stopped; count the statuses of the answers."""
+    chance, counts = random.Random(f"{SEED} {number}"), Counter[int]()
+    for _ in range(CONNECTIONS):
         try:
-            statuses += chance.choice(KINDS)(client, chance)
+            client = Client(port)
+        except OSError:
+            assert admission.stopping
+            break
+        act = chance.choice(KINDS)
+        try:
+            act(client, chance)
+        except (EOFError, ConnectionError):
+            assert admission.stopping
+            # An idle connection may be closed as its next request is on the way; of others the client knows.
+            assert client.is_ended or not client.statuses or act is one_after_another
         finally:
             client.close()
-    return statuses
+        counts.update(client.statuses)
+    return counts
 
 
 @contextmanager
-def running(stops: bool = True) -> Iterator[tuple[Loop, int]]:
-    """Run the loop of a worker in a thread of this process."""
+def running() -> Iterator[tuple[Loop, int]]:
+    """Run the loop of a worker in a thread of this process, until `stop` or the end."""
     parent, alive = os.pipe()
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
@@ -184,75 +216,85 @@ def running(stops: bool = True) -> Iterator[tuple[Loop, int]]:
     try:
         yield loop, port
     finally:
-        admission.stop()
-        os.write(loop.waker, b"\0")
-        thread.join(30)
+        stop(loop)
+        thread.join(60)
+        assert not thread.is_alive()
         loop._poll.close()
         for descriptor in (parent, alive, loop._waking, loop._wake):
             os.close(descriptor)
-        assert not thread.is_alive()
 
 
-@pytest.fixture(params=["0", "16"])
-def rows(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+def stop(loop: Loop) -> None:
+    """Do what SIGTERM does."""
+    admission.stop()
+    os.write(loop.waker, b"\0")
 
 
-def slowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let each run of the model take up to 20 ms."""
-    chance = random.Random(7)
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
 
-    def later(run: Callable[..., Any]) -> Callable[..., Any]:
+
+def all_is_free(loop: Loop) -> bool:
+    """Return whether no slot, run, connection or byte is held."""
+    control, batching = admission.current(), loading.batching()
+    queues = [(slots._free == slots.count, slots._queue) for slots in (control.alone, control.sharing)]
+    if batching is not None:
+        queues.append((batching.queue._free == machine.cores(), batching.queue._waiting))
+    return (
+        all(is_free and not queue for is_free, queue in queues)
+        and all(connection.busy is None for connection in [*loop._connections.values()])
+        and not loop._answering._waiting
+        and (control._bytes, inflight._runs, len(inflight._free)) == (0, {}, inflight.SLOTS)
+    )
+
+
+SERVED = [
+    # BATCH_ROWS   native codec   stopped while clients ask
+    ("0",          True,          False),
+    ("0",          False,         True),
+    ("16",         True,          False),
+    ("16",         True,          True),
+    ("16",         False,         False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("rows", "codec", "stops"), SERVED)
+def test_each_request_gets_its_own_answer_or_a_refusal_and_then_all_slots_are_free(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, rows: str, codec: bool, stops: bool
+) -> None:
+    chance = random.Random(SEED)
+
+    def slowed(run: Callable[..., Any]) -> Callable[..., Any]:
         def run_later(*arguments: Any) -> Any:
             time.sleep(chance.choice([0, 0, 0.002, 0.02]))
             return run(*arguments)
 
         return run_later
 
-    monkeypatch.setattr(Quick, "alone", later(Quick.alone))
-    monkeypatch.setattr(Quick, "together", later(Quick.together))
-    monkeypatch.setattr(Model, "run", later(Model.run))
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.005)
-
-
-SEEDS = [int(x) for x in os.environ.get("SEEDS", "1").split(",")]
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("codec", ["native", "off"])
-def test_any(serve: Serve, monkeypatch: pytest.MonkeyPatch, rows: str, codec: str, seed: int) -> None:
-    extension = str(built(native.cached)) if codec == "native" else "off"
-    one = serve(ADDS_ONE, BATCH_ROWS=rows, ACCELERATOR=extension, THREADS="4", MAX_WAIT="0.2", LOG_REQUESTS="none", MODEL_NAME="model", MAX_ROWS="100000")
-    assert one("POST", "/", {"instances": [1.0]}).status == 200
-    slowed(monkeypatch)
-    with running() as (loop, port):
-        began = time.monotonic()
-        with ThreadPoolExecutor(CLIENTS) as pool:
-            statuses = [status for part in pool.map(lambda n: clients(port, seed * 1000 + n), range(CLIENTS)) for status in part]
-        print(rows, codec, {status: statuses.count(status) for status in sorted(set(statuses))}, round(time.monotonic() - began, 2), "s",
-              "threads", threading.active_count(), loop._answering._pool._count)
-        control = admission.current()
-        until(lambda: all(connection.busy is None for connection in [*loop._connections.values()]))
-        for slots in (control.alone, control.sharing):
-            until(lambda slots=slots: slots._free == slots.count)
-            assert not slots._queue
-        until(lambda: not inflight._runs)
-        assert not loop._answering._waiting
-        assert len(inflight._free) == inflight.SLOTS
-        assert control._bytes == 0
-        batching = loading.batching()
-        if batching is not None:
-            assert (batching.queue._free, len(batching.queue._waiting)) == (2, 0)
-        client = Client(port)
-        asked = _post(b'{"instances": [1]}', "/", "", 200, [2.0])
-        client.socket.sendall(asked.sent)
-        assert client.check(asked) == 200
-        client.close()
-        until(lambda: not loop._connections)
-        assert 200 in statuses and set(statuses) <= {200, 400, 404, 503, 504}
+    extension = str(built(native.cached)) if codec else "off"
+    options = {"MODEL_NAME": "model", "MAX_ROWS": "100000", "LOG_REQUESTS": "none", "THREADS": "4", "MAX_WAIT": "0.2"}
+    ask = serve(ADDS_ONE, BATCH_ROWS=rows, ACCELERATOR=extension, **options)
+    assert ask("POST", "/", {"instances": [1.0]}).status == 200
+    for owner, name in ((Quick, "alone"), (Quick, "together"), (Model, "run")):
+        monkeypatch.setattr(owner, name, slowed(getattr(owner, name)))
+    answers = Counter[int]()
+    with running() as (loop, port), ThreadPoolExecutor(CLIENTS) as pool:
+        clients = [pool.submit(connect, port, number) for number in range(CLIENTS)]
+        if stops:
+            wait_until(lambda: admission.current().alone._done + admission.current().sharing._done > LEAST)
+            stop(loop)
+        for client in clients:
+            answers += client.result()
+        wait_until(lambda: all_is_free(loop))
+        if not stops:
+            last, request = Client(port), post(b'{"instances": [1]}', 200, [2.0])
+            last.send(request)
+            last.check(request)
+            assert last.statuses == [200]
+            last.close()
+        wait_until(lambda: not loop._connections)
+    assert answers.keys() <= {200, 400, 403, 404, *REFUSALS}
+    assert answers[200]
