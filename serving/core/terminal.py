@@ -73,7 +73,8 @@ def apart(name: str, work: Callable[[], int], seconds: float) -> int:
 
     def end_late() -> None:
         late.set()
-        os.kill(child, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it has just ended
+            os.kill(child, signal.SIGKILL)
 
     timer = threading.Timer(seconds, end_late)
     timer.start()

@@ -122,10 +122,10 @@ class Nginx:
         """Write the list again and reload; return when it alone is in use. Requests in flight stay with their instance."""
         self._configure(ports)
         self._process.send_signal(signal.SIGHUP)
-        end = time.monotonic() + 10
+        end = time.monotonic() + 60
         while self._which() != self._number or self._accepting() != 1:
             if time.monotonic() > end:
-                raise AssertionError(f"nginx did not take its new list within 10 s: {self.log}")
+                raise AssertionError(f"nginx did not take its new list within 60 s: {self.log}")
             time.sleep(0.01)
 
     def _accepting(self) -> int:

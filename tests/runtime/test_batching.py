@@ -262,7 +262,7 @@ def test_a_call_that_stops_waiting_releases_its_turn() -> None:
 FORK = """
 import os, sys, threading, faulthandler
 import numpy as np
-from serving.runtime.batching import Batching, row_count
+from serving.runtime.batching import Batching
 faulthandler.dump_traceback_later(60, exit=True)
 busy, free = threading.Event(), threading.Event()
 def double(inputs):

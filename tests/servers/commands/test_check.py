@@ -55,28 +55,37 @@ def test_a_model_that_answers_is_ready(name: str, serve: Serve, capsys: pytest.C
 
 
 CHANGED = """
-import os, sys, time
+import os, signal, sys, threading, time
 from serving.runtime import tensorflow_c
 from serving.__main__ import main
+
+timers, begin = [], threading.Timer.start
+threading.Timer.start = lambda timer: (timers.append(timer), begin(timer))
+signal.signal(signal.SIGUSR1, lambda *_: [timer.function() for timer in timers])
+
+def hang():  # until the time is over, which is now
+    os.kill(os.getppid(), signal.SIGUSR1)
+    time.sleep(1000)
+
 tensorflow_c.{} = lambda *_, **__: {}
 sys.exit(main())
 """
 ENDS = [
-    # what does not come back      what it does          what is said                      where it was
-    ("Function.__call__",          "os.abort()",         "tried it died of SIGABRT",       " in a run of serving_default: x [1, 25];"),
-    ("Function.__call__",          "time.sleep(100)",    "tried it took more than 5 s",    " in a run of serving_default: x [1, 25];"),
-    ("Session.__init__",           "os.abort()",         "loaded it died of SIGABRT",      "; a server would, too"),
-    ("Session.__init__",           "time.sleep(100)",    "loaded it took more than 5 s",   "; a server would, too"),
+    # what does not come back      what it does          RUN_TIMEOUT    what is said                      where it was
+    ("Function.__call__",          "os.abort()",         "300",         "tried it died of SIGABRT",       " in a run of serving_default: x [1, 25];"),
+    ("Function.__call__",          "hang()",             "300",         "tried it took more than 300 s",  " in a run of serving_default: x [1, 25];"),
+    ("Session.__init__",           "os.abort()",         "300",         "loaded it died of SIGABRT",      "; a server would, too"),
+    ("Session.__init__",           "time.sleep(1000)",   "3",           "loaded it took more than 3 s",   "; a server would, too"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("function", "does", "reason", "where"), ENDS)
+@pytest.mark.parametrize(("function", "does", "seconds", "reason", "where"), ENDS)
 def test_a_check_in_which_tensorflow_does_not_come_back_fails_with_a_sentence(
-    function: str, does: str, reason: str, where: str
+    function: str, does: str, seconds: str, reason: str, where: str
 ) -> None:
     directory = build() / "float_indices"
     command = [sys.executable, "-c", CHANGED.format(function, does), "check", str(directory)]
-    environment = plain_environment() | {"RUN_TIMEOUT": "5"}
+    environment = plain_environment() | {"RUN_TIMEOUT": seconds}
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 1
     *_, last = run.stderr.splitlines()
