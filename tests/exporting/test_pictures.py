@@ -1,7 +1,6 @@
 """`image_bytes`: pictures become pixels in the graph, alone as in a batch, and none with too many pixels is decoded."""
 
 import struct
-import zlib
 from io import BytesIO
 from typing import Any
 
@@ -12,6 +11,7 @@ from PIL import Image
 from exporting import function, image_bytes
 from exporting.pictures import claimed_pixels
 from tests.conftest import ROOT
+from tests.models.pictures import behind_a_chunk
 
 FILES = [file.read_bytes() for file in sorted((ROOT / "tests" / "data").glob("digit-*"))]
 
@@ -44,12 +44,6 @@ def test_a_picture_alone_gets_the_pixels_that_it_gets_in_a_batch(tf: Any, channe
 
 def png(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sII", 13, b"IHDR", width, height)
-
-
-def behind_a_chunk(file: bytes) -> bytes:
-    """Return a PNG with a chunk before its header that claims one pixel where the header does."""
-    chunk = struct.pack(">4sII", b"teSt", 1, 1)
-    return file[:8] + struct.pack(">I", 8) + chunk + struct.pack(">I", zlib.crc32(chunk)) + file[8:]
 
 
 def written(form: str, width: int, height: int) -> bytes:

@@ -18,6 +18,7 @@ from serving.savedmodel import images
 from serving.savedmodel.safety.rewrite import string
 from tests.conftest import Serve
 from tests.fuzz import rounds
+from tests.models.pictures import behind_a_chunk
 from tests.models.zoo import build
 
 
@@ -25,12 +26,6 @@ def png(width: int, height: int) -> bytes:
     """Return a PNG's beginning: what it declares, and not the pixels."""
     head = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head))
-
-
-def hidden(file: bytes) -> bytes:
-    """Return a PNG whose header stands behind a chunk that declares one pixel in its place."""
-    chunk = struct.pack(">4sII", b"teSt", 1, 1)
-    return file[:8] + struct.pack(">I", 8) + chunk + struct.pack(">I", zlib.crc32(chunk)) + file[8:]
 
 
 def gif(width: int, height: int, frames: int) -> bytes:
@@ -75,7 +70,9 @@ def test_the_header_gives_the_size_that_pillow_reads(
 
 
 def test_a_png_that_hides_its_size_counts_as_too_large(serve: Serve) -> None:
-    body = json.dumps({"instances": [{"b64": base64.b64encode(hidden(saved("PNG", (60, 10), 1))).decode()}]}).encode()
+    body = json.dumps(
+        {"instances": [{"b64": base64.b64encode(behind_a_chunk(saved("PNG", (60, 10), 1))).decode()}]}
+    ).encode()
     answer = serve()("POST", "/", body)
     assert (answer.status, b"65536 x 65536 (PNG)" in answer.body) == (413, True)
 

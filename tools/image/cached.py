@@ -29,6 +29,10 @@ CACHE = ROOT / ".cache"
 SPARE_BYTES = 3 << 30
 
 
+class NoSpace(Refused):
+    """The disk has no room for copies of the libraries."""
+
+
 def bound(cache: Path = CACHE) -> Path:
     """Return a folder with bound copies of the installed wheel's libraries, made if they or this code have changed."""
     with _locked(cache):
@@ -38,7 +42,8 @@ def bound(cache: Path = CACHE) -> Path:
 def listed(model: Path | None, cache: Path = CACHE) -> Path:
     """Return a folder with the bound libraries and the lists of the pages that this model's first answer touches.
 
-    Raise Refused where the libraries cannot be bound; say on the standard error where no pages can be listed.
+    Raise Refused where the libraries cannot be bound; say on the standard error where no pages can be listed. A model
+    that cannot be run is not tried again until it changes.
     """
     with _locked(cache):
         libraries = _bound(cache)
@@ -58,10 +63,17 @@ def listed(model: Path | None, cache: Path = CACHE) -> Path:
                 try:
                     _must_have_space(cache)
                     record(draft, source.directory)
-                except (Refused, OSError) as problem:
-                    print(f"tools.image.cached: no pages listed: {problem}", file=sys.stderr)
+                except (NoSpace, OSError) as problem:
+                    _say(problem)
+                    return libraries
+                except Refused as problem:
+                    _say(problem)
                 draft.rename(folder)
         return folder
+
+
+def _say(problem: Exception) -> None:
+    print(f"tools.image.cached: no pages listed: {problem}", file=sys.stderr)
 
 
 @contextmanager
@@ -91,7 +103,7 @@ def _bound(cache: Path) -> Path:
 
 def _must_have_space(cache: Path) -> None:
     if shutil.disk_usage(cache).free < SPARE_BYTES:
-        raise Refused(f"less than {SPARE_BYTES >> 30} GB are free for copies of the libraries")
+        raise NoSpace(f"less than {SPARE_BYTES >> 30} GB are free for copies of the libraries")
 
 
 def _digest(model: Path) -> str:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from serving.savedmodel import images
 from tests.conftest import EMBEDDED
+from tests.models.pictures import behind_a_chunk
 from tests.pipeline.native.conftest import Ask, Question
 from tests.pipeline.native.models import build
 
@@ -37,12 +38,6 @@ def png_saying(width: int, height: int) -> bytes:
     encoded = picture("PNG", 20, 20)
     header = struct.pack(">4sIIBBBBB", b"IHDR", width, height, 8, 0, 0, 0, 0)
     return encoded[:12] + header + struct.pack(">I", zlib.crc32(header)) + encoded[33:]
-
-
-def png_behind(name: bytes) -> bytes:
-    """Return a PNG of 20 x 20 whose header stands behind a chunk that says one pixel in its place."""
-    encoded, chunk = picture("PNG", 20, 20), struct.pack(">4sII", name, 1, 1)
-    return encoded[:8] + struct.pack(">I", 8) + chunk + struct.pack(">I", zlib.crc32(chunk)) + encoded[8:]
 
 
 def jpeg_saying(width: int, height: int) -> bytes:
@@ -73,7 +68,7 @@ PICTURES: list[tuple[bytes, bool]] = [
     # what a header says, and no more
     *((png_saying(*size), SLOW) for size in ((1 << 16, 1 << 16), (1 << 31, 1), (1, 1 << 31), (0xFFFFFFFF, 0xFFFFFFFF), (0x80000000, 0x80000000))),
     *((png_saying(*size), QUICK) for size in ((0, 0), (0, 1000), (0x7FFFFFFF, 0), (600, 1))),
-    *((png_behind(name), SLOW) for name in (b"teSt", b"tEXt", b"IHDr", b"IDAT")),
+    *((behind_a_chunk(picture("PNG", 20, 20), name), SLOW) for name in (b"teSt", b"tEXt", b"IHDr", b"IDAT")),
     *((jpeg_saying(*size), size[0] * size[1] <= MOST) for size in ((65535, 65535), (601, 1), (600, 1), (0, 0), (65535, 0), (0, 65535))),
     # what stands before the frame
     *((jpeg_with(between, 20, high), high <= 30) for high in (30, 31) for between in (

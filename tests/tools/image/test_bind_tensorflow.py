@@ -229,6 +229,20 @@ def test_the_lists_of_a_model_are_made_once_and_again_when_it_changes(
     assert not list(made[2].glob("*.pages"))  # the server has the reason
 
 
+def test_the_lists_that_found_no_space_on_the_disk_are_made_later(
+    library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    libraries, recorded = linked_to(library, tmp_path / "bound"), list[Path]()
+    monkeypatch.setattr(cached, "_bound", lambda cache: libraries)
+    monkeypatch.setattr(cached, "record", lambda draft, model: recorded.append(model))
+    with monkeypatch.context() as patch:
+        patch.setattr(cached, "SPARE_BYTES", 1 << 62)
+        assert listed(ROOT / "model", tmp_path) == libraries
+    assert "no pages listed: less than 4294967296 GB are free" in capsys.readouterr().err
+    assert listed(ROOT / "model", tmp_path).parent == libraries
+    assert recorded == [ROOT / "model"]
+
+
 def test_pages_of_a_model_that_cannot_be_loaded_are_refused(linked: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert pages.main([str(linked), "--model", str(linked / "nowhere")]) == 1
     error = capsys.readouterr().err
