@@ -16,7 +16,7 @@ from tests.conftest import EMBEDDED, plain_environment
 from tests.models.zoo import build as zoo
 from tests.pipeline.native.conftest import built
 from tests.server import Server, running
-from tests.servers.standalone.hanging import HANGS, HOLDS
+from tests.servers.standalone.hanging import BEHIND, HANGS, HOLDS
 from tools.server import free_port, spawn
 
 PATH = "/v1/models/model:predict"
@@ -97,10 +97,17 @@ def test_every_slot_is_released(server: Server, examples: dict[str, Any]) -> Non
             assert {answer.status for answer in pool.map(lambda _: server.ask("POST", PATH, body), range(120))} == {200}
 
 
+def wait_for(server: Server, text: str) -> None:
+    end = time.monotonic() + 60
+    while text not in server.log:
+        assert time.monotonic() < end, server.log
+        time.sleep(0.02)
+
+
 @pytest.mark.parametrize("codec", ["native", "off"])
 def test_where_a_run_never_ends_every_request_in_it_and_behind_it_gets_504(codec: str, tmp_path: Path) -> None:
     extension = str(built(build.cached)) if codec == "native" else "off"
-    settings = {"MODEL_DIR": str(HALF), "ACCELERATOR": extension, "BATCH_ROWS": "4", "RUN_TIMEOUT": "2"}
+    settings = {"MODEL_DIR": str(HALF), "ACCELERATOR": extension, "BATCH_ROWS": "4", "RUN_TIMEOUT": "3"}
     port = free_port()
     command = [sys.executable, "-m", "tests.servers.standalone.hanging"]
     process = spawn(command, plain_environment(PORT=str(port), **settings), tmp_path / "log")
@@ -108,19 +115,15 @@ def test_where_a_run_never_ends_every_request_in_it_and_behind_it_gets_504(codec
     try:
         server.wait_for_port()
         assert server.ask("POST", PATH, {"instances": [3.0]}).status == 200
-        with ThreadPoolExecutor(8) as pool:
+        with ThreadPoolExecutor(1 + BEHIND) as pool:
             first = pool.submit(server.ask, "POST", PATH, {"instances": [HOLDS]})
-            time.sleep(0.3)  # it runs, and the others queue
-            behind = [pool.submit(server.ask, "POST", PATH, {"instances": [HANGS]})]
-            time.sleep(0.1)
-            behind += [pool.submit(server.ask, "POST", PATH, {"instances": [float(row)]}) for row in range(6)]
+            wait_for(server, "a run is held")
+            behind = [pool.submit(server.ask, "POST", PATH, {"instances": [HANGS]}) for _ in range(BEHIND)]
             assert first.result().status == 200
             answers = [future.result() for future in behind]
-        assert [answer.status for answer in answers] == [504] * 7
-        assert {answer.json["error"] for answer in answers} == {"the model has run for more than 2 s (RUN_TIMEOUT)"}
-        end = time.monotonic() + 20
-        while "it is replaced" not in server.log and time.monotonic() < end:
-            time.sleep(0.05)
+        assert [answer.status for answer in answers] == [504] * BEHIND
+        assert {answer.json["error"] for answer in answers} == {"the model has run for more than 3 s (RUN_TIMEOUT)"}
+        wait_for(server, "it is replaced")
         assert server.ask("POST", PATH, {"instances": [3.0]}).status == 200
     finally:
         server.kill()
