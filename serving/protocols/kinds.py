@@ -57,9 +57,10 @@ def is_open_inference(body: bytes, limits: "Limits") -> bool:
     from serving.protocols.json_tensors.document import LISTS, OBJECTS, Document
 
     try:
-        inputs = Document(body, limits).root.get("inputs")
+        document = Document(body, limits)
     except BadRequest:
         return False
+    inputs = document.root.get("inputs")
     return (
         isinstance(inputs, LISTS)
         and len(inputs) > 0
