@@ -37,6 +37,11 @@ REFUSALS = {503, 504}
 LEAST = 20  # requests that have had a slot, before the server is stopped
 
 
+KINDS_OF_REQUESTS = (
+    *["plain"] * 6, "options", "infer", "origin", "packed", "large", "late", "late", "wrong", "elsewhere", "foreign", "GET", "HEAD",
+)  # fmt: skip
+
+
 class Asked(NamedTuple):
     """A request, and the status and the values of its answer unless it is refused."""
 
@@ -53,22 +58,7 @@ def post(
 
 
 def any_request(chance: random.Random) -> Asked:
-    kind = chance.choice(
-        [
-            *["plain"] * 6,
-            "options",
-            "infer",
-            "origin",
-            "packed",
-            "large",
-            "late",
-            "late",
-            "wrong",
-            "elsewhere",
-            "GET",
-            "HEAD",
-        ]
-    )
+    kind = chance.choice(KINDS_OF_REQUESTS)
     values = [float(chance.randrange(1 << 20))] * (20_000 if kind == "large" else chance.choice([1, 1, 3]))
     answer, body = [value + 1 for value in values], json.dumps({"instances": values}).encode()
     if kind in ("GET", "HEAD"):
