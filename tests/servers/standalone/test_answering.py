@@ -106,6 +106,14 @@ def test_no_request_is_short_for_a_model_with_loops_or_before_the_load(
     assert not kinds.holds(KIND)
 
 
+def test_no_request_is_short_for_a_model_that_decodes_pictures(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    serve(HALF)("POST", "/", {"instances": [1.0]})
+    loading.cache().source().__dict__["pictures"] = frozenset({"image"})
+    kinds = short(monkeypatch)
+    kinds.learn(KIND, SHORT)
+    assert not kinds.holds(KIND)
+
+
 def test_try_enter_does_not_wait_and_expect_refuses_above_the_limit() -> None:
     slots = admission.Admission(settings.read({"THREADS": "1", "MAX_WAIT": "0"})).alone
     for _ in range(admission.KNOWN + 1):
