@@ -28,6 +28,7 @@ class Picture(NamedTuple):
     width: int
     height: int
     frames: int = 1
+    unknown: str = ""  # why the size cannot be read, if it cannot; the picture then counts as too large
 
     @property
     def pixels(self) -> int:
@@ -56,7 +57,7 @@ def pictures(data: bytes, kinds: frozenset[str]) -> list[Picture]:
         except ValueError:
             # TensorFlow refuses malformed examples. Data that it might still parse must not hide a picture.
             if string is data and measure(data) is None and _BEGINS.search(data):
-                return [Picture("a tf.Example that cannot be read", 1 << 16, 1 << 16)]
+                return [_unknown("tf.Example", "it is malformed, with a picture in it")]
             continue
         strings += [*values, *(inside for value in values for inside in decoded(value))]
     return [picture for string in strings if (picture := measure(string)) is not None]
@@ -132,10 +133,14 @@ def measure(data: bytes) -> Picture | None:
     return None
 
 
+def _unknown(kind: str, why: str) -> Picture:
+    return Picture(kind, 1 << 16, 1 << 16, unknown=why)
+
+
 def _png(data: bytes) -> Picture:
     chunk, width, height = struct.unpack_from(">4sII", data, 12)
-    # TensorFlow's decoder skips another chunk before the header, though the format has none: counts as too large.
-    return Picture("PNG", width, height) if chunk == b"IHDR" else Picture("PNG", 1 << 16, 1 << 16)
+    # TensorFlow's decoder skips another chunk before the header, though the format has none.
+    return Picture("PNG", width, height) if chunk == b"IHDR" else _unknown("PNG", "its first chunk is not IHDR")
 
 
 def _bmp(data: bytes) -> Picture | None:
@@ -163,7 +168,7 @@ def _jpeg(data: bytes) -> Picture | None:
             height, width = struct.unpack_from(">HH", data, position + 3)
             return Picture("JPEG", width, height)
         position += struct.unpack_from(">H", data, position)[0]
-    return Picture("JPEG", 1 << 16, 1 << 16)  # too many segments before the header: counts as too large
+    return _unknown("JPEG", f"more than {MOST_BLOCKS} segments stand before it")
 
 
 def _gif(data: bytes) -> Picture | None:
@@ -185,7 +190,7 @@ def _gif(data: bytes) -> Picture | None:
                 position += 1 + size
                 blocks += 1
                 if blocks > MOST_BLOCKS:
-                    return Picture("GIF", 1 << 16, 1 << 16)
+                    return _unknown("GIF", f"it has more than {MOST_BLOCKS} blocks")
             position += 1
     except (IndexError, struct.error):
         pass  # truncated: the frames up to there count
@@ -251,7 +256,7 @@ def _jpeg_xl_boxes(data: bytes) -> Picture | None:
         if size < start - position:
             return None  # the last box, or none
         position += size
-    return Picture("JPEG XL", 1 << 16, 1 << 16)
+    return _unknown("JPEG XL", f"more than {MOST_BLOCKS} boxes stand before it")
 
 
 _READERS = (

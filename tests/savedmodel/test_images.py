@@ -74,7 +74,8 @@ def test_a_png_that_hides_its_size_counts_as_too_large(serve: Serve) -> None:
         {"instances": [{"b64": base64.b64encode(behind_a_chunk(saved("PNG", (60, 10), 1))).decode()}]}
     ).encode()
     answer = serve()("POST", "/", body)
-    assert (answer.status, b"65536 x 65536 (PNG)" in answer.body) == (413, True)
+    assert answer.status == 413
+    assert b"a PNG whose size cannot be read: its first chunk is not IHDR" in answer.body
 
 
 @hypothesis(max_examples=rounds(200), deadline=None)
@@ -138,7 +139,7 @@ BOXES = b"AAAADEpYTCANCocKAAAAFGZ0eXBqeGwgAAAAAGp4bCAAAABWanhsY" + b"/8KIAHGgKS4
 @pytest.mark.parametrize("written", [BARE, BOXES])
 def test_the_size_of_a_jpeg_xl_is_read(serve: Serve, written: bytes) -> None:
     data = base64.b64decode(written)
-    assert images.measure(data) == ("JPEG XL", 100, 37, 1)
+    assert images.measure(data) == images.Picture("JPEG XL", 100, 37, 1)
     for size in range(len(data)):
         images.measure(data[:size])  # raises nothing
     body = json.dumps({"instances": [{"b64": written.decode()}]}).encode()

@@ -132,7 +132,7 @@ def test_the_native_code_measures_pictures_as_the_python_code_does(compare: Ask,
     for size in sorted(sizes):
         for kind in kinds:
             data = picture(**kind, width=size[0], height=size[1])
-            assert images.measure(data)[1:] == (*size, 1)
+            assert images.measure(data)[1:3] == size
             cases.append((body(data), size[0] * size[1] <= most))
     check(compare, build() / "pictures", cases, most)
 
