@@ -71,7 +71,7 @@ def _largest_claim(files: Any, largest: int) -> Any:
 
 
 def claimed_pixels(picture: Any) -> Any:
-    """Return how many pixels the file's header claims, float64; 0 for a format that cannot claim more than it holds.
+    """Return how many pixels the header of a PNG, GIF or JPEG claims, float64; 0 for other files.
 
     Infinity for a PNG that begins with another chunk than its header: TensorFlow's decoder skips it.
     """
