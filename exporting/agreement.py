@@ -12,6 +12,7 @@ from exporting import compare, ranges
 from exporting.derived import Questions, say
 from exporting.inputs import Inputs, made, ways
 from exporting.runner import Answer, Job, ask
+from exporting.trial import ask_each
 from serving.savedmodel.examples import Recipe
 from serving.savedmodel.signature import Contents, Signature
 
@@ -93,14 +94,17 @@ def _further(
     directory: Path, usable: Mapping[str, Signature], recipes: Mapping[str, Recipe]
 ) -> Iterator[tuple[tuple[str, Inputs], Answer]]:
     """Yield generated calls of other sizes that the original answers, with its answers."""
-    for name, recipe in recipes.items():
-        calls = [
-            (name, made(usable[name], replace(recipe, size=recipe.size + more), rows, seed))
+    plans = {
+        name: [
+            made(usable[name], replace(recipe, size=recipe.size + more), rows, seed)
             for seed, (rows, more) in enumerate(FURTHER, 3)
         ]
-        for call, answer in zip(calls, ask(Job(directory, calls)).answers):
+        for name, recipe in recipes.items()
+    }
+    for name, asked in ask_each(directory, plans).items():
+        for inputs, answer in zip(plans[name], asked.answers):
             if answer.outputs is not None:
-                yield call, answer
+                yield (name, inputs), answer
 
 
 def _over_ranges(
@@ -113,12 +117,11 @@ def _over_ranges(
 ) -> tuple[Reasons, list[str]]:
     """Return which signatures differ over a range of numbers, with reasons, and notes on the others."""
     wrong, notes = {}, []
-    for name, signature in usable.items():
-        difference = ranges.outside(directory, folder, signature, recipes[name], tolerance, largest)
-        if difference and difference.counts:
+    for name, difference in ranges.outside(directory, folder, usable, recipes, tolerance, largest).items():
+        if difference.counts:
             cure = f" (--largest {difference.works_to:g} converts it for smaller ones)" if difference.works_to else ""
             wrong[name] = f"converted, it gives other answers {difference.problem}{cure}"
-        elif difference:
+        else:
             notes.append(f"signature {name!r} gives other answers {difference.problem}; for half of these it does not")
     if largest < math.inf:
         notes.append(f"answers were compared for inputs up to ±{largest:g} only: beyond, it may give other answers")

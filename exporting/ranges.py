@@ -6,7 +6,7 @@ if it is there at half the magnitude too: where sums overflow, the order of the 
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ import numpy as np
 
 from exporting import compare
 from exporting.inputs import Array, Inputs, made
-from exporting.runner import Answer, Job, ask
+from exporting.runner import Answer
+from exporting.trial import ask_each
 from serving.savedmodel.examples import Recipe
 from serving.savedmodel.signature import Signature
 
@@ -45,26 +46,43 @@ class _Range:
         numbers = "whole numbers" if self.kinds == "iu" else "numbers"
         return f"{numbers} up to {'the largest of their type' if math.isinf(self.most) else f'±{self.most:g}'}"
 
+    def halved(self) -> "_Range":
+        """Return it with numbers of half the magnitude."""
+        halves = {"f": lambda array: array / 2, "iu": lambda array: np.trunc(array / 2)}
+        inputs = {
+            name: halves[self.kinds](array).astype(array.dtype) if array.dtype.kind in self.kinds else array
+            for name, array in self.inputs.items()
+        }
+        return _Range(self.kinds, self.most, inputs)
+
 
 def outside(
-    original: Path, twin: Path, signature: Signature, recipe: Recipe, tolerance: float, largest: float
-) -> Outside | None:
-    """Return where the twin's answers first differ from the original's, up to `largest`; None where they are equal."""
+    original: Path,
+    twin: Path,
+    signatures: Mapping[str, Signature],
+    recipes: Mapping[str, Recipe],
+    tolerance: float,
+    largest: float,
+) -> dict[str, Outside]:
+    """Return, for each signature that differs, where the twin's answers first do, for numbers up to `largest`."""
+    differing: dict[str, Outside] = {}
     for kinds, sizes in (("f", FLOATS), ("iu", INTEGERS)):
-        ranges = [
-            _Range(kinds, most, inputs) for most, inputs in _inputs(signature, recipe, kinds, sizes) if most <= largest
-        ]
-        if not ranges:
-            continue
-        problems = _problems(original, twin, signature.name, ranges, tolerance)
-        works_to = None
-        for tested, problem in zip(ranges, problems):
-            if problem:
-                half = _Range(kinds, tested.most, _halved(tested.inputs, kinds))
-                counts = any(_problems(original, twin, signature.name, [half], tolerance))
-                return Outside(f"for {tested}: {problem}", counts, works_to)
-            works_to = tested.most
-    return None
+        ranges = {
+            name: [_Range(kinds, most, inputs) for most, inputs in _inputs(signature, recipes[name], kinds, sizes)
+                   if most <= largest]
+            for name, signature in signatures.items() if name not in differing
+        }  # fmt: skip
+        first = {}
+        for name, problems in _problems(original, twin, ranges, tolerance).items():
+            position = next((position for position, problem in enumerate(problems) if problem), None)
+            if position is not None:
+                first[name] = position, problems[position]
+        halves = {name: [ranges[name][position].halved()] for name, (position, _) in first.items()}
+        at_half = _problems(original, twin, halves, tolerance)
+        for name, (position, problem) in first.items():
+            works_to = ranges[name][position - 1].most if position else None
+            differing[name] = Outside(f"for {ranges[name][position]}: {problem}", any(at_half[name]), works_to)
+    return differing
 
 
 def _inputs(
@@ -96,14 +114,6 @@ def _numbers(random: np.random.Generator, like: Array, most: float) -> Array:
     return (signs * 10 ** random.uniform(top / 2, top, like.shape)).astype(like.dtype)
 
 
-def _halved(inputs: Inputs, kinds: str) -> Inputs:
-    halves = {"f": lambda array: array / 2, "iu": lambda array: np.trunc(array / 2)}
-    return {
-        name: halves[kinds](array).astype(array.dtype) if array.dtype.kind in kinds else array
-        for name, array in inputs.items()
-    }
-
-
 def _moved(inputs: Inputs, seed: int) -> Inputs:
     """Return each floating-point number or one of its neighbours."""
     random = np.random.default_rng(seed)
@@ -115,21 +125,30 @@ def _moved(inputs: Inputs, seed: int) -> Inputs:
     }
 
 
-def _problems(original: Path, twin: Path, name: str, ranges: list[_Range], tolerance: float) -> list[str | None]:
-    """Return what differs over each range."""
-    calls = [(name, tested.inputs) for tested in ranges]
+def _problems(
+    original: Path, twin: Path, ranges: Mapping[str, list[_Range]], tolerance: float
+) -> dict[str, list[str | None]]:
+    """Return what differs over each range of each signature; all ranges are of the same kinds of numbers."""
+    ranges = {name: of_one for name, of_one in ranges.items() if of_one}
+    plans = {name: [tested.inputs for tested in of_one] for name, of_one in ranges.items()}
+    moved = {}
     with np.errstate(over="ignore"):
-        moved = [(name, _moved(tested.inputs, seed)) for tested in ranges for seed in (1, 2)]
-    answers = ask(Job(original, calls), TIMEOUT).answers
-    others = ask(Job(original, moved), TIMEOUT).answers if ranges[0].kinds == "f" else []
-    without = ask(Job(original, calls, onednn="0"), TIMEOUT).answers
-    copies = ask(Job(twin, calls[: len(answers)]), TIMEOUT)
-    if copies.failure and len(copies.answers) < len(answers):
-        copies.answers.append(Answer(None, "DIED", copies.failure))
-    problems = []
-    for position, (answer, copy) in enumerate(zip(answers, copies.answers)):
-        own = [*others[2 * position : 2 * position + 2], *without[position : position + 1]]
-        problems.append(_problem(answer, [repeat for repeat in own if repeat.outputs], copy, tolerance))
+        for name, of_one in ranges.items():
+            moved[name] = [_moved(tested.inputs, seed) for tested in of_one for seed in (1, 2) if tested.kinds == "f"]
+    asked = ask_each(original, {name: [*plan, *moved[name]] for name, plan in plans.items()}, timeout=TIMEOUT)
+    without = ask_each(original, plans, onednn="0", timeout=TIMEOUT)
+    answered = {name: plan[: len(asked[name].answers)] for name, plan in plans.items()}
+    copies = ask_each(twin, answered, timeout=TIMEOUT)
+    problems: dict[str, list[str | None]] = {}
+    for name, plan in plans.items():
+        answers, others = asked[name].answers[: len(plan)], asked[name].answers[len(plan) :]
+        copied = copies[name].answers
+        if copies[name].failure and len(copied) < len(answers):
+            copied.append(Answer(None, "DIED", copies[name].failure or ""))
+        problems[name] = []
+        for position, (answer, copy) in enumerate(zip(answers, copied)):
+            own = [*others[2 * position : 2 * position + 2], *without[name].answers[position : position + 1]]
+            problems[name].append(_problem(answer, [repeat for repeat in own if repeat.outputs], copy, tolerance))
     return problems
 
 

@@ -82,7 +82,7 @@ def _try(
 ) -> None:
     """Run each signature on the inputs of its recipe; add the result to `accepted` or `wrong`."""
     plans = {name: _plan(signatures[name], recipe) for name, recipe in recipes.items()}
-    for name, result in _ask_each(directory, plans).items():
+    for name, result in ask_each(directory, plans).items():
         first = result.answers[0] if result.answers else None
         if first and first.outputs is not None and len(result.answers) == len(plans[name]):
             row = made(signatures[name], recipes[name], 1, 2)
@@ -117,13 +117,20 @@ def _plan(signature: Signature, recipe: Recipe) -> list[Inputs]:
     return [first, second, *([joined(first, second)] if batched(signature) else []), first]
 
 
-def _ask_each(directory: Path, plans: Mapping[str, list[Inputs]]) -> dict[str, Answers]:
-    """Run all plans in one process; where one ends it, each in its own."""
+def ask_each(
+    directory: Path, plans: Mapping[str, list[Inputs]], *, onednn: str | None = None, timeout: int = 900
+) -> dict[str, Answers]:
+    """Return the answers to each signature's inputs, run in one process; where one of them ends it, each in its own."""
     if not plans:
         return {}
-    together = ask(Job(directory, [(name, inputs) for name, plan in plans.items() for inputs in plan]))
+
+    def asked(names: Collection[str]) -> Answers:
+        calls = [(name, inputs) for name in names for inputs in plans[name]]
+        return ask(Job(directory, calls, onednn=onednn), timeout)
+
+    together = asked(plans)
     if together.failure and together.load and len(plans) > 1:
-        return {name: ask(Job(directory, [(name, inputs) for inputs in plan])) for name, plan in plans.items()}
+        return {name: asked([name]) for name in plans}
     answers = iter(together.answers)
     return {
         name: Answers(together.load, answers=list(islice(answers, len(plan))), failure=together.failure)

@@ -80,11 +80,10 @@ def differences(model: Path, twin: Path) -> dict[str, str | None]:
     problems: dict[str, str | None] = {}
     with tf.Graph().as_default(), v1.Session() as session:
         loaded = v1.saved_model.load(session, ["serve"], str(model))
-        for name, signature in loaded.signature_def.items():
-            if name.startswith("__"):
-                continue
-            inputs = dict.fromkeys(signature.inputs, VALUES)
-            (answer,) = ask(Job(twin, [(name, inputs)])).answers
+        names = [name for name in loaded.signature_def if not name.startswith("__")]
+        calls = [(name, dict.fromkeys(loaded.signature_def[name].inputs, VALUES)) for name in names]
+        for name, answer in zip(names, ask(Job(twin, calls)).answers, strict=True):
+            signature = loaded.signature_def[name]
             fed = {info.name: VALUES for info in signature.inputs.values()}
             expected = session.run({key: info.name for key, info in signature.outputs.items()}, fed)
             problems[name] = _difference(expected, answer.outputs) if answer.outputs else answer.error
