@@ -23,7 +23,9 @@ from tests.conftest import ROOT, plain_environment
 
 PACKAGES = Path(os.environ.get("SPARK_PACKAGES") or ROOT / ".cache" / "spark" / "packages")
 PATIENCE = 300.0  # seconds, on a machine that does other things as well
-JVM = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Xshare:auto"  # short programs: compiled once
+# Short programs: compiled once, and the classes of Spark's own jars not verified.
+JVM = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Xshare:auto -XX:+UnlockDiagnosticVMOptions -XX:-BytecodeVerificationRemote"
+ONE_EXECUTOR = {"spark__cores__max": "1"}  # of a worker's one core; each further JVM takes 8 seconds of CPU
 
 
 def missing() -> str:

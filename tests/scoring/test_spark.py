@@ -19,7 +19,7 @@ import pytest
 from tests.conftest import EMBEDDED, ROOT, plain_environment
 from tests.models import answer_models
 from tests.models.zoo import build
-from tests.scoring.cluster import PACKAGES, Cluster, Job, cluster, needs_packages, require, until
+from tests.scoring.cluster import ONE_EXECUTOR, PACKAGES, Cluster, Job, cluster, needs_packages, require, until
 
 PROGRAM = ROOT / "serving" / "scoring" / "spark.py"
 SESSION = Path(__file__).with_name("spark_session.py")
@@ -120,7 +120,8 @@ def session(spark: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "lines").mkdir()
     for name, numbers in TOGETHER.items():
         (folder / "lines" / name).write_text("".join(f"{number}\n" for number in numbers))
-    job = spark.submit(SESSION, str(folder), str(answer_models.build() / "together"), str(build() / "keras_sequential"))
+    models = (str(answer_models.build() / "together"), str(build() / "keras_sequential"))
+    job = spark.submit(SESSION, str(folder), *models, **ONE_EXECUTOR)
     status, said = job.finish()  # spark-submit writes what a program writes anywhere to standard output
     assert status == 0, job.error[-4000:]
     (folder / "said").write_text(said)
@@ -228,15 +229,15 @@ def test_every_row_is_answered_once_whatever_is_killed(spark: Cluster, tmp_path:
     (source / "a.jsonl").write_bytes(b"\n".join([*NASTY, *pictures(12_000)]))
     part = str((source / "a.jsonl").stat().st_size // 24)
 
-    def submit() -> Job:
+    def submit(**more: str) -> Job:
         return spark.submit(PROGRAM, str(source), str(output), "--signature", "pixels", "--exact", MAX_BODY_BYTES="2000",
-                            spark__sql__files__maxPartitionBytes=part)  # fmt: skip
+                            spark__sql__files__maxPartitionBytes=part, **more)  # fmt: skip
 
     def done() -> int:
         assert job.runs, job.error[-3000:]
         return len(list(output.glob("_temporary/0/task_*")))
 
-    job = submit()
+    job = submit(**ONE_EXECUTOR)
     until("the first tasks", lambda: done() > 1)
     job.kill()
     assert not (output / "_SUCCESS").exists()
