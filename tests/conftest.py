@@ -13,6 +13,12 @@ from serving.core.http import Request, Response
 from serving.pipeline import admission, predictions, routes
 from serving.pipeline.handler import handle
 from serving.runtime import loading
+from tests.harness.ends import (  # noqa: F401 - pytest finds them here
+    _no_run_is_left,
+    pytest_configure,
+    pytest_testnodedown,
+    pytest_unconfigure,
+)
 
 ROOT = Path(__file__).parent.parent
 EMBEDDED = ROOT / "model"

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -100,10 +100,10 @@ class Job:
         return self._process.wait(PATIENCE * 2), self._out.read_text()
 
     def kill(self) -> None:
-        """Kill the driver with everything that it started."""
-        with suppress(ProcessLookupError):
+        """Kill the driver with everything that it started, unless it has ended: its number may be another's by then."""
+        if self.runs:
             os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+            self._process.wait()
 
 
 class Cluster:
@@ -170,10 +170,11 @@ class Cluster:
         for job in self._jobs:
             job.kill()
         for process in self._processes:
-            for child in children(process.pid, recursive=True):
-                child.kill()
-            process.kill()
-            process.wait()
+            if process.poll() is None:  # else its number may be another's
+                for child in children(process.pid, recursive=True):
+                    child.kill()
+                process.kill()
+                process.wait()
 
 
 def children(process: int, *, recursive: bool = False) -> list[psutil.Process]:
