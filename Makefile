@@ -152,7 +152,7 @@ fuzz: compiled ## fuzz every parser for SECONDS each
 	  echo "make: atheris cannot be installed here: mutation alone" >&2
 	PYTHONPATH=$(atheris) .venv/bin/python -m tests.fuzz --seconds $(or $(SECONDS),60) $(TARGETS)
 	FUZZ_ROUNDS=12 .venv/bin/python -m pytest tests/fuzz tests/pipeline/native -k "over_http or bounds_check or random or test_memory or test_tidy"
-	FUZZ_ROUNDS=12 .venv/bin/python -m pytest tests/protocols tests/savedmodel/test_images.py
+	FUZZ_ROUNDS=12 .venv/bin/python -m pytest tests/protocols tests/savedmodel/test_images.py tests/savedmodel/test_guarding.py
 
 train: $(dev) ## train and export the embedded model
 	.venv/bin/python -m examples.digits

@@ -18,7 +18,6 @@ MODELS: list[tuple[str, list[str]]] = [
     # model              what is asked; nothing: every path
     ("model",            []),           # pictures and pixels; two signatures
     ("keras_functional", PREDICTIONS),  # two inputs, two outputs
-    ("fixed_shape",      PREDICTIONS),
     ("tf1_classify",     PREDICTIONS),
 ]  # fmt: skip
 

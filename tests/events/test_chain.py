@@ -21,7 +21,7 @@ from tests.models.zoo import build
 from tests.server import Server, running
 from tests.servers.commands.test_score import pictures
 
-KILLS = int(os.environ.get("KILLS", "6"))  # `make soak` sets more
+KILLS = int(os.environ.get("KILLS", "4"))  # `make soak` sets more
 FINALIZED = "google.cloud.storage.object.v1.finalized"
 # Two rows and more have the same bytes in any company, and 64 at once are quicker.
 OPTIONS = {"SCORE_OPTIONS": "signature_name=pixels", "SCORE_BATCH_ROWS": "64", "EVENT_OUTPUT": "gs://box/out"}

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from base64 import b64decode
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -226,9 +226,9 @@ def build() -> Path:
     )
 
 
-def unchecked() -> dict[str, str]:
+def unchecked(lines: Sequence[str]) -> dict[str, str]:
     """Return what TensorFlow does with the bad request of each line: "killed by signal N", "grew", or what it says."""
-    done = python("-m", "tests.models.killers", "try")
+    done = python("-m", "tests.models.killers", "try", *lines)
     assert done.returncode == 0, done.stderr
     return dict(line.split(" ", 1) for line in done.stdout.splitlines())
 

@@ -16,6 +16,7 @@ from serving.savedmodel.safety.guarding import needs
 from serving.savedmodel.signature import served_graph
 from serving.savedmodel.source import Source
 from tests.conftest import Serve
+from tests.fuzz import ROUNDS
 from tests.models import killers
 from tests.models.zoo import ZOO
 from tests.models.zoo import absent as zoo_absent
@@ -28,11 +29,13 @@ def checked() -> dict[str, list[str]]:
 
 
 LINES = list(killers.LINES)
+# Tried without our checks, which changes with TensorFlow's version alone: one in eight, and all of them in `make fuzz`.
+TRIED = LINES if ROUNDS > 1 else LINES[::8]
 
 
 @pytest.fixture(scope="module")
 def unchecked() -> dict[str, str]:
-    return killers.unchecked()
+    return killers.unchecked(TRIED)
 
 
 # Answered with what happens to be in the memory of the process, where it is mapped, or with huge dimensions beside a 0.
@@ -40,7 +43,7 @@ ANSWERED = {"Fill_beside_0", "RFFT_of_no_element", "RaggedTensorToTensor_rows", 
 ANSWERED |= {"RaggedTensorToTensor", "RaggedTensorToTensor_nested", "example"}
 
 
-@pytest.mark.parametrize("name", LINES)
+@pytest.mark.parametrize("name", TRIED)
 def test_tensorflow_itself_does_not_check_the_bad_request(unchecked: dict[str, str], name: str) -> None:
     """Where TensorFlow checks an operation itself, its row can be removed from the table."""
     expected = ("grew", "killed by signal", *(["answered"] if name in ANSWERED else []))

@@ -317,9 +317,9 @@ def prune(
     if out is not None:
         must_be_new(out)
     site = packages_of(environment)
+    expected = answers(site, model) if model else {}  # first: a wrong model is reported at once
     packages = plan(site, requirements)
     before = sizes(site, packages)
-    expected = answers(site, model) if model else {}
     try:
         if out is None:
             in_place(site, packages, bound=bound)
