@@ -143,8 +143,8 @@ bench-full: compiled ## every page of docs/benchmarks: hours
 	.venv/bin/python -m bench.overload
 
 # Every parser for SECONDS each, guided by coverage where atheris and clang++ can be had; the native code under
-# ThreadSanitizer; 12 times as many random requests as `make test` sends. What breaks one stays in tests/fuzz/corpus/; what
-# cannot run is named.
+# ThreadSanitizer and the static analyzer in depth; 12 times as many random requests as `make test` sends; every operation
+# that trusts a request. What breaks a parser stays in tests/fuzz/corpus/; what cannot run is named.
 atheris := .cache/atheris
 fuzz: compiled ## fuzz every parser for SECONDS each
 	@test $(atheris)/.ready -nt requirements/constraints.txt || { rm -rf $(atheris) && \
