@@ -90,7 +90,7 @@ def test_a_crashed_worker_is_replaced_every_time(server: Server, examples: dict[
         answered(server, examples["pixels"])
         (before,) = workers(server)
         os.kill(before.pid, how)
-        before.wait(10)
+        before.wait(60)
         answered(server, examples["pixels"])
         (after,) = workers(server)
         assert after.pid != before.pid
@@ -107,7 +107,7 @@ def test_connections_wait_for_the_replacement_worker(examples: dict[str, Any]) -
         assert server.ask("GET", "/readyz").status == 200
         (before,) = workers(server)
         os.kill(before.pid, signal.SIGKILL)
-        before.wait(10)
+        before.wait(60)
         assert server.ask("POST", "/", examples["pixels"]).status == 200  # not refused, and tried once
 
 
@@ -170,7 +170,7 @@ def test_a_run_that_does_not_end_gets_504_and_its_worker_is_replaced(name: str) 
         answer = endless.result()
         assert (answer.status, answer.headers["content-type"]) == (504, "application/json")
         assert answer.json == {"error": "the model has run for more than 2 s (RUN_TIMEOUT)"}
-        before.wait(10)
+        before.wait(60)
         answered(server, loop(3))
         (after,) = workers(server)
         assert after.pid != before.pid
