@@ -40,6 +40,7 @@ SHORT, LONG = 500_000, 5_000_000  # nanoseconds of a thread's time
 STALLED = 0.005, 0.3  # wall-clock seconds: above the first, a kind is measured again; above the second, it is long
 MOST_KINDS = 256
 LARGEST_HERE = 1 << 16  # bytes: up to this size, the loop's thread sends the answers of a shared run
+PICTURE = 10  # bits of a body's size: a larger one may have a picture of many million pixels, this one of four
 AGAIN, LONGEST_PAUSE = 1.0, 60.0  # seconds before a kind that was long may be short
 
 
@@ -358,8 +359,13 @@ class Short:
             self._bar(kind)
         elif took <= SHORT and kind not in self._short and self._may_be and len(self._short) < MOST_KINDS:
             until, _ = self._barred.get(kind, (0.0, 0.0))
-            if time.monotonic() >= until and self._cache.loaded and self._cache.source().even:
+            if time.monotonic() >= until and self._cache.loaded and self._is_even(kind):
                 self._short.add(kind)
+
+    def _is_even(self, kind: Kind) -> bool:
+        """Return whether requests of this kind take similar times: their size says nothing about their pictures'."""
+        source = self._cache.source()
+        return source.even and (kind[1] <= PICTURE or not source.pictures)
 
     def stalled(self, kind: Kind, seconds: float) -> None:
         """Record that a request of this kind blocked the loop; the next ones are measured in other threads."""

@@ -106,12 +106,15 @@ def test_no_request_is_short_for_a_model_with_loops_or_before_the_load(
     assert not kinds.holds(KIND)
 
 
-def test_no_request_is_short_for_a_model_that_decodes_pictures(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("bits", "is_short"), [(10, True), (11, False)])
+def test_a_request_that_may_have_large_pictures_is_not_short(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, bits: int, is_short: bool
+) -> None:
     serve(HALF)("POST", "/", {"instances": [1.0]})
     loading.cache().source().__dict__["pictures"] = frozenset({"image"})
     kinds = short(monkeypatch)
-    kinds.learn(KIND, SHORT)
-    assert not kinds.holds(KIND)
+    kinds.learn(("/", bits), SHORT)
+    assert kinds.holds(("/", bits)) == is_short
 
 
 def test_try_enter_does_not_wait_and_expect_refuses_above_the_limit() -> None:
