@@ -45,7 +45,7 @@ def with_good_defaults(signature: Signature) -> Signature:
 SMALLEST_RUNS = "smallest_runs.json"  # in assets.extra
 
 # Parts of the names of operations that loop, or that do not terminate for some values.
-UNEVEN = (b"While", b"NextIteration", b"MapDefun", b"AdjustHue", b"AdjustSaturation")
+UNEVEN = (b"While", b"NextIteration", b"AdjustHue", b"AdjustSaturation")
 
 
 class Source:
