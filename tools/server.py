@@ -11,10 +11,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
+from serving.core import terminal
 from serving.core.settings import ROOT
 
 HOST = "127.0.0.1"
@@ -68,6 +70,18 @@ def start(
     own = {"MODEL_DIR": str(directory), "HOST": HOST, "PORT": str(port), "WORKERS": "1"}
     command = [*python, "-m", "serving.servers.standalone"]
     return Server(spawn(command, {**environment, **own}, log, folder, cores), port, log)
+
+
+@contextmanager
+def running(
+    directory: Path | str, log: Path, environment: Mapping[str, str], ending: float = ENDING, **options: Any
+) -> Iterator["Server"]:
+    """Start a server as `start` does; stop it at the end of the block within `ending` seconds, however it ends."""
+    with ExitStack() as ends:
+        with terminal.held():
+            server = start(directory, log, environment, **options)
+            ends.callback(server.stop, ending)
+        yield server
 
 
 class Server:

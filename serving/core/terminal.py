@@ -9,8 +9,8 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from serving.core import inflight
@@ -94,8 +94,27 @@ def apart(name: str, work: Callable[[], int], seconds: float) -> int:
     return status
 
 
+_held: list[list[int]] = []  # for each block of `held`, the signals that have arrived in it
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """Let SIGINT and SIGTERM end the command after the block, in which a process is started and is noted as such."""
+    arrived: list[int] = []
+    _held.append(arrived)
+    try:
+        yield
+    finally:
+        _held.pop()
+        for number in arrived:
+            signal.raise_signal(number)
+
+
 def _end(number: int, _frame: Any) -> None:
     """End the command by an exception, so that `finally` blocks stop what it started."""
+    if _held:
+        _held[-1].append(number)
+        return
     for handled in (signal.SIGINT, signal.SIGTERM):
         signal.signal(handled, signal.SIG_IGN)  # a second signal does not interrupt the clean-up
     if number == signal.SIGINT:

@@ -79,8 +79,8 @@ def together(batching: Batching, fake: Fake, *inputs: dict[str, Any]) -> list[Fu
     return futures
 
 
-def until(true: Callable[[], Any]) -> None:
+def until(true: Callable[[], Any], pause: float = 0.0005) -> None:
     end = time.monotonic() + PATIENCE
     while not true():
         assert time.monotonic() < end
-        time.sleep(0.0005)
+        time.sleep(pause)

@@ -15,7 +15,7 @@ from serving.savedmodel.signature import DEFAULT
 from serving.savedmodel.source import Source
 from tools.image.bind import ROOT
 from tools.image.elf import Refused
-from tools.server import Server, StartError, start
+from tools.server import Server, StartError, running
 
 SECONDS = 300
 
@@ -65,11 +65,10 @@ def _serving(packages: Path, model: Path, root: Path) -> Iterator[Server]:
     environment |= {"PYTHONPATH": str(packages.absolute()), "PYTHONDONTWRITEBYTECODE": "1"}
     python = (sys.executable, "-S")  # without the packages of the Python that runs this
     with tempfile.TemporaryDirectory() as folder:
-        server = start(model.absolute(), Path(folder) / "log", environment, python=python, folder=root)
-        try:
-            server.wait_until_ready(SECONDS)
-            yield server
-        except StartError as error:
-            raise Refused(f"{packages}: the model cannot be served: {error}") from None
-        finally:
-            server.stop(15)
+        log = Path(folder) / "log"
+        with running(model.absolute(), log, environment, ending=15, python=python, folder=root) as server:
+            try:
+                server.wait_until_ready(SECONDS)
+                yield server
+            except StartError as error:
+                raise Refused(f"{packages}: the model cannot be served: {error}") from None

@@ -142,13 +142,12 @@ def _running(directory: Path, threads: int, cores: set[int], **variables: str) -
     """Start the server on these cores, wait until its model is loaded, and stop it at the end of the block."""
     environment = {name: value for name, value in os.environ.items() if name not in SET_HERE}
     environment |= {"THREADS": str(threads), **variables}
-    with tempfile.TemporaryDirectory() as folder:
-        running = server.start(directory.absolute(), Path(folder) / "log", environment, cores=cores)
-        try:
-            running.wait_until_ready(LONGEST_START)
-            yield running
-        finally:
-            running.stop()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        server.running(directory.absolute(), Path(folder) / "log", environment, cores=cores) as running,
+    ):
+        running.wait_until_ready(LONGEST_START)
+        yield running
 
 
 def _predict(running: Server, request: bytes) -> None:

@@ -228,8 +228,7 @@ def _start(directory: Path, folder: Path, environment: dict[str, str], ends: Exi
     """Start two instances."""
     instances = []
     for number in range(2):
-        instances.append(server.start(directory, folder / f"{number}.log", environment))
-        ends.callback(instances[-1].stop)
+        instances.append(ends.enter_context(server.running(directory, folder / f"{number}.log", environment)))
     for instance in instances:
         instance.wait_until_ready()
     return [instance.url for instance in instances]

@@ -7,12 +7,14 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 
 import psutil
 import pytest
 
 from tests.conftest import EMBEDDED, ROOT, plain_environment
+from tests.runtime.calls import until
 from tools.server import free_port
 
 
@@ -84,20 +86,43 @@ STARTED = [
 
 @pytest.mark.parametrize(("arguments", "number"), STARTED, ids=[case[0][0] for case in STARTED])
 def test_an_interrupted_command_leaves_no_server(arguments: list[str], number: int) -> None:
-    run = command("-m", "serving", *arguments)
-    end, servers = time.monotonic() + 60, list[psutil.Process]()
-    while not servers and time.monotonic() < end:
-        servers = psutil.Process(run.pid).children(recursive=True)
-        time.sleep(0.05)
+    mark = uuid.uuid4().hex
+    run = command("-m", "serving", *arguments, MARK=mark)
+    until(lambda: len(marked(mark)) > 1, pause=0.05)
     run.send_signal(number)
     time.sleep(0.1)
     run.send_signal(signal.SIGINT)  # from somebody without patience
     _, err = run.communicate(timeout=60)
-    assert servers
     assert run.returncode == 128 + number or "interrupted" in err
     assert "Traceback" not in err
-    _, left = psutil.wait_procs(servers, timeout=10)
-    assert left == []
+    until(lambda: not marked(mark), pause=0.05)  # nothing that it started is left
+
+
+def marked(mark: str) -> list[int]:
+    """Return the processes with this value in their environment: those of a command that was started with it."""
+    return [process.pid for process in psutil.process_iter() if mark in _environment(process).values()]
+
+
+def _environment(process: psutil.Process) -> dict[str, str]:
+    try:
+        return process.environ()
+    except psutil.Error:
+        return {}
+
+
+def test_a_signal_that_comes_as_a_process_is_started_ends_the_command_behind_it() -> None:
+    script = """if True:
+        import os, signal, sys
+        from serving.core import terminal
+        def main():
+            with terminal.held():
+                os.kill(os.getpid(), signal.SIGTERM)
+                print("started and noted", flush=True)
+            print("this is not reached", flush=True)
+        sys.exit(terminal.run("name", main))"""
+    run = command("-c", script)
+    assert run.communicate(timeout=60) == ("started and noted\n", "")
+    assert run.returncode == 128 + signal.SIGTERM
 
 
 def test_the_banner_is_printed_when_the_server_listens(tmp_path: Path) -> None:
