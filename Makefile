@@ -90,7 +90,7 @@ test: lint ## lint and every test, in about ten minutes on two cores
 # The programs that tests need and pip doesn't install; a test without its program is skipped.
 test-tools: ## install the programs that optional tests need: Debian's packages, as root, Spark and Beam
 	@tests/tools.sh
-	@$(MAKE) --no-print-directory $(spark)/.ready $(beam)/.ready
+	@$(MAKE) --no-print-directory -j2 $(spark)/.ready $(beam)/.ready
 
 # Spark and pyarrow for their tests: 400 MB of download, 800 MB in .cache/spark. Beam: 150 MB in .cache/beam.
 spark := .cache/spark/packages
