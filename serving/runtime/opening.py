@@ -114,18 +114,39 @@ def dlopen(path: Path) -> int | None:
     return handle
 
 
+PAGES = ".pages"
+SAMPLED = 64  # parts at most; if they are in memory, the others are taken to be
 HEAD = 4096  # bytes of a library: the addresses in them differ where it was built or bound in another way
 
 
 def read_ahead(library: Path) -> None:
-    """Prefetch what a first answer reads of a library and its neighbours, where it is listed: 2 ms if it is in memory.
+    """Prefetch what a first answer reads of a library and its neighbours, where it is listed.
 
     NAME.pages holds the first HEAD bytes of the file NAME, then pairs of little-endian 64-bit integers: offset and
     size, in bytes, of a part of it (tools/image/pages.py). A list of another library is not used.
     """
-    for table in library.parent.glob("*.pages"):
-        with suppress(OSError, OverflowError, struct.error), table.with_suffix("").open("rb") as file:
-            listed = table.read_bytes()
-            if listed[:HEAD] == file.read(HEAD):
-                for start, size in struct.iter_unpack("<QQ", listed[HEAD:]):
-                    os.posix_fadvise(file.fileno(), start, size, os.POSIX_FADV_WILLNEED)
+    names: list[str] = []
+    with suppress(OSError):
+        names = os.listdir(library.parent)  # Path.glob would import regular expressions
+    for name in names:
+        if name.endswith(PAGES):
+            with suppress(OSError, OverflowError, struct.error):
+                _read_ahead(library.with_name(name.removesuffix(PAGES)), library.with_name(name).read_bytes())
+
+
+def _read_ahead(library: Path, listed: bytes) -> None:
+    with library.open("rb") as file:
+        if listed[:HEAD] != file.read(HEAD):
+            return
+        parts = [*struct.iter_unpack("<QQ", listed[HEAD:])]
+        if not all(_is_in_memory(file.fileno(), start) for start, _ in parts[:: len(parts) // SAMPLED + 1]):
+            for start, size in parts:
+                os.posix_fadvise(file.fileno(), start, size, os.POSIX_FADV_WILLNEED)
+
+
+def _is_in_memory(descriptor: int, position: int) -> bool:
+    """Return whether a byte of a file can be read without the disk; false where the system cannot tell."""
+    try:
+        return os.preadv(descriptor, [bytearray(1)], position, os.RWF_NOWAIT) == 1
+    except (OSError, AttributeError):
+        return False

@@ -7,6 +7,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -201,11 +202,45 @@ def test_only_the_list_of_this_library_is_used_and_none_does_harm(
         advised.append(arguments)
 
     monkeypatch.setattr(os, "posix_fadvise", counted)
+    monkeypatch.setattr(opening, "_is_in_memory", lambda descriptor, position: False)
     for path, data in ((library, content), (tmp_path / "library.so.pages", listed)):
         if data is not None:
             path.write_bytes(data)
     opening.read_ahead(library)
     assert len(advised) == expected
+
+
+def test_a_file_that_was_just_written_is_in_memory_up_to_its_end() -> None:
+    with tempfile.TemporaryFile() as file:
+        file.write(b"x" * 9000)
+        file.flush()
+        try:
+            os.preadv(file.fileno(), [bytearray(1)], 0, os.RWF_NOWAIT)
+        except OSError as error:
+            pytest.skip(f"the file system cannot tell: {error}")
+        assert [opening._is_in_memory(file.fileno(), position) for position in (0, 8999, 9000)] == [True, True, False]
+
+
+def test_what_is_in_memory_is_not_read_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library, parts, looked, advised = tmp_path / "library.so", 1000, list[int](), list[int]()
+    library.write_bytes(b"x" * 9000)
+    listed = struct.pack(f"<{2 * parts}Q", *(number for part in range(parts) for number in (part, 1)))
+    library.with_name("library.so.pages").write_bytes(b"x" * HEAD + listed)
+    missing = -1
+
+    def is_in_memory(descriptor: int, position: int) -> bool:
+        looked.append(position)
+        return position != missing
+
+    monkeypatch.setattr(opening, "_is_in_memory", is_in_memory)
+    monkeypatch.setattr(os, "posix_fadvise", lambda descriptor, start, size, advice: advised.append(start))
+    opening.read_ahead(library)
+    assert not advised
+    assert 32 < len(looked) <= opening.SAMPLED
+    assert max(looked) > 0.95 * parts
+    missing = looked[-1]
+    opening.read_ahead(library)
+    assert advised == [*range(parts)]
 
 
 def test_the_lists_of_a_model_are_made_once_and_again_when_it_changes(
