@@ -1,7 +1,8 @@
 """What rows together cost a model, without a server: `python -m bench.batches MODEL`.
 
-This bounds what dynamic batching can bring: CPU time of a run by its rows, in turns, medians; and whether the rows get
-the bytes that each gets alone, and in a run of two.
+This bounds what dynamic batching can bring: CPU time of a run by its rows, medians; and whether the rows get the bytes
+that each gets alone, and in a run of two. The sizes take turns, each with runs for 50 ms in a row: behind a larger run
+a small one would find nothing that it needs in the processor's caches.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from serving.savedmodel.signature import DEFAULT
 from serving.savedmodel.source import Source
 
 DIFFERENT = 8  # rows
+TURN = 0.05  # seconds
 
 
 def _bytes(value: Any) -> Any:
@@ -54,12 +56,15 @@ def main() -> None:
     places = {size: [place % len(rows) for place in range(size)] for size in sizes}
     times: dict[int, list[float]] = {size: [] for size in sizes}
     until = time.monotonic() + options.seconds
-    while time.monotonic() < until or len(times[sizes[0]]) < 5:
+    while time.monotonic() < until or not times[sizes[0]]:
         for size in sizes:
-            times[size].append(run(places[size])[0])
+            run(places[size])
+            turn = time.monotonic() + TURN
+            while time.monotonic() < turn:
+                times[size].append(run(places[size])[0])
     alone = [parts([place])[0] for place in range(len(rows))]
     paired = [parts([place, place])[0] for place in range(len(rows))]
-    print(f"{options.model}, {options.signature}, {len(times[sizes[0]])} rounds")
+    print(f"{options.model}, {options.signature}, {min(map(len, times.values()))} runs of each size at least")
     print("rows   µs a run   µs a row   times the rows   bytes of a row alone   bytes of a row as two")
     first = median(times[sizes[0]]) / sizes[0]
     for size in sizes:
