@@ -38,7 +38,8 @@ BUDGETS = (
     Budget("batching",    "requests_per_second@16", ge, 1.0,     "unbatched"),
     Budget("batching",    "requests_per_second@16", ge, 1.2,     "mosec", model="digits"),
     Budget("batching",    "requests_per_second@16", ge, 3.0,     "unbatched", model="dense"),
-    Budget("batching",    "requests_per_second@16", ge, 3.0,     "unbatched", model="transformer"),
+    # 16 rows together take the transformer itself 1/1.5 of their time alone (bench.batches): more cannot be expected.
+    Budget("batching",    "requests_per_second@16", ge, 1.5,     "unbatched", model="transformer"),
     # Baked, and the light twin.
     Budget("baked",       "start_seconds",          le, 0.65,    "litert"),
     Budget("baked",       "start_seconds",          le, 1.3,     "baked", model="mobilenet", of_model="mlp"),
