@@ -91,12 +91,13 @@ def check_pictures(
         for value in array.flat if array.dtype == object else ():
             for picture in images.pictures(value, operations):
                 total += picture.pixels
-                if total <= max_pixels and not picture.unknown:
-                    continue
-                size = f"{picture.width} x {picture.height} ({picture.kind})"
-                size += f" in {picture.frames} frames" if picture.frames > 1 else ""
-                size += "" if total == picture.pixels else f", {total} with those before it"
                 if picture.unknown:
                     size = f"a {picture.kind} whose size cannot be read: {picture.unknown}"
+                elif total > max_pixels:
+                    size = f"{picture.width} x {picture.height} ({picture.kind})"
+                    size += f" in {picture.frames} frames" if picture.frames > 1 else ""
+                    size += "" if total == picture.pixels else f", {total} with those before it"
+                else:
+                    continue
                 return name, f"expected at most {max_pixels} pixels (MAX_PIXELS), got {size}"
     return None

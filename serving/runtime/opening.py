@@ -114,7 +114,6 @@ def dlopen(path: Path) -> int | None:
     return handle
 
 
-PAGES = ".pages"
 SAMPLED = 64  # parts at most; if they are in memory, the others are taken to be
 HEAD = 4096  # bytes of a library: the addresses in them differ where it was built or bound in another way
 
@@ -125,13 +124,9 @@ def read_ahead(library: Path) -> None:
     NAME.pages holds the first HEAD bytes of the file NAME, then pairs of little-endian 64-bit integers: offset and
     size, in bytes, of a part of it (tools/image/pages.py). A list of another library is not used.
     """
-    names: list[str] = []
-    with suppress(OSError):
-        names = os.listdir(library.parent)  # Path.glob would import regular expressions
-    for name in names:
-        if name.endswith(PAGES):
-            with suppress(OSError, OverflowError, struct.error):
-                _read_ahead(library.with_name(name.removesuffix(PAGES)), library.with_name(name).read_bytes())
+    for table in library.parent.glob("*.pages"):
+        with suppress(OSError, OverflowError, struct.error):
+            _read_ahead(table.with_suffix(""), table.read_bytes())
 
 
 def _read_ahead(library: Path, listed: bytes) -> None:

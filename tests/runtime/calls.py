@@ -13,7 +13,7 @@ import numpy as np
 from serving.core.errors import RunError
 from serving.runtime.batching import Batching, Queue
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 
 class Fake:

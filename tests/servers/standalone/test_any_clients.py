@@ -27,6 +27,7 @@ from serving.servers.standalone.loop import Loop
 from tests.conftest import Serve
 from tests.models.zoo import build
 from tests.pipeline.native.conftest import built
+from tests.runtime.calls import until
 
 ADDS_ONE = build() / "versions" / "1"
 CONNECTIONS = 8  # of a client, one after another
@@ -222,13 +223,6 @@ def stop(loop: Loop) -> None:
     os.write(loop.waker, b"\0")
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.005)
-
-
 def all_is_free(loop: Loop) -> bool:
     """Return whether no slot, run, connection or byte is held."""
     control, batching = admission.current(), loading.batching()
@@ -277,19 +271,19 @@ def test_each_request_gets_its_own_answer_or_a_refusal_and_then_all_slots_are_fr
     with running() as (loop, port), ThreadPoolExecutor(count) as pool:
         clients = [pool.submit(connect, port, number) for number in range(count)]
         if stops:
-            wait_until(lambda: admission.current().alone._done + admission.current().sharing._done > LEAST)
+            until(lambda: admission.current().alone._done + admission.current().sharing._done > LEAST)
             stop(loop)
         if any(client.exception() for client in wait(clients, return_when=FIRST_EXCEPTION).done):
             stop(loop)  # the others need not go on
         for client in clients:
             answers += client.result()
-        wait_until(lambda: all_is_free(loop))
+        until(lambda: all_is_free(loop))
         if not stops:
             last, request = Client(port), post(b'{"instances": [1]}', 200, [2.0])
             last.send(request)
             last.check(request)
             assert last.statuses == [200]
             last.close()
-        wait_until(lambda: not loop._connections)
+        until(lambda: not loop._connections)
     assert answers.keys() <= {200, 400, 403, 404, *REFUSALS}
     assert answers[200]
