@@ -84,7 +84,7 @@ fast_tests := $(addprefix tests/,protocols deploy core/test_files.py core/test_s
 quick: lint ## what a change needs: lint and a fast part of the tests, in less than two minutes on two cores
 	$(pytest) $(fast_tests)
 
-test: lint ## lint and every test, in about ten minutes on two cores
+test: lint ## lint and every test, in about twelve minutes on two cores
 	$(pytest)
 
 # The programs that tests need and pip doesn't install; a test without its program is skipped.
