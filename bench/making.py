@@ -111,12 +111,25 @@ def transformer(folder: Path) -> tuple[Path, Instances]:
     return folder / "saved_model", np.random.default_rng(1).integers(0, 1000, (BATCH, 32)).tolist()
 
 
+def text(folder: Path) -> tuple[Path, Instances]:
+    """A classifier of texts: of its 26 MB, 25.6 are the table of an embedding."""
+    import keras
+
+    keras.utils.set_random_seed(1)
+    words = keras.Input((32,), dtype="int32", name="words")
+    x = keras.layers.GlobalAveragePooling1D()(keras.layers.Embedding(50_000, 128)(words))
+    x = keras.layers.ReLU()(keras.layers.BatchNormalization()(keras.layers.Dense(512)(x)))
+    keras.Model(words, keras.layers.Dense(10, "softmax")(x)).export(str(folder / "saved_model"), verbose=False)
+    return folder / "saved_model", np.random.default_rng(1).integers(0, 50_000, (BATCH, 32)).tolist()
+
+
 NARROW, STEPS = 64, 32
 MAKERS = {
     "mlp": mlp,
     "digits": digits,
     "mobilenet": mobilenet,
     "transformer": transformer,
+    "text": text,
     "loop": loop,
     "dense": partial(dense, 3, 4096),
     "dense16": partial(dense, 1, 2048),

@@ -34,6 +34,7 @@ PLANS = {
     "digits":    Plan("embedded digits model, one picture as base64",    1000, 2.0),
     "mobilenet": Plan("MobileNetV2, one 224x224x3 picture as JSON numbers", 40, 4.0),
     "transformer": Plan("transformer, 2 layers of 128, 32 words",         300, 2.0),
+    "text":      Plan("classifier of texts, table of 50,000 words, one row", 300, 2.0),
     "loop":      Plan("TensorFlow 1, recurrent, while loop",              300, 2.0),
     "dense":     Plan("200 MB of dense layers, 4096x4096, one row",       100, 4.0),
     "dense16":   Plan("16 MB of dense layers, one row",                   300, 2.0),

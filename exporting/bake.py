@@ -5,15 +5,18 @@ reaches is left out. Nothing is written before its answers equal those of the or
 """
 
 import shutil
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from exporting import compare
+from exporting import compare, weights
 from exporting.derived import (
     PROTOBUF_BYTES,
     ROUNDS,
     Baked,
     Questions,
+    Variables,
     ask_original,
     callable_signatures,
     check_graph,
@@ -56,7 +59,8 @@ def bake(
     """Write the SavedModel in `directory` to `out`, baked; or raise Refusal and write nothing.
 
     Variables are folded into constants where `keep_variables` is False, left where it is True; where it is None, left
-    beyond `large` bytes, and beyond `small` where folding saves no operation.
+    beyond `large` bytes, and beyond `small` where folding saves no operation, else folded except for large weights
+    (`exporting.weights`).
     """
     check_places(directory, out, force)
     offered = contents(directory)
@@ -73,18 +77,28 @@ def bake(
             f"that it works: {why}"
             for name, why in questions.unproved.items()
         ]
-    result, kept, why = _frozen(directory, graph, keep_variables, limit, large, small, questions.unproved)
-    notes += why
+    frozen = _frozen(directory, graph, keep_variables, limit, large, small, questions.unproved)
+    notes += frozen.notes
     with folder_beside(out) as folder:
-        _write(result, directory, folder, kept)
+        _write(frozen, directory, folder)
         say("comparing with the original")
         allowed = compare.TOLERANCE if tolerance is None else tolerance
         difference = _compare(directory, folder, questions, allowed)
         before, after = measure(directory, folder, questions.timed, rounds)
         signature, compared = questions.timed[0], len(questions.calls)
-        baked = Baked(out, not kept, signature, before, after, allowed, difference, compared, tuple(notes))
+        baked = Baked(out, frozen.variables, signature, before, after, allowed, difference, compared, tuple(notes))
         finish(baked, graph, folder, directory, "bake", force)
     return baked
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """The optimized graph, and where its variables are."""
+
+    graph: MetaGraph
+    variables: Variables
+    notes: list[str] = field(default_factory=list)
+    weights: Mapping[str, Any] = field(default_factory=dict)  # arrays by name, of a partly folded graph
 
 
 def _frozen(
@@ -95,28 +109,32 @@ def _frozen(
     large: int,
     small: int,
     unproved: Collection[str],
-) -> tuple[MetaGraph, bool, list[str]]:
-    """Return the optimized graph, whether it still has its variables, and notes."""
+) -> Frozen:
+    """Return the optimized graph."""
     needed = bytes_of(graph)
     if keep:
-        return freeze(graph, None, say, unproved), True, []
+        return Frozen(freeze(graph, None, say, unproved), "kept")
     if needed > limit:
-        return freeze(graph, None, say), True, [_stay(needed, "do not fit protobuf's 2 GB")]
+        return Frozen(freeze(graph, None, say), "kept", [_stay(needed, "do not fit protobuf's 2 GB")])
     if keep is None and needed > large:
         why = "would take five times their size in memory as constants; --fold-variables folds them anyway"
-        return freeze(graph, None, say), True, [_stay(needed, why)]
+        return Frozen(freeze(graph, None, say), "kept", [_stay(needed, why)])
     say("loading the variables")
     folded = freeze(graph, values_of(directory, graph), say)
     if keep is None and needed > small:
         say("once more, with variables")
         unfolded = freeze(graph, None, say)
         if _operations(unfolded) <= _operations(folded):
-            return unfolded, True, [_stay(needed, "would save no operation as constants, and start slower")]
+            return Frozen(unfolded, "kept", [_stay(needed, "would save no operation as constants, and start slower")])
     if folded.ByteSize() > max(limit, 1 << 20):
         raise Refusal(
             f"{directory}: with its variables the graph takes {size(folded.ByteSize())}; try --keep-variables"
         )
-    return folded, False, []
+    apart = weights.make_variables(folded) if keep is None else {}
+    if not apart:
+        return Frozen(folded, "folded")
+    why = "are large weights of products or lookups, which would only take more memory as constants"
+    return Frozen(folded, "partly folded", [_stay(sum(value.nbytes for value in apart.values()), why)], apart)
 
 
 def _stay(needed: int, why: str) -> str:
@@ -169,9 +187,10 @@ def _compare(directory: Path, folder: Path, questions: Questions, tolerance: flo
     return largest
 
 
-def _write(result: MetaGraph, directory: Path, folder: Path, variables: bool) -> None:
+def _write(frozen: Frozen, directory: Path, folder: Path) -> None:
     from tensorflow.core.protobuf import saved_model_pb2
 
+    variables = frozen.variables == "kept"
     for path in sorted(directory.iterdir()):
         if path.name in NOT_CARRIED and not (variables and path.name == "variables"):
             continue
@@ -182,5 +201,7 @@ def _write(result: MetaGraph, directory: Path, folder: Path, variables: bool) ->
             shutil.copyfile(path, folder / path.name)
     for name in leftovers(directory):
         (folder / name).unlink(missing_ok=True)
-    message = saved_model_pb2.SavedModel(saved_model_schema_version=1, meta_graphs=[result])
+    message = saved_model_pb2.SavedModel(saved_model_schema_version=1, meta_graphs=[frozen.graph])
     (folder / "saved_model.pb").write_bytes(message.SerializeToString(deterministic=True))
+    if frozen.weights:
+        weights.write(frozen.weights, folder)

@@ -7,6 +7,7 @@ import json
 import statistics
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 from exporting import card as model_card
 from exporting import golden, manifest, trial
@@ -28,6 +29,7 @@ from serving.savedmodel.signature import DEFAULT, Contents, Signature
 
 PROTOBUF_BYTES = (1 << 31) - (1 << 20)  # a message holds less than 2 GB; the graph itself needs some of it
 ROUNDS, REPEAT = 3, 30  # fresh processes each way, and calls in each, for the figures
+Variables = Literal["folded", "partly folded", "kept"]  # kept in a file of their own
 MUTABLE = ("MutableHashTable", "MutableDenseHashTable", "AnonymousMutable")
 
 
@@ -46,7 +48,7 @@ class Baked:
     """The result of a bake."""
 
     out: Path
-    frozen: bool
+    variables: Variables
     signature: str  # that was timed
     before: Figures
     after: Figures
@@ -182,7 +184,7 @@ def _write_figures(baked: Baked, graph: MetaGraph, folder: Path) -> None:
     extra = folder / "assets.extra"
     extra.mkdir(exist_ok=True)
     card = {
-        "variables_folded": baked.frozen,
+        "variables": baked.variables,
         "exported_by_tensorflow": graph.meta_info_def.tensorflow_version,
         "baked_by_tensorflow": tf.__version__,
         "numpy": numpy.__version__,

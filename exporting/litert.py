@@ -86,7 +86,7 @@ def convert(
         notes += [*questions.notes, *result.notes, *_assertions(graph, remaining)]
         _complete(directory, folder, offered, usable, reasons, default, runs, renamed, notes)
         before, after = measure(directory, folder, questions.timed, rounds)
-        twin = Baked(out, True, questions.timed[0], before, after, allowed, *result[:2], tuple(notes))
+        twin = Baked(out, "folded", questions.timed[0], before, after, allowed, *result[:2], tuple(notes))
         finish(twin, graph, folder, directory, "bake --litert", force)
     return twin
 

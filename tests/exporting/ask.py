@@ -23,7 +23,7 @@ def main(folder: Path) -> None:
     problems: dict[str, list[str]] = {}
     asked = 0
     for directory in sorted(folder.iterdir()):
-        name = directory.name.removesuffix("-kept")
+        name = directory.name.partition("-")[0]  # without -kept or -partly
         if name not in ZOO or not directory.is_dir():
             continue
         contents = read(directory)

@@ -9,8 +9,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from exporting import weights
+from exporting.graph import served
 from serving.savedmodel.folder.card import digest
 from serving.savedmodel.safety.purity import impurities
 from serving.savedmodel.signature import read
@@ -74,7 +77,7 @@ def test_the_smallest_runs_are_written_beside_the_model(baked: Path) -> None:
 def test_assets_and_the_mark_of_a_baked_model_are_written(baked: Path) -> None:
     assert (baked / "lookup_table" / "assets" / "words.txt").read_text() == "ant\nbee\ncat\n"
     card = json.loads((baked / "lookup_table" / "assets.extra" / "baked.json").read_text())
-    assert card["variables_folded"] is True
+    assert card["variables"] == "folded"
     assert card["compared_calls"] > 1
     assert not (baked / "dense_512" / "variables").exists()
 
@@ -89,7 +92,7 @@ def test_the_card_names_the_baked_model_without_its_path(baked: Path) -> None:
 
 @pytest.mark.parametrize("name", ["shared_variables", "keras_string_lookup", "tf1_simple_save"])
 def test_variables_too_large_for_protobuf_stay_in_their_file(name: str, baked: Path, results: dict[str, Any]) -> None:
-    assert results["bake"][f"{name}-kept"]["frozen"] is False
+    assert results["bake"][f"{name}-kept"]["variables"] == "kept"
     assert "stay in their own file" in results["bake"][f"{name}-kept"]["notes"][0]
     assert (baked / f"{name}-kept" / "variables" / "variables.index").is_file()
     assert results["python"][f"{name}-kept"] is None
@@ -128,22 +131,72 @@ def test_commands_fail_with_one_clear_line(tmp_path: Path) -> None:
 
 
 VARIABLES = [
-    # what                  folded  note
-    ("large",               False,  "would take five times their size in memory as constants"),
-    ("large but folded",    True,   None),
-    ("nothing to save",     False,  "would save no operation as constants"),
-    ("much to save",        True,   None),
+    # what                      variables        note
+    ("large",                    "kept",          "would take five times their size in memory as constants"),
+    ("large but folded",         "folded",        None),
+    ("nothing to save",          "kept",          "would save no operation as constants"),
+    ("much to save",             "folded",        None),
+    ("keras_convolution-partly", "partly folded", "are large weights of products or lookups"),
+    ("shared_variables-partly",  "partly folded", "are large weights of products or lookups"),
+    ("tf1_ref_variables-partly", "partly folded", "are large weights of products or lookups"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("what", "folded", "note"), VARIABLES)
+@pytest.mark.parametrize(("what", "variables", "note"), VARIABLES)
 def test_variables_are_folded_where_that_is_faster(
-    what: str, folded: bool, note: str | None, results: dict[str, Any]
+    what: str, variables: str, note: str | None, results: dict[str, Any]
 ) -> None:
-    assert results["bake"][what]["frozen"] is folded
+    assert results["bake"][what]["variables"] == variables
     notes = results["bake"][what]["notes"]
     assert len(notes) == (note is not None)
     assert all(note in text and "stay in their own file" in text for text in notes)
+
+
+@pytest.mark.parametrize("name", ["keras_convolution", "shared_variables", "tf1_ref_variables"])
+def test_weights_are_variables_where_only_products_and_lookups_read_them(
+    name: str, baked: Path, results: dict[str, Any]
+) -> None:
+    graph = served(baked / f"{name}-partly").graph_def
+    nodes = {node.name: node for node in graph.node}
+    inputs = [(node.op, nodes[node.input[1]].op) for node in graph.node if node.op in ("MatMul", "_FusedMatMul")]
+    filters = [nodes[node.input[1]].op for node in graph.node if "Conv2D" in node.op]
+    assert {op for _, op in inputs} == {"ReadVariableOp"}
+    assert set(filters) == ({"Const"} if name == "keras_convolution" else set())
+    assert results["python"][f"{name}-partly"] is None
+
+
+@pytest.mark.parametrize(
+    ("readers", "is_replaced"),
+    [
+        ([("MatMul", ["x", "weight"])], True),
+        ([("GatherV2", ["weight", "x", "axis"]), ("MatMul", ["x", "weight:0"])], True),
+        ([("GatherV2", ["x", "weight", "axis"])], False),  # as the indices
+        ([("MatMul", ["x", "weight"]), ("AddV2", ["x", "weight"])], False),
+        ([("MatMul", ["x", "x", "^weight"])], False),
+        ([], False),
+    ],
+)
+def test_a_constant_stays_one_where_another_operation_reads_it(
+    readers: list[tuple[str, list[str]]], is_replaced: bool, tf: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tensorflow.core.protobuf import meta_graph_pb2
+
+    monkeypatch.setattr(weights, "WORTH", weights.LEAST)
+    graph = meta_graph_pb2.MetaGraphDef()
+    constant = graph.graph_def.node.add(name="weight", op="Const")
+    constant.attr["dtype"].type = tf.float32.as_datatype_enum
+    value = np.random.default_rng(0).random((512, 512)).astype(np.float32)
+    constant.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value))
+    for number, (op, inputs) in enumerate(readers):
+        graph.graph_def.node.add(name=f"reader_{number}", op=op, input=inputs)
+    before = graph.SerializeToString(deterministic=True)
+    values = weights.make_variables(graph)
+    assert [*values] == (["weight"] if is_replaced else [])
+    if is_replaced:
+        assert values["weight"].tobytes() == value.tobytes()
+        assert graph.graph_def.node[0].op == "ReadVariableOp"
+    else:
+        assert graph.SerializeToString(deterministic=True) == before
 
 
 @pytest.mark.parametrize("command", ["audit", "bake", "verify"])

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -21,7 +22,7 @@ import_tensorflow()
 
 import tensorflow as tf  # noqa: E402
 
-from exporting import compare  # noqa: E402
+from exporting import compare, weights  # noqa: E402
 from exporting.audit import audit  # noqa: E402
 from exporting.bake import bake  # noqa: E402
 from exporting.refusal import Refusal  # noqa: E402
@@ -31,6 +32,7 @@ from tests.models.zoo import BROKEN, ZOO, absent, build, cases  # noqa: E402
 # What the made-up inputs do not fit is compared by one of the zoo's own cases.
 GIVEN = ("failures", "parse_example", "ragged_inside", "sparse_input", "tf1_classify", "tf1_regress")
 TRIED = ("counter", "decode_image", "keras_attention", "random_stateful", "failures", "tf1_passthrough")
+PARTLY = ("keras_convolution", "shared_variables", "tf1_ref_variables")  # with weights of any size as variables
 TRIED_ODD = ("training_state", "dropout", "files", "mutable_table_written", "aborts")
 
 
@@ -57,7 +59,7 @@ def audited(directory: Path, run: bool) -> Any:
 def baked(directory: Path, out: Path, **options: Any) -> Any:
     def work() -> Any:
         result = bake(directory, out, rounds=0, **options)
-        return {"difference": result.difference, "frozen": result.frozen, "notes": list(result.notes)}
+        return {"difference": result.difference, "variables": result.variables, "notes": list(result.notes)}
 
     return said(work)
 
@@ -155,6 +157,11 @@ def the_rest(folder: Path, results: dict[str, Any]) -> None:
             model, folder / "dense_512-kept" if way == "nothing to save" else rest / way, **options
         )
     results["python"]["dense_512-kept"] = python_api("dense_512", folder / "dense_512-kept")
+    with mock.patch.multiple(weights, LEAST=1, WORTH=1):
+        for name in PARTLY:
+            out = folder / f"{name}-partly"
+            results["bake"][out.name] = baked(zoo / name, out)
+            results["python"][out.name] = python_api(name, out)
     results["bake"]["much to save"] = baked(zoo / "keras_convolution", rest / "much", small=10)
     results["left"] = sorted(path.name for path in rest.iterdir())
 
