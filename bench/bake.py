@@ -1,4 +1,4 @@
-"""What baking gives, for five models: `python -m bench.bake`.
+"""What baking gives, for eight models: `python -m bench.bake`.
 
 Every figure is of fresh processes, the original's and the baked model's in turns. Cold start: from the start of a
 process that imports what serves, opens the library, loads the model and gives one row's outputs, until they are there;

@@ -6,6 +6,7 @@ request.json, answer.json, the same of a batch where its rows are small, an .npy
 
 import base64
 import json
+import shutil
 import sys
 from functools import partial
 from pathlib import Path
@@ -174,6 +175,7 @@ def answer(signature: Any, argument: str, spec: Any, instances: Instances, folde
 def main(name: str) -> None:
     folder = CACHE / name
     folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder / "saved_model", ignore_errors=True)  # of another recipe
     saved_model, instances = MAKERS[name](folder)
 
     signatures = tf.saved_model.load(str(saved_model)).signatures

@@ -64,9 +64,10 @@ def _parser() -> argparse.ArgumentParser:
     variables = bake.add_mutually_exclusive_group()
     variables.add_argument("--keep-variables", dest="keep", action="store_true", default=None, help=(
         "keep the variables in their own file; the default above 100 MB, because constants take five times their "
-        "size in memory, and above 8 MB if folding them saves no operation"))  # fmt: skip
+        "size in memory, above 8 MB if folding them saves no operation, and for large weights of matrix products and "
+        "embeddings"))  # fmt: skip
     variables.add_argument("--fold-variables", dest="keep", action="store_false", default=None, help=(
-        "fold them into constants at any size; protobuf's limit is 2 GB"))  # fmt: skip
+        "fold all of them into constants; protobuf's limit is 2 GB"))  # fmt: skip
     bake.add_argument("--litert", action="store_true", help=(
         "write a twin for LiteRT instead, which is served without TensorFlow (requirements/light.txt)"))  # fmt: skip
     bake.add_argument("--signature", metavar="NAME", help=(
