@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 
 from serving.core import machine, settings
 from serving.core.errors import DeadlineError
-from serving.core.http import BadRequest, Headers, Request, Stream, Unavailable
+from serving.core.http import BadRequest, DeadlinePassed, Headers, Request, Stream, Unavailable
 from serving.core.settings import Settings
 from serving.core.telemetry.log import log
 from serving.runtime import loading
@@ -141,14 +141,20 @@ class Slots:
         self._mean = self._variance = 0.0  # of the seconds that a request holds its slot, or of a turn
 
     def expect(self, headers: Headers) -> float:
-        """Return the time (time.monotonic) by which the model must begin; raise Unavailable for too long a wait."""
+        """Return the time (time.monotonic) by which the model must begin.
+
+        Raise Unavailable for too long a wait, DeadlinePassed where the client gives the request no time.
+        """
         if _closed:
             raise Unavailable(f"this worker ends: {stopping}; try again")
         if not self._free:
             self._check_wait()
-        timeout = self._options.request_timeout
-        requested = headers.get("x-request-timeout")
-        return time.monotonic() + (timeout if requested is None else min(timeout, _seconds(requested)))
+        timeout = float(self._options.request_timeout)
+        if (requested := headers.get("x-request-timeout")) is not None:
+            timeout = min(timeout, _seconds(requested))
+            if not timeout:
+                raise DeadlinePassed(f"{HEADER}: 0 leaves no time for the model to begin")
+        return time.monotonic() + timeout
 
     def try_enter(self) -> "Slot | None":
         """Take a free slot; return None where the request would have to wait.

@@ -1,7 +1,7 @@
 """The heap of the C library during a start, in huge pages: fewer page faults (Linux with glibc; elsewhere, no effect).
 
 TensorFlow allocates some 30 MB when its library is opened. A load then copies the constants of the graph eight times:
-for a baked MobileNetV2, 110 MB. Each page of 4 KiB costs a page fault, and a huge page of 2 MiB one. With huge pages a
+for a baked MobileNetV2, 70 MB. Each page of 4 KiB costs a page fault, and a huge page of 2 MiB one. With huge pages a
 start takes 0.8 to 1.0 of the CPU time for a baked MLP, 0.7 to 0.9 for a baked MobileNetV2 (`python -m bench.starts`, at
 two times). It took 1.3 once, beside other processes on a virtual machine that gives freed memory back to its host.
 

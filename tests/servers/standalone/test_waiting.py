@@ -99,6 +99,18 @@ def test_a_request_that_would_wait_too_long_is_refused_without_a_thread(
     assert [status for status, _ in responses(other.answers())] == [400]
 
 
+def test_a_request_that_has_no_time_gets_504_beside_a_free_slot(
+    loop: Loop, wire: Callable[[], Wire], taken: list[admission.Slot]
+) -> None:
+    taken.pop().leave(is_typical=False)
+    client = wire()
+    client.send(post() + post(more=b"X-Request-Timeout: 0\r\n") + post(more=b"X-Request-Timeout: 00.0\r\n") + post())
+    resume(loop, [client])
+    right, *late, again = responses(client.answers())
+    assert (right, again) == (RIGHT, RIGHT)
+    assert [(status, b"X-Request-Timeout: 0 leaves no time" in body) for status, body in late] == [(504, True)] * 2
+
+
 def test_a_request_whose_time_passes_while_it_waits_gets_504_and_the_next_one_of_its_client_is_answered(
     loop: Loop, wire: Callable[[], Wire], taken: list[admission.Slot]
 ) -> None:
