@@ -1,6 +1,6 @@
 """What a start costs, with a warm page cache: `python -m bench.starts`.
 
-Each start has one core. CPU s, system s: the CPU time of all processes of the subject until the first right answer over
+Each start has one core, or `--cores` of them. CPU s, system s: the CPU time of all processes of the subject until the first right answer over
 HTTP, and the kernel's part of it. faults: their page faults that read nothing from the disk. Subjects are measured in
 turns; in brackets: the ratio to the first row. Each is also started without huge pages (`PR_SET_THP_DISABLE`), which
 serving/runtime/heap.py asks for.
@@ -18,7 +18,7 @@ from statistics import median
 
 from bench import environments
 from bench.environments import Unavailable
-from bench.measure import SERVER, Measured, first_right_answer, started
+from bench.measure import CORES, Measured, first_right_answer, started
 from bench.models import PLANS, Model, load
 from bench.page import Rows, fraction, terminal
 from bench.process import Failed
@@ -49,10 +49,10 @@ def without_huge_pages(is_without: bool) -> Iterator[None]:
         prctl(PR_SET_THP_DISABLE, 0, 0, 0, 0)
 
 
-def start(subject: Subject, model: Model) -> Measured:
+def start(subject: Subject, model: Model, cores: set[int]) -> Measured:
     """Return what one start costs; raise Failed at a wrong answer."""
     port = free_port()
-    with started(subject, model, port, {SERVER}) as process:
+    with started(subject, model, port, cores) as process:
         request = post(port, subject.path, model.request_file.read_bytes())
         first_right_answer(process, port, request, lambda body: subject.answers(model, body))
         wall, tree = time.perf_counter() - process.started, process.tree()
@@ -83,6 +83,7 @@ def table(samples: dict[str, list[Measured]]) -> Rows:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.starts", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--repeat", type=int, default=9, help="starts of each kind (default: 9)")
+    parser.add_argument("--cores", type=int, default=1, help="cores of each start (default: 1)")
     parser.add_argument(
         "--starts", nargs="+", metavar="MODEL:SUBJECT", default=list(STARTS), help=f"default: {' '.join(STARTS)}"
     )
@@ -102,7 +103,7 @@ def main() -> None:
             for model, subject in pairs:
                 for is_without in (False, True):
                     with without_huge_pages(is_without):
-                        measured = start(BY_NAME[subject], models[model])
+                        measured = start(BY_NAME[subject], models[model], set(CORES[: options.cores]))
                     if repetition:
                         label = f"{model}:{subject}" + (", no huge pages" if is_without else "")
                         samples.setdefault(label, []).append(measured)

@@ -47,7 +47,12 @@ def keep_freed(size: int) -> None:
     (mallopt(3), M_MMAP_THRESHOLD).
     """
     with suppress(MemoryError):
-        bytes(min(size, memory_share() // 8, MAPPED))  # its pages are never touched
+        bytes(most_kept(size))  # its pages are never touched
+
+
+def most_kept(size: int) -> int:
+    """Return up to `size` bytes, as many as a process may leave unused beside what it needs."""
+    return min(size, memory_share() // 8, MAPPED)
 
 
 def _limits(mount: Path, path: str, name: str) -> list[int]:

@@ -5,8 +5,9 @@ for a baked MobileNetV2, 70 MB. Each page of 4 KiB costs a page fault, and a hug
 start takes 0.8 to 1.0 of the CPU time for a baked MLP, 0.7 to 0.9 for a baked MobileNetV2 (`python -m bench.starts`, at
 two times). It took 1.3 once, beside other processes on a virtual machine that gives freed memory back to its host.
 
-All threads must share one heap for that: each has one of its own otherwise, which is not extended. So this is done on
-one core alone. On two, threads that wait for each other's allocations answer a quarter fewer requests.
+Each thread has a heap of its own, and only the main thread's can be extended. On one core all threads share it. On two,
+threads that wait for each other's allocations would answer a quarter fewer requests; there it holds what the main
+thread allocates: where that opens the library, 30 MB.
 
 A huge page also holds freed memory. So after the first answer they end, and what the load has freed is given back.
 """
@@ -25,26 +26,30 @@ LEAST = 64 << 20  # bytes of the reserve: what opening the library and loading a
 COPIES = 10  # of saved_model.pb, above that
 MOST = 1 << 30  # bytes of the reserve
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -2, -3, -8  # mallopt(3), malloc.h
-# To these two glibc adapts by itself, as soon as a block of 32 MiB has been freed; mallopt ends that adapting.
-MMAP_THRESHOLD, TRIM_THRESHOLD = 32 << 20, 64 << 20
+# glibc adapts two thresholds to the blocks that are freed, the second to twice the first; mallopt ends that adapting.
+MMAP_THRESHOLD = 32 << 20  # bytes of a block that is mapped by itself; the largest value
 TOP_PAD = 128 << 10  # glibc's default
 MADV_HUGEPAGE, MADV_NOHUGEPAGE = 14, 15  # madvise(2)
 PATIENCE = 10.0  # seconds after a load in which a first answer is expected
 
 _reserve: tuple[int, int] | None = None  # address and bytes of what is in huge pages
+_kept = 0  # bytes of freed memory that each heap keeps after that
 
 
-def reserve(options: Settings) -> None:
-    """Extend the heap by what a start is expected to need, in huge pages; call it before another thread is started.
+def reserve(options: Settings, *, has_own_heap: bool = False) -> None:
+    """Extend the main thread's heap by what a start is expected to need, in huge pages.
 
-    Only what is used of it takes memory. It has no effect where the process has more than one core.
+    Call it before another thread is started. Only what is used of the heap takes memory. With more than one core it has
+    an effect only if the main thread opens the library (`has_own_heap`).
     """
-    global _reserve
-    libc = _glibc()
-    if libc is None or machine.cores() > 1 or _reserve is not None:
+    global _reserve, _kept
+    libc, is_shared = _glibc(), machine.cores() == 1
+    if libc is None or not (is_shared or has_own_heap) or _reserve is not None:
         return
-    size = _expected(options)
-    libc.mallopt(M_ARENA_MAX, 1)
+    size = _expected(options) if is_shared else LEAST
+    _kept = 2 * MMAP_THRESHOLD if is_shared else 2 * machine.most_kept(2 * options.max_body_bytes)
+    if is_shared:
+        libc.mallopt(M_ARENA_MAX, 1)
     libc.mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD)
     libc.mallopt(M_TRIM_THRESHOLD, 2 * size)
     libc.mallopt(M_TOP_PAD, size)
@@ -80,7 +85,7 @@ def trim() -> None:
         return
     if _reserve is not None:
         libc.madvise(*_reserve, MADV_NOHUGEPAGE)  # first: the kernel would make huge pages of the rest again
-        libc.mallopt(M_TRIM_THRESHOLD, TRIM_THRESHOLD)
+        libc.mallopt(M_TRIM_THRESHOLD, _kept)
     libc.malloc_trim(0)
 
 

@@ -1,7 +1,7 @@
-"""Opens the library that runs the model. This takes most of a start, so a thread does it during the imports.
+"""Opens the library that runs the model. This takes most of a start, so it is done beside the imports.
 
-This module imports little, so that the thread can start at once. The system's loader lets one thread open a library at
-a time: a thread that opens the library again, to use it, waits until it is open.
+This module imports little, so that it can begin at once. The system's loader lets one thread open a library at a time:
+a thread that opens the library again, to use it, waits until it is open.
 """
 
 import ctypes
@@ -29,6 +29,24 @@ def begin(options: Settings) -> threading.Thread:
     thread = threading.Thread(target=_open, args=(options,), name="opening", daemon=True)
     thread.start()
     return thread
+
+
+def beside(options: Settings, imports: Callable[[], None]) -> None:
+    """Open the library while a thread runs `imports`; return when both have ended.
+
+    The main thread opens it, whose heap is the one that can be in huge pages. A module that cannot be imported is
+    imported again by those who use it, who get the error.
+    """
+    heap.reserve(options, has_own_heap=True)
+    thread = threading.Thread(target=_quietly, args=(imports,), name="imports", daemon=True)
+    thread.start()
+    _open(options)
+    thread.join()
+
+
+def _quietly(imports: Callable[[], None]) -> None:
+    with suppress(Exception):
+        imports()
 
 
 def _open(options: Settings) -> None:

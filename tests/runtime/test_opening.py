@@ -1,7 +1,11 @@
 """Opening a library for serving."""
 
+import threading
 from pathlib import Path
 
+import pytest
+
+from serving.core import settings
 from serving.pipeline.native import build
 from serving.runtime import opening
 from tests.pipeline.native.conftest import built
@@ -19,3 +23,21 @@ def test_a_function_of_the_library_is_looked_up_when_it_is_called(tmp_path: Path
 def test_a_file_that_is_no_library_has_no_handle(tmp_path: Path) -> None:
     (tmp_path / "x.so").write_bytes(b"junk")
     assert opening.dlopen(tmp_path / "x.so") is None
+
+
+def test_another_thread_imports_while_the_main_thread_opens_the_library(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opened: list[threading.Thread] = []
+    imported: list[threading.Thread] = []
+    monkeypatch.setattr(opening.heap, "reserve", lambda *_, **__: None)
+    monkeypatch.setattr(opening, "_open", lambda _: opened.append(threading.current_thread()))
+
+    def imports() -> None:
+        imported.append(threading.current_thread())
+        raise ImportError("whoever uses the module imports it again, and gets the error")
+
+    opening.beside(settings.read({}), imports)
+    assert opened == [threading.current_thread()]
+    assert [thread.name for thread in imported] == ["imports"]
+    assert not imported[0].is_alive()

@@ -1,7 +1,7 @@
 """Serves `serving.pipeline.handler` over HTTP/1.1: `python -m serving.servers.standalone`.
 
-The parent opens the port and forks the worker before anything else is imported. The worker opens the library in a
-thread beside its imports, and the session at its first request, never before a fork. A worker that ends is always
+The parent opens the port and forks the worker before anything else is imported. The worker opens the library
+beside its imports, and the session at its first request, never before a fork. A worker that ends is always
 replaced: in between, new connections wait in the queue of the port, which belongs to the parent.
 
 With several workers or a layer of the user, everything is imported before the fork: the workers share that memory, and
@@ -65,11 +65,18 @@ def share(options: Settings) -> None:
     open_library(options)
 
 
+def imports() -> None:
+    """Import what a worker needs."""
+    from serving.core.telemetry import observe  # noqa: F401
+    from serving.pipeline import handler  # noqa: F401
+    from serving.servers.standalone import loop  # noqa: F401
+
+
 def prepared(options: Settings, listener: socket.socket, parent: int) -> Callable[[], None]:
     """Return the function that a worker process runs until a signal ends it or the parent is gone."""
     from serving.runtime import opening
 
-    opening.begin(options)
+    opening.beside(options, imports)
     from serving.core.telemetry import observe
     from serving.pipeline import admission
     from serving.pipeline.handler import handle, prepare
