@@ -1,7 +1,8 @@
-"""One repetition of everything for one subject and one model; a server is started twice.
+"""One repetition of everything for one subject and one model; a server is started three times.
 
-First on every core: start to first right answer, latency of one connection, memory. Then pinned to one core with
-the load on another, as an instance of one core would run: requests a second.
+First unmeasured: then its files are in memory, whatever has used that since the last repetition. Then on every core:
+start to first right answer, latency of one connection, memory. Then pinned to one core with the load on another, as an
+instance of one core would run: requests a second.
 """
 
 import os
@@ -52,7 +53,12 @@ class Effort:
 def measure(subject: Subject, model: Model, effort: Effort) -> Measured:
     """Return each measure of this subject by its key (bench/report.py); raise Failed if it does not answer rightly."""
     if not subject.path:
+        bare_start(subject, model)
         return bare_start(subject, model)
+    port = free_port()
+    with started(subject, model, port, set(CORES)) as process:
+        request = post(port, subject.path, model.request_file.read_bytes())
+        first_right_answer(process, port, request, lambda body: subject.answers(model, body))
     return on_all_cores(subject, model, effort) | on_one_core(subject, model, effort)
 
 
