@@ -1,9 +1,9 @@
 """What a start costs, with a warm page cache: `python -m bench.starts`.
 
-Each start has one core, or `--cores` of them. CPU s, system s: the CPU time of all processes of the subject until the first right answer over
-HTTP, and the kernel's part of it. faults: their page faults that read nothing from the disk. Subjects are measured in
-turns; in brackets: the ratio to the first row. Each is also started without huge pages (`PR_SET_THP_DISABLE`), which
-serving/runtime/heap.py asks for.
+Each start has one core, or `--cores` of them. CPU s, system s: the CPU time of all processes of the subject until the
+first right answer over HTTP, and the kernel's part of it. faults: their page faults that read nothing from the disk.
+Subjects are measured in turns; in brackets: the ratio to the first row. Each is also started without huge pages
+(`PR_SET_THP_DISABLE`), which serving/runtime/heap.py asks for.
 It writes no page of docs/benchmarks.
 """
 

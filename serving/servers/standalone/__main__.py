@@ -1,8 +1,8 @@
 """Serves `serving.pipeline.handler` over HTTP/1.1: `python -m serving.servers.standalone`.
 
-The parent opens the port and forks the worker before anything else is imported. The worker opens the library
-beside its imports, and the session at its first request, never before a fork. A worker that ends is always
-replaced: in between, new connections wait in the queue of the port, which belongs to the parent.
+The parent opens the port and forks the worker before anything else is imported. The worker opens the library beside
+its imports, and the session at its first request, never before a fork. A worker that ends is always replaced: in
+between, new connections wait in the queue of the port, which belongs to the parent.
 
 With several workers or a layer of the user, everything is imported before the fork: the workers share that memory, and
 a failed import stops the start.
