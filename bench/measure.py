@@ -55,10 +55,8 @@ def measure(subject: Subject, model: Model, effort: Effort) -> Measured:
     if not subject.path:
         bare_start(subject, model)
         return bare_start(subject, model)
-    port = free_port()
-    with started(subject, model, port, set(CORES)) as process:
-        request = post(port, subject.path, model.request_file.read_bytes())
-        first_right_answer(process, port, request, lambda body: subject.answers(model, body))
+    with answering(subject, model, set(CORES)):
+        pass
     return on_all_cores(subject, model, effort) | on_one_core(subject, model, effort)
 
 
@@ -77,6 +75,16 @@ def started(
             raise process.failed(str(error)) from error
 
 
+@contextmanager
+def answering(subject: Subject, model: Model, cores: set[int]) -> Iterator[tuple[Running, int, bytes, bytes]]:
+    """Start a subject and wait for its first right answer; yield the process, port, request, and the answer's head."""
+    port = free_port()
+    with started(subject, model, port, cores) as process:
+        request = post(port, subject.path, model.request_file.read_bytes())
+        head = first_right_answer(process, port, request, lambda body: subject.answers(model, body))
+        yield process, port, request, head
+
+
 def bare_start(subject: Subject, model: Model) -> Measured:
     with started(subject, model, 0, set(CORES)) as process:
         assert process.process.stdout
@@ -89,10 +97,7 @@ def bare_start(subject: Subject, model: Model) -> Measured:
 
 
 def on_all_cores(subject: Subject, model: Model, effort: Effort) -> Measured:
-    port = free_port()
-    with started(subject, model, port, set(CORES)) as process:
-        request = post(port, subject.path, model.request_file.read_bytes())
-        head = first_right_answer(process, port, request, lambda body: subject.answers(model, body))
+    with answering(subject, model, set(CORES)) as (process, port, request, head):
         measured = {"start_seconds": time.perf_counter() - process.started, "start_cpu_seconds": process.cpu_seconds()}
         measured |= {f"start: {step}": taken for step, taken in server_timing(head).items()}
         with connect(port) as connection:
@@ -123,10 +128,8 @@ def timed(connection: socket.socket, request: bytes) -> tuple[float, bytes]:
 
 
 def on_one_core(subject: Subject, model: Model, effort: Effort) -> Measured:
-    port, seconds = free_port(), effort.seconds(model)
-    with started(subject, model, port, {SERVER}) as process:
-        request = post(port, subject.path, model.request_file.read_bytes())
-        first_right_answer(process, port, request, lambda body: subject.answers(model, body))
+    seconds = effort.seconds(model)
+    with answering(subject, model, {SERVER}) as (process, port, request, _):
         with connect(port) as connection:
             for _ in range(effort.requests(model) // 10):
                 exchange(connection, request)

@@ -18,13 +18,11 @@ from statistics import median
 
 from bench import environments
 from bench.environments import Unavailable
-from bench.measure import CORES, Measured, first_right_answer, started
+from bench.measure import CORES, Measured, answering
 from bench.models import PLANS, Model, load
 from bench.page import Rows, fraction, terminal
 from bench.process import Failed
 from bench.subjects import BY_NAME, Subject
-from tools.client import post
-from tools.server import free_port
 
 STARTS = ("mlp:litert", "mlp:fast", "mlp:baked", "mobilenet:baked", "mlp:ours", "mlp:ours_baked", "mlp:twin")
 PR_SET_THP_DISABLE = 41
@@ -51,10 +49,7 @@ def without_huge_pages(is_without: bool) -> Iterator[None]:
 
 def start(subject: Subject, model: Model, cores: set[int]) -> Measured:
     """Return what one start costs; raise Failed at a wrong answer."""
-    port = free_port()
-    with started(subject, model, port, cores) as process:
-        request = post(port, subject.path, model.request_file.read_bytes())
-        first_right_answer(process, port, request, lambda body: subject.answers(model, body))
+    with answering(subject, model, cores) as (process, *_):
         wall, tree = time.perf_counter() - process.started, process.tree()
         times = [member.cpu_times() for member in tree]
         return {

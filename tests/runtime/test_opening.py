@@ -35,7 +35,7 @@ def test_another_thread_imports_while_the_main_thread_opens_the_library(
 
     def imports() -> None:
         imported.append(threading.current_thread())
-        raise ImportError("whoever uses the module imports it again, and gets the error")
+        raise ImportError("the module is imported again where it is used, and the error is raised there")
 
     opening.beside(settings.read({}), imports)
     assert opened == [threading.current_thread()]
