@@ -46,7 +46,8 @@ def import_tensorflow() -> None:
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # the commands report errors themselves
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
     # What the optimizer fuses must run on every CPU: where oneDNN is off, by choice or by the CPU, its fusions fail.
-    os.environ[ONEDNN] = "0"
+    # TensorFlow reads the variable while it is imported. Other processes get it as it was: results depend on it.
+    onednn, os.environ[ONEDNN] = os.environ.get(ONEDNN), "0"
     kept, silent = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(silent, 2)
@@ -55,6 +56,8 @@ def import_tensorflow() -> None:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(silent)
+        del os.environ[ONEDNN]
+        os.environ.update({ONEDNN: onednn} if onednn is not None else {})
 
 
 def served(directory: Path) -> MetaGraph:

@@ -33,7 +33,6 @@ from serving.savedmodel.signature import Signature, check
 from serving.savedmodel.source import Source
 
 ONEDNN = "TF_ENABLE_ONEDNN_OPTS"
-AS_STARTED = os.environ.get(ONEDNN)
 ROOT = Path(__file__).resolve().parent.parent
 
 UNCALLABLE = "UNCALLABLE"  # an error code of ours: the runtime cannot make a function of the signature
@@ -91,8 +90,7 @@ class Keeper:
 
     def __init__(self, onednn: str | None) -> None:
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
-        environment.pop(ONEDNN, None)
-        environment |= {ONEDNN: onednn or AS_STARTED or ""} if onednn or AS_STARTED else {}
+        environment |= {ONEDNN: onednn} if onednn else {}
         command = [sys.executable, "-c", "from exporting.runner import keep; keep()"]
         try:
             self._process = subprocess.Popen(

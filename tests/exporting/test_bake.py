@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from exporting import weights
-from exporting.graph import served
+from exporting.graph import import_tensorflow, served
+from exporting.runner import ONEDNN
 from serving.savedmodel.folder.card import digest
 from serving.savedmodel.safety.purity import impurities
 from serving.savedmodel.signature import read
@@ -230,3 +231,16 @@ def test_an_interrupted_bake_leaves_nothing(tmp_path: Path) -> None:
                 break
         assert process.wait(timeout=60) == 143
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("as_started", [None, "1"])
+def test_tensorflow_is_imported_without_onednn_which_other_processes_keep(
+    as_started: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tensorflow.py").write_text(f"import os\nONEDNN = os.environ.get('{ONEDNN}')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "tensorflow", raising=False)
+    monkeypatch.setattr(os, "environ", {} if as_started is None else {ONEDNN: as_started})
+    import_tensorflow()
+    assert sys.modules.pop("tensorflow").ONEDNN == "0"
+    assert os.environ.get(ONEDNN) == as_started
