@@ -18,8 +18,13 @@ try:
 except settings.SettingError as error:
     sys.exit(f"main.py: {error}")
 
-# The library takes as long to open as everything else to import; a thread opens it meanwhile.
-_opening = opening.begin(_settings)
+
+def _imports() -> None:
+    from serving.servers import functions, gunicorn  # noqa: F401
+
+
+# The library takes as long to open as everything else to import; a thread imports meanwhile.
+opening.beside(_settings, _imports)
 
 from serving.core.telemetry import observe
 from serving.pipeline.handler import handle, prepare
@@ -36,7 +41,7 @@ observe.start("functions-framework", _settings)
 
 # functions-framework makes its server after it has run this file. When the server forks its workers, the library is
 # open; a session may not be. The first request opens that.
-gunicorn.prepare(_settings, _opening)
+gunicorn.prepare(_settings)
 
 
 @functions_framework.http  # type: ignore[untyped-decorator]

@@ -1,12 +1,10 @@
 """The resources that this process may use: cores, and memory by the control groups of its container."""
 
 import os
-from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
 SHARE = 4  # of the memory limit, one part in so many: for the inputs of one request, and for all bodies together
-MAPPED = (32 << 20) - (1 << 16)  # bytes of the largest block that raises glibc's limits
 UNLIMITED = 1 << 60  # cgroup v1 writes "no limit" as the largest multiple of a page below 2**63
 
 
@@ -36,23 +34,6 @@ def memory_limit(root: Path = Path("/")) -> int | None:
 def memory_share() -> int:
     """Return how many bytes the inputs of one request may take, and the bodies of all that wait."""
     return (memory_limit() or 1 << 60) // SHARE
-
-
-@lru_cache(maxsize=1)
-def keep_freed(size: int) -> None:
-    """Have malloc keep up to twice `size` bytes of freed memory, less where memory is limited.
-
-    By default it gives back the memory of each large body, and fresh pages for the next one cost several times as much
-    as copying it. glibc keeps twice the size of the largest block that was mapped by itself and freed, up to 32 MiB
-    (mallopt(3), M_MMAP_THRESHOLD).
-    """
-    with suppress(MemoryError):
-        bytes(most_kept(size))  # its pages are never touched
-
-
-def most_kept(size: int) -> int:
-    """Return up to `size` bytes, as many as a process may leave unused beside what it needs."""
-    return min(size, memory_share() // 8, MAPPED)
 
 
 def _limits(mount: Path, path: str, name: str) -> list[int]:

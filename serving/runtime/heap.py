@@ -1,4 +1,4 @@
-"""The heap of the C library during a start, in huge pages: fewer page faults (Linux with glibc; elsewhere, no effect).
+"""The heap of the C library: huge pages during a start, and the freed memory that it keeps (glibc; else no effect).
 
 TensorFlow allocates some 30 MB when its library is opened. A load then copies the constants of the graph eight times:
 for a baked MobileNetV2, 70 MB. Each page of 4 KiB costs a page fault, and a huge page of 2 MiB one. With huge pages a
@@ -7,9 +7,11 @@ two times). It took 1.3 once, beside other processes on a virtual machine that g
 
 Each thread has a heap of its own, and only the main thread's can be extended. On one core all threads share it. On two,
 threads that wait for each other's allocations would answer a quarter fewer requests; there it holds what the main
-thread allocates: where that opens the library, 30 MB.
+thread allocates, which opens the library: 30 MB.
 
-A huge page also holds freed memory. So after the first answer they end, and what the load has freed is given back.
+A huge page also holds freed memory. So after the first answer they end, and what the load has freed is given back. From
+then on, each heap keeps some freed memory for the next request: by default, glibc gives back the memory of each large
+body, and fresh pages for the next one cost several times as much as copying it.
 """
 
 import ctypes
@@ -36,18 +38,17 @@ _reserve: tuple[int, int] | None = None  # address and bytes of what is in huge 
 _kept = 0  # bytes of freed memory that each heap keeps after that
 
 
-def reserve(options: Settings, *, has_own_heap: bool = False) -> None:
-    """Extend the main thread's heap by what a start is expected to need, in huge pages.
+def reserve(options: Settings) -> None:
+    """Extend the main thread's heap by what a start is expected to need of it, in huge pages.
 
-    Call it before another thread is started. Only what is used of the heap takes memory. With more than one core it has
-    an effect only if the main thread opens the library (`has_own_heap`).
+    Call it before another thread is started. Only what is used of the heap takes memory.
     """
     global _reserve, _kept
     libc, is_shared = _glibc(), machine.cores() == 1
-    if libc is None or not (is_shared or has_own_heap) or _reserve is not None:
+    if libc is None or _reserve is not None:
         return
     size = _expected(options) if is_shared else LEAST
-    _kept = 2 * MMAP_THRESHOLD if is_shared else 2 * machine.most_kept(2 * options.max_body_bytes)
+    _kept = 2 * MMAP_THRESHOLD if is_shared else _most_kept(options.max_body_bytes)
     if is_shared:
         libc.mallopt(M_ARENA_MAX, 1)
     libc.mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD)
@@ -87,6 +88,11 @@ def trim() -> None:
         libc.madvise(*_reserve, MADV_NOHUGEPAGE)  # first: the kernel would make huge pages of the rest again
         libc.mallopt(M_TRIM_THRESHOLD, _kept)
     libc.malloc_trim(0)
+
+
+def _most_kept(body_bytes: int) -> int:
+    """Return how many bytes a heap keeps: for large bodies, and as many as a process may leave unused."""
+    return min(4 * body_bytes, machine.memory_share() // 4, 2 * MMAP_THRESHOLD)
 
 
 def _expected(options: Settings) -> int:

@@ -1,7 +1,6 @@
 """Opens the library that runs the model. This takes most of a start, so it is done beside the imports.
 
-This module imports little, so that it can begin at once. The system's loader lets one thread open a library at a time:
-a thread that opens the library again, to use it, waits until it is open.
+This module imports little, so that it can begin at once.
 """
 
 import ctypes
@@ -20,24 +19,14 @@ from serving.runtime import heap
 Library = TypeVar("Library")
 
 
-def begin(options: Settings) -> threading.Thread:
-    """Open the library in a thread and return it; it must have ended when the process forks.
-
-    A library that cannot be opened is reported by the load.
-    """
-    heap.reserve(options)
-    thread = threading.Thread(target=_open, args=(options,), name="opening", daemon=True)
-    thread.start()
-    return thread
-
-
 def beside(options: Settings, imports: Callable[[], None]) -> None:
     """Open the library while a thread runs `imports`; return when both have ended.
 
-    The main thread opens it, whose heap is the one that can be in huge pages. A module that cannot be imported is
-    imported again by those who use it, who get the error.
+    The main thread opens it, whose heap is the one that can be in huge pages. A library that cannot be opened is
+    reported by the load. A module that cannot be imported is imported again where it is used, and the error is raised
+    there.
     """
-    heap.reserve(options, has_own_heap=True)
+    heap.reserve(options)
     thread = threading.Thread(target=_quietly, args=(imports,), name="imports", daemon=True)
     thread.start()
     _open(options)

@@ -10,9 +10,9 @@ import gc
 import os
 import select
 import signal
-from threading import Thread
 from typing import Any, ClassVar
 
+from functions_framework._http.gunicorn import GunicornApplication
 from gunicorn import glogging
 from gunicorn.workers import base
 
@@ -21,23 +21,22 @@ from serving.core.settings import Settings
 from serving.core.telemetry.log import handler, log
 from serving.pipeline import admission
 from serving.runtime.sessions import open_library
+from serving.savedmodel.safety import guarding  # noqa: F401 - for the load, imported once for all workers
 from serving.servers import connections
+from serving.servers.functions import application_of
 
 EPOLL = hasattr(select, "epoll")
+if EPOLL:
+    from serving.servers.standalone.loop import Loop
 GRACE = 8  # seconds for requests in flight after SIGTERM; the platform kills after 10
 
 
-def prepare(options: Settings, opening: Thread) -> None:
-    """Add these settings to functions-framework's configuration of gunicorn; call it before gunicorn starts.
-
-    `opening` is the thread that opens the library.
-    """
-    from functions_framework._http.gunicorn import GunicornApplication as Application
-
-    load_config = getattr(Application, "_load_config", Application.load_config)
+def prepare(options: Settings) -> None:
+    """Add these settings to functions-framework's configuration of gunicorn; call it before gunicorn starts."""
+    application: Any = GunicornApplication
+    load_config = getattr(application, "_load_config", application.load_config)
 
     def pre_fork(_arbiter: Any, _worker: Any) -> None:
-        opening.join()
         open_library(options)  # once, for all workers
         gc.freeze()  # a collection in a worker would write to all that it shares with this process
 
@@ -53,19 +52,12 @@ def prepare(options: Settings, opening: Thread) -> None:
         "child_exit": child_exit,
     }
 
-    def load_ours(application: Any) -> None:
-        load_config(application)
+    def load_ours(self: Any) -> None:
+        load_config(self)
         for name, value in configuration.items():
-            application.cfg.set(name, value)
+            self.cfg.set(name, value)
 
-    # Imports for a worker and its load, while another thread opens the library
-    from serving.savedmodel.safety import guarding  # noqa: F401
-
-    if EPOLL:
-        from serving.servers.standalone import loop  # noqa: F401
-
-    patched: Any = Application
-    patched._load_config, patched.load_config = load_config, load_ours
+    application._load_config, application.load_config = load_config, load_ours
 
 
 def child_exit(_arbiter: Any, worker: Any) -> None:
@@ -93,9 +85,6 @@ class Worker(base.Worker):  # type: ignore[misc]
 
     def run(self) -> None:
         """Serve until gunicorn ends this process, or is gone."""
-        from serving.servers.functions import application_of
-        from serving.servers.standalone.loop import Loop
-
         gone, alive = self.parent
         os.close(alive)
         options, application = settings.current(), application_of(self.wsgi)

@@ -1,9 +1,5 @@
-"""The container's limit of memory, read from control groups as the kernel and the runtimes write them; freed memory."""
+"""The container's limit of memory, read from control groups as the kernel and the runtimes write them."""
 
-import ctypes
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -40,26 +36,3 @@ def test_the_limit_is_read(
         (tmp_path / "proc/self").mkdir(parents=True)
         (tmp_path / "proc/self/cgroup").write_text(groups)
     assert machine.memory_limit.__wrapped__(tmp_path) == limit
-
-
-PAGES = """
-import json, resource
-from serving.core import machine
-
-def fresh_pages():  # for a body of 4 MiB that is received in pieces and joined
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    b"".join([b"x" * (1 << 20) for _ in range(4)])
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-before = min(fresh_pages() for _ in range(5))
-machine.keep_freed(1 << 50)
-print(json.dumps([before, min(fresh_pages() for _ in range(5))]))
-"""
-
-
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="the C library is not glibc")
-def test_freed_memory_is_kept_for_the_next_large_body() -> None:
-    ran = subprocess.run([sys.executable, "-c", PAGES], capture_output=True, check=True, timeout=60)
-    before, after = json.loads(ran.stdout)
-    assert before > 1000
-    assert after < 100

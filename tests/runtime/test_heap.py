@@ -1,6 +1,7 @@
 """The heap of the C library during a start."""
 
 import ctypes
+import json
 import os
 import re
 import subprocess
@@ -33,10 +34,7 @@ def advised():
     return sum(int(part.split()[0]) for part in text.split("\\nSize:")[1:] if " hg" in part.split("VmFlags:")[1].split("\\n")[0])
 
 options = settings.current()
-if sys.argv[1] == "1":
-    opening.begin(options).join()
-else:
-    opening.beside(options, lambda: None)
+opening.beside(options, lambda: None)
 print(advised() >> 10)
 Cache(options).get()
 print(advised() >> 10)
@@ -45,6 +43,23 @@ end = time.monotonic() + 30
 while advised() and time.monotonic() < end:
     time.sleep(0.02)
 print(advised() >> 10)
+"""
+
+# Prints how many fresh pages a body of 4 MiB takes that is received in pieces and joined: by default, and after a load.
+PAGES = """
+import json, resource
+from serving.core import settings
+from serving.runtime import heap
+
+def fresh_pages():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    b"".join([b"x" * (1 << 20) for _ in range(4)])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+default = min(fresh_pages() for _ in range(5))
+heap.reserve(settings.read({}))
+heap.trim()
+print(json.dumps([default, min(fresh_pages() for _ in range(5))]))
 """
 
 
@@ -88,11 +103,28 @@ def test_the_heap_is_in_huge_pages_from_the_start_to_the_first_answer(cores: int
     assert answered == 0
 
 
-def test_threads_on_several_cores_keep_their_own_heaps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(heap, "_reserve", None)
-    monkeypatch.setattr(heap.machine, "cores", lambda: 2)
-    heap.reserve(settings.read({}))  # another thread opens the library
-    assert heap._reserve is None
+@needs_glibc
+def test_freed_memory_is_kept_for_the_next_large_body() -> None:
+    ran = subprocess.run([sys.executable, "-c", PAGES], capture_output=True, check=True, timeout=60)
+    before, after = json.loads(ran.stdout)
+    assert before > 1000
+    assert after < 100
+
+
+KEPT = [
+    # MAX_BODY_BYTES  the container's memory  bytes that a heap keeps
+    (1 << 20,         None,                   4 << 20),
+    (1 << 40,         None,                   64 << 20),
+    (1 << 40,         512 << 20,              32 << 20),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("body", "limit", "kept"), KEPT)
+def test_what_is_kept_follows_from_the_largest_body_and_the_memory(
+    body: int, limit: int | None, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "memory_limit", lambda: limit)
+    assert heap._most_kept(body) == kept
 
 
 def test_a_c_library_without_these_functions_needs_none(monkeypatch: pytest.MonkeyPatch) -> None:

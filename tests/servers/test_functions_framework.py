@@ -174,13 +174,11 @@ def test_gunicorn_takes_no_commands_by_a_socket_of_its_own(server: Server) -> No
 def test_what_gunicorn_shares_with_its_workers_is_exempt_from_garbage_collection() -> None:
     """A collection writes to each object that it looks at, and each page written to is copied for the worker."""
     code = """if True:
-        import gc, threading
+        import gc
         from functions_framework._http.gunicorn import GunicornApplication
         from serving.core import settings
         from serving.servers import gunicorn
-        thread = threading.Thread(target=int)
-        thread.start()
-        gunicorn.prepare(settings.current(), thread)
+        gunicorn.prepare(settings.current())
         application = GunicornApplication(None, "127.0.0.1", "0", False)
         before = gc.get_freeze_count()
         application.cfg.pre_fork(None, None)

@@ -12,7 +12,6 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
-from serving.core import machine
 from serving.core.http import HttpError, Response, TimedOut, Unavailable
 from serving.core.settings import Settings
 from serving.pipeline import admission, origins, routes, watchdog
@@ -332,4 +331,3 @@ class Loop:
         exchange.parts.clear()
         if claimed:
             self._admission.give_back(claimed)
-            machine.keep_freed(2 * self.options.max_body_bytes)  # not before the load, whose memory is given back

@@ -211,18 +211,6 @@ def test_a_pipelined_request_gets_100_continue_after_the_previous_answer(loop: L
     assert [status for status, _ in responses(answered(loop, [data, b"{}"]))] == [200, 100, 200]
 
 
-def test_freed_memory_is_kept_from_the_first_body_in_pieces_on(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes: list[int] = []
-    monkeypatch.setattr("serving.core.machine.keep_freed", sizes.append)
-    wire = Wire(loop)
-    wire.send(GET + b"\r\n")
-    assert sizes == []
-    wire.send(length(4) + b"ab")
-    wire.send(b"cd")
-    assert sizes == [2 * loop.options.max_body_bytes]
-    wire.close()
-
-
 def test_nothing_is_read_while_another_thread_answers(loop: Loop) -> None:
     wire, held = Wire(loop), list[tuple[Exchange, Any]]()
 
