@@ -8,7 +8,9 @@ from typing import Any
 
 from exporting.refusal import Refusal, Unreadable
 from serving.core import terminal
+from serving.core.errors import LoadError
 from serving.core.settings import SettingError
+from serving.savedmodel.folder import versions
 
 EPILOG = {
     "audit": """\
@@ -31,6 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; return its exit status."""
     options = _parser().parse_args(arguments)
     try:
+        if "directory" in options:
+            options.directory = _served(options.directory)
         status: int = options.run(options)
     except Refusal as refusal:
         print(f"{options.command}: {' '.join(str(refusal).split())}", file=sys.stderr)
@@ -82,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-SAVED_MODEL = ("directory", "DIR", "a SavedModel: the folder of saved_model.pb")
+SAVED_MODEL = ("directory", "DIR", "a SavedModel: the folder of saved_model.pb, or a folder of numbered versions")
 
 
 def _command(
@@ -95,6 +99,14 @@ def _command(
     parser.add_argument(takes[0], type=Path, metavar=takes[1], help=takes[2])
     parser.set_defaults(run=run)
     return parser
+
+
+def _served(directory: Path) -> Path:
+    """Return the folder of the model that the server would serve: in a folder of versions, the highest complete one."""
+    try:
+        return versions.chosen(directory).directory
+    except (LoadError, OSError) as error:
+        raise Unreadable(f"{directory}: {error}") from None
 
 
 def _audit(options: argparse.Namespace) -> int:

@@ -31,6 +31,8 @@ def write(folder: Path) -> None:
 
 def differences(folder: Path) -> list[str]:
     """Return how the folder differs from its manifest; raise Unreadable where there is none."""
+    if not (folder / PLACE).exists():
+        raise Unreadable(f"{folder}: there is no {PLACE}, which `export` writes")
     try:
         return list(manifest.differences(folder, manifest.read(folder), manifest.names(folder), None))
     except (LoadError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -1,6 +1,7 @@
 """The audit: its text and its JSON, and that it runs no operation that it must not run."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 
 from serving.core.errors import LoadError
 from serving.savedmodel.safety import purity
-from tests.conftest import ROOT
+from tests.conftest import EMBEDDED, ROOT
 from tests.harness.forks import python
 from tests.models.zoo import build
 
@@ -98,6 +99,14 @@ def test_findings_name_the_variable_and_the_cause(results: dict[str, Any]) -> No
         "no signature reads the variable spare",
     ]
     assert "no known rank" in results["audit"]["dtype_float32"]["notes"][0]
+
+
+def test_in_a_folder_of_versions_the_highest_complete_one_is_read(tmp_path: Path) -> None:
+    for version in ("1", "2", "3"):
+        shutil.copytree(EMBEDDED, tmp_path / version)
+    (tmp_path / "3" / "variables" / "variables.index").unlink()
+    done = python("-m", "exporting", "audit", "--no-run", str(tmp_path))
+    assert done.stdout.startswith(f"{tmp_path}/2: a pure function"), done.stderr
 
 
 def test_the_command_prints_text_or_json() -> None:

@@ -112,6 +112,7 @@ def commands(tmp_path: Path) -> list[tuple[list[str], int, str]]:
         (["audit", str(tmp_path / "nowhere")],               2, "audit: {0}/nowhere: there is no such folder"),
         (["audit", str(tables)],                             2, "only part of one"),
         (["bake", str(tables), str(tmp_path / "out")],       2, "only part of one"),
+        (["verify", str(model)],                             2, "there is no assets.extra/manifest.json"),
         (["bake", str(model), str(model / "inside")],        1, "it is inside"),
         (["bake", str(model), str(model.parent)],            1, "it holds"),
         (["bake", str(model), str(tmp_path / "there")],      1, "it exists; --force replaces it"),

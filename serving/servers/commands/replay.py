@@ -17,7 +17,7 @@ from urllib.request import Request, urlopen
 from serving.core import settings
 from serving.core.comparison import SHOWN, TOLERANCE, difference
 from serving.core.errors import LoadError
-from serving.savedmodel.folder import manifest
+from serving.savedmodel.folder import manifest, versions
 
 SECONDS = 120.0  # a cold start included
 EPILOG = """\
@@ -47,11 +47,11 @@ def main(options: argparse.Namespace) -> int:
     """Replay a model's requests, and print a line for each; return the exit status."""
     status = 0
     try:
-        directory = settings.folder(options.directory)
+        directory = versions.chosen(settings.folder(options.directory)).directory
         for signature, problem in replay(options.url, directory, options.name, options.header):
             status = 1 if problem else status
             print(f"{signature}: {problem or 'answered as by TensorFlow'}", flush=True)
-    except (ReplayError, settings.SettingError) as error:
+    except (ReplayError, LoadError, settings.SettingError) as error:
         print(f"serving: {error}", file=sys.stderr)
         return 2
     return status

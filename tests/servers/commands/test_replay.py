@@ -32,6 +32,13 @@ def test_the_embedded_model_answers_as_when_it_was_exported(server: Server) -> N
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_in_a_folder_of_versions_the_requests_of_the_highest_are_sent(server: Server, tmp_path: Path) -> None:
+    for version in ("1", "2"):
+        shutil.copytree(EMBEDDED, tmp_path / version)
+    (tmp_path / "1" / "assets.extra" / "examples.json").unlink()
+    assert replay(f"http://127.0.0.1:{server.port}", str(tmp_path)).returncode == 0
+
+
 def test_a_different_answer_is_named_by_its_signature_and_output(server: Server, tmp_path: Path) -> None:
     copy = tmp_path / "model"
     shutil.copytree(EMBEDDED, copy)
