@@ -191,9 +191,7 @@ def _left_out(model: Any, written: Iterable[Any]) -> Iterable[str]:
     optimizer = getattr(model, "optimizer", None)
     held = [*tf.train.TrackableView(model).descendants(), *(getattr(optimizer, "variables", None) or ())]
     there = {id(variable) for variable in written}
-    values = (
-        item.value if type(item).__module__.startswith("keras.") and hasattr(item, "value") else item for item in held
-    )
+    values = (item.value if _is_keras_variable(item) else item for item in held)
     unread = {id(item): item for item in values if isinstance(item, tf.Variable) and id(item) not in there}
     if unread:
         names = [variable.name.removesuffix(":0") for variable in unread.values()]

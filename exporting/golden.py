@@ -17,7 +17,7 @@ from typing import Any
 from exporting.inputs import Array, Inputs, batched
 from exporting.runner import Job, ask
 from serving.protocols.json_tensors.writer import text_of
-from serving.savedmodel.protobuf import write_varint
+from serving.savedmodel.protobuf import write_field
 from serving.savedmodel.signature import DEFAULT, Signature
 from serving.savedmodel.source import SMALLEST_RUNS
 
@@ -115,20 +115,17 @@ def _prediction_log(signature: str, inputs: Inputs) -> bytes:
     """Return a PredictionLog { predict_log { request { model_spec { name, signature_name } inputs {...} } } }."""
     import tensorflow as tf
 
-    spec = _field(1, b"model") + _field(3, signature.encode())
+    spec = write_field(1, b"model") + write_field(3, signature.encode())
     tensors = (
-        _field(
-            2, _field(1, name.encode()) + _field(2, tf.make_tensor_proto(array).SerializeToString(deterministic=True))
+        write_field(
+            2,
+            write_field(1, name.encode()),
+            write_field(2, tf.make_tensor_proto(array).SerializeToString(deterministic=True)),
         )
         for name, array in inputs.items()
     )
-    predict = _field(1, spec) + b"".join(tensors)
-    return _field(6, _field(1, predict))
-
-
-def _field(number: int, content: bytes) -> bytes:
-    """Return a protobuf field of bytes, text or a message: https://protobuf.dev/programming-guides/encoding."""
-    return write_varint(number << 3 | 2) + write_varint(len(content)) + content
+    predict = write_field(1, spec) + b"".join(tensors)
+    return write_field(6, write_field(1, predict))
 
 
 def arrays(example: Mapping[str, Any], specs: Mapping[str, Any]) -> Iterable[tuple[str, Array]]:

@@ -79,9 +79,6 @@ class Connection:
             except BlockingIOError:
                 return
 
-    def waits_for(self) -> int:
-        return selectors.EVENT_WRITE if self.unsent else selectors.EVENT_READ
-
     def receive(self) -> bytes | None:
         """Return the answer, None while it is incomplete."""
         part = self.socket.recv(1 << 16)

@@ -87,7 +87,6 @@ def is_extended(dtype: "np.dtype[Any]") -> bool:
 
 
 BY_CODE = {dtype.code: dtype for dtype in DTYPES}
-BY_V2_NAME = {dtype.v2_name: dtype for dtype in DTYPES if dtype.v2_name}
 
 
 def by_code(code: int) -> DType:

@@ -23,7 +23,7 @@ from serving.protocols.json_tensors.document import Document, b64, kind, members
 from serving.protocols.json_tensors.elements import bytes_of
 from serving.protocols.options import refuse_others, refuse_slips
 from serving.protocols.unclear import explained
-from serving.savedmodel.protobuf import write_varint
+from serving.savedmodel.protobuf import write_field, write_varint
 from serving.savedmodel.signature import Signature, check
 
 LISTS = (simdjson.Array, list)
@@ -104,19 +104,15 @@ def place(call: Call, row: int | None) -> str:
 # Wire format: https://protobuf.dev/programming-guides/encoding
 
 
-def _field(number: int, content: bytes) -> bytes:
-    return bytes([number << 3 | 2]) + write_varint(len(content)) + content
-
-
 def _features(value: Any, place: str) -> bytes:
     """Return an Example with the features of an object, in the order of their names."""
     if not isinstance(value, OBJECTS) or b64(value) is not None:
         raise BadRequest(f"{place}: expected an object of features, got {kind(value)}")
     entries = [
-        _field(1, _field(1, name.encode()) + _field(2, _feature(feature, f"{place}.{name[:200]}")))
+        write_field(1, write_field(1, name.encode()) + write_field(2, _feature(feature, f"{place}.{name[:200]}")))
         for name, feature in sorted(members(value, place).items())
     ]
-    return _field(1, b"".join(entries))
+    return write_field(1, b"".join(entries))
 
 
 def _feature(value: Any, place: str) -> bytes:
@@ -128,13 +124,13 @@ def _feature(value: Any, place: str) -> bytes:
         if (other := _kind(element, f"{place}[{index}]")) != first:
             raise BadRequest(f"{place}[{index}]: expected {first} as the first value is, got {other}")
     if first == FLOATS:
-        return _field(2, _field(1, _floats(values, place)))
+        return write_field(2, write_field(1, _floats(values, place)))
     if first == BYTES:
-        return _field(1, b"".join(_field(1, bytes_of(element, place)) for element in values))
+        return write_field(1, b"".join(write_field(1, bytes_of(element, place)) for element in values))
     for index, number in enumerate(values):
         if not -(1 << 63) <= number < 1 << 63:
             raise BadRequest(f"{place}[{index}]: expected int64, got {number}, which is out of its range")
-    return _field(3, _field(1, b"".join(write_varint(int(number)) for number in values)))
+    return write_field(3, write_field(1, b"".join(write_varint(int(number)) for number in values)))
 
 
 FLOATS, INTEGERS, BYTES = "a decimal", "an integer or a boolean", "text or bytes"

@@ -27,6 +27,7 @@ from serving.savedmodel.protobuf import (
     number_field,
     numbers_field,
     text_of,
+    write_field,
     write_varint,
 )
 from serving.savedmodel.roots import LOADING, asset_definitions, roots_of
@@ -34,7 +35,7 @@ from serving.savedmodel.signature import Signature, served_graph
 
 Text = Callable[[np.random.Generator], bytes]
 
-STRING, FLOAT, INTEGER = 7, 1, 9  # TF_DataType
+STRING, FLOAT = 7, 1  # TF_DataType
 MOST_VALUES = 1 << 16  # of one feature in a generated example
 WORDS = (b"the cat sat", b"a dog", "Straße".encode(), b"7", b"unknown words")
 
@@ -179,7 +180,7 @@ def _item_size(code: int) -> int:
 
 def _tensor(code: int) -> bytes:
     """Return a serialized tensor of one zero."""
-    return b"\x08" + write_varint(code) + b"\x12\x04\x12\x02\x08\x01" + _field(4, bytes(_item_size(code)))
+    return b"\x08" + write_varint(code) + b"\x12\x04\x12\x02\x08\x01" + write_field(4, bytes(_item_size(code)))
 
 
 # ---- tf.Examples
@@ -289,10 +290,10 @@ def _example(features: Sequence[Feature], inner: Text) -> Text:
         for feature in features:
             value = _feature(feature, inner, random)
             if feature.steps:
-                steps += _entry(feature.key, _field(1, value) * 2)
+                steps += _entry(feature.key, write_field(1, value) * 2)
             else:
                 once += _entry(feature.key, value)
-        return _field(1, once) + (_field(2, steps) if steps else b"")
+        return write_field(1, once) + (write_field(2, steps) if steps else b"")
 
     return make
 
@@ -300,10 +301,10 @@ def _example(features: Sequence[Feature], inner: Text) -> Text:
 def _feature(feature: Feature, inner: Text, random: np.random.Generator) -> bytes:
     count = min(feature.values, MOST_VALUES)
     if feature.dtype == STRING:
-        return _field(1, b"".join(_field(1, inner(random)) for _ in range(count)))
+        return write_field(1, b"".join(write_field(1, inner(random)) for _ in range(count)))
     if feature.dtype == FLOAT:
-        return _field(2, _field(1, random.normal(size=count).astype("<f4").tobytes()))
-    return _field(3, _field(1, bytes(random.integers(0, 2, count, np.uint8))))
+        return write_field(2, write_field(1, random.normal(size=count).astype("<f4").tobytes()))
+    return write_field(3, write_field(1, bytes(random.integers(0, 2, count, np.uint8))))
 
 
 def _example_in_json(features: Sequence[Feature]) -> Text:
@@ -323,12 +324,8 @@ def _example_in_json(features: Sequence[Feature]) -> Text:
     return make
 
 
-def _field(number: int, content: bytes) -> bytes:
-    return write_varint(number << 3 | 2) + write_varint(len(content)) + content
-
-
 def _entry(key: bytes, value: bytes) -> bytes:
-    return _field(1, _field(1, key) + _field(2, value))
+    return write_field(1, write_field(1, key) + write_field(2, value))
 
 
 # ---- Reading the graph

@@ -118,3 +118,8 @@ def write_varint(number: int) -> bytes:
         number >>= 7
     encoded.append(number)
     return bytes(encoded)
+
+
+def write_field(number: int, *pieces: bytes | memoryview) -> bytes:
+    """Return a string or message field, whose value is these pieces."""
+    return b"".join((write_varint(number << 3 | 2), write_varint(sum(map(len, pieces))), *pieces))

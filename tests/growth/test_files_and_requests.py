@@ -12,6 +12,7 @@ import pytest
 from serving.core.errors import LoadError
 from serving.savedmodel import composite, prediction_log, saved_model
 from serving.savedmodel.folder import assets, manifest
+from serving.savedmodel.protobuf import write_field as field
 from serving.savedmodel.protobuf import write_varint
 from serving.savedmodel.safety.purity import impurities
 from serving.savedmodel.signature import read
@@ -20,11 +21,6 @@ from tests.growth import MOST, Make, grows
 from tests.growth.grown import keys
 from tests.growth.test_bodies import ANY
 from tests.pipeline.native.models import build
-
-
-def field(number: int, content: bytes) -> bytes:
-    return write_varint(number << 3 | 2) + write_varint(len(content)) + content
-
 
 TENSOR = field(1, b"x:0") + b"\x10\x01"
 

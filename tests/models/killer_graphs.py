@@ -147,8 +147,8 @@ def _in_a_map(tf: Any, i: Any) -> Any:
 
 def _example(splits: list[int]) -> Any:
     """Write a tf.Example of three values and these row splits, and give it in base64."""
+    from serving.savedmodel.protobuf import write_field as string
     from serving.savedmodel.protobuf import write_varint
-    from serving.savedmodel.safety.rewrite import string
 
     values = string(2, string(1, b"\0\0\x80\x3f" * 3))
     lists = string(3, string(1, *(write_varint(split) for split in splits)))

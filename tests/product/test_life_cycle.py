@@ -203,15 +203,14 @@ def test_any_failure_to_read_the_model_is_503_everywhere_and_remembered_for_a_wh
 
 
 def test_a_duplicate_map_key_in_the_model_is_503_everywhere(serve: Serve, tmp_path: Path) -> None:
-    def written(number: int, value: Any) -> bytes:
-        return protobuf.write_varint(number << 3 | 2) + protobuf.write_varint(len(value)) + bytes(value)
-
     whole = (EMBEDDED / "saved_model.pb").read_bytes()
     (graph,) = protobuf.each_field(memoryview(whole), 2)
-    entries = [dict(protobuf.fields_of(value)) for value in protobuf.each_field(memoryview(graph), 5)]
-    again = written(1, entries[0][1]) + written(2, entries[1][2])
+    entries: list[dict[int, Any]] = [
+        dict(protobuf.fields_of(value)) for value in protobuf.each_field(memoryview(graph), 5)
+    ]
+    again = protobuf.write_field(1, entries[0][1]) + protobuf.write_field(2, entries[1][2])
     copytree(EMBEDDED, tmp_path / "model", ignore=ignore_patterns("manifest.json"))
-    (tmp_path / "model" / "saved_model.pb").write_bytes(written(2, bytes(graph) + written(5, again)))
+    (tmp_path / "model" / "saved_model.pb").write_bytes(protobuf.write_field(2, graph, protobuf.write_field(5, again)))
     ask = serve(tmp_path / "model")
     for method, path in READERS:
         assert ask(method, path, {"instances": [1]} if method == "POST" else b"").status == 503, path

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from serving.core.dtypes import BY_CODE, BY_V2_NAME
+from serving.core.dtypes import BY_CODE, DTYPES
 from serving.core.http import Response
 from serving.protocols.call import Call, Context
 from serving.protocols.kinds import HEADER
@@ -17,6 +17,7 @@ from serving.savedmodel.signature import Shape, Signature, TensorSpec
 Array = np.ndarray[Any, Any]
 
 COMPLEX = BY_CODE[8]
+BY_V2_NAME = {dtype.v2_name: dtype for dtype in DTYPES if dtype.v2_name}
 
 
 def spec(name: str, datatype: str, shape: Shape | None) -> TensorSpec:

@@ -8,13 +8,13 @@ import numpy as np
 import orjson
 import pytest
 
-from serving.core.dtypes import BY_V2_NAME
 from serving.protocols import open_inference
 from serving.protocols.call import Context
 from serving.protocols.kinds import HEADER
 from serving.protocols.open_inference import decode, encode
 from serving.savedmodel.signature import Contents
 from tests.protocols.inference_bodies import (
+    BY_V2_NAME,
     SIGNATURES,
     AnyCase,
     answered,

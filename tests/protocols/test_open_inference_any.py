@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
-from serving.core.dtypes import BY_V2_NAME
 from serving.core.http import BadRequest
 from serving.protocols import open_inference
 from serving.protocols.call import Call
@@ -16,6 +15,7 @@ from serving.protocols.kinds import HEADER
 from serving.protocols.open_inference import decode, encode
 from serving.protocols.open_inference.binary import to_bytes
 from tests.protocols.inference_bodies import (
+    BY_V2_NAME,
     SIGNATURES,
     Array,
     answered,

@@ -10,9 +10,10 @@ from serving.core import settings
 from serving.runtime.loading import Cache
 from serving.savedmodel import graph
 from serving.savedmodel.graph import Graph
+from serving.savedmodel.protobuf import write_field as string
 from serving.savedmodel.safety.guarding import needs
 from serving.savedmodel.safety.purity import impurities
-from serving.savedmodel.safety.rewrite import Piece, constant, edited, field, node, of_type, rewritten, string
+from serving.savedmodel.safety.rewrite import Piece, constant, edited, field, node, of_type, rewritten
 from serving.savedmodel.signature import served_graph
 from serving.savedmodel.source import Source
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from serving.runtime import loading
 from serving.savedmodel import images
-from serving.savedmodel.safety.rewrite import string
+from serving.savedmodel.protobuf import write_field as string
 from tests.conftest import Serve
 from tests.fuzz import rounds
 from tests.models.pictures import behind_a_chunk

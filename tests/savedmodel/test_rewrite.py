@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from serving.savedmodel.safety.rewrite import constant, edited, node, of_number, of_type, of_types, rewritten, string
+from serving.savedmodel.protobuf import write_field as string
+from serving.savedmodel.safety.rewrite import constant, edited, node, of_number, of_type, of_types, rewritten
 from tests.harness.forks import python
 
 # The oracle imports tensorflow, so it runs in a process of its own: field by field, what protobuf reads.

@@ -6,7 +6,7 @@ from pathlib import Path
 from tools.image.elf import Elf, Refused
 
 WORTH = 0.9  # a library that would keep more than this share of its size is not changed
-SECTION_HEADERS, SECTION_COUNT, SECTION_NAMES = 40, 60, 62  # their offsets in the ELF header
+SECTION_HEADERS, SECTION_COUNT = 40, 60  # their offsets in the ELF header
 
 
 def stripped(path: Path) -> bytes | None:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
-from serving.savedmodel.protobuf import last_field, read_varint, write_varint
+from serving.savedmodel.protobuf import last_field, read_varint, write_field, write_varint
 from serving.savedmodel.roots import asset_definitions
 from serving.savedmodel.signature import served
 
@@ -97,15 +97,11 @@ def field(number: int, *pieces: Piece) -> list[Piece]:
     return [write_varint(number << 3 | 2) + write_varint(sum(map(len, pieces))), *pieces]
 
 
-def string(number: int, *pieces: Piece) -> bytes:
-    """Return a string or message field in one piece."""
-    return b"".join(field(number, *pieces))
-
-
 def node(name: bytes, op: bytes, inputs: Iterable[bytes], attributes: Mapping[bytes, bytes]) -> bytes:
     """Return a serialized NodeDef; each attribute is a serialized AttrValue."""
-    parts = [string(1, name), string(2, op), *(string(3, name_) for name_ in inputs)]
-    return b"".join([*parts, *(string(5, string(1, key), string(2, value)) for key, value in attributes.items())])
+    parts = [write_field(1, name), write_field(2, op), *(write_field(3, name_) for name_ in inputs)]
+    entries = (write_field(5, write_field(1, key), write_field(2, value)) for key, value in attributes.items())
+    return b"".join([*parts, *entries])
 
 
 def of_type(code: int) -> bytes:
@@ -115,7 +111,7 @@ def of_type(code: int) -> bytes:
 
 def of_types(*codes: int) -> bytes:
     """Return the AttrValue of a list of dtypes."""
-    return string(1, string(6, *map(write_varint, codes)))
+    return write_field(1, write_field(6, *map(write_varint, codes)))
 
 
 def of_number(number: int) -> bytes:
@@ -126,8 +122,8 @@ def of_number(number: int) -> bytes:
 def constant(value: float | bytes | tuple[int, ...]) -> tuple[int, bytes]:
     """Return the dtype and the AttrValue of a tensor: a float64 or a string scalar, or a list of int32."""
     if isinstance(value, tuple):
-        shape = string(2, b"\x08" + write_varint(len(value)))
-        return INT32, string(8, b"\x08\x03", string(2, shape), string(4, struct.pack(f"<{len(value)}i", *value)))
+        shape = write_field(2, write_field(2, b"\x08", write_varint(len(value))))
+        return INT32, write_field(8, b"\x08\x03", shape, write_field(4, struct.pack(f"<{len(value)}i", *value)))
     if isinstance(value, bytes):
-        return STRING, string(8, b"\x08\x07", string(2), string(8, value))
-    return DOUBLE, string(8, b"\x08\x02", string(2), string(4, struct.pack("<d", value)))
+        return STRING, write_field(8, b"\x08\x07", write_field(2), write_field(8, value))
+    return DOUBLE, write_field(8, b"\x08\x02", write_field(2), write_field(4, struct.pack("<d", value)))
