@@ -6,7 +6,7 @@ A name that is nearly an option's is refused, with the option that may be meant.
 another program (an API gateway's key, a client's marker) and is ignored.
 """
 
-from collections.abc import Collection, Mapping, Set
+from collections.abc import Collection, Iterable, Set
 from itertools import islice
 from typing import Any
 
@@ -19,10 +19,9 @@ MOST_PARAMETERS = 64
 MOST_LOOKED_AT = 64  # unknown names that are compared with ours
 
 
-def refuse_slips(names: Set[str], known: Set[str], place: str) -> None:
+# Names are looked at in their order in the request: the order of a set is another one in each process.
+def refuse_slips(names: Iterable[str], known: Set[str], place: str) -> None:
     """Raise BadRequest where a name is nearly one of the known ones."""
-    if names <= known:
-        return
     for name in islice((name for name in names if name not in known), MOST_LOOKED_AT):
         if meant := slip_of(name, known):
             raise BadRequest(f"{place}: there is no {name!r}; did you mean {meant!r}?", example=False)
@@ -46,7 +45,7 @@ def from_query(query: str, *, place: str = "query", strict: bool = False) -> dic
             options[name] = value
         elif strict and not slip_of(name, OPTIONS):
             raise BadRequest(f"{place}: there is no option {name[:40]!r}; there is {_listed(OPTIONS)}", example=False)
-    refuse_slips({name for name, _ in pairs}, OPTIONS, place)
+    refuse_slips((name for name, _ in pairs), OPTIONS, place)
     return options
 
 
@@ -54,12 +53,11 @@ def from_parameters(parameters: Any) -> dict[str, str]:
     """Return the options in a body's "parameters", by name; none if these are not an object."""
     if not hasattr(parameters, "items"):
         return {}
-    names = set(parameters)
-    refuse_slips(names, OPTIONS, "parameters")
+    refuse_slips(parameters, OPTIONS, "parameters")
     return {name: _text(name, parameters[name]) for name in parameters if name in OPTIONS}
 
 
-def refuse_others(given: Mapping[str, Any] | Collection[str], taken: Set[str], protocol: str) -> None:
+def refuse_others(given: Iterable[str], taken: Set[str], protocol: str) -> None:
     """Raise BadRequest for an option of predict that another protocol does not have."""
     for name in given:
         if name in OPTIONS and name not in taken:

@@ -78,7 +78,8 @@ def opened(library: Callable[[Path], Library], path: Path) -> Library:
         with phases.measured("library"):
             return library(path)
     except (OSError, AttributeError) as error:
-        raise LoadError(f"{path.name} cannot be opened: {error}") from error
+        reason = str(error).removeprefix(f"{path}: ")  # clients read it: no paths
+        raise LoadError(f"{path.name} cannot be opened: {reason}") from error
 
 
 def find(directory: Path | None = None) -> Path | None:

@@ -185,7 +185,7 @@ def _parts(signature: Signature, sinks: list[Sink]) -> tuple[Part, ...]:
                 ragged[split] = Ragged(split, inner, inner=inner != name)
     # By the operation that they reach: any other that reaches it unchanged.
     for partition in partitions:
-        for split in partition.splits - ragged.keys() - taken:
+        for split in sorted(partition.splits - ragged.keys() - taken):
             if not _is_list(specs[split]):
                 continue
             inside = [name for name in partition.inside if name in specs]

@@ -2,6 +2,7 @@
 
 import base64
 import json
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -219,6 +220,23 @@ OPTIONS = [
 def test_a_wrong_option_is_named(serve: Serve, query: str, words: str) -> None:
     body = {"instances": [5]} if query.startswith("on_error") else {"instances": [BAD]}
     assert words in ask_json(serve(), f"{PREDICT}?{query}", body, 400)["error"]
+
+
+@pytest.mark.parametrize("names", [*permutations(["topk", "score", "on_eror"])])
+def test_of_several_wrong_options_the_first_is_named(serve: Serve, names: tuple[str, ...]) -> None:
+    ask = serve(build() / "versions" / "2")
+    first = f"there is no {names[0]!r}"
+    query = "&".join(f"{name}=1" for name in names)
+    assert first in ask_json(ask, f"{PREDICT}?{query}", {"instances": [1]}, 400)["error"]
+    assert first in ask_json(ask, PREDICT, {"instances": [1], "parameters": dict.fromkeys(names, 1)}, 400)["error"]
+
+
+@pytest.mark.parametrize("names", [*permutations(["top_k", "scores", "on_error"])])
+def test_of_several_options_that_infer_does_not_have_the_first_is_named(serve: Serve, names: tuple[str, ...]) -> None:
+    body = {"inputs": [], "parameters": {names[0]: 1}}
+    query = "&".join(f"{name}=1" for name in names[1:])
+    error = ask_json(serve(build() / "versions" / "2"), f"/v2/models/model/infer?{query}", body, 400)["error"]
+    assert error == f"{names[0]}: an option of predict, which infer does not have"
 
 
 def test_a_model_without_scores_cannot_rank(serve: Serve) -> None:

@@ -76,7 +76,7 @@ def decode(body: bytes, signatures: Mapping[str, Signature], context: Context = 
     identity = _identity(root, context)
     parameters = parameters_of(root.get("parameters"), "parameters")
     refuse_slips(parameters.keys(), PARAMETERS | OPTIONS, "parameters")
-    refuse_others({*parameters, *context.query}, PARAMETERS, "infer")
+    refuse_others((*parameters, *context.query), PARAMETERS, "infer")
     name = signature_named(parameters, context, "parameters.signature_name")
     signature = choose(signatures, name, "parameters.signature_name")
     try:
