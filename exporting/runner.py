@@ -63,22 +63,29 @@ class Answers:
     smallest_runs: dict[str, int] = field(default_factory=dict)  # see serving.runtime.batch_sizes
     answers: list[Answer] = field(default_factory=list)
     failure: str | None = None  # why there are none, or fewer than calls
+    late: bool = False  # the load or a call took too long
 
 
-def ask(job: Job, timeout: int = 900) -> Answers:
+def ask(job: Job, timeout: int = 0) -> Answers:
     """Return the answers of the runtime; where the process dies, those until then, and how it died.
 
-    After `timeout` seconds the process is ended."""
-    output, status = _keeper(job.onednn).work(pickle.dumps((timeout, job)))
+    The process is ended where the load or a call takes more than `timeout` seconds, RUN_TIMEOUT if that is 0.
+    """
+    limit = timeout or settings.current().run_timeout
+    output, status = _keeper(job.onednn).work(pickle.dumps((limit, job)))
     answers = Answers()
     for name, value in _pieces(io.BytesIO(output)):
         if name == "answer":
             answers.answers.append(value)
         else:
             setattr(answers, name, value)
-    if status and not answers.failure:
+    if status == -signal.SIGALRM:
+        action = "a run" if answers.load else "loading it"
+        answers.failure = f"{action} took more than {limit} s{'' if timeout else ' (RUN_TIMEOUT)'}"
+        answers.late = True
+    elif status and not answers.failure:
         died = signal.Signals(-status).name if status < 0 else f"status {status}"
-        answers.failure = f"no answer within {timeout} s" if died == "SIGALRM" else f"the process died ({died})"
+        answers.failure = f"the process died ({died})"
     return answers
 
 
@@ -167,8 +174,7 @@ def keep() -> None:
 def _in_child(job: bytes, end: int) -> NoReturn:
     status = 1
     try:
-        timeout, request = pickle.loads(job)
-        signal.alarm(timeout)
+        limit, request = pickle.loads(job)
         with os.fdopen(end, "wb", buffering=0) as out:
 
             def send(name: str, value: Any) -> None:
@@ -177,7 +183,7 @@ def _in_child(job: bytes, end: int) -> NoReturn:
                     piece = piece[out.write(piece) :]
 
             try:
-                _work(request, send)
+                _work(request, send, lambda: signal.alarm(limit))
             except (LoadError, RunError) as error:
                 send("failure", " ".join(str(error).split()))
         status = 0
@@ -185,7 +191,9 @@ def _in_child(job: bytes, end: int) -> NoReturn:
         os._exit(status)  # without the parent's clean-up
 
 
-def _work(job: Job, send: Any) -> None:
+def _work(job: Job, send: Any, limited: Callable[[], object]) -> None:
+    """Load the model and make the calls; `limited` begins the time of each anew."""
+    limited()
     source = Source(job.directory, "model")
     options = settings.read(os.environ)
     load = _lite(source, options) if source.light else _full(source, options, job.optimized)
@@ -199,6 +207,7 @@ def _work(job: Job, send: Any) -> None:
             functions[name] = _uncallable(str(error))
     send("load", time.perf_counter() - begin)
     for position, (name, inputs) in enumerate(job.calls):
+        limited()
         begin = time.perf_counter()
         answer = _call(functions[name], source.signatures[name], inputs)
         if position == 0:
@@ -208,11 +217,13 @@ def _work(job: Job, send: Any) -> None:
         name, inputs = job.calls[0]
         times = []
         for _ in range(job.repeat):
+            limited()
             begin = time.perf_counter()
             functions[name](inputs)
             times.append(time.perf_counter() - begin)
         send("steady", statistics.median(times))
     if job.batches:
+        limited()
         send("smallest_runs", smallest_runs(Model(source, session)))
 
 

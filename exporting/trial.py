@@ -1,7 +1,7 @@
 """Test whether a model behaves as a pure function: the same inputs again, in another order, in another batch."""
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice, pairwise
 from pathlib import Path
 
@@ -35,6 +35,7 @@ VERDICTS = {
     "differs": "the same input gave different outputs",
     "refused": "TensorFlow refused every generated input, so nothing is known about it",
     "died": "the process died of a generated input",
+    "late": "a generated input was not answered in time",
     "unusable": "the model cannot be loaded or called by this runtime",
 }
 
@@ -65,9 +66,12 @@ def inputs_that_run(
     recipes = {name: ways(directory, signature) for name, signature in signatures.items()}
     first = {name: recipe for name, way in recipes.items() if (recipe := next(way, None)) is not None}
     _try(directory, signatures, first, accepted, wrong)
-    for name in [name for name, problem in wrong.items() if problem.verdict != "unusable" and name not in easily]:
-        if (recipe := _accepted(directory, signatures[name], recipes[name])) is not None:
-            _try(directory, signatures, {name: recipe}, accepted, wrong)
+    for name in [name for name, problem in wrong.items() if problem.verdict in ("refused", "died")]:
+        match = None if name in easily else _accepted(directory, signatures[name], recipes[name])
+        if isinstance(match, Trial):
+            wrong[name] = match
+        elif match is not None:
+            _try(directory, signatures, {name: match}, accepted, wrong)
     for name in signatures.keys() - accepted.keys() - wrong.keys():
         wrong[name] = Trial(name, "refused", "its inputs are larger than generated inputs may be")
     return accepted, wrong
@@ -92,20 +96,29 @@ def _try(
             verdict = "refused" if first.error in INPUTS_FAULT else "unusable"
             wrong[name] = Trial(name, verdict, f"{first.error}: {' '.join(first.message.split())[:200]}")
         else:
-            wrong[name] = Trial(name, "died" if result.load else "unusable", (result.failure or "")[:300])
+            wrong[name] = _ended(name, result)
 
 
-def _accepted(directory: Path, signature: Signature, recipes: Iterator[Recipe]) -> Recipe | None:
-    """Return the first recipe that the signature accepts; many are tried in one process."""
+def _ended(name: str, result: Answers) -> Trial:
+    verdict = "unusable" if not result.load else "late" if result.late else "died"
+    return Trial(name, verdict, (result.failure or "")[:300])
+
+
+def _accepted(directory: Path, signature: Signature, recipes: Iterator[Recipe]) -> Recipe | Trial | None:
+    """Return the first recipe that the signature accepts; many are tried in one process.
+
+    Return the trial instead where a recipe takes too long: further ones may each take as long."""
     deaths = 0
     while deaths < MOST_DEATHS and (batch := list(islice(recipes, AT_ONCE))):
-        answers = ask(Job(directory, [(signature.name, made(signature, recipe, 2, 1)) for recipe in batch])).answers
-        for recipe, answer in zip(batch, answers):
+        result = ask(Job(directory, [(signature.name, made(signature, recipe, 2, 1)) for recipe in batch]))
+        for recipe, answer in zip(batch, result.answers):
             if answer.outputs is not None:
                 return recipe
-        if len(answers) < len(batch):  # one of them ended the process
+        if result.late:
+            return _ended(signature.name, result)
+        if len(result.answers) < len(batch):  # one of them ended the process
             deaths += 1
-            recipes = chain(batch[len(answers) + 1 :], recipes)
+            recipes = chain(batch[len(result.answers) + 1 :], recipes)
     return None
 
 
@@ -118,24 +131,19 @@ def _plan(signature: Signature, recipe: Recipe) -> list[Inputs]:
 
 
 def ask_each(
-    directory: Path, plans: Mapping[str, list[Inputs]], *, onednn: str | None = None, timeout: int = 900
+    directory: Path, plans: Mapping[str, list[Inputs]], *, onednn: str | None = None, timeout: int = 0
 ) -> dict[str, Answers]:
-    """Return the answers to each signature's inputs, run in one process; where one of them ends it, each in its own."""
-    if not plans:
-        return {}
-
-    def asked(names: Collection[str]) -> Answers:
+    """Return the answers to each signature's inputs, run in one process, and in another after one that ended it."""
+    results: dict[str, Answers] = {}
+    while names := [name for name in plans if name not in results]:
         calls = [(name, inputs) for name in names for inputs in plans[name]]
-        return ask(Job(directory, calls, onednn=onednn), timeout)
-
-    together = asked(plans)
-    if together.failure and together.load and len(plans) > 1:
-        return {name: asked([name]) for name in plans}
-    answers = iter(together.answers)
-    return {
-        name: Answers(together.load, answers=list(islice(answers, len(plan))), failure=together.failure)
-        for name, plan in plans.items()
-    }
+        result = ask(Job(directory, calls, onednn=onednn), timeout)
+        answers = iter(result.answers)
+        for name in names:
+            results[name] = replace(result, answers=list(islice(answers, len(plans[name]))))
+            if result.load and len(results[name].answers) < len(plans[name]):
+                break  # it ended the process; the next ones are run in another
+    return results
 
 
 def run(directory: Path, signatures: Mapping[str, Signature], tolerance: float = compare.TOLERANCE) -> list[Trial]:
@@ -148,7 +156,7 @@ def run(directory: Path, signatures: Mapping[str, Signature], tolerance: float =
     answers = iter(back.answers[::-1])
     for name, entry in accepted.items():
         if back.failure:
-            trials.append(Trial(name, "died", f"asked in the opposite order: {back.failure}"))
+            trials.append(Trial(name, "late" if back.late else "died", f"asked in the opposite order: {back.failure}"))
         else:
             trials.append(_judged(usable[name], entry.answers, list(islice(answers, len(entry.answers))), tolerance))
     return sorted(trials, key=lambda trial: trial.signature)

@@ -1,6 +1,7 @@
 """The audit: its text and its JSON, and that it runs no operation that it must not run."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -121,3 +122,32 @@ def test_the_command_prints_text_or_json() -> None:
     assert report["pure"] is True
     assert report["trials"][0]["verdict"] == "same"
     assert report["cost"]["file_bytes"] > 0
+
+
+def test_a_run_that_does_not_end_is_a_finding_after_RUN_TIMEOUT(tf: Any, tmp_path: Path) -> None:
+    kind = {"component_types": [tf.float32]}
+
+    def waiting(x: Any) -> dict[str, Any]:
+        """Wait for an element of an empty queue, which takes no time of the processor."""
+        (element,) = tf.raw_ops.QueueDequeueV2(handle=tf.raw_ops.FIFOQueueV2(shared_name="empty", **kind), **kind)
+        return {"y": x + element}
+
+    def waiting_for_seven(x: Any) -> dict[str, Any]:
+        with tf.control_dependencies([tf.debugging.assert_equal(tf.shape(x)[1], 7)]):
+            return waiting(x)
+
+    signatures = {
+        "a": lambda x: {"y": x * 2},
+        "hangs": waiting,
+        "hangs_for_seven": waiting_for_seven,
+        "z": lambda x: {"y": x},
+    }
+    module, matrix = tf.Module(), tf.TensorSpec([None, None], tf.float32)
+    functions = {name: tf.function(body, [matrix], autograph=False) for name, body in signatures.items()}
+    tf.saved_model.save(module, str(tmp_path), functions)
+    done = python("-m", "exporting", "audit", str(tmp_path), "--json", env={**os.environ, "RUN_TIMEOUT": "4"})
+    assert done.returncode == 1, done.stderr
+    trials = {trial["signature"]: (trial["verdict"], trial["detail"]) for trial in json.loads(done.stdout)["trials"]}
+    late = ("late", "a run took more than 4 s (RUN_TIMEOUT)")
+    assert (trials["hangs"], trials["hangs_for_seven"]) == (late, late)
+    assert (trials["a"][0], trials["z"][0]) == ("same", "same")

@@ -68,6 +68,7 @@ HEAD = """\
 ## What is not served
 
 `python -m serving check` says which of these applies, and to which signature. It takes `RUN_TIMEOUT` seconds at most.
+`python -m exporting audit` and `bake` wait as long for the load and for each run; a run that takes longer is reported.
 
 | | a server | check, audit |
 | --- | --- | --- |
