@@ -47,7 +47,8 @@ gunicorn.prepare(_settings)
 @functions_framework.http  # type: ignore[untyped-decorator]
 def predict(request: flask.Request) -> flask.Response:
     """Answer over HTTP, in the protocol that the path names: called for every request, with any method and path."""
-    # A check of yours goes here: `flask.abort(401)` refuses the request. docs/own-checks.md has one for every server.
+    # A check of yours goes here: `flask.abort(401)` refuses the request. Let /readyz pass, which the platform probes.
+    # docs/own-checks.md has an example, and one for every server.
     # What `handle` does, layer by layer, is in serving/pipeline/handler.py and routes.py.
     return to_flask(handle(from_flask(request)))
 

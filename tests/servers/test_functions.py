@@ -106,6 +106,18 @@ def test_a_check_in_predict_refuses_every_path_and_method(tmp_path: Path, exampl
         assert server.ask("GET", "/nothing", x_key="right").status == 404
 
 
+def test_the_documented_check_refuses_requests_without_the_key_but_not_the_platforms_probe(
+    made: Callable[..., Callable[..., Answer]], monkeypatch: pytest.MonkeyPatch, examples: dict[str, Any]
+) -> None:
+    page = (ROOT / "docs" / "own-checks.md").read_text()
+    _, _, check = page[: page.index(BODY)].rpartition("flask.Response:\n")
+    monkeypatch.setenv("API_KEY", "right")
+    ask = made((BODY, check + BODY))
+    assert ask("GET", "/readyz").status == 200
+    assert ask("POST", "/", examples["pixels"]).status == ask("GET", "/").status == 401
+    assert ask("POST", "/", examples["pixels"], x_api_key="right").status == 200
+
+
 def test_a_refusal_of_predict_may_be_read_by_the_pages_of_cors_origins(
     made: Callable[..., Callable[..., Answer]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
