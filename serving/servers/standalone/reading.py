@@ -167,6 +167,8 @@ class Reader:
             raise Refused(431, f"header: expected at most {MOST_FIELDS} fields, got more")
         if version != "1.1" and version != "1.0":
             raise Refused(400 if version == "0.9" else 505, f"expected version 1.1 or 1.0 of HTTP, got {version}")
+        if version == "1.1" and b"host" not in fields:  # RFC 9112, 3.2
+            raise Refused(400, "Host: expected one, got none")
         method = parser.get_method().decode()
         length: int | None = 0
         if b"transfer-encoding" in fields:

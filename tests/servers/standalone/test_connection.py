@@ -77,6 +77,7 @@ BAD = [
     ("a space before a colon",             GET + b"A : b\r\n\r\n",                                        [400]),
     ("NUL in a field",                     GET + b"A: b\0c\r\n\r\n",                                      [400]),
     ("a carriage return in a field",       GET + b"A: b\rc: d\r\n\r\n",                                   [400]),
+    ("no host",                            b"GET /a HTTP/1.1\r\nA: b\r\n\r\n",                             [400]),
     ("two hosts",                          GET + b"Host: y\r\n\r\n",                                    [400]),
     ("101 fields",                         b"GET /a HTTP/1.1\r\n" + b"".join(b"H%d:\r\n" % n for n in range(101)) + b"\r\n", [431]),
     ("an unknown method",                  b"BREW /a HTTP/1.1\r\n\r\n",                                   [405]),
@@ -149,7 +150,7 @@ def test_a_body_in_tiny_pieces_takes_little_memory(
 
 
 def test_the_body_of_an_upgrade_request_is_not_read_as_a_request(loop: Loop) -> None:
-    inner = b"GET /inner HTTP/1.1\r\n\r\n"
+    inner = b"GET /inner HTTP/1.1\r\nHost: x\r\n\r\n"
     data = length(len(inner), b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n") + inner
     for parts in cuts(data):
         ((status, body),) = responses(answered(loop, parts))
