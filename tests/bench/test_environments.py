@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from bench.models import ROOT
 from bench.process import finish, inherited
 from bench.subjects import SUBJECTS
 from deploy import staging
+from tests.harness.waiting import until
 
 
 @pytest.fixture(autouse=True)
@@ -134,10 +134,7 @@ def test_an_interrupted_command_is_killed_with_what_it_has_started(tmp_path: Pat
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
-    until = time.monotonic() + 10  # it ends some time after it is killed
-    while is_running(int(mark.read_text())) and time.monotonic() < until:
-        time.sleep(0.01)
-    assert not is_running(int(mark.read_text()))
+    until(lambda: not is_running(int(mark.read_text())))  # it ends some time after it is killed
 
 
 def is_running(pid: int) -> bool:

@@ -17,6 +17,7 @@ import pytest
 from serving import scoring
 from tests.conftest import Serve
 from tests.events.emulators import Store, pubsub, storage
+from tests.harness.waiting import until
 from tests.models.zoo import build
 from tests.server import Server, running
 from tests.servers.commands.test_score import pictures
@@ -60,9 +61,7 @@ class Delivery(threading.Thread):
 
 def worker(server: Server) -> psutil.Process:
     """Return the process that answers, a child of the one that was started."""
-    while not (children := psutil.Process(server.process.pid).children()):
-        time.sleep(0.005)
-    return children[0]
+    return until(psutil.Process(server.process.pid).children)[0]
 
 
 def test_after_kills_at_random_moments_every_row_is_written_once_and_in_order(serve: Serve, store: Store) -> None:
@@ -134,9 +133,7 @@ def test_an_object_becomes_predictions_by_notification_topic_and_push() -> None:
             good = store.put("box", "in/a b.jsonl", pictures(100))
             bad = store.put("box", "in/bad.csv", b"no,input\n1,2\n")
             wanted = {f"out/in/a b.jsonl.{good}.predictions.jsonl", f"out/in/bad.csv.{bad}.error.json"}
-            end = time.monotonic() + 60
-            while time.monotonic() < end and not wanted <= {*store.names("box", "out/")}:
-                time.sleep(0.05)
+            until(lambda: wanted <= {*store.names("box", "out/")}, lambda: server.log, pause=0.05)
             assert {*store.names("box", "out/")} == wanted, server.log
             written = store.get("box", f"out/in/a b.jsonl.{good}.predictions.jsonl")
             assert [json.loads(line)["key"] for line in written.splitlines()] == list(range(100))

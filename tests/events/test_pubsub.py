@@ -2,7 +2,6 @@
 
 import base64
 import json
-import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -12,6 +11,7 @@ from cloudevents.http import from_http
 from tests.conftest import Serve
 from tests.events.pubsub import PubSub, emulator
 from tests.events.sink import Sink, sink
+from tests.harness.waiting import until
 from tests.pipeline.test_handler import PREDICT
 from tests.server import Server, running
 
@@ -113,10 +113,10 @@ def test_a_transient_failure_is_delivered_again_until_it_succeeds(
     def came() -> list[str]:
         return [headers["ce-id"] for _, headers, _ in failing.sink.received if headers["ce-subject"] == cause]
 
-    _until(lambda: len(came()) >= 2)
+    until(lambda: len(came()) >= 2)
     failing.sink.status = 202
     before = len(came())
-    _until(lambda: len(came()) > before)
+    until(lambda: len(came()) > before)
     assert len(set(came())) == 1  # the same answer each time
 
 
@@ -128,10 +128,3 @@ def test_a_permanent_failure_ends_in_the_dead_letter_topic(
     assert json.loads(base64.b64decode(letter["data"])) == examples["pixels"]
     asked = [headers for _, headers, _ in failing.sink.received if headers["ce-subject"] == failing.cause]
     assert len(asked) == 5
-
-
-def _until(true: Any, seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.05)

@@ -6,6 +6,7 @@ import time
 from serving.core.settings import read
 from serving.pipeline import admission
 from serving.pipeline.admission import Admission, Slots
+from tests.harness.waiting import until
 
 
 def control(**environment: str) -> Slots:
@@ -42,6 +43,5 @@ def queue(slots: Slots, count: int) -> list[threading.Thread]:
     threads = [threading.Thread(target=lambda: slots.enter(later(60)).leave()) for _ in range(count)]
     for number, thread in enumerate(threads):
         thread.start()
-        while len(slots._queue) <= number:
-            time.sleep(0.0005)
+        until(lambda number=number: len(slots._queue) > number, pause=0.0005)  # type: ignore[misc]
     return threads

@@ -18,6 +18,7 @@ from serving.pipeline import admission
 from serving.pipeline.admission import Admission
 from serving.runtime import batching, model
 from tests.conftest import Serve
+from tests.harness.waiting import until
 from tests.models.zoo import build
 from tests.pipeline.slots import ago, control, experienced, later, queue
 
@@ -126,8 +127,7 @@ def test_waiting_requests_run_in_the_order_of_arrival() -> None:
     for name in ("first", "second"):
         threads.append(threading.Thread(target=come, args=(name,)))
         threads[-1].start()
-        while len(slots._queue) < len(threads):
-            time.sleep(0.001)
+        until(lambda: len(slots._queue) == len(threads))
     slots.leave(None)
     for thread in threads:
         thread.join()
@@ -234,8 +234,7 @@ def busy(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Callab
     slow = Slow(monkeypatch)
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(ask, "POST", "/", {"instances": [1.0]})
-        while not slow.begun:
-            time.sleep(0.001)
+        until(lambda: slow.begun)
         yield ask, slow
         slow.go.set()
         assert first.result().status == 200
@@ -253,8 +252,7 @@ def test_large_requests_are_decoded_and_run_a_few_at_once_where_small_ones_share
     body = json.dumps({"instances": [1.0] * batching.Batching.largest_body}).encode()  # five times as large
     with ThreadPoolExecutor(16) as pool:
         answers = [pool.submit(ask, "POST", "/", body) for _ in range(16)]
-        while len(admission.current().alone._queue) < 16 - 3:
-            time.sleep(0.001)
+        until(lambda: len(admission.current().alone._queue) >= 16 - 3)
         assert slow.begun <= 3
         slow.go.set()
         assert {answer.result().status for answer in answers} == {200}
@@ -276,8 +274,7 @@ def test_a_request_above_the_limit_is_refused_unread_and_health_is_answered(busy
 
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(ask, "POST", "/", {"instances": [1.0]})
-        while not admission.current().alone._queue:
-            time.sleep(0.001)
+        until(lambda: admission.current().alone._queue)
         from serving.pipeline.handler import handle
 
         admission.current().alone._mean, admission.current().alone._known = 0.3, admission.KNOWN

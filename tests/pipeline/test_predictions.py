@@ -3,7 +3,6 @@
 import hashlib
 import json
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from tests.conftest import EMBEDDED, Serve
 from tests.core.telemetry.asked import ask as ask_the_server
 from tests.core.telemetry.asked import exposed, scraped
 from tests.events.emulators import storage
+from tests.harness.waiting import until
 from tests.pipeline.test_handler import PREDICT
 from tests.server import running
 
@@ -34,11 +34,8 @@ def logged(text: str) -> list[dict[str, Any]]:
 
 def written(read: Callable[[], bytes], count: int) -> list[dict[str, Any]]:
     """Return the lines that `read` finds, once there are so many."""
-    end = time.monotonic() + 20
-    while ((lines := read().splitlines()) and len(lines) < count) or not lines:
-        assert time.monotonic() < end, lines
-        time.sleep(0.02)
-    return [json.loads(line) for line in lines]
+    until(lambda: len(read().splitlines()) >= max(count, 1), "the lines", pause=0.02)
+    return [json.loads(line) for line in read().splitlines()]
 
 
 def in_folder(folder: Path) -> Callable[[], bytes]:

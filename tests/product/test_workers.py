@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from tests.conftest import EMBEDDED, ROOT, plain_environment
+from tests.harness.waiting import until
 from tests.models.zoo import build
 from tests.server import COMMANDS, Server, running
 
@@ -148,8 +149,7 @@ def test_the_log_names_the_shapes_that_a_worker_died_with(name: str) -> None:
         lost = pool.submit(server.ask, "POST", "/", endless)
         (before,) = workers(server)
         computed = before.cpu_times().user
-        while before.cpu_times().user < computed + 0.3:  # it runs
-            time.sleep(0.02)
+        until(lambda: before.cpu_times().user >= computed + 0.3, pause=0.02)  # it runs
         before.kill()
         with pytest.raises(OSError):  # noqa: PT011 - reset
             lost.result()

@@ -1,7 +1,6 @@
 """A function that is batched, and callers that wait for it."""
 
 import threading
-import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,8 +11,7 @@ import numpy as np
 
 from serving.core.errors import RunError
 from serving.runtime.batching import Batching, Queue
-
-PATIENCE = 60.0
+from tests.harness.waiting import PATIENCE, until
 
 
 class Fake:
@@ -77,10 +75,3 @@ def together(batching: Batching, fake: Fake, *inputs: dict[str, Any]) -> list[Fu
             until(lambda number=number: fake.sizes and len(batching.queue._waiting) == number)  # type: ignore[misc]
     pool.shutdown()
     return futures
-
-
-def until(true: Callable[[], Any], pause: float = 0.0005) -> None:
-    end = time.monotonic() + PATIENCE
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(pause)

@@ -14,7 +14,8 @@ from serving.core import machine
 from serving.core.errors import RunError
 from serving.runtime.batching import Batching, row_count
 from tests.conftest import ROOT, plain_environment
-from tests.runtime.calls import Fake, batching_of, caller, together, two, until
+from tests.harness.waiting import until
+from tests.runtime.calls import Fake, batching_of, caller, together, two
 
 ROWS = [
     # shapes              rows

@@ -26,9 +26,10 @@ from serving.runtime.sessions import open_session
 from serving.savedmodel.signature import Signature, TensorSpec
 from serving.savedmodel.source import SMALLEST_RUNS, Source
 from tests.conftest import EMBEDDED, Serve
+from tests.harness.waiting import PATIENCE, until
 from tests.models.zoo import build, cases
 from tests.pipeline.native.conftest import built
-from tests.runtime.calls import PATIENCE, Fake, batching_of, caller, until
+from tests.runtime.calls import Fake, batching_of, caller
 
 
 # ---- Everything at once

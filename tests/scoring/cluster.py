@@ -10,19 +10,20 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
 from tests.conftest import ROOT, plain_environment
+from tests.harness import waiting
 
 PACKAGES = Path(os.environ.get("SPARK_PACKAGES") or ROOT / ".cache" / "spark" / "packages")
 PATIENCE = 300.0  # seconds, on a machine that does other things as well
+until = partial(waiting.until, seconds=PATIENCE, pause=0.05)
 # Short programs: compiled once, and the classes of Spark's own jars not verified.
 JVM = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Xshare:auto -XX:+UnlockDiagnosticVMOptions -XX:-BytecodeVerificationRemote"
 ONE_EXECUTOR = {"spark__cores__max": "1"}  # of a worker's one core; each further JVM takes 8 seconds of CPU
@@ -69,15 +70,6 @@ def environment(**more: str) -> dict[str, str]:
     )  # fmt: skip
 
 
-def until(what: str, holds: Callable[[], Any], seconds: float = PATIENCE) -> Any:
-    """Return what `holds` returns once it is true; fail where it is not in time."""
-    end = time.monotonic() + seconds
-    while not (value := holds()):
-        assert time.monotonic() < end, f"waited in vain for {what}"
-        time.sleep(0.05)
-    return value
-
-
 class Job:
     """A program that was submitted."""
 
@@ -114,11 +106,11 @@ class Cluster:
         folder.mkdir(parents=True, exist_ok=True)
         log = folder / "master.log"
         self._daemon("master.Master", log, "--host", "127.0.0.1", "--port", "0", "--webui-port", "0")
-        match = until("the master", lambda: re.search(r"Starting Spark master at (spark://\S+)", log.read_text()))
+        match = until(lambda: re.search(r"Starting Spark master at (spark://\S+)", log.read_text()), "the master")
         self.address: str = match[1]
         self.folders = [folder / f"worker{number}" for number in range(workers)]
         self.workers = [self._worker(number) for number in range(workers)]
-        until("the workers", lambda: log.read_text().count("Registering worker") >= workers)
+        until(lambda: log.read_text().count("Registering worker") >= workers, "the workers")
 
     def _worker(self, number: int) -> "subprocess.Popen[bytes]":
         work = self.folders[number]

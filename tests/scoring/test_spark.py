@@ -238,15 +238,15 @@ def test_every_row_is_answered_once_whatever_is_killed(spark: Cluster, tmp_path:
         return len(list(output.glob("_temporary/0/task_*")))
 
     job = submit(**ONE_EXECUTOR)
-    until("the first tasks", lambda: done() > 1)
+    until(lambda: done() > 1, "the first tasks")
     job.kill()
     assert not (output / "_SUCCESS").exists()
     job = submit()  # over what the killed driver left
-    until("the old output to go", lambda: done() == 0)
-    until("the first tasks", lambda: done() > 1 and len(spark.pythons()) == 2)
+    until(lambda: done() == 0, "the old output to go")
+    until(lambda: done() > 1 and len(spark.pythons()) == 2, "the first tasks")
     for victim in (lambda: spark.pythons()[0], lambda: spark.executors()[0], lambda: spark.workers[1]):
         enough = done() + 1
-        until("one more task", lambda: done() >= enough)  # noqa: B023
+        until(lambda: done() >= enough, "one more task")  # noqa: B023
         assert not (output / "_SUCCESS").exists()
         os.kill(victim().pid, signal.SIGKILL)
     status, said = job.finish()

@@ -3,7 +3,6 @@
 import json
 import socket
 import struct
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +10,7 @@ import grpc
 import psutil
 import pytest
 
+from tests.harness.waiting import until
 from tests.server import Server, running
 
 POST = b"POST / HTTP/1.1\r\nHost: x\r\n"
@@ -218,10 +218,8 @@ def test_a_client_that_reads_none_of_its_answers_is_cut_off(server: Server) -> N
         client.settimeout(10)
         client.connect(("127.0.0.1", server.port))
         client.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 500)  # their answers: more than buffers hold
-        while not connections():
-            time.sleep(0.05)
-        while connections():  # this test is ended where they stay
-            time.sleep(0.1)
+        until(connections, pause=0.05)
+        until(lambda: not connections(), pause=0.1)
     assert server.ask("GET", "/healthz").status == 200
 
 

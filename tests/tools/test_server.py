@@ -2,7 +2,6 @@
 
 import os
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.harness.waiting import until
 from tools.server import Server, StartError, free_port, memory_of, peak_of, spawn
 
 
@@ -71,9 +71,7 @@ FAMILY = """if True:
 @pytest.mark.parametrize("apart", [False, True], ids=["of its session", "of another session"])
 def test_a_process_is_measured_with_its_children_as_psutil_measures_them(tmp_path: Path, apart: bool) -> None:
     with running(tmp_path, FAMILY % apart) as server:
-        while "there" not in server.log:
-            server.must_live()
-            time.sleep(0.01)
+        until(lambda: "there" in server.log, lambda: server.log)
         root = psutil.Process(server.process.pid)
         family = [root, *root.children()]
         assert sorted(server.processes()) == sorted(member.pid for member in family)

@@ -2,12 +2,12 @@
 
 import resource
 import threading
-import time
 from pathlib import Path
 
 import pytest
 
 from serving.core.telemetry.lines import Lines, to_folder
+from tests.harness.waiting import until
 
 LINE = b"0123456789abcde\n"
 
@@ -23,8 +23,7 @@ def test_after_a_failed_write_the_next_one_waits_for_its_delay_however_full_the_
     lines = Lines(write, lambda _: None, lambda *loss: lost.append(loss), seconds=3600, most=10 * len(LINE))
     kept = [lines.add(LINE) for _ in range(6)]
     assert tried.acquire(timeout=10)  # half is full, which is urgent
-    while not lost:
-        time.sleep(0.001)
+    until(lambda: lost)
     kept += [lines.add(LINE) for _ in range(6)]
     assert not tried.acquire(timeout=0.1)
     assert kept == [True] * 10 + [False] * 2

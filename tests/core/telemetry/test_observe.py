@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,6 +14,7 @@ from serving import __version__
 from serving.core.telemetry import log, observe
 from tests.conftest import ROOT, Serve, plain_environment
 from tests.core.telemetry.asked import PARENT, SPAN, TRACE, ask, entries, of_requests
+from tests.harness.waiting import until
 from tests.pipeline.test_handler import PREDICT
 from tests.server import running
 
@@ -226,15 +226,8 @@ def test_every_request_has_one_whole_line_when_the_server_has_ended(
 def test_the_servers_own_messages_are_logged_in_the_same_form(kind: str) -> None:
     psutil = pytest.importorskip("psutil")
     with running(kind) as server:
-        end = time.monotonic() + 20
-        while not (workers := psutil.Process(server.process.pid).children()) and time.monotonic() < end:
-            time.sleep(0.05)
-        workers[0].kill()
-        while (
-            not (errors := [entry for entry in entries(server.log) if entry["severity"] == "ERROR"])
-            and time.monotonic() < end
-        ):
-            time.sleep(0.05)
+        until(psutil.Process(server.process.pid).children)[0].kill()
+        errors = until(lambda: [entry for entry in entries(server.log) if entry["severity"] == "ERROR"])
     assert "worker" in errors[0]["message"].lower()
 
 

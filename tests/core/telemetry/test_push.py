@@ -12,6 +12,7 @@ import pytest
 from serving.core.telemetry import push
 from tests.conftest import Serve
 from tests.core.telemetry.asked import ask, collector, entries, exposed, scraped
+from tests.harness.waiting import until
 from tests.pipeline.test_handler import PREDICT
 from tests.server import running
 
@@ -84,9 +85,8 @@ def test_metrics_are_sent_every_interval_with_the_values_of_a_scrape(
         )
         for body in (json.dumps(examples["pixels"]).encode(), b"{"):
             assert ask("POST", "/", body)[0] in (200, 400)
-        end, before = time.monotonic() + 20, len(sendings)
-        while len(sendings) < before + 2 and time.monotonic() < end:
-            time.sleep(0.02)
+        before = len(sendings)
+        until(lambda: len(sendings) >= before + 2)
         assert push._periodic
         push._periodic.end()
         scrape = scraped(exposed())

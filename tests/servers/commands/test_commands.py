@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from tests.conftest import EMBEDDED, ROOT, plain_environment
-from tests.runtime.calls import until
+from tests.harness.waiting import until
 from tools.server import free_port
 
 

@@ -21,6 +21,7 @@ from serving.servers.standalone.answering import AGAIN, LONG, SHORT, Answering, 
 from serving.servers.standalone.loop import Loop
 from serving.servers.standalone.pool import Pool
 from tests.conftest import Serve
+from tests.harness.waiting import until
 from tests.models.zoo import build
 
 HALF = build() / "versions" / "1"
@@ -147,8 +148,7 @@ def test_the_pool_grows_with_busy_threads_up_to_its_limit() -> None:
     for _ in range(4):
         few.submit(ended.release)
         assert ended.acquire(timeout=30)
-        while not few._idle:
-            time.sleep(0.001)
+        until(lambda: few._idle)
     assert few._count == 1
 
 
@@ -201,8 +201,7 @@ def test_a_shared_run_begins_although_every_thread_of_the_pool_waits_for_it(monk
     assert queue.enter([])  # a run is in progress
     assert not queue.enter([call])
     answers._pool.submit(lambda: got.put(queue.run(quick.together, 1)))
-    while len(queue._waiting) < 2:
-        time.sleep(0.001)
+    until(lambda: len(queue._waiting) == 2)
     queue.leave()
     assert posted.get(timeout=10).calls == [call]
     assert (call.gets, got.get(timeout=10)) == (42, 2)

@@ -25,9 +25,9 @@ from serving.runtime import loading
 from serving.runtime.model import Model
 from serving.servers.standalone.loop import Loop
 from tests.conftest import Serve
+from tests.harness.waiting import until
 from tests.models.zoo import build
 from tests.pipeline.native.conftest import built
-from tests.runtime.calls import until
 
 ADDS_ONE = build() / "versions" / "1"
 CONNECTIONS = 8  # of a client, one after another

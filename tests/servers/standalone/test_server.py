@@ -7,7 +7,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,6 +20,7 @@ import requests
 import tritonclient.http
 
 from serving.servers.standalone.__main__ import main
+from tests.harness.waiting import until
 from tests.models.zoo import build
 from tests.product.test_workers import answered, workers
 from tests.server import COMMANDS, Server, running
@@ -159,11 +159,8 @@ def test_the_thread_that_receives_answers_what_is_short_with_the_same_bytes() ->
 
 def begun(server: Server, count: int) -> list[psutil.Process]:
     """Return the workers once there are as many."""
-    until = time.monotonic() + 30
-    while len(started := workers(server)) < count and time.monotonic() < until:
-        time.sleep(0.02)
-    assert len(started) == count
-    return started
+    until(lambda: len(workers(server)) == count, lambda: server.log, pause=0.02)
+    return workers(server)
 
 
 def test_on_another_system_one_line_says_that_it_needs_linux(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,14 +174,11 @@ def test_a_second_signal_ends_it_at_once() -> None:
         assert server.ask("GET", "/healthz").status == 200
         client.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{")
         (worker,) = workers(server)
-        while not worker.connections():
-            time.sleep(0.02)
+        until(worker.connections)
         os.kill(worker.pid, signal.SIGSTOP)  # it ends nothing by itself
         server.process.send_signal(signal.SIGTERM)
-        while any(
-            connection.status == psutil.CONN_LISTEN for connection in psutil.Process(server.process.pid).connections()
-        ):
-            time.sleep(0.02)
+        parent = psutil.Process(server.process.pid)
+        until(lambda: all(connection.status != psutil.CONN_LISTEN for connection in parent.connections()))
         server.process.send_signal(signal.SIGINT)
         assert server.process.wait(60) == 0  # the worker that is stopped would never end
         assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE

@@ -3,7 +3,6 @@
 import json
 import socket
 import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 
 from serving.pipeline.native import build
 from tests.conftest import EMBEDDED, plain_environment
+from tests.harness.waiting import until
 from tests.models.zoo import build as zoo
 from tests.pipeline.native.conftest import built
 from tests.server import Server, running
@@ -99,13 +99,6 @@ def test_every_slot_is_released(server: Server, examples: dict[str, Any]) -> Non
             assert {answer.status for answer in pool.map(lambda _: server.ask("POST", PATH, body), range(120))} == {200}
 
 
-def wait_for(server: Server, text: str) -> None:
-    end = time.monotonic() + 60
-    while text not in server.log:
-        assert time.monotonic() < end, server.log
-        time.sleep(0.02)
-
-
 @pytest.mark.parametrize("codec", ["native", "off"])
 def test_where_a_run_never_ends_every_request_in_it_and_behind_it_gets_504(codec: str, tmp_path: Path) -> None:
     extension = str(built(build.cached)) if codec == "native" else "off"
@@ -119,13 +112,13 @@ def test_where_a_run_never_ends_every_request_in_it_and_behind_it_gets_504(codec
         assert server.ask("POST", PATH, {"instances": [3.0]}).status == 200
         with ThreadPoolExecutor(1 + BEHIND) as pool:
             first = pool.submit(server.ask, "POST", PATH, {"instances": [HOLDS]})
-            wait_for(server, "a run is held")
+            until(lambda: "a run is held" in server.log, lambda: server.log)
             behind = [pool.submit(server.ask, "POST", PATH, {"instances": [HANGS]}) for _ in range(BEHIND)]
             assert first.result().status == 200
             answers = [future.result() for future in behind]
         assert [answer.status for answer in answers] == [504] * BEHIND
         assert {answer.json["error"] for answer in answers} == {"the model has run for more than 3 s (RUN_TIMEOUT)"}
-        wait_for(server, "it is replaced")
+        until(lambda: "it is replaced" in server.log, lambda: server.log)
         assert server.ask("POST", PATH, {"instances": [3.0]}).status == 200
     finally:
         server.kill()
