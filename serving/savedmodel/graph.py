@@ -47,6 +47,22 @@ class Node:
         return self._attributes
 
 
+Role = tuple[bytes, bytes]  # an interface, and one of PASSES, or neither
+# The attributes of a function that is one of the two passes of a training step: each names the other one.
+PASSES = (b"backward_function_name", b"forward_function_name")
+
+
+def _roles(function: memoryview) -> list[Role]:
+    """Return the roles of a function; two in a malformed graph, in which TensorFlow takes either."""
+    if len(function) < LARGE and b"api_implements" not in bytes(function):
+        return []
+    attributes = {bytes(last_field(entry, 1)): last_field(entry, 2) for entry in each_field(function, 5)}
+    if b"api_implements" not in attributes:
+        return []
+    interface = bytes(last_field(attributes[b"api_implements"], 2))
+    return [(interface, name) for name in PASSES if name in attributes] or [(interface, b"")]
+
+
 class Graph:
     """The nodes of the main graph and of its functions, and which functions may run instead of another."""
 
@@ -61,16 +77,13 @@ class Graph:
         gradients = each_field(library, 2)
         self.gradients = {bytes(last_field(entry, 1)): bytes(last_field(entry, 2)) for entry in gradients}
         # TensorFlow's graph optimizer may replace a function by another that implements the same interface for a device
-        # that it prefers.
-        self._interfaces: dict[bytes, list[bytes]] = {}
-        self._interface: dict[bytes, bytes] = {}
+        # that it prefers, and has the same role.
+        self._implementations: dict[Role, list[bytes]] = {}
+        self._roles: dict[bytes, list[Role]] = {}
         for name, function in self.functions.items():
-            if len(function) < LARGE and b"api_implements" not in bytes(function):
-                continue
-            for entry in each_field(function, 5):
-                if bytes(last_field(entry, 1)) == b"api_implements":
-                    self._interface[name] = interface = bytes(last_field(last_field(entry, 2), 2))
-                    self._interfaces.setdefault(interface, []).append(name)
+            self._roles[name] = _roles(function)
+            for role in self._roles[name]:
+                self._implementations.setdefault(role, []).append(name)
         self._nodes: dict[bytes, dict[bytes, Node]] = {}
 
     @staticmethod
@@ -103,7 +116,9 @@ class Graph:
         """Return the function, its gradient, and every other implementation of its interface."""
         if name not in self.functions:
             return []
-        candidates = [name, self.gradients.get(name, b""), *self._interfaces.get(self._interface.get(name, b""), ())]
+        candidates = [name, self.gradients.get(name, b"")]
+        for role in self._roles[name]:
+            candidates += self._implementations[role]
         return [candidate for candidate in candidates if candidate in self.functions]
 
     def running(self, roots: Iterable[bytes]) -> Iterator[tuple[bytes, list[Node]]]:

@@ -25,6 +25,7 @@ OUTCOMES = {
     "keras3_module":     ("as TensorFlow",           "0",   "pure",                       "baked",                "converted",             "0"),
     "keras3_layer":      ("as TensorFlow",           "0",   "pure",                       "baked",                "converted",             "0"),
     "keras3_text":       ("as TensorFlow",           "0",   "pure",                       "baked",                "its input 'inputs' holds strings", "0"),
+    "keras2_gru":        ("as TensorFlow",           "0",   "pure",                       "baked",                "converted",             "0"),
     "variable_lost":     (LOST,                      "0",   "pure",                       "baked",                "converted",             "0"),
     "no_tensor_shape":   ("as TensorFlow",           "0",   "pure",                       "baked",                "the converter says",    "0"),
     "output_dtype":      ("as TensorFlow",           "0",   "pure",                       "baked",                "converted",             "0"),
@@ -59,7 +60,7 @@ OUTCOMES = {
 # What the whole table takes is minutes; these are asked every time.
 ALWAYS = (
     *("keras3_module", "keras3_text", "no_tensor_shape", "pinned_to_gpu", "table_collection", "example_features"),
-    *("variable_lost", "trees", "vocabulary_scoped", "vocabulary_twice"),
+    *("keras2_gru", "variable_lost", "trees", "vocabulary_scoped", "vocabulary_twice"),
 )
 
 HEAD = """\

@@ -1,7 +1,7 @@
 """The graph is read once for all that look at it, and its constants are left where they are."""
 
 import tracemalloc
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -62,11 +62,12 @@ def test_a_function_that_calls_itself_is_found(calls: dict[str, list[str]], recu
     assert graph.is_recursive([b"n0", b"n1"]) == recursive
 
 
-def function(name: bytes, calls: Mapping[bytes, bytes], interface: bytes = b"") -> bytes:
+def function(name: bytes, calls: Mapping[bytes, bytes], interface: bytes = b"", passes: Sequence[bytes] = ()) -> bytes:
     """Return a FunctionDef whose nodes have these operations, each with the function that it calls."""
     nodes = [node(b"n%d" % n, op, [], {b"f": string(10, string(1, f))}) for n, (op, f) in enumerate(calls.items())]
-    implements = string(5, string(1, b"api_implements"), string(2, string(2, interface))) if interface else b""
-    return string(1, string(1, string(1, name)), *(string(3, message) for message in nodes), implements)
+    texts = {**({b"api_implements": interface} if interface else {}), **dict.fromkeys(passes, b"pair")}
+    attributes = [string(5, string(1, key), string(2, string(2, value))) for key, value in texts.items()]
+    return string(1, string(1, string(1, name)), *(string(3, message) for message in nodes), *attributes)
 
 
 CALL, GRADIENT = b"PartitionedCall", b"SymbolicGradient"
@@ -97,6 +98,32 @@ def test_the_gradient_of_a_function_runs_that_was_seen_as_another_implementation
     main = string(1, node(b"n", CALL, [], {b"f": string(10, string(1, b"e"))}))
     graph = Graph(memoryview(string(2, main, string(2, *functions, string(2, string(1, b"f"), string(2, b"g"))))))
     assert {name for name, _ in graph.running([b"n"])} == {b"", b"e", b"f", b"g"}
+
+
+FORWARD, BACKWARD = (b"backward_function_name",), (b"forward_function_name",)
+REPLACED = [
+    # attributes of the function that is called, and of another implementation; TensorFlow 2.21 runs the other one
+    ((),                   (),                   True),
+    ((),                   FORWARD,              False),
+    ((),                   BACKWARD,             False),
+    (FORWARD,              (),                   False),
+    (FORWARD,              FORWARD,              True),
+    (FORWARD,              BACKWARD,             False),
+    (BACKWARD,             (),                   False),
+    (BACKWARD,             BACKWARD,             True),
+    (FORWARD,              FORWARD + BACKWARD,   True),
+    (FORWARD + BACKWARD,   BACKWARD,             True),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("own", "others", "is_replaced"), REPLACED)
+def test_a_function_is_replaced_by_one_of_the_same_role_only(
+    own: tuple[bytes, ...], others: tuple[bytes, ...], is_replaced: bool
+) -> None:
+    body = string(1, node(b"n", CALL, [], {b"f": string(10, string(1, b"f"))}))
+    library = string(2, function(b"f", {}, b"I", own), function(b"h", {}, b"I", others))
+    graph = Graph(memoryview(string(2, body, library)))
+    assert (b"h" in {name for name, _ in graph.running([b"n"])}) == is_replaced
 
 
 LARGE = 8_000_000  # bytes of a constant

@@ -22,6 +22,7 @@ KINDS = {
     "keras3_module":        "two Keras 3 models of the same names in one tf.Module, with variables of its own",
     "keras3_layer":         "one Keras 3 layer in a tf.Module",
     "keras3_text":          "Keras 3 TextVectorization, Embedding and LSTM, by tf.saved_model.save",
+    "keras2_gru":           "a recurrent layer with kernels for a GPU beside it, as Keras 2 exports it",
     "variable_lost":        "a signature that reads a variable which was not saved with it",
 
     # TensorFlow 1

@@ -111,6 +111,52 @@ def keras3_text(path: Path) -> Calls:
     return [(DEFAULT, {"inputs": text(b"the cat", b"a dog", b"")})]
 
 
+class Recurrent(tf.Module):
+    """A layer as Keras 2 exports it: one function that runs, one to run instead on a GPU, and one for training there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        steps = spec("x", tf.float32, [None, 2, 3])
+
+        def preferred(device: str, body: Callable[[Any], Any]) -> Any:
+            attributes = {"api_implements": "gru", "api_preferred_device": device}
+            return function(steps, experimental_attributes=attributes)(body)
+
+        self.standard = preferred("CPU", standard_gru)
+        self.on_a_gpu = preferred("GPU", gpu_gru)
+        self.backward = preferred("GPU", backward_gpu_gru)
+        self.serve = function(steps)(lambda x: {"y": self.standard(x)})
+
+
+def standard_gru(x: Any) -> Any:
+    return tf.tanh(tf.math.cumsum(x, axis=1))
+
+
+def gpu_gru(x: Any) -> Any:
+    layer = {"input": x, "input_h": x, "input_c": x, "params": [0.0], "rnn_mode": "gru"}
+    return tf.raw_ops.CudnnRNNV3(**layer, sequence_lengths=[2])[0]
+
+
+def backward_gpu_gru(x: Any) -> Any:
+    layer = {"input": x, "input_h": x, "input_c": x, "params": [0.0], "rnn_mode": "gru"}
+    names = ("output", "output_h", "output_c", "output_backprop", "output_h_backprop", "output_c_backprop")
+    return tf.raw_ops.CudnnRNNBackprop(**layer, **dict.fromkeys(names, x), reserve_space=[0.0])[0]
+
+
+def name_the_passes(graph: Any) -> None:
+    for kept in graph.graph_def.library.function:
+        if "backward" in kept.signature.name:
+            kept.attr["forward_function_name"].s = b"__forward_gpu_gru"
+
+
+@entry()
+def keras2_gru(path: Path) -> Calls:
+    module = Recurrent()
+    tf.saved_model.save(module, str(path), signatures=module.serve)
+    edit(path, name_the_passes)
+    return [(DEFAULT, {"x": floats(rows, 2, 3)}) for rows in (1, 3)]
+
+
 @entry(ask_nobody("FAILED_PRECONDITION"))
 def variable_lost(path: Path) -> Calls:
     class Empty(tf.Module):
