@@ -27,6 +27,7 @@ else:
     Queue = dict
 
 GRACE = 4.0  # seconds for requests that are still arriving after SIGTERM
+DRAINED = 0.5  # seconds after SIGTERM that a connection stays open since its last use: its client may be sending
 LINGER = 2.0  # seconds during which the rest of a refused request is read and dropped
 CUTTABLE = 1.0  # seconds after which an idle connection or a slow request may be closed to make room
 SWEEP = 5.0  # seconds between two checks of idle connections
@@ -267,7 +268,7 @@ class Loop:
         for connection in [*self.bodies] if is_last else self.bodies.overdue(now):
             connection.cut(TimedOut, "body: did not arrive in time")
         self.next_look = self._end if not is_last else now + FULL if self.is_stopping else float("inf")
-        if self._connections and not self.is_stopping:
+        if self._connections:
             if now >= self._next_sweep:
                 self._sweep(now)
             self.next_look = min(self.next_look, self._next_sweep)
@@ -282,13 +283,19 @@ class Loop:
             self.next_look = min(self.next_look, self._next_room)
 
     def _sweep(self, now: float) -> None:
+        """Close connections that have been idle for long, and set the time of the next check."""
+        kept, pause = (DRAINED, FULL) if self.is_stopping else (KEPT_ALIVE, SWEEP)
         for connection in [*self._connections.values()]:
-            if connection.idle_since + KEPT_ALIVE <= now and connection.is_idle:
+            if connection.idle_since + kept <= now and connection.is_idle:
                 connection.close()
-        self._next_sweep = now + SWEEP
+        self._next_sweep = now + pause
 
     def _stop(self) -> None:
-        """Accept the connections that wait already, no others, and close idle ones."""
+        """Accept the connections that wait already, no others, and close those that are not in use.
+
+        A client that has just been answered, or has just connected, may be sending its next request: it is answered,
+        and the answer says that the connection ends.
+        """
         now = time.monotonic()
         while self._accept(now):
             pass
@@ -300,10 +307,9 @@ class Loop:
         for connection in [*self._connections.values()]:
             if connection.is_idle:
                 connection.on_event(select.EPOLLIN)  # a request may have arrived just now
-            if connection.is_idle and not connection.is_closed:
-                connection.close()
+        self._sweep(now)
         self._end = now + GRACE
-        self.next_look = min(self.next_look, self._end)
+        self.next_look = min(self.next_look, self._end, self._next_sweep)
 
     # Bytes of bodies that are coming
 

@@ -92,3 +92,19 @@ def test_a_request_answered_by_the_watchdog_is_answered_once(loop: Loop) -> None
 
     loop.answer = hang  # type: ignore[method-assign]
     assert responses(answered(loop, [GET + b"\r\n" + GET + b"\r\n"])) == [(504, b'{"error":"late"}')]
+
+
+def test_a_stopping_server_answers_the_next_request_on_a_connection_that_has_just_been_used(loop: Loop) -> None:
+    unused, used, silent = wires(loop, b"", 3)
+    unused.connection.idle_since -= 4
+    loop._stop()
+    assert unused.connection.is_closed
+    used.send(GET + b"\r\n")
+    answer = used.answers()
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b"Connection: close" in answer
+    assert not silent.connection.is_closed
+    loop._look(time.monotonic() + 1)
+    assert silent.connection.is_closed
+    for wire in (unused, used, silent):
+        wire.close()
