@@ -203,7 +203,7 @@ def _colours(flags: int) -> int:
 
 def _webp(data: bytes) -> Picture | None:
     kind = data[12:16]
-    if data[8:12] != b"WEBP":
+    if data[8:12] != b"WEBP" or len(kind) < 4:
         return None
     if kind == b"VP8 ":
         width, height = struct.unpack_from("<HH", data, 26)
@@ -215,7 +215,8 @@ def _webp(data: bytes) -> Picture | None:
         width, height = (int.from_bytes(data[at : at + 3], "little") + 1 for at in (24, 27))
         animated = data[20] & 2
         return Picture("WebP", width, height, max(1, data.count(b"ANMF")) if animated else 1)
-    return None
+    # TensorFlow's decoder takes the data of a picture without a chunk around it, too.
+    return _unknown("WebP", "its first chunk is none of VP8, VP8L and VP8X")
 
 
 _RATIOS = (None, (1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))  # width to height
@@ -242,20 +243,26 @@ def _jpeg_xl(data: bytes) -> Picture | None:
     return Picture("JPEG XL", height * ratio[0] // ratio[1] if ratio else size(), height)
 
 
+_SIZE_HEADER = 14  # bytes of a codestream in which its size is
+
+
 def _jpeg_xl_boxes(data: bytes) -> Picture | None:
-    """Find the codestream, whole or its first part, in a file of boxes."""
-    position = 0
+    """Read the size from the codestream in a file of boxes; it may be in parts, of which the first may be empty."""
+    position, codestream = 0, b""
     for _ in range(MOST_BLOCKS):
+        if len(codestream) >= _SIZE_HEADER or position + 8 > len(data):
+            return _jpeg_xl(codestream)
         size, kind = struct.unpack_from(">I4s", data, position)
         start = position + 8
         if size == 1:
             size, start = struct.unpack_from(">Q", data, start)[0], start + 8
+        end = position + size if size else len(data)  # 0: the last box
+        if end < start:
+            return None
         if kind in (b"jxlc", b"jxlp"):
             start += 4 if kind == b"jxlp" else 0
-            return _jpeg_xl(data[start : start + 16])
-        if size < start - position:
-            return None  # the last box, or none
-        position += size
+            codestream += data[start : min(end, start + _SIZE_HEADER)]
+        position = end
     return _unknown("JPEG XL", f"more than {MOST_BLOCKS} boxes stand before it")
 
 

@@ -136,7 +136,19 @@ BARE = b"/wogAcaApLgRABOIAgD4ALWfIAAAFSqjjBu8nOv58kOHxbSN6wxttW1hCWOzvTBICIAKkfF
 BOXES = b"AAAADEpYTCANCocKAAAAFGZ0eXBqeGwgAAAAAGp4bCAAAABWanhsY" + b"/8KIAHGgKS4EQATiAIA+AC1nyAAABUqo4wbvJzr+fJDh8W0jesMbbVtYQljs70wSAiACpHxeNcoTkAAALgTisEiZABYFERNLAqgcLKSBA=="  # fmt: skip
 
 
-@pytest.mark.parametrize("written", [BARE, BOXES])
+def in_two_boxes(first: int, between: bytes = b"") -> bytes:
+    """Return BOXES with its codestream in two parts, the first one of so many bytes."""
+    codestream, boxes = base64.b64decode(BARE), base64.b64decode(BOXES)
+    parts = [bytes(4) + codestream[:first], b"\x80\0\0\1" + codestream[first:]]
+    former, latter = (struct.pack(">I4s", 8 + len(part), b"jxlp") + part for part in parts)
+    return base64.b64encode(boxes[: boxes.index(b"jxlc") - 4] + former + between + latter)
+
+
+SPLIT = [in_two_boxes(first) for first in (0, 1, 2, 3, 4, 7, 14)]
+BETWEEN = in_two_boxes(3, struct.pack(">I4s", 12, b"test") + b"abcd")
+
+
+@pytest.mark.parametrize("written", [BARE, BOXES, *SPLIT, BETWEEN], ids=range(10))
 def test_the_size_of_a_jpeg_xl_is_read(serve: Serve, written: bytes) -> None:
     data = base64.b64decode(written)
     assert images.measure(data) == images.Picture("JPEG XL", 100, 37, 1)
@@ -146,3 +158,12 @@ def test_the_size_of_a_jpeg_xl_is_read(serve: Serve, written: bytes) -> None:
     answer = serve(MAX_PIXELS="3699")("POST", "/", body)
     assert (answer.status, b"100 x 37 (JPEG XL)" in answer.body) == (413, True)
     assert serve(MAX_PIXELS="3700")("POST", "/", body).status == 200
+
+
+@pytest.mark.parametrize("lossless", [False, True])
+def test_a_webp_without_a_chunk_around_its_data_is_refused(serve: Serve, lossless: bool) -> None:
+    chunk = saved("WEBP", (300, 200), lossless=lossless)
+    bare = b"RIFF" + struct.pack("<I", len(chunk) - 16) + b"WEBP" + chunk[20:]
+    body = json.dumps({"instances": [{"b64": base64.b64encode(bare).decode()}]}).encode()
+    answer = serve()("POST", "/", body)
+    assert (answer.status, b"its first chunk is none of VP8, VP8L and VP8X" in answer.body) == (413, True), answer.body
