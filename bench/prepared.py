@@ -33,8 +33,8 @@ def native() -> Settings:
 @functools.cache
 def bound(saved_model: Path) -> Settings:
     """Serve with TensorFlow's library bound for the environment `source`, with this model's pages; raise Unavailable."""
-    command = [python("source"), "-m", "tools.image.cached", "--cache", FOLDER / "source", "--model", saved_model]
-    done = finish(command)
+    options = ("--cache", FOLDER / "source", "--model", saved_model)
+    done = finish([python("source"), "-m", "tools.image.cached", *options])
     if done.returncode:
         raise Unavailable(f"the bound library: {_reason(done)}")
     return {"TENSORFLOW_LIBRARY_DIR": done.stdout.strip()}

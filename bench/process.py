@@ -70,7 +70,7 @@ def finish(
 
 @contextmanager
 def running(
-    command: list[str], folder: Path, environment: dict[str, str], log: Path, cores: set[int], piped: bool = False
+    command: Sequence[str], folder: Path, environment: dict[str, str], log: Path, cores: set[int], piped: bool = False
 ) -> Iterator[Running]:
     """Start a command on these cores, in a session of its own that is killed on the way out."""
     started = time.perf_counter()

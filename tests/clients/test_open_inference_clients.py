@@ -331,8 +331,7 @@ def test_kserve_raises_the_servers_error(served: Served) -> None:
 
 def test_a_picture_may_be_the_whole_body(served: Served) -> None:
     picture = (EMBEDDED.parent / "tests" / "data" / "digit-3.png").read_bytes()
-    headers = {"Inference_Header_Content_Length": "0"}
-    answer = served("model").ask("POST", "/v2/models/model/infer", picture, **headers)
+    answer = served("model").ask("POST", "/v2/models/model/infer", picture, Inference_Header_Content_Length="0")
     assert answer.status == 200
     size = int(answer.headers["inference-header-content-length"])
     head = json.loads(answer.body[:size])

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from serving.core import inflight
 
 
-def child(act: Callable[[], None]) -> int:
+def child(act: Callable[[], object]) -> int:
     """Run something in a forked process until it is killed; return its process id, once it is dead."""
     reader, writer = os.pipe()
     pid = os.fork()
@@ -40,7 +40,7 @@ def test_the_parent_reads_the_unfinished_runs_of_a_killed_child() -> None:
 
 
 def test_each_child_has_a_table_of_its_own() -> None:
-    pids = [child(lambda text=f"{number}": inflight.begin(text) and None) for number in range(3)]  # type: ignore[misc]
+    pids = [child(lambda text=f"{number}": inflight.begin(text)) for number in range(3)]  # type: ignore[misc]
     assert [inflight.left_by(pid) for pid in pids] == [["0"], ["1"], ["2"]]
     assert inflight.left_by(os.getpid()) == []
 

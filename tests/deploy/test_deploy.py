@@ -5,6 +5,7 @@ import shlex
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ PLACES = ("--event-input=gs://my-bucket/in", "--event-output=gs://my-answers/out
 MISSING = "ERROR: (gcloud.run.services.describe) Cannot find service [predict]"
 
 
-def service(*targets: dict[str, object], newest: str = "predict-2") -> str:
+def service(*targets: dict[str, Any], newest: str = "predict-2") -> str:
     return json.dumps(
         {"status": {"url": "https://predict.example", "latestReadyRevisionName": newest, "traffic": list(targets)}}
     )

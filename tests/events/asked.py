@@ -10,7 +10,7 @@ from cloudevents.http import CloudEvent, from_http
 
 from serving.core.http import Response
 
-CE = {"ce_specversion": "1.0", "ce_id": "1", "ce_source": "/shop/1", "ce_type": "com.example.asked"}
+CE: Any = {"ce_specversion": "1.0", "ce_id": "1", "ce_source": "/shop/1", "ce_type": "com.example.asked"}
 MESSAGE = "google.cloud.pubsub.topic.v1.messagePublished"
 FINALIZED = "google.cloud.storage.object.v1.finalized"
 OBJECT = {"bucket": "files", "name": "in/a.jsonl", "generation": "7", "metadata": {"who": "me"}}
@@ -44,7 +44,7 @@ def finalized(ask: Ask, name: str, **more: Any) -> Response:
 FORMS = ["binary", "structured", "batched", "push", "published", "legacy"]
 
 
-def sent_as(form: str, data: Any) -> tuple[Any, dict[str, str]]:
+def sent_as(form: str, data: Any) -> tuple[Any, dict[str, Any]]:
     """Return the body and header fields that hold a JSON request in one of the forms."""
     whole = {"specversion": "1.0", "id": "1", "source": "/shop/1", "type": "com.example.asked", "data": data}
     wrapped = push(json.dumps(data).encode())

@@ -25,7 +25,7 @@ from tests.servers.commands.test_score import pictures
 KILLS = int(os.environ.get("KILLS", "4"))  # `make soak` sets more
 FINALIZED = "google.cloud.storage.object.v1.finalized"
 # Two rows and more have the same bytes in any company, and 64 at once are quicker.
-OPTIONS = {"SCORE_OPTIONS": "signature_name=pixels", "SCORE_BATCH_ROWS": "64", "EVENT_OUTPUT": "gs://box/out"}
+OPTIONS: Any = {"SCORE_OPTIONS": "signature_name=pixels", "SCORE_BATCH_ROWS": "64", "EVENT_OUTPUT": "gs://box/out"}
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def test_after_kills_at_random_moments_every_row_is_written_once_and_in_order(se
     rows = [{"key": number, "word": words[number % 4]} for number in range(20_000)]
     generation = store.put("box", "in/rows.jsonl", b"".join(json.dumps(row).encode() + b"\n" for row in rows))
     places = {"EVENT_INPUT": "gs://box/in", "EVENT_OUTPUT": "gs://box/out"}
-    options = {"STORAGE_EMULATOR_HOST": store.address, **places}
+    options: Any = {"STORAGE_EMULATOR_HOST": store.address, **places}
     serve(build() / "lookup_table", **{**options, "EVENT_OUTPUT": "gs://box/whole"})
     whole = scoring.score_object("gs://box/in/rows.jsonl", generation).output  # when nobody dies
     wanted = store.get("box", whole.removeprefix("gs://box/"))

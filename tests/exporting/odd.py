@@ -254,11 +254,12 @@ def chaotic(path: Path) -> None:
 
 
 # What these are asked before and after the bake.
-ASKED = {
-    "unproved": [("serving_default", np.float32([1, -2])), ("closed", np.float32([12345, 12345]))],
-    "unproved_tf1": [("serving_default", np.float32([1, -2])), ("closed", np.float32([12345, 12345]))],
+SMALL, LARGE = np.array([1, -2], np.float32), np.array([12345, 12345], np.float32)
+ASKED: Any = {
+    "unproved": [("serving_default", SMALL), ("closed", LARGE)],
+    "unproved_tf1": [("serving_default", SMALL), ("closed", LARGE)],
     "scoped_vocabulary": [("serving_default", np.array([b"bee", b"cat"], object))],
-    "own_saver": [("serving_default", np.float32([1, -2]))],
+    "own_saver": [("serving_default", SMALL)],
 }
 
 ODD = (

@@ -12,7 +12,7 @@ from serving.runtime.warmup import PLACE as WARMUP
 
 tf: Any = pytest.importorskip("tensorflow")
 keras: Any = pytest.importorskip("keras")
-X = np.float32([[1, 2, 3], [-4, 5, 0.5]])
+X = np.array([[1, 2, 3], [-4, 5, 0.5]], np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def binary() -> Any:
     keras.utils.set_random_seed(2)
     net = keras.Sequential([keras.Input((3,), name="x"), keras.layers.Dense(1)])
     net.compile("adam", keras.losses.BinaryCrossentropy(from_logits=True))
-    net.fit(X, np.float32([0, 1]), verbose=0)
+    net.fit(X, np.array([0, 1], np.float32), verbose=0)
     return net
 
 

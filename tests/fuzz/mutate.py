@@ -150,9 +150,8 @@ def _wire(data: bytes, _others: Sequence[bytes], random_: random.Random) -> byte
         return b"".join(written)
     deed = random_.randrange(8)
     if deed == 0:  # twice, the other changed
-        written.insert(
-            random_.randrange(len(written) + 1), _field(number, wire, _wire(value, (), random_) if inner else value)
-        )
+        changed = _wire(value, (), random_) if inner and isinstance(value, bytes) else value
+        written.insert(random_.randrange(len(written) + 1), _field(number, wire, changed))
     elif deed == 1 and inner:  # in parts
         cut = random_.randrange(len(inner) + 1)
         parts = (b"".join(_field(*entry) for entry in some) for some in (inner[:cut], inner[cut:]))

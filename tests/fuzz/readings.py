@@ -95,7 +95,7 @@ def _our_info(info: memoryview) -> list[Any]:
 def official(message: Any) -> dict[str, Any]:
     """Return protobuf's reading, of the graph that TensorFlow's loader takes for our tags."""
     tagged = [graph for graph in message.meta_graphs if "serve" in graph.meta_info_def.tags]
-    wanted = set(min((graph.meta_info_def.tags for graph in tagged), key=len))
+    wanted = set(min((graph.meta_info_def.tags for graph in tagged), key=lambda tags: len([*tags])))
     graph = next(graph for graph in message.meta_graphs if set(graph.meta_info_def.tags) == wanted)
     library = graph.graph_def.library
     assets = list(graph.asset_file_def)

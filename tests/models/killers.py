@@ -59,7 +59,7 @@ class Line(NamedTuple):
 PICTURE, BOX = [[[[1.0], [1.0]], [[1.0], [1.0]]]], [[0.0, 0.0, 1.0, 1.0]]
 AT: dict[str, Any] = {"l_at": [[0, 0], [1, 1]], "f": [1.0, 2.0], "l_shape": [2, 3]}
 SCALED = {"scale": [1.0, 1.0], "translation": [0.0, 0.0]}
-RANDOM = {"seed": [1, 2]}
+RANDOM: Any = {"seed": [1, 2]}
 NO_WEIGHTS: Any = "f_none"
 
 

@@ -181,14 +181,14 @@ def list_of_functions_in_parts(data: bytes, good: str, evil: str) -> bytes:
     both = [field(1, field(9, field(1, name.encode()))) for name in (evil, good)]
     entry = field(1, b"branches") + field(2, b"".join(both))
     case = _in_call(data, good, [], lambda _: [entry])
-    steps = [2, GRAPH, LIBRARY, (FUNCTION, b"branches"), (BODY, b"branches")]
+    steps: Any = [2, GRAPH, LIBRARY, (FUNCTION, b"branches"), (BODY, b"branches")]
     return edit(case, steps, lambda node: [_as_case(node)])
 
 
 def _in_call(data: bytes, good: str, path: list[int], change: Callable[[bytes], list[bytes]]) -> bytes:
     """Change the attribute f of the call of a function, or what is at a path in it."""
     f = field(1, b"f")
-    steps = [2, GRAPH, LIBRARY, (FUNCTION, b"Call" + field(3, b"x")), (BODY, good.encode()), (ATTRIBUTE, f), *path]
+    steps: Any = [2, GRAPH, LIBRARY, (FUNCTION, b"Call" + field(3, b"x")), (BODY, good.encode()), (ATTRIBUTE, f), *path]
     return edit(data, steps, change)
 
 

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,14 +19,14 @@ from tools.server import free_port
 
 PIPELINE = ROOT / "serving" / "pipeline"
 BODY = (ROOT / "examples" / "three.json").read_bytes()
-EVENT = {
+EVENT: Any = {
     "ce-specversion": "1.0",
     "ce-id": "1",
     "ce-source": "/test",
     "ce-type": "test",
     "content-type": "application/json",
 }
-KEYS = {"LAYER": "examples.api_key:with_api_key", "API_KEYS": "first, second"}
+KEYS: Any = {"LAYER": "examples.api_key:with_api_key", "API_KEYS": "first, second"}
 SERVERS = [kind for kind in COMMANDS if kind != "predict_event"]
 
 

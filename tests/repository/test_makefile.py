@@ -260,7 +260,7 @@ def test_a_test_that_hangs_in_c_ends_with_its_name(tmp_path: Path) -> None:
 
 
 def test_shellcheck_finds_nothing_in_the_scripts_of_ci() -> None:
-    command = [Path(sys.executable).parent / "shellcheck", ".ci/run", "tests/tools.sh"]
+    command = [str(Path(sys.executable).parent / "shellcheck"), ".ci/run", "tests/tools.sh"]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert ended.stdout + ended.stderr == ""
 

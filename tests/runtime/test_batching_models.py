@@ -107,11 +107,11 @@ def test_any_batched_calls_get_the_answers_of_single_ones(calls: list[list[int]]
 
 # ---- Which signatures
 def signature(inputs: dict[str, Any], outputs: dict[str, Any]) -> Signature:
-    sides = (
+    declared, returned = (
         {name: TensorSpec(name, by_code(1), shape, f"{name}:0") for name, shape in side.items()}
         for side in (inputs, outputs)
     )
-    return Signature("s", *sides, "")
+    return Signature("s", declared, returned, "")
 
 
 SHAPES = [

@@ -188,7 +188,7 @@ def test_no_more_interpreters_than_allowed(embedded: Path) -> None:
     session.close()
 
 
-BAD = [
+BAD: Any = [
     # inputs                                                        error
     ({},                                                            InputError),
     ({"pixels": np.ones((1, 8, 8), np.float64)},                    InputError),

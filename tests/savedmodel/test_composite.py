@@ -21,7 +21,7 @@ from tests.models.zoo import build as zoo
 from tests.models.zoo_check import compare
 
 # fmt: off
-PARTS = {
+PARTS: Any = {
     # model             splits   what they part   rows   splits inside
     "ragged_embedded": [Ragged("r_1",  "r")],
     "ragged_nested":   [Ragged("r_1",  "r_2",    inner=True), Ragged("r_2", "r")],

@@ -6,6 +6,7 @@ FOLDER holds the inputs, and gets what came out, one folder or file for each cas
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 MODELS = {"lines": 2, "csv": 3}  # the arguments that name them; the embedded one otherwise
 
@@ -37,9 +38,10 @@ if __name__ == "__main__":
     (folder / "lines.json").write_text(json.dumps(rows))
 
     problems = []
-    for arguments in [
+    refused: list[dict[str, Any]] = [
         {"signature": "pixel"}, {"signature": "pixels", "keep": ["label"]}, {"signature": "pixels", "options": "top_k=2"},
-    ]:  # fmt: skip
+    ]  # fmt: skip
+    for arguments in refused:
         try:
             ours.predictions(frame.withColumn("label", sql.lit(1)), **arguments)
         except BadFile as error:

@@ -116,9 +116,10 @@ def columns_of(wanted: TensorSpec, parts: list[tuple[list[int], Any]], failed: d
     signature = Signature("s", {}, {wanted.name: wanted}, "")
     call = Call(signature, {}, Form(LINES, str, count))
     batch = pa.RecordBatch.from_arrays([pa.array(range(count))], names=["id"])
+    unused: Any = None
     answered = Answered(
-        None, Batch(0, batch, 0), call, [(rows, call, {wanted.name: array}) for rows, array in parts], failed
-    )  # type: ignore[arg-type]
+        unused, Batch(0, batch, 0), call, [(rows, call, {wanted.name: array}) for rows, array in parts], failed
+    )
     return arrow.as_columns(answered, arrow.output_fields(signature, Context(), [batch.schema.field("id")]))
 
 

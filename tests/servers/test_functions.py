@@ -25,7 +25,7 @@ from tests.server import Answer, Server, running
 
 MAIN = (ROOT / "main.py").read_text()
 INFER = "/v2/models/model/infer"
-CE = {"ce_specversion": "1.0", "ce_id": "1", "ce_source": "/s", "ce_type": "t", "content_type": "application/json"}
+CE: Any = {"ce_specversion": "1.0", "ce_id": "1", "ce_source": "/s", "ce_type": "t", "content_type": "application/json"}
 
 
 def write(folder: Path, edits: Iterable[tuple[str, str]]) -> Path:

@@ -43,11 +43,11 @@ def test_under_overload_the_excess_gets_503_and_the_rest_are_answered(server: Se
 
 @pytest.mark.parametrize("kind", ["functions-framework", "standalone"])
 @pytest.mark.parametrize(("count", "more"), [(64, {}), (256, {"MAX_WAIT": "60"})], ids=["64", "256"])
-def test_many_connections_to_a_small_model_are_all_answered(kind: str, count: int, more: dict[str, str]) -> None:
+def test_many_connections_to_a_small_model_are_all_answered(kind: str, count: int, more: dict[str, Any]) -> None:
     body = b'{"instances": [1.0]}'
 
     def ask(_: int) -> list[int]:
-        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", small.port, timeout=60)
         statuses = []
         for _ in range(10):
             connection.request("POST", "/", body)
@@ -56,7 +56,7 @@ def test_many_connections_to_a_small_model_are_all_answered(kind: str, count: in
         connection.close()
         return statuses
 
-    with running(kind, HALF, **more) as server, ThreadPoolExecutor(count) as pool:
+    with running(kind, HALF, **more) as small, ThreadPoolExecutor(count) as pool:
         assert [status for statuses in pool.map(ask, range(count)) for status in statuses] == [200] * 10 * count
 
 

@@ -154,7 +154,11 @@ def spans_of() -> Iterator[tuple[str, list[Any]]]:
 def test_traces_reach_a_collector_when_the_server_ends(examples: dict[str, Any], kind: str) -> None:
     pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
     with spans_of() as (address, spans):
-        variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": address, "OTEL_BSP_SCHEDULE_DELAY": "60000", "K_SERVICE": "digits"}
+        variables: Any = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": address,
+            "OTEL_BSP_SCHEDULE_DELAY": "60000",
+            "K_SERVICE": "digits",
+        }
         with running(kind, **variables) as server:
             assert server.ask("POST", PREDICT, examples["pixels"], traceparent=PARENT).status == 200
             assert server.ask("POST", PREDICT, examples["pixels"], traceparent=PARENT[:-1] + "0").status == 200

@@ -69,7 +69,7 @@ def test_text_from_a_request_cannot_start_a_log_line(
     serve: Serve, text: str, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     serve(LOG_REQUESTS="all")
-    names = {
+    names: Any = {
         name: latin(text)
         for name in ("HTTP_USER_AGENT", "HTTP_TRACEPARENT", "HTTP_X_CLOUD_TRACE_CONTEXT", "HTTP_X_REQUEST_ID")
     }

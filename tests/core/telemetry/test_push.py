@@ -58,7 +58,7 @@ V1 = {"protocol": "tensorflow_serving", "action": "predict"}
 @pytest.mark.parametrize(("kind", "workers"), [("standalone", "1"), ("standalone", "2"), ("functions-framework", "2")])
 def test_every_worker_sends_its_final_counts_when_it_stops(examples: dict[str, Any], kind: str, workers: str) -> None:
     with sendings_of() as (address, sendings):
-        settings = {"METRICS": "1", "OTEL_EXPORTER_OTLP_ENDPOINT": address, "OTEL_SERVICE_NAME": "digits"}
+        settings: Any = {"METRICS": "1", "OTEL_EXPORTER_OTLP_ENDPOINT": address, "OTEL_SERVICE_NAME": "digits"}
         with running(kind, WORKERS=workers, **settings) as server:
             for _ in range(20):
                 assert server.ask("POST", PREDICT, examples["pixels"]).status == 200
@@ -90,7 +90,7 @@ def test_metrics_are_sent_every_interval_with_the_values_of_a_scrape(
         assert push._periodic
         push._periodic.end()
         scrape = scraped(exposed())
-    sent = {key: value for key, value in sendings[-1].items() if isinstance(key, tuple)}
+    sent: Any = {key: value for key, value in sendings[-1].items() if isinstance(key, tuple)}
     assert {name for name, _ in sent} >= {"serving_requests", "serving_request_seconds", "process_cpu_seconds"}
     assert not any(name.endswith("_created") for name, _ in sent)
     for (name, labels), point in sent.items():
@@ -139,7 +139,7 @@ def test_nothing_is_sent_unless_a_setting_enables_it(
 
 
 def test_an_unreachable_collector_is_logged_and_does_not_delay_the_stop(examples: dict[str, Any]) -> None:
-    settings = {"METRICS": "1", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://127.0.0.1:9/v1/metrics"}
+    settings: Any = {"METRICS": "1", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://127.0.0.1:9/v1/metrics"}
     with running("standalone", **settings) as server:
         assert server.ask("POST", "/", examples["pixels"]).status == 200
         server.process.send_signal(signal.SIGTERM)

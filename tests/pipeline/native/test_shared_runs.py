@@ -61,7 +61,7 @@ def test_requests_that_come_at_the_same_time_are_answered_as_they_are_alone(
     random_, answered, made = random.Random(name), 0, 0
     random_.shuffle(bodies)
     while bodies:
-        group = [bodies.pop() for _ in range(min(len(bodies), random_.choice([1, 2, 5, 40])))]
+        group: Any = [bodies.pop() for _ in range(min(len(bodies), random_.choice([1, 2, 5, 40])))]
         results = quick.together(group)
         assert [seen(result) for result in results] == [alone(quick, *request) for request in group]
         answered += sum(not isinstance(result, str) for result in results)
@@ -97,7 +97,7 @@ def test_a_run_has_no_more_rows_than_the_largest_size_and_rows_of_other_shapes_h
         ([b'{"signature_name":"int16","instances":[1]}'] * 2,                          2),  # without sizes
     ]  # fmt: skip
     for bodies, expected in cases:
-        group = [(body, -1) for body in bodies]
+        group: Any = [(body, -1) for body in bodies]
         results = quick.together(group)
         assert [seen(result) for result in results] == [alone(quick, *request) for request in group]
         assert runs(results) == expected, bodies
@@ -135,7 +135,7 @@ def test_a_bad_row_fails_alone(serve: Serve, extension: Path) -> None:
 def test_pictures_share_a_run(serve: Serve, extension: Path) -> None:
     examples = json.loads((EMBEDDED / "assets.extra" / "examples.json").read_bytes())["serving_default"]["instances"]
     quick = sharing(serve, extension, EMBEDDED)
-    group = [(json.dumps({"instances": [example]}).encode(), -1) for example in examples]
+    group: Any = [(json.dumps({"instances": [example]}).encode(), -1) for example in examples]
     results = quick.together(group)
     assert [seen(result) for result in results] == [alone(quick, *request) for request in group]
     assert runs(results) == 1

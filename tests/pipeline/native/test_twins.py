@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -89,10 +90,10 @@ def test_requests_at_the_same_time_share_runs(serve: Serve, extension: Path) -> 
     quick = accelerator.of(loading.cache().get())
     assert quick.shares_runs
     bodies = [plain_body(folder, "serving_default", rows) for rows in (1, 2, 1, 3, 1)]
-    together = quick.together([(body, -1) for body in bodies])
+    together: Any = quick.together([(body, -1) for body in bodies])
     assert len({result.ran for result in together if not isinstance(result, str)}) < len(bodies)
     for body, result in zip(bodies, together, strict=True):
-        alone = quick.predict(body)
+        alone: Any = quick.predict(body)
         assert not isinstance(result, str)
         assert not isinstance(alone, str)
         difference = np.subtract(json.loads(result[0])["outputs"], json.loads(alone[0])["outputs"])

@@ -62,7 +62,7 @@ def digits(other_port: int) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def form(other_port: int) -> Iterator[Server]:
-    keyed = {"LAYER": "examples.api_key:with_api_key", "API_KEYS": KEY}
+    keyed: Any = {"LAYER": "examples.api_key:with_api_key", "API_KEYS": KEY}
     with running("standalone", forms.build(), CORS_ORIGINS=f"http://localhost:{other_port}", **keyed) as server:
         yield server
 

@@ -226,7 +226,7 @@ def stop(loop: Loop) -> None:
 def all_is_free(loop: Loop) -> bool:
     """Return whether no slot, run, connection or byte is held."""
     control, batching = admission.current(), loading.batching()
-    queues = [(slots._free == slots.count, slots._queue) for slots in (control.alone, control.sharing)]
+    queues: Any = [(slots._free == slots.count, slots._queue) for slots in (control.alone, control.sharing)]
     if batching is not None:
         queues.append((batching.queue._free == machine.cores(), batching.queue._waiting))
     return (

@@ -53,7 +53,7 @@ def parts(answers: bytes) -> list[tuple[bytes, bytes]]:
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     kind, codec = request.param
     extension: Path | str = built(build.cached) if codec == "native" else "off"
-    settings = {"ACCELERATOR": str(extension), "BATCH_ROWS": "16", "MAX_WAIT": "30"}
+    settings: Any = {"ACCELERATOR": str(extension), "BATCH_ROWS": "16", "MAX_WAIT": "30"}
     # Eigen's kernels, which some CPUs get by default, round a row differently in each size of a batch.
     with running(kind, EMBEDDED, TF_ENABLE_ONEDNN_OPTS="1", **settings) as started:
         assert started.ask("GET", "/readyz").status == 200

@@ -239,7 +239,11 @@ def test_serve_log_label_evaluate(capsys: pytest.CaptureFixture[str], monkeypatc
     right = 0
     with storage() as store:
         store.bucket("box")
-        cloud = {"STORAGE_EMULATOR_HOST": store.address, "LOG_PREDICTIONS": "1", "LOG_PREDICTIONS_TO": "gs://box/log"}
+        cloud: Any = {
+            "STORAGE_EMULATOR_HOST": store.address,
+            "LOG_PREDICTIONS": "1",
+            "LOG_PREDICTIONS_TO": "gs://box/log",
+        }
         with running("standalone", LOG_PREDICTIONS_WITHOUT="pixels", **cloud) as server:
             for number, (image, target) in enumerate(zip(images, targets)):
                 body = {"signature_name": "pixels", "instances": [{"key": number, "pixels": image.tolist()}]}

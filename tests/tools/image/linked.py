@@ -154,7 +154,7 @@ def compile_pair(folder: Path, flags: tuple[str, ...] = ()) -> list[Path]:
 
 
 def call(folder: Path, mode: int) -> dict[str, int]:
-    command = [sys.executable, "-I", "-c", CALL, folder / "libone.so", str(mode), *EXPECTED]
+    command = [sys.executable, "-I", "-c", CALL, str(folder / "libone.so"), str(mode), *EXPECTED]
     ran = subprocess.run(command, capture_output=True, text=True)
     assert not ran.returncode, f"{ran.returncode}: {ran.stderr}"
     answers: dict[str, int] = json.loads(ran.stdout)

@@ -57,7 +57,7 @@ def test_the_date_of_the_prices_is_read_or_unknown() -> None:
 
 
 def test_bins_are_a_hundredth_wide() -> None:
-    values = np.geomspace(1e-4, 1e3, 500)
+    values: Any = np.geomspace(1e-4, 1e3, 500)
     assert MIDDLES[bins(values)] == pytest.approx(values, rel=0.0051)
 
 
