@@ -37,10 +37,14 @@ from serving.savedmodel.signature import Signature
 Array = np.ndarray[Any, Any]
 Arrays = Mapping[str, Array]
 
-DIFFERENT_ROWS, FEWEST_ROWS = 8, 3  # that are run: fewer of a slow model
-FEW = 8  # ways to generate a row that are tried
-TIMES = 4  # that the sizes are run again by which the gain is measured
+# Rows whose bytes are compared in each size: MANY for AUTO; FEW of a slow model, or while a start waits for them. Where
+# one row in ten shows that a size rounds differently, MANY allow it once in 700,000 times, FEW once in 30.
+MANY, FEW = 128, 32
+FEWEST_ROWS = 8  # different ones among them
+RECIPES = 8  # ways to generate a row that are tried
+TIMES = 5  # that the sizes are run by which the gain is measured; of a slow model at least twice
 SECONDS = 1.0  # of CPU time, after which no other size is tried
+OF_A_SIZE = SECONDS / 10  # after which a size is run no more than it must be
 FASTER = 0.8  # of a row's time alone: a row of a full batch takes no more than this, else `auto` does not batch
 SLOWER, LATER = 1.25, 2e-5  # times its time alone, and seconds, that a row may take longer which runs as several
 LARGEST_SMALLEST = 4  # rows
@@ -87,7 +91,7 @@ def of_signature(model: Model, signature: Signature, most: int, *, exact: bool) 
         return Outcome(reason="its shapes do not allow it")
     smallest = model.source.smallest_runs.get(signature.name, 1)
     try:
-        trial = _Trial(model, signature, _different_rows(model, signature))
+        trial = _Trial(model, signature, _different_rows(model, signature, MANY if exact else FEW))
         if exact or smallest > 1:
             return _compare(trial, most, smallest, time.thread_time() + SECONDS, exact=exact)
         return _forced(trial, most)
@@ -106,7 +110,7 @@ def smallest_runs(model: Model) -> dict[str, int]:
         smallest = min(outcome.sizes, default=1)
         if 1 < smallest <= LARGEST_SMALLEST:
             signature = model.signatures[name]
-            trial = _Trial(model, signature, _different_rows(model, signature))
+            trial = _Trial(model, signature, _different_rows(model, signature, FEW))
             until = time.thread_time() + SECONDS
             while len(trial.times.get(1, ())) < (OFTEN if time.thread_time() < until else SELDOM):
                 for size in (1, smallest, max(outcome.sizes)):
@@ -118,10 +122,11 @@ def smallest_runs(model: Model) -> dict[str, int]:
     return rows
 
 
-def _different_rows(model: Model, signature: Signature) -> list[Arrays]:
-    began, rows = time.thread_time(), list[Arrays]()
-    for row in islice(example_rows(model, signature), DIFFERENT_ROWS):
+def _different_rows(model: Model, signature: Signature, most: int) -> list[Arrays]:
+    rows, began = list[Arrays](), 0.0
+    for row in islice(example_rows(model, signature), most):
         rows.append(row)
+        began = began or time.thread_time()  # the first run of a model takes longer
         if len(rows) >= FEWEST_ROWS and time.thread_time() - began > SECONDS / 10:
             break
     return rows
@@ -148,22 +153,51 @@ def _compare(
     for tried, size in enumerate(_candidates(smallest, most)):
         if time.thread_time() > until and tried > 2:
             break
-        indexes = [(index + size) % len(alone) for index in range(size)]
-        together = trial.run(indexes)
-        if not all(_near(row, alone[index]) for row, index in zip(together, indexes)):
+        times = TIMES if size in (4, most) else 1
+        try:
+            is_alike = _rounds_alike(trial, size, alone, times=times, most=MANY if exact else FEW)
+        except _DependentError:
             return Outcome(reason="the output of a row depends on the other rows of its batch")
-        if not alike or all(_bytes(row) == _bytes(alone[index]) for row, index in zip(together, indexes)):
+        if is_alike or not alike:
             sizes.append(size)
         elif size == max(smallest, 2):
             return Outcome(reason=ROUNDED[0])
-        if size in (4, most):
-            trial.repeat(indexes)
-            if exact and not trial.pays(size, smallest):
-                return Outcome(reason="rows together take as long as alone", gain=trial.gain(size, smallest))
+        if exact and size in (4, most) and not trial.pays(size, smallest):
+            return Outcome(reason="rows together take as long as alone", gain=trial.gain(size, smallest))
     gain = trial.gain(max(trial.times), smallest)
     if max(sizes, default=0) <= smallest < most:
         return Outcome(reason=ROUNDED[1], gain=gain)
     return Outcome(tuple(sorted(sizes)), gain=gain)
+
+
+class _DependentError(Exception):
+    """Rows of a batch depend on each other."""
+
+
+def _rounds_alike(trial: "_Trial", size: int, alone: Sequence[Arrays], *, times: int, most: int) -> bool:
+    """Run different rows in batches of a size; return whether each has the bytes that it has alone.
+
+    A kernel may round only few rows differently, or rows at few positions: FEW to `most` are compared, in `times` runs
+    or more, as long as there is time. Raise _DependentError where a row is not even near.
+    """
+    until, order = time.thread_time() + OF_A_SIZE, np.random.default_rng(size)
+    indexes, compared, is_alike = list[int](), 0, True
+
+    def goes_on() -> bool:
+        fewest, wanted = (FEW, most) if is_alike else (0, 0)
+        fewest, wanted = max(fewest, min(times, 2) * size), max(wanted, times * size)
+        return compared < fewest or (compared < wanted and time.thread_time() < until)
+
+    while goes_on():
+        while len(indexes) < size:
+            indexes += order.permutation(len(alone)).tolist()
+        batch, indexes = indexes[:size], indexes[size:]
+        for row, index in zip(trial.run(batch), batch):
+            if not _near(row, alone[index]):
+                raise _DependentError
+            is_alike = is_alike and _bytes(row) == _bytes(alone[index])
+        compared += size
+    return is_alike
 
 
 def _candidates(smallest: int, most: int) -> list[int]:
@@ -178,11 +212,6 @@ class _Trial:
     def __init__(self, model: Model, signature: Signature, rows: Sequence[Arrays]) -> None:
         self._model, self._signature, self.rows = model, signature, rows
         self.times: dict[int, list[float]] = {}
-
-    def repeat(self, places: Sequence[int]) -> None:
-        """Run these rows again: the first run of a shape takes longer."""
-        for _ in range(TIMES):
-            self.run(places)
 
     def gain(self, size: int, smallest: int) -> float:
         """Return how many times as many rows run in a time in batches of this size than each in a smallest run."""
@@ -229,8 +258,8 @@ def _candidate_rows(model: Model, signature: Signature) -> Iterator[Arrays]:
                 if logged.signature == signature.name and logged.inputs.keys() == signature.inputs.keys():
                     for row in range(row_count(logged.inputs)):
                         yield {name: array[row : row + 1] for name, array in logged.inputs.items()}
-    for recipe in islice(model.source.recipes(signature), FEW):
-        for seed in range(1, 2 * DIFFERENT_ROWS):
+    for recipe in islice(model.source.recipes(signature), RECIPES):
+        for seed in range(1, 2 * MANY):
             made_row = made(signature, recipe, 1, np.random.default_rng(seed))
             if made_row is not None:
                 yield made_row

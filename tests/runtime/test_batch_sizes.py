@@ -121,6 +121,25 @@ def test_a_batch_has_only_sizes_that_round_alike(
         assert outcome_of(function, tmp_path, exact=exact, smallest=2).sizes == as_two
 
 
+@pytest.mark.parametrize("size", [2, 3, 4, 8, 16])
+def test_a_size_is_not_used_where_it_rounds_few_rows_differently(size: int, tmp_path: Path) -> None:
+    def function(x: Any) -> Any:
+        few = (x[:, :1] * 1e3 % 1 < 0.1) * (len(x) == size)  # one row in ten
+        return (x * (1 + few * 1e-6)).astype(np.float32)
+
+    for exact in (False, True):
+        assert size not in outcome_of(function, tmp_path, exact=exact).sizes
+        assert outcome_of(lambda x: x, tmp_path, exact=exact).sizes == TO_16
+
+
+def test_a_size_is_not_used_where_it_rounds_rows_at_one_position_differently(tmp_path: Path) -> None:
+    def function(x: Any) -> Any:
+        last = (np.arange(len(x)) == 6)[:, None] * (x[:, :1] * 1e3 % 1 < 0.5)  # a row in two, as the last of seven
+        return (x * (1 + last * (len(x) == 7) * 1e-6)).astype(np.float32)
+
+    assert outcome_of(function, tmp_path, exact=True).sizes == tuple(size for size in TO_16 if size != 7)
+
+
 SMALLEST = [
     # last digit by size              milliseconds of rows     rows that a row had better run as
     (lambda size: size == 1,          lambda rows: 3 + rows,     {"fake": 2}),

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +27,7 @@ from serving.runtime.model import Model
 from serving.runtime.sessions import open_session
 from serving.savedmodel.signature import Signature, TensorSpec
 from serving.savedmodel.source import SMALLEST_RUNS, Source
-from tests.conftest import EMBEDDED, Serve
+from tests.conftest import EMBEDDED, ROOT, Serve, plain_environment
 from tests.harness.waiting import PATIENCE, until
 from tests.models.zoo import build, cases
 from tests.pipeline.native.conftest import built
@@ -238,6 +240,16 @@ def test_with_a_smallest_run_each_answer_has_the_bytes_of_the_first_one(
 
 def test_the_embedded_model_pads_a_single_row_of_pixels_to_two() -> None:
     assert Source(EMBEDDED, "model").smallest_runs == {"pixels": 2}  # a picture would take longer as two
+
+
+@pytest.mark.parametrize("onednn", ["0", "1"])
+def test_the_sizes_of_auto_change_no_byte_whichever_kernels_the_cpu_has(onednn: str) -> None:
+    folders = [EMBEDDED, *(build() / name for name in REAL[1:])]
+    command = [sys.executable, "-m", "tests.runtime.allowed_sizes", *map(str, folders)]
+    environment = plain_environment(TF_ENABLE_ONEDNN_OPTS=onednn)
+    result = json.loads(subprocess.run(command, capture_output=True, cwd=ROOT, env=environment, check=True).stdout)
+    assert len(result) >= 2 * len(folders) - 1
+    assert {name: changed for name, (_, changed) in result.items() if changed} == {}
 
 
 BAD = ["[]", "{", '{"serving_default": 1}', '{"serving_default": true}', '{"serving_default": 17}']
