@@ -10,6 +10,7 @@ and its values are not decided. Strings are object arrays of bytes. Cases are in
 """
 
 import contextlib
+import os
 import pickle
 import platform
 import shutil
@@ -154,7 +155,7 @@ def absent(name: str) -> str | None:
 
 
 def content() -> str:
-    """Hash what decides the zoo: its generator, its names, the versions of TensorFlow, Keras and the machine."""
+    """Hash what decides the zoo: its generator and names, the versions of TensorFlow and Keras, the machine, the kernels."""
     packages = []
     for package in ("tensorflow", "tensorflow-cpu", "keras"):
         with contextlib.suppress(PackageNotFoundError):
@@ -163,5 +164,5 @@ def content() -> str:
         HERE / "__init__.py",
         *(HERE / name for name in SOURCES),
         *packages,
-        f"{platform.machine()};{shutil.which('g++')}",
+        f"{platform.machine()};{shutil.which('g++')};{os.environ.get('TF_ENABLE_ONEDNN_OPTS')}",
     )
