@@ -30,12 +30,12 @@ def image_bytes(
     offset: float = 0.0,
     largest: int = LARGEST,
 ) -> Function:
-    """Take PNG, JPEG, GIF or BMP files in place of the pixels: decoded, brought to size, times scale plus offset.
+    """Take PNG, JPEG, GIF, BMP or WebP files in place of the pixels: decoded, to size, times scale plus offset.
 
     Height, width and channels are those of the input that is replaced; `size` says those that it leaves open. Without a
-    scale, pixels are 0..255. A file that claims more than `largest` pixels is refused before it is decoded. The
-    frames of a GIF, which may be larger than its screen, are not measured, and neither are WebP and JPEG XL, which
-    TensorFlow decodes too: only this server limits them (MAX_PIXELS).
+    scale, pixels are 0..255. A file that claims more than `largest` pixels is refused before it is decoded, and so is a
+    JPEG XL, whose size the graph does not read. The frames of a GIF, which may be larger than its screen, are not
+    measured: only this server limits them (MAX_PIXELS).
     """
     import tensorflow as tf
 

@@ -1,5 +1,6 @@
 """`image_bytes`: pictures become pixels in the graph, alone as in a batch, and none with too many pixels is decoded."""
 
+import base64
 import struct
 from io import BytesIO
 from typing import Any
@@ -9,9 +10,10 @@ import pytest
 from PIL import Image
 
 from exporting import function, image_bytes
-from exporting.pictures import claimed_pixels
+from exporting.pictures import REASONS, UNKNOWN, claimed_pixels
 from tests.conftest import ROOT
 from tests.models.pictures import behind_a_chunk
+from tests.savedmodel.test_images import BARE, BOXES
 
 FILES = [file.read_bytes() for file in sorted((ROOT / "tests" / "data").glob("digit-*"))]
 
@@ -60,6 +62,7 @@ LIMITS = [
     ("PNG",    600,      1),
     ("GIF",     60,     10),
     ("JPEG",    60,     10),
+    ("WEBP",    60,     10),
 ]  # fmt: skip
 
 
@@ -80,15 +83,35 @@ def test_a_picture_with_too_many_pixels_is_refused_before_it_is_decoded(tf: Any)
         image_bytes(identity).call(image=tf.constant([png(5793, 5793)]))
 
 
+def webp(width: int, height: int, **options: Any) -> bytes:
+    file = BytesIO()
+    Image.new("RGB", (width, height), (9, 50, 99)).save(file, "WEBP", **options)
+    return file.getvalue()
+
+
+def without_its_chunk(file: bytes) -> bytes:
+    return b"RIFF" + struct.pack("<I", len(file) - 16) + b"WEBP" + file[20:]
+
+
+NOT_MEASURED = [
+    # a file that TensorFlow decodes                     the reason
+    (behind_a_chunk(written("PNG", 60, 10)),             REASONS[0]),
+    (without_its_chunk(webp(60, 10)),                    REASONS[1]),
+    (without_its_chunk(webp(60, 10, lossless=True)),     REASONS[1]),
+    (base64.b64decode(BARE),                             REASONS[2]),
+    (base64.b64decode(BOXES),                            REASONS[2]),
+]  # fmt: skip
+
+
 @pytest.mark.parametrize("position", [0, 1])
-def test_a_png_whose_header_stands_behind_another_chunk_is_refused(tf: Any, position: int) -> None:
+@pytest.mark.parametrize(("file", "reason"), NOT_MEASURED, ids=range(5))
+def test_a_picture_whose_size_is_not_read_is_refused_in_words(tf: Any, file: bytes, reason: str, position: int) -> None:
     identity = function(lambda pixels: pixels, {"pixels": tf.TensorSpec((None, 4, 4, 3))})
-    hidden = behind_a_chunk(written("PNG", 60, 10))
-    assert tf.io.decode_image(hidden).shape == (10, 60, 1)
+    assert tf.io.decode_image(file, expand_animations=False).shape[:2] in ((10, 60), (37, 100))
     files = [written("PNG", 3, 3)]
-    files.insert(position, hidden)
-    with pytest.raises(tf.errors.InvalidArgumentError, match=r"too large: at most 599 pixels, the file claims.*inf"):
-        image_bytes(identity, largest=599).call(image=tf.constant(files))
+    files.insert(position, file)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=reason):
+        image_bytes(identity).call(image=tf.constant(files))
 
 
 def test_pictures_are_decoded_without_a_loop(tf: Any) -> None:
@@ -109,7 +132,12 @@ CLAIMED = [
     ("the largest GIF",      b"GIF89a" + struct.pack("<HH", 65535, 65535),    65535**2),
     ("a JPEG",               written("JPEG", 300, 7),                         2100),
     ("a BMP",                written("BMP", 300, 7),                          0),
-    ("a PNG that hides it",  behind_a_chunk(written("PNG", 300, 7)),          np.inf),
+    ("a PNG that hides it",  behind_a_chunk(written("PNG", 300, 7)),          UNKNOWN),
+    ("a lossy WebP",         webp(300, 7),                                    2100),
+    ("a lossless WebP",      webp(300, 7, lossless=True),                     2100),
+    ("a WebP with features", webp(300, 7, exif=b"Exif"),                      2100),
+    ("the largest WebP",     webp(16383, 1, lossless=True),                   16383),
+    ("a sound",              b"RIFF" + bytes(4) + b"WAVEfmt " + bytes(99),    0),
     ("a PNG without a size", b"\x89PNG\r\n\x1a\n",                            0),
     ("no picture",           b"a letter to the reader, in plain text",        0),
     ("an empty file",        b"",                                             0),
