@@ -68,7 +68,7 @@ def make(name: str, say: Callable[[str], None]) -> None:
     pip = [sys.executable, "-m", "pip", "--python", str(python(name)), "--disable-pip-version-check", "install"]
     done = finish([*pip, "--quiet", *listed], folder=ENVIRONMENTS[name][0].parent)  # which paths are relative to
     if done.returncode:
-        reason = next((line for line in done.stderr.splitlines() if "ERROR" in line), "pip failed without a word")
+        reason = next((line for line in done.stderr.splitlines() if "ERROR" in line), "pip failed and wrote no reason")
         shutil.rmtree(folder)
         raise Unavailable(f"environment {name}: {reason}")
     _link_equal_files(folder, [Path(sys.prefix), *(FOLDER / other for other in ENVIRONMENTS if other != name)])

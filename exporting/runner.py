@@ -192,7 +192,7 @@ def _in_child(job: bytes, end: int) -> NoReturn:
 
 
 def _work(job: Job, send: Any, limited: Callable[[], object]) -> None:
-    """Load the model and make the calls; `limited` begins the time of each anew."""
+    """Load the model and make the calls; `limited` starts the time limit of each."""
     limited()
     source = Source(job.directory, "model")
     options = settings.read(os.environ)

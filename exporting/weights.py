@@ -36,11 +36,11 @@ def make_variables(graph: MetaGraph) -> dict[str, Any]:
     """
     import tensorflow as tf
 
-    found = _replaceable(graph)
-    if sum(map(_bytes, found)) < WORTH:
+    constants = _replaceable(graph)
+    if sum(map(_bytes, constants)) < WORTH:
         return {}
-    values = {node.name: tf.make_ndarray(node.attr["value"].tensor) for node in found}
-    for node in found:
+    values = {node.name: tf.make_ndarray(node.attr["value"].tensor) for node in constants}
+    for node in constants:
         _read_variable(graph, node)
     _restore(graph, values)
     return values

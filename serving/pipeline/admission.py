@@ -85,7 +85,7 @@ class Admission:
         self._bytes = 0  # of large bodies, read or about to be
 
     def slots(self, request: Request) -> "Slots":
-        """Return the slots for requests of this one's kind, which its head tells."""
+        """Return the slots for requests of this one's kind, which follows from its header fields and its length."""
         return self.sharing if self._may_share and can_share(request) else self.alone
 
     def metered(self, request: Request) -> "Metered | None":

@@ -24,7 +24,7 @@ REQUESTS = rounds(400)  # to each server
 
 
 @pytest.fixture(autouse=True)
-def anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Leave settings and model as they were."""
     for variable in ("FUZZ_ORACLE", "MODEL_DIR"):
         monkeypatch.setenv(variable, "")

@@ -79,11 +79,9 @@ def _bind(sources: Sequence[Path], finals: Sequence[Path], relr: bool) -> list[P
         tables(library)
     python = Path(sys.executable).resolve()
     around = {python, *closure(python)}.union(*map(closure, sources)) - set(sources)
-    strangers = [Elf(path) for path in sorted(around)]
-    outside = frozenset(name for stranger in strangers for _, name in stranger.defined())
-    relr = relr and any(
-        stranger.path.name == "libc.so.6" and RELR_VERSION in stranger.strings() for stranger in strangers
-    )
+    others = [Elf(path) for path in sorted(around)]
+    outside = frozenset(name for other in others for _, name in other.defined())
+    relr = relr and any(other.path.name == "libc.so.6" and RELR_VERSION in other.strings() for other in others)
     own = [frozenset(name for _, name in library.defined()) for library in opened]
     drafts = [final.parent / f".{final.name}.{os.getpid()}" for final in finals]
     try:

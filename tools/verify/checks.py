@@ -367,7 +367,7 @@ def _scored(subject: Subject, entry: Asked, environment: dict[str, str]) -> Verd
                    "--exact", "--signature", entry.signature.name]  # fmt: skip
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
         if not target.is_file():
-            last = (done.stderr.strip().splitlines() or ["no word"])[-1]
+            last = (done.stderr.strip().splitlines() or ["the command wrote no reason"])[-1]
             return Verdict(name, UNTESTED, last.replace(str(source), "a file"))
         lines = target.read_bytes().splitlines()
     wrong = [

@@ -14,7 +14,7 @@ from serving.protocols.codec import Codec
 from serving.protocols.kinds import BINARY
 from serving.savedmodel.signature import Signature
 
-LONGEST_EXAMPLE = 8000  # bytes; of larger inputs the schema alone tells the form
+LONGEST_EXAMPLE = 8000  # bytes; larger inputs are described by the schema alone
 
 
 # Bodies and options

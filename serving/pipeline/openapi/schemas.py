@@ -154,5 +154,5 @@ def output_schema(spec: TensorSpec, shape: Shape | None, subject: Subject) -> Sc
 
 
 def output_number(subject: Subject) -> Schema:
-    """Return what a float is in an answer; that a bare NaN may stand there too, JSON has no word for."""
+    """Return the schema of a float in an answer. It may also be a bare NaN, which JSON Schema cannot say."""
     return {"type": ["number", "null"] if subject.options.non_finite == "null" else "number"}

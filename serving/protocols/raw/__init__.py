@@ -9,8 +9,8 @@ text/csv                                   a line is a row: see `table`;        
 
 ?signature_name= chooses a signature other than `serving_default`; the options of `tensorflow_serving` hold here too.
 
-curl labels JSON as a form and fetch() labels it as text: a body that begins as a JSON object does is JSON whatever its
-label says, but for pictures, sound and JSON lines, which may begin so.
+curl labels JSON as a form and fetch() labels it as text: a body that begins as a JSON object does is JSON with any
+label, but for pictures, sound and JSON lines, which may begin so.
 """
 
 from collections.abc import Callable, Mapping

@@ -183,7 +183,7 @@ class Loop:
             self._poll.register(self._listener, select.EPOLLIN)
 
     def why_refused(self, exchange: Exchange) -> str:
-        """Return why a request for a prediction is refused whatever its body is; an empty text where it is not."""
+        """Return why a request for a prediction is refused without its body; an empty text where it is not."""
         request = exchange.with_body(UNREAD)
         if routes.is_prediction(request.method, request.path):
             try:

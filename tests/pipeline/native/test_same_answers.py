@@ -47,7 +47,7 @@ def body_of(signature: str, form: str, value: str) -> bytes:
 
 
 def check(compare: Ask, folder: Path, cases: list[tuple[Any, bool]], **settings: str) -> None:
-    """Assert that each is answered as without the accelerator, and in the way that is told."""
+    """Assert that each is answered as without the accelerator, and by the expected one of the two."""
     outcomes = compare(folder, [question for question, _ in cases], **settings)
     assert [case for case, came in zip(cases, outcomes, strict=True) if case[1] is not came[1]] == []
 
