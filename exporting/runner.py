@@ -35,6 +35,7 @@ from serving.savedmodel.source import Source
 ONEDNN = "TF_ENABLE_ONEDNN_OPTS"
 ROOT = Path(__file__).resolve().parent.parent
 
+FEWEST, ENOUGH = 3, 2.0  # repeated calls, and seconds after which no other begins
 UNCALLABLE = "UNCALLABLE"  # an error code of ours: the runtime cannot make a function of the signature
 
 
@@ -43,7 +44,7 @@ class Job:
     directory: Path
     calls: list[tuple[str, Inputs]]  # signature, inputs; in this order
     optimized: bool = False  # the graph is optimized already: TensorFlow does not optimize it again
-    repeat: int = 0  # how often the first call is repeated
+    repeat: int = 0  # how often the first call is repeated, as long as that takes less than ENOUGH
     onednn: str | None = None  # "0" or "1": TensorFlow's oneDNN kernels off or on; None: as the machine has it
     batches: bool = False  # also find `smallest_runs`
 
@@ -215,8 +216,8 @@ def _work(job: Job, send: Any, limited: Callable[[], object]) -> None:
         send("answer", answer)
     if job.calls and job.repeat:
         name, inputs = job.calls[0]
-        times = []
-        for _ in range(job.repeat):
+        times: list[float] = []
+        while len(times) < job.repeat and (len(times) < FEWEST or sum(times) < ENOUGH):
             limited()
             begin = time.perf_counter()
             functions[name](inputs)

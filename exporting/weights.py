@@ -1,8 +1,9 @@
 """Large weights of a folded graph become variables again, in a file of their own, where constants gain nothing.
 
 A load copies each constant eight times and keeps five of the copies; a variable is read into memory once. The filters
-of convolutions stay constants, since oneDNN packs them once if they are. Products of matrices and lookups compute the
-same bits from a variable, in the same time: docs/benchmarks/bake.md.
+of convolutions stay constants, since oneDNN packs them once if they are. Products of matrices and lookups take about
+the same time with a variable (docs/benchmarks/bake.md) and give the same bits, except with oneDNN's kernels, which pack
+the constants of products too and round differently.
 """
 
 from collections import defaultdict

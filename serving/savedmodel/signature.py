@@ -204,9 +204,11 @@ def _choose(message: memoryview, wanted_tags: frozenset[str]) -> tuple[int, memo
     chosen = [(position, graph) for count, position, graph in tagged if count == fewest]
     if len(chosen) != 1:
         problem = "more than one graph of the SavedModel is" if chosen else "no graph of the SavedModel is"
-        available = "; ".join(",".join(graph_tags) or "none" for graph_tags, _ in graphs)
-        expected = ",".join(sorted(wanted_tags))
-        raise LoadError(f"{problem} tagged {expected!r}; SAVED_MODEL_TAGS: expected one of: {available}")
+        available = "; ".join(",".join(graph_tags) for graph_tags, _ in graphs if graph_tags)
+        cure = (
+            f"SAVED_MODEL_TAGS: expected one of: {available}" if available else "no graph has tags: export it with them"
+        )
+        raise LoadError(f"{problem} tagged {','.join(sorted(wanted_tags))!r}; {cure}")
     return chosen[0]
 
 

@@ -6,7 +6,8 @@ import pytest
 
 from serving.__main__ import main
 from serving.core import settings
-from tests.conftest import Serve, plain_environment
+from serving.savedmodel.safety.rewrite import Piece, edited, rewritten
+from tests.conftest import ROOT, Serve, plain_environment
 from tests.harness.forks import python
 
 MAKE = """
@@ -92,3 +93,12 @@ def test_check_and_audit_examine_the_served_graph(
 def test_empty_tags_are_refused(text: str) -> None:
     with pytest.raises(settings.SettingError, match="SAVED_MODEL_TAGS: expected tags separated by commas"):
         settings.read({"SAVED_MODEL_TAGS": text})
+
+
+def test_a_graph_without_tags_is_refused_in_words(serve: Serve) -> None:
+    def untagged(graph: memoryview) -> list[Piece]:
+        return edited(graph, 1, lambda info: edited(info, 4, lambda _: []))
+
+    with rewritten(ROOT / "model", untagged) as folder:
+        answer = serve(folder)("GET", "/readyz")
+    assert b"no graph of the SavedModel is tagged 'serve'; no graph has tags: export it with them" in answer.body
