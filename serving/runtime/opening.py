@@ -8,12 +8,14 @@ import importlib.util
 import os
 import struct
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
 from serving.core.settings import Settings
+from serving.core.telemetry import phases
 from serving.runtime import heap
 
 Library = TypeVar("Library")
@@ -29,7 +31,9 @@ def beside(options: Settings, imports: Callable[[], None]) -> None:
     heap.reserve(options)
     thread = threading.Thread(target=_quietly, args=(imports,), name="imports", daemon=True)
     thread.start()
+    began = time.perf_counter()
     _open(options)
+    phases.took("library", time.perf_counter() - began)
     thread.join()
 
 
@@ -72,7 +76,6 @@ def is_light(options: Settings) -> bool:
 def opened(library: Callable[[Path], Library], path: Path) -> Library:
     """Return the functions of a library, opened by `library`; raise LoadError where one is missing or it cannot be."""
     from serving.core.errors import LoadError
-    from serving.core.telemetry import phases
 
     try:
         with phases.measured("library"):

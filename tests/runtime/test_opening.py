@@ -2,10 +2,12 @@
 
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from serving.core import settings
+from serving.core.telemetry import phases
 from serving.pipeline.native import build
 from serving.runtime import opening
 from tests.pipeline.native.conftest import built
@@ -30,7 +32,7 @@ def test_another_thread_imports_while_the_main_thread_opens_the_library(
 ) -> None:
     opened: list[threading.Thread] = []
     imported: list[threading.Thread] = []
-    monkeypatch.setattr(opening.heap, "reserve", lambda *_, **__: None)
+    monkeypatch.setattr(opening.heap, "reserve", lambda _: None)
     monkeypatch.setattr(opening, "_open", lambda _: opened.append(threading.current_thread()))
 
     def imports() -> None:
@@ -41,3 +43,15 @@ def test_another_thread_imports_while_the_main_thread_opens_the_library(
     assert opened == [threading.current_thread()]
     assert [thread.name for thread in imported] == ["imports"]
     assert not imported[0].is_alive()
+
+
+def test_the_time_to_open_the_library_beside_the_imports_is_a_phase_of_the_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = iter([1.0, 3.0])
+    monkeypatch.setattr(phases, "_durations", {})
+    monkeypatch.setattr(opening.heap, "reserve", lambda _: None)
+    monkeypatch.setattr(opening, "_open", lambda _: None)
+    monkeypatch.setattr(opening, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    opening.beside(settings.read({}), lambda: None)
+    assert phases.durations() == {"library": 2.0}

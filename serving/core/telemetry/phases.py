@@ -1,8 +1,8 @@
 """The phases of a cold start: each is measured once, and reported to every request that waited for it.
 
 interpreter   from the start of the process to the first line of this package
-imports       importing this package and its dependencies, and the server if this package starts it
-library       opening TensorFlow's C library; behind the standalone server, what the load had to wait for it
+imports       importing this package and its dependencies, and the server if this package starts it; without `library`
+library       opening the library that runs the model, in the main thread while another imports
 model         comparing the SavedModel with its manifest, and loading it into a session
 warmup        the warm-up requests beside the model, if they ran before the first request
 run           the first run for a request; without a warm-up TensorFlow optimizes the graph in it
