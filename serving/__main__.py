@@ -72,7 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     command: Command | None = None
     for name, summary in COMMANDS.items():
-        subparser = subparsers.add_parser(name, help=summary)
+        subparser = subparsers.add_parser(name, help=summary, description=summary)
         if given[:1] == [name]:
             try:
                 command = _command(name)

@@ -62,10 +62,12 @@ def test_a_large_example_is_described_and_not_printed() -> None:
     assert "[?, 512]" in text
 
 
-def test_the_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_help_says_what_the_command_does_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["show", "--help"])
-    assert "python -m serving show model/" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "\nlist the signatures of a SavedModel, with a request for each\n" in shown
+    assert "python -m serving show model/" in shown
 
 
 def test_the_examples_file_is_a_request_for_each_signature(examples: dict[str, object]) -> None:
