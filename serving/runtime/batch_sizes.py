@@ -92,9 +92,9 @@ def of_signature(model: Model, signature: Signature, most: int, *, exact: bool) 
     smallest = model.source.smallest_runs.get(signature.name, 1)
     try:
         trial = _Trial(model, signature, _different_rows(model, signature, MANY if exact else FEW))
-        if exact or smallest > 1:
-            return _compare(trial, most, smallest, time.thread_time() + SECONDS, exact=exact)
-        return _forced(trial, most)
+        if exact:
+            return _compare(trial, most, smallest, time.thread_time() + SECONDS, exact=True)
+        return _forced(trial, most, smallest)
     except (InputError, RunError, ValueError) as error:
         return Outcome(reason=f"it cannot take several rows: {plain(str(error))[:200]}")
 
@@ -132,10 +132,13 @@ def _different_rows(model: Model, signature: Signature, most: int) -> list[Array
     return rows
 
 
-def _forced(trial: "_Trial", most: int) -> Outcome:
-    """Return the outcome with the first smallest run with which many sizes round alike, else with any size."""
+def _forced(trial: "_Trial", most: int, stated: int) -> Outcome:
+    """Return the outcome with the first smallest run with which many sizes round alike, else with any size.
+
+    The smallest run that the exporter has written is tried first. It may be of another CPU, whose kernels differ.
+    """
     until = time.thread_time() + SECONDS
-    for smallest in (1, 2, LARGEST_SMALLEST):
+    for smallest in dict.fromkeys((stated, 1, 2, LARGEST_SMALLEST)):
         outcome = _compare(trial, most, smallest, until)
         if outcome.reason not in ("", *ROUNDED) or 2 * max(outcome.sizes, default=0) > max(trial.times):
             return outcome

@@ -100,25 +100,25 @@ def test_a_signature_that_was_not_tried_successfully_is_not_batched(
 
 WITHOUT_ODD = (1, 2, 4, 6, 8, 12, 16)
 ROUNDED = [
-    # last digit by size                  sizes by a number     sizes by auto   and where a row runs as two
-    (lambda size: 0,                      TO_16,                TO_16,          TO_16[1:]),
-    (lambda size: size == 1,              TO_16[1:],            (),             TO_16[1:]),  # a matrix-vector product
-    (lambda size: size == 16,             TO_16[:-1],           TO_16[:-1],     TO_16[1:-1]),
-    (lambda size: size in (3, 5, 7),      WITHOUT_ODD,          WITHOUT_ODD,    WITHOUT_ODD[1:]),
-    (lambda size: size < 4,               TO_16[3:],            (1, 2, 3),      (2, 3)),
-    (lambda size: size,                   TO_16,                (),             ()),  # a number still forces it
+    # last digit by size                  sizes by a number     sizes by auto   and where a row runs as two: by a number, by auto
+    (lambda size: 0,                      TO_16,                TO_16,          TO_16[1:],        TO_16[1:]),
+    (lambda size: size == 1,              TO_16[1:],            (),             TO_16[1:],        TO_16[1:]),  # a matrix-vector product
+    (lambda size: size == 16,             TO_16[:-1],           TO_16[:-1],     TO_16[1:-1],      TO_16[1:-1]),
+    (lambda size: size in (3, 5, 7),      WITHOUT_ODD,          WITHOUT_ODD,    WITHOUT_ODD[1:],  WITHOUT_ODD[1:]),
+    (lambda size: size < 4,               TO_16[3:],            (1, 2, 3),      TO_16[3:],        (2, 3)),
+    (lambda size: size,                   TO_16,                (),             TO_16,            ()),  # a number still forces it
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("last_digit", "forced", "auto", "as_two"), ROUNDED)
+@pytest.mark.parametrize(("last_digit", "forced", "auto", "forced_as_two", "auto_as_two"), ROUNDED)
 def test_a_batch_has_only_sizes_that_round_alike(
-    last_digit: Any, forced: tuple[int, ...], auto: tuple[int, ...], as_two: tuple[int, ...], tmp_path: Path
+    last_digit: Any, forced: Any, auto: Any, forced_as_two: Any, auto_as_two: Any, tmp_path: Path
 ) -> None:
     function = rounded_by_size(last_digit)
     assert outcome_of(function, tmp_path).sizes == forced
     assert outcome_of(function, tmp_path, exact=True).sizes == auto
-    for exact in (True, False):
-        assert outcome_of(function, tmp_path, exact=exact, smallest=2).sizes == as_two
+    assert outcome_of(function, tmp_path, smallest=2).sizes == forced_as_two
+    assert outcome_of(function, tmp_path, exact=True, smallest=2).sizes == auto_as_two
 
 
 @pytest.mark.parametrize("size", [2, 3, 4, 8, 16])
