@@ -74,6 +74,14 @@ DTYPES = (
     DType(23,   "DT_UINT64",           "uint64",        "UINT64", "u"),
     DType(24,   "DT_FLOAT8_E5M2",      "float8_e5m2",   None,     "f"),
     DType(25,   "DT_FLOAT8_E4M3FN",    "float8_e4m3fn", None,     "f"),
+    DType(26,   "DT_FLOAT8_E4M3FNUZ",  None,            None,     ""),
+    DType(27,   "DT_FLOAT8_E4M3B11FNUZ", None,          None,     ""),
+    DType(28,   "DT_FLOAT8_E5M2FNUZ",  None,            None,     ""),
+    DType(29,   "DT_INT4",             None,            None,     ""),
+    DType(30,   "DT_UINT4",            None,            None,     ""),
+    DType(31,   "DT_INT2",             None,            None,     ""),
+    DType(32,   "DT_UINT2",            None,            None,     ""),
+    DType(33,   "DT_FLOAT4_E2M1FN",    None,            None,     ""),
 )
 # fmt: on
 

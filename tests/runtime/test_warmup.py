@@ -59,6 +59,12 @@ def test_tensorflow_servings_own_records_are_read() -> None:
     assert "one input" in said(record, {"classify": signature("classify")})
 
 
+def test_types_have_tensorflows_names() -> None:
+    types = pytest.importorskip("tensorflow.core.framework.types_pb2").DataType
+    last = types.Value("DT_FLOAT4_E2M1FN")
+    assert {dtype.name: dtype.code for dtype in DTYPES} == {name: code for name, code in types.items() if code <= last}
+
+
 HELD = [dtype for dtype in DTYPES if dtype.numpy_name]
 
 
