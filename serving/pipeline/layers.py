@@ -1,6 +1,7 @@
 """The layers around decode, run and encode. `serving.pipeline.routes` and `handler` define their order."""
 
 import importlib
+import time
 from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
@@ -170,6 +171,8 @@ def loaded(answer: Answer) -> Answer:
                 exchange.model = cache.get(exchange.until)
             finally:
                 exchange.record.waited = perf_counter_ns() - began
+            if time.monotonic() > exchange.until:  # as for those that waited for this load
+                raise LoadingError(loading.TOO_LATE)
         return answer(exchange)
 
     return answer_by_the_model

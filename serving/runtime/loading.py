@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 PATIENCE = 5.0  # seconds to wait for another thread's download, where the request itself sets no deadline
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0  # seconds after a failed load; each failure doubles it
+TOO_LATE = "the model was still being loaded when the time for this request had passed"
 
 
 class Cache:
@@ -209,7 +210,7 @@ def _unexpected(error: Exception) -> LoadError:
 def _wait(lock: threading.Lock, until: float) -> None:
     left = until - time.monotonic()
     if not lock.acquire(timeout=min(max(0.0, left), threading.TIMEOUT_MAX)):
-        raise LoadingError("the model was still being loaded when the time for this request had passed")
+        raise LoadingError(TOO_LATE)
 
 
 def _warm_up(model: Model) -> int:

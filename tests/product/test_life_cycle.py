@@ -241,3 +241,12 @@ def test_no_request_waits_for_a_load_beyond_its_timeout(serve: Serve) -> None:
     serve()
     with loading.cache()._lock, pytest.raises(DeadlineError):
         loading.cache().get(time.monotonic() + 0.01)
+
+
+def test_a_request_whose_time_passes_while_it_loads_the_model_is_not_begun(
+    serve: Serve, examples: dict[str, Any]
+) -> None:
+    ask = serve()
+    late = ask("POST", "/", examples["pixels"], **{"x-request-timeout": "0.001"})
+    assert (late.status, b"still being loaded" in late.body) == (504, True)
+    assert ask("POST", "/", examples["pixels"], **{"x-request-timeout": "30"}).status == 200
