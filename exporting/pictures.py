@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 LARGEST = 2**25  # pixels; a file of a few kilobytes may claim billions, and the decoder would allocate them
 _PNG_HEADER = 24  # bytes of a PNG that say its size
@@ -71,12 +73,14 @@ def _refusal(files: Any, largest: int) -> Any:
     least, most = zip(png, free, free, header, (0, side), (0, side), strict=True)  # of its first six integers
     integers = tf.io.decode_raw(files, tf.int32, little_endian=False, fixed_length=_PNG_HEADER)
     are_small = tf.reduce_all((integers >= least) & (integers <= most))
+    above = float(np.nextafter(np.float32(largest), np.float32(math.inf)))  # boundaries are float32
+    begins = [above, *(UNKNOWN * number for number in range(1, 1 + len(REASONS)))]
 
     def measured() -> Any:
         pixels = tf.reduce_max(_each(claimed_pixels, files, tf.TensorSpec((), tf.float64)))
         claim = f"the picture is too large: at most {largest} pixels, the file claims "
-        reasons = tf.stack([claim + tf.strings.as_string(pixels, precision=0), *REASONS])
-        return tf.where(pixels <= largest, "", reasons[tf.cast(pixels / UNKNOWN, tf.int32)])
+        texts = tf.stack(["", claim + tf.strings.as_string(pixels, precision=0), *REASONS])
+        return tf.raw_ops.Gather(params=texts, indices=tf.raw_ops.Bucketize(input=pixels, boundaries=begins))
 
     return tf.cond(are_small, lambda: tf.constant(""), measured)
 
@@ -88,58 +92,35 @@ def claimed_pixels(picture: Any) -> Any:
     """
     import tensorflow as tf
 
-    # As one product: an operation for each number takes more time.
-    fields = [*(_big(*at) for at in _MARKS), *(_big(*at) for at in _PNG), *(_little(*at) for at in _GIF + _WEBP)]
+    # As one product, and all forms at once: an operation for each takes more time, above all at a start.
+    weights = [*(form.mark for form in _FORMS), *(form.chunk for form in _FORMS)]
+    weights += [*(form.width for form in _FORMS), *(form.height for form in _FORMS)]
+    weights += [mark for mark, _, _ in _HIDDEN] + [_big(0, 3)]
     header = tf.cast(tf.io.decode_raw(picture, tf.uint8, fixed_length=_HEADER), tf.float64)
-    numbers = tf.unstack(tf.linalg.matvec(tf.constant(fields, tf.float64), header))
-    begin, short, long, box, form, chunk, width, height, gif_width, gif_height, *webp = numbers
-
-    def marked(number: Any, mark: bytes) -> Any:
-        return tf.equal(number, float(int.from_bytes(mark, "big")))
+    numbers = tf.linalg.matvec(tf.constant(weights, tf.float64), header)
+    count = len(_FORMS)
+    marks, sides, hidden, jpeg = tf.split(numbers, [2 * count, 2 * count, len(_HIDDEN), 1])
 
     def of_jpeg() -> Any:
         return tf.cast(tf.reduce_prod(tf.io.extract_jpeg_shape(picture, tf.int64)[:2]), tf.float64)
 
     def of_others() -> Any:
-        is_png = marked(chunk, b"IHDR") | marked(chunk, b"\0\0\0\0")  # the file ends before it
-        forms = (
-            (marked(long, b"\x89PNG"), tf.where(is_png, width * height, _unknown(1))),
-            (marked(long, b"GIF8"), gif_width * gif_height),
-            (marked(long, b"RIFF") & marked(form, b"WEBP"), _webp_pixels(chunk, marked, *webp)),
-            (marked(begin, b"\xff\x0a") | marked(box, b"\0\0\0\x0cJXL "), _unknown(3)),
+        wanted = [*(form.is_marked for form in _FORMS), *(form.is_chunk for form in _FORMS)]
+        ranges = [2.0 ** (14 if form.is_14_bits else 32) for form in _FORMS] * 2
+        divisors = [1.0] * count + [2.0**14 if form.is_one_number else 1.0 for form in _FORMS]
+        lacking = [1.0 if form.is_less_1 else 0.0 for form in _FORMS] * 2
+        matches = tf.reduce_all(tf.reshape(tf.equal(marks, tf.constant(wanted, tf.float64)), (2, count)), 0)
+        whole = tf.math.floormod(tf.floor(sides / divisors), tf.constant(ranges, tf.float64)) + lacking
+        pixels = tf.reduce_prod(tf.reshape(whole, (2, count)), 0)
+        unknown = tf.equal(hidden, tf.constant([mark for _, mark, _ in _HIDDEN], tf.float64))
+        values = tf.constant([reason * UNKNOWN for _, _, reason in _HIDDEN], tf.float64)
+        return tf.where(
+            tf.reduce_any(matches),
+            tf.reduce_sum(tf.where(matches, pixels, 0.0)),
+            tf.reduce_max(tf.where(unknown, values, 0.0)),
         )
-        pixels: Any = tf.constant(0.0, tf.float64)
-        for is_of_form, claimed in forms:
-            pixels = tf.where(is_of_form, claimed, pixels)
-        return pixels
 
-    return tf.cond(marked(short, b"\xff\xd8\xff"), of_jpeg, of_others)
-
-
-# Numbers in a header: their positions, and how many bytes they have.
-_MARKS = ((0, 2), (0, 3), (0, 4), (0, 8), (8, 4), (12, 4))
-_PNG = ((16, 4), (20, 4))
-_GIF = ((6, 2), (8, 2))
-_WEBP = ((26, 2), (28, 2), (21, 4), (24, 3), (27, 3))
-
-
-def _webp_pixels(chunk: Any, marked: Callable[[Any, bytes], Any], *numbers: Any) -> Any:
-    """Return the pixels of a WebP by its first chunk: lossy, lossless, or one with features."""
-    import tensorflow as tf
-
-    width, height, bits, canvas_width, canvas_height = numbers
-    side = 2.0**14
-    lossless = (tf.math.floormod(bits, side) + 1) * (tf.math.floormod(tf.floor(bits / side), side) + 1)
-    lossy = tf.math.floormod(width, side) * tf.math.floormod(height, side)
-    canvas = (canvas_width + 1) * (canvas_height + 1)
-    others = tf.where(marked(chunk, b"VP8X"), canvas, _unknown(2))
-    return tf.where(marked(chunk, b"VP8 "), lossy, tf.where(marked(chunk, b"VP8L"), lossless, others))
-
-
-def _unknown(reason: int) -> Any:
-    import tensorflow as tf
-
-    return tf.constant(reason * UNKNOWN, tf.float64)
+    return tf.cond(tf.equal(jpeg[0], float(0xFFD8FF)), of_jpeg, of_others)
 
 
 def _big(at: int, size: int) -> list[float]:
@@ -150,3 +131,42 @@ def _big(at: int, size: int) -> list[float]:
 def _little(at: int, size: int) -> list[float]:
     """Return the same for an integer whose lowest byte is first."""
     return [256.0 ** (byte - at) if at <= byte < at + size else 0.0 for byte in range(_HEADER)]
+
+
+class _Form(NamedTuple):
+    """Where the header of a form has its sides, behind a mark and the name of a chunk."""
+
+    mark: list[float]
+    is_marked: float
+    chunk: list[float]
+    is_chunk: float
+    width: list[float]
+    height: list[float]
+    is_14_bits: bool = False
+    is_one_number: bool = False  # the height is above the width
+    is_less_1: bool = False
+
+
+def _number(mark: bytes) -> float:
+    return float(int.from_bytes(mark, "big"))
+
+
+_FOUR, _CHUNK, _NONE = _big(0, 4), _big(12, 4), [0.0] * _HEADER
+_RIFF = [begin * 2.0**32 + form for begin, form in zip(_big(0, 2), _big(8, 4), strict=True)]  # no other form begins so
+_PNG, _WEBP = (_FOUR, _number(b"\x89PNG"), _CHUNK), (_RIFF, _number(b"RIWEBP"), _CHUNK)
+_BITS = _little(21, 4)
+_FORMS = (
+    _Form(*_PNG, _number(b"IHDR"), _big(16, 4), _big(20, 4)),
+    _Form(*_PNG, 0.0, _NONE, _NONE),  # the file ends before its size
+    _Form(_FOUR, _number(b"GIF8"), _NONE, 0.0, _little(6, 2), _little(8, 2)),
+    _Form(*_WEBP, _number(b"VP8 "), _little(26, 2), _little(28, 2), is_14_bits=True),
+    _Form(*_WEBP, _number(b"VP8L"), _BITS, _BITS, is_14_bits=True, is_one_number=True, is_less_1=True),
+    _Form(*_WEBP, _number(b"VP8X"), _little(24, 3), _little(27, 3), is_less_1=True),
+)
+# A mark of a file whose size is elsewhere if no form matches, and the number of the reason.
+_HIDDEN = (
+    (_FOUR, _number(b"\x89PNG"), 1),
+    (_RIFF, _number(b"RIWEBP"), 2),
+    (_big(0, 2), _number(b"\xff\x0a"), 3),
+    (_big(0, 8), _number(b"\0\0\0\x0cJXL "), 3),
+)

@@ -137,6 +137,7 @@ CLAIMED = [
     ("a lossless WebP",      webp(300, 7, lossless=True),                     2100),
     ("a WebP with features", webp(300, 7, exif=b"Exif"),                      2100),
     ("the largest WebP",     webp(16383, 1, lossless=True),                   16383),
+    ("a WebP in a JPEG XL",  b"\xff\x0a" + bytes(6) + b"WEBPVP8 " + bytes(20),  3 * UNKNOWN),
     ("a sound",              b"RIFF" + bytes(4) + b"WAVEfmt " + bytes(99),    0),
     ("a PNG without a size", b"\x89PNG\r\n\x1a\n",                            0),
     ("no picture",           b"a letter to the reader, in plain text",        0),
