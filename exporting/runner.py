@@ -28,6 +28,7 @@ from serving.core.errors import LoadError, RunError
 from serving.runtime import litert, tensorflow_c
 from serving.runtime.batch_sizes import smallest_runs
 from serving.runtime.model import Model, Session
+from serving.runtime.sessions import explained
 from serving.savedmodel.safety.rewrite import with_each_asset_once
 from serving.savedmodel.signature import Signature, check
 from serving.savedmodel.source import Source
@@ -237,7 +238,7 @@ def _full(source: Source, options: settings.Settings, optimized: bool) -> Callab
     config = tensorflow_c.config(options.intra_op_threads, options.inter_op_threads, optimize=not optimized)
 
     def opened() -> Session:
-        with with_each_asset_once(source.directory) as directory:
+        with explained(source), with_each_asset_once(source.directory) as directory:
             return tensorflow_c.Session(tf, directory, source.contents.tags, config, source.initialization)
 
     return opened

@@ -105,7 +105,7 @@ def open_session(source: Source, options: Settings) -> Session:
         raise LoadError(f"{tensorflow_c.NAME} is not in TENSORFLOW_LIBRARY_DIR")
     if problem := versions.missing(source.directory, served_graph(source.directory)) or _recursion(source):
         raise LoadError(problem)
-    try:
+    with explained(source):
         if path is None:
             log("WARNING", f"serving through TensorFlow's Python package: {_why_python(options)}")
             python = _fallback(options)
@@ -119,6 +119,13 @@ def open_session(source: Source, options: Settings) -> Session:
         )
         with _prepared(source, options) as directory:
             return tensorflow_c.Session(tf, directory, source.contents.tags, config, source.initialization)
+
+
+@contextmanager
+def explained(source: Source) -> Iterator[None]:
+    """Raise LoadError with the reason where TensorFlow cannot load the model: its own message names no file."""
+    try:
+        yield
     except RunError as error:
         problem = versions.lacking(source.directory)
         problem = problem or versions.without_content(source.directory, served_graph(source.directory))

@@ -1,5 +1,7 @@
 """Running a model in the server's runtime: how often a call is repeated to be timed."""
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,3 +27,12 @@ def test_a_slow_call_is_repeated_a_few_times_only(monkeypatch: pytest.MonkeyPatc
     runner._work(job, lambda name, value: sent.update({name: value}), lambda: begun.append(1))
     assert len(begun) == 2 + calls  # the load, the first call
     assert isinstance(sent["steady"], float)
+
+
+def test_a_file_that_is_a_pointer_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(build() / "keras3_layer", folder)
+    data = folder / "variables" / "variables.data-00000-of-00001"
+    data.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    answers = runner.ask(Job(folder, []))
+    assert "variables/variables.data-00000-of-00001 is a Git LFS pointer" in (answers.failure or "")
