@@ -13,7 +13,7 @@ from exporting import function, image_bytes
 from exporting.pictures import REASONS, UNKNOWN, claimed_pixels
 from tests.conftest import ROOT
 from tests.models.pictures import behind_a_chunk
-from tests.savedmodel.test_images import BARE, BOXES
+from tests.savedmodel.test_images import BARE, BETWEEN, BOXES, SPLIT
 
 FILES = [file.read_bytes() for file in sorted((ROOT / "tests" / "data").glob("digit-*"))]
 
@@ -99,12 +99,12 @@ NOT_MEASURED = [
     (without_its_chunk(webp(60, 10)),                    REASONS[1]),
     (without_its_chunk(webp(60, 10, lossless=True)),     REASONS[1]),
     (base64.b64decode(BARE),                             REASONS[2]),
-    (base64.b64decode(BOXES),                            REASONS[2]),
+    *((base64.b64decode(file),                           REASONS[2]) for file in (BOXES, BETWEEN, *SPLIT)),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("position", [0, 1])
-@pytest.mark.parametrize(("file", "reason"), NOT_MEASURED, ids=range(5))
+@pytest.mark.parametrize(("file", "reason"), NOT_MEASURED, ids=range(13))
 def test_a_picture_whose_size_is_not_read_is_refused_in_words(tf: Any, file: bytes, reason: str, position: int) -> None:
     identity = function(lambda pixels: pixels, {"pixels": tf.TensorSpec((None, 4, 4, 3))})
     assert tf.io.decode_image(file, expand_animations=False).shape[:2] in ((10, 60), (37, 100))
