@@ -38,7 +38,7 @@ def test_a_refusal_says_why(name: str, why: str, results: dict[str, Any]) -> Non
 
 
 def test_a_refusal_leaves_nothing_behind(results: dict[str, Any]) -> None:
-    assert results["left"] == ["large", "large but folded", "much", "twice"]
+    assert results["left"] == ["large", "large but folded", "much", "smallest runs", "twice"]
 
 
 def test_signatures_are_kept(baked: Path, results: dict[str, Any]) -> None:
@@ -71,7 +71,7 @@ def test_baking_twice_gives_the_same_bytes(baked: Path) -> None:
 
 
 def test_the_smallest_runs_are_written_beside_the_model(baked: Path) -> None:
-    assert Source(baked / "keras_functional", "model").smallest_runs["serving_default"] == 2
+    assert Source(baked / "rest" / "smallest runs", "model").smallest_runs["serving_default"] in (2, 4)  # by the CPU
     assert not (baked / "identity" / "assets.extra" / SMALLEST_RUNS).exists()
 
 
