@@ -78,15 +78,18 @@ def test_after_kills_at_random_moments_every_row_is_written_once_and_in_order(se
     moments = random.Random(20)
     kills = ends = gone_on = 0
     takes = 0.0
+
+    def kills_on() -> bool:
+        return kills < KILLS or (not gone_on and kills < 10 * KILLS)
+
     with running("functions-framework", build() / "lookup_table", **options, SCORE_PART_BYTES="50000") as server:
-        while kills < KILLS or not ends or (not gone_on and kills < 10 * KILLS):
+        while kills_on() or not ends:
             process = worker(server)
             server.ask("GET", "/readyz")
             parts = len(store.names("box", "out/.partial/"))
             begin = time.monotonic()
             delivery = Delivery(server, "in/rows.jsonl", generation)
-            is_enough = kills >= KILLS and (gone_on > 0 or kills >= 10 * KILLS)
-            delivery.join(moments.uniform(0, takes) if takes and not is_enough else None)
+            delivery.join(moments.uniform(0, takes) if takes and kills_on() else None)
             if delivery.is_alive():
                 process.kill()
                 process.wait()
